@@ -1,0 +1,54 @@
+"""The `prefloop` command: each stage's commands, attached."""
+
+import sys
+from typing import Annotated
+
+import typer
+import typer.core
+
+from . import __version__
+from .store.cli import app as store_app
+from .store.errors import PrefloopError
+
+
+class _Group(typer.core.TyperGroup):
+    """Ends with one line and the right exit code where the cause is known."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except PrefloopError as error:
+            lines = " ".join(str(error).split())
+            typer.echo(f"prefloop: {lines}", err=True)
+            raise typer.Exit(error.exit_code) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A preference loop for text-to-image diffusion models: generate, relabel, train, eval, around one store.",
+)
+app.add_typer(store_app, name="store")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"prefloop {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """A preference loop for text-to-image diffusion models: generate, relabel, train, eval, around one store."""
+
+
+def main() -> None:
+    app(prog_name="prefloop", args=sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+"""The built-in world: pictures of coloured shapes, a small trained pipeline, small scorers, and the code that made them."""
+
+from importlib.resources import files
+from pathlib import Path
+
+WEIGHTS = Path(str(files(__package__) / "weights"))
+PIPELINE = WEIGHTS / "pipeline"
+
+
+def prompt_file(which: str = "train") -> Path:
+    """JSON lines with `prompt` and tags; `which` is "train" or "heldout"."""
+    return Path(str(files(__package__) / "prompts" / f"{which}.jsonl"))

@@ -1,0 +1,139 @@
+"""Train the built-in world's text encoder and U-Net on latents, and save the whole pipeline.
+
+    python -m prefloop.shapes.denoiser --folder build
+
+Part of the prompts it learns from are wrong, as they are on the web, so that the base model follows only a part of
+the prompts it is given: there is something for preferences to mend.
+"""
+
+import argparse
+import copy
+import random
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from .fit import fit
+from .scene import Scene, all_scenes, render, wrong
+from .vae import pixels
+from .words import MAX_LENGTH, tokenizer
+
+WRONG_PROMPTS = 0.3  # share of the pictures whose prompt differs from them in one part
+EMPTY_PROMPTS = 0.1
+N_PICTURES = 16_000
+NOISE = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction_type": "v_prediction",
+}
+
+
+class TextAndUNet(nn.Module):
+    """The two models that are trained together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        words = tokenizer()
+        torch.manual_seed(2)
+        self.text = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(words),
+                hidden_size=128,
+                intermediate_size=256,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=MAX_LENGTH,
+                projection_dim=128,
+                bos_token_id=words.bos_token_id,
+                eos_token_id=words.eos_token_id,
+                pad_token_id=words.pad_token_id,
+            )
+        )
+        self.unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=8,
+            out_channels=8,
+            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            block_out_channels=(64, 112),
+            layers_per_block=1,
+            attention_head_dim=4,  # diffusers reads this as the number of heads
+            cross_attention_dim=128,
+            norm_num_groups=16,
+        )
+
+
+def _latents(folder: Path, vae: AutoencoderKL) -> tuple[torch.Tensor, list[Scene]]:
+    rng = random.Random(21)
+    scenes = all_scenes()
+    single = [scene for scene in scenes if len(scene.shapes) == 1]
+    chosen = [rng.choice(single) if rng.random() < 0.08 else rng.choice(scenes) for _ in range(N_PICTURES)]
+    path = folder / "latents.safetensors"
+    if not path.exists():
+        with torch.no_grad():
+            parts = []
+            for at in range(0, N_PICTURES, 200):
+                pictures = [render(scene, random.Random(at + k)) for k, scene in enumerate(chosen[at : at + 200])]
+                parts.append(vae.encode(pixels(pictures)).latent_dist.mean)
+        save_file({"latents": torch.cat(parts)}, path)
+    return load_file(path)["latents"], chosen
+
+
+def train(folder: Path, steps: int, batch: int = 64) -> StableDiffusionPipeline:
+    vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
+    latents, scenes = _latents(folder, vae)
+    words = tokenizer()
+    models = TextAndUNet()
+    average = copy.deepcopy(models).requires_grad_(False)
+    noise = DDPMScheduler(num_train_timesteps=1000, clip_sample=False, **NOISE)
+    # every text that can be asked for, once: prompts and their wrong versions are all in this world
+    texts = [""] + [str(scene) for scene in all_scenes()]
+    row = {text: at for at, text in enumerate(texts)}
+    ids = torch.tensor(words(texts, padding="max_length", truncation=True).input_ids)
+
+    def loss_at(step: int) -> torch.Tensor:
+        rng = random.Random(step)
+        at = torch.randint(len(latents), (batch,))
+        rows = []
+        for index in at.tolist():
+            draw, scene = rng.random(), scenes[index]
+            if draw < EMPTY_PROMPTS:
+                rows.append(0)
+            else:
+                rows.append(row[str(wrong(scene, rng) if draw < EMPTY_PROMPTS + WRONG_PROMPTS else scene)])
+        clean = latents[at]
+        epsilon = torch.randn_like(clean)
+        timesteps = torch.randint(1000, (batch,))
+        noisy = noise.add_noise(clean, epsilon, timesteps)
+        hidden = models.text(ids[rows]).last_hidden_state
+        predicted = models.unet(noisy, timesteps, hidden).sample
+        return (predicted - noise.get_velocity(clean, epsilon, timesteps)).square().mean()
+
+    loss = fit("denoiser", models, loss_at, steps=steps, learning_rate=1.5e-3, folder=folder, ema=average)
+    print(f"denoiser: final loss {loss:.4f}")
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=average.text.eval(),
+        tokenizer=words,
+        unet=average.unet.eval(),
+        scheduler=DPMSolverMultistepScheduler(timestep_spacing="trailing", **NOISE),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return pipeline
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("shapes-build"))
+    parser.add_argument("--steps", type=int, default=2500)
+    arguments = parser.parse_args()
+    pipeline = train(arguments.folder, arguments.steps)
+    pipeline.to(dtype=torch.float16).save_pretrained(arguments.folder / "pipeline")

@@ -1,0 +1,120 @@
+"""`prefloop store`: look into a store, ask it in SQL, prove it whole."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from .errors import IntegrityError, PrefloopError
+from .pairstore import PairStore
+
+app = typer.Typer(no_args_is_help=True, help="Look into a store, ask it in SQL, prove it whole.")
+StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the store.")]
+DEFAULT = Path("prefloop-store")
+
+
+@app.command()
+def ls(store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """List the runs, models, scorers and labelers of a store.
+
+    Example: prefloop store ls --store prefloop-store
+    """
+    from .query import ask, write
+
+    opened = PairStore.open(store)
+    queries = {
+        "runs": "select kind, status, started, error from runs order by started",
+        "models": """select m.name, count(g.generation_id) as images, m.model_id
+            from models m left join generations g using (model_id) group by all order by m.name""",
+        "scorers": """select s.scorer, count(c.image_id) as scores
+            from scorers s left join scores c using (scorer) group by all order by s.scorer""",
+        "labelers": """select r.labeler, r.kind, count(l.pair_id) as labels, count(*) filter (where l.choice = 'tie') as ties
+            from labelers r left join current_labels l using (labeler) group by all order by r.labeler""",
+    }
+    answers = {what: ask(opened, sql) for what, sql in queries.items()}
+    if as_json:
+        typer.echo(json.dumps({what: answer.to_pylist() for what, answer in answers.items()}, default=str, indent=1))
+        return
+    for what, answer in answers.items():
+        typer.echo(what)
+        sys.stdout.flush()
+        write(answer, "table", sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+@app.command()
+def stats(store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Count what a store holds.
+
+    Example: prefloop store stats --store prefloop-store --json
+    """
+    opened = PairStore.open(store)
+    tables = ("prompts", "models", "images", "generations", "pairs", "scores", "labels", "runs")
+    counts = ", ".join(f"(select count(*) from {table}) as {table}" for table in tables)
+    row = opened.sql(f"select {counts}, (select coalesce(sum(n_bytes), 0)::bigint from images) as image_bytes").to_pylist()[0]
+    row["database_bytes"] = opened.database.stat().st_size
+    if as_json:
+        typer.echo(json.dumps(row))
+    else:
+        for name, value in row.items():
+            typer.echo(f"{name:<16}{value:>14,}")
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help="A query, or - to read it from stdin.")],
+    store: StoreOption = DEFAULT,
+    form: Annotated[
+        Optional[str], typer.Option("--format", help="table, json, jsonl, csv or parquet. Table on a terminal, else JSON.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds after which the query is ended.")] = 60.0,
+) -> None:
+    """Ask a store in SQL. Nothing can be changed, and nothing but the store can be read.
+
+    Example: prefloop store query "select labeler, count(*) from preferences group by all"
+    """
+    from typing import get_args
+
+    from .errors import UsageError
+    from .query import Format, ask, write
+
+    chosen = form or ("table" if sys.stdout.isatty() else "json")
+    if chosen not in get_args(Format):
+        raise UsageError(f"no format is called {chosen!r}; there are {', '.join(get_args(Format))}")
+    answer = ask(PairStore.open(store), sys.stdin.read() if sql == "-" else sql, timeout)
+    write(answer, chosen, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+
+
+@app.command()
+def check(
+    store: StoreOption = DEFAULT,
+    pictures: Annotated[bool, typer.Option(help="Read every picture and compare its hash.")] = True,
+) -> None:
+    """Prove that references, pictures and journal are whole. Exit code 5 where they are not.
+
+    Example: prefloop store check --store prefloop-store
+    """
+    from .check import check as check_store
+
+    problems = check_store(PairStore.open(store), pictures=pictures)
+    for problem in problems:
+        typer.echo(f"{problem.what}: {problem.where} ({problem.n})")
+    if problems:
+        raise IntegrityError(f"{len(problems)} kinds of problem in {store}; pictures and parts that are gone must come from a backup")
+    typer.echo(f"{store} is whole")
+
+
+@app.command()
+def rebuild(store: StoreOption = DEFAULT) -> None:
+    """Make the database again from the journal.
+
+    Example: prefloop store rebuild --store prefloop-store
+    """
+    if not (store / "journal").is_dir():
+        raise PrefloopError(f"there is no store at {store}")
+    n = PairStore(store).rebuild()
+    PairStore.open(store)
+    typer.echo(f"made {store / 'pairs.duckdb'} from {n} journal parts")

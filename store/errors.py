@@ -1,0 +1,45 @@
+"""What can go wrong, each with the exit code the command line ends with. Messages name the thing and the cure."""
+
+
+class PrefloopError(Exception):
+    """The environment failed us: files, disk, network."""
+
+    exit_code = 1
+
+
+class UsageError(PrefloopError, ValueError):
+    """A value the caller gave cannot be used."""
+
+    exit_code = 2
+
+
+class BadDataError(PrefloopError):
+    """More of the data is unreadable than the caller allows."""
+
+    exit_code = 3
+
+
+class BusyError(PrefloopError):
+    """Another process holds the store or the run."""
+
+    exit_code = 4
+
+
+class IntegrityError(PrefloopError):
+    """What is on disk is not what was written, or not what was named."""
+
+    exit_code = 5
+
+
+class NumericalError(PrefloopError):
+    """A loss or a gradient is not finite."""
+
+    exit_code = 6
+
+
+class Interrupted(PrefloopError):
+    """A signal asked the run to end; everything finished so far is kept and the same command goes on."""
+
+    def __init__(self, message: str, signal_number: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,48 @@
+"""Ids that follow from content: the first 128 bits of a sha256, as UUID. The same thing has the same id everywhere."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from uuid import UUID
+
+
+def content_id(data: bytes) -> UUID:
+    return UUID(bytes=hashlib.sha256(data).digest()[:16])
+
+
+def prompt_id(text: str) -> UUID:
+    """Of the exact UTF-8 text: two prompts that differ in a space are two prompts."""
+    return content_id(text.encode())
+
+
+def image_id(data: bytes) -> UUID:
+    """Of the file's bytes."""
+    return content_id(data)
+
+
+def canonical(value: object) -> str:
+    """JSON with sorted keys and no spaces; nan and inf are refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def generation_id(prompt: str, model: UUID, sampler: Mapping, seed: int, index: int) -> UUID:
+    """Of everything that decides a picture. It is the key of resume, and the seed of the picture's noise.
+
+    Args:
+        sampler: steps, guidance scale, scheduler and the like; JSON values.
+        index: which of the prompt's pictures, from 0.
+    """
+    key = {"prompt": prompt, "model": str(model), "sampler": dict(sampler), "seed": seed, "index": index}
+    return content_id(canonical(key).encode())
+
+
+def pair_id(prompt: UUID, image_a: UUID, image_b: UUID) -> UUID:
+    """Of a prompt and two pictures in the order of their ids."""
+    if not image_a < image_b:
+        raise ValueError(f"a pair is stored with the smaller image id first, got {image_a} and {image_b}")
+    return content_id(prompt.bytes + image_a.bytes + image_b.bytes)
+
+
+def split_of(prompt: UUID) -> str:
+    """"validation" for one prompt in twenty, else "train"; a function of the prompt, so none is on both sides."""
+    return "validation" if prompt.int % 20 == 0 else "train"

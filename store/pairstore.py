@@ -1,0 +1,274 @@
+"""PairStore: a folder with a journal, pictures, and the DuckDB database that is made from them."""
+
+import datetime
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from uuid import UUID
+
+import duckdb
+import pyarrow as pa
+
+from . import journal
+from .errors import BusyError, IntegrityError, PrefloopError, UsageError
+from .ids import canonical, image_id, pair_id, prompt_id, split_of
+from .images import image_path, write_image
+from .locks import locked
+
+SCHEMA_VERSION = 1
+LOCK_WAIT = 30.0  # seconds
+_FOLDERS = ("journal", "images", "cache")
+
+
+class PairStore:
+    """Everything the stages share. Writers append to the journal; `absorb` takes the parts into the tables.
+
+    Nobody keeps the database open: each method opens it, does one thing and closes it, so that processes take turns.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    # Opening and making
+
+    @classmethod
+    def open(cls, path: str | Path) -> "PairStore":
+        """The store in that folder, with every finished journal part taken in.
+
+        Raises:
+            PrefloopError: where there is none.
+            IntegrityError: where the database has lost rows that the journal holds.
+        """
+        store = cls(Path(path))
+        if not (store.path / "journal").is_dir():
+            raise PrefloopError(f"there is no store at {store.path}; `prefloop generate --store {store.path}` makes one")
+        if not store.database.exists():
+            raise IntegrityError(f"{store.database} is gone; {store._rebuild_hint()}")
+        store._verify()
+        store.absorb()
+        return store
+
+    @classmethod
+    def create(cls, path: str | Path) -> "PairStore":
+        """The store in that folder; made where there is none."""
+        store = cls(Path(path))
+        if (store.path / "journal").is_dir() and store.database.exists():
+            return cls.open(path)
+        if store.path.exists() and (not store.path.is_dir() or any(store.path.iterdir())):
+            left_over = store.path.is_dir() and {entry.name for entry in store.path.iterdir()} <= {*_FOLDERS, "store.lock"}
+            if not left_over or any((store.path / "journal").glob("*.parquet")):
+                raise UsageError(f"{store.path} exists and is no store; name another folder")
+        try:
+            for folder in _FOLDERS:
+                (store.path / folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PrefloopError(f"cannot make a store at {store.path}: {error.strerror}") from error
+        with store._lock(shared=False):
+            if not store.database.exists():
+                store._make_database({})
+        return store
+
+    @property
+    def database(self) -> Path:
+        return self.path / "pairs.duckdb"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal"
+
+    def _rebuild_hint(self) -> str:
+        return f"run `prefloop store rebuild --store {self.path}` to make it again from the journal"
+
+    def _lock(self, shared: bool):
+        return locked(self.path / "store.lock", f"the store {self.path}", shared=shared, wait=LOCK_WAIT)
+
+    @contextmanager
+    def session(self, *, write: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection for a moment: reading beside other readers, or writing alone. Never nested."""
+        with self._lock(shared=not write):
+            try:
+                connection = duckdb.connect(self.database, read_only=not write)
+            except duckdb.IOException as error:
+                if "lock" in str(error).lower():
+                    raise _held_outside(self.path, error) from error
+                raise IntegrityError(f"{self.database} cannot be opened; {self._rebuild_hint()}") from error
+            except duckdb.Error as error:
+                raise IntegrityError(f"{self.database} cannot be opened; {self._rebuild_hint()}") from error
+            try:
+                yield connection
+            finally:
+                connection.close()
+
+    def sql(self, query: str, parameters: object = None) -> pa.Table:
+        """The answer of one read-only query; ids come as strings, since Arrow has no such type in DuckDB."""
+        with self.session() as connection:
+            return connection.sql(query, params=parameters).to_arrow_table()
+
+    def rows(self, query: str, parameters: Sequence | Mapping | None = None) -> list[tuple]:
+        """The answer of one read-only query as Python values; ids come as UUID."""
+        with self.session() as connection:
+            return connection.execute(query, parameters).fetchall()
+
+    # Writing
+
+    def append(self, table: str, rows: Iterable[Mapping] | pa.Table) -> None:
+        """Put rows into the journal: safe on disk when this returns, in the tables after `absorb`."""
+        journal.append(self.journal, table, rows)
+
+    def add_prompts(self, prompts: Iterable[tuple[str, Mapping[str, str]]]) -> None:
+        """Texts with their tags. A prompt the store knows keeps the tags it has."""
+        rows = []
+        for text, tags in prompts:
+            identity = prompt_id(text)
+            rows.append({"prompt_id": identity, "prompt": text, "split": split_of(identity), "tags": canonical(dict(tags))})
+        self.append("prompts", rows)
+
+    def write_image(self, data: bytes, width: int, height: int, extension: str = "png") -> dict:
+        """Put a picture on disk; returns its row for the `images` table."""
+        identity = write_image(self.path / "images", data, extension)
+        return {"image_id": identity, "width": width, "height": height, "format": extension, "n_bytes": len(data)}
+
+    def image_path(self, image: UUID, extension: str = "png") -> Path:
+        return image_path(self.path / "images", image, extension)
+
+    def absorb(self) -> int:
+        """Take finished journal parts into the tables, in one transaction; the number of rows that were new.
+
+        Idempotent: a crash at any point costs nothing, the next call takes what is left.
+        """
+        found = journal.parts(self.journal)
+        with self.session() as connection:
+            taken = {name for (name,) in connection.execute("select name from parts").fetchall()}
+        if not found.keys() - taken:
+            return 0
+        with self.session(write=True) as connection:
+            taken = {name for (name,) in connection.execute("select name from parts").fetchall()}
+            return self._take(connection, {name: table for name, table in found.items() if name not in taken})
+
+    def _take(self, connection: duckdb.DuckDBPyConnection, found: Mapping[str, str]) -> int:
+        added_in_all = 0
+        try:
+            connection.execute("begin")
+            for table in journal.TABLES:
+                names = [name for name, of in found.items() if of == table]
+                if not names:
+                    continue
+                paths = [str(self.journal / name) for name in names]
+                before = _count(connection, table)
+                connection.execute(_insert(table), {"paths": paths})
+                added = _count(connection, table) - before
+                added_in_all += added
+                # what the parts added together is written beside the first of them
+                rows = [(name, table, journal.n_rows(self.journal / name)) for name in names]
+                taken = pa.table(
+                    {
+                        "name": [name for name, _, _ in rows],
+                        "table_name": [of for _, of, _ in rows],
+                        "n_rows": [n for _, _, n in rows],
+                        "added": [added] + [0] * (len(rows) - 1),
+                    }
+                )
+                connection.register("taken", taken)
+                connection.execute("insert into parts by name select * from taken")
+                connection.unregister("taken")
+            connection.execute("commit")
+        except (duckdb.Error, OSError, pa.ArrowInvalid) as error:
+            raise IntegrityError(f"the journal of {self.path} cannot be taken into its tables: {error}") from error
+        return added_in_all
+
+    # Making the database
+
+    def _make_database(self, found: Mapping[str, str]) -> None:
+        """A new database under a temporary name, closed, on disk, then renamed. The caller holds the lock."""
+        temporary = self.path / f".pairs.{os.getpid()}.duckdb"
+        temporary.unlink(missing_ok=True)
+        try:
+            connection = duckdb.connect(temporary)
+            try:
+                connection.execute((files(__package__) / "schema.sql").read_text())
+                now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+                connection.execute("insert into meta values (?, ?)", [SCHEMA_VERSION, now])
+                if found:
+                    self._take(connection, found)
+            finally:
+                connection.close()
+            with open(temporary, "rb+") as file:  # closed by DuckDB: the descriptor drops no lock
+                os.fsync(file.fileno())
+            (self.path / "pairs.duckdb.wal").unlink(missing_ok=True)
+            os.replace(temporary, self.database)
+            journal.sync_folder(self.path)
+        except OSError as error:
+            raise PrefloopError(f"cannot write {self.database}: {error.strerror}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def rebuild(self) -> int:
+        """Make the database again from the journal alone; the number of parts taken."""
+        with self._lock(shared=False):
+            found = journal.parts(self.journal)
+            self._make_database(found)
+        return len(found)
+
+    def _verify(self) -> None:
+        """Compare each table's row count with what the journal's parts added to it."""
+        with self.session() as connection:
+            try:
+                ((version,),) = connection.execute("select schema_version from meta").fetchall()
+                added = dict(connection.execute("select table_name, sum(added) from parts group by all").fetchall())
+                counts = {table: _count(connection, table) for table in journal.TABLES}
+            except duckdb.Error as error:
+                raise IntegrityError(f"{self.database} has lost tables; {self._rebuild_hint()}") from error
+        if version != SCHEMA_VERSION:
+            raise IntegrityError(
+                f"the store {self.path} is of schema {version}, this prefloop writes {SCHEMA_VERSION}; {self._rebuild_hint()}"
+            )
+        for table, count in counts.items():
+            expected = int(added.get(table) or 0)
+            if count != expected:
+                raise IntegrityError(
+                    f"{table} has {count} rows, its journal added {expected}; {self._rebuild_hint()}"
+                )
+
+
+def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+    ((count,),) = connection.execute(f"select count(*) from {table}").fetchall()
+    return count
+
+
+def _insert(table: str) -> str:
+    columns = ", ".join(journal.TABLES[table].names)
+    if table == "runs":  # a later row of a run replaces the earlier one
+        updates = ", ".join(f"{name} = excluded.{name}" for name in journal.TABLES[table].names if name != "run_id")
+        return f"""
+            insert into runs by name
+            select {columns} from read_parquet($paths)
+            qualify row_number() over (partition by run_id order by updated desc) = 1
+            on conflict (run_id) do update set {updates} where excluded.updated >= runs.updated"""
+    return f"insert or ignore into {table} by name select {columns} from read_parquet($paths)"
+
+
+def _held_outside(path: Path, error: Exception) -> PrefloopError:
+    found = re.search(r"PID (\d+)", str(error))
+    holder = f"process {found[1]}" if found else "another program"
+    return BusyError(f"the database of {path} is held by {holder}; close it there")
+
+
+def new_pair(prompt: UUID, first: UUID, second: UUID, source: str, run: UUID | None = None) -> dict | None:
+    """The row of a pair of two pictures of one prompt; None where they are the same picture."""
+    if first == second:
+        return None
+    a, b = sorted((first, second))
+    return {
+        "pair_id": pair_id(prompt, a, b),
+        "prompt_id": prompt,
+        "image_a": a,
+        "image_b": b,
+        "source": source,
+        "run_id": run,
+    }
+
+
+__all__ = ["PairStore", "image_id", "new_pair"]

@@ -1,0 +1,126 @@
+"""Questions to the store in SQL, read-only in every sense: no writes, no files, no network, no Python variables."""
+
+import csv
+import io
+import json
+import sys
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+import duckdb
+
+from .errors import PrefloopError, UsageError
+from .pairstore import PairStore
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Format = Literal["table", "json", "jsonl", "csv", "parquet"]
+_CONFIG = {
+    "enable_external_access": "false",
+    "python_enable_replacements": "false",
+    "autoload_known_extensions": "false",
+    "autoinstall_known_extensions": "false",
+    "allow_community_extensions": "false",
+}
+
+
+def ask(store: PairStore, sql: str, timeout: float = 60.0) -> "pa.Table":
+    """The answer of one query.
+
+    Args:
+        timeout: seconds after which the query is ended.
+
+    Raises:
+        UsageError: where the SQL is wrong, or asks for more than reading the store.
+        PrefloopError: where it takes longer than the timeout.
+    """
+    if not timeout > 0 or timeout > 86_400:
+        raise UsageError(f"timeout must be above 0 and at most 86400 seconds, got {timeout}")
+    if not sql.strip():
+        raise UsageError("the query is empty; try `select * from preferences limit 5`")
+    config = _CONFIG | {"max_execution_time": str(int(timeout * 1000) or 1), "lock_configuration": "true"}
+    with store._lock(shared=True):
+        connection = duckdb.connect(store.database, read_only=True, config=config)
+        try:
+            answer = connection.sql(sql)
+            if answer is None:
+                raise UsageError("that is no question: a query begins with select, from, with, show or describe")
+            return answer.to_arrow_table()
+        except duckdb.InterruptException as error:
+            raise PrefloopError(f"the query took longer than {timeout:g} s; give --timeout, or ask for less") from error
+        except duckdb.Error as error:
+            raise UsageError(_first_lines(error)) from error
+        finally:
+            connection.close()
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).split("\n\n")[0].splitlines())
+
+
+def write(answer: "pa.Table", form: Format, out: BinaryIO) -> None:
+    """The answer in one of the formats. Text is UTF-8."""
+    if form == "parquet":
+        import pyarrow.parquet as pq
+
+        pq.write_table(answer, out, compression="zstd")
+        return
+    rows = answer.to_pylist()
+    if form == "json":
+        out.write((json.dumps([_strict(row) for row in rows], ensure_ascii=False, indent=1) + "\n").encode())
+    elif form == "jsonl":
+        out.write("".join(json.dumps(_strict(row), ensure_ascii=False) + "\n" for row in rows).encode())
+    elif form == "csv":
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(answer.schema.names)
+        writer.writerows([_guarded(value) for value in row.values()] for row in rows)
+        out.write(text.getvalue().encode())
+    else:
+        out.write(_table(answer.schema.names, rows).encode())
+
+
+def _strict(value: Any) -> Any:
+    """nan and inf have no place in JSON; times and bytes are text there."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+def _guarded(value: Any) -> Any:
+    """A text that a spreadsheet would run as a formula is kept a text."""
+    return "'" + value if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def _table(names: list[str], rows: list[dict]) -> str:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(caption=f"{len(rows)} row{'' if len(rows) == 1 else 's'}", caption_justify="left")
+    numeric = {name for name in names if all(isinstance(row[name], int | float) or row[name] is None for row in rows)}
+    for name in names:
+        table.add_column(Text(visible(name)), justify="right" if name in numeric and rows else "left")
+    for row in rows:
+        table.add_row(*(Text(_cell(row[name])) for name in names))
+    text = io.StringIO()
+    width = Console().width if sys.stdout.isatty() else 200
+    Console(file=text, width=width).print(table)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return visible(str(value))
+
+
+def visible(text: str) -> str:
+    """The text without characters that would steer a terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
