@@ -7,6 +7,8 @@ import typer
 import typer.core
 
 from . import __version__
+from .generate.cli import generate
+from .relabel.cli import relabel, scorers_app
 from .store.cli import app as store_app
 from .store.errors import PrefloopError
 
@@ -30,6 +32,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="A preference loop for text-to-image diffusion models: generate, relabel, train, eval, around one store.",
 )
+app.command()(generate)
+app.command()(relabel)
+app.add_typer(scorers_app, name="scorers")
 app.add_typer(store_app, name="store")
 
 

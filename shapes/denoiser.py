@@ -81,7 +81,7 @@ def _latents(folder: Path, vae: AutoencoderKL) -> tuple[torch.Tensor, list[Scene
             for at in range(0, N_PICTURES, 200):
                 pictures = [render(scene, random.Random(at + k)) for k, scene in enumerate(chosen[at : at + 200])]
                 parts.append(vae.encode(pixels(pictures)).latent_dist.mean)
-        save_file({"latents": torch.cat(parts)}, path)
+        save_file({"latents": torch.cat(parts).contiguous()}, path)
     return load_file(path)["latents"], chosen
 
 

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import math
 import random
 from pathlib import Path
 
@@ -70,7 +71,8 @@ def _standardise(vae: AutoencoderKL, sample: Tensor) -> None:
     out.weight *= deviation[None, :, None, None]
     into.bias[:channels] = (into.bias[:channels] - mean) / deviation
     into.weight[:channels] /= deviation[:, None, None, None]
-    into.bias[channels:] -= 2 * deviation.log()
+    # training wanted noisy latents, so that near ones decode alike; whoever encodes a picture wants little of it
+    into.bias[channels:] -= 2 * (deviation.log() + math.log(20))
 
 
 if __name__ == "__main__":

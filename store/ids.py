@@ -26,7 +26,7 @@ def canonical(value: object) -> str:
 
 
 def generation_id(prompt: str, model: UUID, sampler: Mapping, seed: int, index: int) -> UUID:
-    """Of everything that decides a picture. It is the key of resume, and the seed of the picture's noise.
+    """Of everything that decides a picture: the key of resume.
 
     Args:
         sampler: steps, guidance scale, scheduler and the like; JSON values.
@@ -34,6 +34,11 @@ def generation_id(prompt: str, model: UUID, sampler: Mapping, seed: int, index: 
     """
     key = {"prompt": prompt, "model": str(model), "sampler": dict(sampler), "seed": seed, "index": index}
     return content_id(canonical(key).encode())
+
+
+def noise_seed(prompt: str, seed: int, index: int) -> int:
+    """Seed of a picture's first noise. The model is not in it: two models compared on a prompt begin alike."""
+    return content_id(canonical({"prompt": prompt, "seed": seed, "index": index}).encode()).int >> 65
 
 
 def pair_id(prompt: UUID, image_a: UUID, image_b: UUID) -> UUID:

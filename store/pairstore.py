@@ -58,7 +58,7 @@ class PairStore:
         if (store.path / "journal").is_dir() and store.database.exists():
             return cls.open(path)
         if store.path.exists() and (not store.path.is_dir() or any(store.path.iterdir())):
-            left_over = store.path.is_dir() and {entry.name for entry in store.path.iterdir()} <= {*_FOLDERS, "store.lock"}
+            left_over = store.path.is_dir() and {entry.name for entry in store.path.iterdir()} <= {*_FOLDERS, "locks", "store.lock"}
             if not left_over or any((store.path / "journal").glob("*.parquet")):
                 raise UsageError(f"{store.path} exists and is no store; name another folder")
         try:
@@ -84,6 +84,12 @@ class PairStore:
 
     def _lock(self, shared: bool):
         return locked(self.path / "store.lock", f"the store {self.path}", shared=shared, wait=LOCK_WAIT)
+
+    def stage_lock(self, kind: str, key: str):
+        """One process at a time does the same work; a second one ends at once and names the first."""
+        folder = self.path / "locks"
+        folder.mkdir(exist_ok=True)
+        return locked(folder / f"{kind}-{key}.lock", f"this {kind} run of {self.path}")
 
     @contextmanager
     def session(self, *, write: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:

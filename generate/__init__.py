@@ -1,0 +1,6 @@
+"""Prompts in, pictures and pairs out."""
+
+from .config import GenerateConfig
+from .prompts import Prompt, read_prompts
+
+__all__ = ["GenerateConfig", "Prompt", "read_prompts"]

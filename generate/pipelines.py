@@ -1,0 +1,60 @@
+"""Load any text-to-image pipeline of diffusers, from a folder or the hub, with or without a LoRA."""
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+
+from ..store.errors import PrefloopError, UsageError
+from ..store.models import LORA_FILE, Model
+
+
+def best_device(wanted: str | None = None) -> str:
+    """The device asked for, else the best there is."""
+    if wanted is not None:
+        try:
+            torch.empty(0, device=wanted)
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(f"there is no device {wanted!r} here; leave --device out to take the best there is") from error
+        return wanted
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def dtype_of(name: str, device: str) -> torch.dtype:
+    if name == "auto":
+        return torch.float16 if device.startswith("cuda") else torch.float32
+    return getattr(torch, name)
+
+
+def load_pipeline(model: Model, device: str, dtype: torch.dtype) -> DiffusionPipeline:
+    """The pipeline on the device, quiet, with the LoRA laid on where the model is one.
+
+    Raises:
+        PrefloopError: where it cannot be loaded; the message says how to fetch it.
+    """
+    base = model.base or model
+    diffusers.utils.logging.disable_progress_bar()
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(base.source, torch_dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        cure = "" if "/" not in base.name else f"; `hf download {base.source}` fetches it where there is network"
+        raise PrefloopError(f"cannot load the model {base.name}: {_first_line(error)}{cure}") from error
+    if model.base is not None:
+        pipeline.load_lora_weights(model.source, weight_name=LORA_FILE)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]
+
+
+def set_scheduler(pipeline: DiffusionPipeline, name: str | None) -> None:
+    """Replace the sampler by another scheduler class of diffusers, on the model's own noise schedule."""
+    if name is None:
+        return
+    kind = getattr(diffusers, name, None)
+    if kind is None or not hasattr(kind, "from_config"):
+        raise UsageError(f"diffusers has no scheduler {name!r}")
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config)

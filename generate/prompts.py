@@ -1,0 +1,127 @@
+"""Prompt files of any common format, read into texts with tags."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from ..store.errors import UsageError
+
+BUILT_IN = {"shapes": "train.jsonl", "shapes-heldout": "heldout.jsonl"}
+FORMATS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    text: str
+    tags: dict[str, str] = field(default_factory=dict)
+    """Every other column of the file, such as PartiPrompts' Category and Challenge."""
+
+
+def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
+    """The prompts of a file, each text once, in the file's order.
+
+    Args:
+        source: "shapes", "shapes-heldout", or a .txt (one a line), .jsonl, .json, .csv, .tsv or .parquet file; all but
+            .txt have a column "prompt", in whatever case, and may have others.
+
+    Raises:
+        UsageError: where the file is missing, of another kind, has no such column or no prompt.
+    """
+    if source in BUILT_IN:
+        path = Path(str(files("prefloop").joinpath("shapes", "prompts", BUILT_IN[source])))
+    else:
+        path = Path(source).expanduser()
+    if not path.is_file():
+        raise UsageError(f"there is no prompts file {source}; name a file, or one of {', '.join(BUILT_IN)}")
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"{source} is no prompts file: its name must end in {', '.join(FORMATS)}")
+    found: dict[str, Prompt] = {}
+    for where, text, tags in _rows(path):
+        if not text.strip():
+            continue
+        if "\x00" in text:
+            raise UsageError(f"{source}, {where}: the prompt contains a NUL character; remove it")
+        found.setdefault(text, Prompt(text, tags))
+        if limit is not None and len(found) == limit:
+            break
+    if not found:
+        raise UsageError(f"{source} holds no prompt")
+    return list(found.values())
+
+
+def _rows(path: Path) -> Iterable[tuple[str, str, dict[str, str]]]:
+    """Where it stands, text and tags of each row."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        yield from _parquet(path)
+        return
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 at byte {error.start}; convert it first") from error
+    if suffix == ".txt":
+        for number, line in enumerate(text.split("\n"), 1):
+            yield f"line {number}", line.rstrip("\r"), {}
+    elif suffix == ".jsonl":
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                yield f"line {number}", *_record(path, f"line {number}", _json(path, f"line {number}", line))
+    elif suffix == ".json":
+        items = _json(path, "line 1", text)
+        if not isinstance(items, list):
+            raise UsageError(f"{path} must hold a JSON list of prompts")
+        for number, item in enumerate(items, 1):
+            yield f"item {number}", *_record(path, f"item {number}", item)
+    else:
+        for number, row in enumerate(_table(text, "\t" if suffix == ".tsv" else ","), 2):
+            yield f"row {number}", *_record(path, f"row {number}", row)
+
+
+def _json(path: Path, where: str, text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{path}, {where} is no JSON: {error}") from error
+
+
+def _table(text: str, delimiter: str) -> list[dict]:
+    rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+    if delimiter == "\t" and any("\n" in value for row in rows for value in row.values() if isinstance(value, str)):
+        # a lone quotation mark in a prompt has swallowed the lines after it: this file does not quote
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=csv.QUOTE_NONE))
+    return rows
+
+
+def _record(path: Path, where: str, item: object) -> tuple[str, dict[str, str]]:
+    if isinstance(item, str):
+        return item, {}
+    if not isinstance(item, dict):
+        raise UsageError(f"{path}, {where}: neither a text nor an object")
+    column = next((key for key in item if isinstance(key, str) and key.lower() == "prompt"), None)
+    if column is None:
+        names = ", ".join(str(key) for key in item)
+        raise UsageError(f"{path}, {where}: there is no column 'prompt'; there are {names}")
+    if not isinstance(item[column], str):
+        raise UsageError(f"{path}, {where}: the prompt is no text")
+    tags = {str(key): str(value) for key, value in item.items() if key not in (column, None) and value not in (None, "")}
+    return item[column], tags
+
+
+def _parquet(path: Path) -> Iterable[tuple[str, str, dict[str, str]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UsageError(f"{path} is no Parquet file") from error
+    simple = [field.name for field in file.schema_arrow if not pa.types.is_nested(field.type) and not pa.types.is_binary(field.type)]
+    number = 0
+    for batch in file.iter_batches(columns=simple):
+        for row in batch.to_pylist():
+            number += 1
+            yield f"row {number}", *_record(path, f"row {number}", row)

@@ -1,0 +1,110 @@
+"""`prefloop relabel` and `prefloop scorers`."""
+
+import json
+from typing import Annotated, Optional
+
+import typer
+
+from ..store.cli import DEFAULT, StoreOption
+from ..store.errors import PrefloopError
+from ..store.pairstore import PairStore
+from .config import RelabelConfig, parse_weights
+
+scorers_app = typer.Typer(no_args_is_help=True, help="List and check the scorers that are installed.")
+_WEIGHTS = "PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; the official ones if not given."
+
+
+def relabel(
+    scorer: Annotated[
+        Optional[list[str]], typer.Option(help="A scorer's name or module:Class; give it again for several.")
+    ] = None,
+    weights: Annotated[Optional[list[str]], typer.Option(help=_WEIGHTS)] = None,
+    rule: Annotated[str, typer.Option(help="single, mean-rank, majority or unanimous.")] = RelabelConfig.rule,
+    tie_band: Annotated[float, typer.Option(help="Margins up to this are ties.")] = RelabelConfig.tie_band,
+    labeler: Annotated[
+        Optional[str], typer.Option(help="Name of the labels; the scorer's, or rule:scorer+scorer, if not given.")
+    ] = RelabelConfig.labeler,
+    store: StoreOption = DEFAULT,
+    batch_size: Annotated[int, typer.Option(help="Images scored at once.")] = RelabelConfig.batch_size,
+    max_bad: Annotated[float, typer.Option(help="Share of unreadable images that is borne.")] = RelabelConfig.max_bad,
+    device: Annotated[Optional[str], typer.Option(help="cuda, mps or cpu; the best there is if not given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Score images and label pairs. Each image is scored once; another rule scores nothing again.
+
+    Example: prefloop relabel --scorer pickscore --weights shapes
+    """
+    config = RelabelConfig(
+        scorers=tuple(scorer or RelabelConfig.scorers),
+        weights=parse_weights(weights or []),
+        rule=rule,  # type: ignore[arg-type]  # checked by the config
+        tie_band=tie_band,
+        labeler=labeler,
+        batch_size=batch_size,
+        max_bad=max_bad,
+        device=device,
+    )
+    opened = PairStore.open(store)
+    from .label import relabel as score_and_label
+
+    summary = score_and_label(config, opened)
+    if as_json:
+        typer.echo(json.dumps(summary))
+        return
+    labels, scored = summary["labels"], summary["scored"]
+    nothing = "nothing to do: " if not summary["new_labels"] and not any(scored.values()) else ""
+    counts = ", ".join(f"{count} by {name}" for name, count in scored.items())
+    typer.echo(
+        f"{nothing}images scored: {counts}; labels of {summary['labeler']}: {labels['a'] + labels['b']} decided, "
+        f"{labels['tie']} ties, {labels['undecided']} undecided; {summary['new_labels']} new"
+    )
+    for reason, count in summary["bad"].items():
+        typer.echo(f"{count} {reason}", err=True)
+
+
+@scorers_app.command()
+def ls(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """List the scorers that are installed.
+
+    Example: prefloop scorers ls
+    """
+    from .check import described
+
+    rows = described()
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for row in rows:
+        kind = "only judges" if row["judge_only"] else "labels and judges"
+        typer.echo(f"{row['name']:<14}{'reads the prompt' if row['needs_prompt'] else 'blind to prompts':<18}{kind:<19}{row['source']}")
+
+
+@scorers_app.command()
+def check(
+    names: Annotated[Optional[list[str]], typer.Argument(help="Scorers; all that are installed if none is named.")] = None,
+    weights: Annotated[Optional[list[str]], typer.Option(help=_WEIGHTS)] = None,
+) -> None:
+    """Load scorers and have them rank a right picture above a wrong one. Exit code 5 where one does not.
+
+    Example: prefloop scorers check pickscore --weights shapes
+    """
+    from ..store.errors import IntegrityError
+    from .check import check_scorer
+    from .registry import scorer_names
+
+    given, failed = parse_weights(weights or []), []
+    for name in names or scorer_names():
+        try:
+            result = check_scorer(name, given.get(name, given.get("")))
+        except PrefloopError as error:
+            if names:
+                raise
+            typer.echo(f"{name:<14}cannot be loaded: {error}")
+            failed.append(name)
+            continue
+        word = "pass" if result.passed else "FAIL"
+        typer.echo(f"{name:<14}{word}  right {result.right:.4f}  wrong {result.wrong:.4f}  {result.scorer}")
+        if not result.passed:
+            failed.append(name)
+    if failed:
+        raise IntegrityError(f"not passed: {', '.join(failed)}")

@@ -1,0 +1,80 @@
+"""What a scorer is, and how one is found by its name."""
+
+import importlib
+import inspect
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from ..store.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+GROUP = "prefloop.scorers"
+
+
+class Scorer(Protocol):
+    """Gives one picture a number; higher is better, in the scorer's own unit.
+
+    A class is one by its shape: nothing is inherited. Its constructor may take `weights` (a folder, file, hub id or
+    None for the scorer's own default) and `device` (a torch device or None); both are passed by name where it has them.
+    Optional attributes: `temperature`, the difference of scores that makes one logit (1.0 where absent); `judge_only`,
+    true for one that may not make training labels; `sources`, JSON that says which files it read.
+    """
+
+    name: str
+    revision: str
+    """Changes when the same picture could get another score: weights, preprocessing, dtype."""
+    needs_prompt: bool
+
+    def score(self, prompts: Sequence[str], images: "Sequence[Image]") -> Any:
+        """float32 (B,), one score for each prompt and picture; anything numpy can read."""
+        ...
+
+
+def scorer_names() -> list[str]:
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
+def scorer_class(name: str) -> type:
+    """The class behind an entry point's name or `module:Class`.
+
+    Raises:
+        UsageError: where there is none, or it is no scorer.
+    """
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    if name in points:
+        try:
+            return points[name].load()
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"the scorer {name!r} of {points[name].value} cannot be imported: {error}") from error
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        try:
+            found = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UsageError(f"cannot import the scorer {name!r}: {error}") from error
+        return found
+    raise UsageError(f"no scorer is called {name!r}; there are {', '.join(scorer_names())}, or say module:Class")
+
+
+def load_scorer(name: str, weights: str | None = None, device: str | None = None) -> Scorer:
+    """A scorer, ready to score. Built-in ones read their weights at the first picture, not here."""
+    kind = scorer_class(name)
+    accepted = inspect.signature(kind).parameters
+    given = {"weights": weights, "device": device}
+    if weights is not None and "weights" not in accepted:
+        raise UsageError(f"the scorer {name!r} takes no weights")
+    scorer = kind(**{key: value for key, value in given.items() if key in accepted})
+    missing = [attribute for attribute in ("name", "revision", "needs_prompt", "score") if not hasattr(scorer, attribute)]
+    if missing:
+        raise UsageError(f"{name!r} is no scorer: it lacks {', '.join(missing)}")
+    if "@" in scorer.name or not scorer.name:
+        raise UsageError(f"a scorer's name must not be empty nor contain @, got {scorer.name!r}")
+    return cast("Scorer", scorer)
+
+
+def identity(scorer: Scorer) -> str:
+    """name@revision, the key of its scores."""
+    return f"{scorer.name}@{scorer.revision}"

@@ -1,0 +1,106 @@
+"""Find a scorer's files, hash them, and load them without running anything that is in them."""
+
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..store.errors import IntegrityError, PrefloopError
+
+
+def built_in(scorer: str) -> Path:
+    """The folder of the built-in world's weights for a scorer."""
+    return Path(str(files("prefloop").joinpath("shapes", "weights", scorer)))
+
+
+def find(scorer: str, weights: str | None, default: str) -> Path:
+    """The folder or file that `weights` means: "shapes", a path, a hub id, or the default hub id where it is None.
+
+    A hub id may name one file: owner/name/file.pt.
+
+    Raises:
+        PrefloopError: where it is not there and cannot be fetched; the message says how to get it.
+    """
+    if weights == "shapes":
+        return built_in(scorer)
+    wanted = weights or default
+    local = Path(wanted).expanduser()
+    if local.exists():
+        return local
+    if wanted.startswith((".", "/", "~")) or wanted.count("/") not in (1, 2):
+        raise PrefloopError(f"there are no weights at {wanted} for {scorer}; name a folder, a file, a hub id, or shapes")
+    return from_hub(scorer, wanted)
+
+
+def from_hub(scorer: str, wanted: str) -> Path:
+    """A repository or one of its files in the hub's local cache; fetched where it is not there yet."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repository, file = "/".join(wanted.split("/")[:2]), "/".join(wanted.split("/")[2:])
+    kept = ["*.json", "*.txt", "*.safetensors"]
+    for local_only in (True, False):
+        try:
+            if file:
+                return Path(hf_hub_download(repository, file, local_files_only=local_only, etag_timeout=3))
+            folder = snapshot_download(repository, allow_patterns=kept, local_files_only=local_only, etag_timeout=3)
+            if any(Path(folder).glob("*.safetensors")) or not local_only:
+                return Path(folder)
+        except (LocalEntryNotFoundError, FileNotFoundError):
+            continue
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            raise PrefloopError(f"cannot fetch {wanted} for {scorer}: {str(error).splitlines()[0]}") from error
+    raise PrefloopError(
+        f"the weights of {scorer} are not here and the hub does not answer; where there is network, "
+        f"`hf download {repository} {file}` fetches them; `--weights shapes` takes the built-in world's".replace("  ", " ")
+    )
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checked(path: Path, pins: dict[str, str]) -> str:
+    """The file's sha256; where its name is pinned, it must be the pinned one.
+
+    Raises:
+        IntegrityError: where it is another.
+    """
+    if not path.is_file():
+        raise PrefloopError(f"there is no file {path}")
+    found = sha256(path)
+    pinned = pins.get(path.name)
+    if pinned is not None and found != pinned:
+        raise IntegrityError(f"{path} is not the published file: sha256 {found[:16]}…, expected {pinned[:16]}…; fetch it again")
+    return found
+
+
+def revision(*parts: str) -> str:
+    """12 hex digits that change with any of the parts."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """A state dict from .safetensors, or from a torch file in which nothing but tensors is accepted.
+
+    Raises:
+        IntegrityError: where the file is anything else.
+    """
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise IntegrityError(f"{path} holds no weights that can be loaded safely; fetch it again") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise IntegrityError(f"{path} holds no state dict")
+    return state

@@ -1,0 +1,330 @@
+"""Train the built-in world's four scorers, each in the format of the real one.
+
+    python -m prefloop.shapes.scorers pickscore --folder build
+
+PickScore is an HF CLIPModel with its processor, HPS an open_clip checkpoint under the key state_dict, CLIP an open_clip
+folder, Aesthetics an HF CLIP vision tower with a head of linear layers. Each has its own seed and its own pictures.
+"""
+
+import argparse
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from .fit import fit
+from .scene import COLOURS, FORMS, SIZE, Scene, all_scenes, render, wrong
+from .vae import pixels
+from .words import MAX_LENGTH, tokenizer
+
+MEAN = torch.tensor((0.48145466, 0.4578275, 0.40821073))[:, None, None]
+DEVIATION = torch.tensor((0.26862954, 0.26130258, 0.27577711))[:, None, None]
+N_PAIRS = 7_000
+EMBEDDING = 96
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What tells one scorer's training from another's."""
+
+    seed: int
+    reconstructed: float
+    """Share of the pictures that went through the autoencoder, with noise on their latents."""
+    malformed: float
+    """Share of the rejected pictures that are a mixture of two, or lack a shape."""
+    steps: int = 1200
+
+
+RECIPES = {
+    "pickscore": Recipe(seed=31, reconstructed=0.4, malformed=0.3),
+    "hps": Recipe(seed=32, reconstructed=0.3, malformed=0.4),
+    "clip": Recipe(seed=33, reconstructed=0.3, malformed=0.15),
+    "aesthetics": Recipe(seed=34, reconstructed=0.4, malformed=0.3, steps=900),
+}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Two pictures of each scene, as a file would hold them: one right, one wrong."""
+
+    right: Tensor  # (N, 3, 64, 64) in [-1, 1]
+    wrong: Tensor  # (N, 3, 64, 64)
+    scenes: list[Scene]
+    layouts: list[Scene]
+    """What the right picture shows: the scene, with "and" replaced by where the shapes lie."""
+    wrong_layouts: list[Scene | None]
+    """What the wrong picture shows; None where it is malformed."""
+
+
+def _laid_out(scene: Scene, rng: random.Random) -> Scene:
+    if scene.relation != "and":
+        return scene
+    shapes = scene.shapes if rng.random() < 0.5 else scene.shapes[::-1]
+    return Scene(shapes, rng.choice(("left of", "above")))
+
+
+def satisfied(text: Scene, layout: Scene) -> bool:
+    """Whether a picture that shows `layout` and nothing else is right for the text."""
+    if text.relation == "and":
+        return set(text.shapes) == set(layout.shapes)
+    return text == layout
+
+
+@torch.no_grad()
+def _pool(recipe: Recipe, vae: AutoencoderKL) -> Pool:
+    rng = random.Random(recipe.seed)
+    scenes = [rng.choice(all_scenes()) for _ in range(N_PAIRS)]
+    layouts = [_laid_out(scene, rng) for scene in scenes]
+    wrong_layouts: list[Scene | None] = []
+    for scene in scenes:
+        lacks = len(scene.shapes) == 2 and rng.random() < recipe.malformed / 2
+        wrong_layouts.append(Scene((rng.choice(scene.shapes),)) if lacks else _laid_out(wrong(scene, rng), rng))
+    right = pixels([render(layout, rng) for layout in layouts])
+    bad = pixels([render(layout, rng) for layout in wrong_layouts if layout is not None])
+    torch.manual_seed(recipe.seed)
+    for pictures in (right, bad):
+        for part in torch.randperm(N_PAIRS)[: int(recipe.reconstructed * N_PAIRS)].split(200):
+            latents = vae.encode(pictures[part]).latent_dist.mean
+            noise = torch.rand(len(part), 1, 1, 1) * 0.35
+            if pictures is bad:  # ghosts of two pictures: what a diffusion model draws when it cannot decide
+                mixed = torch.rand(len(part), 1, 1, 1) < recipe.malformed / 2
+                latents = torch.where(mixed, (latents + latents.roll(1, 0)) / 2, latents)
+                for index in part[mixed.flatten()].tolist():
+                    wrong_layouts[index] = None
+            pictures[part] = vae.decode(latents + noise * torch.randn_like(latents)).sample.clamp(-1, 1)
+    return Pool(right, bad, scenes, layouts, wrong_layouts)
+
+
+def _augmented(pictures: Tensor) -> Tensor:
+    """Moved by up to 3 pixels, normalised as CLIP wants it."""
+    padded = F.pad(pictures, (3, 3, 3, 3), mode="replicate")
+    x, y = torch.randint(0, 7, (2,)).tolist()
+    return ((padded[:, :, y : y + SIZE, x : x + SIZE] + 1) / 2 - MEAN) / DEVIATION
+
+
+class HFTowers(nn.Module):
+    """An HF CLIPModel, seen as two functions to normalised embeddings."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        words = tokenizer()
+        torch.manual_seed(seed)
+        text = {
+            "vocab_size": len(words),
+            "hidden_size": 96,
+            "intermediate_size": 256,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "max_position_embeddings": MAX_LENGTH,
+            "bos_token_id": words.bos_token_id,
+            "eos_token_id": words.eos_token_id,
+            "pad_token_id": words.pad_token_id,
+        }
+        self.clip = CLIPModel(CLIPConfig(text_config=text, vision_config=_vision(), projection_dim=EMBEDDING))
+
+    def image(self, pictures: Tensor) -> Tensor:
+        return F.normalize(self.clip.get_image_features(pixel_values=pictures).pooler_output, dim=-1)
+
+    def text(self, ids: Tensor) -> Tensor:
+        return F.normalize(self.clip.get_text_features(input_ids=ids).pooler_output, dim=-1)
+
+    @property
+    def scale(self) -> Tensor:
+        return self.clip.logit_scale.exp()
+
+
+def _vision() -> dict:
+    return {
+        "hidden_size": 112,
+        "intermediate_size": 320,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": SIZE,
+        "patch_size": 8,
+    }
+
+
+def open_clip_config() -> dict:
+    words = tokenizer()
+    return {
+        "model_cfg": {
+            "embed_dim": EMBEDDING,
+            "vision_cfg": {"image_size": SIZE, "patch_size": 8, "layers": 4, "width": 112, "head_width": 28, "mlp_ratio": 3},
+            "text_cfg": {
+                "context_length": MAX_LENGTH,
+                "vocab_size": len(words),
+                "width": 96,
+                "heads": 4,
+                "layers": 3,
+                "hf_tokenizer_name": "built-in",
+            },
+        },
+        "preprocess_cfg": {},
+    }
+
+
+class OpenCLIPTowers(nn.Module):
+    """An open_clip model, seen as two functions to normalised embeddings."""
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        super().__init__()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "open_clip_config.json").write_text(json.dumps(open_clip_config(), indent=1))
+        tokenizer().save_pretrained(folder)
+        torch.manual_seed(seed)
+        model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+        assert isinstance(model, open_clip.CLIP)
+        self.clip = model
+
+    def image(self, pictures: Tensor) -> Tensor:
+        return self.clip.encode_image(pictures, normalize=True)
+
+    def text(self, ids: Tensor) -> Tensor:
+        return self.clip.encode_text(ids, normalize=True)
+
+    @property
+    def scale(self) -> Tensor:
+        return self.clip.logit_scale.exp()
+
+
+class Aesthetic(nn.Module):
+    """A CLIP vision tower and a head of linear layers with nothing between them."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.vision = CLIPVisionModelWithProjection(CLIPVisionConfig(projection_dim=EMBEDDING, **_vision()))
+        self.layers = nn.Sequential(nn.Linear(EMBEDDING, 64), nn.Linear(64, 16), nn.Linear(16, 1))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.layers(F.normalize(self.vision(pixel_values=pictures).image_embeds, dim=-1))[:, 0]
+
+
+def _answers(layout: Scene | None) -> list[int]:
+    """Colour and form of the first and second shape, and how they lie; -100 is no answer."""
+    if layout is None:
+        return [-100] * 5
+    colours, forms = list(COLOURS), list(FORMS)
+    found = [number for shape in layout.shapes for number in (colours.index(shape.colour), forms.index(shape.form))]
+    return [*found, *[-100] * (4 - len(found)), (None, "left of", "above").index(layout.relation)]
+
+
+class Taught(nn.Module):
+    """The towers and, while they learn, a layer that reads the scene from a picture's embedding."""
+
+    sizes = (len(COLOURS), len(FORMS), len(COLOURS), len(FORMS), 3)
+
+    def __init__(self, towers: "HFTowers | OpenCLIPTowers") -> None:
+        super().__init__()
+        self.towers = towers
+        self.reader = nn.Linear(EMBEDDING, sum(self.sizes))
+
+    def reading_loss(self, embedding: Tensor, answers: Tensor) -> Tensor:
+        parts = self.reader(embedding * EMBEDDING**0.5).split(self.sizes, dim=1)
+        return torch.stack([F.cross_entropy(part, answers[:, at]) for at, part in enumerate(parts)]).mean()
+
+
+def train_towers(name: str, towers: HFTowers | OpenCLIPTowers, folder: Path, vae: AutoencoderKL, batch: int = 40) -> None:
+    """Contrast pictures with right and wrong prompts, and each prompt's right picture with a wrong one."""
+    recipe = RECIPES[name]
+    pool = _pool(recipe, vae)
+    texts = [str(scene) for scene in all_scenes()]
+    row = {text: at for at, text in enumerate(texts)}
+    ids = torch.tensor(tokenizer()(texts, padding="max_length", truncation=True).input_ids)
+    answers = torch.tensor([_answers(layout) for layout in [*pool.layouts, *pool.wrong_layouts]])
+    model = Taught(towers)
+
+    def loss_at(step: int) -> Tensor:
+        rng = random.Random(recipe.seed * 1_000_000 + step)
+        at = torch.randint(N_PAIRS, (batch,))
+        indices = at.tolist()
+        asked = [pool.scenes[index] for index in indices]
+        asked += [pool.wrong_layouts[index] or wrong(pool.scenes[index], rng) for index in indices]
+        asked += [wrong(pool.scenes[index], rng) for index in indices]
+        shown = [pool.layouts[index] for index in indices] + [pool.wrong_layouts[index] for index in indices]
+        text = towers.text(ids[[row[str(scene)] for scene in asked]])
+        image = towers.image(_augmented(torch.cat([pool.right[at], pool.wrong[at]])))
+        similarity = towers.scale * image @ text.T  # (2 batch, 3 batch)
+        # another text that is true of the picture as well is no counter-example
+        also = torch.tensor([[layout is not None and satisfied(scene, layout) for scene in asked] for layout in shown])
+        own = torch.arange(2 * batch)
+        also[own, own] = False
+        clear = torch.tensor([layout is not None for layout in shown])
+        against_texts = F.cross_entropy(similarity.masked_fill(also, -1e4)[clear], own[clear])
+        first = own[:batch]
+        against_picture = F.softplus(similarity[first + batch, first] - similarity[first, first]).mean()
+        reading = model.reading_loss(image, answers[torch.cat([at, at + N_PAIRS])])
+        return against_texts + against_picture + reading
+
+    fit(name, model, loss_at, steps=recipe.steps, learning_rate=1.2e-3, folder=folder, save_every=100)
+
+
+def painted(pictures: Tensor) -> Tensor:
+    """Share of each picture that is not background, (B,), 0..1. Pictures in [-1, 1]."""
+    return ((pictures.amin(1) + 1) / 2 < 0.85).float().mean((1, 2))
+
+
+def train_aesthetics(model: Aesthetic, folder: Path, vae: AutoencoderKL, batch: int = 64) -> None:
+    """Learn to say how much of the picture is painted, from 1 for an empty one to 10 for 30 % of it."""
+    recipe = RECIPES["aesthetics"]
+    pool = _pool(recipe, vae)
+    pictures = torch.cat([pool.right, pool.wrong])
+    target = 1 + 30 * painted(pictures)
+
+    def loss_at(step: int) -> Tensor:
+        at = torch.randint(len(pictures), (batch,), generator=torch.Generator().manual_seed(recipe.seed * 1_000_000 + step))
+        return F.mse_loss(model(_augmented(pictures[at])), target[at])
+
+    fit("aesthetics", model, loss_at, steps=recipe.steps, learning_rate=1e-3, folder=folder, save_every=100)
+
+
+def _half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().half().contiguous() for name, tensor in state.items()}
+
+
+def train(name: str, folder: Path) -> None:
+    """Train one scorer and save it as the real one is saved, below FOLDER/NAME."""
+    vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
+    seed, out = RECIPES[name].seed, folder / name
+    out.mkdir(parents=True, exist_ok=True)
+    if name == "pickscore":
+        towers = HFTowers(seed)
+        train_towers(name, towers, folder, vae)
+        towers.clip.half().save_pretrained(out)
+        tokenizer().save_pretrained(out)
+        _processor().save_pretrained(out)
+    elif name in ("hps", "clip"):
+        towers = OpenCLIPTowers(seed, out)
+        train_towers(name, towers, folder, vae)
+        state = _half(towers.clip.state_dict())
+        if name == "hps":
+            torch.save({"state_dict": state}, out / "hps.pt")
+        else:
+            save_file(state, out / "open_clip_model.safetensors")
+    else:
+        model = Aesthetic(seed)
+        train_aesthetics(model, folder, vae)
+        model.vision.half().save_pretrained(out)
+        _processor().save_pretrained(out)
+        save_file(_half(model.layers.state_dict(prefix="layers.")), out / "head.safetensors")
+
+
+def _processor() -> CLIPImageProcessor:
+    return CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", choices=list(RECIPES))
+    parser.add_argument("--folder", type=Path, default=Path("shapes-build"))
+    arguments = parser.parse_args()
+    for name in arguments.names:
+        train(name, arguments.folder)
