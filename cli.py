@@ -7,10 +7,12 @@ import typer
 import typer.core
 
 from . import __version__
+from .eval.cli import evaluate
 from .generate.cli import generate
 from .relabel.cli import relabel, scorers_app
 from .store.cli import app as store_app
 from .store.errors import PrefloopError
+from .train.cli import train
 
 
 class _Group(typer.core.TyperGroup):
@@ -34,6 +36,8 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(relabel)
+app.command()(train)
+app.command("eval")(evaluate)
 app.add_typer(scorers_app, name="scorers")
 app.add_typer(store_app, name="store")
 
@@ -46,7 +50,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """A preference loop for text-to-image diffusion models: generate, relabel, train, eval, around one store."""
 

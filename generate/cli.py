@@ -17,9 +17,12 @@ _MACHINE = "Machine"
 def generate(
     model: Annotated[str, typer.Option(help="shapes (built in), a folder, or a hub id.")] = GenerateConfig.model,
     prompts: Annotated[
-        str, typer.Option(help="shapes or shapes-heldout (built in), or a .txt, .jsonl, .json, .csv, .tsv, .parquet file.")
+        str,
+        typer.Option(help="shapes or shapes-heldout (built in), or a .txt, .jsonl, .json, .csv, .tsv, .parquet file."),
     ] = GenerateConfig.prompts,
-    images_per_prompt: Annotated[int, typer.Option(help="Candidate images per prompt.")] = GenerateConfig.images_per_prompt,
+    images_per_prompt: Annotated[
+        int, typer.Option(help="Candidate images per prompt.")
+    ] = GenerateConfig.images_per_prompt,
     pairs: Annotated[str, typer.Option(help="all, random or adjacent.")] = GenerateConfig.pairs,
     store: StoreOption = DEFAULT,
     limit: Annotated[Optional[int], typer.Option(help="Use the first so many prompts.")] = GenerateConfig.limit,
@@ -40,7 +43,9 @@ def generate(
     negative_prompt: Annotated[
         str, typer.Option(help="What the images shall not show.", rich_help_panel=_SAMPLER)
     ] = GenerateConfig.negative_prompt,
-    batch_size: Annotated[int, typer.Option(help="Images drawn at once.", rich_help_panel=_MACHINE)] = GenerateConfig.batch_size,
+    batch_size: Annotated[
+        int, typer.Option(help="Images drawn at once.", rich_help_panel=_MACHINE)
+    ] = GenerateConfig.batch_size,
     dtype: Annotated[
         str, typer.Option(help="auto, float32, float16 or bfloat16.", rich_help_panel=_MACHINE)
     ] = GenerateConfig.dtype,
@@ -78,7 +83,12 @@ def generate(
     planned = plan(config, PairStore.open(store) if there else None)
     if dry_run:
         n, missing = len(planned.wanted), len(planned.missing)
-        summary = {"prompts": len(planned.prompts), "images": n, "missing": missing, "batches": -(-missing // batch_size)}
+        summary = {
+            "prompts": len(planned.prompts),
+            "images": n,
+            "missing": missing,
+            "batches": -(-missing // batch_size),
+        }
         line = f"{n} images for {len(planned.prompts)} prompts; {missing} are missing, {summary['batches']} batches; nothing was drawn"
     else:
         summary = draw_and_pair(config, PairStore.create(store))

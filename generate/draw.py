@@ -46,9 +46,7 @@ def plan(config: GenerateConfig, store: PairStore | None) -> Plan:
     model = find_model(config.model)
     prompts = read_prompts(config.prompts, config.limit)
     wanted = [
-        Generation(
-            prompt.text, index, generation_id(prompt.text, model.model_id, config.sampler(), config.seed, index)
-        )
+        Generation(prompt.text, index, generation_id(prompt.text, model.model_id, config.sampler(), config.seed, index))
         for prompt in prompts
         for index in range(config.images_per_prompt)
     ]
@@ -65,8 +63,14 @@ def generate(config: GenerateConfig, store: PairStore) -> dict:
     Returns:
         Counts: prompts, images, drawn, pairs (all this call asks for), new_pairs, truncated.
     """
-    key = content_id(canonical({"sampler": config.sampler(), "model": config.model, "prompts": config.prompts}).encode())
-    with store.stage_lock("generate", key.hex[:16]), StopSignal().listening() as stop, run(store, "generate", config) as this:
+    key = content_id(
+        canonical({"sampler": config.sampler(), "model": config.model, "prompts": config.prompts}).encode()
+    )
+    with (
+        store.stage_lock("generate", key.hex[:16]),
+        StopSignal().listening() as stop,
+        run(store, "generate", config) as this,
+    ):
         planned = plan(config, store)
         summary = draw(planned, config, store, this, stop)
         summary |= _pair(planned.wanted, config, store, this.run_id)

@@ -14,7 +14,9 @@ def best_device(wanted: str | None = None) -> str:
         try:
             torch.empty(0, device=wanted)
         except (RuntimeError, AssertionError) as error:
-            raise UsageError(f"there is no device {wanted!r} here; leave --device out to take the best there is") from error
+            raise UsageError(
+                f"there is no device {wanted!r} here; leave --device out to take the best there is"
+            ) from error
         return wanted
     if torch.cuda.is_available():
         return "cuda"

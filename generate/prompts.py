@@ -107,7 +107,9 @@ def _record(path: Path, where: str, item: object) -> tuple[str, dict[str, str]]:
         raise UsageError(f"{path}, {where}: there is no column 'prompt'; there are {names}")
     if not isinstance(item[column], str):
         raise UsageError(f"{path}, {where}: the prompt is no text")
-    tags = {str(key): str(value) for key, value in item.items() if key not in (column, None) and value not in (None, "")}
+    tags = {
+        str(key): str(value) for key, value in item.items() if key not in (column, None) and value not in (None, "")
+    }
     return item[column], tags
 
 
@@ -119,7 +121,11 @@ def _parquet(path: Path) -> Iterable[tuple[str, str, dict[str, str]]]:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UsageError(f"{path} is no Parquet file") from error
-    simple = [field.name for field in file.schema_arrow if not pa.types.is_nested(field.type) and not pa.types.is_binary(field.type)]
+    simple = [
+        field.name
+        for field in file.schema_arrow
+        if not pa.types.is_nested(field.type) and not pa.types.is_binary(field.type)
+    ]
     number = 0
     for batch in file.iter_batches(columns=simple):
         for row in batch.to_pylist():

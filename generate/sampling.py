@@ -52,7 +52,9 @@ class Sampler:
                 if not _out_of_memory(error):
                     raise
                 if size == 1:
-                    raise PrefloopError("memory runs out at batch size 1; give a smaller --resolution, or --dtype float16") from error
+                    raise PrefloopError(
+                        "memory runs out at batch size 1; give a smaller --resolution, or --dtype float16"
+                    ) from error
                 size = max(1, size // 2)
                 print(f"memory ran out; going on with batch size {size}", file=sys.stderr)
                 continue

@@ -76,12 +76,16 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] =
         return
     for row in rows:
         kind = "only judges" if row["judge_only"] else "labels and judges"
-        typer.echo(f"{row['name']:<14}{'reads the prompt' if row['needs_prompt'] else 'blind to prompts':<18}{kind:<19}{row['source']}")
+        typer.echo(
+            f"{row['name']:<14}{'reads the prompt' if row['needs_prompt'] else 'blind to prompts':<18}{kind:<19}{row['source']}"
+        )
 
 
 @scorers_app.command()
 def check(
-    names: Annotated[Optional[list[str]], typer.Argument(help="Scorers; all that are installed if none is named.")] = None,
+    names: Annotated[
+        Optional[list[str]], typer.Argument(help="Scorers; all that are installed if none is named.")
+    ] = None,
     weights: Annotated[Optional[list[str]], typer.Option(help=_WEIGHTS)] = None,
 ) -> None:
     """Load scorers and have them rank a right picture above a wrong one. Exit code 5 where one does not.

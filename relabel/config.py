@@ -33,7 +33,9 @@ class RelabelConfig:
         if self.rule not in get_args(Rule):
             raise UsageError(f"no rule is called {self.rule!r}; there are {', '.join(get_args(Rule))}")
         if self.rule == "single" and len(self.scorers) > 1:
-            raise UsageError("the rule single takes one scorer; name one, or give --rule mean-rank, majority or unanimous")
+            raise UsageError(
+                "the rule single takes one scorer; name one, or give --rule mean-rank, majority or unanimous"
+            )
         if not (math.isfinite(self.tie_band) and self.tie_band >= 0):
             raise UsageError(f"tie-band must be finite and not negative, got {self.tie_band}")
         if not 0 < self.batch_size <= 100_000:

@@ -73,9 +73,7 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
             scored = {}
             for scorer in scorers:
                 items = unscored(store, identity(scorer), TRAINING_SOURCES)
-                found = score_images(
-                    store, scorer, items, batch_size=config.batch_size, run_id=this.run_id, stop=stop
-                )
+                found = score_images(store, scorer, items, batch_size=config.batch_size, run_id=this.run_id, stop=stop)
                 scored[scorer.name] = found.pop("scored", 0)
                 counts += found
             choices, new = write_labels(

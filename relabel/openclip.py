@@ -51,7 +51,9 @@ class OpenCLIPScorer:
         try:
             model.load_state_dict(files.load_tensors(self.checkpoint), strict=True)
         except RuntimeError as error:
-            raise IntegrityError(f"{self.checkpoint} does not fit {architecture}: {str(error).splitlines()[-1].strip()}") from error
+            raise IntegrityError(
+                f"{self.checkpoint} does not fit {architecture}: {str(error).splitlines()[-1].strip()}"
+            ) from error
         tokenizer = open_clip.get_tokenizer(architecture)
         model = model.float().eval().to(device_for(self.device))
         return model, tokenizer, self.preprocess(_side(model))

@@ -67,7 +67,9 @@ def load_scorer(name: str, weights: str | None = None, device: str | None = None
     if weights is not None and "weights" not in accepted:
         raise UsageError(f"the scorer {name!r} takes no weights")
     scorer = kind(**{key: value for key, value in given.items() if key in accepted})
-    missing = [attribute for attribute in ("name", "revision", "needs_prompt", "score") if not hasattr(scorer, attribute)]
+    missing = [
+        attribute for attribute in ("name", "revision", "needs_prompt", "score") if not hasattr(scorer, attribute)
+    ]
     if missing:
         raise UsageError(f"{name!r} is no scorer: it lacks {', '.join(missing)}")
     if "@" in scorer.name or not scorer.name:

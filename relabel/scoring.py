@@ -56,6 +56,13 @@ def unscored(store: PairStore, scorer: str, sources: Sequence[str]) -> list[Item
     return [Item(*row) for row in store.rows(query, {"scorer": scorer, "sources": list(sources)})]
 
 
+def unscored_images(store: PairStore, scorer: str, images: Sequence[tuple[UUID, UUID]]) -> list[Item]:
+    """Those of the (prompt id, image id) that a scorer (name@revision) has not scored."""
+    wanted = "select unnest($prompts::uuid[]) as prompt_id, unnest($images::uuid[]) as image_id"
+    asked = {"scorer": scorer, "prompts": [p for p, _ in images], "images": [i for _, i in images]}
+    return [Item(*row) for row in store.rows(UNSCORED.format(wanted=wanted), asked)]
+
+
 def score_images(
     store: PairStore, scorer: Scorer, items: list[Item], *, batch_size: int, run_id: UUID, stop: StopSignal
 ) -> Counter[str]:
@@ -102,13 +109,21 @@ def _scored(scorer: Scorer, batch: list[Item], images: "list[Image]") -> np.ndar
     try:
         scores = np.asarray(scorer.score([item.prompt for item in batch], images), dtype=np.float32)
     except (MemoryError, RuntimeError) as error:
-        if "out of memory" not in str(error).lower() and "allocate memory" not in str(error) and not isinstance(error, MemoryError):
+        if (
+            "out of memory" not in str(error).lower()
+            and "allocate memory" not in str(error)
+            and not isinstance(error, MemoryError)
+        ):
             raise
         if len(batch) == 1:
-            raise PrefloopError(f"memory runs out when {scorer.name} scores one image; use a smaller model or device cpu") from error
+            raise PrefloopError(
+                f"memory runs out when {scorer.name} scores one image; use a smaller model or device cpu"
+            ) from error
         half = len(batch) // 2
         print(f"memory ran out; scoring {half} at a time", file=sys.stderr)
-        return np.concatenate([_scored(scorer, batch[:half], images[:half]), _scored(scorer, batch[half:], images[half:])])
+        return np.concatenate(
+            [_scored(scorer, batch[:half], images[:half]), _scored(scorer, batch[half:], images[half:])]
+        )
     if scores.shape != (len(batch),):
         raise PrefloopError(f"{scorer.name} gave scores of shape {scores.shape} for {len(batch)} images")
     return scores

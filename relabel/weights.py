@@ -28,7 +28,9 @@ def find(scorer: str, weights: str | None, default: str) -> Path:
     if local.exists():
         return local
     if wanted.startswith((".", "/", "~")) or wanted.count("/") not in (1, 2):
-        raise PrefloopError(f"there are no weights at {wanted} for {scorer}; name a folder, a file, a hub id, or shapes")
+        raise PrefloopError(
+            f"there are no weights at {wanted} for {scorer}; name a folder, a file, a hub id, or shapes"
+        )
     return from_hub(scorer, wanted)
 
 
@@ -52,7 +54,9 @@ def from_hub(scorer: str, wanted: str) -> Path:
             raise PrefloopError(f"cannot fetch {wanted} for {scorer}: {str(error).splitlines()[0]}") from error
     raise PrefloopError(
         f"the weights of {scorer} are not here and the hub does not answer; where there is network, "
-        f"`hf download {repository} {file}` fetches them; `--weights shapes` takes the built-in world's".replace("  ", " ")
+        f"`hf download {repository} {file}` fetches them; `--weights shapes` takes the built-in world's".replace(
+            "  ", " "
+        )
     )
 
 
@@ -73,7 +77,9 @@ def checked(path: Path, pins: dict[str, str]) -> str:
     found = sha256(path)
     pinned = pins.get(path.name)
     if pinned is not None and found != pinned:
-        raise IntegrityError(f"{path} is not the published file: sha256 {found[:16]}…, expected {pinned[:16]}…; fetch it again")
+        raise IntegrityError(
+            f"{path} is not the published file: sha256 {found[:16]}…, expected {pinned[:16]}…; fetch it again"
+        )
     return found
 
 

@@ -19,5 +19,6 @@ class Oracle:
     def score(self, prompts: Sequence[str], images: Sequence[Image]) -> np.ndarray:
         """float32 (B,), 0 or 1. ValueError where a prompt is not of the built-in world's grammar."""
         return np.array(
-            [all(judge(prompt, image).values()) for prompt, image in zip(prompts, images, strict=True)], dtype=np.float32
+            [all(judge(prompt, image).values()) for prompt, image in zip(prompts, images, strict=True)],
+            dtype=np.float32,
         )

@@ -61,7 +61,9 @@ def _shape(words: str) -> Shape:
     match words.split():
         case ["a" | "an", colour, form] if colour in COLOURS and form in FORMS:
             return Shape(colour, form)
-    raise ValueError(f"{words!r} is no shape of the built-in world; say for example 'a red circle left of a blue square'")
+    raise ValueError(
+        f"{words!r} is no shape of the built-in world; say for example 'a red circle left of a blue square'"
+    )
 
 
 def all_scenes() -> list[Scene]:

@@ -157,7 +157,14 @@ def open_clip_config() -> dict:
     return {
         "model_cfg": {
             "embed_dim": EMBEDDING,
-            "vision_cfg": {"image_size": SIZE, "patch_size": 8, "layers": 4, "width": 112, "head_width": 28, "mlp_ratio": 3},
+            "vision_cfg": {
+                "image_size": SIZE,
+                "patch_size": 8,
+                "layers": 4,
+                "width": 112,
+                "head_width": 28,
+                "mlp_ratio": 3,
+            },
             "text_cfg": {
                 "context_length": MAX_LENGTH,
                 "vocab_size": len(words),
@@ -232,7 +239,9 @@ class Taught(nn.Module):
         return torch.stack([F.cross_entropy(part, answers[:, at]) for at, part in enumerate(parts)]).mean()
 
 
-def train_towers(name: str, towers: HFTowers | OpenCLIPTowers, folder: Path, vae: AutoencoderKL, batch: int = 40) -> None:
+def train_towers(
+    name: str, towers: HFTowers | OpenCLIPTowers, folder: Path, vae: AutoencoderKL, batch: int = 40
+) -> None:
     """Contrast pictures with right and wrong prompts, and each prompt's right picture with a wrong one."""
     recipe = RECIPES[name]
     pool = _pool(recipe, vae)
@@ -280,7 +289,9 @@ def train_aesthetics(model: Aesthetic, folder: Path, vae: AutoencoderKL, batch: 
     target = 1 + 30 * painted(pictures)
 
     def loss_at(step: int) -> Tensor:
-        at = torch.randint(len(pictures), (batch,), generator=torch.Generator().manual_seed(recipe.seed * 1_000_000 + step))
+        at = torch.randint(
+            len(pictures), (batch,), generator=torch.Generator().manual_seed(recipe.seed * 1_000_000 + step)
+        )
         return F.mse_loss(model(_augmented(pictures[at])), target[at])
 
     fit("aesthetics", model, loss_at, steps=recipe.steps, learning_rate=1e-3, folder=folder, save_every=100)

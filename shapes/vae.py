@@ -1,6 +1,6 @@
 """Train the built-in world's AutoencoderKL: 64 x 64 x 3 pixels to 8 x 8 x 8 latents.
 
-    python -m prefloop.shapes.vae --folder build
+python -m prefloop.shapes.vae --folder build
 """
 
 import argparse

@@ -53,7 +53,9 @@ def stats(store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("-
     opened = PairStore.open(store)
     tables = ("prompts", "models", "images", "generations", "pairs", "scores", "labels", "runs")
     counts = ", ".join(f"(select count(*) from {table}) as {table}" for table in tables)
-    row = opened.sql(f"select {counts}, (select coalesce(sum(n_bytes), 0)::bigint from images) as image_bytes").to_pylist()[0]
+    row = opened.sql(
+        f"select {counts}, (select coalesce(sum(n_bytes), 0)::bigint from images) as image_bytes"
+    ).to_pylist()[0]
     row["database_bytes"] = opened.database.stat().st_size
     if as_json:
         typer.echo(json.dumps(row))
@@ -67,7 +69,8 @@ def query(
     sql: Annotated[str, typer.Argument(help="A query, or - to read it from stdin.")],
     store: StoreOption = DEFAULT,
     form: Annotated[
-        Optional[str], typer.Option("--format", help="table, json, jsonl, csv or parquet. Table on a terminal, else JSON.")
+        Optional[str],
+        typer.Option("--format", help="table, json, jsonl, csv or parquet. Table on a terminal, else JSON."),
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds after which the query is ended.")] = 60.0,
 ) -> None:
@@ -103,7 +106,9 @@ def check(
     for problem in problems:
         typer.echo(f"{problem.what}: {problem.where} ({problem.n})")
     if problems:
-        raise IntegrityError(f"{len(problems)} kinds of problem in {store}; pictures and parts that are gone must come from a backup")
+        raise IntegrityError(
+            f"{len(problems)} kinds of problem in {store}; pictures and parts that are gone must come from a backup"
+        )
     typer.echo(f"{store} is whole")
 
 

@@ -49,5 +49,5 @@ def pair_id(prompt: UUID, image_a: UUID, image_b: UUID) -> UUID:
 
 
 def split_of(prompt: UUID) -> str:
-    """"validation" for one prompt in twenty, else "train"; a function of the prompt, so none is on both sides."""
+    """ "validation" for one prompt in twenty, else "train"; a function of the prompt, so none is on both sides."""
     return "validation" if prompt.int % 20 == 0 else "train"

@@ -49,7 +49,9 @@ def load_image(source: Path | bytes, expected: UUID | None = None, max_pixels: i
     try:
         with Image.open(io.BytesIO(data), formats=list(_FORMATS)) as opened:
             if opened.width * opened.height > max_pixels:
-                raise ImageError("too large", f"{name} has {opened.width} x {opened.height} pixels, more than {max_pixels}")
+                raise ImageError(
+                    "too large", f"{name} has {opened.width} x {opened.height} pixels, more than {max_pixels}"
+                )
             if getattr(opened, "n_frames", 1) > 1:
                 raise ImageError("animated", f"{name} is animated")
             opened.load()

@@ -45,7 +45,9 @@ def find_model(name: str, revision: str | None = None) -> Model:
         raise PrefloopError(f"{name} is a file; name the folder of a diffusers pipeline")
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         known = ", ".join(BUILT_IN)
-        raise PrefloopError(f"there is no model {name!r}: no such folder, and neither {known} nor a hub id like owner/name")
+        raise PrefloopError(
+            f"there is no model {name!r}: no such folder, and neither {known} nor a hub id like owner/name"
+        )
     return Model(name, name, content_id(canonical({"hub": name, "revision": revision or "main"}).encode()))
 
 
@@ -56,7 +58,9 @@ def _in_folder(name: str, folder: Path) -> Model:
         return Model(name, str(folder), _fingerprint(folder), trained_with=trained_with)
     if (folder / LORA_FILE).exists():
         if trained_with is None:
-            raise PrefloopError(f"{folder} holds a LoRA of an unknown base; {RESULT_FILE} with 'base_model' is missing there")
+            raise PrefloopError(
+                f"{folder} holds a LoRA of an unknown base; {RESULT_FILE} with 'base_model' is missing there"
+            )
         base = find_model(trained_with["base_model"])
         identity = content_id(base.model_id.bytes + _fingerprint(folder).bytes)
         return Model(name, str(folder), identity, base=base, trained_with=trained_with)

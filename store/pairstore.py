@@ -44,7 +44,9 @@ class PairStore:
         """
         store = cls(Path(path))
         if not (store.path / "journal").is_dir():
-            raise PrefloopError(f"there is no store at {store.path}; `prefloop generate --store {store.path}` makes one")
+            raise PrefloopError(
+                f"there is no store at {store.path}; `prefloop generate --store {store.path}` makes one"
+            )
         if not store.database.exists():
             raise IntegrityError(f"{store.database} is gone; {store._rebuild_hint()}")
         store._verify()
@@ -58,7 +60,11 @@ class PairStore:
         if (store.path / "journal").is_dir() and store.database.exists():
             return cls.open(path)
         if store.path.exists() and (not store.path.is_dir() or any(store.path.iterdir())):
-            left_over = store.path.is_dir() and {entry.name for entry in store.path.iterdir()} <= {*_FOLDERS, "locks", "store.lock"}
+            left_over = store.path.is_dir() and {entry.name for entry in store.path.iterdir()} <= {
+                *_FOLDERS,
+                "locks",
+                "store.lock",
+            }
             if not left_over or any((store.path / "journal").glob("*.parquet")):
                 raise UsageError(f"{store.path} exists and is no store; name another folder")
         try:
@@ -129,7 +135,9 @@ class PairStore:
         rows = []
         for text, tags in prompts:
             identity = prompt_id(text)
-            rows.append({"prompt_id": identity, "prompt": text, "split": split_of(identity), "tags": canonical(dict(tags))})
+            rows.append(
+                {"prompt_id": identity, "prompt": text, "split": split_of(identity), "tags": canonical(dict(tags))}
+            )
         self.append("prompts", rows)
 
     def write_image(self, data: bytes, width: int, height: int, extension: str = "png") -> dict:
@@ -234,9 +242,7 @@ class PairStore:
         for table, count in counts.items():
             expected = int(added.get(table) or 0)
             if count != expected:
-                raise IntegrityError(
-                    f"{table} has {count} rows, its journal added {expected}; {self._rebuild_hint()}"
-                )
+                raise IntegrityError(f"{table} has {count} rows, its journal added {expected}; {self._rebuild_hint()}")
 
 
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
