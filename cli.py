@@ -10,6 +10,7 @@ from . import __version__
 from .eval.cli import evaluate
 from .generate.cli import generate
 from .relabel.cli import relabel, scorers_app
+from .shapes.cli import demo
 from .store.cli import app as store_app
 from .store.errors import PrefloopError
 from .train.cli import train
@@ -34,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="A preference loop for text-to-image diffusion models: generate, relabel, train, eval, around one store.",
 )
+app.command()(demo)
 app.command()(generate)
 app.command()(relabel)
 app.command()(train)

@@ -47,7 +47,7 @@ def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folde
     draw_samples(evaluation, sample, store, folder / "samples.png")
     (folder / "results.json").write_text(json.dumps(result, indent=1, allow_nan=False))
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        (files(__package__) / "report.html").read_text()
+        (files("prefloop.eval") / "report.html").read_text()
     )
     shown = {title: [_row(side) for side in part] for title, part in sections.items()}
     (folder / "report.html").write_text(template.render(result=result, sections=shown, config=evaluation.config))

@@ -78,7 +78,7 @@ def generate(
     from .draw import generate as draw_and_pair
     from .draw import plan
 
-    there = (Path(store) / "journal").is_dir()
+    there = PairStore(Path(store)).exists()
     # names are looked up before a store is made, so that a mistyped one leaves nothing behind
     planned = plan(config, PairStore.open(store) if there else None)
     if dry_run:

@@ -6,6 +6,7 @@ from diffusers import DiffusionPipeline
 
 from ..store.errors import PrefloopError, UsageError
 from ..store.models import LORA_FILE, Model
+from ..store.runs import quiet_libraries
 
 
 def best_device(wanted: str | None = None) -> str:
@@ -36,9 +37,9 @@ def load_pipeline(model: Model, device: str, dtype: torch.dtype) -> DiffusionPip
         PrefloopError: where it cannot be loaded; the message says how to fetch it.
     """
     base = model.base or model
-    diffusers.utils.logging.disable_progress_bar()
+    quiet_libraries()
     try:
-        pipeline = DiffusionPipeline.from_pretrained(base.source, torch_dtype=dtype, use_safetensors=True)
+        pipeline = DiffusionPipeline.from_pretrained(base.source, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         cure = "" if "/" not in base.name else f"; `hf download {base.source}` fetches it where there is network"
         raise PrefloopError(f"cannot load the model {base.name}: {_first_line(error)}{cure}") from error

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..store.errors import IntegrityError, PrefloopError
+from ..store.runs import quiet_libraries
 from . import weights as files
 from .device import device_for
 
@@ -48,6 +49,7 @@ class Aesthetics:
     def _parts(self) -> tuple[Any, Any, Any, Any]:
         from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
+        quiet_libraries()
         device = device_for(self.device)
         weight, bias = collapsed(files.load_tensors(self.head), self.head)
         model: Any = CLIPVisionModelWithProjection.from_pretrained(self.backbone, use_safetensors=True)

@@ -9,7 +9,7 @@ import numpy as np
 from ..store import load_image
 from .registry import identity, load_scorer, scorer_class, scorer_names
 
-EXAMPLES = Path(str(files(__package__) / "examples"))
+EXAMPLES = Path(str(files("prefloop.relabel") / "examples"))
 PROMPT = "a red circle left of a blue square"
 
 

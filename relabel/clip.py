@@ -17,4 +17,5 @@ class CLIP(OpenCLIPScorer):
     def preprocess(self, size: int) -> "Callable[[Image], Any]":
         import open_clip
 
-        return open_clip.image_transform(size, is_train=False)
+        transform: Any = open_clip.image_transform(size, is_train=False)
+        return transform

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..store.runs import quiet_libraries
 from . import weights as files
 from .device import device_for
 
@@ -45,6 +46,7 @@ class OpenCLIPScorer:
 
         from ..store.errors import IntegrityError
 
+        quiet_libraries()
         own = self.folder is not None and (self.folder / "open_clip_config.json").exists()
         architecture = f"local-dir:{self.folder}" if own else ARCHITECTURE
         model: Any = open_clip.create_model(architecture, load_weights=False)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ..store.runs import quiet_libraries
 from . import weights as files
 from .device import device_for
 
@@ -34,7 +35,8 @@ class PickScore:
     def _parts(self) -> tuple[Any, Any, Any]:
         from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-        model = CLIPModel.from_pretrained(self.folder, use_safetensors=True).float().eval()
+        quiet_libraries()
+        model: Any = CLIPModel.from_pretrained(self.folder, use_safetensors=True).float().eval()
         processor = CLIPImageProcessorPil.from_pretrained(self.processor_folder)
         tokenizer = CLIPTokenizer.from_pretrained(self.processor_folder)
         return model.to(device_for(self.device)), processor, tokenizer

@@ -4,6 +4,7 @@ P is the number of pairs, S the number of scorers.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ def decide(rule: Rule, a: Floats, b: Floats, temperatures: Floats, tie_band: flo
         tie_band: absolute differences up to this are ties.
     """
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-    finite = np.isfinite(difference).all(1)
+    finite = np.isfinite(difference).all(axis=1)
     votes = np.where(np.abs(difference) > tie_band, np.sign(difference), 0.0)
     if rule == "single":
         lead, margin = votes[:, 0], np.abs(difference[:, 0])
@@ -58,7 +59,7 @@ def decide_by_rank(
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     lead = (np.asarray(rank_b, np.float64) - np.asarray(rank_a, np.float64)).mean(1)
     decided = np.where(np.abs(lead) > tie_band, np.sign(lead), 0.0)
-    return _decisions(decided, np.abs(lead), _p_a(difference, temperatures), np.isfinite(difference).all(1))
+    return _decisions(decided, np.abs(lead), _p_a(difference, temperatures), np.isfinite(difference).all(axis=1))
 
 
 def _p_a(difference: Floats, temperatures: Floats) -> Floats:
@@ -67,6 +68,6 @@ def _p_a(difference: Floats, temperatures: Floats) -> Floats:
         return (1 / (1 + np.exp(-difference / temperatures))).mean(1)
 
 
-def _decisions(lead: Floats, margin: Floats, p_a: Floats, finite: NDArray[np.bool_]) -> Decisions:
+def _decisions(lead: Floats, margin: Floats, p_a: Floats, finite: Any) -> Decisions:
     choice = np.where(lead > 0, "a", np.where(lead < 0, "b", "tie"))
     return Decisions(np.where(finite, choice, ""), p_a, margin)

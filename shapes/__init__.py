@@ -3,10 +3,10 @@
 from importlib.resources import files
 from pathlib import Path
 
-WEIGHTS = Path(str(files(__package__) / "weights"))
+WEIGHTS = Path(str(files("prefloop.shapes") / "weights"))
 PIPELINE = WEIGHTS / "pipeline"
 
 
 def prompt_file(which: str = "train") -> Path:
     """JSON lines with `prompt` and tags; `which` is "train" or "heldout"."""
-    return Path(str(files(__package__) / "prompts" / f"{which}.jsonl"))
+    return Path(str(files("prefloop.shapes") / "prompts" / f"{which}.jsonl"))

@@ -6,6 +6,7 @@ always a judge that made no training label.
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -54,7 +55,8 @@ def look(image: Image.Image) -> list[Seen]:
     seen = []
     # a shape is a blot of non-background; its colour is what most of its inside is nearest to, since an edge
     # pixel is a mixture with white and may be nearest to a third colour
-    blots, count = ndimage.label(nearest > 0)
+    labelled: Any = ndimage.label(nearest > 0)
+    blots, count = labelled
     for blot in range(1, count + 1):
         mask = blots == blot
         if mask.sum() < _SMALLEST:
@@ -69,7 +71,8 @@ def look(image: Image.Image) -> list[Seen]:
         form, likeness = max(likenesses.items(), key=lambda item: item[1])
         if likeness < _LIKENESS:
             continue
-        y, x = ndimage.center_of_mass(mask)
+        centre: Any = ndimage.center_of_mass(mask)
+        y, x = centre
         seen.append(Seen(Shape(colour, form), float(x), float(y), likeness))
     return sorted(seen, key=lambda found: found.x)
 

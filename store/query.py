@@ -38,7 +38,10 @@ def ask(store: PairStore, sql: str, timeout: float = 60.0) -> "pa.Table":
         raise UsageError(f"timeout must be above 0 and at most 86400 seconds, got {timeout}")
     if not sql.strip():
         raise UsageError("the query is empty; try `select * from preferences limit 5`")
-    config = _CONFIG | {"max_execution_time": str(int(timeout * 1000) or 1), "lock_configuration": "true"}
+    config: dict[str, Any] = _CONFIG | {
+        "max_execution_time": str(int(timeout * 1000) or 1),
+        "lock_configuration": "true",
+    }
     with store._lock(shared=True):
         connection = duckdb.connect(store.database, read_only=True, config=config)
         try:
@@ -58,7 +61,7 @@ def _first_lines(error: Exception) -> str:
     return " ".join(line.strip() for line in str(error).split("\n\n")[0].splitlines())
 
 
-def write(answer: "pa.Table", form: Format, out: BinaryIO) -> None:
+def write(answer: "pa.Table", form: str, out: BinaryIO) -> None:
     """The answer in one of the formats. Text is UTF-8."""
     if form == "parquet":
         import pyarrow.parquet as pq

@@ -45,7 +45,7 @@ class StopSignal:
         if self.requested:
             raise Interrupted(f"interrupted: {done}; the same command goes on from here", self.number)
 
-    def _handle(self, number: int, frame: object) -> None:
+    def _handle(self, number: int, _frame: object) -> None:
         if self.requested:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
@@ -141,6 +141,19 @@ def _git_commit() -> str | None:
 
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+
+
+def quiet_libraries() -> None:
+    """Silence the bars and advice of the libraries that are loaded: a stage shows one bar, its own."""
+    import logging
+    import warnings
+
+    for name in ("diffusers", "transformers"):
+        if name in sys.modules:
+            sys.modules[name].utils.logging.disable_progress_bar()
+            sys.modules[name].utils.logging.set_verbosity_error()
+    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns on the root logger
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def progress(total: int, what: str, initial: int = 0):

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..store import IntegrityError, NumericalError, PairStore, UsageError
 from ..store.locks import locked
 from ..store.models import RESULT_FILE, Model, find_model
-from ..store.runs import StopSignal, plain, progress, run
+from ..store.runs import StopSignal, plain, progress, quiet_libraries, run
 from . import losses
 from .checkpoint import latest_checkpoint, save_checkpoint
 from .config import TrainConfig
@@ -104,10 +104,13 @@ def _refuse_finished(output: Path, config: TrainConfig, resume: bool, overwrite:
 
 class _Trainer:
     def __init__(self, config: TrainConfig, store: PairStore, stop: StopSignal) -> None:
+        quiet_libraries()
         self.config = config
         self.stop = stop
         self.output = Path(config.output_dir)
-        tracker = {"log_with": config.report_to, "project_dir": str(self.output / "logs")} if config.report_to else {}
+        tracker: dict[str, Any] = (
+            {"log_with": config.report_to, "project_dir": str(self.output / "logs")} if config.report_to else {}
+        )
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=config.cpu, **tracker)
         self.model = find_model(config.model)
         check_family(self.model)
@@ -248,7 +251,7 @@ class _Trainer:
             path = self.output / f"{table}.csv"
             fresh = not path.exists()
             with open(path, "a", newline="") as file:
-                writer = csv.DictWriter(file, columns)
+                writer = csv.DictWriter(file, columns, lineterminator="\n")
                 if fresh:
                     writer.writeheader()
                 writer.writerow({"step": self.step} | row)
@@ -274,7 +277,7 @@ class _Trainer:
             torch.save(rest, folder / "optimizer.pt")
             # a folder that diffusers loads: the U-Net, or the LoRA
             if self.policy.lora:
-                self.policy.save(folder, self.model, self.config)
+                self.policy.save(folder, self.model)
             else:
                 self.policy.unet.save_pretrained(folder / "unet")
 
@@ -326,7 +329,7 @@ class _Trainer:
         }
         if self.accelerator.is_main_process:
             with _replacing(self.output) as folder:
-                self.policy.save(folder, self.model, config)
+                self.policy.save(folder, self.model)
                 about = {
                     "base_model": config.model if self.model.base is None else self.model.base.name,
                     "base_model_id": str(self.model.model_id),

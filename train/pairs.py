@@ -58,9 +58,8 @@ def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
         UsageError: where a labeler is unknown or has no labels, the condition is no SQL, or nothing is left.
         IntegrityError: where a labeler's scores come from two versions of a scorer.
     """
-    known = {name: n for name, n in store.rows(
-        "select r.labeler, count(l.pair_id) from labelers r left join current_labels l using (labeler) group by all"
-    )}  # fmt: skip
+    query = "select r.labeler, count(l.pair_id) from labelers r left join current_labels l using (labeler) group by all"
+    known: dict[str, int] = dict(store.rows(query))
     for labeler in config.labels:
         if labeler not in known:
             there = ", ".join(sorted(known)) or "none yet; `prefloop relabel` makes labels"

@@ -28,7 +28,8 @@ def check_family(model: Model) -> None:
     """
     base = model.base or model
     try:
-        family = DiffusionPipeline.load_config(base.source)["_class_name"]
+        settings: Any = DiffusionPipeline.load_config(base.source)
+        family = settings["_class_name"]
     except (OSError, ValueError) as error:
         raise PrefloopError(f"cannot load the model {base.name}: {str(error).splitlines()[0]}") from error
     if family != "StableDiffusionPipeline":
@@ -50,7 +51,7 @@ def load_encoders(model: Model, device: torch.device) -> tuple[Any, Any]:
     return vae, encode
 
 
-def load_unet(model: Model) -> UNet2DConditionModel:
+def load_unet(model: Model) -> Any:
     """The U-Net in float32; where the model is a LoRA, with it melted in."""
     if model.base is None:
         unet: Any = UNet2DConditionModel.from_pretrained(model.source, subfolder="unet", use_safetensors=True)
@@ -62,7 +63,7 @@ def load_unet(model: Model) -> UNet2DConditionModel:
     return pipeline.unet.float()
 
 
-def load_noise(model: Model) -> DDPMScheduler:
+def load_noise(model: Model) -> Any:
     """The noise schedule the model was trained on."""
     return DDPMScheduler.from_pretrained((model.base or model).source, subfolder="scheduler")
 
@@ -70,10 +71,10 @@ def load_noise(model: Model) -> DDPMScheduler:
 class Policy:
     """A U-Net with the weights that learn, and its reference: a frozen copy, or itself with the adapter off."""
 
-    def __init__(self, unet: UNet2DConditionModel, config: TrainConfig) -> None:
+    def __init__(self, unet: Any, config: TrainConfig) -> None:
         self.unet = unet
         self.lora = config.lora_rank > 0
-        self._reference: UNet2DConditionModel | None = None
+        self._reference: Any = None
         if self.lora:
             unet.requires_grad_(False)
             with torch.random.fork_rng():
@@ -139,13 +140,14 @@ class Policy:
             for name, parameter in mine.items():
                 parameter.copy_(state[name])
 
-    def save(self, output: Path, model: Model, config: TrainConfig) -> None:
+    def save(self, output: Path, model: Model) -> None:
         """A folder that diffusers loads: the whole pipeline, or the LoRA in diffusers' layout."""
         if self.lora:
             adapter: Any = self.unet.peft_config
+            layers: Any = get_peft_model_state_dict(self.unet)
             StableDiffusionPipeline.save_lora_weights(
                 output,
-                unet_lora_layers=get_peft_model_state_dict(self.unet),
+                unet_lora_layers=layers,
                 weight_name=LORA_FILE,
                 unet_lora_adapter_metadata=adapter["default"].to_dict(),
             )

@@ -1,0 +1,86 @@
+"""The whole loop on the built-in world, through the functions that the commands call."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..store import PairStore, UsageError
+from ..store.models import RESULT_FILE
+
+if TYPE_CHECKING:
+    from ..eval.config import EvalConfig
+    from ..generate.config import GenerateConfig
+    from ..train.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    dir: str = "prefloop-demo"
+    seed: int = 0
+    quick: bool = False
+    """A minute instead of six, on so few prompts that nothing is proved."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"seed must be between 0 and {2**31 - 1}, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class Stages:
+    generate: "GenerateConfig"
+    train: "TrainConfig"
+    eval: "EvalConfig"
+
+
+def stages(config: DemoConfig) -> Stages:
+    """Default options, but for how much is done; `--quick` does least."""
+    from ..eval.config import EvalConfig
+    from ..generate.config import GenerateConfig
+    from ..train.config import TrainConfig
+
+    folder = Path(config.dir)
+    output = str(folder / f"tuned-{config.seed}{'-quick' if config.quick else ''}")
+    few = config.quick
+    drawing = GenerateConfig(seed=config.seed, limit=24 if few else N_PROMPTS, images_per_prompt=2 if few else 4)
+    size: dict[str, Any] = {"max_train_steps": 6, "train_batch_size": 8, "lr_warmup_steps": 2} if few else {}
+    training = TrainConfig(output_dir=output, labels=("pickscore",), seed=config.seed, **size)
+    evaluation = EvalConfig(
+        model=output,
+        against="shapes",
+        scorers=("oracle", "hps", "clip", "pickscore", "aesthetics"),
+        weights={"hps": "shapes", "clip": "shapes", "pickscore": "shapes", "aesthetics": "shapes"},
+        limit=12 if few else None,
+        seed=config.seed + 1_000_000,
+        report=str(folder / f"report-{config.seed}{'-quick' if few else ''}"),
+    )
+    return Stages(drawing, training, evaluation)
+
+
+N_PROMPTS = 500
+
+
+def demo(config: DemoConfig) -> dict:
+    """Draw, label by PickScore, train, evaluate on held-out prompts; the result of `evaluate`.
+
+    A second call does only what is missing.
+    """
+    from ..eval.run import evaluate
+    from ..generate.draw import generate
+    from ..relabel.config import RelabelConfig
+    from ..relabel.label import relabel
+    from ..train.loop import train
+
+    planned = stages(config)
+    store = PairStore.create(Path(config.dir) / "store")
+    generate(planned.generate, store)
+    relabel(RelabelConfig(scorers=("pickscore",), weights={"pickscore": "shapes"}), store)
+    if not _finished(planned.train):
+        train(planned.train, store)
+    return evaluate(planned.eval, store)
+
+
+def _finished(config: "TrainConfig") -> bool:
+    """Whether the same training has ended already."""
+    result = Path(config.output_dir) / RESULT_FILE
+    return result.exists() and json.loads(result.read_text())["config"] == json.loads(json.dumps(asdict(config)))

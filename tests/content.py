@@ -1,0 +1,97 @@
+"""Small true content for stores, put in through the public calls; and the command line as a process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from uuid import UUID
+
+from PIL import Image
+from prefloop.store import PairStore, prompt_id
+from prefloop.store.images import png_bytes
+from prefloop.store.pairstore import new_pair
+
+Colour = tuple[int, int, int]
+TESTS = Path(__file__).parent
+
+
+def picture(colour: Colour, side: int = 8) -> bytes:
+    """A PNG of one colour."""
+    return png_bytes(Image.new("RGB", (side, side), colour))
+
+
+def add_picture(store: PairStore, colour: Colour, side: int = 8) -> UUID:
+    row = store.write_image(picture(colour, side), side, side)
+    store.append("images", [row])
+    return row["image_id"]
+
+
+def add_prompt(store: PairStore, text: str, **tags: str) -> UUID:
+    store.add_prompts([(text, tags)])
+    return prompt_id(text)
+
+
+def add_pair(store: PairStore, prompt: UUID, first: UUID, second: UUID, source: str = "generate") -> UUID:
+    pair = new_pair(prompt, first, second, source)
+    assert pair is not None
+    store.append("pairs", [pair])
+    return pair["pair_id"]
+
+
+def add_generation(store: PairStore, prompt: UUID, model: UUID, image: UUID, index: int = 0) -> None:
+    row = {"prompt_id": prompt, "model_id": model, "image_id": image, "sampler": "{}", "seed": 0, "image_index": index}
+    store.append("generations", [{"generation_id": UUID(int=model.int ^ image.int), **row}])
+
+
+def add_labeler(store: PairStore, name: str, kind: str = "human") -> None:
+    store.append("labelers", [{"labeler": name, "kind": kind, "config": "{}"}])
+
+
+def add_label(
+    store: PairStore,
+    pair: UUID,
+    labeler: str,
+    choice: str,
+    rep: int = 0,
+    p_a: float | None = None,
+    margin: float | None = None,
+) -> None:
+    row = {"pair_id": pair, "labeler": labeler, "rep": rep, "choice": choice, "p_a": p_a, "margin": margin}
+    store.append("labels", [row])
+
+
+def add_scores(store: PairStore, scorer: str, scores: Mapping[tuple[UUID, UUID], float]) -> None:
+    """(prompt, image) → score, by name@revision."""
+    store.append("scorers", [{"scorer": scorer, "name": scorer.split("@")[0], "config": "{}"}])
+    rows = [{"scorer": scorer, "prompt_id": p, "image_id": i, "score": score} for (p, i), score in scores.items()]
+    store.append("scores", rows)
+
+
+def fill(store: PairStore, n_prompts: int = 3, images_per_prompt: int = 2) -> list[UUID]:
+    """Prompts 'prompt 0', 'prompt 1', … with pictures that are ever redder, neighbours paired; the pairs."""
+    pairs = []
+    for number in range(n_prompts):
+        prompt = add_prompt(store, f"prompt {number}")
+        images = [
+            add_picture(store, (10 + 200 * index // images_per_prompt, 0, number)) for index in range(images_per_prompt)
+        ]
+        pairs += [add_pair(store, prompt, *both) for both in zip(images, images[1:], strict=False)]
+    store.absorb()
+    return pairs
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of a process that finds the tests' own modules, such as `little_scorers`."""
+    return os.environ | {"PYTHONPATH": str(TESTS), "NO_COLOR": "1"} | more
+
+
+def prefloop(*arguments: object, cwd: Path, timeout: float = 120, **more: str) -> subprocess.CompletedProcess[str]:
+    """The command line as a process."""
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=timeout
+    )
+
+
+def command(*arguments: object) -> Sequence[str]:
+    return [sys.executable, "-m", "prefloop", *map(str, arguments)]

@@ -1,0 +1,85 @@
+"""Real scorers that are arithmetic on pixels, for the tests of everything around scorers."""
+
+import os
+import time
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from PIL.Image import Image
+
+
+def channel_means(images: Sequence[Image]) -> np.ndarray:
+    """Means of red, green and blue, 0..255; (B, 3)."""
+    return np.array([np.asarray(image, np.float32).reshape(-1, 3).mean(0) for image in images])
+
+
+class Redness:
+    """Mean of red minus mean of green. Counts the pictures it has seen."""
+
+    name, revision, needs_prompt, temperature = "redness", "1", False, 50.0
+    seen: ClassVar[int] = 0
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> np.ndarray:  # noqa: ARG002
+        type(self).seen += len(images)
+        means = channel_means(images)
+        return means[:, 0] - means[:, 1]
+
+
+class Darkness:
+    """255 minus the mean of all channels."""
+
+    name, revision, needs_prompt = "darkness", "1", False
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> np.ndarray:  # noqa: ARG002
+        return 255 - channel_means(images).mean(1)
+
+
+class Blindness:
+    """Redness, but nan for pictures that are nearly black."""
+
+    name, revision, needs_prompt = "blindness", "1", False
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> np.ndarray:  # noqa: ARG002
+        red = channel_means(images)[:, 0]
+        return np.where(red < 20, np.nan, red)
+
+
+class Constant:
+    """The same for every picture."""
+
+    name, revision, needs_prompt = "constant", "1", False
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> list[float]:  # noqa: ARG002
+        return [1.0] * len(images)
+
+
+class Judge(Redness):
+    """One that may not make labels."""
+
+    name, judge_only = "judge", True
+
+
+class Slow(Redness):
+    """Redness that takes its time and writes a line for each picture, so that a kill finds it at work."""
+
+    name = "slow"
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> np.ndarray:
+        with open(os.environ["SLOW_SCORER_LOG"], "a") as log:
+            log.write("scored\n" * len(images))
+        time.sleep(0.05)
+        return super().score(prompts, images)
+
+
+class WrongShape:
+    """One score for any number of pictures."""
+
+    name, revision, needs_prompt = "wrong-shape", "1", False
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> list[float]:  # noqa: ARG002
+        return [0.0]
+
+
+class NoScorer:
+    """Lacks everything."""
