@@ -46,7 +46,7 @@ class GenerateConfig:
     pairs: Pairing = "all"
     """all: every two pictures of a prompt; adjacent: each with the next; random: each in one pair."""
     num_inference_steps: int = 15
-    guidance_scale: float = 4.0
+    guidance_scale: float = 2.5
     resolution: int | None = None
     """Side of the square picture in pixels; None is the model's own."""
     scheduler: str | None = None

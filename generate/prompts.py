@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from ..store.errors import UsageError
 
@@ -45,6 +46,10 @@ def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
             continue
         if "\x00" in text:
             raise UsageError(f"{source}, {where}: the prompt contains a NUL character; remove it")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{source}, {where}: the prompt is no valid Unicode: {error.reason}; remove it") from error
         found.setdefault(text, Prompt(text, tags))
         if limit is not None and len(found) == limit:
             break
@@ -77,7 +82,11 @@ def _rows(path: Path) -> Iterable[tuple[str, str, dict[str, str]]]:
         for number, item in enumerate(items, 1):
             yield f"item {number}", *_record(path, f"item {number}", item)
     else:
-        for number, row in enumerate(_table(text, "\t" if suffix == ".tsv" else ","), 2):
+        try:
+            rows = _table(text, "\t" if suffix == ".tsv" else ",")
+        except csv.Error as error:
+            raise UsageError(f"{path} is no CSV: {error}; double the quotation marks inside of quoted texts") from error
+        for number, row in enumerate(rows, 2):
             yield f"row {number}", *_record(path, f"row {number}", row)
 
 
@@ -89,11 +98,21 @@ def _json(path: Path, where: str, text: str) -> object:
 
 
 def _table(text: str, delimiter: str) -> list[dict]:
-    rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
-    if delimiter == "\t" and any("\n" in value for row in rows for value in row.values() if isinstance(value, str)):
-        # a lone quotation mark in a prompt has swallowed the lines after it: this file does not quote
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=csv.QUOTE_NONE))
-    return rows
+    def rows(quoting: Literal[0, 3]) -> list[dict]:
+        lines = io.StringIO(text, newline="")
+        return list(csv.DictReader(lines, delimiter=delimiter, quoting=quoting, strict=True))
+
+    csv.field_size_limit(max(len(text), 131_072))
+    if delimiter == ",":
+        return rows(csv.QUOTE_MINIMAL)
+    try:
+        quoted = rows(csv.QUOTE_MINIMAL)
+        if not any("\n" in value for row in quoted for value in row.values() if isinstance(value, str)):
+            return quoted
+    except csv.Error:
+        pass
+    # a quotation mark that is part of a prompt has no partner, or one in the middle: this file does not quote
+    return rows(csv.QUOTE_NONE)
 
 
 def _record(path: Path, where: str, item: object) -> tuple[str, dict[str, str]]:

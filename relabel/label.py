@@ -19,7 +19,8 @@ from .scoring import score_images, unscored
 
 TRAINING_SOURCES = ("generate", "import")
 
-# One row for each pair and scorer, with both scores and both ranks among the prompt's pictures (1 is the best).
+# One row for each pair and scorer, with both scores and both ranks (1 is the best) among the prompt's pictures in
+# pairs of these sources, so that pictures drawn for an evaluation do not move them.
 _PAIR_SCORES = """
     with wanted as (
         select pair_id, prompt_id, image_a, image_b from pairs where source in (select unnest($sources))
@@ -28,7 +29,9 @@ _PAIR_SCORES = """
         select
             scorer, prompt_id, image_id, score,
             rank() over same + (count(*) over ties - 1) / 2.0 as rank
-        from scores
+        from scores s
+        semi join (select prompt_id, unnest([image_a, image_b]) as image_id from wanted) i
+            on i.prompt_id = s.prompt_id and i.image_id = s.image_id
         where scorer in (select unnest($scorers))
         window
             same as (partition by scorer, prompt_id order by score desc),
@@ -70,12 +73,14 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
         describe_labeler(store, labeler, config.rule, scorers, config.tie_band)
         with run(store, "relabel", config) as this:
             counts: Counter[str] = Counter()
-            scored = {}
+            scored, not_finite = {}, 0
             for scorer in scorers:
                 items = unscored(store, identity(scorer), TRAINING_SOURCES)
                 found = score_images(store, scorer, items, batch_size=config.batch_size, run_id=this.run_id, stop=stop)
                 scored[scorer.name] = found.pop("scored", 0)
-                counts += found
+                not_finite += found.pop("not finite", 0)
+                counts |= found  # the larger of the two: each scorer meets the same bad pictures
+            counts += Counter({"not finite": not_finite})
             choices, new = write_labels(
                 store, labeler, config.rule, scorers, config.tie_band, TRAINING_SOURCES, this.run_id
             )

@@ -35,7 +35,7 @@ def decide(rule: Rule, a: Floats, b: Floats, temperatures: Floats, tie_band: flo
         temperatures: the difference of scores that makes one logit, (S,).
         tie_band: absolute differences up to this are ties.
     """
-    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    difference = _difference(a, b)
     finite = np.isfinite(difference).all(axis=1)
     votes = np.where(np.abs(difference) > tie_band, np.sign(difference), 0.0)
     if rule == "single":
@@ -56,10 +56,15 @@ def decide_by_rank(
     a: Floats, b: Floats, rank_a: Floats, rank_b: Floats, temperatures: Floats, tie_band: float = 0.0
 ) -> Decisions:
     """Mean rank: the picture whose ranks by all scorers have the smaller mean wins. Ranks (P, S), 1 is the best."""
-    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    difference = _difference(a, b)
     lead = (np.asarray(rank_b, np.float64) - np.asarray(rank_a, np.float64)).mean(1)
     decided = np.where(np.abs(lead) > tie_band, np.sign(lead), 0.0)
     return _decisions(decided, np.abs(lead), _p_a(difference, temperatures), np.isfinite(difference).all(axis=1))
+
+
+def _difference(a: Floats, b: Floats) -> Floats:
+    with np.errstate(invalid="ignore"):  # inf - inf is nan, which decides nothing
+        return np.asarray(a, np.float64) - np.asarray(b, np.float64)
 
 
 def _p_a(difference: Floats, temperatures: Floats) -> Floats:

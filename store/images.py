@@ -65,6 +65,8 @@ def load_image(source: Path | bytes, expected: UUID | None = None, max_pixels: i
             return image.convert("RGB")
     except ImageError:
         raise
+    except Image.DecompressionBombError as error:
+        raise ImageError("too large", f"{name} has more than {max_pixels} pixels") from error
     except Image.UnidentifiedImageError as error:
         raise ImageError("format", f"{name} is no PNG, JPEG or WebP picture") from error
     # Pillow's decoders raise whatever their format's code raises: OSError, SyntaxError, struct.error, ValueError …

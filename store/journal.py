@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pyarrow as pa
@@ -69,7 +70,7 @@ def append(folder: Path, table: str, rows: Iterable[Mapping] | pa.Table) -> Path
     """Write rows as one part that is on disk, whole, when this returns. None where there are no rows."""
     schema = TABLES[table]
     if isinstance(rows, pa.Table):
-        table_rows = rows
+        table_rows: Any = rows
     else:
         plain = [{key: value.bytes if isinstance(value, UUID) else value for key, value in row.items()} for row in rows]
         unknown = {key for row in plain for key in row} - set(schema.names)

@@ -241,11 +241,12 @@ class PairStore:
                 ((version,),) = connection.execute("select schema_version from meta").fetchall()
                 added = dict(connection.execute("select table_name, sum(added) from parts group by all").fetchall())
                 counts = {table: _count(connection, table) for table in journal.TABLES}
-                size = "select total_blocks, block_size from pragma_database_size()"
+                size = "select used_blocks, block_size from pragma_database_size()"
                 ((n_blocks, block_size),) = connection.execute(size).fetchall()
             except duckdb.Error as error:
                 raise IntegrityError(f"{self.database} has lost tables; {self._rebuild_hint()}") from error
-        if self.database.stat().st_size < _HEADERS + n_blocks * block_size:
+        whole_blocks, rest = divmod(self.database.stat().st_size - _HEADERS, block_size)
+        if rest or whole_blocks < n_blocks:
             raise IntegrityError(f"{self.database} has been cut off; {self._rebuild_hint()}")
         if version != SCHEMA_VERSION:
             raise IntegrityError(

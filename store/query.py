@@ -48,13 +48,25 @@ def ask(store: PairStore, sql: str, timeout: float = 60.0) -> "pa.Table":
             answer = connection.sql(sql)
             if answer is None:
                 raise UsageError("that is no question: a query begins with select, from, with, show or describe")
-            return answer.to_arrow_table()
+            table = answer.to_arrow_table()
+            return table.rename_columns(_distinct(table.schema.names))
         except duckdb.InterruptException as error:
             raise PrefloopError(f"the query took longer than {timeout:g} s; give --timeout, or ask for less") from error
         except duckdb.Error as error:
             raise UsageError(_first_lines(error)) from error
         finally:
             connection.close()
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Columns of one name get a number behind it: rows are kept by name."""
+    found: dict[str, None] = {}
+    for name in names:
+        free, number = name, 2
+        while free in found or (free != name and free in names):
+            free, number = f"{name}_{number}", number + 1
+        found[free] = None
+    return list(found)
 
 
 def _first_lines(error: Exception) -> str:
@@ -74,11 +86,8 @@ def write(answer: "pa.Table", form: str, out: BinaryIO) -> None:
     elif form == "jsonl":
         out.write("".join(json.dumps(_strict(row), ensure_ascii=False) + "\n" for row in rows).encode())
     elif form == "csv":
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(answer.schema.names)
-        writer.writerows([_guarded(value) for value in row.values()] for row in rows)
-        out.write(text.getvalue().encode())
+        lines = [answer.schema.names, *([_guarded(value) for value in row.values()] for row in rows)]
+        out.write("".join(map(_csv_line, lines)).encode())
     else:
         out.write(_table(answer.schema.names, rows).encode())
 
@@ -92,6 +101,12 @@ def _strict(value: Any) -> Any:
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+def _csv_line(values: list) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(values)  # with another ending a \r in a text is not quoted
+    return text.getvalue()[:-2] + "\n"
 
 
 def _guarded(value: Any) -> Any:

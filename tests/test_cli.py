@@ -1,0 +1,230 @@
+"""The command line: quick, one line for what is wrong with the right exit code, and nothing made on the way."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from content import add_labeler, environment, fill, prefloop
+from typer.testing import CliRunner
+
+import prefloop as package
+from prefloop.cli import app
+from prefloop.store import PairStore
+from prefloop.store.check import logical_hashes
+
+SLOW = {"torch", "diffusers", "transformers", "open_clip", "accelerate", "peft"}
+RUNNER = CliRunner()
+_REPORTING = """
+import atexit, sys
+def report():
+    found = sorted({name.split(".")[0] for name in sys.modules} & set(sys.argv[1].split(",")))
+    sys.__stderr__.write("\\nIMPORTED " + ",".join(found) + "\\n")
+    sys.__stderr__.flush()
+atexit.register(report)
+from prefloop.cli import app
+app(sys.argv[2:], prog_name="prefloop")
+"""
+
+
+def slow_imports(*arguments: object, cwd: Path) -> tuple[int, str]:
+    """Exit code, and which slow libraries a fresh process has imported at its end."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _REPORTING, ",".join(SLOW), *map(str, arguments)],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return ended.returncode, ended.stderr.split("IMPORTED ")[1].split("\n")[0]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
+    store = PairStore.create(tmp_path_factory.mktemp("cli") / "store")
+    fill(store)
+    add_labeler(store, "silent")
+    store.append(
+        "labels", [{"pair_id": pair, "labeler": "me", "rep": 0, "choice": "a"} for pair in fill(store, n_prompts=3)]
+    )
+    add_labeler(store, "me")
+    store.absorb()
+    return store
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["generate", "--help"],
+        ["relabel", "--help"],
+        ["train", "--help"],
+        ["eval", "--help"],
+        ["store", "ls"],
+        ["store", "stats"],
+        ["store", "check"],
+        ["store", "rebuild"],
+        ["store", "query", "select count(*) from pairs"],
+        ["relabel", "--scorer", "little_scorers:Redness"],
+    ],
+    ids=" ".join,
+)
+def test_what_must_be_quick_imports_nothing_slow(filled: PairStore, arguments: list[str]):
+    code, imported = slow_imports(*arguments, cwd=filled.path.parent) if "--help" in arguments else slow_imports(
+        *arguments, "--store", filled.path, cwd=filled.path.parent
+    )
+    assert (code, imported) == (0, "")
+
+
+def test_the_reporter_of_imports_sees_one(tmp_path: Path):
+    script = _REPORTING.replace("from prefloop.cli import app", "import transformers\nsys.exit()")
+    ended = subprocess.run([sys.executable, "-c", script, "transformers"], cwd=tmp_path, capture_output=True, text=True)
+    assert "IMPORTED transformers" in ended.stderr
+
+
+BAD = [
+    # arguments; exit code; what the line says
+    ("relabel --store stroe", 1, "there is no store at stroe"),
+    ("store ls --store stroe", 1, "there is no store at stroe"),
+    ("store stats --store stroe", 1, "there is no store at stroe"),
+    ("store check --store stroe", 1, "there is no store at stroe"),
+    ("store rebuild --store stroe", 1, "there is no store at stroe"),
+    ("store query select --store stroe", 1, "there is no store at stroe"),
+    ("train --labels me --output-dir out --store stroe", 1, "there is no store at stroe"),
+    ("generate --prompts gone.txt --store new", 2, "there is no prompts file gone.txt"),
+    ("generate --prompts empty.txt --store new", 2, "empty.txt holds no prompt"),
+    ("generate --prompts notes.txt --limit 0 --store new", 2, "limit must be above 0"),
+    ("generate --model shapez --prompts notes.txt --store new", 1, "there is no model 'shapez'"),
+    ("generate --model ./gone --prompts notes.txt --store new", 1, "there is no model './gone'"),
+    ("generate --model notes.txt --prompts notes.txt --store new", 1, "notes.txt is a file"),
+    ("generate --guidance-scale nan --store new", 2, "guidance-scale must be at least 0"),
+    ("generate --guidance-scale inf --store new", 2, "guidance-scale must be at least 0"),
+    ("generate --guidance-scale 1e400 --store new", 2, "guidance-scale must be at least 0"),
+    ("generate --images-per-prompt -1 --store new", 2, "images-per-prompt must be above 0"),
+    ("generate --batch-size 0 --store new", 2, "batch-size must be above 0"),
+    ("generate --seed -1 --store new", 2, "seed must be at least 0"),
+    ("generate --scheduler dimm --store new", 2, "no scheduler is called 'dimm'"),
+    ("generate --pairs some --store new", 2, "pairs knows no 'some'"),
+    ("relabel --scorer nope --store STORE", 2, "no scorer is called 'nope'; there are aesthetics"),
+    ("relabel --scorer gone:X --store STORE", 2, "cannot import the scorer 'gone:X'"),
+    ("relabel --scorer oracle --store STORE", 2, "oracle only judges"),
+    ("relabel --scorer clip --scorer hps --store STORE", 2, "single takes one scorer"),
+    ("relabel --scorer clip --rule best --store STORE", 2, "no rule is called 'best'"),
+    ("relabel --tie-band nan --store STORE", 2, "tie-band must be finite"),
+    ("relabel --tie-band -1 --store STORE", 2, "tie-band must be finite"),
+    ("relabel --max-bad 2 --store STORE", 2, "max-bad must be a share"),
+    ("relabel --batch-size 0 --store STORE", 2, "batch-size must be at least 1"),
+    ("store query --format xml select --store STORE", 2, "no format is called 'xml'"),
+    ("store query --timeout nan select --store STORE", 2, "timeout must be above 0"),
+    ("store query selct --store STORE", 2, "syntax error"),
+    ("store query from.gone --store STORE", 2, "gone"),
+    ("train --labels nobody --output-dir out --store STORE", 2, "no labeler is called 'nobody'; there are me, silent"),
+    ("train --labels silent --output-dir out --store STORE", 2, "the labeler 'silent' has no labels"),
+    ("train --labels me --where margin>99 --output-dir out --store STORE", 2, "decided no training pair where margin>99"),
+    ("train --labels me --where marg>1 --output-dir out --store STORE", 2, "--where 'marg>1' cannot be used"),
+    ("train --labels me --where 1)or(1=1 --output-dir out --model x --store STORE", 1, "there is no model 'x'"),
+    ("train --labels me --learning-rate nan --output-dir out --store STORE", 2, "learning-rate must be a finite number"),
+    ("train --labels me --learning-rate -1 --output-dir out --store STORE", 2, "learning-rate must be above 0"),
+    ("train --labels me --beta-dpo inf --output-dir out --store STORE", 2, "beta-dpo must be a finite number"),
+    ("train --labels me --loss dbo --output-dir out --store STORE", 2, "loss knows no 'dbo'"),
+    ("train --labels me --max-train-steps 0 --output-dir out --store STORE", 2, "max-train-steps must be at least 1"),
+    ("train --labels me --model shapez --output-dir out --store STORE", 1, "there is no model 'shapez'"),
+]
+
+
+@pytest.mark.parametrize(("line", "code", "message"), BAD, ids=[line for line, _, _ in BAD])
+def test_what_is_wrong_is_said_in_one_line_and_nothing_is_made(
+    filled: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, code: int, message: str
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "notes.txt").write_text("a red circle\n")
+    before = logical_hashes(filled)
+    ended = RUNNER.invoke(app, [str(filled.path) if word == "STORE" else word for word in line.split()])
+    assert (ended.exit_code, ended.stdout) == (code, "")
+    assert isinstance(ended.exception, SystemExit), "a traceback"
+    (said,) = ended.stderr.splitlines()
+    assert said.startswith("prefloop: ")
+    assert message in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.txt", "notes.txt"]
+    assert logical_hashes(filled) == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["relabel --store stroe", "train --labels me --where marg>1 --output-dir out --store STORE", "generate --prompts x"],
+)
+def test_as_a_process_it_is_the_same_line_soon_and_without_torch(filled: PairStore, tmp_path: Path, line: str):
+    arguments = [str(filled.path) if word == "STORE" else word for word in line.split()]
+    ended = prefloop(*arguments, cwd=tmp_path)
+    assert ended.returncode in (1, 2)
+    assert ended.stdout == ""
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert ended.stderr.startswith("prefloop: ")
+    assert list(tmp_path.iterdir()) == []
+    if "generate" not in line:  # generate's looks for prompts come with its own imports
+        assert slow_imports(*arguments, cwd=tmp_path)[1] == ""
+
+
+def test_bad_sql_in_where_reads_no_file(filled: PairStore, tmp_path: Path):
+    (tmp_path / "x.csv").write_text("a\n1\n")
+    where = f"exists (from read_csv('{tmp_path}/x.csv'))"
+    words = ["train", "--labels", "me", "--output-dir", str(tmp_path / "out"), "--where", where]
+    ended = RUNNER.invoke(app, [*words, "--store", str(filled.path)])
+    assert ended.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_store_ends_with_5_and_rebuild_mends_it(tmp_path: Path):
+    store = PairStore.create(tmp_path / "store")
+    fill(store)
+    before = logical_hashes(store)
+    os.truncate(store.database, 100)
+    ended = RUNNER.invoke(app, ["store", "stats", "--store", str(store.path)])
+    assert ended.exit_code == 5
+    assert f"prefloop store rebuild --store {store.path}" in ended.stderr
+    assert RUNNER.invoke(app, ["store", "rebuild", "--store", str(store.path)]).exit_code == 0
+    assert logical_hashes(store) == before
+    next((store.path / "images").rglob("*.png")).unlink()
+    ended = RUNNER.invoke(app, ["store", "check", "--store", str(store.path)])
+    assert ended.exit_code == 5
+    assert "picture gone: images/" in ended.stdout
+    assert RUNNER.invoke(app, ["store", "check", "--no-pictures", "--store", str(store.path)]).exit_code == 0
+
+
+def test_a_busy_store_ends_with_4(filled: PairStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("prefloop.store.pairstore.LOCK_WAIT", 0.1)
+    with filled._lock(shared=False):
+        start = time.monotonic()
+        ended = RUNNER.invoke(app, ["store", "stats", "--store", str(filled.path)])
+    assert ended.exit_code == 4
+    assert f"process {os.getpid()}" in ended.stderr
+    assert time.monotonic() - start < 2
+
+
+def test_results_are_on_stdout_and_json_is_whole(filled: PairStore):
+    stats = RUNNER.invoke(app, ["store", "stats", "--json", "--store", str(filled.path)])
+    counts = json.loads(stats.stdout)
+    # fill() twice is the same 3 prompts, 6 pictures and 3 pairs
+    assert (counts["prompts"], counts["images"], counts["pairs"], counts["labels"]) == (3, 6, 3, 3)
+    listed = json.loads(RUNNER.invoke(app, ["store", "ls", "--json", "--store", str(filled.path)]).stdout)
+    assert [(row["labeler"], row["labels"]) for row in listed["labelers"]] == [("me", 3), ("silent", 0)]
+    query = ["store", "query", "-", "--format", "csv", "--store", str(filled.path)]
+    assert RUNNER.invoke(app, query, input="select count(*) as n from pairs").stdout == "n\n3\n"
+
+
+def test_a_dry_run_makes_and_draws_nothing(tiny_pipeline: Path, tmp_path: Path):
+    words = ["generate", "--model", str(tiny_pipeline), "--limit", "5", "--images-per-prompt", "2", "--dry-run"]
+    ended = RUNNER.invoke(app, [*words, "--store", str(tmp_path / "new"), "--json"])
+    # 10 pictures are one batch of 16
+    assert json.loads(ended.stdout) == {"prompts": 5, "images": 10, "missing": 10, "batches": 1}
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_version_is_the_packages():
+    ended = RUNNER.invoke(app, ["--version"])
+    assert (ended.exit_code, ended.stdout) == (0, f"prefloop {package.__version__}\n")

@@ -1,0 +1,63 @@
+"""Imports run one way, and the slow libraries stay out of what must be quick."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("eval", "generate", "relabel", "shapes", "store", "train")
+ALLOWED = {
+    "store": {"store"},
+    "generate": {"generate", "store"},
+    "relabel": {"relabel", "store"},
+    "train": {"train", "store"},
+    "eval": {"eval", "generate", "relabel", "store"},
+}
+SLOW = {"torch", "diffusers", "transformers", "open_clip", "accelerate", "peft", "torchvision", "matplotlib"}
+
+
+def modules(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).glob("*.py"))]
+
+
+def imported(path: Path, *, module_level: bool = False) -> Iterator[str]:
+    """Full names; relative ones begin with prefloop."""
+    tree = ast.parse(path.read_text())
+    for node in tree.body if module_level else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = ("prefloop", *path.relative_to(ROOT).parent.parts)
+            start = ".".join(package[: len(package) + 1 - node.level]) if node.level else ""
+            module = ".".join(filter(None, (start, node.module)))
+            yield from (f"{module}.{name.name}" for name in node.names)
+
+
+@pytest.mark.parametrize("folder", ALLOWED)
+def test_imports_run_one_way(folder: str):
+    assert modules(folder)
+    for path in modules(folder):
+        for name in imported(path):
+            parts = name.split(".")
+            if parts[0] == "prefloop" and len(parts) > 1 and parts[1] in FOLDERS:
+                assert parts[1] in ALLOWED[folder], f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_the_import_reader_sees_relative_imports():
+    assert "prefloop.store.errors.UsageError" in set(imported(ROOT / "store" / "query.py"))
+    assert "prefloop.store.errors.PrefloopError" in set(imported(ROOT / "generate" / "pipelines.py"))
+    assert "torch" in set(imported(ROOT / "generate" / "pipelines.py", module_level=True))
+
+
+def test_commands_and_the_store_import_nothing_slow_at_module_level():
+    for path in [*modules("store"), *ROOT.glob("*/cli.py"), ROOT / "cli.py", *ROOT.glob("*/config.py")]:
+        slow = {name for name in imported(path, module_level=True) if name.split(".")[0] in SLOW}
+        assert not slow, f"{path.relative_to(ROOT)} imports {slow}"
+
+
+def test_only_the_command_line_imports_typer():
+    for path in modules(".", *FOLDERS):
+        if path.name != "cli.py":
+            assert not any(name.split(".")[0] in ("typer", "click") for name in imported(path)), path

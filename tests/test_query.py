@@ -1,0 +1,161 @@
+"""`store query` reads the store and nothing else, ends in time, and writes what no reader can be harmed by."""
+
+import csv
+import io
+import json
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from content import add_prompt
+
+from prefloop.store import PairStore, PrefloopError, UsageError
+from prefloop.store.check import logical_hashes
+from prefloop.store.query import Format, ask, visible, write
+
+secret = pa.table({"password": ["x"]})  # a Python variable that a query must not find
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
+    store = PairStore.create(tmp_path_factory.mktemp("query") / "store")
+    for text in ("one", "two"):
+        add_prompt(store, text)
+    store.absorb()
+    return store
+
+
+def written(answer: pa.Table, form: Format) -> str:
+    out = io.BytesIO()
+    write(answer, form, out)
+    return out.getvalue().decode()
+
+
+def test_a_query_is_answered(asked: PairStore):
+    assert ask(asked, "select prompt from prompts order by prompt").to_pylist() == [{"prompt": "one"}, {"prompt": "two"}]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "delete from prompts",
+        "insert into meta values (2, now())",
+        "create table mine (x integer)",
+        "create or replace view preferences as select 1",
+        "drop table prompts",
+        "select 1; delete from prompts",
+        "copy prompts to '{folder}/out.csv'",
+        "copy (select 1) to '{folder}/out.parquet' (format parquet)",
+        "export database '{folder}/out'",
+        "from read_csv('{folder}/secret.csv')",
+        "from read_text('{folder}/secret.csv')",
+        "from read_parquet('{store}/journal/*.parquet')",
+        "from glob('{folder}/*')",
+        "from '{folder}/secret.csv'",
+        "from secret",
+        "attach '{folder}/out.duckdb' as other",
+        "attach ':memory:' as other; create table other.t as select 1",
+        "set enable_external_access = true",
+        "set lock_configuration = false",
+        "set memory_limit = '1TB'",
+        "install httpfs",
+        "load httpfs",
+        "pragma enable_profiling",
+        "",
+        "  ",
+        "selct 1",
+        "select * from nothing",
+    ],
+)
+def test_what_is_more_than_reading_the_store_is_refused(asked: PairStore, tmp_path: Path, sql: str):
+    (tmp_path / "secret.csv").write_text("password\nx\n")
+    before = logical_hashes(asked)
+    with pytest.raises(UsageError):
+        ask(asked, sql.format(folder=tmp_path, store=asked.path))
+    assert [path.name for path in tmp_path.iterdir()] == ["secret.csv"]
+    assert logical_hashes(asked) == before
+
+
+def test_a_runaway_query_is_ended_in_time(asked: PairStore):
+    # 10^15 rows to join and add up: years
+    sql = "select sum(a.range * b.range) from range(100_000_000) a, range(10_000_000) b"
+    start = time.monotonic()
+    with pytest.raises(PrefloopError, match="longer than 0.3 s"):
+        ask(asked, sql, timeout=0.3)
+    assert time.monotonic() - start < 2.5
+    assert ask(asked, "select 1 as x").to_pylist() == [{"x": 1}]
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e9])
+def test_a_timeout_that_is_no_time_is_refused(asked: PairStore, timeout: float):
+    with pytest.raises(UsageError, match="timeout must be"):
+        ask(asked, "select 1", timeout)
+
+
+def test_json_and_jsonl_are_strict(asked: PairStore):
+    answer = ask(
+        asked,
+        """select 'nan'::double as a, '-inf'::float as b, 0.5::double as c, null as d, true as e, ['nan'::double] as f,
+            {'x': 'inf'::double} as g, 'é' as h, timestamp '2026-01-02 03:04:05' as i, 7::hugeint as j""",
+    )
+    # a number of 128 bits and a time are text, what is no number is null
+    expected = {"a": None, "b": None, "c": 0.5, "d": None, "e": True, "f": [None], "g": {"x": None}, "h": "é"}
+
+    def strict(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    (row,) = json.loads(written(answer, "json"), parse_constant=strict)
+    assert {key: row[key] for key in expected} == expected
+    assert row["i"] == "2026-01-02 03:04:05"
+    assert str(row["j"]) == "7"
+    (line,) = written(answer, "jsonl").splitlines()
+    assert json.loads(line, parse_constant=strict) == row
+
+
+def test_an_empty_answer_is_written_in_every_format(asked: PairStore):
+    answer = ask(asked, "select prompt from prompts where false")
+    assert json.loads(written(answer, "json")) == []
+    assert written(answer, "jsonl") == ""
+    assert written(answer, "csv") == "prompt\n"
+    assert "0 rows" in written(answer, "table")
+
+
+def test_csv_guards_formulas_and_quotes_what_must_be(asked: PairStore):
+    texts = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", 'say "hi", all', "two\nlines", "x=1"]
+    values = ", ".join("('" + text + "')" for text in texts)
+    answer = ask(asked, f"select t, -1 as n from (values {values}) v(t)")
+    names, *rows = csv.reader(io.StringIO(written(answer, "csv"), newline=""))
+    assert names == ["t", "n"]
+    # the first six would be run by a spreadsheet; a number that is negative stays one
+    assert [row[0] for row in rows] == ["'" + text for text in texts[:6]] + texts[6:]
+    assert {row[1] for row in rows} == {"-1"}
+
+
+def test_parquet_is_the_answer_itself(asked: PairStore, tmp_path: Path):
+    answer = ask(asked, "select prompt, length(prompt) as n from prompts order by prompt")
+    with open(tmp_path / "x.parquet", "wb") as file:
+        write(answer, "parquet", file)
+    assert pq.read_table(tmp_path / "x.parquet").to_pylist() == answer.to_pylist()
+
+
+def test_columns_of_one_name_are_all_kept(asked: PairStore):
+    answer = ask(asked, "select 1 as x, 2 as x, 3 as y, 4 as x_2")
+    assert written(answer, "csv").splitlines()[1] == "1,2,3,4"
+    assert list(json.loads(written(answer, "json"))[0].values()) == [1, 2, 3, 4]
+
+
+def test_a_table_shows_markup_and_control_characters_and_runs_neither(asked: PairStore):
+    sql = "select 'x [/foo] [red]y' as \"[bold]name\", 'a' || chr(27) || '[2J' || chr(7) || chr(8238) || 'z' as t, null as n"
+    shown = written(ask(asked, sql), "table")
+    assert "x [/foo] [red]y" in shown
+    assert "[bold]name" in shown
+    assert "a\ufffd[2J\ufffd\ufffdz" in shown
+    assert not set("\x1b\x07\u202e") & set(shown)
+    assert "1 row" in shown
+
+
+def test_visible_leaves_text_alone():
+    assert visible("a red circle, été, 赤い円 😀") == "a red circle, été, 赤い円 😀"
+    assert visible("\x1b[31m\n\u202e") == "\ufffd[31m\ufffd\ufffd"

@@ -1,0 +1,323 @@
+"""Scores are made once, labels follow from them by a rule, and what cannot be used makes neither."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from content import add_pair, add_picture, add_prompt, add_scores, fill, picture
+from little_scorers import Redness
+
+from prefloop.relabel import RelabelConfig
+from prefloop.relabel.config import parse_weights
+from prefloop.relabel.label import relabel
+from prefloop.store import BadDataError, PairStore, PrefloopError, UsageError
+from prefloop.store.check import check, logical_hashes
+
+REDNESS = RelabelConfig(scorers=("little_scorers:Redness",))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_seen():
+    Redness.seen = 0
+
+
+def labels(store: PairStore, labeler: str = "redness") -> dict[UUID, str]:
+    return dict(store.rows("select pair_id, choice from current_labels where labeler = ?", [labeler]))
+
+
+def test_relabel_prefers_the_higher_score_with_its_margin_and_probability(store: PairStore):
+    prompt = add_prompt(store, "something red")
+    dim, red = add_picture(store, (50, 0, 0)), add_picture(store, (150, 0, 0))
+    pair = add_pair(store, prompt, dim, red)
+    store.absorb()
+    summary = relabel(REDNESS, store)
+    assert summary == {
+        "labeler": "redness",
+        "pairs": 1,
+        "scored": {"redness": 2},
+        "labels": {"a": int(red < dim), "b": int(dim < red), "tie": 0, "undecided": 0},
+        "new_labels": 1,
+        "bad": {},
+    }
+    assert dict(store.rows("select image_id, score from scores where scorer = 'redness@1'")) == {dim: 50, red: 150}
+    ((found, chosen, p_chosen, margin),) = store.rows("select pair_id, chosen, p_chosen, margin from preferences")
+    # 150 - 50 = 100 at a temperature of 50: 1 / (1 + exp(-2)) = 0.880797
+    assert (found, chosen, margin) == (pair, red, 100.0)
+    assert p_chosen == pytest.approx(0.880797)
+
+
+def test_relabel_scores_each_image_once(store: PairStore):
+    fill(store, n_prompts=3, images_per_prompt=4)  # 12 pictures in 9 pairs: 18 ends
+    assert relabel(replace(REDNESS, batch_size=5), store)["scored"] == {"redness": 12}
+    assert Redness.seen == 12
+    again = relabel(REDNESS, store)
+    assert (again["scored"], again["new_labels"], Redness.seen) == ({"redness": 0}, 0, 12)
+    assert sum(again["labels"].values()) == 9
+
+
+def test_only_new_pictures_are_scored(store: PairStore):
+    (first, _) = fill(store, n_prompts=2)
+    relabel(REDNESS, store)
+    before = labels(store)
+    prompt = add_prompt(store, "another")
+    add_pair(store, prompt, add_picture(store, (77, 0, 0)), add_picture(store, (78, 0, 0)))
+    store.absorb()
+    assert relabel(REDNESS, store)["scored"] == {"redness": 2}
+    assert len(labels(store)) == 3
+    assert labels(store)[first] == before[first]
+
+
+def test_batches_do_not_change_scores(tmp_path: Path):
+    found = []
+    for size in (1, 3, 64):
+        store = PairStore.create(tmp_path / str(size))
+        fill(store, 3, 3)
+        relabel(replace(REDNESS, batch_size=size), store)
+        found.append(store.rows("select image_id, prompt_id, score from scores order by all"))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 9
+
+
+def test_another_rule_scores_nothing_and_is_another_labeler(store: PairStore):
+    fill(store)
+    both = ("little_scorers:Redness", "little_scorers:Darkness")
+    relabel(RelabelConfig(scorers=both, rule="majority"), store)
+    assert Redness.seen == 6
+    for rule in ("unanimous", "mean-rank"):
+        summary = relabel(RelabelConfig(scorers=both, rule=rule), store)
+        assert summary["scored"] == {"redness": 0, "darkness": 0}
+        assert summary["new_labels"] == 3
+    assert Redness.seen == 6
+    names = {name: kind for name, kind in store.rows("select labeler, kind from labelers")}
+    assert names == {f"{rule}:redness+darkness": "ensemble" for rule in ("majority", "unanimous", "mean-rank")}
+    # the redder picture is the lighter one: the two never agree
+    assert set(labels(store, "majority:redness+darkness").values()) == {"tie"}
+
+
+def test_mean_rank_counts_ranks_among_the_pictures_of_the_prompt(store: PairStore):
+    prompt = add_prompt(store, "one")
+    # redness 200, 150, 100: ranks 1, 2, 3; darkness 255 - 200/3, 255 - 250/3, 255 - 100/3: ranks 2, 3, 1
+    x, y, z = (add_picture(store, colour) for colour in ((200, 0, 0), (200, 50, 0), (100, 0, 0)))
+    pairs = {add_pair(store, prompt, *both): both for both in ((x, y), (x, z), (y, z))}
+    store.absorb()
+    relabel(RelabelConfig(scorers=("little_scorers:Redness", "little_scorers:Darkness"), rule="mean-rank"), store)
+    found = store.rows("select pair_id, chosen, margin from preferences")
+    # mean ranks: x 1.5, y 2.5, z 2: x over y by 1, x over z by 0.5, z over y by 0.5
+    expected = {(x, y): (x, 1.0), (x, z): (x, 0.5), (y, z): (z, 0.5)}
+    assert {pairs[pair]: (chosen, margin) for pair, chosen, margin in found} == expected
+
+
+def test_equal_scores_share_their_rank(store: PairStore):
+    prompt = add_prompt(store, "one")
+    # redness 90, 90, 10: ranks 1.5, 1.5, 3
+    x, y, z = (add_picture(store, colour) for colour in ((90, 0, 0), (90, 0, 9), (10, 0, 0)))
+    pairs = [add_pair(store, prompt, *both) for both in ((x, y), (x, z))]
+    store.absorb()
+    relabel(RelabelConfig(scorers=("little_scorers:Redness",), rule="mean-rank"), store)
+    rows = dict(store.rows("select pair_id, margin from current_labels"))
+    assert [rows[pair] for pair in pairs] == [0.0, 1.5]
+
+
+def test_pictures_drawn_for_evaluation_do_not_change_mean_ranks(store: PairStore):
+    prompt = add_prompt(store, "one")
+    red, dim = add_picture(store, (200, 0, 0)), add_picture(store, (100, 0, 0))
+    add_pair(store, prompt, red, dim)
+    between, other = add_picture(store, (150, 0, 0)), add_picture(store, (151, 0, 0))
+    add_pair(store, prompt, between, other, source="eval")
+    store.absorb()
+    config = RelabelConfig(scorers=("little_scorers:Redness",), rule="mean-rank")
+    relabel(config, store)
+    # as eval scores its own pictures
+    add_scores(store, "redness@1", {(prompt, between): 150.0, (prompt, other): 151.0})
+    store.absorb()
+    assert relabel(config, store)["new_labels"] == 0
+    assert store.rows("select margin from current_labels") == [(1.0,)]
+
+
+def test_pairs_of_an_evaluation_are_neither_scored_nor_labelled(store: PairStore):
+    fill(store, n_prompts=1)
+    prompt = add_prompt(store, "held out")
+    add_pair(store, prompt, add_picture(store, (1, 2, 3)), add_picture(store, (3, 2, 1)), source="eval")
+    store.absorb()
+    assert relabel(REDNESS, store)["scored"] == {"redness": 2}
+    assert len(labels(store)) == 1
+
+
+def test_a_tie_band_makes_ties(store: PairStore):
+    prompt = add_prompt(store, "one")
+    x, y, z = (add_picture(store, (red, 0, 0)) for red in (100, 110, 121))
+    near, far = add_pair(store, prompt, x, y), add_pair(store, prompt, y, z)
+    store.absorb()
+    summary = relabel(replace(REDNESS, tie_band=10.0), store)
+    # differences 10, which is in the band, and 11
+    assert labels(store)[near] == "tie"
+    assert labels(store)[far] in "ab"
+    assert summary["labels"]["tie"] == 1
+
+
+def test_equal_scores_are_a_tie(store: PairStore):
+    fill(store)
+    relabel(RelabelConfig(scorers=("little_scorers:Constant",)), store)
+    assert store.rows("select distinct choice, p_a, margin from labels") == [("tie", 0.5, 0.0)]
+
+
+@pytest.mark.parametrize("other", [{"tie_band": 1.0}, {"rule": "majority"}, {"scorers": ("little_scorers:Darkness",)}])
+def test_a_labeler_keeps_its_meaning(store: PairStore, other: dict):
+    fill(store)
+    relabel(replace(REDNESS, labeler="mine"), store)
+    before = logical_hashes(store)
+    with pytest.raises(UsageError, match="'mine' is there and decides by .* give --labeler another name"):
+        relabel(replace(REDNESS, labeler="mine", **other), store)
+    assert logical_hashes(store) == before
+
+
+def test_a_scorer_that_only_judges_makes_no_labels(store: PairStore):
+    fill(store)
+    with pytest.raises(UsageError, match=r"judge only judges.*prefloop eval"):
+        relabel(RelabelConfig(scorers=("little_scorers:Judge",)), store)
+    with pytest.raises(UsageError, match="oracle only judges"):
+        relabel(RelabelConfig(scorers=("oracle",)), store)
+    assert store.rows("select count(*) from labelers") == [(0,)]
+
+
+def test_a_score_that_is_no_number_decides_nothing_and_is_counted(store: PairStore):
+    prompt = add_prompt(store, "one")
+    black, red, dim = (add_picture(store, (red, 0, 0)) for red in (0, 200, 100))
+    blind, seen = add_pair(store, prompt, black, red), add_pair(store, prompt, red, dim)
+    store.absorb()
+    summary = relabel(RelabelConfig(scorers=("little_scorers:Blindness",)), store)
+    assert summary["bad"] == {"not finite": 1}
+    assert summary["labels"]["undecided"] == 1
+    assert labels(store, "blindness").keys() == {seen}
+    assert blind not in labels(store, "blindness")
+    # the score that is no number is kept as such, so that it is not asked for again
+    assert relabel(RelabelConfig(scorers=("little_scorers:Blindness",)), store)["scored"] == {"blindness": 0}
+
+
+def corrupt(store: PairStore, image: UUID) -> None:
+    path = store.image_path(image)
+    path.write_bytes(path.read_bytes()[:-9] + b"corrupted")
+
+
+def test_a_corrupt_picture_is_left_out_and_named_by_reason(store: PairStore):
+    prompt = add_prompt(store, "one")
+    bad, gone, *good = (add_picture(store, (red, 0, 0)) for red in (1, 2, 100, 200))
+    pairs = [add_pair(store, prompt, bad, good[0]), add_pair(store, prompt, gone, good[0])]
+    whole = add_pair(store, prompt, *good)
+    store.absorb()
+    corrupt(store, bad)
+    store.image_path(gone).unlink()
+    summary = relabel(replace(REDNESS, max_bad=0.5), store)
+    assert summary["bad"] == {"image hash": 1, "image missing": 1}
+    assert summary["scored"] == {"redness": 2}
+    assert labels(store).keys() == {whole}
+    # mended, they are scored and labelled by the same command
+    store.image_path(bad).write_bytes(picture((1, 0, 0)))
+    store.image_path(gone).write_bytes(picture((2, 0, 0)))
+    assert relabel(REDNESS, store)["scored"] == {"redness": 2}
+    assert labels(store).keys() == {whole, *pairs}
+
+
+def test_more_bad_pictures_than_are_borne_end_the_run_after_the_rest_is_kept(store: PairStore):
+    pairs = fill(store, n_prompts=5)  # 10 pictures
+    ((image,),) = store.rows("select image_a from pairs where pair_id = ?", [pairs[0]])
+    corrupt(store, image)
+    with pytest.raises(BadDataError, match=r"1 of 10 images cannot be used \(1 image hash\).*store check") as caught:
+        relabel(replace(REDNESS, max_bad=0.09), store)
+    assert caught.value.exit_code == 3
+    assert labels(store).keys() == set(pairs[1:])
+    assert store.rows("select status from runs") == [("failed",)]
+    assert relabel(replace(REDNESS, max_bad=0.1), store)["new_labels"] == 0  # just so many are borne
+
+
+def test_a_bad_picture_counts_once_however_many_scorers_read_it(store: PairStore):
+    pairs = fill(store, n_prompts=5)
+    ((image,),) = store.rows("select image_a from pairs where pair_id = ?", [pairs[0]])
+    corrupt(store, image)
+    both = ("little_scorers:Redness", "little_scorers:Darkness")
+    summary = relabel(RelabelConfig(scorers=both, rule="majority", max_bad=0.1), store)
+    assert summary["bad"]["image hash"] == 1
+
+
+def test_a_label_whose_scores_became_others_is_superseded_and_stays_in_the_store(store: PairStore):
+    """A labeler's old label, such as one imported, gives way to what the scores say."""
+    (pair,) = fill(store, n_prompts=1)
+    relabel(REDNESS, store)
+    ((right,),) = store.rows("select choice from current_labels")
+    wrong = "b" if right == "a" else "a"
+    store.append("labels", [{"pair_id": pair, "labeler": "redness", "rep": 1, "choice": wrong}])
+    store.absorb()
+    assert relabel(REDNESS, store)["new_labels"] == 1
+    assert store.rows("select choice from labels order by rep") == [(right,), (wrong,), (right,)]
+    assert check(store) == []
+
+
+def test_a_store_without_pairs_says_what_makes_some(store: PairStore):
+    with pytest.raises(UsageError, match="there are no pairs in .*prefloop generate"):
+        relabel(REDNESS, store)
+
+
+def test_a_scorer_of_wrong_shape_is_named(store: PairStore):
+    fill(store)
+    with pytest.raises(PrefloopError, match=r"wrong-shape gave scores of shape \(1,\) for 6 images"):
+        relabel(RelabelConfig(scorers=("little_scorers:WrongShape",)), store)
+    assert store.rows("select count(*) from scores") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("scorer", "message"),
+    [
+        ("nope", "no scorer is called 'nope'; there are aesthetics, clip, hps, oracle, pickscore"),
+        ("little_scorers:Gone", "cannot import the scorer"),
+        ("no.such.module:X", "cannot import the scorer"),
+        ("little_scorers:NoScorer", "is no scorer: it lacks name, revision, needs_prompt, score"),
+    ],
+)
+def test_a_wrong_scorer_is_refused_by_name(store: PairStore, scorer: str, message: str):
+    fill(store)
+    with pytest.raises(UsageError, match=message):
+        relabel(RelabelConfig(scorers=(scorer,)), store)
+
+
+def test_weights_for_a_scorer_that_takes_none_are_refused(store: PairStore):
+    fill(store)
+    with pytest.raises(UsageError, match="takes no weights"):
+        relabel(replace(REDNESS, weights={"": "somewhere"}), store)
+
+
+def test_the_run_tells_what_was_asked_and_what_came_out(store: PairStore):
+    fill(store)
+    summary = relabel(REDNESS, store)
+    ((config, told),) = store.rows("select config, summary from runs where kind = 'relabel'")
+    assert json.loads(config)["scorers"] == ["little_scorers:Redness"]
+    assert json.loads(told) == summary
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scorers": ()}, "name at least one --scorer"),
+        ({"scorers": ("x", "x")}, "named twice"),
+        ({"scorers": ("x", "y")}, "single takes one scorer"),
+        ({"rule": "best"}, "no rule is called 'best'; there are single, mean-rank, majority, unanimous"),
+        ({"tie_band": -0.1}, "tie-band"),
+        ({"tie_band": float("nan")}, "tie-band"),
+        ({"batch_size": 0}, "batch-size"),
+        ({"max_bad": 1.1}, "max-bad"),
+        ({"max_bad": float("nan")}, "max-bad"),
+        ({"labeler": " "}, "labeler must be a name"),
+        ({"labeler": "human:me"}, "human: is for people"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(settings: dict, message: str):
+    with pytest.raises(UsageError, match=message):
+        RelabelConfig(**settings)
+
+
+def test_weights_are_for_all_scorers_or_for_one():
+    assert parse_weights(["shapes", "clip=a/b=c"]) == {"": "shapes", "clip": "a/b=c"}
+    for wrong in (["x", "y"], ["clip="], [""]):
+        with pytest.raises(UsageError, match="each once"):
+            parse_weights(wrong)

@@ -1,0 +1,358 @@
+"""Training on a tiny pipeline: what a step is, what a result is, and that a run can be interrupted."""
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import content
+import pytest
+import torch
+from prefloop.store import IntegrityError, NumericalError, PairStore, UsageError
+from prefloop.store.images import image_path
+from prefloop.store.models import find_model
+from prefloop.store.runs import StopSignal
+from prefloop.train import TrainConfig
+from prefloop.train.data import EMPTY, mirrored, to_pixels
+from prefloop.train.loop import _Trainer, train
+from prefloop.train.pairs import select_pairs
+from safetensors.torch import load_file
+
+
+@pytest.fixture
+def labelled(store: PairStore) -> PairStore:
+    """40 prompts with a pair each, labelled by 'redder': the redder picture is chosen; every fourth is a tie."""
+    content.add_labeler(store, "redder")
+    for number in range(40):
+        prompt = content.add_prompt(store, f"prompt {number}")
+        dull, red = (content.add_picture(store, (value, number, 40), side=32) for value in (20, 220))
+        pair = content.add_pair(store, prompt, dull, red)
+        choice = "tie" if number % 4 == 0 else ("a" if red < dull else "b")
+        content.add_label(store, pair, "redder", choice, p_a=0.9 if choice == "a" else 0.1, margin=1.0)
+    store.absorb()
+    return store
+
+
+@pytest.fixture
+def config(tiny_pipeline: Path, tmp_path: Path) -> TrainConfig:
+    return TrainConfig(
+        output_dir=str(tmp_path / "tuned"),
+        labels=("redder",),
+        model=str(tiny_pipeline),
+        max_train_steps=3,
+        train_batch_size=2,
+        learning_rate=1e-3,
+        lr_warmup_steps=0,
+        cpu=True,
+    )
+
+
+@pytest.fixture
+def trainer(labelled: PairStore, config: TrainConfig) -> Callable[..., _Trainer]:
+    def make(**changes: object) -> _Trainer:
+        changed = replace(config, **changes)  # type: ignore[arg-type]  # names are checked by the dataclass
+        Path(changed.output_dir).mkdir(parents=True, exist_ok=True)
+        return _Trainer(changed, labelled, StopSignal())
+
+    return make
+
+
+def metrics(config: TrainConfig) -> list[dict[str, str]]:
+    with open(Path(config.output_dir) / "metrics.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(config: TrainConfig) -> dict[str, torch.Tensor]:
+    return load_file(Path(config.output_dir) / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def test_ties_never_become_wins(labelled: PairStore, config: TrainConfig):
+    pairs = select_pairs(labelled, config)
+    assert len(pairs.train) + len(pairs.validation) == 30  # 40 without the 10 ties
+    prompts = {pair.prompt for pair in pairs.train + pairs.validation}
+    assert not prompts & {f"prompt {number}" for number in range(0, 40, 4)}
+
+
+def test_validation_prompts_are_not_trained_on(labelled: PairStore, config: TrainConfig):
+    pairs = select_pairs(labelled, config)
+    assert pairs.validation
+    assert not {p.prompt_id for p in pairs.train} & {p.prompt_id for p in pairs.validation}
+
+
+def test_where_selects_by_any_sql_over_preferences(labelled: PairStore, config: TrainConfig):
+    some = select_pairs(labelled, replace(config, where="prompt like 'prompt 1%' and margin > 0.5"))
+    assert {pair.prompt for pair in some.train + some.validation} == {
+        f"prompt {number}" for number in (1, *range(10, 20)) if number % 4
+    }
+    with pytest.raises(UsageError, match="decided no training pair"):
+        select_pairs(labelled, replace(config, where="margin > 5"))
+    with pytest.raises(UsageError, match="--where"):
+        select_pairs(labelled, replace(config, where="no_such_column = 1"))
+    with pytest.raises(UsageError, match="redder"):
+        select_pairs(labelled, replace(config, labels=("nobody",)))
+
+
+def test_pairs_of_evaluations_are_never_trained_on(labelled: PairStore, config: TrainConfig):
+    prompt = content.add_prompt(labelled, "held out")
+    images = [content.add_picture(labelled, (1, 2, value), side=32) for value in (3, 4)]
+    content.add_label(labelled, content.add_pair(labelled, prompt, *images, source="eval"), "redder", "a")
+    labelled.absorb()
+    pairs = select_pairs(labelled, config)
+    assert "held out" not in {pair.prompt for pair in pairs.train + pairs.validation}
+
+
+def test_labels_by_two_versions_of_a_scorer_are_refused(labelled: PairStore, config: TrainConfig):
+    for version in ("1", "2"):
+        row = {"labeler": f"s{version}", "kind": "ai", "config": json.dumps({"scorers": [f"s@{version}"]})}
+        labelled.append("labelers", [row])
+        labelled.append("scorers", [{"scorer": f"s@{version}", "name": "s", "config": "{}"}])
+        pair = select_pairs(labelled, config).train[0]
+        content.add_label(labelled, pair.pair_id, f"s{version}", "a")
+    labelled.absorb()
+    with pytest.raises(IntegrityError, match="two versions of s"):
+        select_pairs(labelled, replace(config, labels=("s1", "s2")))
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_before_the_first_step_the_loss_is_log_2_and_implicit_accuracy_one_half(trainer, lora_rank: int):
+    first = trainer(lora_rank=lora_rank)
+    with torch.no_grad():
+        loss, shown = first._loss(first._errors(first.data.batch(0, 8)))
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
+    assert shown["implicit_accuracy"] == 0.5
+    assert shown["chosen_error_change"] == 0.0
+
+
+def test_an_adapter_that_is_off_gives_the_errors_of_a_frozen_copy(trainer):
+    full, lora = trainer(), trainer(lora_rank=2)
+    with torch.no_grad():  # move the adapter away from zero, so that it would show
+        for name, parameter in lora.policy.unet.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.05)
+        of_full, of_lora = (one._errors(one.data.batch(0, 8)) for one in (full, lora))
+    assert torch.equal(of_full.ref_chosen, of_lora.ref_chosen)
+    assert torch.equal(of_full.ref_rejected, of_lora.ref_rejected)
+    assert not torch.allclose(of_full.chosen, of_lora.chosen)
+
+
+def test_one_flip_is_drawn_for_both_images_of_a_pair(trainer):
+    data = trainer(random_flip=True).data
+    pair = data.pairs.train[0]
+    plain, flipped = (data.latents.rows("mean", [key])[0] for key in (pair.chosen, mirrored(pair.chosen)))
+    assert not torch.equal(plain, flipped)
+    keys: list[tuple[bool, bool]] = []
+    rows = data.latents.rows
+
+    def seen(name, ids):
+        if name == "mean":
+            of = {p.chosen: 0 for p in data.pairs.train} | {p.rejected: 0 for p in data.pairs.train}
+            keys.append(tuple(identity in of for identity in ids))
+        return rows(name, ids)
+
+    data.latents.rows = seen
+    data.batch(0, 20)
+    chosen, rejected = keys
+    assert chosen == rejected  # which are mirrored, chosen against rejected
+    assert len(set(chosen)) == 2  # some are and some are not
+
+
+def test_what_is_drawn_for_a_pair_does_not_depend_on_the_batch(trainer):
+    data = trainer(input_perturbation=0.1, noise_offset=0.1).data
+    whole = data.batch(3, 6)
+    parts = [data.batch(3, 2), data.batch(5, 4)]
+    for name in ("chosen", "rejected", "hidden", "timesteps", "noise", "input_noise"):
+        assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts])), name
+    assert [pair.pair_id for pair in whole.pairs] == [pair.pair_id for part in parts for pair in part.pairs]
+
+
+def test_an_epoch_shows_every_pair_once(trainer):
+    data = trainer().data
+    n = len(data.pairs.train)
+    assert sorted(data.order(0)) == list(range(n))
+    assert data.order(0) != data.order(1)
+    assert [p.pair_id for p in data.batch(0, 2 * n).pairs[n:]] == [data.pairs.train[at].pair_id for at in data.order(1)]
+
+
+def test_some_prompts_are_dropped_for_both_images(trainer):
+    data = trainer(proportion_empty_prompts=0.5).data
+    empty = data.texts.rows("hidden", [EMPTY]).float()[0]
+    dropped = [torch.equal(hidden, empty) for hidden in data.batch(0, 40).hidden]
+    assert 8 <= sum(dropped) <= 32  # 20 are expected; 4 standard deviations are 12.6
+    assert not any(torch.equal(hidden, empty) for hidden in trainer(proportion_empty_prompts=0.0).data.batch(0, 40).hidden)
+
+
+def test_accumulation_of_four_times_two_is_one_times_eight(trainer, tmp_path: Path):
+    one = trainer(train_batch_size=8, output_dir=str(tmp_path / "one"))
+    four = trainer(train_batch_size=2, gradient_accumulation_steps=4, output_dir=str(tmp_path / "four"))
+    for each in (one, four):
+        each._optimize()
+    for (name, a), (_, b) in zip(one.policy.trainable_state().items(), four.policy.trainable_state().items(), strict=True):
+        # AdamW's first step is the sign of the gradient times the rate 1e-3; a sign may differ where it is nearly zero
+        assert ((a - b).abs() < 1e-5).float().mean() > 0.99, name
+
+
+def test_a_full_result_loads_in_diffusers_and_as_a_model(labelled: PairStore, config: TrainConfig):
+    from diffusers import StableDiffusionPipeline
+
+    summary = train(config, labelled)
+    assert summary["steps"] == 3
+    assert summary["beta_sum"] == pytest.approx(config.beta_dpo / (4 * 4 * 4))  # latents are 4 x 4 x 4
+    assert StableDiffusionPipeline.from_pretrained(config.output_dir).unet is not None
+    found = find_model(config.output_dir)
+    assert found.model_id != find_model(config.model).model_id
+    assert found.trained_with is not None
+    assert found.trained_with["labels"] == ["redder"]
+    ((status, kind),) = labelled.rows("select status, kind from runs where kind = 'train'")
+    assert (status, kind) == ("done", "train")
+    row = metrics(config)[-1]
+    assert int(row["step"]) == 3
+    assert math.isfinite(float(row["loss"]))
+
+
+def test_a_lora_result_is_laid_on_its_base(labelled: PairStore, config: TrainConfig, tiny_pipeline: Path):
+    from prefloop.generate.pipelines import load_pipeline
+
+    config = replace(config, lora_rank=2, lora_alpha=4.0)
+    train(config, labelled)
+    model = find_model(config.output_dir)
+    assert model.base is not None
+    assert model.base.name == str(tiny_pipeline)
+    tuned, base = (load_pipeline(m, "cpu", torch.float32).unet for m in (model, model.base))
+    sample, hidden = torch.randn(1, 4, 4, 4), torch.randn(1, 5, 16)
+    with torch.no_grad():
+        of_tuned, of_base = (unet(sample, 10, hidden).sample for unet in (tuned, base))
+    assert not torch.allclose(of_tuned, of_base)
+    # alpha and rank survive the round trip: the layer scales by alpha / rank = 2
+    layer = next(module for module in tuned.modules() if hasattr(module, "scaling"))
+    assert list(layer.scaling.values()) == [2.0]
+
+
+@pytest.mark.parametrize(("accumulation", "lora_rank"), [(1, 0), (3, 0), (1, 2)])
+def test_an_interrupted_run_ends_bit_equal(labelled: PairStore, config: TrainConfig, tmp_path: Path, accumulation, lora_rank):
+    config = replace(config, gradient_accumulation_steps=accumulation, lora_rank=lora_rank, max_train_steps=6, checkpointing_steps=2)
+    whole = replace(config, output_dir=str(tmp_path / "whole"))
+    train(whole, labelled)
+    cut = replace(config, output_dir=str(tmp_path / "cut"))
+    killed = _Trainer(cut, labelled, StopSignal()) if Path(cut.output_dir).mkdir() is None else None
+    assert killed is not None
+    for _ in range(5):  # two steps beyond the last checkpoint are lost, as by kill -9
+        killed._optimize()
+        killed.step += 1
+        if killed.step in (2, 4):
+            killed._checkpoint()
+    train(cut, labelled)
+    name = "trainable.safetensors"
+    one, other = (load_file(Path(c.output_dir) / "checkpoint-6" / name) for c in (whole, cut))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_resume_is_refused_on_another_list_of_pairs_and_with_other_settings(labelled: PairStore, config: TrainConfig):
+    Path(config.output_dir).mkdir()
+    begun = _Trainer(config, labelled, StopSignal())
+    begun._optimize()
+    begun.step = 1
+    begun._checkpoint()
+    with pytest.raises(UsageError, match="other settings"):
+        train(replace(config, beta_dpo=7.0), labelled)
+    pair = select_pairs(labelled, config).train[0]
+    content.add_label(labelled, pair.pair_id, "redder", "tie", rep=1)
+    labelled.absorb()
+    with pytest.raises(IntegrityError, match="another list of pairs"):
+        train(config, labelled)
+
+
+def test_a_finished_run_is_neither_continued_nor_overwritten_unasked(labelled: PairStore, config: TrainConfig):
+    train(config, labelled)
+    before = weights(config)
+    with pytest.raises(UsageError, match=r"--resume.*--overwrite"):
+        train(config, labelled)
+    assert all(torch.equal(tensor, weights(config)[name]) for name, tensor in before.items())
+    assert train(replace(config, max_train_steps=4), labelled, resume=True)["steps"] == 4
+    assert train(config, labelled, overwrite=True)["steps"] == 3
+    assert all(torch.equal(tensor, weights(config)[name]) for name, tensor in before.items())
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(labelled: PairStore, config: TrainConfig):
+    Path(config.output_dir).mkdir()
+    (Path(config.output_dir) / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="holds no run"):
+        train(config, labelled)
+    assert (Path(config.output_dir) / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(trainer, poison: float):
+    sick = trainer()
+    data, drawn = sick.data, type(sick.data).batch
+
+    def batch(self, first, count):
+        found = drawn(self, first, count)
+        return replace(found, chosen=torch.full_like(found.chosen, poison))
+
+    before = {name: tensor.clone() for name, tensor in sick.policy.trainable_state().items()}
+    type(data).batch = batch
+    try:
+        with pytest.raises(NumericalError, match=str(data.batch(0, 1).pairs[0].pair_id)):
+            sick._optimize()
+    finally:
+        type(data).batch = drawn
+    assert all(torch.equal(tensor, sick.policy.trainable_state()[name]) for name, tensor in before.items())
+    assert not list(sick.output.glob("checkpoint-*"))
+
+
+def test_the_loss_falls_and_the_model_learns_who_is_chosen(labelled: PairStore, config: TrainConfig):
+    config = replace(config, max_train_steps=60, train_batch_size=8, beta_dpo=50.0, proportion_empty_prompts=0.0)
+    summary = train(config, labelled)
+    # chosen pictures are all much redder: even the tiny U-Net tells them from the others
+    assert summary["loss"] < 0.6 < math.log(2)
+    assert summary["implicit_accuracy"] > 0.7
+    assert summary["validation"]["implicit_accuracy"] > 0.5
+
+
+def test_sft_lowers_the_error_of_chosen_pictures(labelled: PairStore, config: TrainConfig):
+    config = replace(config, loss="sft", max_train_steps=40, train_batch_size=8)
+    train(config, labelled)
+    losses = [float(row["loss"]) for row in metrics(config)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_latents_are_encoded_once_and_shared_by_runs(labelled: PairStore, config: TrainConfig, tmp_path: Path):
+    train(config, labelled)
+    files = {path: path.stat().st_mtime_ns for path in (labelled.path / "cache").rglob("*.safetensors")}
+    assert files
+    train(replace(config, output_dir=str(tmp_path / "second")), labelled)
+    assert {path: path.stat().st_mtime_ns for path in (labelled.path / "cache").rglob("*.safetensors")} == files
+
+
+def test_a_changed_picture_is_left_out_or_ends_the_run(labelled: PairStore, config: TrainConfig):
+    from prefloop.store import BadDataError
+
+    image = select_pairs(labelled, config).train[0].chosen
+    image_path(labelled.path / "images", image).write_bytes(content.picture((0, 0, 0), 32))
+    # one of 60 pictures is more than 1 %
+    with pytest.raises(BadDataError, match=r"1 of 60 .*hash"):
+        train(config, labelled)
+
+
+def test_pixels_are_scaled_by_the_shorter_side_and_cut_in_the_middle():
+    from PIL import Image
+
+    wide = Image.new("RGB", (128, 64), (0, 0, 0))
+    wide.paste((255, 255, 255), (48, 0, 80, 64))  # a white bar in the middle, a quarter of the width
+    pixels = to_pixels(wide, 32)
+    assert pixels.shape == (3, 32, 32)
+    # half of the height is kept as width: the bar is 16 of 32 columns, from 8 to 24
+    assert pixels[0, 16, 12:20].min() > 0.95
+    assert pixels[0, 16, [0, 2, 29, 31]].max() < -0.95
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("beta_dpo", math.nan), ("learning_rate", math.inf), ("learning_rate", -1.0), ("train_batch_size", 0), ("loss", "ppo")],
+)
+def test_bad_settings_are_refused_by_name(config: TrainConfig, name: str, value: object):
+    with pytest.raises(UsageError, match=name.replace("_", "-")):
+        replace(config, **{name: value})  # type: ignore[arg-type]  # wrong on purpose
