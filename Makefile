@@ -24,6 +24,7 @@ lint: .venv/installed-dev
 
 .venv/installed-dev: .venv/bin/python pyproject.toml
 	$(BIN)/pip install -q -e '.[dev]'
+	mkdir -p .venv/types && ln -sfn "$(CURDIR)" .venv/types/prefloop
 	touch $@ .venv/installed
 
 clean:

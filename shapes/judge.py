@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL.Image import Image
 
+from ..store.errors import UsageError
 from .oracle import judge
+from .scene import parse
 
 
 class Oracle:

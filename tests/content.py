@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from uuid import UUID
 
@@ -76,7 +77,7 @@ def fill(store: PairStore, n_prompts: int = 3, images_per_prompt: int = 2) -> li
         images = [
             add_picture(store, (10 + 200 * index // images_per_prompt, 0, number)) for index in range(images_per_prompt)
         ]
-        pairs += [add_pair(store, prompt, *both) for both in zip(images, images[1:], strict=False)]
+        pairs += [add_pair(store, prompt, *both) for both in pairwise(images)]
     store.absorb()
     return pairs
 

@@ -1,13 +1,13 @@
 """Drawing through a real tiny pipeline: what is asked for, once, whatever the batches."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
 import numpy as np
 import pytest
-
 from prefloop.generate import GenerateConfig
 from prefloop.generate.draw import generate, paired, plan
 from prefloop.store import PairStore, UsageError, load_image, prompt_id
@@ -50,7 +50,7 @@ def test_five_candidates_give_so_many_pairs(how, n: int):
 
 
 def test_adjacent_pairs_are_neighbours_and_random_ones_use_each_picture_once():
-    assert paired(IDS, "adjacent", "") == list(zip(IDS, IDS[1:], strict=False))
+    assert paired(IDS, "adjacent", "") == [(IDS[n], IDS[n + 1]) for n in range(4)]
     drawn = [image for pair in paired(IDS, "random", "seed") for image in pair]
     assert len(drawn) == len(set(drawn))
     assert paired(IDS, "random", "seed") == paired(IDS, "random", "seed")
@@ -113,8 +113,6 @@ def test_another_seed_or_setting_is_another_picture_and_the_first_ones_stay(conf
 
 
 def test_two_models_begin_a_prompt_from_the_same_noise(config: GenerateConfig, tiny_pipeline: Path, tmp_path: Path):
-    import shutil
-
     other = tmp_path / "other"
     shutil.copytree(tiny_pipeline, other)
     settings = other / "scheduler" / "scheduler_config.json"
@@ -129,8 +127,6 @@ def test_two_models_begin_a_prompt_from_the_same_noise(config: GenerateConfig, t
 
 
 def test_a_copy_of_a_model_under_another_name_is_the_same_model(config: GenerateConfig, tiny_pipeline: Path, tmp_path):
-    import shutil
-
     shutil.copytree(tiny_pipeline, tmp_path / "copy")
     copy = plan(replace(config, model=str(tmp_path / "copy")), None)
     assert [g.generation_id for g in copy.wanted] == [g.generation_id for g in plan(config, None).wanted]

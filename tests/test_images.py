@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
 from prefloop.store import ImageError, image_id, load_image
 from prefloop.store.images import image_path, png_bytes, write_image
 

@@ -1,6 +1,7 @@
 """The wheel holds what the package needs and nothing that only the repository needs."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,8 +16,6 @@ DATA = ("store/*.sql", "eval/*.html", "shapes/prompts/*.jsonl", "relabel/example
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    import shutil
-
     folder = tmp_path_factory.mktemp("wheel")
     # from a copy: a build leaves its folders beside the sources
     ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "dist")

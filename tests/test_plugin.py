@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from content import TESTS, add_pair, add_picture, add_prompt, prefloop
-
 from prefloop.store import PairStore
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
 from prefloop.generate import Prompt, read_prompts
 from prefloop.store import UsageError
 
@@ -148,5 +147,5 @@ def test_bytes_and_nested_columns_are_no_tags(tmp_path: Path):
 
 @pytest.mark.parametrize("source", ["shapez", "gone.txt", "."])
 def test_a_missing_file_is_named_with_the_built_in_lists(source: str):
-    with pytest.raises(UsageError, match="there is no prompts file .* or one of shapes, shapes-heldout"):
+    with pytest.raises(UsageError, match=r"there is no prompts file .* or one of shapes, shapes-heldout"):
         read_prompts(source)

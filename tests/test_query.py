@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from content import add_prompt
-
 from prefloop.store import PairStore, PrefloopError, UsageError
 from prefloop.store.check import logical_hashes
 from prefloop.store.query import Format, ask, visible, write
@@ -34,7 +33,10 @@ def written(answer: pa.Table, form: Format) -> str:
 
 
 def test_a_query_is_answered(asked: PairStore):
-    assert ask(asked, "select prompt from prompts order by prompt").to_pylist() == [{"prompt": "one"}, {"prompt": "two"}]
+    assert ask(asked, "select prompt from prompts order by prompt").to_pylist() == [
+        {"prompt": "one"},
+        {"prompt": "two"},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_a_runaway_query_is_ended_in_time(asked: PairStore):
     # 10^15 rows to join and add up: years
     sql = "select sum(a.range * b.range) from range(100_000_000) a, range(10_000_000) b"
     start = time.monotonic()
-    with pytest.raises(PrefloopError, match="longer than 0.3 s"):
+    with pytest.raises(PrefloopError, match=r"longer than 0\.3 s"):
         ask(asked, sql, timeout=0.3)
     assert time.monotonic() - start < 2.5
     assert ask(asked, "select 1 as x").to_pylist() == [{"x": 1}]

@@ -8,7 +8,6 @@ from uuid import UUID
 import pytest
 from content import add_pair, add_picture, add_prompt, add_scores, fill, picture
 from little_scorers import Redness
-
 from prefloop.relabel import RelabelConfig
 from prefloop.relabel.config import parse_weights
 from prefloop.relabel.label import relabel
@@ -90,7 +89,7 @@ def test_another_rule_scores_nothing_and_is_another_labeler(store: PairStore):
         assert summary["scored"] == {"redness": 0, "darkness": 0}
         assert summary["new_labels"] == 3
     assert Redness.seen == 6
-    names = {name: kind for name, kind in store.rows("select labeler, kind from labelers")}
+    names = dict(store.rows("select labeler, kind from labelers"))
     assert names == {f"{rule}:redness+darkness": "ensemble" for rule in ("majority", "unanimous", "mean-rank")}
     # the redder picture is the lighter one: the two never agree
     assert set(labels(store, "majority:redness+darkness").values()) == {"tie"}
@@ -168,7 +167,7 @@ def test_a_labeler_keeps_its_meaning(store: PairStore, other: dict):
     fill(store)
     relabel(replace(REDNESS, labeler="mine"), store)
     before = logical_hashes(store)
-    with pytest.raises(UsageError, match="'mine' is there and decides by .* give --labeler another name"):
+    with pytest.raises(UsageError, match=r"'mine' is there and decides by .* give --labeler another name"):
         relabel(replace(REDNESS, labeler="mine", **other), store)
     assert logical_hashes(store) == before
 
@@ -203,9 +202,9 @@ def corrupt(store: PairStore, image: UUID) -> None:
 
 def test_a_corrupt_picture_is_left_out_and_named_by_reason(store: PairStore):
     prompt = add_prompt(store, "one")
-    bad, gone, *good = (add_picture(store, (red, 0, 0)) for red in (1, 2, 100, 200))
-    pairs = [add_pair(store, prompt, bad, good[0]), add_pair(store, prompt, gone, good[0])]
-    whole = add_pair(store, prompt, *good)
+    bad, gone, dim, red = (add_picture(store, (value, 0, 0)) for value in (1, 2, 100, 200))
+    pairs = [add_pair(store, prompt, bad, dim), add_pair(store, prompt, gone, dim)]
+    whole = add_pair(store, prompt, dim, red)
     store.absorb()
     corrupt(store, bad)
     store.image_path(gone).unlink()
@@ -255,7 +254,7 @@ def test_a_label_whose_scores_became_others_is_superseded_and_stays_in_the_store
 
 
 def test_a_store_without_pairs_says_what_makes_some(store: PairStore):
-    with pytest.raises(UsageError, match="there are no pairs in .*prefloop generate"):
+    with pytest.raises(UsageError, match=r"there are no pairs in .*prefloop generate"):
         relabel(REDNESS, store)
 
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from prefloop.relabel.config import Rule
 from prefloop.relabel.rules import Decisions, decide, decide_by_rank
 
@@ -128,7 +127,7 @@ def test_changing_places_mirrors_every_vote(rule: Rule, rows: list[tuple[float, 
 def test_changing_places_mirrors_the_mean_rank(rows: list[tuple[float, ...]]):
     scores = np.array(rows)
     a, b = scores[:, :3], scores[:, 3:]
-    ranks = np.argsort(np.argsort(-scores, 0), 0) + 1.0
+    ranks = (np.argsort(np.argsort(-scores, 0), 0) + 1).astype(np.float64)
     mirrored(
         decide_by_rank(a, b, ranks[:, :3], ranks[:, 3:], THREE * 10),
         decide_by_rank(b, a, ranks[:, 3:], ranks[:, :3], THREE * 10),

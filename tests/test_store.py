@@ -440,9 +440,13 @@ def test_a_lock_held_elsewhere_names_the_process(store: PairStore, holder: str, 
 
 
 def test_the_same_stage_twice_at_once_is_refused_and_another_is_not(store: PairStore):
-    with store.stage_lock("relabel", "x"), store.stage_lock("relabel", "y"):
-        with pytest.raises(BusyError, match=f"process {os.getpid()}"), store.stage_lock("relabel", "x"):
-            pass
+    with (
+        store.stage_lock("relabel", "x"),
+        store.stage_lock("relabel", "y"),
+        pytest.raises(BusyError, match=f"process {os.getpid()}"),
+        store.stage_lock("relabel", "x"),
+    ):
+        pass
     with store.stage_lock("relabel", "x"):
         pass
 

@@ -44,7 +44,9 @@ class Pairs:
 
 _QUERY = """
     select p.*, c.path as chosen_path, r.path as rejected_path
-    from (select * from preferences where labeler in ({labelers}) and source <> 'eval' {where}) p
+    from (
+        select * from (select * from preferences where labeler in ({labelers}) and source <> 'eval') where {where}
+    ) p
     join image_files c on c.image_id = p.chosen
     join image_files r on r.image_id = p.rejected
     order by p.labeler, p.pair_id
@@ -68,7 +70,8 @@ def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
             raise UsageError(f"the labeler {labeler!r} has no labels; `prefloop relabel` makes some")
     _refuse_mixed(store, config.labels)
     labelers = ", ".join("'" + labeler.replace("'", "''") + "'" for labeler in config.labels)
-    where = f"and ({config.where})" if config.where else ""
+    # a condition that closes a bracket of ours is no SQL there: nothing but the inner rows can be selected
+    where = f"{config.where}\n" if config.where else "true"
     try:
         answer = ask(store, _QUERY.format(labelers=labelers, where=where))
     except UsageError as error:
