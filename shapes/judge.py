@@ -5,9 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL.Image import Image
 
-from ..store.errors import UsageError
 from .oracle import judge
-from .scene import parse
 
 
 class Oracle:

@@ -31,7 +31,7 @@ def tuned(tiny_pipeline: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def config(tiny_pipeline: Path, tuned: Path, tmp_path: Path) -> EvalConfig:
     prompts = tmp_path / "prompts.csv"
-    rows = [f"prompt {n} <b>&\"\"x,{'even' if n % 2 == 0 else 'odd'}" for n in range(6)]
+    rows = [f'prompt {n} <b>&""x,{"even" if n % 2 == 0 else "odd"}' for n in range(6)]
     prompts.write_text("prompt,parity\n" + "\n".join(f'"{r.split(",")[0]}",{r.split(",")[1]}' for r in rows) + "\n")
     return EvalConfig(
         model=str(tuned),
@@ -56,11 +56,15 @@ def test_the_redder_model_wins_by_redness(store: PairStore, config: EvalConfig):
     assert row["in_sample"] is True
     assert set(result["tags"]["parity"]) == {"even", "odd"}
     # both orders folded, the store says the same
-    ((n, rate),) = store.rows("select n, case when model = ? then win_rate else 1 - win_rate end from win_rates", [config.model])
+    ((n, rate),) = store.rows(
+        "select n, case when model = ? then win_rate else 1 - win_rate end from win_rates", [config.model]
+    )
     assert (n, rate) == (12, 1.0)
 
 
-def test_both_models_draw_from_the_same_noise(store: PairStore, config: EvalConfig, tiny_pipeline: Path, tmp_path: Path):
+def test_both_models_draw_from_the_same_noise(
+    store: PairStore, config: EvalConfig, tiny_pipeline: Path, tmp_path: Path
+):
     same = tmp_path / "same"
     shutil.copytree(tiny_pipeline, same)
     (same / "note.json").write_text("{}")  # another model id, the same weights
@@ -72,9 +76,16 @@ def test_both_models_draw_from_the_same_noise(store: PairStore, config: EvalConf
 
 def test_a_second_call_draws_and_scores_nothing(store: PairStore, config: EvalConfig):
     first = evaluate(config, store)
-    counts = store.rows("select (select count(*) from generations), (select count(*) from scores), (select count(*) from labels)")
+    counts = store.rows(
+        "select (select count(*) from generations), (select count(*) from scores), (select count(*) from labels)"
+    )
     assert evaluate(config, store) == first
-    assert store.rows("select (select count(*) from generations), (select count(*) from scores), (select count(*) from labels)") == counts
+    assert (
+        store.rows(
+            "select (select count(*) from generations), (select count(*) from scores), (select count(*) from labels)"
+        )
+        == counts
+    )
 
 
 def test_the_report_opens_from_disk_and_shows_prompts_as_text(store: PairStore, config: EvalConfig):

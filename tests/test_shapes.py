@@ -66,7 +66,12 @@ def test_held_out_prompts_ask_for_nothing_that_was_trained_on():
     train, heldout = ([parse(prompt.text) for prompt in read_prompts(name)] for name in ("shapes", "shapes-heldout"))
     assert len(heldout) >= 200
     assert not any(UNSEEN & set(scene.shapes) for scene in train)
-    assert UNSEEN == {Shape("green", "star"), Shape("purple", "circle"), Shape("orange", "square"), Shape("blue", "triangle")}
+    assert {
+        Shape("green", "star"),
+        Shape("purple", "circle"),
+        Shape("orange", "square"),
+        Shape("blue", "triangle"),
+    } == UNSEEN
     assert sum(bool(UNSEEN & set(scene.shapes)) for scene in heldout) >= 100
 
     def meaning(scene: Scene):
@@ -94,7 +99,9 @@ def test_the_base_model_follows_a_part_of_its_prompts():
     assert sampler.described["pipeline"] == "StableDiffusionPipeline"
     wanted = [Generation(prompt, 0, None) for prompt in prompts]  # type: ignore[arg-type]  # no id is needed to draw
     followed = [
-        all(judge(one.prompt, image).values()) for batch, images in sampler.batches(wanted) for one, image in zip(batch, images, strict=True)
+        all(judge(one.prompt, image).values())
+        for batch, images in sampler.batches(wanted)
+        for one, image in zip(batch, images, strict=True)
     ]
     # between 40 and 75 %; 80 pictures have a standard deviation of 5.6 %, so this leaves two more on each side
     assert 0.29 <= np.mean(followed) <= 0.86
@@ -123,7 +130,10 @@ def test_scorers_rank_the_right_picture_above_a_wrong_one(name: str):
 def test_the_scorers_disagree_a_little():
     scenes, right, bad = drawn(200, seed=8)
     prompts = [str(scene) for scene in scenes]
-    said = [load_scorer(n, "shapes").score(prompts, right) > load_scorer(n, "shapes").score(prompts, bad) for n in ("pickscore", "hps", "clip")]
+    said = [
+        load_scorer(n, "shapes").score(prompts, right) > load_scorer(n, "shapes").score(prompts, bad)
+        for n in ("pickscore", "hps", "clip")
+    ]
     assert all(0 < np.mean(a != b) < 0.2 for a, b in ((said[0], said[1]), (said[0], said[2]), (said[1], said[2])))
 
 

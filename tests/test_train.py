@@ -193,7 +193,9 @@ def test_some_prompts_are_dropped_for_both_images(trainer):
     empty = data.texts.rows("hidden", [EMPTY]).float()[0]
     dropped = [torch.equal(hidden, empty) for hidden in data.batch(0, 40).hidden]
     assert 8 <= sum(dropped) <= 32  # 20 are expected; 4 standard deviations are 12.6
-    assert not any(torch.equal(hidden, empty) for hidden in trainer(proportion_empty_prompts=0.0).data.batch(0, 40).hidden)
+    assert not any(
+        torch.equal(hidden, empty) for hidden in trainer(proportion_empty_prompts=0.0).data.batch(0, 40).hidden
+    )
 
 
 def test_accumulation_of_four_times_two_is_one_times_eight(trainer, tmp_path: Path):
@@ -201,7 +203,9 @@ def test_accumulation_of_four_times_two_is_one_times_eight(trainer, tmp_path: Pa
     four = trainer(train_batch_size=2, gradient_accumulation_steps=4, output_dir=str(tmp_path / "four"))
     for each in (one, four):
         each._optimize()
-    for (name, a), (_, b) in zip(one.policy.trainable_state().items(), four.policy.trainable_state().items(), strict=True):
+    for (name, a), (_, b) in zip(
+        one.policy.trainable_state().items(), four.policy.trainable_state().items(), strict=True
+    ):
         # AdamW's first step is the sign of the gradient times the rate 1e-3; a sign may differ where it is nearly zero
         assert ((a - b).abs() < 1e-5).float().mean() > 0.99, name
 
@@ -243,8 +247,12 @@ def test_a_lora_result_is_laid_on_its_base(labelled: PairStore, config: TrainCon
 
 
 @pytest.mark.parametrize(("accumulation", "lora_rank"), [(1, 0), (3, 0), (1, 2)])
-def test_an_interrupted_run_ends_bit_equal(labelled: PairStore, config: TrainConfig, tmp_path: Path, accumulation, lora_rank):
-    config = replace(config, gradient_accumulation_steps=accumulation, lora_rank=lora_rank, max_train_steps=6, checkpointing_steps=2)
+def test_an_interrupted_run_ends_bit_equal(
+    labelled: PairStore, config: TrainConfig, tmp_path: Path, accumulation, lora_rank
+):
+    config = replace(
+        config, gradient_accumulation_steps=accumulation, lora_rank=lora_rank, max_train_steps=6, checkpointing_steps=2
+    )
     whole = replace(config, output_dir=str(tmp_path / "whole"))
     train(whole, labelled)
     cut = replace(config, output_dir=str(tmp_path / "cut"))
@@ -362,7 +370,13 @@ def test_pixels_are_scaled_by_the_shorter_side_and_cut_in_the_middle():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("beta_dpo", math.nan), ("learning_rate", math.inf), ("learning_rate", -1.0), ("train_batch_size", 0), ("loss", "ppo")],
+    [
+        ("beta_dpo", math.nan),
+        ("learning_rate", math.inf),
+        ("learning_rate", -1.0),
+        ("train_batch_size", 0),
+        ("loss", "ppo"),
+    ],
 )
 def test_bad_settings_are_refused_by_name(config: TrainConfig, name: str, value: object):
     with pytest.raises(UsageError, match=name.replace("_", "-")):
