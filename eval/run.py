@@ -10,7 +10,7 @@ import numpy as np
 
 from ..generate.draw import Plan, draw, images_of, plan
 from ..relabel.label import describe_labeler, write_labels
-from ..relabel.registry import Scorer, identity, load_scorer
+from ..relabel.registry import Scorer, identity, load_scorers
 from ..relabel.scoring import score_images, unscored_images
 from ..store import PairStore, UsageError, prompt_id
 from ..store.pairstore import new_pair
@@ -55,9 +55,7 @@ def evaluate(config: EvalConfig, store: PairStore) -> dict:
         n_prompts, n_pairs, report (its folder), scorers (name → win_rate, low, high, base_mean, tuned_mean, diff,
         diff_low, diff_high, in_sample …), tags, n_trained_prompts.
     """
-    scorers = [
-        load_scorer(name, config.weights.get(name, config.weights.get("")), config.device) for name in config.scorers
-    ]
+    scorers = load_scorers(config.scorers, config.weights, config.device)
     plans = {model: plan(config.drawing(model), store) for model in (config.against, config.model)}
     if plans[config.against].model.model_id == plans[config.model].model.model_id:
         raise UsageError(f"{config.model} and {config.against} are the same model; name the tuned one with --model")

@@ -91,7 +91,12 @@ def generate(
         }
         line = f"{n} images for {len(planned.prompts)} prompts; {missing} are missing, {summary['batches']} batches; nothing was drawn"
     else:
-        summary = draw_and_pair(config, PairStore.create(store))
+        sampler = None
+        if not there:  # a model that cannot be loaded must leave no store behind
+            from .sampling import Sampler
+
+            sampler = Sampler(planned.model, config)
+        summary = draw_and_pair(config, PairStore.create(store), sampler)
         line = (
             f"{summary['drawn']} images drawn, {summary['images']} for {summary['prompts']} prompts in all; "
             f"{summary['pairs']} pairs, {summary['new_pairs']} of them new; store: {store}"

@@ -45,7 +45,7 @@ class GenerateConfig:
     images_per_prompt: int = 4
     pairs: Pairing = "all"
     """all: every two pictures of a prompt; adjacent: each with the next; random: each in one pair."""
-    num_inference_steps: int = 15
+    num_inference_steps: int = 10
     guidance_scale: float = 2.5
     resolution: int | None = None
     """Side of the square picture in pixels; None is the model's own."""

@@ -19,6 +19,8 @@ from .prompts import Prompt, read_prompts
 if TYPE_CHECKING:
     from PIL import Image
 
+    from .sampling import Sampler
+
 ABSORB_EVERY = 50  # batches between takings of the journal into the tables
 
 
@@ -57,8 +59,11 @@ def plan(config: GenerateConfig, store: PairStore | None) -> Plan:
     return Plan(model, prompts, wanted, [one for one in wanted if one.generation_id not in there])
 
 
-def generate(config: GenerateConfig, store: PairStore) -> dict:
+def generate(config: GenerateConfig, store: PairStore, sampler: "Sampler | None" = None) -> dict:
     """Draw what is missing, in batches across prompts, and pair the pictures of each prompt.
+
+    Args:
+        sampler: one that is loaded already; None loads it where there is something to draw.
 
     Returns:
         Counts: prompts, images, drawn, pairs (all this call asks for), new_pairs, truncated.
@@ -72,13 +77,20 @@ def generate(config: GenerateConfig, store: PairStore) -> dict:
         run(store, "generate", config) as this,
     ):
         planned = plan(config, store)
-        summary = draw(planned, config, store, this, stop)
+        summary = draw(planned, config, store, this, stop, sampler)
         summary |= _pair(planned.wanted, config, store, this.run_id)
         this.summary |= summary
     return summary
 
 
-def draw(planned: Plan, config: GenerateConfig, store: PairStore, this: Run, stop: StopSignal) -> dict:
+def draw(
+    planned: Plan,
+    config: GenerateConfig,
+    store: PairStore,
+    this: Run,
+    stop: StopSignal,
+    sampler: "Sampler | None" = None,
+) -> dict:
     """Draw the missing pictures of a plan; each finished batch is safe."""
     summary = {
         "prompts": len(planned.prompts),
@@ -94,7 +106,7 @@ def draw(planned: Plan, config: GenerateConfig, store: PairStore, this: Run, sto
     from .sampling import Sampler
 
     model = planned.model
-    sampler = Sampler(model, config)
+    sampler = sampler or Sampler(model, config)
     summary["truncated"] = sampler.n_truncated([prompt.text for prompt in planned.prompts])
     store.append("models", [{"model_id": model.model_id, "name": model.name, "config": canonical(sampler.described)}])
     with progress(len(planned.wanted), "images", initial=len(planned.wanted) - len(planned.missing)) as bar:

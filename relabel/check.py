@@ -1,5 +1,6 @@
 """Does a scorer load, and does it rank a right picture above a wrong one?"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..store import load_image
-from .registry import identity, load_scorer, scorer_class, scorer_names
+from .registry import identity, load_scorers, scorer_class, scorer_names
 
 EXAMPLES = Path(str(files("prefloop.relabel") / "examples"))
 PROMPT = "a red circle left of a blue square"
@@ -40,10 +41,10 @@ def described() -> list[dict]:
     return rows
 
 
-def check_scorer(name: str, weights: str | None = None) -> Checked:
+def check_scorer(name: str, weights: Mapping[str, str] | None = None) -> Checked:
     """Score the shipped examples: a picture of the prompt against one of another, or, for a scorer that is blind to
     prompts, a well-filled picture against a nearly empty one."""
-    scorer = load_scorer(name, weights)
+    (scorer,) = load_scorers([name], weights or {})
     pair = ("right.png", "wrong.png") if scorer.needs_prompt else ("full.png", "empty.png")
     images = [load_image(EXAMPLES / file) for file in pair]
     right, wrong = np.asarray(scorer.score([PROMPT, PROMPT], images), np.float32).tolist()

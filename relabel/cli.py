@@ -99,7 +99,7 @@ def check(
     given, failed = parse_weights(weights or []), []
     for name in names or scorer_names():
         try:
-            result = check_scorer(name, given.get(name, given.get("")))
+            result = check_scorer(name, {key: path for key, path in given.items() if key in ("", name)})
         except PrefloopError as error:
             if names:
                 raise

@@ -45,9 +45,6 @@ class RelabelConfig:
         if self.labeler is not None and (not self.labeler.strip() or self.labeler.startswith("human:")):
             raise UsageError(f"labeler must be a name, and human: is for people; got {self.labeler!r}")
 
-    def weights_of(self, scorer: str) -> str | None:
-        return self.weights.get(scorer, self.weights.get(""))
-
 
 def parse_weights(values: list[str]) -> dict[str, str]:
     """From `--weights PATH` and `--weights NAME=PATH`."""

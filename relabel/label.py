@@ -13,7 +13,7 @@ from ..store.ids import canonical
 from ..store.journal import TABLES
 from ..store.runs import StopSignal, run
 from .config import RelabelConfig, Rule
-from .registry import Scorer, identity, load_scorer
+from .registry import Scorer, identity, load_scorers
 from .rules import decide, decide_by_rank
 from .scoring import score_images, unscored
 
@@ -55,7 +55,7 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
         UsageError: where a scorer may only judge, or the labeler exists with another rule.
         BadDataError: where more images than `max_bad` are unreadable; what could be scored is kept and labelled.
     """
-    scorers = [load_scorer(name, config.weights_of(name), config.device) for name in config.scorers]
+    scorers = load_scorers(config.scorers, config.weights, config.device)
     for scorer in scorers:
         if getattr(scorer, "judge_only", False):
             raise UsageError(

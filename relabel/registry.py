@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -75,6 +75,17 @@ def load_scorer(name: str, weights: str | None = None, device: str | None = None
     if "@" in scorer.name or not scorer.name:
         raise UsageError(f"a scorer's name must not be empty nor contain @, got {scorer.name!r}")
     return cast("Scorer", scorer)
+
+
+def load_scorers(names: Sequence[str], weights: Mapping[str, str], device: str | None = None) -> list[Scorer]:
+    """Several scorers. Weights under "" are for all that take some and are not named."""
+    for named in weights.keys() - {"", *names}:
+        raise UsageError(f"--weights names {named!r}, which is none of the scorers asked for: {', '.join(names)}")
+    loaded = []
+    for name in names:
+        for_all = weights.get("") if "weights" in inspect.signature(scorer_class(name)).parameters else None
+        loaded.append(load_scorer(name, weights.get(name, for_all), device))
+    return loaded
 
 
 def identity(scorer: Scorer) -> str:

@@ -44,7 +44,9 @@ def stages(config: DemoConfig) -> Stages:
     few = config.quick
     drawing = GenerateConfig(seed=config.seed, limit=24 if few else N_PROMPTS, images_per_prompt=2 if few else 4)
     size: dict[str, Any] = {"max_train_steps": 6, "train_batch_size": 8, "lr_warmup_steps": 2} if few else {}
-    training = TrainConfig(output_dir=output, labels=("pickscore",), seed=config.seed, **size)
+    training = TrainConfig(
+        output_dir=output, labels=("pickscore",), seed=config.seed, where=None if few else CLEAR, **size
+    )
     evaluation = EvalConfig(
         model=output,
         against="shapes",
@@ -57,7 +59,8 @@ def stages(config: DemoConfig) -> Stages:
     return Stages(drawing, training, evaluation)
 
 
-N_PROMPTS = 500
+N_PROMPTS = 350
+CLEAR = "margin > 3"  # logits of PickScore: pairs whose winner it is sure of
 
 
 def demo(config: DemoConfig) -> dict:

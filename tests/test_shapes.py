@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_the_base_model_follows_a_part_of_its_prompts():
     prompts = [prompt.text for prompt in read_prompts("shapes-heldout")][::5]
     sampler = Sampler(find_model("shapes"), GenerateConfig(batch_size=40))
     assert sampler.described["pipeline"] == "StableDiffusionPipeline"
-    wanted = [Generation(prompt, 0, None) for prompt in prompts]  # type: ignore[arg-type]  # no id is needed to draw
+    wanted = [Generation(prompt, 0, UUID(int=0)) for prompt in prompts]  # nothing is kept
     followed = [
         all(judge(one.prompt, image).values())
         for batch, images in sampler.batches(wanted)

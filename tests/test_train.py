@@ -45,6 +45,7 @@ def config(tiny_pipeline: Path, tmp_path: Path) -> TrainConfig:
         model=str(tiny_pipeline),
         max_train_steps=3,
         train_batch_size=2,
+        lora_rank=0,
         learning_rate=1e-3,
         lr_warmup_steps=0,
         cpu=True,

@@ -29,7 +29,9 @@ def train(
     ] = TrainConfig.beta_dpo,
     lora_rank: Annotated[int, typer.Option(help="Rank of a LoRA; 0 tunes every weight.")] = TrainConfig.lora_rank,
     lora_alpha: Annotated[Optional[float], typer.Option(help="The rank if not given.")] = TrainConfig.lora_alpha,
-    learning_rate: Annotated[float, typer.Option(rich_help_panel=_OPTIMIZER)] = TrainConfig.learning_rate,
+    learning_rate: Annotated[
+        float, typer.Option(help="For the built-in world; SD 1.5: 1e-5 (LoRA).", rich_help_panel=_OPTIMIZER)
+    ] = TrainConfig.learning_rate,
     lr_scheduler: Annotated[str, typer.Option(rich_help_panel=_OPTIMIZER)] = TrainConfig.lr_scheduler,
     lr_warmup_steps: Annotated[int, typer.Option(rich_help_panel=_OPTIMIZER)] = TrainConfig.lr_warmup_steps,
     max_train_steps: Annotated[
