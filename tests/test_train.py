@@ -326,11 +326,14 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(trainer, pois
 
 
 def test_the_loss_falls_and_the_model_learns_who_is_chosen(labelled: PairStore, config: TrainConfig):
-    config = replace(config, max_train_steps=60, train_batch_size=8, beta_dpo=50.0, learning_rate=1e-4)
-    summary = train(config, labelled)
-    # chosen pictures are all much redder: even the tiny U-Net tells them from the others
-    assert summary["loss"] < 0.6 < math.log(2)
-    assert summary["implicit_accuracy"] > 0.7
+    # the shipped model: a random autoencoder would hide the pictures in its own noise
+    shipped = TrainConfig(
+        output_dir=config.output_dir, labels=("redder",), max_train_steps=30, train_batch_size=8, cpu=True
+    )
+    summary = train(shipped, labelled)
+    # chosen pictures are all much redder, which a few steps suffice to learn
+    assert summary["loss"] < 0.5 < math.log(2)
+    assert summary["implicit_accuracy"] > 0.75
     assert summary["validation"]["implicit_accuracy"] > 0.5
 
 
