@@ -52,7 +52,7 @@ class GenerateConfig:
     scheduler: str | None = None
     """A short name or a diffusers class; None is the model's own."""
     negative_prompt: str = ""
-    batch_size: int = 16
+    batch_size: int = 32
     seed: int = 0
     limit: int | None = None
     """Use the first so many prompts."""

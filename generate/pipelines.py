@@ -5,7 +5,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from ..store.errors import PrefloopError, UsageError
-from ..store.models import LORA_FILE, Model
+from ..store.models import LORA_FILE, Model, hub_reachable
 from ..store.runs import quiet_libraries
 
 
@@ -39,7 +39,8 @@ def load_pipeline(model: Model, device: str, dtype: torch.dtype) -> DiffusionPip
     base = model.base or model
     quiet_libraries()
     try:
-        pipeline = DiffusionPipeline.from_pretrained(base.source, dtype=dtype, use_safetensors=True)
+        here = {"local_files_only": not hub_reachable()} if base.source == base.name else {}
+        pipeline = DiffusionPipeline.from_pretrained(base.source, dtype=dtype, use_safetensors=True, **here)
     except (OSError, ValueError) as error:
         cure = "" if "/" not in base.name else f"; `hf download {base.source}` fetches it where there is network"
         raise PrefloopError(f"cannot load the model {base.name}: {_first_line(error)}{cure}") from error

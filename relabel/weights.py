@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..store.errors import IntegrityError, PrefloopError
+from ..store.models import hub_reachable
 
 
 def built_in(scorer: str) -> Path:
@@ -42,6 +43,8 @@ def from_hub(scorer: str, wanted: str) -> Path:
     repository, file = "/".join(wanted.split("/")[:2]), "/".join(wanted.split("/")[2:])
     kept = ["*.json", "*.txt", "*.safetensors"]
     for local_only in (True, False):
+        if not local_only and not hub_reachable():
+            break
         try:
             if file:
                 return Path(hf_hub_download(repository, file, local_files_only=local_only, etag_timeout=3))

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import os
+import socket
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from .errors import PrefloopError
@@ -49,6 +52,21 @@ def find_model(name: str, revision: str | None = None) -> Model:
             f"there is no model {name!r}: no such folder, and neither {known} nor a hub id like owner/name"
         )
     return Model(name, name, content_id(canonical({"hub": name, "revision": revision or "main"}).encode()))
+
+
+def hub_reachable(timeout: float = 3.0) -> bool:
+    """Whether the hub answers at all; the hub's own client tries for half a minute."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return False
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return True  # only the proxy knows
+    address = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        with socket.create_connection((address.hostname or "", port), timeout):
+            return True
+    except OSError:
+        return False
 
 
 def _in_folder(name: str, folder: Path) -> Model:

@@ -44,13 +44,13 @@ class TrainConfig:
     """0 tunes every weight of the U-Net."""
     lora_alpha: float | None = None
     """None is the rank."""
-    learning_rate: float = 1.2e-3
-    lr_scheduler: str = "constant_with_warmup"
+    learning_rate: float = 1.5e-3
+    lr_scheduler: str = "cosine"
     lr_warmup_steps: int = 10
     train_batch_size: int = 32
     """Pairs per device and forward pass."""
     gradient_accumulation_steps: int = 1
-    max_train_steps: int = 150
+    max_train_steps: int = 190
     """Optimizer steps."""
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
