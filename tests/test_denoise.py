@@ -1,6 +1,7 @@
 """Both images of a pair are asked the same question."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from diffusers import DDPMScheduler
 from prefloop.train.denoise import noisy_pair, pair_errors
 
 
-def schedule(kind: str) -> DDPMScheduler:
+def schedule(kind: Any) -> DDPMScheduler:
     return DDPMScheduler(prediction_type=kind, beta_schedule="scaled_linear")
 
 
