@@ -283,7 +283,15 @@ def test_a_wrong_scorer_is_refused_by_name(store: PairStore, scorer: str, messag
 def test_weights_for_a_scorer_that_takes_none_are_refused(store: PairStore):
     fill(store)
     with pytest.raises(UsageError, match="takes no weights"):
-        relabel(replace(REDNESS, weights={"": "somewhere"}), store)
+        relabel(replace(REDNESS, weights={"little_scorers:Redness": "somewhere"}), store)
+    with pytest.raises(UsageError, match="none of the scorers"):
+        relabel(replace(REDNESS, weights={"hps": "somewhere"}), store)
+
+
+def test_weights_for_all_scorers_are_for_those_that_take_some(store: PairStore):
+    fill(store)
+    summary = relabel(replace(REDNESS, weights={"": "shapes"}), store)
+    assert summary["new_labels"] == summary["pairs"]
 
 
 def test_the_run_tells_what_was_asked_and_what_came_out(store: PairStore):
