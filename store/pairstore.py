@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from . import journal
 from .errors import BusyError, IntegrityError, PrefloopError, UsageError
-from .ids import canonical, image_id, pair_id, prompt_id, split_of
+from .ids import canonical, pair_id, prompt_id, split_of
 from .images import image_path, write_image
 from .locks import locked
 
@@ -300,6 +300,3 @@ def new_pair(prompt: UUID, first: UUID, second: UUID, source: str, run: UUID | N
         "source": source,
         "run_id": run,
     }
-
-
-__all__ = ["PairStore", "image_id", "new_pair"]

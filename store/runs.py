@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from .errors import Interrupted, PrefloopError
+from .errors import Interrupted
 from .pairstore import PairStore
 
 _PACKAGES = ("prefloop", "torch", "diffusers", "transformers", "open_clip_torch", "accelerate", "peft", "duckdb")
@@ -171,6 +171,3 @@ def progress(total: int, what: str, initial: int = 0):
         maxinterval=10 if terminal else 30,
         dynamic_ncols=terminal,
     )
-
-
-__all__ = ["PrefloopError", "Run", "StopSignal", "plain", "progress", "run", "versions"]
