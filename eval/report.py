@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from ..store import PairStore, PrefloopError
+from ..store import PairStore
+from ..store.errors import cannot_write
 from ..store.query import visible
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folde
     try:
         (folder / "images").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PrefloopError(f"cannot write the report to {folder}: {error.strerror}") from error
+        raise cannot_write(folder, error) from error
     judge = ranking_scorer(evaluation)
     ranked = sorted(
         (

@@ -1,6 +1,12 @@
 """What can go wrong, each with the exit code the command line ends with. Messages name the thing and the cure."""
 
 
+import errno
+import os
+import shutil
+from pathlib import Path
+
+
 class PrefloopError(Exception):
     """The environment failed us: files, disk, network."""
 
@@ -43,3 +49,18 @@ class Interrupted(PrefloopError):
     def __init__(self, message: str, signal_number: int = 2) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def cannot_write(path: Path, error: Exception, n_bytes: int | None = None) -> PrefloopError:
+    """The error to raise where a file or folder cannot be written: its path, why, what it needs and what is free."""
+    reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    needed = "" if n_bytes is None else f" ({n_bytes} bytes)"
+    return PrefloopError(
+        f"cannot write {path}{needed}: {reason}; {shutil.disk_usage(there).free / 1e6:.1f} MB are free there"
+    )
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error of a library says that the disk, or what a user may take of it, is full."""
+    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))

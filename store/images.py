@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
-from .errors import PrefloopError
+from .errors import PrefloopError, cannot_write
 from .ids import image_id
 
 if TYPE_CHECKING:
@@ -101,5 +101,5 @@ def write_image(folder: Path, data: bytes, extension: str = "png") -> UUID:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise PrefloopError(f"cannot write {path} ({len(data)} bytes): {error.strerror}") from error
+        raise cannot_write(path, error, len(data)) from error
     return identity

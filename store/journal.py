@@ -11,7 +11,7 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import PrefloopError
+from .errors import cannot_write
 
 _ID, _TEXT, _TIME = pa.uuid(), pa.string(), pa.timestamp("us")
 
@@ -89,7 +89,7 @@ def append(folder: Path, table: str, rows: Iterable[Mapping] | pa.Table) -> Path
         sync_folder(folder)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise PrefloopError(f"cannot write the journal part {path}: {error.strerror or error}") from error
+        raise cannot_write(path, error) from error
     return path
 
 

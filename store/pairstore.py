@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from . import journal
-from .errors import BusyError, IntegrityError, PrefloopError, UsageError
+from .errors import BusyError, IntegrityError, PrefloopError, UsageError, cannot_write, is_full
 from .ids import canonical, pair_id, prompt_id, split_of
 from .images import image_path, write_image
 from .locks import locked
@@ -34,6 +34,8 @@ class PairStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._taken: set[str] = set()
+        """Parts known to be in the tables; a part once taken stays so."""
 
     # Opening and making
 
@@ -72,7 +74,7 @@ class PairStore:
             for folder in _FOLDERS:
                 (store.path / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise PrefloopError(f"cannot make a store at {store.path}: {error.strerror}") from error
+            raise cannot_write(store.path, error) from error
         with store._lock(shared=False):
             if not store.database.exists():
                 store._make_database({})
@@ -117,6 +119,8 @@ class PairStore:
             try:
                 yield connection
             except (duckdb.IOException, duckdb.FatalException, duckdb.InternalException) as error:
+                if is_full(error):
+                    raise cannot_write(self.database, error) from error
                 raise IntegrityError(f"{self.database} cannot be read; {self._rebuild_hint()}") from error
             finally:
                 connection.close()
@@ -161,13 +165,13 @@ class PairStore:
         Idempotent: a crash at any point costs nothing, the next call takes what is left.
         """
         found = journal.parts(self.journal)
-        with self.session() as connection:
-            taken = {name for (name,) in connection.execute("select name from parts").fetchall()}
-        if not found.keys() - taken:
+        if found.keys() <= self._taken:
             return 0
         with self.session(write=True) as connection:
-            taken = {name for (name,) in connection.execute("select name from parts").fetchall()}
-            return self._take(connection, {name: table for name, table in found.items() if name not in taken})
+            self._taken = _taken(connection)
+            added = self._take(connection, {name: table for name, table in found.items() if name not in self._taken})
+        self._taken |= found.keys()
+        return added
 
     def _take(self, connection: duckdb.DuckDBPyConnection, found: Mapping[str, str]) -> int:
         added_in_all = 0
@@ -197,6 +201,8 @@ class PairStore:
                 connection.unregister("taken")
             connection.execute("commit")
         except (duckdb.Error, OSError, pa.ArrowInvalid) as error:
+            if is_full(error):
+                raise cannot_write(self.database, error) from error
             raise IntegrityError(f"the journal of {self.path} cannot be taken into its tables: {error}") from error
         return added_in_all
 
@@ -215,6 +221,7 @@ class PairStore:
                 connection.execute("insert into meta values (?, ?)", [SCHEMA_VERSION, now])
                 if found:
                     self._take(connection, found)
+                connection.execute("checkpoint")  # close() would do it too, but says nothing where it fails
             finally:
                 connection.close()
             with open(temporary, "rb+") as file:  # closed by DuckDB: the descriptor drops no lock
@@ -222,10 +229,11 @@ class PairStore:
             (self.path / "pairs.duckdb.wal").unlink(missing_ok=True)
             os.replace(temporary, self.database)
             journal.sync_folder(self.path)
-        except OSError as error:
-            raise PrefloopError(f"cannot write {self.database}: {error.strerror}") from error
+        except (OSError, duckdb.IOException, duckdb.FatalException) as error:
+            raise cannot_write(self.database, error) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            for left_over in self.path.glob(f"{temporary.name}*"):
+                left_over.unlink()
 
     def rebuild(self) -> int:
         """Make the database again from the journal alone; the number of parts taken."""
@@ -241,6 +249,7 @@ class PairStore:
                 ((version,),) = connection.execute("select schema_version from meta").fetchall()
                 added = dict(connection.execute("select table_name, sum(added) from parts group by all").fetchall())
                 counts = {table: _count(connection, table) for table in journal.TABLES}
+                self._taken = _taken(connection)
                 size = "select used_blocks, block_size from pragma_database_size()"
                 ((n_blocks, block_size),) = connection.execute(size).fetchall()
             except duckdb.Error as error:
@@ -256,6 +265,10 @@ class PairStore:
             expected = int(added.get(table) or 0)
             if count != expected:
                 raise IntegrityError(f"{table} has {count} rows, its journal added {expected}; {self._rebuild_hint()}")
+
+
+def _taken(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    return {name for (name,) in connection.execute("select name from parts").fetchall()}
 
 
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:

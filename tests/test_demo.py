@@ -23,8 +23,9 @@ def test_quick_demo_ends_with_a_report_and_can_be_called_again(tmp_path: Path):
     before = store.rows(
         "select (select count(*) from generations), (select count(*) from scores), (select count(*) from labels)"
     )
-    again = content.prefloop("demo", "--quick", "--json", cwd=tmp_path, timeout=600)
-    assert json.loads(again.stdout) == result
+    code, printed = content.finished("demo", "--quick", "--json", cwd=tmp_path, timeout=600)
+    assert code == 0, printed[-2000:]
+    assert json.loads(printed[printed.index("{\n") if "{\n" in printed else printed.index("{") :]) == result
     assert (
         store.rows(
             "select (select count(*) from generations), (select count(*) from scores), (select count(*) from labels)"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from content import command, environment, fill, prefloop
+from content import command, environment, fill, finished, started
 from prefloop.generate import GenerateConfig
 from prefloop.generate.draw import generate
 from prefloop.relabel import RelabelConfig
@@ -37,26 +37,20 @@ def content(store: PairStore) -> dict[str, list[tuple]]:
 def killed(arguments: list[object], store: Path, after_parts: int, jitter: float) -> bool:
     """Start a command, kill it `jitter` seconds after the journal has so many new parts; whether it was still at work."""
     start = n_parts(store)
-    process = subprocess.Popen(
-        command(*arguments),
-        cwd=store.parent,
-        env=environment(SLOW_SCORER_LOG=str(store.parent / "log")),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = started(*arguments, cwd=store.parent, SLOW_SCORER_LOG=str(store.parent / "log"))
     deadline = time.monotonic() + 90
-    while process.poll() is None and n_parts(store) - start < after_parts and time.monotonic() < deadline:
+    while process.exitcode is None and n_parts(store) - start < after_parts and time.monotonic() < deadline:
         time.sleep(0.002)
     time.sleep(jitter)
-    process.send_signal(signal.SIGKILL)
-    return process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
 
 
 def n_parts(store: Path) -> int:
     return len(list((store / "journal").glob("*.parquet")))
 
 
-@pytest.mark.slow  # six processes, one after the other
 def test_relabel_survives_a_storm_of_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     chance = random.Random(0)
     stores = [PairStore.create(tmp_path / name / "store") for name in ("calm", "storm")]
@@ -69,8 +63,8 @@ def test_relabel_survives_a_storm_of_kills(tmp_path: Path, monkeypatch: pytest.M
     # a run writes the labeler, its row, the scorer, then 10 parts of 2 scores, labels, and its row again
     kills = sum(killed(words, storm.path, after, chance.uniform(0, 0.06)) for after in (0, 2, 4, 3, 4))
     assert kills >= 3
-    ended = prefloop(*words, cwd=tmp_path, SLOW_SCORER_LOG=str(tmp_path / "storm" / "log"))
-    assert ended.returncode == 0, ended.stderr
+    code, printed = finished(*words, cwd=tmp_path, SLOW_SCORER_LOG=str(tmp_path / "storm" / "log"))
+    assert code == 0, printed
     assert content(PairStore.open(storm.path)) == content(calm)
     assert check(storm) == []
     scored = (tmp_path / "storm" / "log").read_text().count("scored")
@@ -78,7 +72,6 @@ def test_relabel_survives_a_storm_of_kills(tmp_path: Path, monkeypatch: pytest.M
     assert 20 <= scored <= 20 + 2 * kills
 
 
-@pytest.mark.slow  # four processes that load torch and diffusers
 def test_generate_survives_a_storm_of_kills(tiny_pipeline: Path, tmp_path: Path):
     chance = random.Random(1)
     (tmp_path / "prompts.txt").write_text("\n".join(f"a red circle {number}" for number in range(6)))
@@ -94,8 +87,8 @@ def test_generate_survives_a_storm_of_kills(tiny_pipeline: Path, tmp_path: Path)
     # a fresh store: the run's row, prompts, the model, then 9 times images and generations, pairs, the run's row
     kills = sum(killed([*words, "--store", storm], storm, after, chance.uniform(0, 0.03)) for after in (1, 6, 8))
     assert kills >= 2
-    ended = prefloop(*words, "--store", storm, cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
+    code, printed = finished(*words, "--store", storm, cwd=tmp_path)
+    assert code == 0, printed
     store = PairStore.open(storm)
     assert content(store) == content(calm)
     assert store.rows("select count(*), count(distinct image_id) from generations") == [(18, 18)]

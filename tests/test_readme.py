@@ -45,8 +45,8 @@ def test_the_loop_of_readme_runs_as_it_stands(tmp_path: Path):
         if words[0] == "train":
             words += ["--max-train-steps", "2", "--train-batch-size", "2"]
             words = [word if not word.startswith("margin") else "margin > 0" for word in words]
-        done = content.prefloop(*words, cwd=tmp_path)
-        assert done.returncode == 0, (line, done.stderr[-2000:])
+        code, printed = content.finished(*words, cwd=tmp_path)
+        assert code == 0, (line, printed[-2000:])
     assert (tmp_path / "tuned" / "prefloop.json").exists()
 
 

@@ -8,7 +8,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from ..store import IntegrityError
+from ..store.errors import cannot_write, is_full
 from ..store.journal import sync_folder
 
 MANIFEST = "MANIFEST.json"
@@ -25,9 +28,15 @@ def save_checkpoint(output: Path, step: int, about: dict, write: Callable[[Path]
     final = output / f"{_PREFIX}{step}"
     temporary = output / f".{_PREFIX}{step}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write(temporary)
     files = {}
+    try:
+        temporary.mkdir(parents=True)
+        write(temporary)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) or is_full(error):  # torch and safetensors have errors of their own
+            raise cannot_write(final, error) from error
+        raise
     for path in sorted(p for p in temporary.rglob("*") if p.is_file()):
         with open(path, "rb+") as file:
             os.fsync(file.fileno())

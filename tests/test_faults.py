@@ -1,0 +1,161 @@
+"""Signals, a full disk, too little memory: one line, the right exit code, nothing lost, and the same command goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import content
+import pytest
+import torch
+from prefloop.generate import GenerateConfig
+from prefloop.generate.sampling import Sampler
+from prefloop.store import PairStore, PrefloopError
+from prefloop.store.check import check
+from prefloop.store.models import find_model
+
+
+def signalled(number: int, when: Callable[[], bool], *arguments: object, cwd: Path, **more: str) -> tuple[int, str]:
+    """Run a command, send it a signal as soon as `when` holds; its exit code and what it printed."""
+    out = cwd / "printed"
+    process = content.started(*arguments, cwd=cwd, out=out, **more)
+    deadline = time.monotonic() + 60
+    while not when() and process.exitcode is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join(25)
+    assert process.exitcode is not None, "still at work 25 seconds after the signal"
+    return process.exitcode, out.read_text()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_relabel_after_its_batch(store: PairStore, tmp_path: Path, number: int, code: int):
+    content.fill(store, n_prompts=4, images_per_prompt=5)
+    words = ["relabel", "--scorer", "little_scorers:Slow", "--batch-size", 2, "--store", store.path]
+    log = {"SLOW_SCORER_LOG": str(tmp_path / "log")}
+    at_work = lambda: (tmp_path / "log").exists()  # noqa: E731
+    ended, printed = signalled(number, at_work, *words, cwd=tmp_path, **log)
+    assert ended == code
+    assert "Traceback" not in printed
+    assert "the same command goes on" in printed.strip().splitlines()[-1]
+    assert store.rows("select status from runs") == [("interrupted",)]
+    assert content.finished(*words, cwd=tmp_path, **log)[0] == 0
+    # nothing that was scored before the signal is scored again
+    assert (tmp_path / "log").read_text().count("scored") == 20
+    assert check(store) == []
+
+
+def test_a_signal_ends_training_at_a_checkpoint(store: PairStore, tiny_pipeline: Path, tmp_path: Path):
+    content.add_labeler(store, "me")
+    for pair in content.fill(store, n_prompts=12):
+        content.add_label(store, pair, "me", "a")
+    store.absorb()
+    words = ["train", "--labels", "me", "--model", tiny_pipeline, "--store", store.path, "--output-dir", "tuned"]
+    words += ["--max-train-steps", 200, "--train-batch-size", 1, "--validation-steps", 10, "--resolution", 32, "--cpu"]
+    at_work = (tmp_path / "tuned" / "metrics.csv").exists
+    code, printed = signalled(signal.SIGTERM, at_work, *words, cwd=tmp_path)
+    assert code == 143
+    assert "Traceback" not in printed
+    assert "the same command goes on" in printed.strip().splitlines()[-1]
+    (checkpoint,) = (tmp_path / "tuned").glob("checkpoint-*")
+    step = int(checkpoint.name.removeprefix("checkpoint-"))
+    assert 10 <= step < 200
+    code, printed = content.finished(*words, cwd=tmp_path)
+    assert code == 0, printed
+    assert f"going on from step {step} " in printed
+
+
+def test_a_batch_is_halved_where_memory_runs_out(
+    tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from prefloop.generate.draw import plan
+
+    prompts = tiny_pipeline.parent / "prompts.txt"
+    prompts.write_text("\n".join(f"a red circle {number}" for number in range(5)))
+    config = GenerateConfig(
+        model=str(tiny_pipeline), prompts=str(prompts), images_per_prompt=1, num_inference_steps=1, batch_size=4, device="cpu"
+    )  # fmt: skip
+    planned = plan(config, None)
+    sampler, holds = Sampler(find_model(str(tiny_pipeline)), config), 2
+    calm = [image.tobytes() for _, images in sampler.batches(planned.missing) for image in images]
+    draw = sampler._draw
+
+    def scarce(batch: list) -> list:
+        if len(batch) > holds:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return draw(batch)
+
+    monkeypatch.setattr(sampler, "_draw", scarce)
+    batches = list(sampler.batches(planned.missing))
+    assert [len(batch) for batch, _ in batches] == [2, 2, 1]
+    assert "batch size 2" in capsys.readouterr().err
+    scarcely = [image for _, images in batches for image in images]
+    # up to float rounding the same pictures, in the same order
+    for before, image in zip(calm, scarcely, strict=True):
+        assert max(abs(a - b) for a, b in zip(before, image.tobytes(), strict=True)) <= 1
+    holds = 0
+    with pytest.raises(PrefloopError, match="batch size 1"):
+        list(sampler.batches(planned.missing))
+
+
+def limited(kilobytes: int, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command line where no file can grow beyond some size, as on a full disk."""
+    script = (
+        "import resource, sys\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes * 1024}, {kilobytes * 1024}))\n"
+        "from prefloop.cli import main\nmain()\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=cwd,
+        env=content.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_store_that_finds_no_room_is_not_made(tmp_path: Path):
+    words = ["generate", "--prompts", "shapes", "--limit", 1, "--store", "full"]
+    ended = limited(64, *words, cwd=tmp_path)
+    assert ended.returncode == 1, ended.stderr
+    (line,) = ended.stderr.splitlines()
+    assert "cannot write" in line
+    assert "MB are free" in line
+    assert not (tmp_path / "full" / "pairs.duckdb").exists()
+    assert PairStore.create(tmp_path / "full").rows("select count(*) from pairs") == [(0,)]
+
+
+def test_labels_that_find_no_room_in_the_database_are_in_the_journal(store: PairStore, tmp_path: Path):
+    content.fill(store, n_prompts=40, images_per_prompt=4)
+    words = ["relabel", "--scorer", "little_scorers:Redness", "--store", store.path]
+    ended = limited(16, *words, cwd=tmp_path)
+    assert ended.returncode == 1, ended.stderr
+    assert "cannot write" in ended.stderr
+    assert "rebuild" not in ended.stderr  # nothing is broken
+    assert "Traceback" not in ended.stderr
+    again = content.prefloop(*words, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert PairStore.open(store.path).rows("select count(*) from scores") == [(160,)]
+    assert check(store) == []
+
+
+def test_a_checkpoint_that_finds_no_room_leaves_the_last_one(tmp_path: Path):
+    from prefloop.train.checkpoint import latest_checkpoint, save_checkpoint
+
+    save_checkpoint(tmp_path, 1, {}, lambda folder: (folder / "weights").write_bytes(b"1") and None, 2)
+
+    def full(folder: Path) -> None:
+        (folder / "weights").write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
+
+    with pytest.raises(PrefloopError, match="checkpoint-2: .*No space left"):
+        save_checkpoint(tmp_path, 2, {}, full, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+    found = latest_checkpoint(tmp_path)
+    assert found is not None
+    assert found[1]["step"] == 1
