@@ -7,7 +7,7 @@ demo: .venv/installed
 	$(BIN)/prefloop demo
 
 test: .venv/installed-dev lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
