@@ -40,7 +40,7 @@ def find_model(name: str, revision: str | None = None) -> Model:
     """
     if name in BUILT_IN:
         folder = Path(str(files("prefloop").joinpath(*BUILT_IN[name])))
-        return Model(name, str(folder), _fingerprint(folder))
+        return Model(name, str(folder), fingerprint(folder))
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _in_folder(name, folder)
@@ -73,19 +73,19 @@ def _in_folder(name: str, folder: Path) -> Model:
     result = folder / RESULT_FILE
     trained_with = json.loads(result.read_text()) if result.exists() else None
     if (folder / "model_index.json").exists():
-        return Model(name, str(folder), _fingerprint(folder), trained_with=trained_with)
+        return Model(name, str(folder), fingerprint(folder), trained_with=trained_with)
     if (folder / LORA_FILE).exists():
         if trained_with is None:
             raise PrefloopError(
                 f"{folder} holds a LoRA of an unknown base; {RESULT_FILE} with 'base_model' is missing there"
             )
         base = find_model(trained_with["base_model"])
-        identity = content_id(base.model_id.bytes + _fingerprint(folder).bytes)
+        identity = content_id(base.model_id.bytes + fingerprint(folder).bytes)
         return Model(name, str(folder), identity, base=base, trained_with=trained_with)
     raise PrefloopError(f"{folder} holds no model: neither model_index.json nor {LORA_FILE} is there")
 
 
-def _fingerprint(folder: Path) -> UUID:
+def fingerprint(folder: Path) -> UUID:
     """Of the names and bytes of the weights and settings below the folder, whatever its own name."""
     digest = {}
     for path in sorted(folder.rglob("*")):

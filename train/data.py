@@ -1,165 +1,226 @@
-"""Latents and text embeddings, computed once and kept in the store's cache/ in files that are memory-mapped.
+"""The training pairs in an endless sequence, each with everything that is drawn for it.
 
-The cache is keyed by what made it (weights, resolution, mirrored or not), so runs share it and it is safe to delete.
+What is drawn for a pair follows from the seed and the pair's position in the sequence alone: not from batch size, accumulation,
+number of processes or threads, or where a run was interrupted.
 """
 
-import json
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
 from uuid import UUID
 
-import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..store import BadDataError, ImageError, PairStore, load_image
 from ..store.ids import canonical, content_id
-from ..store.runs import progress
+from .cache import EMPTY, Shards
 from .config import TrainConfig
+from .family import Family
+from .frames import CROPS, Frame, bucket
 from .pairs import Pair, Pairs
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-ENCODE_BATCH = 16
-SHARD = 1024  # rows a file
-
-
-class Shards:
-    """Rows of tensors by id, in safetensors files of one folder; finished files are never changed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self._where: dict[UUID, tuple[Path, int]] = {}
-        self._open: dict[Path, Any] = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            self._index(path)
-
-    def _index(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
-            ids = json.loads(file.metadata()["ids"])
-        self._where |= {UUID(identity): (path, at) for at, identity in enumerate(ids)}
-
-    def missing(self, wanted: Iterable[UUID]) -> list[UUID]:
-        return [identity for identity in wanted if identity not in self._where]
-
-    def add(self, ids: Sequence[UUID], tensors: dict[str, Tensor]) -> None:
-        """Write rows as one file under a temporary name, then rename it."""
-        name = content_id("".join(identity.hex for identity in ids).encode()).hex
-        path, temporary = self.folder / f"{name}.safetensors", self.folder / f".{name}.{os.getpid()}.tmp"
-        save_file(
-            {key: value.contiguous() for key, value in tensors.items()},
-            temporary,
-            {"ids": json.dumps([str(i) for i in ids])},
-        )
-        os.replace(temporary, path)
-        self._index(path)
-
-    def rows(self, name: str, ids: Sequence[UUID]) -> Tensor:
-        """The tensor `name` of those ids, stacked in their order."""
-        rows = []
-        for identity in ids:
-            path, at = self._where[identity]
-            if path not in self._open:
-                self._open[path] = safe_open(path, "pt")
-            rows.append(self._open[path].get_slice(name)[at])
-        return torch.stack(rows)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B pairs with everything that is drawn for them, on the CPU, float32."""
+    """B pairs of one frame's size with everything that is drawn for them, on the CPU, float32."""
 
     pairs: list[Pair]
     chosen: Tensor  # (B, C, h, w), scaled latents
     rejected: Tensor  # (B, C, h, w)
     hidden: Tensor  # (B, tokens, width)
+    pooled: Tensor | None  # (B, width), for SDXL
+    time_ids: Tensor | None  # (2B, 6 or 5), chosen images first, for SDXL
     timesteps: Tensor  # (B,)
     noise: Tensor  # (B, C, h, w), the target of both images
     input_noise: Tensor | None  # (B, C, h, w), what is mixed in instead, where the input is perturbed
+    ref_chosen: Tensor | None = None  # (B,), the reference's errors where they are cached
+    ref_rejected: Tensor | None = None  # (B,)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is drawn for one pair, all of it from one seed."""
+
+    pair: Pair
+    seed: int
+    timestep: int | None = None
+    """A fixed one, for validation, where nothing is mirrored and no prompt is dropped."""
+    reference: UUID | None = None
+    """Row of the reference's errors in their cache."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Cached pairs in an endless, shuffled sequence.
-
-    What is drawn for a pair follows from the seed and the pair's position in the sequence alone: not from batch size,
-    accumulation, number of processes, or where a run was interrupted.
-    """
+    """Cached pairs and the order they come in."""
 
     pairs: Pairs
     latents: Shards
     texts: Shards
     config: TrainConfig
-    n_timesteps: int
+    family: Family
+    reference: Shards | None = None
+    """The reference's errors of the draws that return, where they are cached."""
 
     def order(self, epoch: int) -> list[int]:
-        """The training list of an epoch: a permutation that depends on seed and epoch."""
-        generator = torch.Generator().manual_seed(derived_seed(self.config.seed, "order", epoch))
-        return torch.randperm(len(self.pairs.train), generator=generator).tolist()
+        """The training list of an epoch: a permutation that depends on seed and epoch.
 
-    def batch(self, first: int, count: int) -> Batch:
-        """Pairs number first to first + count of the sequence."""
-        n = len(self.pairs.train)
-        orders = {epoch: self.order(epoch) for epoch in range(first // n, (first + count - 1) // n + 1)}
-        pairs = [self.pairs.train[orders[at // n][at % n]] for at in range(first, first + count)]
-        seeds = [derived_seed(self.config.seed, "pair", at) for at in range(first, first + count)]
-        return self._drawn(pairs, seeds, None)
+        With buckets, pairs of one frame size stand together in groups of a batch.
+        """
+        if epoch not in self._orders:
+            generator = torch.Generator().manual_seed(derived_seed(self.config.seed, "order", epoch))
+            shuffled = torch.randperm(len(self.pairs.train), generator=generator).tolist()
+            self._orders[epoch] = self._grouped(shuffled) if self.config.aspect_buckets else shuffled
+            self._orders.pop(epoch - 2, None)
+        return self._orders[epoch]
 
-    def validation(self, count: int) -> Iterator[Batch]:
-        """The validation pairs in batches of up to `count`, each always at the same timestep and with the same noise."""
-        held = self.pairs.validation
-        for at in range(0, len(held), count):
-            pairs = held[at : at + count]
-            seeds = [derived_seed(self.config.seed, "validation", pair.pair_id) for pair in pairs]
-            # evenly over the schedule, so that few pairs suffice
-            timesteps = [int((at + k + 0.5) / len(held) * self.n_timesteps) for k in range(len(pairs))]
-            yield self._drawn(pairs, seeds, timesteps)
+    @cached_property
+    def _orders(self) -> dict[int, list[int]]:
+        return {}
 
-    def _drawn(self, pairs: list[Pair], seeds: list[int], fixed_timesteps: list[int] | None) -> Batch:
-        config, training = self.config, fixed_timesteps is None
-        texts, keys_chosen, keys_rejected, timesteps, generators = [], [], [], [], []
-        for at, (pair, seed) in enumerate(zip(pairs, seeds, strict=True)):
-            generator = torch.Generator().manual_seed(seed)
+    def _grouped(self, shuffled: list[int]) -> list[int]:
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for at in shuffled:
+            by_size.setdefault(_size(self.frames[self.pairs.train[at].pair_id]), []).append(at)
+        step = self.config.train_batch_size
+        groups = [alike[at : at + step] for alike in by_size.values() for at in range(0, len(alike), step)]
+        # whole groups first, in the order of their first pairs; the remainders share the last batches
+        rank = {at: position for position, at in enumerate(shuffled)}
+        groups.sort(key=lambda group: (len(group) < step, rank[group[0]]))
+        return [at for group in groups for at in group]
+
+    def draws(self, first: int, count: int) -> list[Draw]:
+        """Those of the pairs number first to first + count of the sequence."""
+        n, config = len(self.pairs.train), self.config
+        found = []
+        for at in range(first, first + count):
+            pair = self.pairs.train[self.order(at // n)[at % n]]
+            if config.cache_reference:
+                turn = derived_seed(config.seed, "turn", at) % config.cache_reference
+                found.append(self.fixed(pair, turn))
+            else:
+                found.append(Draw(pair, derived_seed(config.seed, "pair", at)))
+        return found
+
+    def fixed(self, pair: Pair, turn: int) -> Draw:
+        """One of the draws of a pair that return."""
+        parts = (self.config.seed, "fixed", pair.pair_id, pair.labeler, pair.chosen, turn)
+        return Draw(pair, derived_seed(*parts), reference=content_id(canonical([str(part) for part in parts]).encode()))
+
+    def every_fixed(self) -> list[Draw]:
+        return [self.fixed(pair, turn) for pair in self.pairs.train for turn in range(self.config.cache_reference)]
+
+    def batch(self, first: int, count: int) -> list[Batch]:
+        """Pairs number first to first + count of the sequence; several batches where their frames differ in size."""
+        return self.drawn(self.draws(first, count))
+
+    def drawn(self, draws: Sequence[Draw]) -> list[Batch]:
+        sizes = [self.frames[draw.pair.pair_id] for draw in draws]
+        return [
+            self._batch([draw for draw, frame in zip(draws, sizes, strict=True) if _size(frame) == size])
+            for size in dict.fromkeys(map(_size, sizes))
+        ]
+
+    @cached_property
+    def frames(self) -> dict[UUID, Frame]:
+        """The frame of each pair, not mirrored."""
+        return frames_of(self.pairs, self.config, self.family)
+
+    def _batch(self, draws: Sequence[Draw]) -> Batch:
+        config, allowed = self.config, self.family.timesteps
+        texts, frames, timesteps, generators = [], [], [], []
+        for draw in draws:
+            generator = torch.Generator().manual_seed(draw.seed)
             flip, drop = torch.rand(2, generator=generator).tolist()
-            timestep = int(torch.randint(self.n_timesteps, (), generator=generator))
-            # one flip for both images: a pair must differ only by what was preferred
-            flipped = training and config.random_flip and flip < 0.5
-            keys_chosen.append(mirrored(pair.chosen) if flipped else pair.chosen)
-            keys_rejected.append(mirrored(pair.rejected) if flipped else pair.rejected)
-            texts.append(EMPTY if training and drop < config.proportion_empty_prompts else pair.prompt_id)
-            timesteps.append(timestep if fixed_timesteps is None else fixed_timesteps[at])
+            timestep = allowed[int(torch.randint(len(allowed), (), generator=generator))]
+            training = draw.timestep is None
+            # one frame for both images: a pair must differ only by what was preferred
+            frame = self.frames[draw.pair.pair_id]
+            mirrored = training and config.random_flip and flip < 0.5
+            frames.append(Frame(frame.height, frame.width, frame.place, mirrored))
+            texts.append(EMPTY if training and drop < config.proportion_empty_prompts else draw.pair.prompt_id)
+            timesteps.append(timestep if draw.timestep is None else draw.timestep)
             generators.append(generator)
-        chosen, chosen_std = (self.latents.rows(name, keys_chosen).float() for name in ("mean", "std"))
-        rejected, rejected_std = (self.latents.rows(name, keys_rejected).float() for name in ("mean", "std"))
+        keys = [
+            [frame.key(image) for frame, image in zip(frames, images, strict=True)]
+            for images in ([draw.pair.chosen for draw in draws], [draw.pair.rejected for draw in draws])
+        ]
+        (chosen, chosen_std), (rejected, rejected_std) = (
+            (self.latents.rows("mean", side).float(), self.latents.rows("std", side).float()) for side in keys
+        )
         # five draws for each pair: two samples of the encoder, the noise, its offset, its perturbation
         drawn = torch.stack([torch.randn((5, *chosen.shape[1:]), generator=generator) for generator in generators])
         noise = drawn[:, 2] + config.noise_offset * drawn[:, 3, :, :1, :1]
-        perturbed = noise + config.input_perturbation * drawn[:, 4] if config.input_perturbation else None
+        pooled = time_ids = ref_chosen = ref_rejected = None
+        if self.family.is_xl:
+            pooled = self.texts.rows("pooled", texts).float()
+            size = (frames[0].height, frames[0].width)
+            told = self.latents.rows("frame", keys[0] + keys[1]).tolist()
+            time_ids = torch.tensor([self.family.time_ids(frame, size) for frame in told], dtype=torch.float32)
+        if self.reference is not None and draws[0].reference is not None:
+            rows = [draw.reference for draw in draws if draw.reference is not None]
+            ref_chosen, ref_rejected = self.reference.rows("errors", rows).unbind(1)
         return Batch(
-            pairs,
+            [draw.pair for draw in draws],
             chosen + chosen_std * drawn[:, 0],
             rejected + rejected_std * drawn[:, 1],
             self.texts.rows("hidden", texts).float(),
+            pooled,
+            time_ids,
             torch.tensor(timesteps),
             noise,
-            perturbed,
+            noise + config.input_perturbation * drawn[:, 4] if config.input_perturbation else None,
+            ref_chosen,
+            ref_rejected,
         )
 
+    def ahead(self, starts: Iterator[int], count: int) -> Iterator[list[Batch]]:
+        """The batches that begin at those positions, prepared by threads while the model is at work."""
+        workers = self.config.dataloader_num_workers
+        if not workers:
+            yield from (self.batch(start, count) for start in starts)
+            return
+        with ThreadPoolExecutor(workers) as pool:
+            waiting: list[Future[list[Batch]]] = []
+            try:
+                for start in starts:
+                    waiting.append(pool.submit(self.batch, start, count))
+                    if len(waiting) > workers:
+                        yield waiting.pop(0).result()
+                while waiting:
+                    yield waiting.pop(0).result()
+            finally:
+                for future in waiting:
+                    future.cancel()
 
-EMPTY = content_id(b"empty prompt")
+
+def frames_of(pairs: Pairs, config: TrainConfig, family: Family) -> dict[UUID, Frame]:
+    """The frame of each pair, not mirrored: the resolution squared, or the bucket nearest to its images."""
+    resolution = config.resolution or family.resolution
+    found = {}
+    for pair in pairs.train + pairs.validation:
+        height, width = resolution, resolution
+        if config.aspect_buckets:
+            height, width = bucket(*pair.size, resolution, family.frame_step)
+        place = 0.5
+        if config.random_crop:
+            place = CROPS[derived_seed(config.seed, "crop", pair.pair_id) % len(CROPS)]
+        found[pair.pair_id] = Frame(height, width, place)
+    return found
 
 
-def mirrored(image: UUID) -> UUID:
-    """The key of an image's mirrored latents."""
-    return UUID(int=image.int ^ 1)
+def image_frames(pairs: Pairs, config: TrainConfig, family: Family) -> dict[UUID, set[Frame]]:
+    """Every frame in which an image will be asked for."""
+    of_pair, found = frames_of(pairs, config, family), {}
+    for part, training in ((pairs.train, True), (pairs.validation, False)):
+        for pair in part:
+            frame = of_pair[pair.pair_id]
+            asked = {frame}
+            if training and config.random_flip:
+                asked.add(Frame(frame.height, frame.width, frame.place, mirrored=True))
+            for image in (pair.chosen, pair.rejected):
+                found.setdefault(image, set()).update(asked)
+    return found
 
 
 def derived_seed(*parts: object) -> int:
@@ -167,112 +228,5 @@ def derived_seed(*parts: object) -> int:
     return content_id(canonical([str(part) for part in parts]).encode()).int >> 65
 
 
-def cache_latents(
-    store: PairStore, pairs: Pairs, vae: Any, key: str, resolution: int, *, flip: bool, max_bad: float = 0.01
-) -> tuple[Shards, Pairs]:
-    """Encode the images of the pairs that are not in the cache yet.
-
-    Args:
-        key: of the encoder's weights.
-
-    Returns:
-        The cache, and the pairs both of whose images could be read.
-
-    Raises:
-        BadDataError: where more than `max_bad` of the images cannot be read.
-    """
-    shards = Shards(store.path / "cache" / f"latents-{key[:16]}-{resolution}{'-flip' if flip else ''}")
-    paths = pairs.image_paths()
-    missing = shards.missing(sorted(paths))
-    bad: dict[UUID, str] = {}
-    scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0
-
-    def encoded(ids: list[UUID]) -> tuple[list[UUID], dict[str, Tensor]]:
-        images, good = [], []
-        for identity in ids:
-            try:
-                image = load_image(store.path / paths[identity], identity)
-            except ImageError as error:
-                bad[identity] = error.reason
-                continue
-            good.append(identity)
-            images.append(to_pixels(image, resolution))
-        if not good:
-            return [], {}
-        pixels = torch.stack(images)
-        if flip:
-            pixels, good = torch.cat([pixels, pixels.flip(-1)]), good + [mirrored(identity) for identity in good]
-        with torch.inference_mode():
-            posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
-        mean, std = (posterior.mean - shift) * scale, posterior.std * scale
-        return good, {"mean": mean.half().cpu(), "std": std.half().cpu()}
-
-    _fill(shards, missing, encoded, "latents")
-    if bad:
-        if len(bad) > max_bad * len(paths):
-            reasons = ", ".join(sorted(set(bad.values())))
-            raise BadDataError(
-                f"{len(bad)} of {len(paths)} images cannot be used ({reasons}); `prefloop store check` names them"
-            )
-        print(f"{len(bad)} images cannot be used and their pairs are left out", file=sys.stderr)
-        kept = [
-            [p for p in part if p.chosen not in bad and p.rejected not in bad]
-            for part in (pairs.train, pairs.validation)
-        ]
-        pairs = Pairs(*kept)
-    return shards, pairs
-
-
-def cache_texts(store: PairStore, pairs: Pairs, encode: Callable[[list[str]], Tensor], key: str) -> Shards:
-    """Encode each distinct prompt once, and the empty one.
-
-    Args:
-        encode: from prompts to (N, tokens, width).
-        key: of the encoder's weights.
-    """
-    shards = Shards(store.path / "cache" / f"texts-{key[:16]}")
-    texts = {EMPTY: ""} | pairs.prompts()
-
-    def encoded(ids: list[UUID]) -> tuple[list[UUID], dict[str, Tensor]]:
-        with torch.inference_mode():
-            return ids, {"hidden": encode([texts[identity] for identity in ids]).half().cpu()}
-
-    _fill(shards, shards.missing(sorted(texts)), encoded, "texts")
-    return shards
-
-
-def _fill(
-    shards: Shards,
-    missing: list[UUID],
-    encoded: Callable[[list[UUID]], tuple[list[UUID], dict[str, Tensor]]],
-    what: str,
-) -> None:
-    if not missing:
-        return
-    with progress(len(missing), f"encoding {what}") as bar:
-        for start in range(0, len(missing), SHARD):
-            ids: list[UUID] = []
-            parts: list[dict[str, Tensor]] = []
-            shard = missing[start : start + SHARD]
-            for at in range(0, len(shard), ENCODE_BATCH):
-                good, tensors = encoded(shard[at : at + ENCODE_BATCH])
-                if good:
-                    ids += good
-                    parts.append(tensors)
-                bar.update(len(shard[at : at + ENCODE_BATCH]))
-            if ids:
-                shards.add(ids, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
-
-
-def to_pixels(image: "Image", resolution: int) -> Tensor:
-    """Scaled by the shorter side and cut in the middle: (3, resolution, resolution) in [-1, 1]."""
-    from PIL import Image as Pillow
-
-    width, height = image.size
-    scale = resolution / min(width, height)
-    if scale != 1.0:
-        size = (max(resolution, round(width * scale)), max(resolution, round(height * scale)))
-        image = image.resize(size, Pillow.Resampling.LANCZOS)
-    left, top = (image.width - resolution) // 2, (image.height - resolution) // 2
-    image = image.crop((left, top, left + resolution, top + resolution))
-    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 127.5 - 1
+def _size(frame: Frame) -> tuple[int, int]:
+    return frame.height, frame.width

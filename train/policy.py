@@ -1,71 +1,80 @@
 """The model that learns and the reference it is measured against."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..store.errors import PrefloopError, UsageError
+from ..store.errors import PrefloopError
 from ..store.models import LORA_FILE, Model
 from .config import TrainConfig
+from .family import Family
 
 LORA_TARGETS = ["to_k", "to_q", "to_v", "to_out.0"]
+HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def check_family(model: Model) -> None:
-    """Refuse what the trainer does not know.
-
-    Raises:
-        UsageError: where the pipeline is of another family than Stable Diffusion 1 and 2.
-    """
-    base = model.base or model
-    try:
-        settings: Any = DiffusionPipeline.load_config(base.source)
-        family = settings["_class_name"]
-    except (OSError, ValueError) as error:
-        raise PrefloopError(f"cannot load the model {base.name}: {str(error).splitlines()[0]}") from error
-    if family != "StableDiffusionPipeline":
-        raise UsageError(f"train knows pipelines of StableDiffusionPipeline; {base.name} is a {family}")
+def load_vae(source: str, own: bool, device: torch.device) -> Any:
+    """The VAE of a pipeline (`own`), or one that stands alone; frozen, float32."""
+    where = {"subfolder": "vae"} if own or (Path(source) / "vae").is_dir() else {}
+    vae: Any = AutoencoderKL.from_pretrained(source, use_safetensors=True, **where)
+    return vae.float().eval().requires_grad_(False).to(device)
 
 
-def load_encoders(model: Model, device: torch.device) -> tuple[Any, Any]:
-    """The VAE, and a function from prompts to (N, tokens, width); both frozen."""
+def load_text_encoders(model: Model, family: Family, device: torch.device) -> Any:
+    """A function from N prompts to `hidden` (N, tokens, width) and, for SDXL, `pooled` (N, width); frozen, float32."""
     source = (model.base or model).source
-    vae: Any = AutoencoderKL.from_pretrained(source, subfolder="vae", use_safetensors=True)
-    text: Any = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", use_safetensors=True)
-    tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")
-    vae, text = vae.float().eval().to(device), text.float().eval().to(device)
+    pipeline: Any = DiffusionPipeline.from_pretrained(source, unet=None, vae=None, use_safetensors=True)
+    for part in ("text_encoder", "text_encoder_2"):
+        encoder = getattr(pipeline, part, None)
+        if encoder is not None:
+            encoder.float().eval().requires_grad_(False).to(device)
 
-    def encode(prompts: list[str]) -> Tensor:
-        ids = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return text(ids.to(device)).last_hidden_state
+    def encode(prompts: list[str]) -> dict[str, Tensor]:
+        found = pipeline.encode_prompt(
+            prompts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        if not family.is_xl:
+            return {"hidden": found[0]}
+        hidden, _, pooled, _ = found
+        if pipeline.config.get("force_zeros_for_empty_prompt"):
+            # what the pipeline takes for no prompt: the base model knows zeros there, not an encoded empty text
+            some = torch.tensor([bool(prompt) for prompt in prompts], device=hidden.device)
+            hidden, pooled = hidden * some[:, None, None], pooled * some[:, None]
+        return {"hidden": hidden, "pooled": pooled}
 
-    return vae, encode
+    return encode
 
 
-def load_unet(model: Model) -> Any:
-    """The U-Net in float32; where the model is a LoRA, with it melted in."""
-    if model.base is None:
-        unet: Any = UNet2DConditionModel.from_pretrained(model.source, subfolder="unet", use_safetensors=True)
+def load_unet(model: Model, unet_init: str | None = None) -> Any:
+    """The U-Net in float32; where the model is a LoRA, with it melted in.
+
+    Args:
+        unet_init: a U-Net to take instead: a folder, or a hub id.
+    """
+    if unet_init is not None:
+        where = {} if (Path(unet_init) / "config.json").exists() else {"subfolder": "unet"}
+        try:
+            unet: Any = UNet2DConditionModel.from_pretrained(unet_init, use_safetensors=True, **where)
+        except (OSError, ValueError) as error:
+            raise PrefloopError(f"cannot load the U-Net {unet_init}: {str(error).splitlines()[0]}") from error
         return unet.float()
-    pipeline = StableDiffusionPipeline.from_pretrained(model.base.source, use_safetensors=True)
+    if model.base is None:
+        unet = UNet2DConditionModel.from_pretrained(model.source, subfolder="unet", use_safetensors=True)
+        return unet.float()
+    pipeline: Any = DiffusionPipeline.from_pretrained(model.base.source, use_safetensors=True)
     pipeline.load_lora_weights(model.source, weight_name=LORA_FILE)
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
     return pipeline.unet.float()
-
-
-def load_noise(model: Model) -> Any:
-    """The noise schedule the model was trained on."""
-    return DDPMScheduler.from_pretrained((model.base or model).source, subfolder="scheduler")
 
 
 class Policy:
@@ -77,6 +86,8 @@ class Policy:
         self._reference: Any = None
         if self.lora:
             unet.requires_grad_(False)
+            if config.mixed_precision in HALF:
+                unet.to(HALF[config.mixed_precision])  # frozen: both models round it alike
             with torch.random.fork_rng():
                 torch.manual_seed(config.seed)
                 unet.add_adapter(
@@ -87,16 +98,23 @@ class Policy:
                         target_modules=LORA_TARGETS,
                     )
                 )
+            for parameter in self.parameters():
+                parameter.data = parameter.data.float()
             self._layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
         else:
             unet.requires_grad_(True)
-            if config.loss != "sft":
+            if config.needs_reference and not config.cache_reference:
                 copy: Any = UNet2DConditionModel.from_config(unet.config)
                 copy.load_state_dict(unet.state_dict())
                 self._reference = copy.requires_grad_(False).eval()
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         unet.train()
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the reference can still be asked once training has begun."""
+        return self.lora or self._reference is not None
 
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.unet.parameters() if parameter.requires_grad]
@@ -109,12 +127,17 @@ class Policy:
 
     @contextmanager
     def reference(self, wrapped: Any) -> Iterator[Any]:
-        """The reference for the length of the block, without gradients. `wrapped` is the U-Net as accelerate has it."""
+        """The reference for the length of the block, without gradients. `wrapped` is the U-Net as accelerate has it.
+
+        Where there is no copy it is the model as it is: right only before the first step.
+        """
         with torch.no_grad():
             if self._reference is not None:
                 yield self._reference
-                return
-            with self._adapter_off() if self.lora else nullcontext():
+            elif self.lora:
+                with self._adapter_off():
+                    yield wrapped
+            else:
                 yield wrapped
 
     @contextmanager
@@ -140,17 +163,27 @@ class Policy:
             for name, parameter in mine.items():
                 parameter.copy_(state[name])
 
-    def save(self, output: Path, model: Model) -> None:
-        """A folder that diffusers loads: the whole pipeline, or the LoRA in diffusers' layout."""
-        if self.lora:
-            adapter: Any = self.unet.peft_config
-            layers: Any = get_peft_model_state_dict(self.unet)
-            StableDiffusionPipeline.save_lora_weights(
-                output,
-                unet_lora_layers=layers,
-                weight_name=LORA_FILE,
-                unet_lora_adapter_metadata=adapter["default"].to_dict(),
-            )
+    def lora_layers(self) -> dict[str, Tensor]:
+        """The adapter's weights by peft's names, float32."""
+        return {name: tensor.float().cpu() for name, tensor in get_peft_model_state_dict(self.unet).items()}
+
+    def save_weights(self, output: Path, family: Family) -> None:
+        """The LoRA in diffusers' layout, or the U-Net in `unet/`: what `load_lora_weights` or `from_pretrained` loads."""
+        if not self.lora:
+            self.unet.save_pretrained(output / "unet")
             return
-        pipeline = DiffusionPipeline.from_pretrained((model.base or model).source, unet=self.unet, use_safetensors=True)
+        adapter: Any = self.unet.peft_config
+        pipeline: Any = getattr(diffusers, family.pipeline_class)
+        pipeline.save_lora_weights(
+            output,
+            unet_lora_layers=self.lora_layers(),
+            weight_name=LORA_FILE,
+            unet_lora_adapter_metadata=adapter["default"].to_dict(),
+        )
+
+    def save_pipeline(self, output: Path, model: Model, vae: str | None) -> None:
+        """The whole pipeline with the tuned U-Net."""
+        changed = {} if vae is None else {"vae": load_vae(vae, False, torch.device("cpu"))}
+        source = (model.base or model).source
+        pipeline = DiffusionPipeline.from_pretrained(source, unet=self.unet, use_safetensors=True, **changed)
         pipeline.save_pretrained(output)

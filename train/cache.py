@@ -1,0 +1,166 @@
+"""Latents and text embeddings, computed once and kept in the store's cache/ in files that are memory-mapped.
+
+The cache is keyed by what made it (weights of the encoder, frame of the image), so runs share it and it is safe to delete.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..store import BadDataError, ImageError, PairStore, load_image
+from ..store.ids import content_id
+from ..store.runs import progress
+from .frames import Frame, cut
+from .pairs import Pairs
+
+ENCODE_BATCH = 16
+SHARD = 1024  # rows a file
+EMPTY = content_id(b"empty prompt")
+Rows = tuple[list[UUID], dict[str, Tensor]]
+
+
+class Shards:
+    """Rows of tensors by id, in safetensors files of one folder; finished files are never changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._where: dict[UUID, tuple[Path, int]] = {}
+        self._open: dict[Path, Any] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            self._index(path)
+
+    def _index(self, path: Path) -> None:
+        with safe_open(path, "pt") as file:
+            ids = json.loads(file.metadata()["ids"])
+        self._where |= {UUID(identity): (path, at) for at, identity in enumerate(ids)}
+
+    def missing(self, wanted: Iterable[UUID]) -> list[UUID]:
+        return [identity for identity in wanted if identity not in self._where]
+
+    def add(self, ids: Sequence[UUID], tensors: dict[str, Tensor]) -> None:
+        """Write rows as one file under a temporary name, then rename it."""
+        name = content_id("".join(identity.hex for identity in ids).encode()).hex
+        path, temporary = self.folder / f"{name}.safetensors", self.folder / f".{name}.{os.getpid()}.tmp"
+        save_file(
+            {key: value.contiguous() for key, value in tensors.items()},
+            temporary,
+            {"ids": json.dumps([str(i) for i in ids])},
+        )
+        os.replace(temporary, path)
+        self._index(path)
+
+    def rows(self, name: str, ids: Sequence[UUID]) -> Tensor:
+        """The tensor `name` of those ids, stacked in their order."""
+        rows = []
+        for identity in ids:
+            path, at = self._where[identity]
+            if path not in self._open:
+                self._open[path] = safe_open(path, "pt")
+            rows.append(self._open[path].get_slice(name)[at])
+        return torch.stack(rows)
+
+    def fill(self, missing: Sequence[UUID], rows_of: Callable[[Sequence[UUID]], Rows], what: str) -> None:
+        """Add the missing rows, a batch at a time; `rows_of` gives those of a batch that there are."""
+        if not missing:
+            return
+        with progress(len(missing), what) as bar:
+            for start in range(0, len(missing), SHARD):
+                ids: list[UUID] = []
+                parts: list[dict[str, Tensor]] = []
+                shard = missing[start : start + SHARD]
+                for at in range(0, len(shard), ENCODE_BATCH):
+                    good, tensors = rows_of(shard[at : at + ENCODE_BATCH])
+                    if good:
+                        ids += good
+                        parts.append(tensors)
+                    bar.update(len(shard[at : at + ENCODE_BATCH]))
+                if ids:
+                    self.add(ids, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
+def cache_latents(
+    store: PairStore, pairs: Pairs, frames: Mapping[UUID, set[Frame]], vae: Any, key: str, max_bad: float = 0.01
+) -> tuple[Shards, Pairs]:
+    """Encode the images of the pairs, in their frames, that are not in the cache yet.
+
+    Args:
+        frames: of each image.
+        key: of the encoder's weights.
+
+    Returns:
+        The cache, with mean and std of each image's scaled latents (C, h, w) and `frame`, (4,): original height and width, top
+        and left of the cut; and the pairs both of whose images could be read.
+
+    Raises:
+        BadDataError: where more than `max_bad` of the images cannot be read.
+    """
+    shards = Shards(store.path / "cache" / f"latents-{key[:16]}")
+    paths = pairs.image_paths()
+    work = {frame.key(image): (image, frame) for image, asked in frames.items() for frame in asked}
+    bad: dict[UUID, str] = {}
+    scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0
+
+    def encoded(ids: Sequence[UUID]) -> Rows:
+        pixels, seen, good = [], [], []
+        for identity in ids:
+            image, frame = work[identity]
+            try:
+                framed, where = cut(load_image(store.path / paths[image], image), frame)
+            except ImageError as error:
+                bad[image] = error.reason
+                continue
+            good.append(identity)
+            pixels.append(framed)
+            seen.append(where)
+        if not good:
+            return [], {}
+        with torch.inference_mode():
+            posterior = vae.encode(torch.stack(pixels).to(vae.device, vae.dtype)).latent_dist
+        mean, std = (posterior.mean - shift) * scale, posterior.std * scale
+        return good, {"mean": mean.half().cpu(), "std": std.half().cpu(), "frame": torch.tensor(seen)}
+
+    missing = shards.missing(sorted(work))
+    for shape in sorted({(work[key][1].height, work[key][1].width) for key in missing}):
+        alike = [key for key in missing if (work[key][1].height, work[key][1].width) == shape]
+        shards.fill(alike, encoded, "encoding images")
+    if not bad:
+        return shards, pairs
+    if len(bad) > max_bad * len(paths):
+        reasons = ", ".join(sorted(set(bad.values())))
+        raise BadDataError(
+            f"{len(bad)} of {len(paths)} images cannot be used ({reasons}); `prefloop store check` names them"
+        )
+    print(f"{len(bad)} images cannot be used and their pairs are left out", file=sys.stderr)
+    kept = ([p for p in part if not {p.chosen, p.rejected} & bad.keys()] for part in (pairs.train, pairs.validation))
+    return shards, Pairs(*kept)
+
+
+def cache_texts(
+    store: PairStore, pairs: Pairs, encode: Callable[[list[str]], dict[str, Tensor]], key: str
+) -> Shards:
+    """Encode each distinct prompt once, and the empty one.
+
+    Args:
+        encode: from N prompts to `hidden` (N, tokens, width), for SDXL with `pooled` (N, width) too.
+        key: of the encoders' weights.
+    """
+    shards = Shards(store.path / "cache" / f"texts-{key[:16]}")
+    texts = {EMPTY: ""} | pairs.prompts()
+
+    def encoded(ids: Sequence[UUID]) -> Rows:
+        with torch.inference_mode():
+            found = encode([texts[identity] for identity in ids])
+        return list(ids), {name: tensor.half().cpu() for name, tensor in found.items()}
+
+    shards.fill(shards.missing(sorted(texts)), encoded, "encoding prompts")
+    return shards

@@ -1,0 +1,58 @@
+"""The optimizer and its learning rate."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..store.errors import PrefloopError
+from .config import TrainConfig
+from .family import Family
+
+
+def optimizer_name(config: TrainConfig, family: Family) -> str:
+    """What `auto` means: Adafactor where all of SDXL is tuned, as the reference code has it, else AdamW."""
+    if config.optimizer != "auto":
+        return config.optimizer
+    return "adafactor" if family.is_xl and not config.lora_rank else "adamw"
+
+
+def learning_rate(config: TrainConfig, n_processes: int) -> float:
+    """The absolute learning rate; with scale_lr that of the settings times the pairs of a step."""
+    pairs = config.train_batch_size * config.gradient_accumulation_steps * n_processes
+    return config.learning_rate * (pairs if config.scale_lr else 1)
+
+
+def optimizer_for(config: TrainConfig, family: Family, parameters: list[nn.Parameter], rate: float) -> Any:
+    """
+    Raises:
+        PrefloopError: where 8-bit AdamW is asked for and bitsandbytes is not installed.
+    """
+    name = optimizer_name(config, family)
+    if name == "adafactor":
+        from transformers.optimization import Adafactor
+
+        # clip_threshold is all the clipping there is: a second one by the norm would count gradients twice
+        return Adafactor(
+            parameters,
+            lr=rate,
+            weight_decay=config.adam_weight_decay,
+            clip_threshold=1.0,
+            scale_parameter=False,
+            relative_step=False,
+        )
+    kind: Any = torch.optim.AdamW
+    if name == "adamw8bit":
+        try:
+            from bitsandbytes.optim import AdamW8bit as kind  # type: ignore[import-not-found]  # an extra
+        except ImportError as error:
+            raise PrefloopError(
+                "optimizer adamw8bit wants bitsandbytes: pip install 'prefloop[bitsandbytes]'"
+            ) from error
+    return kind(
+        parameters,
+        lr=rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.adam_weight_decay,
+        eps=config.adam_epsilon,
+    )

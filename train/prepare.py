@@ -1,0 +1,97 @@
+"""What must be there before the first step: cached latents, texts and, where asked for, the reference's errors."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import torch
+
+from ..store import IntegrityError, PairStore
+from ..store.ids import canonical, content_id
+from ..store.models import Model, fingerprint
+from .cache import Rows, Shards, cache_latents, cache_texts
+from .config import TrainConfig
+from .data import TrainingData, image_frames
+from .errors import Denoising
+from .family import family_of, load_noise
+from .pairs import select_pairs
+from .policy import load_text_encoders, load_vae
+
+# What the reference's errors of a pair's draws depend on, beside its pair, its model and the seed.
+_DRAWN = (
+    "vae",
+    "unet_init",
+    "resolution",
+    "random_crop",
+    "aspect_buckets",
+    "random_flip",
+    "proportion_empty_prompts",
+    "noise_offset",
+    "input_perturbation",
+    "mixed_precision",
+    "lora_rank",
+)
+
+
+def prepared(config: TrainConfig, store: PairStore, model: Model, device: torch.device) -> tuple[TrainingData, Any]:
+    """The data and the noise schedule; what is not cached yet is encoded, and the encoders are gone when this returns."""
+    pairs = select_pairs(store, config)
+    family = family_of(model)
+    source = (model.base or model).source
+    frames = image_frames(pairs, config, family)
+    vae = load_vae(config.vae or source, config.vae is None, device)
+    latents, pairs = cache_latents(store, pairs, frames, vae, _vae_key(config, model))
+    del vae
+    encode = load_text_encoders(model, family, device)
+    texts = cache_texts(store, pairs, encode, (model.base or model).model_id.hex)
+    del encode
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return TrainingData(pairs, latents, texts, config, family), load_noise(model, family)
+
+
+def _vae_key(config: TrainConfig, model: Model) -> str:
+    """Of the encoder's weights: models that share a VAE share latents."""
+    source = config.vae or (model.base or model).source
+    folder = Path(source) / "vae" if (Path(source) / "vae").is_dir() else Path(source)
+    if folder.is_dir():
+        return fingerprint(folder).hex
+    return content_id(canonical({"vae": config.vae, "model": (model.base or model).model_id.hex}).encode()).hex
+
+
+def with_reference(data: TrainingData, denoising: Denoising, store: PairStore, model: Model, step: int) -> TrainingData:
+    """The data with the reference's errors of every draw that returns; computed by the model before its first step.
+
+    Raises:
+        IntegrityError: where the run is beyond its first step and the cache has been deleted meanwhile.
+    """
+    settings = {name: value for name, value in asdict(data.config).items() if name in _DRAWN}
+    name = content_id(canonical(settings | {"model": model.model_id.hex}).encode()).hex
+    shards = Shards(store.path / "cache" / f"reference-{name[:16]}")
+    draws = {draw.reference: draw for draw in data.every_fixed() if draw.reference is not None}
+
+    def errors_of(ids: Sequence[UUID]) -> Rows:
+        chosen, order = [], []
+        batches = replace(data, reference=None).drawn([draws[identity] for identity in ids])
+        for batch in batches:
+            errors = denoising.of_reference([batch])
+            chosen.append(torch.stack([errors.chosen, errors.rejected], dim=1).float().cpu())
+        # batches of several frames come frame by frame
+        by_frame: dict[tuple[int, int], list[UUID]] = {}
+        for identity in ids:
+            frame = data.frames[draws[identity].pair.pair_id]
+            by_frame.setdefault((frame.height, frame.width), []).append(identity)
+        for alike in by_frame.values():
+            order += alike
+        return order, {"errors": torch.cat(chosen)}
+
+    missing = shards.missing(sorted(draws))
+    if missing and step and not denoising.policy.has_reference:
+        raise IntegrityError(
+            f"{shards.folder} was deleted while the run in {data.config.output_dir} was under way: the reference is gone; "
+            "give --overwrite"
+        )
+    shards.fill(missing, errors_of, "asking the reference")
+    return replace(data, reference=shards)

@@ -1,0 +1,82 @@
+"""What a finished run leaves in its folder: weights that diffusers loads, and where they came from."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..store import PairStore
+from ..store.models import RESULT_FILE, Model
+from ..store.runs import plain, versions
+from .config import TrainConfig
+from .data import TrainingData
+from .folder import replacing
+from .optimizers import learning_rate, optimizer_name
+from .policy import Policy
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is told of a result beside its settings."""
+
+    run_id: str
+    labelers: dict[str, Any]
+    """Each labeler's own settings, with the scorers' revisions."""
+    n_processes: int
+
+
+def about(config: TrainConfig, model: Model, data: TrainingData, provenance: Provenance, summary: dict) -> dict:
+    """The content of prefloop.json."""
+    return plain(
+        {
+            "base_model": config.model if model.base is None else model.base.name,
+            "base_model_id": str(model.model_id),
+            "family": data.family.kind,
+            "pipeline_class": data.family.pipeline_class,
+            "kind": "lora" if config.lora_rank else "full",
+            "output": output_of(config),
+            "objective": config.loss,
+            "optimizer": optimizer_name(config, data.family),
+            "absolute_learning_rate": learning_rate(config, provenance.n_processes),
+            "effective_batch": config.train_batch_size * config.gradient_accumulation_steps * provenance.n_processes,
+            "run_id": provenance.run_id,
+            "labels": list(config.labelers),
+            "labelers": provenance.labelers,
+            "versions": versions(),
+            "config": plain(asdict(config)),
+        }
+        | summary
+    )
+
+
+def output_of(config: TrainConfig) -> str:
+    if config.output != "auto":
+        return config.output
+    return "lora" if config.lora_rank else "pipeline"
+
+
+def beta_sum(config: TrainConfig, data: TrainingData) -> float:
+    """beta_dpo as the factor of a sum over the latent's values instead of their mean."""
+    shape = data.latents.rows("mean", [data.frames[pair.pair_id].key(pair.chosen) for pair in data.pairs.train[:1]]).shape
+    return config.beta_dpo / math.prod(shape[1:])
+
+
+def write_result(
+    output: Path,
+    store: PairStore,
+    config: TrainConfig,
+    policy: Policy,
+    model: Model,
+    data: TrainingData,
+    provenance: Provenance,
+    summary: dict,
+) -> None:
+    """Put weights and prefloop.json into the folder, all or nothing."""
+    told = about(config, model, data, provenance, summary)
+    with replacing(output) as folder:
+        if output_of(config) == "pipeline":
+            policy.save_pipeline(folder, model, config.vae)
+        else:
+            policy.save_weights(folder, data.family)
+        (folder / RESULT_FILE).write_text(json.dumps(told, indent=1))
