@@ -1,6 +1,5 @@
 """What can go wrong, each with the exit code the command line ends with. Messages name the thing and the cure."""
 
-
 import errno
 import os
 import shutil

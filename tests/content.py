@@ -104,14 +104,18 @@ def command(*arguments: object) -> Sequence[str]:
 # A process that has the slow libraries loaded and forks one that runs a command: seconds less for each.
 _LOADED = multiprocessing.get_context("forkserver")
 _LOADED.set_forkserver_preload(
-    ["prefloop.eval.run", "prefloop.train.loop", "open_clip", "matplotlib.pyplot", "transformers.models.clip"]
-    + ["transformers.models.clip.modeling_clip", "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"]
+    [
+        "prefloop.eval.run",
+        "prefloop.train.loop",
+        "open_clip",
+        "matplotlib.pyplot",
+        "transformers.models.clip.modeling_clip",
+        "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    ]
 )
 
 
-def started(
-    *arguments: object, cwd: Path, out: Path | None = None, **more: str
-) -> multiprocessing.process.BaseProcess:
+def started(*arguments: object, cwd: Path, out: Path | None = None, **more: str) -> multiprocessing.process.BaseProcess:
     """The command line in a process of its own that need not load the libraries first; what it prints goes to `out`."""
     process = _LOADED.Process(target=_run, args=([str(a) for a in arguments], cwd, out or Path(os.devnull), more))
     process.start()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from prefloop.train.denoise import noisy_pair, pair_errors
+from prefloop.train.denoise import noisy_pair, pair_errors, residuals
 
 
 def schedule(kind: Any) -> DDPMScheduler:
@@ -65,7 +65,7 @@ def test_errors_are_float32_means_per_image_whatever_the_model_runs_in():
         shift = torch.arange(1, len(latents) + 1)[:, None, None, None]
         return SimpleNamespace(sample=(pair.target + shift).to(torch.bfloat16))
 
-    chosen, rejected = pair_errors(unet, pair)
+    chosen, rejected = pair_errors(residuals(unet, pair))
     assert chosen.dtype == rejected.dtype == torch.float32
     # predictions off by 1 to 6: squares 1, 4, 9 and 16, 25, 36, up to the rounding of bfloat16
     assert torch.allclose(chosen, torch.tensor([1.0, 4.0, 9.0]), rtol=0.05)

@@ -153,7 +153,7 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_last_one(tmp_path: Path):
         (folder / "weights").write_bytes(b"half")
         raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
 
-    with pytest.raises(PrefloopError, match="checkpoint-2: .*No space left"):
+    with pytest.raises(PrefloopError, match=r"checkpoint-2: .*No space left"):
         save_checkpoint(tmp_path, 2, {}, full, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
     found = latest_checkpoint(tmp_path)

@@ -145,9 +145,7 @@ def cache_latents(
     return shards, Pairs(*kept)
 
 
-def cache_texts(
-    store: PairStore, pairs: Pairs, encode: Callable[[list[str]], dict[str, Tensor]], key: str
-) -> Shards:
+def cache_texts(store: PairStore, pairs: Pairs, encode: Callable[[list[str]], dict[str, Tensor]], key: str) -> Shards:
     """Encode each distinct prompt once, and the empty one.
 
     Args:

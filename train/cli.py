@@ -1,82 +1,231 @@
 """`prefloop train`."""
 
 import json
-from typing import Annotated, Optional
+from dataclasses import fields
+from typing import Annotated, Any, Optional
 
 import typer
 
 from ..store.cli import DEFAULT, StoreOption
+from ..store.errors import UsageError
 from ..store.pairstore import PairStore
 from .config import TrainConfig
 
-_OPTIMIZER = "Optimizer"
-_DATA = "Data"
-_MACHINE = "Machine"
-_RUN = "Run"
+_OBJECTIVE, _OPTIMIZER, _DATA = "Objective", "Optimizer", "Data"
+_LOOKS, _OUTPUT, _MACHINE, _RUN = "Looks", "Output", "Machine", "Run"
+_D = TrainConfig  # defaults
+
+
+def _list_recipes(wanted: bool) -> None:
+    if wanted:
+        from .recipes import recipes
+
+        for name, line in recipes().items():
+            typer.echo(f"{name:12} {line}")
+        raise typer.Exit
 
 
 def train(
-    labels: Annotated[list[str], typer.Option(help="Labeler whose choices are learned; give it again for several.")],
-    output_dir: Annotated[str, typer.Option(help="Folder of the result and its checkpoints.")],
-    model: Annotated[str, typer.Option(help="shapes (built in), a folder, or a hub id.")] = TrainConfig.model,
+    context: typer.Context,
+    labels: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--labels",
+            "--choice-model",
+            help="Labeler whose choices are learned, or LABELER=WEIGHT; give it again for several.",
+        ),
+    ] = None,
+    output_dir: Annotated[Optional[str], typer.Option(help="Folder of the result and its checkpoints.")] = None,
+    model: Annotated[str, typer.Option(help="shapes (built in), a folder, or a hub id.")] = _D.model,
     store: StoreOption = DEFAULT,
     where: Annotated[
         Optional[str], typer.Option(help='SQL condition over preferences, such as "margin > 0.1".')
-    ] = TrainConfig.where,
-    loss: Annotated[str, typer.Option(help="dpo or sft.")] = TrainConfig.loss,
+    ] = _D.where,
+    config: Annotated[
+        Optional[str], typer.Option(help="A recipe's name or a TOML file of options; options given here win.")
+    ] = None,
+    recipes: Annotated[
+        bool, typer.Option("--recipes", is_eager=True, callback=_list_recipes, help="List the recipes and exit.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the settings and what they would cost, and exit.")
+    ] = False,
+    loss: Annotated[str, typer.Option(help="dpo, sft, ipo, hinge, mapo or kto.", rich_help_panel=_OBJECTIVE)] = _D.loss,
     beta_dpo: Annotated[
-        float, typer.Option(help="Pull towards the reference; times a per-element mean (SD 1.5: 2000 to 5000).")
-    ] = TrainConfig.beta_dpo,
-    lora_rank: Annotated[int, typer.Option(help="Rank of a LoRA; 0 tunes every weight.")] = TrainConfig.lora_rank,
-    lora_alpha: Annotated[Optional[float], typer.Option(help="The rank if not given.")] = TrainConfig.lora_alpha,
+        float,
+        typer.Option(
+            help="Pull towards the reference; times a per-element mean (SD 1.5: 2000 to 5000).",
+            rich_help_panel=_OBJECTIVE,
+        ),
+    ] = _D.beta_dpo,
+    label_smoothing: Annotated[
+        float,
+        typer.Option(help="Of dpo: take every label to be wrong with this probability.", rich_help_panel=_OBJECTIVE),
+    ] = _D.label_smoothing,
+    soft_labels: Annotated[
+        bool,
+        typer.Option(
+            "--soft-labels/--no-soft-labels",
+            help="Of dpo: take every label as its stored probability.",
+            rich_help_panel=_OBJECTIVE,
+        ),
+    ] = _D.soft_labels,
+    safeguard: Annotated[
+        Optional[float],
+        typer.Option(
+            help="SDPO: the rejected image may not raise the chosen one's error; mu, such as 0.9.",
+            rich_help_panel=_OBJECTIVE,
+        ),
+    ] = _D.safeguard,
+    min_snr_gamma: Annotated[
+        Optional[float], typer.Option(help="Weight timesteps by min-SNR, such as 5.", rich_help_panel=_OBJECTIVE)
+    ] = _D.min_snr_gamma,
+    lora_rank: Annotated[
+        int, typer.Option(help="Rank of a LoRA; 0 tunes every weight.", rich_help_panel=_OBJECTIVE)
+    ] = _D.lora_rank,
+    lora_alpha: Annotated[
+        Optional[float], typer.Option(help="The rank if not given.", rich_help_panel=_OBJECTIVE)
+    ] = _D.lora_alpha,
     learning_rate: Annotated[
         float, typer.Option(help="For the built-in world; SD 1.5: 1e-5 (LoRA).", rich_help_panel=_OPTIMIZER)
-    ] = TrainConfig.learning_rate,
-    lr_scheduler: Annotated[str, typer.Option(rich_help_panel=_OPTIMIZER)] = TrainConfig.lr_scheduler,
-    lr_warmup_steps: Annotated[int, typer.Option(rich_help_panel=_OPTIMIZER)] = TrainConfig.lr_warmup_steps,
+    ] = _D.learning_rate,
+    scale_lr: Annotated[
+        bool,
+        typer.Option(
+            "--scale-lr/--no-scale-lr", help="Multiply it by the pairs of a step.", rich_help_panel=_OPTIMIZER
+        ),
+    ] = _D.scale_lr,
+    lr_scheduler: Annotated[
+        str,
+        typer.Option(
+            help="constant, constant_with_warmup, linear, cosine, cosine_with_restarts or polynomial.",
+            rich_help_panel=_OPTIMIZER,
+        ),
+    ] = _D.lr_scheduler,
+    lr_warmup_steps: Annotated[int, typer.Option(rich_help_panel=_OPTIMIZER)] = _D.lr_warmup_steps,
+    optimizer: Annotated[
+        str,
+        typer.Option(
+            help="adamw, adafactor, adamw8bit; auto: Adafactor for all of SDXL, else AdamW.", rich_help_panel=_OPTIMIZER
+        ),
+    ] = _D.optimizer,
     max_train_steps: Annotated[
         int, typer.Option(help="Optimizer steps.", rich_help_panel=_OPTIMIZER)
-    ] = TrainConfig.max_train_steps,
+    ] = _D.max_train_steps,
     train_batch_size: Annotated[
         int, typer.Option(help="Pairs per device and pass.", rich_help_panel=_OPTIMIZER)
-    ] = TrainConfig.train_batch_size,
+    ] = _D.train_batch_size,
     gradient_accumulation_steps: Annotated[
         int, typer.Option(help="Passes per optimizer step.", rich_help_panel=_OPTIMIZER)
-    ] = TrainConfig.gradient_accumulation_steps,
-    adam_beta1: Annotated[float, typer.Option(rich_help_panel=_OPTIMIZER)] = TrainConfig.adam_beta1,
-    adam_beta2: Annotated[float, typer.Option(rich_help_panel=_OPTIMIZER)] = TrainConfig.adam_beta2,
-    adam_weight_decay: Annotated[float, typer.Option(rich_help_panel=_OPTIMIZER)] = TrainConfig.adam_weight_decay,
-    adam_epsilon: Annotated[float, typer.Option(rich_help_panel=_OPTIMIZER)] = TrainConfig.adam_epsilon,
-    max_grad_norm: Annotated[float, typer.Option(rich_help_panel=_OPTIMIZER)] = TrainConfig.max_grad_norm,
+    ] = _D.gradient_accumulation_steps,
+    adam_beta1: Annotated[float, typer.Option(rich_help_panel=_OPTIMIZER)] = _D.adam_beta1,
+    adam_beta2: Annotated[float, typer.Option(rich_help_panel=_OPTIMIZER)] = _D.adam_beta2,
+    adam_weight_decay: Annotated[float, typer.Option(rich_help_panel=_OPTIMIZER)] = _D.adam_weight_decay,
+    adam_epsilon: Annotated[float, typer.Option(rich_help_panel=_OPTIMIZER)] = _D.adam_epsilon,
+    max_grad_norm: Annotated[
+        float, typer.Option(help="Adafactor has its own.", rich_help_panel=_OPTIMIZER)
+    ] = _D.max_grad_norm,
+    ema_decay: Annotated[
+        Optional[float],
+        typer.Option(help="The result is a moving average of the weights, such as 0.999.", rich_help_panel=_OPTIMIZER),
+    ] = _D.ema_decay,
+    max_train_samples: Annotated[
+        Optional[int], typer.Option(help="Only so many pairs.", rich_help_panel=_DATA)
+    ] = _D.max_train_samples,
     proportion_empty_prompts: Annotated[
         float, typer.Option(help="Share of pairs that are learned without prompt.", rich_help_panel=_DATA)
-    ] = TrainConfig.proportion_empty_prompts,
-    random_flip: Annotated[
-        bool, typer.Option("--random-flip", help="Mirror half of the pairs, both images alike.", rich_help_panel=_DATA)
-    ] = TrainConfig.random_flip,
+    ] = _D.proportion_empty_prompts,
     resolution: Annotated[
         Optional[int], typer.Option(help="Side in pixels; the model's own if not given.", rich_help_panel=_DATA)
-    ] = TrainConfig.resolution,
-    noise_offset: Annotated[float, typer.Option(rich_help_panel=_DATA)] = TrainConfig.noise_offset,
-    input_perturbation: Annotated[float, typer.Option(rich_help_panel=_DATA)] = TrainConfig.input_perturbation,
-    seed: Annotated[int, typer.Option(rich_help_panel=_DATA)] = TrainConfig.seed,
+    ] = _D.resolution,
+    random_crop: Annotated[
+        bool,
+        typer.Option(
+            "--random-crop/--no-random-crop",
+            help="Cut each pair at a random place, both images alike.",
+            rich_help_panel=_DATA,
+        ),
+    ] = _D.random_crop,
+    aspect_buckets: Annotated[
+        bool,
+        typer.Option(
+            "--aspect-buckets/--no-aspect-buckets", help="Keep each pair's aspect ratio.", rich_help_panel=_DATA
+        ),
+    ] = _D.aspect_buckets,
+    random_flip: Annotated[
+        bool,
+        typer.Option(
+            "--random-flip/--no-random-flip", help="Mirror half of the pairs, both images alike.", rich_help_panel=_DATA
+        ),
+    ] = _D.random_flip,
+    noise_offset: Annotated[float, typer.Option(rich_help_panel=_DATA)] = _D.noise_offset,
+    input_perturbation: Annotated[
+        float, typer.Option(help="Noise added to the input's noise, the same for both images.", rich_help_panel=_DATA)
+    ] = _D.input_perturbation,
+    cache_reference: Annotated[
+        int,
+        typer.Option(
+            help="Draw each pair's noise only so often and keep the reference's errors.", rich_help_panel=_DATA
+        ),
+    ] = _D.cache_reference,
+    dataloader_num_workers: Annotated[
+        int, typer.Option(help="Threads that prepare batches.", rich_help_panel=_DATA)
+    ] = _D.dataloader_num_workers,
+    seed: Annotated[int, typer.Option(rich_help_panel=_DATA)] = _D.seed,
+    validation_steps: Annotated[
+        int, typer.Option(help="Steps between looks at the held-out pairs.", rich_help_panel=_LOOKS)
+    ] = _D.validation_steps,
+    early_stopping: Annotated[
+        int, typer.Option(help="End after so many looks that were no better; 0 is never.", rich_help_panel=_LOOKS)
+    ] = _D.early_stopping,
+    sample_steps: Annotated[
+        int, typer.Option(help="Steps between pictures for held-out prompts; 0 is never.", rich_help_panel=_LOOKS)
+    ] = _D.sample_steps,
+    n_samples: Annotated[int, typer.Option(help="Pictures each time.", rich_help_panel=_LOOKS)] = _D.n_samples,
+    report_to: Annotated[
+        Optional[str], typer.Option(help="tensorboard, wandb or trackio, beside the CSV files.", rich_help_panel=_LOOKS)
+    ] = _D.report_to,
+    tracker_project_name: Annotated[str, typer.Option(rich_help_panel=_LOOKS)] = _D.tracker_project_name,
+    output: Annotated[
+        str, typer.Option(help="pipeline, unet or lora; auto is pipeline or lora.", rich_help_panel=_OUTPUT)
+    ] = _D.output,
+    kohya: Annotated[
+        bool, typer.Option("--kohya/--no-kohya", help="Write the LoRA in kohya's layout too.", rich_help_panel=_OUTPUT)
+    ] = _D.kohya,
+    push_to_hub: Annotated[
+        Optional[str], typer.Option(help="Repository to upload the result to.", rich_help_panel=_OUTPUT)
+    ] = _D.push_to_hub,
     mixed_precision: Annotated[
         str, typer.Option(help="no, fp16 or bf16.", rich_help_panel=_MACHINE)
-    ] = TrainConfig.mixed_precision,
+    ] = _D.mixed_precision,
     gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.", rich_help_panel=_MACHINE)
-    ] = TrainConfig.gradient_checkpointing,
+        bool,
+        typer.Option(
+            "--gradient-checkpointing/--no-gradient-checkpointing",
+            help="Less memory, more time.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = _D.gradient_checkpointing,
+    allow_tf32: Annotated[
+        bool,
+        typer.Option(
+            "--allow-tf32/--no-allow-tf32", help="Faster float32 on Ampere and later.", rich_help_panel=_MACHINE
+        ),
+    ] = _D.allow_tf32,
     cpu: Annotated[
-        bool, typer.Option("--cpu", help="Train on the CPU even where there is a GPU.", rich_help_panel=_MACHINE)
-    ] = False,
-    checkpointing_steps: Annotated[int, typer.Option(rich_help_panel=_RUN)] = TrainConfig.checkpointing_steps,
-    checkpoints_total_limit: Annotated[int, typer.Option(rich_help_panel=_RUN)] = TrainConfig.checkpoints_total_limit,
-    validation_steps: Annotated[
-        int, typer.Option(help="Steps between looks at the held-out pairs.", rich_help_panel=_RUN)
-    ] = TrainConfig.validation_steps,
-    report_to: Annotated[
-        Optional[str], typer.Option(help="tensorboard, wandb or trackio.", rich_help_panel=_RUN)
-    ] = None,
+        bool,
+        typer.Option("--cpu/--no-cpu", help="Train on the CPU even where there is a GPU.", rich_help_panel=_MACHINE),
+    ] = _D.cpu,
+    revision: Annotated[Optional[str], typer.Option(help="Of a hub id.", rich_help_panel=_RUN)] = _D.revision,
+    vae: Annotated[
+        Optional[str], typer.Option(help="A VAE to encode with instead of the model's.", rich_help_panel=_RUN)
+    ] = _D.vae,
+    unet_init: Annotated[
+        Optional[str],
+        typer.Option(help="A U-Net to begin from instead of the model's; the reference too.", rich_help_panel=_RUN),
+    ] = _D.unet_init,
+    checkpointing_steps: Annotated[int, typer.Option(rich_help_panel=_RUN)] = _D.checkpointing_steps,
+    checkpoints_total_limit: Annotated[int, typer.Option(rich_help_panel=_RUN)] = _D.checkpoints_total_limit,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a finished run.", rich_help_panel=_RUN)] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Empty the folder and begin anew.", rich_help_panel=_RUN)
@@ -87,61 +236,52 @@ def train(
 
     Example: prefloop train --labels pickscore --output-dir tuned --where "margin > 0.1"
     """
-    config = TrainConfig(
-        output_dir=output_dir,
-        labels=tuple(labels),
-        model=model,
-        where=where,
-        loss=loss,  # type: ignore[arg-type]  # checked by the config
-        beta_dpo=beta_dpo,
-        lora_rank=lora_rank,
-        lora_alpha=lora_alpha,
-        learning_rate=learning_rate,
-        lr_scheduler=lr_scheduler,
-        lr_warmup_steps=lr_warmup_steps,
-        train_batch_size=train_batch_size,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        max_train_steps=max_train_steps,
-        adam_beta1=adam_beta1,
-        adam_beta2=adam_beta2,
-        adam_weight_decay=adam_weight_decay,
-        adam_epsilon=adam_epsilon,
-        max_grad_norm=max_grad_norm,
-        mixed_precision=mixed_precision,  # type: ignore[arg-type]  # checked by the config
-        gradient_checkpointing=gradient_checkpointing,
-        resolution=resolution,
-        random_flip=random_flip,
-        proportion_empty_prompts=proportion_empty_prompts,
-        noise_offset=noise_offset,
-        input_perturbation=input_perturbation,
-        seed=seed,
-        checkpointing_steps=checkpointing_steps,
-        checkpoints_total_limit=checkpoints_total_limit,
-        validation_steps=validation_steps,
-        report_to=report_to,
-        cpu=cpu,
-    )
+    settings = _settings(context, config)
     # what can be wrong in the store or in names is found before anything slow is imported
     from ..store.models import find_model
     from .pairs import select_pairs
 
     opened = PairStore.open(store)
-    find_model(config.model)
-    select_pairs(opened, config)
+    find_model(settings.model, settings.revision)
+    select_pairs(opened, settings)
+    if dry_run:
+        from .dry_run import dry_run as estimated
+
+        text, values = estimated(settings, opened)
+        typer.echo(json.dumps(values) if as_json else text)
+        return
     from .loop import train as run_training
 
-    summary = run_training(config, opened, resume=resume, overwrite=overwrite)
-    if as_json:
-        typer.echo(json.dumps(summary))
-        return
-    held = summary["validation"].get("implicit_accuracy")
-    typer.echo(
-        f"{summary['steps']} steps on {summary['n_pairs']} pairs, beta {summary['beta_mean']:g} per element mean = "
-        f"{summary['beta_sum']:.4g} per sum"
-        + (
-            f"; implicit accuracy on held-out pairs {held:.3f} (n={summary['validation']['n_pairs']})"
-            if held is not None
-            else ""
+    summary = run_training(settings, opened, resume=resume, overwrite=overwrite)
+    typer.echo(json.dumps(summary) if as_json else _told(summary))
+
+
+def _settings(context: typer.Context, file: str | None) -> TrainConfig:
+    """The file's settings, under those given on the command line."""
+    from .recipes import read_settings
+
+    chosen: dict[str, Any] = read_settings(file) if file is not None else {}
+    for name in (field.name for field in fields(TrainConfig)):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            chosen[name] = context.params[name]
+    chosen["labels"] = tuple(chosen.get("labels") or ())
+    if not chosen.get("output_dir"):
+        raise UsageError("name a folder for the result with --output-dir")
+    return TrainConfig(**chosen)
+
+
+def _told(summary: dict) -> str:
+    looked = summary["validation"]
+    held = ""
+    if looked.get("implicit_accuracy") is not None:
+        held = (
+            f"; implicit accuracy on held-out pairs {looked['implicit_accuracy']:.3f} "
+            f"({looked['low']:.3f} to {looked['high']:.3f}, n={looked['n_pairs']})"
         )
-        + f"; the model is in {summary['output_dir']}"
-    )
+    lines = [
+        f"{summary['steps']} steps on {summary['n_pairs']} pairs, beta {summary['beta_mean']:g} per element mean = "
+        f"{summary['beta_sum']:.4g} per sum{held}"
+    ]
+    lines += [f"{found['name']}: {found['reason']}. {found['lever']}" for found in summary["verdicts"]]
+    return "\n".join([*lines, f"the model is in {summary['output_dir']}; training.png shows how it went"])

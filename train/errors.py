@@ -28,7 +28,9 @@ class Errors:
 class Denoising:
     """Asks both models to denoise."""
 
-    def __init__(self, policy: Policy, unet: Any, scheduler: Any, config: TrainConfig, accelerator: Accelerator) -> None:
+    def __init__(
+        self, policy: Policy, unet: Any, scheduler: Any, config: TrainConfig, accelerator: Accelerator
+    ) -> None:
         self.policy, self.scheduler, self.config, self.accelerator = policy, scheduler, config, accelerator
         self.unet = unet
         """The model as accelerate has it."""

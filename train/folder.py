@@ -69,18 +69,3 @@ def replacing(output: Path) -> Iterator[Path]:
             shutil.rmtree(target)
         path.replace(target)
     folder.rmdir()
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table with numbers as numbers; none where there is no table."""
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return [{name: _number(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text

@@ -53,7 +53,7 @@ def cut(image: Image.Image, frame: Frame) -> tuple[Tensor, list[int]]:
 
 
 def bucket(height: float, width: float, resolution: int, step: int) -> tuple[int, int]:
-    """Height and width of the frame, multiples of `step`, whose ratio is nearest, of at most resolution² pixels."""
+    """Height and width of the frame whose ratio is nearest: multiples of `step`, as large as resolution² pixels allow."""
     wanted = min(max(math.log(height / width), -math.log(LONGEST)), math.log(LONGEST))
     shapes = []
     for rows in range(1, int(resolution * math.sqrt(LONGEST)) // step + 1):

@@ -28,15 +28,17 @@ from .checkpoint import latest_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .data import Batch
 from .errors import Denoising
-from .folder import add_rows, cut_table, read_rows, refuse_finished
+from .folder import add_rows, cut_table, refuse_finished
 from .objective import SHOWN, pair_losses, shown
 from .optimizers import learning_rate, optimizer_for, optimizer_name
+from .plots import plot_training
 from .policy import Policy, load_unet
 from .prepare import prepared, with_reference
 from .result import Provenance, beta_sum, write_result
 from .samples import Samples
 from .validation import COLUMNS as VALIDATION
 from .validation import Validation
+from .verdicts import read_rows, should_stop, verdicts
 
 METRICS = ("step", *SHOWN, "learning_rate", "grad_norm")
 TABLES = ("metrics", "validation")
@@ -139,6 +141,7 @@ class _Trainer:
         self.samples = Samples(self.data, self.policy, self.model, config, self.output)
         self.step = 0
         self.last_metrics: dict[str, float] = {}
+        self.last_look: dict[str, Any] = {}
         self.recent: deque[Tensor] = deque(maxlen=LOG_EVERY)  # each (len(METRICS) - 1,)
 
     def train(self, run_id: str) -> dict:
@@ -208,7 +211,9 @@ class _Trainer:
         # a gradient that overflows in half precision is the scaler's affair: it skips the step and lowers its scale
         if not finite[0] or not (finite[1] or accelerator.scaler is not None):
             self.optimizer.zero_grad(set_to_none=True)
-            raise self._not_finite("gradient norm" if finite[0] else "loss", float(row[-1] if finite[0] else mean[0]), pairs)
+            raise self._not_finite(
+                "gradient norm" if finite[0] else "loss", float(row[-1] if finite[0] else mean[0]), pairs
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
@@ -246,6 +251,7 @@ class _Trainer:
     def _look(self) -> None:
         rows = self.validation.look(self.denoising.of_model, self.step)
         add_rows(self.output / "validation.csv", VALIDATION, rows)
+        self.last_look = rows[0]
         for row in rows if self.config.report_to else ():
             where = "validation" if row["bin"] == "all" else f"validation/bin {row['bin']}"
             self.accelerator.log({f"{where}/{name}": row[name] for name in VALIDATION[4:]}, step=self.step)
@@ -344,20 +350,22 @@ class _Trainer:
 
     def _finish(self, run_id: str) -> dict:
         config = self.config
-        validation = read_rows(self.output / "validation.csv") if self.validation.reference is not None else []
+        tables = [read_rows(self.output / f"{table}.csv") for table in TABLES]
         summary = {
             "steps": self.step,
             "n_pairs": len(self.data.pairs.train),
             "loss": self.last_metrics.get("loss"),
             "implicit_accuracy": self.last_metrics.get("implicit_accuracy"),
-            "validation": next((row for row in reversed(validation) if row["bin"] == "all"), {}),
+            "validation": self.last_look,
             "beta_mean": config.beta_dpo,
             "beta_sum": beta_sum(config, self.data),
+            "verdicts": [asdict(verdict) for verdict in verdicts(*tables)],
             "output_dir": str(self.output),
         }
         if self.accelerator.is_main_process:
+            plot_training(self.output)
             if self.ema is not None:
                 self.ema.copy_to(self.policy.parameters())
             where = Provenance(run_id, self.labelers, self.accelerator.num_processes)
-            write_result(self.output, self.store, config, self.policy, self.model, self.data, where, summary)
+            write_result(self.output, config, self.policy, self.model, self.data, where, summary)
         return plain(summary)

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..store import PairStore
 from ..store.models import RESULT_FILE, Model
 from ..store.runs import plain, versions
 from .config import TrainConfig
@@ -58,13 +57,14 @@ def output_of(config: TrainConfig) -> str:
 
 def beta_sum(config: TrainConfig, data: TrainingData) -> float:
     """beta_dpo as the factor of a sum over the latent's values instead of their mean."""
-    shape = data.latents.rows("mean", [data.frames[pair.pair_id].key(pair.chosen) for pair in data.pairs.train[:1]]).shape
+    shape = data.latents.rows(
+        "mean", [data.frames[pair.pair_id].key(pair.chosen) for pair in data.pairs.train[:1]]
+    ).shape
     return config.beta_dpo / math.prod(shape[1:])
 
 
 def write_result(
     output: Path,
-    store: PairStore,
     config: TrainConfig,
     policy: Policy,
     model: Model,

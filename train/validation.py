@@ -83,7 +83,11 @@ class Validation:
         return str(derived_seed(json.dumps([[str(d.pair.pair_id), str(d.pair.chosen), d.seed] for d in self.draws])))
 
     def _errors(self, errors_of: Callable[[list[Batch]], Errors]) -> tuple[Tensor, Tensor]:
-        chosen, rejected, size = torch.empty(len(self.draws)), torch.empty(len(self.draws)), self.config.train_batch_size
+        chosen, rejected, size = (
+            torch.empty(len(self.draws)),
+            torch.empty(len(self.draws)),
+            self.config.train_batch_size,
+        )
         by_frame: dict[tuple[int, int], list[int]] = {}
         for at, draw in enumerate(self.draws):
             frame = self.data.frames[draw.pair.pair_id]
