@@ -1,6 +1,7 @@
 """The built-in world's tokenizer: a CLIPTokenizer with a vocabulary of its own."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -12,8 +13,16 @@ MAX_LENGTH = 16  # tokens, with the two that mark begin and end; the longest pro
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
+SHIPPED = Path(__file__).parent / "weights" / "pipeline" / "tokenizer"
+
+
 def tokenizer() -> CLIPTokenizer:
-    """Whole words for this world's prompts, single characters for any other English text."""
+    """Whole words for this world's prompts, single characters for any other English text; the one that ships."""
+    return CLIPTokenizer.from_pretrained(SHIPPED) if SHIPPED.exists() else trained_tokenizer()
+
+
+def trained_tokenizer() -> CLIPTokenizer:
+    """A new one. Its trainer numbers tokens in another order each time: weights belong to the tokenizer they were made with."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-"
     byte_pairs = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     byte_pairs.pre_tokenizer = pre_tokenizers.Whitespace()

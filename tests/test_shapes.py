@@ -145,3 +145,11 @@ def test_aesthetics_is_blind_to_prompts_and_likes_full_pictures():
     assert np.array_equal(scores, scorer.score(["nonsense"] * 60, pictures))
     painted = [float((np.asarray(image).min(2) < 217).mean()) for image in pictures]
     assert np.corrcoef(scores, painted)[0, 1] > 0.9
+
+
+def test_the_tokenizer_is_the_one_the_weights_were_trained_with():
+    from prefloop.shapes.words import tokenizer
+    from transformers import CLIPTokenizer
+
+    shipped = CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer")
+    assert tokenizer().get_vocab() == shipped.get_vocab()

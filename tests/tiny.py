@@ -1,0 +1,109 @@
+"""Pipelines with the component classes and the shapes of configs of the real ones, small, of random weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from prefloop.shapes.words import tokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+KINDS = ("sd15", "sd21v", "sdxl", "sdxl-refiner", "sdxl-turbo")
+_BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+# as dicts, since the annotations of diffusers are narrower than what it takes
+_CODER: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (8, 8, 8, 8),
+    "norm_num_groups": 4,
+    "sample_size": 32,
+}
+_DENOISER: dict[str, Any] = {
+    "sample_size": 4,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (16, 16),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "attention_head_dim": 8,
+}
+
+
+def pipeline(kind: str) -> Any:
+    """Draws 32 x 32 pictures from 4 x 4 latents; the same weights each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return _xl(kind) if kind.startswith("sdxl") else _sd(kind)
+
+
+def saved(kind: str, folder: Path) -> Path:
+    pipeline(kind).save_pretrained(folder)
+    return folder
+
+
+def _text(width: int) -> CLIPTextConfig:
+    words: Any = tokenizer()
+    return CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=width,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=words.model_max_length,
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+        projection_dim=width,
+    )
+
+
+def _sd(kind: str) -> StableDiffusionPipeline:
+    velocity: dict[str, Any] = {"prediction_type": "v_prediction", "clip_sample": False, "set_alpha_to_one": False}
+    epsilon: dict[str, Any] = {"skip_prk_steps": True}
+    parts: dict[str, Any] = {
+        "vae": AutoencoderKL(**_CODER),
+        "unet": UNet2DConditionModel(**_DENOISER, cross_attention_dim=16, use_linear_projection=kind == "sd21v"),
+        "text_encoder": CLIPTextModel(_text(16)),
+        "tokenizer": tokenizer(),
+        "scheduler": DDIMScheduler(**_BETAS, **velocity) if kind == "sd21v" else PNDMScheduler(**_BETAS, **epsilon),
+        "safety_checker": None,
+        "feature_extractor": None,
+    }
+    return StableDiffusionPipeline(**parts, requires_safety_checker=False)
+
+
+def _xl(kind: str) -> Any:
+    refiner = kind == "sdxl-refiner"
+    # the U-Net is told the pooled text, 24 wide, and 6 numbers (the refiner 5), each in 8 values
+    told: dict[str, Any] = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 24 + 8 * (5 if refiner else 6),
+        "transformer_layers_per_block": 1,
+        "use_linear_projection": True,
+    }
+    distilled: dict[str, Any] = {"timestep_spacing": "trailing"}
+    parts: dict[str, Any] = {
+        "vae": AutoencoderKL(**_CODER, scaling_factor=0.13025),
+        "unet": UNet2DConditionModel(**_DENOISER, **told, cross_attention_dim=24 if refiner else 40),
+        "text_encoder": None if refiner else CLIPTextModel(_text(16)),
+        "text_encoder_2": CLIPTextModelWithProjection(_text(24)),
+        "tokenizer": None if refiner else tokenizer(),
+        "tokenizer_2": tokenizer(),
+        "scheduler": EulerAncestralDiscreteScheduler(**_BETAS, **distilled)
+        if kind == "sdxl-turbo"
+        else EulerDiscreteScheduler(**_BETAS),
+    }
+    if refiner:
+        return StableDiffusionXLImg2ImgPipeline(**parts, requires_aesthetics_score=True, add_watermarker=False)
+    return StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=kind == "sdxl", add_watermarker=False)
