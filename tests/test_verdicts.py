@@ -97,6 +97,7 @@ def test_a_run_whose_errors_do_not_move_is_not_learning_and_needs_a_higher_rate(
     [
         ({"rejected": 0.0009}, "not learning"),
         ({"rejected": -0.0009}, "not learning"),
+        ({"rejected": -0.0011}, "too early to say"),
         ({"rejected": 0.0011}, "too early to say"),  # it moves: the interval may yet leave one half
         ({"chosen": -0.0011}, "too early to say"),
         ({"reach": 0.02}, "learning"),  # slowly, and yet above one half
@@ -226,7 +227,8 @@ def test_a_loss_that_grows_while_the_errors_stay_is_saturated_by_beta_and_not_di
     assert "0.7 to 5" in found[0].reason
     assert "tenth of the --beta-dpo" in found[0].lever
     assert names(metrics(loss=1.39), looks(0.5, 0.6, 0.6, chosen=0.001, rejected=0.002)) == ["learning"]
-    assert names(metrics(loss=5.0), looks(0.5, 0.6, 0.6, chosen=0.03, rejected=0.02)) == ["learning"]
+    for moved in ({"chosen": 0.03, "rejected": 0.01}, {"chosen": 0.01, "rejected": 0.03}):
+        assert names(metrics(loss=5.0), looks(0.5, 0.6, 0.6, **moved)) == ["learning"]
 
 
 def test_a_lower_beta_is_not_proposed_where_the_chosen_error_is_far_from_the_references():
@@ -283,7 +285,7 @@ def test_the_best_step_is_the_earliest_of_the_best_looks_over_all_timesteps():
         ((0.5, 0.6, 0.59, 0.58), 2, True),
         ((0.5, 0.6, 0.59, 0.61), 2, False),  # better again
         ((0.5, 0.49, 0.48), 2, True),  # never better than the reference
-        ((0.5, math.nan, math.nan, 0.6), 2, False),  # looks without a number are none
+        ((0.5, 0.6, math.nan, math.nan), 2, False),  # looks without a number are none
     ],
 )
 def test_a_run_stops_after_patience_looks_that_are_no_better(accuracies: tuple[float, ...], patience: int, stop: bool):
@@ -293,6 +295,16 @@ def test_a_run_stops_after_patience_looks_that_are_no_better(accuracies: tuple[f
 def test_patience_below_one_is_refused():
     with pytest.raises(ValueError, match="patience must be at least 1, got 0"):
         should_stop([], 0)
+
+
+def test_errors_are_compared_with_the_references_of_the_same_look_not_with_an_earlier_look():
+    shown = summarize(metrics(), look(60, chosen=0.03, rejected=0.04) + look(80, chosen=0.05, rejected=-0.02))
+    assert (shown.chosen, shown.rejected) == (pytest.approx(0.05), pytest.approx(-0.02))
+
+
+def test_sft_is_not_driven_by_a_rejected_picture_it_never_sees():
+    rows = look(0, reference=False) + look(100, chosen=0.03, rejected=0.05, reference=False)
+    assert names(sft_metrics(), rows) == ["overfitting"]
 
 
 def test_recent_numbers_are_means_of_five_rows():
