@@ -12,113 +12,134 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito's colours, which colour-blind people tell apart
-BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#777777"
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
 
 
 def plot_training(folder: Path) -> Path:
     """Draw `training.png` into the folder of a run; its path.
 
-    Panels without numbers say so: a run may have no held-out pairs, and sft has no reference.
+    A panel without numbers says so: a run may have no held-out pairs, and sft has no implicit accuracy.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     metrics, validation = read_rows(folder / "metrics.csv"), read_rows(folder / "validation.csv")
-    figure = Figure(figsize=(16, 9), layout="constrained")
+    figure = Figure(figsize=(16, 9), layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15))
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, wspace=0.03, hspace=0.05)  # type: ignore[union-attr]  # it is set above
-    panels = figure.subplots(2, 3)
-    for axes, draw in zip(panels.flat, (_loss, _accuracy, _errors, _gradient, _bins, _verdicts), strict=True):
-        draw(axes, metrics, validation)
+    grid = figure.add_gridspec(2, 3, wspace=0.08, hspace=0.08)
+    _loss(figure.add_subplot(grid[0, 0]), metrics)
+    _accuracy(figure.add_subplot(grid[0, 1]), metrics, validation)
+    _errors(figure.add_subplot(grid[0, 2]), validation)
+    gradient = grid[1, 0].subgridspec(2, 1)
+    _gradient_left(figure.add_subplot(gradient[0]), metrics)
+    _norm(figure.add_subplot(gradient[1]), metrics)
+    _bins(figure.add_subplot(grid[1, 1]), validation)
+    _words(figure.add_subplot(grid[1, 2]), metrics, validation)
     path = folder / "training.png"
     figure.savefig(path, dpi=100)
     return path
 
 
-def _loss(axes: "Axes", metrics: Rows, validation: Rows) -> None:  # noqa: ARG001  # all panels are called alike
-    _framed(axes, "Loss, mean of ten steps", "step")
-    _line(axes, column(metrics, "step"), column(metrics, "loss"), BLUE)
+def _loss(axes: "Axes", metrics: Rows) -> None:
+    _frame(axes, "Loss", "mean of ten steps", "step")
+    if not _line(axes, metrics, column(metrics, "loss"), BLUE):
+        _blank(axes)
 
 
 def _accuracy(axes: "Axes", metrics: Rows, validation: Rows) -> None:
-    _framed(axes, "Implicit accuracy", "step")
     rows = looks(validation)
-    steps = column(rows, "step")
-    _line(axes, column(metrics, "step"), column(metrics, "implicit_accuracy"), GREY, "training pairs", linewidth=1)
-    if _line(axes, steps, column(rows, "implicit_accuracy"), BLUE, "held-out pairs, 95 % interval", marker="o"):
+    _frame(axes, "Implicit accuracy", "share of pairs", "step")
+    trained = _line(axes, metrics, column(metrics, "implicit_accuracy"), GREY, "training pairs", linewidth=1)
+    accuracy = column(rows, "implicit_accuracy")
+    held_out = _line(axes, rows, accuracy, BLUE, "held-out pairs, 95 % interval", marker="o")
+    if not (trained or held_out):
+        return _blank(axes)
+    if held_out:
+        steps = column(rows, "step")
         axes.fill_between(steps, column(rows, "low"), column(rows, "high"), color=BLUE, alpha=0.15, linewidth=0)
-    axes.axhline(0.5, color="black", linestyle="--", linewidth=1)
-    _percent(axes)
-    _legend(axes)
+        best = np.nanargmax(accuracy)
+        axes.plot(steps[best], accuracy[best], "o", color=BLUE, fillstyle="none", markersize=13, label="best look")
+    _level(axes, 0.5)
+    axes.yaxis.set_major_formatter(_percent)
+    axes.legend(frameon=False, fontsize=11)
 
 
-def _errors(axes: "Axes", metrics: Rows, validation: Rows) -> None:  # noqa: ARG001
+def _errors(axes: "Axes", validation: Rows) -> None:
     rows = looks(validation)
-    has_reference = np.isfinite(column(rows, "ref_chosen_error")).any()
-    against = "the reference's" if has_reference else "the first look's"
-    _framed(axes, f"Held-out error against {against}", "step")
-    for name, colour, marker in (("chosen", BLUE, "o"), ("rejected", ORANGE, "s")):
-        _line(axes, column(rows, "step"), error_changes(rows, f"{name}_error"), colour, name, marker=marker)
-    axes.axhline(0, color="black", linestyle="--", linewidth=1)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:+.2%}" if abs(value) < 0.1 else f"{value:+.0%}")
-    _legend(axes)
+    reference = np.isfinite(column(rows, "ref_chosen_error")).any()
+    _frame(axes, "Held-out errors", f"change against the {'reference' if reference else 'first look'}", "step")
+    drawn = [
+        _line(axes, rows, error_changes(rows, f"{name}_error"), colour, name, marker=marker)
+        for name, colour, marker in (("chosen", BLUE, "o"), ("rejected", ORANGE, "s"))
+    ]
+    if not any(drawn):
+        return _blank(axes)
+    _level(axes, 0)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}%" if abs(value) > 1e-9 else "0%")
+    axes.legend(frameon=False, fontsize=11)
 
 
-def _gradient(axes: "Axes", metrics: Rows, validation: Rows) -> None:  # noqa: ARG001
-    _framed(axes, "Gradient", "step")
-    steps = column(metrics, "step")
-    norms = axes.twinx()
-    norms.spines["top"].set_visible(False)
-    if _line(norms, steps, column(metrics, "grad_norm"), ORANGE, "norm", linewidth=1):
-        norms.set_yscale("log")
-        norms.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        norms.set_ylabel("norm before clipping (orange)", color=ORANGE)
-    axes.set_ylabel("share of its weight that is left (blue)", color=BLUE)
-    if not _line(axes, steps, column(metrics, "gradient_left"), BLUE, "left"):
-        axes.set_ylabel("")
-    axes.axhline(0.5, color="black", linestyle="--", linewidth=1)
+def _gradient_left(axes: "Axes", metrics: Rows) -> None:
+    _frame(axes, "Gradient: weight left, norm before clipping", "weight left", "")
+    if not _line(axes, metrics, column(metrics, "gradient_left"), BLUE):
+        return _blank(axes)
+    _level(axes, 0.5)
     axes.set_ylim(0, 1)
 
 
-def _bins(axes: "Axes", metrics: Rows, validation: Rows) -> None:  # noqa: ARG001
+def _norm(axes: "Axes", metrics: Rows) -> None:
+    norms = column(metrics, "grad_norm")
+    _frame(axes, "", "norm", "step")
+    if not _line(axes, metrics, norms, BLUE):
+        return _blank(axes)
+    if np.nanmax(norms) > 10 * np.nanmin(norms) > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def _bins(axes: "Axes", validation: Rows) -> None:
     last = max(column(validation, "step"), default=0)
     rows = [row for row in validation if row["bin"] != "all" and float(row["step"]) == last]
-    _framed(axes, f"Held-out implicit accuracy by timestep, step {last:.0f}", "timestep; the higher, the more noise")
-    accuracy = column(rows, "implicit_accuracy")
-    if np.isfinite(accuracy).any():
-        at = np.arange(len(rows))
-        reach = np.abs(np.stack([column(rows, "low"), column(rows, "high")]) - accuracy)
-        axes.bar(at, accuracy, color=BLUE, alpha=0.6, width=0.7)
-        axes.errorbar(at, accuracy, reach, fmt="none", ecolor="black", capsize=5)
-        low, high = column(rows, "timestep_low"), column(rows, "timestep_high")
-        axes.set_xticks(at, [f"{a:.0f}–{b:.0f}" for a, b in zip(low, high, strict=True)])
-    else:
-        _empty(axes)
-    axes.axhline(0.5, color="black", linestyle="--", linewidth=1)
+    accuracy, low, high = (column(rows, name) for name in ("implicit_accuracy", "low", "high"))
+    _frame(
+        axes, f"By timestep, at step {last:.0f}", "held-out implicit accuracy", "timestep; the higher, the more noise"
+    )
+    if not np.isfinite(accuracy).any():
+        return _blank(axes)
+    at = np.arange(len(rows))
+    axes.bar(at, accuracy, color=BLUE, alpha=0.6, width=0.7)
+    axes.vlines(at, low, high, color="black", linewidth=1.5)
+    edges = zip(column(rows, "timestep_low"), column(rows, "timestep_high"), strict=True)
+    axes.set_xticks(at, [f"{first:.0f}–{end:.0f}" for first, end in edges], fontsize=10 if len(rows) < 7 else 7)
+    _level(axes, 0.5)
     axes.set_ylim(0, 1)
-    _percent(axes)
+    axes.yaxis.set_major_formatter(_percent)
 
 
-def _verdicts(axes: "Axes", metrics: Rows, validation: Rows) -> None:
+def _words(axes: "Axes", metrics: Rows, validation: Rows) -> None:
     axes.set_axis_off()
     axes.set_title("Is it learning?", loc="left", fontsize=14)
-    height = 0.95
-    for verdict in verdicts(metrics, validation):
-        words = [
-            (verdict.name, "bold", BLUE if verdict.name == "learning" else ORANGE),
-            (verdict.reason, "normal", "black"),
-            (f"→ {verdict.lever}", "normal", "black"),
-        ]
-        for text, weight, colour in words:
-            lines = textwrap.wrap(text, 58)
-            axes.text(0, height, "\n".join(lines), va="top", fontsize=12, fontweight=weight, color=colour)
-            height -= 0.062 * len(lines) + 0.02
+    found, height = verdicts(metrics, validation), 0.96
+    size, width = (12, 46) if len(found) <= 2 else (9, 62)  # so that all of them have room
+    for verdict in found:
+        colour = BLUE if verdict.name == "learning" else ORANGE
+        parts = ((verdict.name, "bold", colour), (verdict.reason, "normal", "black"), (verdict.lever, "normal", colour))
+        for text, weight, shade in parts:
+            lines = textwrap.wrap(text, width, break_on_hyphens=False)
+            # matplotlib would read $…$ as mathematics
+            shown = "\n".join(lines).replace("$", r"\$")
+            axes.text(0, height, shown, va="top", fontsize=size, fontweight=weight, color=shade, in_layout=False)
+            height -= 0.0052 * size * len(lines) + 0.025
         height -= 0.03
 
 
-def _framed(axes: "Axes", title: str, below: str) -> None:
+def _frame(axes: "Axes", title: str, left: str, below: str) -> None:
     axes.set_title(title, loc="left", fontsize=14)
     axes.set_xlabel(below, fontsize=12)
+    axes.set_ylabel(left, fontsize=12)
     axes.tick_params(labelsize=11)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -127,27 +148,26 @@ def _framed(axes: "Axes", title: str, below: str) -> None:
 
 
 def _line(
-    axes: "Axes", steps: Floats, values: Floats, colour: str, label: str = "", linewidth: float = 2, marker: str = ""
+    axes: "Axes", rows: Rows, values: Floats, colour: str, label: str = "", linewidth: float = 2, marker: str = ""
 ) -> bool:
-    """Draw the numbers there are; whether there are any."""
+    """Draw the values that are numbers over their steps; whether there are any."""
     known = np.isfinite(values)
     if known.any():
-        axes.plot(
-            steps[known], values[known], color=colour, label=label, linewidth=linewidth, marker=marker, markersize=5
-        )
+        steps = column(rows, "step")[known]
+        axes.plot(steps, values[known], color=colour, label=label, linewidth=linewidth, marker=marker, markersize=5)
     return bool(known.any())
 
 
-def _percent(axes: "Axes") -> None:
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+def _level(axes: "Axes", value: float) -> None:
+    """What a model that equals its reference shows."""
+    axes.axhline(value, color="black", linestyle="--", linewidth=1)
 
 
-def _legend(axes: "Axes") -> None:
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False, fontsize=11)
-    else:
-        _empty(axes)
+def _percent(value: float, _: float) -> str:
+    return f"{value:.0%}"
 
 
-def _empty(axes: "Axes") -> None:
-    axes.text(0.5, 0.6, "no numbers", transform=axes.transAxes, ha="center", color=GREY, fontsize=12)
+def _blank(axes: "Axes") -> None:
+    axes.text(0.5, 0.5, "no numbers", transform=axes.transAxes, ha="center", color=GREY, fontsize=12)
+    axes.set_xticks([])
+    axes.set_yticks([])

@@ -1,0 +1,359 @@
+"""What a run's tables say: each verdict, the borders between them, early stopping, and the picture."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from prefloop.train.plots import plot_training
+from prefloop.train.verdicts import best_step, read_rows, should_stop, summarize, verdicts
+
+BINS = 4
+
+
+def metrics(steps: int = 100, **last: Any) -> list[dict[str, Any]]:
+    """A row every ten steps: the first is that of a run that begins, the others show `last`."""
+    first = {"loss": 0.7, "implicit_accuracy": 0.52, "gradient_left": 0.5, "grad_norm": 3.0, "learning_rate": 1e-3}
+    return [
+        {"step": step, "chosen_error_change": 0.0, "rejected_error_change": 0.0, "margin": 0.1}
+        | (first if step == 10 else first | last)
+        for step in range(10, steps + 1, 10)
+    ]
+
+
+def look(
+    step: int,
+    accuracy: float = 0.5,
+    *,
+    chosen: float = 0.0,
+    rejected: float = 0.0,
+    reach: float = 0.04,
+    n_pairs: int = 200,
+    reference: bool = True,
+) -> list[dict[str, Any]]:
+    """The rows of one look. `chosen` and `rejected` are changes against the reference's errors, 0.2 and 0.25."""
+    row = {
+        "step": step,
+        "timestep_low": 0,
+        "timestep_high": 1000,
+        "n_pairs": n_pairs,
+        "chosen_error": 0.2 * (1 + chosen),
+        "ref_chosen_error": 0.2 if reference else "",
+        "rejected_error": 0.25 * (1 + rejected),
+        "ref_rejected_error": 0.25 if reference else "",
+        "margin": 0.0 if reference else "",
+        "implicit_accuracy": accuracy if reference else "",
+        "low": accuracy - reach if reference else "",
+        "high": accuracy + reach if reference else "",
+        "gradient_left": 0.5 if reference else "",
+    }
+    bins = [
+        row | {"bin": str(k), "timestep_low": k * 1000 // BINS, "timestep_high": (k + 1) * 1000 // BINS}
+        for k in range(BINS)
+    ]
+    return [row | {"bin": "all"}, *bins]
+
+
+def looks(*accuracies: float, **last: Any) -> list[dict[str, Any]]:
+    """A look every 20 steps, the first at step 0; `last` belongs to the last one."""
+    at = len(accuracies) - 1
+    return [row for k, value in enumerate(accuracies) for row in look(20 * k, value, **(last if k == at else {}))]
+
+
+def sft(*errors: float) -> list[dict[str, Any]]:
+    """Looks without reference; changes against the first look's error."""
+    return [row for k, chosen in enumerate(errors) for row in look(20 * k, chosen=chosen, reference=False)]
+
+
+def sft_metrics(**last: Any) -> list[dict[str, Any]]:
+    empty = dict.fromkeys(("implicit_accuracy", "margin", "gradient_left", "chosen_error_change"), math.nan)
+    return [row | empty for row in metrics(**last)]
+
+
+def names(rows: list[dict[str, Any]], validation: list[dict[str, Any]]) -> list[str]:
+    return [verdict.name for verdict in verdicts(rows, validation)]
+
+
+def test_a_run_whose_interval_lies_above_one_half_is_learning():
+    found = verdicts(metrics(), looks(0.5, 0.55, 0.6, chosen=0.003, rejected=0.007))
+    assert [verdict.name for verdict in found] == ["learning"]
+    # the interval is 0.6 - 0.04 to 0.6 + 0.04
+    assert "60.0% [56.0%, 64.0%], 200 pairs" in found[0].reason
+    assert "chosen +0.30%, rejected +0.70%" in found[0].reason
+    assert "step 40 of 100" in found[0].lever
+
+
+def test_a_run_whose_errors_do_not_move_is_not_learning_and_needs_a_higher_rate():
+    found = verdicts(metrics(), looks(0.5, 0.52, 0.53, rejected=0.0009))
+    assert [verdict.name for verdict in found] == ["not learning"]
+    assert "0.090%" in found[0].reason
+    assert "--learning-rate 0.01 (higher than 0.001)" in found[0].lever
+
+
+@pytest.mark.parametrize(
+    ("last", "name"),
+    [
+        ({"rejected": 0.0009}, "not learning"),
+        ({"rejected": -0.0009}, "not learning"),
+        ({"rejected": -0.0011}, "too early to say"),
+        ({"rejected": 0.0011}, "too early to say"),  # it moves: the interval may yet leave one half
+        ({"chosen": -0.0011}, "too early to say"),
+        ({"reach": 0.02}, "learning"),  # slowly, and yet above one half
+        ({"n_pairs": 19}, "too early to say"),
+        ({"n_pairs": 20}, "not learning"),
+    ],
+)
+def test_not_learning_needs_still_errors_and_an_undecided_interval_and_pairs(last: dict[str, Any], name: str):
+    assert names(metrics(), looks(0.5, 0.52, 0.53, **last)) == [name]
+
+
+def test_a_held_out_accuracy_below_one_half_asks_whether_the_labels_are_the_right_way_round():
+    (found,) = verdicts(metrics(), looks(0.5, 0.46, 0.42, chosen=0.01, rejected=0.005))
+    assert found.name == "not learning"
+    assert "42.0% [38.0%, 46.0%]" in found.reason
+    assert "the right way round" in found.lever
+
+
+def test_nothing_is_said_of_learning_before_enough_steps_at_the_full_rate():
+    validation = look(0) + look(40, 0.7)
+    assert names(metrics(steps=40), validation) == ["too early to say"]
+    assert names(metrics(steps=50), look(0) + look(50, 0.7)) == ["learning"]
+    warming = [row | {"learning_rate": 1e-6 * row["step"]} for row in metrics(steps=500)]
+    assert names(warming, look(0) + look(500)) == ["too early to say"]
+    warmed = [row | {"learning_rate": 1e-6 * min(row["step"], 450)} for row in metrics(steps=500)]
+    assert names(warmed, look(0) + look(500)) == ["not learning"]
+
+
+def test_without_held_out_pairs_it_is_too_early_whatever_the_training_pairs_say():
+    (found,) = verdicts(metrics(implicit_accuracy=0.7), [])
+    assert found.name == "too early to say"
+    assert found.reason.startswith("0 held-out pairs")
+
+
+def test_empty_tables_are_too_early():
+    assert names([], []) == ["too early to say"]
+
+
+def test_a_chosen_error_far_above_the_references_is_diverging():
+    found = verdicts(metrics(), looks(0.5, 0.5, 0.5, chosen=0.5, rejected=0.4))
+    assert found[0].name == "diverging"
+    assert "+50.0%" in found[0].reason
+    assert "--learning-rate 0.0001 (lower than 0.001)" in found[0].lever
+    assert "diverging" not in names(metrics(), looks(0.5, 0.5, 0.5, chosen=0.49, rejected=0.4))
+
+
+@pytest.mark.parametrize(
+    ("last", "diverging"),
+    [
+        ({"loss": 1.41, "grad_norm": 15.1}, True),  # 2 times 0.7 and 5 times 3.0
+        ({"loss": 1.39, "grad_norm": 15.1}, False),
+        ({"loss": 1.41, "grad_norm": 14.9}, False),
+    ],
+)
+def test_without_held_out_pairs_loss_and_gradient_norm_must_both_grow_to_diverge(last: dict[str, Any], diverging: bool):
+    assert ("diverging" in names(metrics(**last), [])) is diverging
+
+
+def test_diverging_is_told_at_any_step():
+    assert names(metrics(steps=20), look(0) + look(20, chosen=3.0, rejected=2.7)) == ["diverging"]
+
+
+def test_sft_is_not_told_to_change_beta():
+    (found,) = verdicts(sft_metrics(loss=2.0, grad_norm=50.0), sft(0, 0, 0))
+    assert found.name == "diverging"
+    assert "beta" not in found.lever
+
+
+def test_a_margin_that_comes_from_a_worse_rejected_picture_while_the_chosen_is_worse_too_is_named():
+    (found,) = verdicts(metrics(), looks(0.5, 0.55, 0.6, chosen=0.02, rejected=0.05))
+    assert found.name == "driven by the rejected picture"
+    assert "chosen +2.0%, rejected +5.0%" in found.reason
+    assert "--safeguard" in found.lever
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"chosen": 0.019, "rejected": 0.05},  # the chosen error hardly rises
+        {"chosen": -0.03, "rejected": 0.05},  # the chosen error falls
+        {"chosen": 0.05, "rejected": 0.04},  # no margin comes from the rejected one
+    ],
+)
+def test_a_risen_rejected_error_alone_is_no_fault(changes: dict[str, float]):
+    assert names(metrics(), looks(0.5, 0.55, 0.6, **changes)) == ["learning"]
+
+
+def test_a_held_out_accuracy_that_falls_while_training_goes_on_well_is_overfitting():
+    (found,) = verdicts(metrics(implicit_accuracy=0.76), looks(0.5, 0.70, 0.66, 0.64))
+    assert found.name == "overfitting"
+    assert "64.0% after 70.0% at step 20" in found.reason
+    assert "76.0%" in found.reason
+    assert "--max-train-steps 20" in found.lever
+
+
+@pytest.mark.parametrize(
+    ("train_accuracy", "last", "name"),
+    [
+        (0.74, 0.60, "learning"),  # not high
+        (0.76, 0.66, "learning"),  # 0.04 below the best
+        (0.76, 0.64, "overfitting"),  # 0.06 below the best
+        (0.90, 0.71, "learning"),  # the best itself, and 0.19 below the training pairs
+    ],
+)
+def test_overfitting_needs_a_high_training_accuracy_and_a_fall(train_accuracy: float, last: float, name: str):
+    assert names(metrics(implicit_accuracy=train_accuracy), looks(0.5, 0.70, last)) == [name]
+
+
+def test_pairs_learned_by_heart_are_overfitting_though_no_look_fell():
+    (found,) = verdicts(metrics(implicit_accuracy=0.9), looks(0.5, 0.6, 0.69))
+    assert found.name == "overfitting"
+    assert "--max-train-steps" not in found.lever  # the last look is the best
+    assert "more pairs" in found.lever
+
+
+def test_little_gradient_left_is_saturated():
+    (found,) = verdicts(metrics(gradient_left=0.1, implicit_accuracy=0.74), looks(0.5, 0.7, 0.7))
+    assert found.name == "saturated"
+    assert "0.10 of the gradient's weight" in found.reason
+    assert "--beta-dpo" in found.lever
+    assert names(metrics(gradient_left=0.11), looks(0.5, 0.7, 0.7)) == ["learning"]
+
+
+def test_a_loss_that_grows_while_the_errors_stay_is_saturated_by_beta_and_not_diverging():
+    found = verdicts(metrics(loss=5.0), looks(0.5, 0.52, 0.52, chosen=0.001, rejected=0.002))
+    assert [verdict.name for verdict in found] == ["saturated"]
+    assert "0.7 to 5" in found[0].reason
+    assert "tenth of the --beta-dpo" in found[0].lever
+    assert names(metrics(loss=1.39), looks(0.5, 0.6, 0.6, chosen=0.001, rejected=0.002)) == ["learning"]
+    for moved in ({"chosen": 0.03, "rejected": 0.01}, {"chosen": 0.01, "rejected": 0.03}):
+        assert names(metrics(loss=5.0), looks(0.5, 0.6, 0.6, **moved)) == ["learning"]
+
+
+def test_a_lower_beta_is_not_proposed_where_the_chosen_error_is_far_from_the_references():
+    driven, saturated = verdicts(metrics(gradient_left=0.05), looks(0.5, 0.7, 0.7, chosen=0.1, rejected=0.2))
+    assert "three times the --beta-dpo" in driven.lever
+    assert "beta" not in saturated.lever
+
+
+def test_several_verdicts_hold_at_once_the_worst_first():
+    rows = metrics(implicit_accuracy=0.95, gradient_left=0.05, loss=2.0, grad_norm=20.0)
+    assert names(rows, looks(0.5, 0.7, 0.6, chosen=0.1, rejected=0.2)) == [
+        "diverging",
+        "driven by the rejected picture",
+        "overfitting",
+        "saturated",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("errors", "name"),
+    [
+        ((0, -0.01, -0.03), "learning"),
+        ((0, 0.0, -0.0009), "not learning"),
+        ((0, 0.005, 0.01), "too early to say"),
+        ((0, -0.03, -0.005), "overfitting"),
+        ((0, 0.3, 0.6), "diverging"),
+    ],
+)
+def test_sft_is_judged_by_the_chosen_error_against_the_first_look(errors: tuple[float, ...], name: str):
+    assert names(sft_metrics(), sft(*errors))[0] == name
+
+
+def test_the_best_step_of_sft_has_the_lowest_chosen_error_though_step_0_says_one_half():
+    validation = sft(0, -0.03, -0.01)
+    validation[0]["implicit_accuracy"] = 0.5
+    assert best_step(validation) == 20
+
+
+def test_the_best_step_is_the_earliest_of_the_best_looks_over_all_timesteps():
+    validation = looks(0.5, 0.6, 0.7, 0.7, 0.6)
+    validation[1]["implicit_accuracy"] = 0.9  # a bin of step 0
+    assert best_step(validation) == 40
+    assert best_step([]) is None
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "patience", "stop"),
+    [
+        ((0.5,), 1, False),
+        ((0.5, 0.6), 1, False),
+        ((0.5, 0.6, 0.59), 1, True),
+        ((0.5, 0.6, 0.6), 1, True),  # as good is no better
+        ((0.5, 0.6, 0.59), 2, False),
+        ((0.5, 0.6, 0.59, 0.58), 2, True),
+        ((0.5, 0.6, 0.59, 0.61), 2, False),  # better again
+        ((0.5, 0.49, 0.48), 2, True),  # never better than the reference
+        ((0.5, 0.6, math.nan, math.nan), 2, False),  # looks without a number are none
+    ],
+)
+def test_a_run_stops_after_patience_looks_that_are_no_better(accuracies: tuple[float, ...], patience: int, stop: bool):
+    assert should_stop(looks(*accuracies), patience) is stop
+
+
+def test_patience_below_one_is_refused():
+    with pytest.raises(ValueError, match="patience must be at least 1, got 0"):
+        should_stop([], 0)
+
+
+def test_errors_are_compared_with_the_references_of_the_same_look_not_with_an_earlier_look():
+    shown = summarize(metrics(), look(60, chosen=0.03, rejected=0.04) + look(80, chosen=0.05, rejected=-0.02))
+    assert (shown.chosen, shown.rejected) == (pytest.approx(0.05), pytest.approx(-0.02))
+
+
+def test_sft_is_not_driven_by_a_rejected_picture_it_never_sees():
+    rows = look(0, reference=False) + look(100, chosen=0.03, rejected=0.05, reference=False)
+    assert names(sft_metrics(), rows) == ["overfitting"]
+
+
+def test_recent_numbers_are_means_of_five_rows():
+    rows = metrics()
+    rows[-1]["loss"], rows[-6]["loss"] = 1.7, 100.0  # the sixth last is not among them
+    assert summarize(rows, []).loss == pytest.approx((4 * 0.7 + 1.7) / 5)
+
+
+def write(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_tables_in_files_say_what_tables_in_memory_say(tmp_path: Path):
+    rows, validation = metrics(), looks(0.5, 0.55, 0.6, chosen=0.003, rejected=0.007)
+    write(tmp_path / "metrics.csv", rows, list(rows[0]))
+    write(tmp_path / "validation.csv", validation, list(validation[0]))
+    assert verdicts(read_rows(tmp_path / "metrics.csv"), read_rows(tmp_path / "validation.csv")) == verdicts(
+        rows, validation
+    )
+    assert read_rows(tmp_path / "no.csv") == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "validation"),
+    [
+        (metrics(), looks(0.5, 0.55, 0.6, chosen=0.003, rejected=0.007)),
+        (metrics(loss=14.0, grad_norm=500.0), looks(0.5, 0.5, 0.5, chosen=10, rejected=9)),
+        (sft_metrics(), sft(0, -0.01, -0.03)),
+        (metrics(), []),
+        (metrics(), None),
+        ([], []),
+    ],
+    ids=["full", "diverging", "sft", "empty validation", "no validation", "nothing yet"],
+)
+def test_the_picture_of_a_run_is_drawn_from_whatever_its_tables_hold(
+    rows: list[dict[str, Any]],
+    validation: list[dict[str, Any]] | None,
+    tmp_path: Path,
+    recwarn: pytest.WarningsRecorder,
+):
+    write(tmp_path / "metrics.csv", rows, list(metrics()[0]))
+    if validation is not None:
+        write(tmp_path / "validation.csv", validation, list(look(0)[0]))
+    path = plot_training(tmp_path)
+    assert path == tmp_path / "training.png"
+    with Image.open(path) as picture:
+        assert (picture.format, picture.size) == ("PNG", (1600, 900))
+        assert len(picture.convert("L").getcolors(256) or []) > 16  # drawn, not blank
+    assert not [warning.message for warning in recwarn if issubclass(warning.category, (RuntimeWarning, UserWarning))]
