@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import content
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from peft import LoraConfig
 from prefloop.store import PairStore
@@ -170,6 +171,8 @@ def test_the_snippet_loads_the_result_and_draws(
     if output == "pipeline":
         shutil.copytree(source, tmp_path, dirs_exist_ok=True)
     elif output == "unet":
+        with torch.no_grad():
+            unet.conv_out.bias.add_(1)
         unet.save_pretrained(tmp_path / "unet")
     else:
         unet.add_adapter(LoraConfig(r=2, init_lora_weights="gaussian", target_modules=["to_q"]))
@@ -179,6 +182,7 @@ def test_the_snippet_loads_the_result_and_draws(
     made: dict[str, Any] = {}
     exec(snippet(card).replace('square")', 'square", num_inference_steps=1)'), made)
     assert made["image"].size == made["pipeline"](" ", num_inference_steps=1).images[0].size
+    assert torch.equal(made["pipeline"].unet.conv_out.bias, unet.conv_out.bias)
     assert bool(made["pipeline"].get_active_adapters()) == (output in ("lora", "kohya"))
 
 
