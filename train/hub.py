@@ -1,0 +1,52 @@
+"""Put a result on the hub: weights, settings and the card; no checkpoints, no logs, no pictures."""
+
+from pathlib import Path
+
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.utils import validate_repo_id
+
+from ..store.errors import PrefloopError, UsageError
+from ..store.models import RESULT_FILE, hub_reachable
+
+_KEPT = ("README.md", "*.safetensors", "*.json", "*.txt", "*.csv")
+_LEFT = (".*", "*/.*", "checkpoint-*", "logs/*")
+
+
+def push(folder: Path, repo_id: str, *, private: bool) -> str:
+    """Upload a finished result of `train`; the address of its repository, which is made where there is none.
+
+    Raises:
+        UsageError: where the name is none for a repository, the folder holds no finished result, or what shall be private
+            would go into a public repository.
+        PrefloopError: where nobody is logged in, or the hub cannot be reached or refuses.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UsageError(f"{repo_id!r} is no name of a repository; give one like owner/name") from error
+    if not (folder / RESULT_FILE).is_file():
+        raise UsageError(
+            f"{folder} holds no finished result: {RESULT_FILE} is not there; name the folder that train wrote"
+        )
+    token = get_token()
+    if token is None:
+        raise PrefloopError("nobody is logged in to the hub; run `hf auth login`, or set HF_TOKEN")
+    if not hub_reachable():
+        raise PrefloopError(
+            f"the hub cannot be reached; {folder} is whole: push it when there is network and HF_HUB_OFFLINE is not set"
+        )
+    hub = HfApi(token=token)
+    try:
+        repository = hub.create_repo(repo_id, private=private, exist_ok=True)
+        if private and not hub.model_info(repository.repo_id).private:
+            raise UsageError(f"{repository} is there and public; name another repository, or push without --private")
+        hub.upload_folder(
+            repo_id=repository.repo_id, folder_path=folder, allow_patterns=list(_KEPT), ignore_patterns=list(_LEFT)
+        )
+    except HTTPError as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PrefloopError(
+            f"the hub did not take {folder} as {repo_id}: {reason}; push it again when that is mended"
+        ) from error
+    return str(repository)
