@@ -13,7 +13,7 @@ from .relabel.cli import relabel, scorers_app
 from .shapes.cli import demo
 from .store.cli import app as store_app
 from .store.errors import PrefloopError
-from .train.cli import train
+from .train.cli import card, train
 
 
 class _Group(typer.core.TyperGroup):
@@ -39,6 +39,7 @@ app.command()(demo)
 app.command()(generate)
 app.command()(relabel)
 app.command()(train)
+app.command()(card)
 app.command("eval")(evaluate)
 app.add_typer(scorers_app, name="scorers")
 app.add_typer(store_app, name="store")

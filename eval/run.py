@@ -88,7 +88,8 @@ def evaluate(config: EvalConfig, store: PairStore) -> dict:
             run_id=this.run_id,
         )
         folder = Path(config.report) if config.report else store.path / "reports" / this.run_id.hex[:12]
-        result = summary_of(evaluation) | {"report": str(folder)}
+        model_id = str(plans[config.model].model.model_id)
+        result = summary_of(evaluation) | {"model_id": model_id, "report": str(folder)}
         write_report(evaluation, result, store, folder)
         this.summary |= result
     return plain(result)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import content
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -33,8 +32,10 @@ def about(**changes: Any) -> dict[str, Any]:
     }
     whole = {
         "base_model": "owner/base",
-        "family": "StableDiffusionPipeline",
+        "pipeline_class": "StableDiffusionPipeline",
         "objective": "dpo",
+        "optimizer": "adamw",
+        "absolute_learning_rate": 1e-5,
         "output": "lora",
         "n_pairs": 812,
         "steps": 190,
@@ -104,7 +105,7 @@ def test_the_card_says_what_the_model_was_made_from():
         # 5000 / (4 * 64 * 64) = 0.30518
         "beta: 5000 times a mean over a latent's values, 0.3052 times their sum",
         "LoRA: rank 8, alpha 8",
-        "learning rate: 1e-05, `cosine`",
+        "learning rate: 1e-05, `cosine`; adamw",
         "steps: 190, of 64 pairs each",
         "pairs: 812, where `margin > 0.5`",
         "labeler: `pickscore`, by `pickscore@4c7b`",
@@ -155,7 +156,7 @@ def test_hostile_names_stay_text():
 
 def test_a_family_without_a_snippet_is_refused():
     with pytest.raises(ValueError, match="FluxPipeline"):
-        model_card(about(family="FluxPipeline"), [])
+        model_card(about(pipeline_class="FluxPipeline"), [])
 
 
 @pytest.mark.parametrize("output", ["pipeline", "unet", "lora", "kohya"])
@@ -188,7 +189,7 @@ def test_the_snippet_loads_the_result_and_draws(
 
 def test_the_snippet_for_sdxl_names_its_class():
     for output in ("pipeline", "unet", "lora", "kohya"):
-        code = snippet(model_card(about(family="StableDiffusionXLPipeline", output=output), []))
+        code = snippet(model_card(about(pipeline_class="StableDiffusionXLPipeline", output=output), []))
         assert "StableDiffusionXLPipeline.from_pretrained" in code
         assert "StableDiffusionPipeline" not in code
     assert "among the LoRAs of programs" in model_card(about(output="kohya"), [])
@@ -202,25 +203,19 @@ def add_run(store: PairStore, minute: int, kind: str, summary: dict, status: str
     return run
 
 
-def add_drawing(store: PairStore, model: UUID, name: str, run: UUID) -> None:
-    store.append("models", [{"model_id": model, "name": name, "config": "{}"}])
-    prompt, image = content.add_prompt(store, "a prompt"), content.add_picture(store, (1, 2, 3))
-    row = {"prompt_id": prompt, "model_id": model, "image_id": image, "sampler": "{}", "seed": 0, "image_index": 0}
-    store.append("generations", [row | {"generation_id": uuid4(), "run_id": run}])
-
-
 def test_evaluations_of_a_folder_are_those_of_the_model_that_was_in_it(store: PairStore):
-    old, new, base = UUID(int=1), UUID(int=2), UUID(int=3)
-    first = add_run(store, 0, "eval", {"model": "tuned", "n": 0})
-    for model, name in ((old, "tuned"), (base, "shapes")):
-        add_drawing(store, model, name, first)
-    add_run(store, 1, "eval", {"model": "tuned", "n": 1})  # draws nothing: all pictures are there
-    add_run(store, 2, "eval", {"model": "tuned", "n": 2}, status="failed")
-    add_run(store, 3, "generate", {"model": "tuned", "n": 3})
-    add_drawing(store, new, "tuned", add_run(store, 4, "eval", {"model": "tuned", "n": 4}))
-    add_run(store, 5, "eval", {"model": "tuned", "n": 5})
+    old, new = UUID(int=1), UUID(int=2)
+    for minute, (kind, model, status) in enumerate(
+        [
+            ("eval", old, "done"),
+            ("eval", old, "failed"),
+            ("generate", old, "done"),
+            ("eval", new, "done"),
+            ("eval", old, "done"),
+        ]
+    ):
+        add_run(store, minute, kind, {"model": "tuned", "model_id": str(model), "n": minute}, status)
     store.absorb()
-    assert [found["n"] for found in evaluations_of(store, old)] == [0, 1]
-    assert [found["n"] for found in evaluations_of(store, new)] == [4, 5]
-    assert evaluations_of(store, base) == []  # it was what they were compared with
+    assert [found["n"] for found in evaluations_of(store, old)] == [0, 4]
+    assert [found["n"] for found in evaluations_of(store, new)] == [3]
     assert evaluations_of(store, UUID(int=9)) == []

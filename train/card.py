@@ -15,45 +15,43 @@ from ..store.pairstore import PairStore
 from ..store.query import visible
 
 Output = Literal["pipeline", "unet", "lora", "kohya"]
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
 _WHAT = {
     "pipeline": "A text-to-image pipeline",
     "unet": "The U-Net of a text-to-image pipeline",
     "lora": "A LoRA for the U-Net of a text-to-image pipeline, in diffusers' layout",
     "kohya": "A LoRA for the U-Net of a text-to-image pipeline, in the layout of kohya's sd-scripts",
 }
-_METHODS = {"dpo": "Diffusion-DPO ([arXiv 2311.12908](https://arxiv.org/abs/2311.12908))", "sft": "SFT"}
+_METHODS = {
+    "dpo": "Diffusion-DPO ([arXiv 2311.12908](https://arxiv.org/abs/2311.12908))",
+    "sft": "SFT",
+    "ipo": "IPO on denoising errors ([arXiv 2310.12036](https://arxiv.org/abs/2310.12036))",
+    "hinge": "the hinge loss of SLiC on denoising errors ([arXiv 2305.10425](https://arxiv.org/abs/2305.10425))",
+    "mapo": "MaPO ([arXiv 2406.06424](https://arxiv.org/abs/2406.06424))",
+    "kto": "Diffusion-KTO ([arXiv 2404.04465](https://arxiv.org/abs/2404.04465))",
+}
 _TAGS = {"dpo": "diffusion-dpo"}
-
-# A run of eval keeps the name of its model, not the id, and a folder may be trained anew: the result is about the model
-# that was the last to begin drawing under that name. Under another spelling of the path it is not found.
-_EVALUATIONS = """
-    with drawn as (
-        select m.model_id, m.name, min(r.started) as since
-        from generations g join models m using (model_id) join runs r using (run_id)
-        group by all
-    )
-    select r.summary
-    from runs r asof join drawn d on d.name = r.summary->>'$.model' and d.since <= r.started
-    where r.kind = 'eval' and r.status = 'done' and d.model_id = ?
-    order by r.started, r.run_id"""
 
 
 def evaluations_of(store: PairStore, model_id: UUID) -> list[dict]:
     """What the finished runs of `eval` found about a tuned model, oldest first; as `evaluate` returns it."""
-    return [json.loads(summary) for (summary,) in store.rows(_EVALUATIONS, [model_id])]
+    query = """
+        select summary from runs
+        where kind = 'eval' and status = 'done' and summary->>'$.model_id' = ?
+        order by started, run_id"""
+    return [json.loads(summary) for (summary,) in store.rows(query, [str(model_id)])]
 
 
 def model_card(about: dict, evaluations: list[dict]) -> str:
     """The text of README.md.
 
     Args:
-        about: what `train` writes to prefloop.json. `family` is the class of the pipeline, `objective` the name of the
+        about: what `train` writes to prefloop.json. `pipeline_class` is the class of the pipeline, `objective` the name of the
             loss, `output` one of pipeline, unet, lora, kohya.
         evaluations: results of `evaluate` about this model.
     """
-    if about["family"] not in PIPELINES:
-        raise ValueError(f"no card is known for a {about['family']}; there are {', '.join(PIPELINES)}")
+    if about["pipeline_class"] not in PIPELINES:
+        raise ValueError(f"no card is known for a {about['pipeline_class']}; there are {', '.join(PIPELINES)}")
     lora = about["output"] in ("lora", "kohya")
     objective, base = about["objective"], about["base_model"]
     on_hub = _is_hub_id(base)
@@ -84,7 +82,7 @@ def model_card(about: dict, evaluations: list[dict]) -> str:
 
 
 def _snippet(about: dict) -> str:
-    family, base = about["family"], about["base_model"]
+    family, base = about["pipeline_class"], about["base_model"]
     lines = ["import torch", f"from diffusers import {family}"]
     source = repr(base)
     if base in BUILT_IN and about["output"] != "pipeline":
@@ -102,6 +100,8 @@ def _snippet(about: dict) -> str:
     else:
         lines.append(f"pipeline = {family}.from_pretrained({source}, {dtype})")
         lines.append(f'pipeline.load_lora_weights(folder, weight_name="{LORA_FILE}")')
+    if family.endswith("Img2ImgPipeline"):
+        return "\n".join([*lines, 'image = pipeline("a red circle", image=draft).images[0]'])
     return "\n".join([*lines, 'image = pipeline("a red circle left of a blue square").images[0]'])
 
 
@@ -118,7 +118,7 @@ def _provenance(about: dict) -> list[str]:
     if about["output"] in ("lora", "kohya"):
         lines.append(f"LoRA: rank {config['lora_rank']}, alpha {config['lora_alpha'] or config['lora_rank']:g}")
     lines += [
-        f"learning rate: {config['learning_rate']:g}, {_code(config['lr_scheduler'])}",
+        f"learning rate: {about['absolute_learning_rate']:g}, {_code(config['lr_scheduler'])}; {about['optimizer']}",
         f"steps: {about['steps']}, of {about['effective_batch']} pairs each",
         f"pairs: {about['n_pairs']}" + (f", where {_code(config['where'])}" if config["where"] else ""),
     ]

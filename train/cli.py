@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
@@ -254,6 +255,33 @@ def train(
 
     summary = run_training(settings, opened, resume=resume, overwrite=overwrite)
     typer.echo(json.dumps(summary) if as_json else _told(summary))
+    if settings.push_to_hub is not None:
+        _pushed(settings.output_dir, settings.push_to_hub, private=False)
+
+
+def card(
+    folder: Annotated[Path, typer.Argument(help="Result of train.")],
+    store: StoreOption = DEFAULT,
+    push_to_hub: Annotated[Optional[str], typer.Option(help="Upload it to this repository then.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+) -> None:
+    """Write the model card of a result anew, with the win rates that eval has found since.
+
+    Example: prefloop card tuned
+    """
+    opened = PairStore.open(store)
+    from .result import write_card
+
+    n = write_card(folder, opened)
+    typer.echo(f"{folder / 'README.md'} tells of {n} evaluation{'' if n == 1 else 's'}")
+    if push_to_hub is not None:
+        _pushed(str(folder), push_to_hub, private)
+
+
+def _pushed(folder: str, repository: str, private: bool) -> None:
+    from .hub import push
+
+    typer.echo(push(Path(folder), repository, private=private), err=True)
 
 
 def _settings(context: typer.Context, file: str | None) -> TrainConfig:

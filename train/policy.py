@@ -17,7 +17,9 @@ from ..store.errors import PrefloopError
 from ..store.models import LORA_FILE, Model
 from .config import TrainConfig
 from .family import Family
+from .kohya import save_kohya
 
+KOHYA_FILE = "kohya.safetensors"
 LORA_TARGETS = ["to_k", "to_q", "to_v", "to_out.0"]
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -180,6 +182,10 @@ class Policy:
             weight_name=LORA_FILE,
             unet_lora_adapter_metadata=adapter["default"].to_dict(),
         )
+
+    def save_kohya(self, output: Path, family: Family) -> None:
+        """The LoRA in kohya's layout, in kohya.safetensors."""
+        save_kohya(self.unet, output / KOHYA_FILE, v_prediction=family.prediction_type == "v_prediction")
 
     def save_pipeline(self, output: Path, model: Model, vae: str | None) -> None:
         """The whole pipeline with the tuned U-Net."""

@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..store.models import RESULT_FILE, Model
+from ..store import PairStore, UsageError
+from ..store.models import RESULT_FILE, Model, find_model
 from ..store.runs import plain, versions
+from .card import evaluations_of, model_card
 from .config import TrainConfig
 from .data import TrainingData
 from .folder import replacing
@@ -79,4 +81,23 @@ def write_result(
             policy.save_pipeline(folder, model, config.vae)
         else:
             policy.save_weights(folder, data.family)
+        if config.kohya:
+            policy.save_kohya(folder, data.family)
+        (folder / "README.md").write_text(model_card(told, []))
         (folder / RESULT_FILE).write_text(json.dumps(told, indent=1))
+
+
+def write_card(folder: Path, store: PairStore) -> int:
+    """Write the README.md of a result anew, with what `eval` has found about it since; the number of evaluations.
+
+    Raises:
+        UsageError: where the folder is no finished result.
+    """
+    path = folder / RESULT_FILE
+    if not path.is_file():
+        raise UsageError(
+            f"{folder} holds no finished result: {RESULT_FILE} is not there; name a folder that train wrote"
+        )
+    found = evaluations_of(store, find_model(str(folder)).model_id)
+    (folder / "README.md").write_text(model_card(json.loads(path.read_text()), found))
+    return len(found)
