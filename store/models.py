@@ -40,6 +40,8 @@ def find_model(name: str, revision: str | None = None) -> Model:
     """
     if name in BUILT_IN:
         folder = Path(str(files("prefloop").joinpath(*BUILT_IN[name])))
+        if not (folder / "model_index.json").exists():
+            raise PrefloopError(f"the built-in model {name!r} is missing from this installation; install prefloop anew")
         return Model(name, str(folder), fingerprint(folder))
     folder = Path(name).expanduser()
     if folder.is_dir():

@@ -7,10 +7,19 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+from collections.abc import Callable  # noqa: E402
+from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
 
 import pytest  # noqa: E402
 from prefloop.store import PairStore  # noqa: E402
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefloop.train import TrainConfig
+    from prefloop.train.loop import _Trainer
 
 
 @pytest.fixture
@@ -24,3 +33,62 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import tiny
 
     return tiny.saved("sd15", tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def labelled(store: PairStore) -> PairStore:
+    """40 prompts with a pair each, labelled by 'redder': the redder picture is chosen; every fourth is a tie."""
+    import content
+
+    content.add_labeler(store, "redder")
+    for number in range(40):
+        prompt = content.add_prompt(store, f"prompt {number}")
+        dull, red = (add_halves(store, (value, number, 40)) for value in (20, 220))
+        pair = content.add_pair(store, prompt, dull, red)
+        choice = "tie" if number % 4 == 0 else ("a" if red < dull else "b")
+        content.add_label(store, pair, "redder", choice, p_a=0.9 if choice == "a" else 0.1, margin=1.0)
+    store.absorb()
+    return store
+
+
+@pytest.fixture
+def config(tiny_pipeline: Path, tmp_path: Path) -> "TrainConfig":
+    from prefloop.train import TrainConfig
+
+    return TrainConfig(
+        output_dir=str(tmp_path / "tuned"),
+        labels=("redder",),
+        model=str(tiny_pipeline),
+        max_train_steps=3,
+        train_batch_size=2,
+        lora_rank=0,
+        learning_rate=1e-3,
+        lr_warmup_steps=0,
+        cpu=True,
+    )
+
+
+@pytest.fixture
+def trainer(labelled: PairStore, config: "TrainConfig") -> "Callable[..., _Trainer]":
+    """A trainer that has done no step yet, with some settings changed."""
+    from prefloop.store.runs import StopSignal
+    from prefloop.train.loop import _Trainer
+
+    def make(**changes: object) -> _Trainer:
+        changed = replace(config, **changes)  # type: ignore[arg-type]  # names are checked by the dataclass
+        Path(changed.output_dir).mkdir(parents=True, exist_ok=True)
+        return _Trainer(changed, labelled, StopSignal())
+
+    return make
+
+
+def add_halves(store: PairStore, colour: tuple[int, int, int]) -> "UUID":
+    """A picture that is white to the left: its mirror image is another."""
+    from PIL import Image
+    from prefloop.store.images import png_bytes
+
+    image = Image.new("RGB", (32, 32), colour)
+    image.paste((255, 255, 255), (0, 0, 8, 32))
+    row = store.write_image(png_bytes(image), 32, 32)
+    store.append("images", [row])
+    return row["image_id"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from prefloop.train.denoise import noisy_pair, pair_errors, residuals
+from prefloop.train.denoise import min_snr_weights, noisy_pair, pair_errors, residuals
 
 
 def schedule(kind: Any) -> DDPMScheduler:
@@ -49,6 +49,17 @@ def test_the_target_is_what_the_model_predicts(kind: str):
     # v = sqrt(alpha) * noise - sqrt(1 - alpha) * image
     expected = {"epsilon": twice, "sample": both, "v_prediction": kept.sqrt() * twice - (1 - kept).sqrt() * both}
     assert torch.allclose(pair.target, expected[kind], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_min_snr_weights_make_the_same_loss_of_the_image_whatever_is_predicted(kind: str):
+    # an error of the noise is one of the image times sqrt(snr); of the velocity times sqrt(snr + 1): weights undo that
+    timesteps = torch.tensor([1, 200, 500, 999])
+    weights = min_snr_weights(schedule(kind), timesteps, gamma=5.0)
+    kept = schedule(kind).alphas_cumprod[timesteps]
+    snr = kept / (1 - kept)
+    of_image = {"epsilon": weights * snr, "v_prediction": weights * (snr + 1), "sample": weights}[kind]
+    assert torch.allclose(of_image, snr.clamp(max=5.0), rtol=1e-4)
 
 
 def test_an_unknown_prediction_type_is_refused():

@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import content
 import diffusers
@@ -46,6 +47,10 @@ def wide(store: PairStore) -> PairStore:
 def config(model: Path, output: Path, **more: object) -> TrainConfig:
     settings = {"max_train_steps": 2, "train_batch_size": 2, "learning_rate": 1e-3, "lr_warmup_steps": 0, "cpu": True}
     return TrainConfig(output_dir=str(output), labels=("redder",), model=str(model), **(settings | more))  # type: ignore[arg-type]  # checked by the dataclass
+
+
+def loaded(folder: Path) -> Any:
+    return diffusers.DiffusionPipeline.from_pretrained(folder)
 
 
 def test_the_kind_follows_from_the_configs_and_never_from_the_name(models: dict[str, Path]):
@@ -96,8 +101,7 @@ def test_every_kind_is_trained_and_loaded_by_diffusers_again(
     assert result["steps"] == 2
     told = json.loads((output / "prefloop.json").read_text())
     assert told["optimizer"] == ("adafactor" if kind.startswith("sdxl") and not lora_rank else "adamw")
-    base = diffusers.DiffusionPipeline.from_pretrained(models[kind])
-    tuned = diffusers.DiffusionPipeline.from_pretrained(models[kind] if lora_rank else output)
+    base, tuned = loaded(models[kind]), loaded(models[kind] if lora_rank else output)
     if lora_rank:
         tuned.load_lora_weights(output)
     assert type(tuned) is type(base)

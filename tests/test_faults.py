@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import content
 import pytest
@@ -36,7 +37,7 @@ def signalled(number: int, when: Callable[[], bool], *arguments: object, cwd: Pa
 def test_a_signal_ends_relabel_after_its_batch(store: PairStore, tmp_path: Path, number: int, code: int):
     content.fill(store, n_prompts=4, images_per_prompt=5)
     words = ["relabel", "--scorer", "little_scorers:Slow", "--batch-size", 2, "--store", store.path]
-    log = {"SLOW_SCORER_LOG": str(tmp_path / "log")}
+    log: Any = {"SLOW_SCORER_LOG": str(tmp_path / "log")}
     at_work = lambda: (tmp_path / "log").exists()  # noqa: E731
     ended, printed = signalled(number, at_work, *words, cwd=tmp_path, **log)
     assert ended == code
@@ -147,7 +148,10 @@ def test_labels_that_find_no_room_in_the_database_are_in_the_journal(store: Pair
 def test_a_checkpoint_that_finds_no_room_leaves_the_last_one(tmp_path: Path):
     from prefloop.train.checkpoint import latest_checkpoint, save_checkpoint
 
-    save_checkpoint(tmp_path, 1, {}, lambda folder: (folder / "weights").write_bytes(b"1") and None, 2)
+    def whole(folder: Path) -> None:
+        (folder / "weights").write_bytes(b"1")
+
+    save_checkpoint(tmp_path, 1, {}, whole, 2)
 
     def full(folder: Path) -> None:
         (folder / "weights").write_bytes(b"half")

@@ -4,7 +4,17 @@ import math
 
 import pytest
 import torch
-from prefloop.train.losses import diffusion_dpo, dpo_logits, implicit_accuracy, sft
+from prefloop.train.losses import (
+    diffusion_dpo,
+    dpo_logits,
+    hinge,
+    implicit_accuracy,
+    ipo,
+    kto,
+    mapo,
+    safeguarded,
+    sft,
+)
 
 
 def errors(*values: float) -> torch.Tensor:
@@ -38,6 +48,96 @@ def test_implicit_accuracy_counts_an_exact_tie_as_one_half():
     # two above zero, one tie, one below: (2 + 0.5) / 4; the reference code says 0.5 here and 0 where all are ties
     assert implicit_accuracy(errors(2.0, 0.1, 0.0, -3.0)).item() == pytest.approx(0.625)
     assert implicit_accuracy(errors(0.0, 0.0)).item() == 0.5
+
+
+def test_a_label_that_is_right_with_probability_p_weighs_both_outcomes():
+    # u = 1 as above: -0.8 log sigmoid(1) - 0.2 log sigmoid(-1) = 0.8 * 0.313262 + 0.2 * 1.313262 = 0.513262
+    four = errors(0.10), errors(0.30), errors(0.15), errors(0.25)
+    assert diffusion_dpo(*four, beta=20, p_chosen=0.8).item() == pytest.approx(0.513262, abs=1e-5)
+    assert diffusion_dpo(*four, beta=20, p_chosen=torch.tensor([0.8])).item() == pytest.approx(0.513262, abs=1e-5)
+    # a label that says nothing pulls the model back to its reference: the gradient at u = 0 vanishes, and above it points down
+    chosen = errors(0.2).requires_grad_()
+    diffusion_dpo(chosen, errors(0.3), errors(0.2), errors(0.3), beta=20, p_chosen=0.5).sum().backward()
+    assert chosen.grad is not None
+    assert chosen.grad.item() == pytest.approx(0, abs=1e-7)
+
+
+def test_ipo_of_a_pair_worked_by_hand():
+    # x = -((0.10 - 0.30) - (0.15 - 0.25)) = 0.10; (0.10 - 1 / (2 * 20))^2 = 0.075^2
+    four = errors(0.10), errors(0.30), errors(0.15), errors(0.25)
+    assert ipo(*four, beta=20).item() == pytest.approx(0.075**2, abs=1e-7)
+
+
+def test_hinge_of_a_pair_worked_by_hand():
+    # x = 0.10: 1 - 4 * 0.10 = 0.6; with beta 20 it is below zero and nothing is left
+    four = errors(0.10), errors(0.30), errors(0.15), errors(0.25)
+    assert hinge(*four, beta=4).item() == pytest.approx(0.6, abs=1e-6)
+    assert hinge(*four, beta=20).item() == 0.0
+
+
+def test_mapo_of_a_pair_worked_by_hand():
+    # phi(e) = 0.5 e / (exp(0.5 e) - 1): phi(0.1) = 0.05 / 0.0512711 = 0.975208, phi(0.2) = 0.1 / 0.1051709 = 0.950833
+    # 0.1 - 0.1 log sigmoid(10 * 0.024375) = 0.1 + 0.1 log(1 + exp(-0.24375)) = 0.1 + 0.1 * 0.578683
+    assert mapo(errors(0.1), errors(0.2), beta=0.1, n_timesteps=10).item() == pytest.approx(0.1578683, abs=2e-6)
+    chosen, rejected = errors(0.1).requires_grad_(), errors(0.2).requires_grad_()
+    mapo(chosen, rejected, beta=0.1).sum().backward()
+    assert chosen.grad is not None
+    assert rejected.grad is not None
+    assert chosen.grad.item() > 0 > rejected.grad.item()
+
+
+def test_kto_of_two_pairs_worked_by_hand():
+    # liked g: 0.02 and 0.04; disliked g: -0.01 and 0.03; z = mean = 0.02
+    chosen, rejected, reference = errors(0.08, 0.06), errors(0.11, 0.07), errors(0.10, 0.10)
+    found = kto(chosen, rejected, reference, reference, beta=100)
+
+    def sigmoid(x: float) -> float:
+        return 1 / (1 + math.exp(-x))
+
+    # a pair: half of 1 - sigmoid(100 (g - z)) for the liked and 1 - sigmoid(100 (z - g)) for the disliked image
+    first = 0.5 * ((1 - sigmoid(0)) + (1 - sigmoid(3)))
+    second = 0.5 * ((1 - sigmoid(2)) + (1 - sigmoid(-1)))
+    assert found.tolist() == pytest.approx([first, second], abs=1e-5)
+
+
+def test_the_baseline_of_kto_is_never_below_zero():
+    # both g are -0.05: z = 0, and the liked image costs 1 - sigmoid(-5), the disliked one 1 - sigmoid(5)
+    found = kto(errors(0.15), errors(0.15), errors(0.10), errors(0.10), beta=100)
+    assert found.item() == pytest.approx(0.5, abs=1e-6)
+    one_sided = kto(errors(0.15), errors(0.05), errors(0.10), errors(0.10), beta=100)
+    assert one_sided.item() == pytest.approx(1 / (1 + math.exp(-5)), abs=1e-5)
+
+
+def test_the_safeguard_scales_the_rejected_gradient_where_both_point_the_same_way():
+    # g_c = (1, 0), g_r = (2, 0): lambda = (1 - 0.9) * 1 / 2 = 0.05; g_r = (-2, 0) or (0, 2): 1; g_r = (0.01, 0): clipped to 1
+    residual_c = torch.tensor([[1.0, 0.0]] * 4)
+    residual_r = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 2.0], [0.01, 0.0]])
+    rejected = errors(0.4, 0.4, 0.4, 0.4).requires_grad_()
+    kept = safeguarded(rejected, residual_c, residual_r, mu=0.9)
+    assert torch.equal(kept.detach(), rejected.detach())
+    kept.sum().backward()
+    assert rejected.grad is not None
+    assert rejected.grad.tolist() == pytest.approx([0.05, 1.0, 1.0, 1.0])
+
+
+def test_with_the_safeguard_a_step_never_raises_the_chosen_error():
+    # dpo pushes the rejected prediction off; without the safeguard that drags the chosen one along
+    generator = torch.Generator().manual_seed(3)
+    shared = torch.randn(50, 6, generator=generator)
+    chosen_off = shared + 0.3 * torch.randn(50, 6, generator=generator)
+    rejected_off = shared + 0.3 * torch.randn(50, 6, generator=generator)
+    rises = {}
+    for name, mu in (("without", None), ("with", 0.5)):
+        shift = torch.zeros(50, 6, requires_grad=True)  # one change of the model moves both predictions alike
+        off = [chosen_off + shift, rejected_off + shift]
+        chosen, rejected = (one.square().mean(1) for one in off)
+        held = rejected if mu is None else safeguarded(rejected, *off, mu=mu)
+        logits = dpo_logits(chosen, held, chosen.detach(), rejected.detach(), beta=10)
+        (gradient,) = torch.autograd.grad(-torch.nn.functional.logsigmoid(logits).sum(), shift)
+        after = (chosen_off - 1e-3 * gradient).square().mean(1)
+        rises[name] = int((after > chosen_off.square().mean(1)).sum())
+    assert rises["without"] > 5
+    assert rises["with"] == 0
 
 
 def test_sft_looks_at_chosen_images_alone():

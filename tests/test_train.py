@@ -3,17 +3,14 @@
 import csv
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from uuid import UUID
 
 import content
 import pytest
 import torch
-from PIL import Image
 from prefloop.store import IntegrityError, NumericalError, PairStore, UsageError
-from prefloop.store.images import image_path, png_bytes
+from prefloop.store.images import image_path
 from prefloop.store.models import find_model
 from prefloop.store.runs import StopSignal
 from prefloop.train import TrainConfig
@@ -22,54 +19,6 @@ from prefloop.train.loop import _Trainer, train
 from prefloop.train.objective import SHOWN, pair_losses, shown
 from prefloop.train.pairs import select_pairs
 from safetensors.torch import load_file
-
-
-@pytest.fixture
-def labelled(store: PairStore) -> PairStore:
-    """40 prompts with a pair each, labelled by 'redder': the redder picture is chosen; every fourth is a tie."""
-    content.add_labeler(store, "redder")
-    for number in range(40):
-        prompt = content.add_prompt(store, f"prompt {number}")
-        dull, red = (add_halves(store, (value, number, 40)) for value in (20, 220))
-        pair = content.add_pair(store, prompt, dull, red)
-        choice = "tie" if number % 4 == 0 else ("a" if red < dull else "b")
-        content.add_label(store, pair, "redder", choice, p_a=0.9 if choice == "a" else 0.1, margin=1.0)
-    store.absorb()
-    return store
-
-
-@pytest.fixture
-def config(tiny_pipeline: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
-        output_dir=str(tmp_path / "tuned"),
-        labels=("redder",),
-        model=str(tiny_pipeline),
-        max_train_steps=3,
-        train_batch_size=2,
-        lora_rank=0,
-        learning_rate=1e-3,
-        lr_warmup_steps=0,
-        cpu=True,
-    )
-
-
-@pytest.fixture
-def trainer(labelled: PairStore, config: TrainConfig) -> Callable[..., _Trainer]:
-    def make(**changes: object) -> _Trainer:
-        changed = replace(config, **changes)  # type: ignore[arg-type]  # names are checked by the dataclass
-        Path(changed.output_dir).mkdir(parents=True, exist_ok=True)
-        return _Trainer(changed, labelled, StopSignal())
-
-    return make
-
-
-def add_halves(store: PairStore, colour: tuple[int, int, int]) -> UUID:
-    """A picture that is white to the left: its mirror image is another."""
-    image = Image.new("RGB", (32, 32), colour)
-    image.paste((255, 255, 255), (0, 0, 8, 32))
-    row = store.write_image(png_bytes(image), 32, 32)
-    store.append("images", [row])
-    return row["image_id"]
 
 
 def metrics(config: TrainConfig) -> list[dict[str, str]]:
@@ -285,7 +234,7 @@ def test_an_interrupted_run_ends_bit_equal(
         killed._optimize()
         killed.step += 1
         if killed.step in (2, 4):
-            killed._checkpoint()
+            killed.state.save(killed.step)
     train(cut, labelled)
     name = "trainable.safetensors"
     one, other = (load_file(Path(c.output_dir) / "checkpoint-6" / name) for c in (whole, cut))
@@ -298,7 +247,7 @@ def test_resume_is_refused_on_another_list_of_pairs_and_with_other_settings(labe
     begun = _Trainer(config, labelled, StopSignal())
     begun._optimize()
     begun.step = 1
-    begun._checkpoint()
+    begun.state.save(begun.step)
     with pytest.raises(UsageError, match="other settings"):
         train(replace(config, beta_dpo=7.0), labelled)
     pair = select_pairs(labelled, config).train[0]

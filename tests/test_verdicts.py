@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 from prefloop.train.plots import plot_training
-from prefloop.train.verdicts import best_step, read_rows, should_stop, summarize, verdicts
+from prefloop.train.tables import best_step, read_rows, should_stop
+from prefloop.train.verdicts import summarize, verdicts
 
 BINS = 4
 

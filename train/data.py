@@ -4,7 +4,7 @@ What is drawn for a pair follows from the seed and the pair's position in the se
 number of processes or threads, or where a run was interrupted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -174,7 +174,7 @@ class TrainingData:
             ref_rejected,
         )
 
-    def ahead(self, starts: Iterator[int], count: int) -> Iterator[list[Batch]]:
+    def ahead(self, starts: Iterator[int], count: int) -> Generator[list[Batch]]:
         """The batches that begin at those positions, prepared by threads while the model is at work."""
         workers = self.config.dataloader_num_workers
         if not workers:

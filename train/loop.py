@@ -3,10 +3,9 @@
 import json
 import math
 import signal
-import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,31 +16,27 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..store import IntegrityError, NumericalError, PairStore, PrefloopError, UsageError
+from ..store import NumericalError, PairStore, PrefloopError
 from ..store.locks import locked
 from ..store.models import find_model
 from ..store.runs import Run, StopSignal, plain, progress, quiet_libraries, run
-from .checkpoint import latest_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .data import Batch
 from .errors import Denoising
-from .folder import add_rows, cut_table, refuse_finished
-from .objective import SHOWN, pair_losses, shown
+from .folder import refuse_finished
+from .looks import Looks
+from .objective import pair_losses, shown
 from .optimizers import learning_rate, optimizer_for, optimizer_name
 from .plots import plot_training
 from .policy import Policy, load_unet
 from .prepare import prepared, with_reference
 from .result import Provenance, beta_sum, write_result
-from .samples import Samples
-from .validation import COLUMNS as VALIDATION
-from .validation import Validation
-from .verdicts import read_rows, should_stop, verdicts
+from .state import TABLES, State
+from .tables import read_rows
+from .verdicts import verdicts
 
-METRICS = ("step", *SHOWN, "learning_rate", "grad_norm")
-TABLES = ("metrics", "validation")
 LOG_EVERY = 10
 
 
@@ -115,7 +110,6 @@ class _Trainer:
         self.model = find_model(config.model, config.revision)
         with self.accelerator.main_process_first():
             self.data, self.scheduler = prepared(config, store, self.model, device)
-        self.fingerprint = self.data.pairs.fingerprint()
         self.labelers = {
             name: json.loads(settings)
             for name, settings in store.rows(
@@ -136,44 +130,44 @@ class _Trainer:
         self.ema = None
         if config.ema_decay is not None:
             self.ema = EMAModel(self.policy.parameters(), decay=config.ema_decay, foreach=True)
+        self.state = State(config, self.data, self.policy, self.optimizer, self.schedule, self.ema, self.accelerator)
         self.denoising = Denoising(self.policy, self.unet, self.scheduler, config, self.accelerator)
-        self.validation = Validation(self.data, config)
-        self.samples = Samples(self.data, self.policy, self.model, config, self.output)
+        self.looks = Looks(config, self.data, self.policy, self.denoising, self.model, self.accelerator)
         self.step = 0
-        self.last_metrics: dict[str, float] = {}
-        self.last_look: dict[str, Any] = {}
-        self.recent: deque[Tensor] = deque(maxlen=LOG_EVERY)  # each (len(METRICS) - 1,)
+        self.recent: deque[Tensor] = deque(maxlen=LOG_EVERY)  # as _optimize returns them
 
     def train(self, run_id: str) -> dict:
         config = self.config
-        self._restore()
+        self.step = self.state.restore()
         if config.cache_reference:
             with self.accelerator.main_process_first():
                 self.data = with_reference(self.data, self.denoising, self.store, self.model, self.step)
         if config.report_to:
             self.accelerator.init_trackers(config.tracker_project_name, config=plain(asdict(config)))
-        self._begin_validation()
-        micro_batches = self.data.ahead(self._starts(), config.train_batch_size)
-        with progress(config.max_train_steps, "training", initial=self.step) as bar:
+        self.looks.begin(self.step)
+        with (
+            closing(self.data.ahead(self._starts(), config.train_batch_size)) as micro_batches,
+            progress(config.max_train_steps, "training", initial=self.step) as bar,
+        ):
             while self.step < config.max_train_steps:
                 self.recent.append(self._optimize(micro_batches))
                 self.step += 1
                 bar.update()
                 last = self.step == config.max_train_steps
                 if self.step % LOG_EVERY == 0 or last:
-                    bar.set_postfix_str(self._log_metrics())
+                    bar.set_postfix_str(self.looks.log(self.step, self.recent))
                 if self.step % config.validation_steps == 0 or last:
-                    last = self._validate() or last
+                    last = self.looks.validate(self.step) or last
                 if config.sample_steps and (self.step % config.sample_steps == 0 or last):
-                    self._sample()
-                stopping = self._stopping()
+                    self.looks.sample(self.step)
+                stopping = self.looks.any_process(self.stop.requested)
                 if self.step % config.checkpointing_steps == 0 or last or stopping:
-                    self._checkpoint()
+                    self.state.save(self.step)
                 if last:
                     break
                 if stopping:
+                    self.stop.number = self.stop.number or signal.SIGTERM  # it may have come to another process
                     self.stop.check(f"step {self.step} of {config.max_train_steps} is in {self.output}")
-        micro_batches.close()
         self.accelerator.end_training()
         return self._finish(run_id)
 
@@ -188,7 +182,7 @@ class _Trainer:
         """One optimizer step over all micro-batches; raises before the weights change where anything is not finite.
 
         Returns:
-            METRICS without the step, on the device: reading them would wait for it.
+            looks.METRICS without the step, on the device: reading them would wait for it.
         """
         config, accelerator, n = self.config, self.accelerator, self.config.gradient_accumulation_steps
         micro_batches = micro_batches or self.data.ahead(self._starts(), config.train_batch_size)
@@ -235,128 +229,15 @@ class _Trainer:
             "lower --learning-rate or --beta-dpo, or look at those pairs"
         )
 
-    # Looks
-
-    def _begin_validation(self) -> None:
-        """Have the reference look at the held-out pairs, once for a run; before the first step the model is its reference."""
-        if not len(self.validation) or not self.accelerator.is_main_process:
-            return
-        if self.step and self.validation.recall_reference(self.output):
-            return
-        if self.step == 0 or self.policy.has_reference:
-            self.validation.ask_reference(self.denoising.of_reference, self.output)
-        if self.step == 0:
-            self._look()
-
-    def _look(self) -> None:
-        rows = self.validation.look(self.denoising.of_model, self.step)
-        add_rows(self.output / "validation.csv", VALIDATION, rows)
-        self.last_look = rows[0]
-        for row in rows if self.config.report_to else ():
-            where = "validation" if row["bin"] == "all" else f"validation/bin {row['bin']}"
-            self.accelerator.log({f"{where}/{name}": row[name] for name in VALIDATION[4:]}, step=self.step)
-
-    def _validate(self) -> bool:
-        """Look at the held-out pairs; whether training ends early because it no longer gets better on them."""
-        done = torch.zeros(1, device=self.accelerator.device)
-        if self.accelerator.is_main_process and self.validation.reference is not None:
-            self._look()
-            patience = self.config.early_stopping
-            done += float(bool(patience) and should_stop(read_rows(self.output / "validation.csv"), patience))
-        return bool(self.accelerator.reduce(done, "sum").item())
-
-    def _sample(self) -> None:
-        if self.accelerator.is_main_process:
-            self.samples.draw(self.step, self.accelerator.device)
-        self.accelerator.wait_for_everyone()
-
-    def _log_metrics(self) -> str:
-        """Append the mean of the last steps, over all processes, to metrics.csv; the line for the progress bar."""
-        mean = self.accelerator.reduce(torch.stack(list(self.recent)).mean(dim=0), "mean").tolist()
-        row = dict(zip(METRICS[1:], mean, strict=True))
-        if self.accelerator.is_main_process:
-            add_rows(self.output / "metrics.csv", METRICS, [{"step": self.step} | row])
-        if self.config.report_to:
-            self.accelerator.log({f"train/{name}": value for name, value in row.items()}, step=self.step)
-        self.last_metrics = row
-        return (
-            f"loss {row['loss']:.4f}, implicit accuracy {row['implicit_accuracy']:.3f}, error against the "
-            f"reference's: chosen {row['chosen_error_change']:+.5f}, rejected {row['rejected_error_change']:+.5f}"
-        )
-
-    def _stopping(self) -> bool:
-        """Whether a signal has come to any process: all leave at the same step."""
-        if self.accelerator.num_processes == 1:
-            return self.stop.requested
-        asked = torch.tensor([float(self.stop.requested)], device=self.accelerator.device)
-        if not self.accelerator.reduce(asked, "sum").item():
-            return False
-        self.stop.number = self.stop.number or signal.SIGTERM
-        return True
-
-    # Checkpoints
-
-    def _checkpoint(self) -> None:
-        self.accelerator.wait_for_everyone()
-        if not self.accelerator.is_main_process:
-            return
-
-        def write(folder: Path) -> None:
-            state = {name: value.contiguous().cpu() for name, value in self.policy.trainable_state().items()}
-            save_file(state, folder / "trainable.safetensors")
-            rest: dict[str, Any] = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
-            if self.accelerator.scaler is not None:
-                rest["scaler"] = self.accelerator.scaler.state_dict()
-            if self.ema is not None:
-                rest["ema"] = self.ema.state_dict()
-            torch.save(rest, folder / "optimizer.pt")
-            self.policy.save_weights(folder, self.data.family)
-
-        about = {"config": self.config.identity(), "pairs": self.fingerprint, "n_pairs": len(self.data.pairs.train)}
-        save_checkpoint(self.output, self.step, about, write, self.config.checkpoints_total_limit)
-
-    def _restore(self) -> None:
-        found = latest_checkpoint(self.output)
-        if found is None:
-            if self.accelerator.is_main_process:
-                for table in TABLES:
-                    (self.output / f"{table}.csv").unlink(missing_ok=True)
-            return
-        path, manifest = found
-        if manifest["config"] != self.config.identity():
-            raise UsageError(
-                f"{self.output} holds a run with other settings; give them again, --overwrite or another folder"
-            )
-        if manifest["pairs"] != self.fingerprint:
-            raise IntegrityError(
-                f"{path} was trained on another list of pairs ({manifest['n_pairs']} then, {len(self.data.pairs.train)} now); "
-                "give --overwrite or another folder"
-            )
-        device = self.accelerator.device
-        self.policy.load_trainable_state(load_file(path / "trainable.safetensors", device=str(device)))
-        rest: dict[str, Any] = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
-        self.optimizer.load_state_dict(rest["optimizer"])
-        self.schedule.load_state_dict(rest["schedule"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(rest["scaler"])
-        if self.ema is not None:
-            self.ema.load_state_dict(rest["ema"])
-        self.step = manifest["step"]
-        if self.accelerator.is_main_process:
-            for table in TABLES:
-                cut_table(self.output / f"{table}.csv", self.step)
-            print(f"going on from step {self.step} in {self.output}", file=sys.stderr)
-        self.accelerator.wait_for_everyone()
-
     def _finish(self, run_id: str) -> dict:
         config = self.config
         tables = [read_rows(self.output / f"{table}.csv") for table in TABLES]
         summary = {
             "steps": self.step,
             "n_pairs": len(self.data.pairs.train),
-            "loss": self.last_metrics.get("loss"),
-            "implicit_accuracy": self.last_metrics.get("implicit_accuracy"),
-            "validation": self.last_look,
+            "loss": self.looks.last_metrics.get("loss"),
+            "implicit_accuracy": self.looks.last_metrics.get("implicit_accuracy"),
+            "validation": self.looks.last_look,
             "beta_mean": config.beta_dpo,
             "beta_sum": beta_sum(config, self.data),
             "verdicts": [asdict(verdict) for verdict in verdicts(*tables)],

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .verdicts import Floats, Rows, column, error_changes, looks, read_rows, verdicts
+from .tables import Floats, Rows, column, error_changes, looks, read_rows
+from .verdicts import verdicts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

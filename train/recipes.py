@@ -37,11 +37,11 @@ def read_settings(name: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise PrefloopError(f"{path} cannot be read: {error}") from error
     settings = {key.replace("-", "_"): value for key, value in settings.items()}
-    known = {field.name: field.type for field in fields(TrainConfig)}
+    known = {f.name: f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in fields(TrainConfig)}
     for key, value in settings.items():
         if key not in known:
             raise UsageError(f"{path} sets {key!r}, which is no option of train; `prefloop train --help` lists them")
-        _refuse_type(path, key, value, str(known[key]))
+        _refuse_type(path, key, value, known[key])
     if isinstance(settings.get("labels"), list):
         settings["labels"] = tuple(settings["labels"])
     return settings

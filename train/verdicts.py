@@ -4,18 +4,12 @@ Pure functions over the rows of metrics.csv and validation.csv, as csv gives the
 empty cell is nan. Errors are compared with the reference's, never taken as they are: 0.1 is 10 % above the reference's.
 """
 
-import csv
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Rows = Sequence[Mapping[str, Any]]  # text or numbers; `bin` is "all" or the number of a timestep bin
-Floats = NDArray[np.float64]
+from .tables import Floats, Rows, best_step, column, error_changes, looks, merits
 
 # The thresholds were chosen on runs of the built-in world with known faults; what those runs showed stands beside them.
 MIN_STEPS = 50  # at full learning rate: a healthy run's interval left 1/2 behind only at step 160
@@ -74,64 +68,6 @@ class Shown:
     """Implicit accuracy from the best look to the last; under sft the rise of the chosen error."""
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table as text; none where there is no such file."""
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def column(rows: Rows, name: str) -> Floats:
-    """One column as numbers, nan where a cell is absent or empty; (rows,)."""
-    cells = (row.get(name) for row in rows)
-    return np.array([math.nan if cell is None or cell == "" else float(cell) for cell in cells], np.float64)
-
-
-def looks(validation: Rows) -> list[Mapping[str, Any]]:
-    """The rows over all timesteps, one for each look at the held-out pairs."""
-    return [row for row in validation if row["bin"] == "all"]
-
-
-def error_changes(validation: Rows, name: str) -> Floats:
-    """Change of an error against the reference's, or against the first row's where there is none; (rows,).
-
-    Args:
-        name: chosen_error or rejected_error.
-    """
-    error, reference = column(validation, name), column(validation, f"ref_{name}")
-    return error / np.where(np.isfinite(reference), reference, error[:1]) - 1
-
-
-def best_step(validation: Rows) -> int | None:
-    """The step of the earliest look with the highest held-out implicit accuracy; under sft, with the lowest chosen error.
-
-    None where no look shows either.
-    """
-    rows = looks(validation)
-    merits = _merits(rows)
-    return None if np.isnan(merits).all() else int(column(rows, "step")[np.nanargmax(merits)])
-
-
-def should_stop(validation: Rows, patience: int) -> bool:
-    """Whether none of the last `patience` looks was better than the best one before them.
-
-    The look at step 0 counts: a model that stays below its reference is stopped too.
-    """
-    if patience < 1:
-        raise ValueError(f"patience must be at least 1, got {patience}")
-    merits = _merits(looks(validation))
-    merits = merits[np.isfinite(merits)]
-    return len(merits) > patience and bool(merits[-patience:].max() <= merits[:-patience].max())
-
-
-def _merits(rows: Rows) -> Floats:
-    """Higher is better: held-out implicit accuracy, or how far the chosen error fell where there is no accuracy."""
-    accuracy = column(rows, "implicit_accuracy")
-    trained = column(rows, "step") > 0  # at step 0 a run without preferences may say 1/2 too
-    return -error_changes(rows, "chosen_error") if np.isnan(accuracy[trained]).all() else accuracy
-
-
 def verdicts(metrics: Rows, validation: Rows) -> list[Verdict]:
     """What the tables say, the worst first; never empty."""
     shown = summarize(metrics, validation)
@@ -147,8 +83,8 @@ def summarize(metrics: Rows, validation: Rows) -> Shown:
     step = int(max([0, *steps, *column(rows, "step")]))
     known_rate = bool(np.isfinite(rates).any())
     peak = int(np.nanargmax(rates)) if known_rate else 0
-    merits = _merits(rows)
-    fallen = np.nanmax(merits) - merits[-1] if np.isfinite(merits).any() else math.nan
+    values = merits(rows)
+    fallen = np.nanmax(values) - values[-1] if np.isfinite(values).any() else math.nan
     return Shown(
         step=step,
         steps_at_full_rate=step - (int(steps[peak]) if peak else 0),

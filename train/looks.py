@@ -1,0 +1,96 @@
+"""What a run tells while it is under way: tables, trackers, the progress line, pictures, and when to end early."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..store.models import Model
+from .config import TrainConfig
+from .data import TrainingData
+from .errors import Denoising
+from .folder import add_rows
+from .objective import SHOWN
+from .policy import Policy
+from .samples import Samples
+from .tables import read_rows, should_stop
+from .validation import COLUMNS, Validation
+
+METRICS = ("step", *SHOWN, "learning_rate", "grad_norm")
+
+
+class Looks:
+    """Looks at a run; only the main process writes."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: TrainingData,
+        policy: Policy,
+        denoising: Denoising,
+        model: Model,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.policy, self.denoising, self.accelerator = config, policy, denoising, accelerator
+        self.output = Path(config.output_dir)
+        self.validation = Validation(data, config)
+        self.samples = Samples(data, policy, model, config, self.output)
+        self.last_metrics: dict[str, float] = {}
+        self.last_look: dict[str, Any] = {}
+
+    def begin(self, step: int) -> None:
+        """Have the reference look at the held-out pairs, once for a run; before the first step the model is its reference."""
+        if not len(self.validation) or not self.accelerator.is_main_process:
+            return
+        if step and self.validation.recall_reference(self.output):
+            return
+        if step == 0 or self.policy.has_reference:
+            self.validation.ask_reference(self.denoising.of_reference, self.output)
+        if step == 0:
+            self._look(0)
+
+    def _look(self, step: int) -> None:
+        rows = self.validation.look(self.denoising.of_model, step)
+        add_rows(self.output / "validation.csv", COLUMNS, rows)
+        self.last_look = rows[0]
+        for row in rows if self.config.report_to else ():
+            where = "validation" if row["bin"] == "all" else f"validation/bin {row['bin']}"
+            self.accelerator.log({f"{where}/{name}": row[name] for name in COLUMNS[4:]}, step=step)
+
+    def validate(self, step: int) -> bool:
+        """Look at the held-out pairs; whether training ends early because it no longer gets better on them."""
+        ends = False
+        if self.accelerator.is_main_process and self.validation.reference is not None:
+            self._look(step)
+            patience = self.config.early_stopping
+            ends = bool(patience) and should_stop(read_rows(self.output / "validation.csv"), patience)
+        return self.any_process(ends)
+
+    def sample(self, step: int) -> None:
+        if self.accelerator.is_main_process:
+            self.samples.draw(step, self.accelerator.device)
+        self.accelerator.wait_for_everyone()
+
+    def log(self, step: int, recent: Sequence[Tensor]) -> str:
+        """Append the mean of the last steps, over all processes, to metrics.csv; the line for the progress bar."""
+        mean: Any = self.accelerator.reduce(torch.stack(list(recent)).mean(dim=0), "mean")
+        row: dict[str, float] = dict(zip(METRICS[1:], mean.tolist(), strict=True))
+        if self.accelerator.is_main_process:
+            add_rows(self.output / "metrics.csv", METRICS, [{"step": step, **row}])
+        if self.config.report_to:
+            self.accelerator.log({f"train/{name}": value for name, value in row.items()}, step=step)
+        self.last_metrics = row
+        return (
+            f"loss {row['loss']:.4f}, implicit accuracy {row['implicit_accuracy']:.3f}, error against the "
+            f"reference's: chosen {row['chosen_error_change']:+.5f}, rejected {row['rejected_error_change']:+.5f}"
+        )
+
+    def any_process(self, yes: bool) -> bool:
+        """Whether it is so in any of the processes: they all do the same then."""
+        if self.accelerator.num_processes == 1:
+            return yes
+        asked: Any = self.accelerator.reduce(torch.tensor([float(yes)], device=self.accelerator.device), "sum")
+        return bool(asked.item())
