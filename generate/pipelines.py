@@ -1,11 +1,13 @@
 """Load any text-to-image pipeline of diffusers, from a folder or the hub, with or without a LoRA."""
 
+from pathlib import Path
+
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 
 from ..store.errors import PrefloopError, UsageError
-from ..store.models import LORA_FILE, Model, hub_reachable
+from ..store.models import LORA_FILE, Model
 from ..store.runs import quiet_libraries
 
 
@@ -36,15 +38,21 @@ def load_pipeline(model: Model, device: str, dtype: torch.dtype) -> DiffusionPip
     Raises:
         PrefloopError: where it cannot be loaded; the message says how to fetch it.
     """
-    base = model.base or model
+    base = model.root
     quiet_libraries()
+    parts = {}
+    if model.base is not None and not (Path(model.source) / LORA_FILE).exists():
+        parts["unet"] = UNet2DConditionModel.from_pretrained(
+            model.source, subfolder="unet", dtype=dtype, use_safetensors=True
+        )
     try:
-        here = {"local_files_only": not hub_reachable()} if base.source == base.name else {}
-        pipeline = DiffusionPipeline.from_pretrained(base.source, dtype=dtype, use_safetensors=True, **here)
+        pipeline = DiffusionPipeline.from_pretrained(
+            base.source, dtype=dtype, use_safetensors=True, **parts, **base.loading()
+        )
     except (OSError, ValueError) as error:
         cure = "" if "/" not in base.name else f"; `hf download {base.source}` fetches it where there is network"
         raise PrefloopError(f"cannot load the model {base.name}: {_first_line(error)}{cure}") from error
-    if model.base is not None:
+    if model.base is not None and not parts:
         pipeline.load_lora_weights(model.source, weight_name=LORA_FILE)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)

@@ -27,9 +27,22 @@ class Model:
     """A local folder, or a hub id."""
     model_id: UUID
     base: "Model | None" = None
-    """For a folder that holds a LoRA alone: the model it is laid on."""
+    """For a folder that holds a LoRA or a U-Net alone: the model it belongs to."""
     trained_with: dict | None = None
     """What `train` wrote beside the weights; None where another program made them."""
+    revision: str | None = None
+    """Of a hub id."""
+
+    @property
+    def root(self) -> "Model":
+        """The model whose pipeline it is: its base, or itself."""
+        return self.base or self
+
+    def loading(self) -> dict:
+        """Arguments of diffusers' and transformers' loaders: for a hub id its revision, and no network where there is none."""
+        if Path(self.source).is_dir():
+            return {}
+        return {"revision": self.revision, "local_files_only": not hub_reachable()}
 
 
 def find_model(name: str, revision: str | None = None) -> Model:
@@ -53,7 +66,8 @@ def find_model(name: str, revision: str | None = None) -> Model:
         raise PrefloopError(
             f"there is no model {name!r}: no such folder, and neither {known} nor a hub id like owner/name"
         )
-    return Model(name, name, content_id(canonical({"hub": name, "revision": revision or "main"}).encode()))
+    identity = content_id(canonical({"hub": name, "revision": revision or "main"}).encode())
+    return Model(name, name, identity, revision=revision)
 
 
 def hub_reachable(timeout: float = 3.0) -> bool:
@@ -76,15 +90,16 @@ def _in_folder(name: str, folder: Path) -> Model:
     trained_with = json.loads(result.read_text()) if result.exists() else None
     if (folder / "model_index.json").exists():
         return Model(name, str(folder), fingerprint(folder), trained_with=trained_with)
-    if (folder / LORA_FILE).exists():
+    if (folder / LORA_FILE).exists() or (folder / "unet" / "config.json").exists():
         if trained_with is None:
+            what = "a LoRA" if (folder / LORA_FILE).exists() else "a U-Net"
             raise PrefloopError(
-                f"{folder} holds a LoRA of an unknown base; {RESULT_FILE} with 'base_model' is missing there"
+                f"{folder} holds {what} of an unknown base; {RESULT_FILE} with 'base_model' is missing there"
             )
         base = find_model(trained_with["base_model"])
         identity = content_id(base.model_id.bytes + fingerprint(folder).bytes)
         return Model(name, str(folder), identity, base=base, trained_with=trained_with)
-    raise PrefloopError(f"{folder} holds no model: neither model_index.json nor {LORA_FILE} is there")
+    raise PrefloopError(f"{folder} holds no model: neither model_index.json, {LORA_FILE} nor unet/ is there")
 
 
 def fingerprint(folder: Path) -> UUID:

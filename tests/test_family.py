@@ -44,9 +44,9 @@ def wide(store: PairStore) -> PairStore:
     return store
 
 
-def config(model: Path, output: Path, **more: object) -> TrainConfig:
+def config(model: Path, folder: Path, **more: object) -> TrainConfig:
     settings = {"max_train_steps": 2, "train_batch_size": 2, "learning_rate": 1e-3, "lr_warmup_steps": 0, "cpu": True}
-    return TrainConfig(output_dir=str(output), labels=("redder",), model=str(model), **(settings | more))  # type: ignore[arg-type]  # checked by the dataclass
+    return TrainConfig(output_dir=str(folder), labels=("redder",), model=str(model), **(settings | more))  # type: ignore[arg-type]  # checked by the dataclass
 
 
 def loaded(folder: Path) -> Any:
@@ -175,3 +175,68 @@ def test_a_model_that_paints_into_an_image_is_refused(models: dict[str, Path], t
     path.write_text(json.dumps(json.loads(path.read_text()) | {"in_channels": 9}))
     with pytest.raises(UsageError, match="9 channels"):
         family_of(find_model(str(folder)))
+
+
+@pytest.mark.parametrize("output", ["unet", "pipeline", "lora"])
+def test_every_output_is_a_model_to_draw_with_and_to_train_on(
+    models: dict[str, Path], wide: PairStore, tmp_path: Path, output: str
+):
+    from prefloop.generate.pipelines import load_pipeline
+    from prefloop.train.policy import load_unet
+
+    rank = 2 if output == "lora" else 0
+    first = tmp_path / "first"
+    train(config(models["sdxl"], first, output=output, lora_rank=rank, kohya=output == "lora"), wide)
+    assert (first / "README.md").read_text().startswith("---")
+    assert (first / "kohya.safetensors").exists() == (output == "lora")
+    assert (first / "model_index.json").exists() == (output == "pipeline")
+    model = find_model(str(first))
+    pipeline: Any = load_pipeline(model, "cpu", torch.float32)
+    if output == "lora":
+        pipeline.fuse_lora()
+        pipeline.unload_lora_weights()
+    again = load_unet(model).state_dict()
+    drawn_with = pipeline.unet.state_dict()
+    assert again.keys() == drawn_with.keys()
+    assert all(torch.allclose(again[name], value, atol=1e-6) for name, value in drawn_with.items())
+    base = load_unet(find_model(str(models["sdxl"]))).state_dict()
+    assert any(not torch.equal(again[name], value) for name, value in base.items())
+    assert family_of(model).kind == "sdxl"
+    assert train(config(first, tmp_path / "second"), wide)["steps"] == 2
+
+
+def test_kohyas_layout_holds_what_diffusers_layout_holds(models: dict[str, Path], wide: PairStore, tmp_path: Path):
+    output = tmp_path / "tuned"
+    train(config(models["sdxl"], output, lora_rank=2, lora_alpha=6.0, kohya=True), wide)
+    drawn = []
+    for name in ("pytorch_lora_weights.safetensors", "kohya.safetensors"):
+        pipeline: Any = loaded(models["sdxl"])
+        pipeline.load_lora_weights(output, weight_name=name)
+        generator = torch.Generator().manual_seed(0)
+        told = {"text_embeds": torch.ones(1, 24), "time_ids": torch.ones(1, 6)}
+        with torch.no_grad():
+            sample = torch.randn(1, 4, 4, 4, generator=generator)
+            drawn.append(pipeline.unet(sample, 100, torch.ones(1, 7, 40), added_cond_kwargs=told).sample)
+    assert torch.allclose(*drawn, atol=1e-5)
+
+
+def test_another_vae_and_another_unet_can_be_named(models: dict[str, Path], wide: PairStore, tmp_path: Path):
+    output = tmp_path / "tuned"
+    settings = {"vae": str(models["sd15"] / "vae"), "unet_init": str(models["sd15"] / "unet"), "max_train_steps": 1}
+    train(config(models["sd21v"], output, lora_rank=2, **settings), wide)
+    assert json.loads((output / "prefloop.json").read_text())["config"]["unet_init"] == settings["unet_init"]
+    from prefloop.store import PrefloopError
+
+    with pytest.raises(PrefloopError, match="cannot load the VAE nowhere"):
+        train(config(models["sd15"], tmp_path / "other", vae="nowhere"), wide)
+
+
+def test_a_tracker_gets_what_the_tables_get(models: dict[str, Path], wide: PairStore, tmp_path: Path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    output = tmp_path / "tuned"
+    train(config(models["sd15"], output, report_to="tensorboard"), wide)
+    (events,) = {path.parent for path in output.rglob("events.out.tfevents*") if "prefloop" in path.parent.name}
+    kept = EventAccumulator(str(events)).Reload()
+    assert {"train/loss", "validation/implicit_accuracy", "validation/bin 0/margin"} <= set(kept.Tags()["scalars"])

@@ -61,14 +61,13 @@ def dry_run(config: TrainConfig, store: PairStore) -> tuple[str, dict]:
 def _pipeline(model: Model, family: Family) -> Pipeline:
     from transformers import CLIPTextConfig
 
-    source = (model.base or model).source
     encoders = []
     for part in ("text_encoder", "text_encoder_2"):
         if part == "text_encoder" and family.kind == "sdxl-refiner":
             continue
         if part == "text_encoder_2" and not family.is_xl:
             continue
-        settings: Any = CLIPTextConfig.from_pretrained(source, subfolder=part)
+        settings: Any = CLIPTextConfig.from_pretrained(model.root.source, subfolder=part, **model.root.loading())
         encoders.append(settings.to_dict())
     return Pipeline(unet=family.unet, vae=family.vae, text_encoders=tuple(encoders))
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 
 from ..store.errors import PrefloopError, UsageError
-from ..store.models import Model, hub_reachable
+from ..store.models import Model
 
 Kind = Literal["sd", "sdxl", "sdxl-refiner", "sdxl-turbo"]
 TURBO_TIMESTEPS = (249, 499, 749, 999)  # where SDXL-turbo was distilled to start
@@ -61,8 +61,8 @@ def family_of(model: Model) -> Family:
         UsageError: where it is none that can be trained here.
         PrefloopError: where its configs cannot be loaded.
     """
-    base = model.base or model
-    here = {"local_files_only": not hub_reachable()} if base.source == base.name else {}
+    base = model.root
+    here = base.loading()
     try:
         index: Any = DiffusionPipeline.load_config(base.source, **here)
         if "unet" not in index:
@@ -113,6 +113,5 @@ def _kind(model: str, name: str, index: dict, unet: dict, scheduler: dict) -> Ki
 
 def load_noise(model: Model, family: Family) -> Any:
     """The noise schedule the model was trained on; where its terminal signal-to-noise ratio is zero, by arXiv 2305.08891."""
-    source = (model.base or model).source
-    config: Any = DDPMScheduler.load_config(source, subfolder="scheduler")
+    config: Any = DDPMScheduler.load_config(model.root.source, subfolder="scheduler", **model.root.loading())
     return DDPMScheduler.from_config(config, rescale_betas_zero_snr=family.zero_terminal_snr)

@@ -24,17 +24,24 @@ LORA_TARGETS = ["to_k", "to_q", "to_v", "to_out.0"]
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def load_vae(source: str, own: bool, device: torch.device) -> Any:
-    """The VAE of a pipeline (`own`), or one that stands alone; frozen, float32."""
-    where = {"subfolder": "vae"} if own or (Path(source) / "vae").is_dir() else {}
-    vae: Any = AutoencoderKL.from_pretrained(source, use_safetensors=True, **where)
+def load_vae(model: Model, instead: str | None, device: torch.device) -> Any:
+    """The model's VAE, or one named instead: the folder or hub id of a pipeline or of a VAE; frozen, float32."""
+    source, more = model.root.source, {"subfolder": "vae", **model.root.loading()}
+    if instead is not None:
+        source, more = instead, {"subfolder": "vae"} if (Path(instead) / "vae").is_dir() else {}
+    try:
+        vae: Any = AutoencoderKL.from_pretrained(source, use_safetensors=True, **more)
+    except (OSError, ValueError) as error:
+        raise PrefloopError(f"cannot load the VAE {source}: {str(error).splitlines()[0]}") from error
     return vae.float().eval().requires_grad_(False).to(device)
 
 
 def load_text_encoders(model: Model, family: Family, device: torch.device) -> Any:
     """A function from N prompts to `hidden` (N, tokens, width) and, for SDXL, `pooled` (N, width); frozen, float32."""
-    source = (model.base or model).source
-    pipeline: Any = DiffusionPipeline.from_pretrained(source, unet=None, vae=None, use_safetensors=True)
+    root = model.root
+    pipeline: Any = DiffusionPipeline.from_pretrained(
+        root.source, unet=None, vae=None, use_safetensors=True, **root.loading()
+    )
     for part in ("text_encoder", "text_encoder_2"):
         encoder = getattr(pipeline, part, None)
         if encoder is not None:
@@ -69,10 +76,16 @@ def load_unet(model: Model, unet_init: str | None = None) -> Any:
         except (OSError, ValueError) as error:
             raise PrefloopError(f"cannot load the U-Net {unet_init}: {str(error).splitlines()[0]}") from error
         return unet.float()
-    if model.base is None:
-        unet = UNet2DConditionModel.from_pretrained(model.source, subfolder="unet", use_safetensors=True)
+    if model.base is None or not (Path(model.source) / LORA_FILE).exists():
+        unet = UNet2DConditionModel.from_pretrained(
+            model.source, subfolder="unet", use_safetensors=True, **model.loading()
+        )
         return unet.float()
-    pipeline: Any = DiffusionPipeline.from_pretrained(model.base.source, use_safetensors=True)
+    root = model.root
+    # float32 from the start: half precision would round what is melted in
+    pipeline: Any = DiffusionPipeline.from_pretrained(
+        root.source, dtype=torch.float32, use_safetensors=True, **root.loading()
+    )
     pipeline.load_lora_weights(model.source, weight_name=LORA_FILE)
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
@@ -189,7 +202,9 @@ class Policy:
 
     def save_pipeline(self, output: Path, model: Model, vae: str | None) -> None:
         """The whole pipeline with the tuned U-Net."""
-        changed = {} if vae is None else {"vae": load_vae(vae, False, torch.device("cpu"))}
-        source = (model.base or model).source
-        pipeline = DiffusionPipeline.from_pretrained(source, unet=self.unet, use_safetensors=True, **changed)
+        changed = {} if vae is None else {"vae": load_vae(model, vae, torch.device("cpu"))}
+        root = model.root
+        pipeline = DiffusionPipeline.from_pretrained(
+            root.source, unet=self.unet, use_safetensors=True, **changed, **root.loading()
+        )
         pipeline.save_pretrained(output)

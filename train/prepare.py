@@ -39,13 +39,12 @@ def prepared(config: TrainConfig, store: PairStore, model: Model, device: torch.
     """The data and the noise schedule; what is not cached yet is encoded, and the encoders are gone when this returns."""
     pairs = select_pairs(store, config)
     family = family_of(model)
-    source = (model.base or model).source
     frames = image_frames(pairs, config, family)
-    vae = load_vae(config.vae or source, config.vae is None, device)
+    vae = load_vae(model, config.vae, device)
     latents, pairs = cache_latents(store, pairs, frames, vae, _vae_key(config, model))
     del vae
     encode = load_text_encoders(model, family, device)
-    texts = cache_texts(store, pairs, encode, (model.base or model).model_id.hex)
+    texts = cache_texts(store, pairs, encode, model.root.model_id.hex)
     del encode
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -54,11 +53,11 @@ def prepared(config: TrainConfig, store: PairStore, model: Model, device: torch.
 
 def _vae_key(config: TrainConfig, model: Model) -> str:
     """Of the encoder's weights: models that share a VAE share latents."""
-    source = config.vae or (model.base or model).source
+    source = config.vae or model.root.source
     folder = Path(source) / "vae" if (Path(source) / "vae").is_dir() else Path(source)
     if folder.is_dir():
         return fingerprint(folder).hex
-    return content_id(canonical({"vae": config.vae, "model": (model.base or model).model_id.hex}).encode()).hex
+    return content_id(canonical({"vae": config.vae, "model": model.root.model_id.hex}).encode()).hex
 
 
 def with_reference(data: TrainingData, denoising: Denoising, store: PairStore, model: Model, step: int) -> TrainingData:

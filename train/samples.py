@@ -45,15 +45,15 @@ class Samples:
         sheet(before, images, [pair.prompt for pair in self.pairs]).save(self.folder / f"step-{step:06d}.png")
 
     def _pipeline(self, device: torch.device) -> Any:
-        source = (self.model.base or self.model).source
-        vae = load_vae(self.config.vae or source, self.config.vae is None, device)
+        root = self.model.root
         pipeline: Any = DiffusionPipeline.from_pretrained(
-            source,
+            root.source,
             unet=self.policy.unet,
-            vae=vae,
+            vae=load_vae(self.model, self.config.vae, device),
             text_encoder=None,
             **({"text_encoder_2": None} if self.data.family.is_xl else {}),
             use_safetensors=True,
+            **root.loading(),
         )
         quiet_libraries()
         pipeline.set_progress_bar_config(disable=True)
