@@ -74,6 +74,11 @@ def load_image(source: Path | bytes, expected: UUID | None = None, max_pixels: i
         raise ImageError("unreadable", f"{name} cannot be decoded: {error}") from error
 
 
+def format_of(data: bytes) -> str:
+    """Extension of a picture that `load_image` takes, by its first bytes."""
+    return "png" if data[:1] == b"\x89" else "jpg" if data[:1] == b"\xff" else "webp"
+
+
 def image_path(folder: Path, image: UUID, extension: str = "png") -> Path:
     return folder / image.hex[:2] / f"{image.hex}.{extension}"
 

@@ -65,6 +65,13 @@ TABLES: dict[str, pa.Schema] = {
     ),
 }
 
+_KEY_LENGTH = {"scores": 3, "labels": 3}  # else a table's key is its first column
+
+
+def key(table: str) -> list[str]:
+    """The columns that tell a table's rows apart."""
+    return TABLES[table].names[: _KEY_LENGTH.get(table, 1)]
+
 
 def append(folder: Path, table: str, rows: Iterable[Mapping] | pa.Table) -> Path | None:
     """Write rows as one part that is on disk, whole, when this returns. None where there are no rows."""

@@ -23,7 +23,6 @@ LOCK_WAIT = 30.0  # seconds
 _FOLDERS = ("journal", "images", "cache")
 _TEMPORARY = ".pairs."
 _HEADERS = 3 * 4096  # bytes of a DuckDB file before its blocks
-_KEY_LENGTH = {"scores": 3, "labels": 3}  # a table's key is its first column, or its first three
 
 
 class PairStore:
@@ -287,7 +286,7 @@ def _insert(table: str) -> str:
             qualify row_number() over (partition by run_id order by updated desc, filename desc) = 1
             on conflict (run_id) do update set {updates} where excluded.updated >= runs.updated"""
     # DuckDB reads many parts in any order; the oldest row of a key stays, as when parts are taken one by one
-    key = ", ".join(names[: _KEY_LENGTH.get(table, 1)])
+    key = ", ".join(journal.key(table))
     return f"""
         insert or ignore into {table} by name
         select {columns} from read_parquet($paths, filename = true, file_row_number = true)
