@@ -1,5 +1,6 @@
 """Tables with one pair in a row: Pick-a-Pic's image_0 and image_1 with a label, or chosen and rejected."""
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,8 +31,8 @@ DECIDED: Roles = {name: name for name in ("prompt", "chosen", "rejected", "chose
     "margin": "margin",
     "p_chosen": "p_chosen",
 }
-TAGS = ("evolution", "category", "sub_category")
-"""Columns of open-image-preferences that tell about the prompt."""
+TAGS = ("evolution", "category", "sub_category", "tags")
+"""Columns that tell about the prompt: those of open-image-preferences, and the JSON object that an export writes."""
 NAMES = tuple(dict.fromkeys([*PICKAPIC, *DECIDED, "tags"]))
 
 
@@ -48,7 +49,7 @@ def roles(defaults: Roles, wanted: Roles, columns: list[str]) -> Roles:
             if part not in columns:
                 raise UsageError(f"--map {name}={column}: there is no column {part!r}; there are {', '.join(columns)}")
     there = {name: column for name, column in defaults.items() if column in columns} | dict(wanted)
-    if "tags" not in there and "chosen" in there and (tags := [tag for tag in TAGS if tag in columns]):
+    if "tags" not in there and (tags := [tag for tag in TAGS if tag in columns]):
         there["tags"] = "+".join(tags)
     if "prompt" not in there or not ({"chosen", "rejected"} <= there.keys() or {"image_0", "image_1"} <= there.keys()):
         raise UsageError(
@@ -104,7 +105,7 @@ def pair_records(batch: Batch, rows: list[int], roles: Roles) -> Iterator[Record
             prompt,
             (Picture(sources[0], _name(model)), Picture(sources[1], _name(other_model))),
             (Judgement(0, 1, choice, p, margin, _name(labeler)),),
-            {tag: str(found[place]) for tag, found in zip(tags, tag_columns, strict=True) if found[place]},
+            _tags(tags, [found[place] for found in tag_columns]) if tags else {},
         )
 
 
@@ -126,6 +127,25 @@ def picture_source(value: Any, root: Path | None) -> bytes | Path | str:
         return "no picture"  # a path or URL in a table: whoever wrote the table must not choose what we open
     path = (root / value).resolve()
     return path if path.is_relative_to(root) else "a path that leaves the folder"
+
+
+def _tags(names: list[str], found: list[Any]) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    for name, value in zip(names, found, strict=True):
+        if name == "tags" and (object_ := _object(value)) is not None:
+            tags |= {str(key): str(item) for key, item in object_.items() if item is not None}
+        elif value is not None and value != "":
+            tags[name] = str(value)
+    return tags
+
+
+def _object(value: Any) -> dict | None:
+    """A JSON object, or the text of one."""
+    try:
+        found = json.loads(value) if isinstance(value, str) and value.startswith("{") else value
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _is_label(p: Any, other: Any) -> bool:
