@@ -95,6 +95,7 @@ def write_image(folder: Path, data: bytes, extension: str = "png") -> UUID:
     identity = image_id(data)
     path = image_path(folder, identity, extension)
     if path.exists() and path.stat().st_size == len(data):
+        path.touch()  # young again: `gc` leaves it until a row mentions it
         return identity
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

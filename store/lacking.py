@@ -1,5 +1,7 @@
 """Which of some rows the store lacks; asked of many rows at once, so that nothing is written twice."""
 
+from collections.abc import Sequence
+
 import duckdb
 import pyarrow as pa
 
@@ -7,16 +9,20 @@ from . import journal
 from .errors import UsageError
 
 
-def lacking(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> pa.Table:
-    """The rows whose key the store's table has not."""
-    key = " and ".join(f"f.{column} = t.{column}" for column in journal.key(table) if column != "rep")
-    connection.execute("set arrow_lossless_conversion = true")  # ids stay ids
+def lacking(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, key: Sequence[str]) -> pa.Table:
+    """The rows that the store's table has none of with the same key."""
+    same = " and ".join(f"f.{column} = t.{column}" for column in key)
     connection.register("fresh", rows)
     try:
-        found = connection.sql(f"select f.* from fresh f anti join {table} t on {key}").to_arrow_table()
+        return in_schema(connection, table, f"select f.* from fresh f anti join {table} t on {same}")
     finally:
         connection.unregister("fresh")
-    return found.cast(journal.TABLES[table])
+
+
+def in_schema(connection: duckdb.DuckDBPyConnection, table: str, query: str, **parameters: object) -> pa.Table:
+    """The answer as rows of the table, fit for the journal."""
+    connection.execute("set arrow_lossless_conversion = true")  # ids stay ids
+    return connection.sql(query, params=parameters or None).to_arrow_table().cast(journal.TABLES[table])
 
 
 def relabelled(connection: duckdb.DuckDBPyConnection, labels: pa.Table) -> int:
