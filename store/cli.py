@@ -154,6 +154,7 @@ def import_(
     """
     from .importers import ImportConfig, import_pairs, open_source, refuse_bad
     from .importers.preview import preview
+    from .query import visible
 
     config = ImportConfig(
         source=source,
@@ -180,7 +181,7 @@ def import_(
             line = f"nothing to do: {line}"
     typer.echo(json.dumps(summary) if as_json else line)
     for example in summary["examples"]:
-        typer.echo(example, err=True)
+        typer.echo(visible(example), err=True)
     refuse_bad(summary, max_bad)
 
 

@@ -14,6 +14,7 @@ from prefloop.cli import app
 from prefloop.store import PairStore, UsageError, image_id
 from prefloop.store.check import check
 from prefloop.store.importers import ImportConfig, import_pairs, open_source
+from test_cli import slow_imports
 from typer.testing import CliRunner
 
 RUNNER = CliRunner()
@@ -145,6 +146,27 @@ def test_hpd_makes_pairs_of_preferences_and_ranks(store: PairStore, tmp_path: Pa
     }
     assert store.rows("select distinct format from images") == [("jpg",)]
     assert check(store) == []
+
+
+def test_ranked_rows_that_are_not_whole_are_left_out(store: PairStore, tmp_path: Path):
+    source = little.hpd(tmp_path / "hpd")
+    rows = [
+        {"prompt": "a", "image_path": ["0.jpg", "1.jpg"], "rank": [1]},
+        {"prompt": "b", "image_path": ["0.jpg"], "rank": [1]},
+        {"prompt": "c", "image_path": None, "rank": [1, 2]},
+        {"prompt": "d", "image_path": ["0.jpg", "gone.jpg", "1.jpg"], "rank": [1, 2, 3]},
+        {"prompt": "e", "image_path": ["0.jpg", "../hpd.json"], "rank": [1, 2]},
+    ]
+    (source / "test.json").write_text(json.dumps(rows))
+    (source / "train.json").unlink()
+    summary = imported(store, source)
+    assert summary["left_out"] == {
+        "not a rank for each picture": 1,
+        "fewer than two pictures": 2,
+        "image missing": 2,  # of the pairs of d one is whole
+        "a path that leaves the folder": 1,
+    }
+    assert summary["pairs"] == 1
 
 
 @pytest.mark.parametrize("form", ["json", "parquet"])
@@ -298,6 +320,12 @@ def test_labels_from_outside_never_join_a_scorers(store: PairStore, tmp_path: Pa
 
 def run(*words: object, cwd: Path) -> Any:
     return RUNNER.invoke(app, ["store", "import", *map(str, words), "--store", str(cwd / "new")])
+
+
+def test_the_command_imports_nothing_slow(tmp_path: Path):
+    source = little.pickapic(tmp_path / "x.parquet")
+    for words in (["store", "--help"], ["store", "import", "--help"], ["store", "import", source, "--store", "new"]):
+        assert slow_imports(*words, cwd=tmp_path) == (0, "")
 
 
 def test_too_much_bad_data_ends_with_3_after_the_report(tmp_path: Path):

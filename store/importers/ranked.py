@@ -22,9 +22,10 @@ def hpd_records(batches: Selected) -> Iterator[Record | Bad]:
         )
         prompts = values(batch.table, "prompt")
         for row in rows:
-            order = ranks[row] or [-preference for preference in preferences[row] or ()]
+            order = ranks[row] or [-preference for preference in _numbers(preferences[row])]
             split = Path(batch.name).stem  # the pictures of train.json are in train/
-            sources = [_below(batch.root, path, split) for path in paths[row] or ()]
+            there = paths[row] if isinstance(paths[row], list) else []
+            sources = [_below(batch.root, path, split) for path in there]
             yield _record(batch.where(row), prompts[row], sources, order, {})
 
 
@@ -54,12 +55,16 @@ def _record(where: str, prompt: Any, sources: list, ranks: Sequence, tags: dict[
         return Bad(where, reason)
     if len(sources) < 2:
         return Bad(where, "fewer than two pictures")
-    if len(ranks) != len(sources) or any(rank is None for rank in ranks):
+    if len(_numbers(ranks)) != len(sources):
         return Bad(where, "not a rank for each picture")
     if wrong := next((source for source in sources if isinstance(source, str)), None):
         return Bad(where, wrong)
     judgements = [Judgement(i, j, _choice(ranks[i], ranks[j]), None) for i, j in combinations(range(len(sources)), 2)]
     return Record(where, prompt, [Picture(source) for source in sources], judgements, tags)
+
+
+def _numbers(found: Any) -> list[float]:
+    return [value for value in found if isinstance(value, int | float)] if isinstance(found, list) else []
 
 
 def _choice(rank: float, other: float) -> Choice:
