@@ -79,6 +79,12 @@ def test_importing_again_keeps_nothing(store: PairStore, tmp_path: Path):
     assert {path.name for path in store.journal.iterdir() if "-runs-" not in path.name} == parts
 
 
+def test_a_row_that_says_it_has_no_label_has_none(store: PairStore, tmp_path: Path):
+    rows = [row | {"has_label": False, "label_0": 1.0, "label_1": 0.0} for row in little.pickapic_rows(2)]
+    summary = imported(store, little.pickapic(tmp_path / "x.parquet", rows=rows))
+    assert (summary["new_pairs"], summary["new_labels"]) == (2, 0)
+
+
 def test_a_pair_labelled_again_keeps_its_first_label(store: PairStore, tmp_path: Path):
     (row,) = little.pickapic_rows(1)
     otherwise = row | {"label_0": 0.0, "label_1": 1.0}
@@ -308,6 +314,7 @@ def test_labels_from_outside_never_join_a_scorers(store: PairStore, tmp_path: Pa
     source = little.pickapic(tmp_path / "x.parquet")
     with pytest.raises(UsageError, match="'pickscore' is there, of kind ai"):
         imported(store, source, labeler="pickscore")
+    assert store.rows("select count(*) from runs") == [(0,)], "it was known before anything began"
     rows = [row | {"best_image_uid": "pickscore"} for row in little.pickapic_rows(2)]
     named_in_a_column = little.pickapic(tmp_path / "y.parquet", rows=rows)
     with pytest.raises(UsageError, match="'pickscore' is there, of kind ai"):
@@ -365,6 +372,7 @@ BAD = [
     ("empty", 2, "empty is in no known format"),
     ("other.parquet", 2, "give --map prompt=COLUMN and so on; there are a"),
     ("bad.jsonl", 2, "bad.jsonl, line 2 is no JSON"),
+    ("store", 2, "store is a store; `prefloop store merge store`"),
     ("owner/name", 1, "hf download owner/name --repo-type dataset --local-dir name"),
 ]
 
@@ -378,6 +386,7 @@ def test_what_is_wrong_is_said_in_one_line_and_no_store_is_made(
     little.pickapic(Path("x.parquet"))
     Path("torn.parquet").write_bytes(Path("x.parquet").read_bytes()[:-20])
     Path("empty").mkdir()
+    PairStore.create("store")
     Path("bad.jsonl").write_text('{"prompt": "one"}\n{"prompt"\n')
     pq.write_table(pa.table({"a": [1]}), "other.parquet")
     ended = run(*line.split(), cwd=tmp_path)

@@ -213,6 +213,16 @@ def test_a_store_is_not_merged_into_itself_nor_one_with_a_lost_picture(store: Pa
     assert store.rows("select count(*) from pairs") == [(0,)]
 
 
+def test_a_run_that_ended_since_it_was_merged_has_ended_here_too(store: PairStore, tmp_path: Path):
+    other = PairStore.create(tmp_path / "other")
+    with run(other, "test", {}):
+        merge(store, PairStore.open(other.path))
+        assert store.rows("select status from runs") == [("running",)]
+    merge(store, other)
+    assert store.rows("select status from runs") == [("done",)]
+    assert check(store) == []
+
+
 # Backing up
 
 

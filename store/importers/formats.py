@@ -71,6 +71,8 @@ def open_source(config: ImportConfig) -> Source:
 
 def _find(source: str) -> Path:
     path = Path(source).expanduser()
+    if (path / "journal").is_dir() and (path / "pairs.duckdb").exists():
+        raise UsageError(f"{path} is a store; `prefloop store merge {path}` takes what it holds")
     if path.exists():
         return path
     if source.startswith((".", "/", "~")) or source.count("/") != 1 or path.suffix:

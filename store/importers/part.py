@@ -94,7 +94,7 @@ class Part:
     def _append(self, rows: Rows) -> None:
         tables = rows.as_tables()
         with self.store.session() as connection:
-            new = {name: lacking(connection, name, table, _key(name)) for name, table in tables.items()}
+            new = {name: lacking(connection, name, table, journal.key(name)) for name, table in tables.items()}
             self.counts["repeated"] += rows.repeated
             if "labels" in tables:
                 self.counts["repeated"] += relabelled(connection, tables["labels"])
@@ -104,11 +104,6 @@ class Part:
                 self.store.append(name, new[name])
                 self.counts[f"new_{name}"] += new[name].num_rows
         self.store.absorb()
-
-
-def _key(table: str) -> list[str]:
-    """A pair's labels by one labeler are one: another repetition of what it said is no news."""
-    return [column for column in journal.key(table) if column != "rep"]
 
 
 def _keep(folder: Path, data: bytes) -> tuple[int, int, str, int]:

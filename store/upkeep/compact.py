@@ -32,11 +32,11 @@ def _compact(store: PairStore, connection: duckdb.DuckDBPyConnection, table: str
     new = journal.part_name(table, names[0].split("-")[0])
     journal.write_part(store.journal / new, rows)
     connection.execute("begin")
-    ((added,),) = connection.execute(
-        "select sum(added) from parts where name in (select unnest(?))", [names]
-    ).fetchall()
     connection.execute("delete from parts where name in (select unnest(?))", [names])
-    connection.execute("insert into parts values (?, ?, ?, ?)", [new, table, rows.num_rows, int(added)])
+    # the table came from these parts alone, so that they added what it holds
+    connection.execute(
+        "insert into parts values ($name, $table, $n, $n)", {"name": new, "table": table, "n": rows.num_rows}
+    )
     connection.execute("commit")
     try:
         for name in names:
