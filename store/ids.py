@@ -6,8 +6,13 @@ from collections.abc import Mapping
 from uuid import UUID
 
 
+def content_bytes(data: bytes) -> bytes:
+    """The 16 bytes of an id: where there are millions, without the UUID around them."""
+    return hashlib.sha256(data).digest()[:16]
+
+
 def content_id(data: bytes) -> UUID:
-    return UUID(bytes=hashlib.sha256(data).digest()[:16])
+    return UUID(bytes=content_bytes(data))
 
 
 def prompt_id(text: str) -> UUID:

@@ -74,6 +74,11 @@ def load_image(source: Path | bytes, expected: UUID | None = None, max_pixels: i
         raise ImageError("unreadable", f"{name} cannot be decoded: {error}") from error
 
 
+def format_of(data: bytes) -> str:
+    """Extension of a picture that `load_image` takes, by its first bytes."""
+    return "png" if data[:1] == b"\x89" else "jpg" if data[:1] == b"\xff" else "webp"
+
+
 def image_path(folder: Path, image: UUID, extension: str = "png") -> Path:
     return folder / image.hex[:2] / f"{image.hex}.{extension}"
 
@@ -90,6 +95,7 @@ def write_image(folder: Path, data: bytes, extension: str = "png") -> UUID:
     identity = image_id(data)
     path = image_path(folder, identity, extension)
     if path.exists() and path.stat().st_size == len(data):
+        path.touch()  # young again: `gc` leaves it until a row mentions it
         return identity
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -65,6 +65,13 @@ TABLES: dict[str, pa.Schema] = {
     ),
 }
 
+_KEY_LENGTH = {"scores": 3, "labels": 3}  # else a table's key is its first column
+
+
+def key(table: str) -> list[str]:
+    """The columns that tell a table's rows apart."""
+    return TABLES[table].names[: _KEY_LENGTH.get(table, 1)]
+
 
 def append(folder: Path, table: str, rows: Iterable[Mapping] | pa.Table) -> Path | None:
     """Write rows as one part that is on disk, whole, when this returns. None where there are no rows."""
@@ -78,9 +85,19 @@ def append(folder: Path, table: str, rows: Iterable[Mapping] | pa.Table) -> Path
         table_rows = pa.Table.from_pylist(plain, schema=schema)
     if table_rows.num_rows == 0:
         return None
-    name = f"{time.time_ns():020d}-{table}-{os.getpid()}-{secrets.token_hex(4)}.parquet"
-    path = folder / name
-    temporary = folder / f".{name}.tmp"
+    path = folder / part_name(table, f"{time.time_ns():020d}")
+    write_part(path, table_rows)
+    return path
+
+
+def part_name(table: str, time_text: str) -> str:
+    return f"{time_text}-{table}-{os.getpid()}-{secrets.token_hex(4)}.parquet"
+
+
+def write_part(path: Path, table_rows: pa.Table) -> None:
+    """One part that is on disk, whole, when this returns; nothing under its name before."""
+    folder = path.parent
+    temporary = folder / f".{path.name}.tmp"
     try:
         pq.write_table(table_rows, temporary, compression="zstd")
         with open(temporary, "rb+") as file:
@@ -90,7 +107,6 @@ def append(folder: Path, table: str, rows: Iterable[Mapping] | pa.Table) -> Path
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
-    return path
 
 
 def sync_folder(folder: Path) -> None:

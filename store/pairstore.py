@@ -23,7 +23,6 @@ LOCK_WAIT = 30.0  # seconds
 _FOLDERS = ("journal", "images", "cache")
 _TEMPORARY = ".pairs."
 _HEADERS = 3 * 4096  # bytes of a DuckDB file before its blocks
-_KEY_LENGTH = {"scores": 3, "labels": 3}  # a table's key is its first column, or its first three
 
 
 class PairStore:
@@ -48,12 +47,7 @@ class PairStore:
             IntegrityError: where the database has lost rows that the journal holds.
         """
         store = cls(Path(path))
-        if not (store.path / "journal").is_dir():
-            raise PrefloopError(
-                f"there is no store at {store.path}; `prefloop generate --store {store.path}` makes one"
-            )
-        if not store.database.exists():
-            raise IntegrityError(f"{store.database} is gone; {store._rebuild_hint()}")
+        store._refuse_missing()
         store._verify()
         store.absorb()
         return store
@@ -79,6 +73,12 @@ class PairStore:
             if not store.database.exists():
                 store._make_database({})
         return store
+
+    def _refuse_missing(self) -> None:
+        if not (self.path / "journal").is_dir():
+            raise PrefloopError(f"there is no store at {self.path}; `prefloop generate --store {self.path}` makes one")
+        if not self.database.exists():
+            raise IntegrityError(f"{self.database} is gone; {self._rebuild_hint()}")
 
     def exists(self) -> bool:
         """Whether there is a store, whole or not; one whose making was killed holds nothing and is none."""
@@ -168,7 +168,8 @@ class PairStore:
         if found.keys() <= self._taken:
             return 0
         with self.session(write=True) as connection:
-            self._taken = _taken(connection)
+            found = journal.parts(self.journal)  # again: until the lock was ours, parts may have been compacted
+            self._taken = taken_parts(connection)
             added = self._take(connection, {name: table for name, table in found.items() if name not in self._taken})
         self._taken |= found.keys()
         return added
@@ -242,14 +243,34 @@ class PairStore:
             self._make_database(found)
         return len(found)
 
+    def schema_version(self) -> int:
+        """Of the database as it is, before anything else of it is looked at."""
+        self._refuse_missing()
+        with self.session() as connection:
+            try:
+                return _version(connection)
+            except duckdb.Error as error:
+                raise IntegrityError(f"{self.database} has lost tables; {self._rebuild_hint()}") from error
+
+    def _refuse_version(self, version: int) -> None:
+        if version > SCHEMA_VERSION:
+            raise IntegrityError(
+                f"the store {self.path} is of schema {version} and this prefloop knows {SCHEMA_VERSION}; update prefloop"
+            )
+        if version < SCHEMA_VERSION:
+            raise IntegrityError(
+                f"the store {self.path} is of schema {version} and this prefloop writes {SCHEMA_VERSION}; "
+                f"run `prefloop store migrate --store {self.path}`"
+            )
+
     def _verify(self) -> None:
         """Compare each table's row count with what the journal's parts added to it."""
         with self.session() as connection:
             try:
-                ((version,),) = connection.execute("select schema_version from meta").fetchall()
+                self._refuse_version(_version(connection))
                 added = dict(connection.execute("select table_name, sum(added) from parts group by all").fetchall())
                 counts = {table: _count(connection, table) for table in journal.TABLES}
-                self._taken = _taken(connection)
+                self._taken = taken_parts(connection)
                 size = "select used_blocks, block_size from pragma_database_size()"
                 ((n_blocks, block_size),) = connection.execute(size).fetchall()
             except duckdb.Error as error:
@@ -257,18 +278,20 @@ class PairStore:
         whole_blocks, rest = divmod(self.database.stat().st_size - _HEADERS, block_size)
         if rest or whole_blocks < n_blocks:
             raise IntegrityError(f"{self.database} has been cut off; {self._rebuild_hint()}")
-        if version != SCHEMA_VERSION:
-            raise IntegrityError(
-                f"the store {self.path} is of schema {version}, this prefloop writes {SCHEMA_VERSION}; {self._rebuild_hint()}"
-            )
         for table, count in counts.items():
             expected = int(added.get(table) or 0)
             if count != expected:
                 raise IntegrityError(f"{table} has {count} rows, its journal added {expected}; {self._rebuild_hint()}")
 
 
-def _taken(connection: duckdb.DuckDBPyConnection) -> set[str]:
+def taken_parts(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    """Names of the parts whose rows are in the tables."""
     return {name for (name,) in connection.execute("select name from parts").fetchall()}
+
+
+def _version(connection: duckdb.DuckDBPyConnection) -> int:
+    ((version,),) = connection.execute("select schema_version from meta").fetchall()
+    return version
 
 
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
@@ -276,22 +299,26 @@ def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
     return count
 
 
-def _insert(table: str) -> str:
-    names = journal.TABLES[table].names
-    columns = ", ".join(names)
+def rows_of_parts(table: str) -> str:
+    """A query for the rows that count among those of the parts $paths, each key once."""
+    # DuckDB reads many parts in any order; the oldest row of a key stays, as when parts are taken one by one
+    order = "filename, file_row_number"
     if table == "runs":  # a later row of a run replaces the earlier one
+        order = "updated desc, filename desc"
+    return f"""
+        select {", ".join(journal.TABLES[table].names)}
+        from read_parquet($paths, filename = true, file_row_number = true)
+        qualify row_number() over (partition by {", ".join(journal.key(table))} order by {order}) = 1"""
+
+
+def _insert(table: str) -> str:
+    if table == "runs":
+        names = journal.TABLES[table].names
         updates = ", ".join(f"{name} = excluded.{name}" for name in names if name != "run_id")
         return f"""
-            insert into runs by name
-            select {columns} from read_parquet($paths, filename = true)
-            qualify row_number() over (partition by run_id order by updated desc, filename desc) = 1
+            insert into runs by name {rows_of_parts(table)}
             on conflict (run_id) do update set {updates} where excluded.updated >= runs.updated"""
-    # DuckDB reads many parts in any order; the oldest row of a key stays, as when parts are taken one by one
-    key = ", ".join(names[: _KEY_LENGTH.get(table, 1)])
-    return f"""
-        insert or ignore into {table} by name
-        select {columns} from read_parquet($paths, filename = true, file_row_number = true)
-        qualify row_number() over (partition by {key} order by filename, file_row_number) = 1"""
+    return f"insert or ignore into {table} by name {rows_of_parts(table)}"
 
 
 def _held_outside(path: Path, error: Exception) -> PrefloopError:

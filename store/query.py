@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Format = Literal["table", "json", "jsonl", "csv", "parquet"]
-_CONFIG = {
+# A connection with these settings reads its own database and nothing else.
+CLOSED: dict[str, Any] = {
     "enable_external_access": "false",
     "python_enable_replacements": "false",
     "autoload_known_extensions": "false",
@@ -38,7 +39,7 @@ def ask(store: PairStore, sql: str, timeout: float = 60.0) -> "pa.Table":
         raise UsageError(f"timeout must be above 0 and at most 86400 seconds, got {timeout}")
     if not sql.strip():
         raise UsageError("the query is empty; try `select * from preferences limit 5`")
-    config: dict[str, Any] = _CONFIG | {
+    config: dict[str, Any] = CLOSED | {
         "max_execution_time": str(int(timeout * 1000) or 1),
         "lock_configuration": "true",
     }
@@ -53,7 +54,7 @@ def ask(store: PairStore, sql: str, timeout: float = 60.0) -> "pa.Table":
         except duckdb.InterruptException as error:
             raise PrefloopError(f"the query took longer than {timeout:g} s; give --timeout, or ask for less") from error
         except duckdb.Error as error:
-            raise UsageError(_first_lines(error)) from error
+            raise UsageError(first_lines(error)) from error
         finally:
             connection.close()
 
@@ -69,7 +70,8 @@ def _distinct(names: list[str]) -> list[str]:
     return list(found)
 
 
-def _first_lines(error: Exception) -> str:
+def first_lines(error: Exception) -> str:
+    """What DuckDB says, without its drawing of the query."""
     return " ".join(line.strip() for line in str(error).split("\n\n")[0].splitlines())
 
 
@@ -86,7 +88,7 @@ def write(answer: "pa.Table", form: str, out: BinaryIO) -> None:
     elif form == "jsonl":
         out.write("".join(json.dumps(_strict(row), ensure_ascii=False) + "\n" for row in rows).encode())
     elif form == "csv":
-        lines = [answer.schema.names, *([_guarded(value) for value in row.values()] for row in rows)]
+        lines = [answer.schema.names, *([guarded(value) for value in row.values()] for row in rows)]
         out.write("".join(map(_csv_line, lines)).encode())
     else:
         out.write(_table(answer.schema.names, rows).encode())
@@ -109,7 +111,7 @@ def _csv_line(values: list) -> str:
     return text.getvalue()[:-2] + "\n"
 
 
-def _guarded(value: Any) -> Any:
+def guarded(value: Any) -> Any:
     """A text that a spreadsheet would run as a formula is kept a text."""
     return "'" + value if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 

@@ -44,6 +44,7 @@ create table images (
     n_bytes bigint not null
 );
 
+-- Of an imported picture only its model is known: its seed is -1.
 create table generations (
     generation_id uuid primary key,
     prompt_id uuid not null,

@@ -19,7 +19,7 @@ SLOW = {"torch", "diffusers", "transformers", "open_clip", "accelerate", "peft",
 
 
 def modules(*folders: str) -> list[Path]:
-    return [path for folder in folders for path in sorted((ROOT / folder).glob("*.py"))]
+    return [path for folder in folders for path in sorted((ROOT / folder).glob("*.py" if folder == "." else "**/*.py"))]
 
 
 def imported(path: Path, *, module_level: bool = False) -> Iterator[str]:

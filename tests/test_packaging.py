@@ -32,7 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 def test_the_wheel_holds_every_module_of_every_package(wheel: zipfile.ZipFile):
     names = set(wheel.namelist())
-    folders = [ROOT, *(path.parent for path in ROOT.glob("*/__init__.py"))]
+    folders = [ROOT, *(path.parent for path in (*ROOT.glob("*/__init__.py"), *ROOT.glob("*/*/__init__.py")))]
     modules = [path for folder in folders for path in folder.glob("*.py")]
     assert len(modules) > 40
     missing = [path for path in modules if f"prefloop/{path.relative_to(ROOT).as_posix()}" not in names]

@@ -1,0 +1,26 @@
+"""Settings of an export."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UsageError
+
+FORMATS = ("pickapic", "datasets", "webdataset", "folders", "csv", "jsonl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    out: Path
+    """Folder to be made."""
+    format: str = "datasets"
+    """One of FORMATS."""
+    labels: tuple[str, ...] = ()
+    """Labelers; all of them where empty."""
+    where: str | None = None
+    """A condition in SQL over the columns of `preferences`."""
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise UsageError(f"no format is called {self.format!r}; there are {', '.join(FORMATS)}")
+        if self.where is not None and not self.where.strip():
+            raise UsageError("where must be a condition in SQL, got an empty one")

@@ -1,0 +1,52 @@
+"""An export from the query to the folder."""
+
+import pyarrow as pa
+
+from ..folder import new_folder, refuse_existing
+from ..pairstore import PairStore
+from .card import card
+from .config import ExportConfig
+from .folders import write_folders
+from .hf_datasets import write_datasets
+from .pickapic import write_pickapic
+from .select import selected_labels
+from .tables import write_csv, write_jsonl
+from .webdataset import write_webdataset
+
+_WRITERS = {
+    "pickapic": write_pickapic,
+    "datasets": write_datasets,
+    "webdataset": write_webdataset,
+    "folders": write_folders,
+    "csv": lambda folder, rows, _: write_csv(folder, rows),
+    "jsonl": lambda folder, rows, _: write_jsonl(folder, rows),
+}
+
+
+def export_pairs(config: ExportConfig, store: PairStore) -> dict:
+    """Write the selected labels as one folder, with a README.md that says where they came from.
+
+    Returns:
+        Counts: labels, pairs, prompts, labelers.
+
+    Raises:
+        UsageError: where the folder exists, or the selection cannot be used.
+        IntegrityError: where a picture is gone or has changed; nothing is left then.
+    """
+    refuse_existing(config.out)
+    rows = selected_labels(store, config)
+    with_pictures = config.format not in ("csv", "jsonl")
+    with new_folder(config.out, _picture_bytes(store, rows) if with_pictures else 0) as folder:
+        (folder / "README.md").write_text(card(store, rows, config), "utf-8")
+        _WRITERS[config.format](folder, rows, store)
+    return {"labels": rows.num_rows} | {
+        name: len(rows[column].unique())
+        for name, column in (("pairs", "pair_id"), ("prompts", "prompt_id"), ("labelers", "labeler"))
+    }
+
+
+def _picture_bytes(store: PairStore, rows: pa.Table) -> int:
+    """What the pictures of the rows take, each as often as it is written."""
+    sizes = {str(image): n for image, n in store.rows("select image_id, n_bytes from images")}
+    ids = rows["image_a"].to_pylist() + rows["image_b"].to_pylist()
+    return sum(sizes[image] for image in ids)

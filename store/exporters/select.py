@@ -1,0 +1,94 @@
+"""Which labels are exported: any SQL over the columns of `preferences`, with ties; never pairs of an evaluation."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import IntegrityError, UsageError
+from ..ids import content_bytes
+from ..pairstore import PairStore
+from ..query import ask
+from .config import ExportConfig
+
+_QUERY = """
+    with judged as (
+        select
+            l.labeler, p.pair_id, q.prompt, p.prompt_id,
+            case l.choice when 'b' then p.image_b else p.image_a end as chosen,
+            case l.choice when 'b' then p.image_a else p.image_b end as rejected,
+            case l.choice when 'b' then 1 - l.p_a::double else l.p_a::double end as p_chosen,
+            l.margin, q.split, q.tags, p.source, l.choice, p.image_a, p.image_b
+        from current_labels l
+        join pairs p using (pair_id)
+        join prompts q using (prompt_id)
+        where p.source <> 'eval' and {labelers}
+    ),
+    wanted as (select * from judged where {where}),
+    drawn as (select image_id, prompt_id, min(name) as name from generations join models using (model_id) group by all)
+    select
+        w.*, a.path as path_a, b.path as path_b, ma.name as model_a, mb.name as model_b,
+        count(*) over (partition by w.prompt_id) as pairs_of_prompt
+    from wanted w
+    join image_files a on a.image_id = w.image_a
+    join image_files b on b.image_id = w.image_b
+    left join drawn ma on ma.image_id = w.image_a and ma.prompt_id = w.prompt_id
+    left join drawn mb on mb.image_id = w.image_b and mb.prompt_id = w.prompt_id
+    where {choices}
+    order by w.split, w.labeler, w.pair_id
+"""
+_CHOICES = {"pickapic": "w.choice <> 'skip'", "csv": "true", "jsonl": "true"}
+_DECIDED = "w.choice in ('a', 'b')"
+
+
+def selected_labels(store: PairStore, config: ExportConfig) -> pa.Table:
+    """A row for each label, with what its format needs; sorted by split, labeler and pair.
+
+    Raises:
+        UsageError: where a labeler is unknown, the condition is no SQL, or nothing is left.
+    """
+    known = [labeler for (labeler,) in store.rows("select labeler from labelers order by labeler")]
+    for labeler in config.labels:
+        if labeler not in known:
+            there = ", ".join(known) or "none yet; `prefloop relabel` makes labels"
+            raise UsageError(f"no labeler is called {labeler!r}; there are {there}")
+    names = ", ".join("'" + labeler.replace("'", "''") + "'" for labeler in config.labels)
+    query = _QUERY.format(
+        labelers=f"l.labeler in ({names})" if names else "true",
+        where=f"{config.where}\n" if config.where else "true",
+        choices=_CHOICES.get(config.format, _DECIDED),
+    )
+    try:
+        rows = ask(store, query, timeout=3600)
+    except UsageError as error:
+        raise UsageError(f"--where {config.where!r} cannot be used: {error}") from error
+    if not rows.num_rows:
+        raise UsageError(
+            f"there is no label to export{f' where {config.where}' if config.where else ''}; loosen --where"
+        )
+    return rows
+
+
+def pictures(store: PairStore, rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bytes, bytes]]:
+    """Each row with the bytes of image_a and image_b, which are those that were stored."""
+    for row in rows:
+        yield row, _stored(store, row["path_a"], row["image_a"]), _stored(store, row["path_b"], row["image_b"])
+
+
+def decided(row: dict[str, Any], a: bytes, b: bytes) -> tuple[bytes, bytes]:
+    """The pictures as chosen and rejected."""
+    return (a, b) if row["choice"] == "a" else (b, a)
+
+
+def _stored(store: PairStore, path: str, identity: str) -> bytes:
+    try:
+        data = (store.path / path).read_bytes()
+    except OSError as error:
+        raise IntegrityError(f"{store.path / path} cannot be read: {error.strerror}; {_hint(store)}") from error
+    if content_bytes(data).hex() != identity.replace("-", ""):
+        raise IntegrityError(f"{store.path / path} has changed since it was stored; {_hint(store)}")
+    return data
+
+
+def _hint(store: PairStore) -> str:
+    return f"`prefloop store check --store {store.path}` names every such picture"

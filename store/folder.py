@@ -1,0 +1,65 @@
+"""A folder that is there whole or not at all: made under a temporary name, on disk, then renamed."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import UsageError, cannot_write
+from .journal import sync_folder
+
+
+@contextmanager
+def new_folder(path: Path, n_bytes: int = 0) -> Iterator[Path]:
+    """The temporary folder to fill.
+
+    Args:
+        n_bytes: what will be written at least; refused at once where the disk has less.
+
+    Raises:
+        UsageError: where there is something of that name.
+        PrefloopError: where it cannot be written.
+    """
+    refuse_existing(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _sweep(path)
+        temporary.mkdir(parents=True)
+        if shutil.disk_usage(temporary).free < n_bytes:
+            raise OSError(None, "No space left on device")
+        yield temporary
+        for folder, _, names in os.walk(temporary):
+            for name in names:
+                with open(os.path.join(folder, name), "rb") as file:
+                    os.fsync(file.fileno())
+            sync_folder(Path(folder))
+        os.rename(temporary, path)
+        sync_folder(path.absolute().parent)
+    except OSError as error:
+        raise cannot_write(path, error, n_bytes or None) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_existing(path: Path) -> None:
+    if os.path.lexists(path):
+        raise UsageError(f"{path} exists; name another folder, or remove it first")
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a killed process left of the same folder."""
+    for left_over in path.parent.glob(f".{path.name}.*.tmp"):
+        pid = left_over.name.split(".")[-2]
+        if pid.isdigit() and not _runs(int(pid)):
+            shutil.rmtree(left_over)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,61 @@
+"""JSON lists and JSON lines in batches of rows; pictures are named by paths, and those are below the file's folder."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import UsageError
+from .batches import Batch
+
+_ROWS = 4096
+
+
+def read_json(paths: Sequence[Path], root: Path | None = None) -> Iterator[Batch]:
+    """Args:
+    root: folder that the pictures must be below; each file's own where None.
+    """
+    for path in paths:
+        first, items = 1, _items(path)
+        while rows := list(islice(items, _ROWS)):
+            yield Batch(path.name, first, as_table(rows, path), (root or path.parent).resolve())
+            first += len(rows)
+
+
+def as_table(rows: Sequence[dict], path: Path) -> pa.Table:
+    names = dict.fromkeys(name for row in rows for name in row)
+    try:
+        return pa.table({name: [row.get(name) for row in rows] for name in names})
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise UsageError(f"{path}: a column holds values of several kinds: {error}; write them alike") from error
+
+
+def _items(path: Path) -> Iterator[dict]:
+    try:
+        if path.suffix == ".json":
+            yield from _objects(path, json.loads(path.read_bytes()))
+            return
+        with open(path, encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield from _objects(path, [_line(path, number, line)])
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 at byte {error.start}; convert it first") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is no JSON: {error}") from error
+
+
+def _line(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise UsageError(f"{path}, line {number} is no JSON: {error}") from error
+
+
+def _objects(path: Path, items: Any) -> Iterable[dict]:
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise UsageError(f"{path} must hold JSON objects, one for each row")
+    return items

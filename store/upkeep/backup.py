@@ -1,0 +1,41 @@
+"""A copy of a store that is itself a store: its journal and pictures, and a database made from them."""
+
+import shutil
+from pathlib import Path
+
+from .. import journal
+from ..folder import new_folder, refuse_existing
+from ..ids import content_id
+from ..pairstore import PairStore
+
+
+def backup(store: PairStore, out: Path) -> dict:
+    """Copy what the store holds now; others may go on writing to it.
+
+    Returns:
+        parts and pictures (counts), and lost: pictures that are gone or have changed, which the copy lacks.
+    """
+    refuse_existing(out)
+    store.absorb()
+    pictures = store.rows("select image_id, path, n_bytes from image_files join images using (image_id) order by path")
+    lost = []
+    with new_folder(out, sum(n_bytes for *_, n_bytes in pictures)) as folder:
+        copy = PairStore(folder)
+        for name in ("journal", "images", "cache"):
+            (folder / name).mkdir()
+        with store.session():  # no compaction meanwhile
+            parts = journal.parts(store.journal)
+            for name in parts:
+                shutil.copyfile(store.journal / name, copy.journal / name)
+        for image, path, _ in pictures:
+            try:
+                data = (store.path / path).read_bytes()
+            except OSError:
+                data = b""
+            if content_id(data) != image:
+                lost.append(path)
+                continue
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_bytes(data)
+        copy.rebuild()
+    return {"parts": len(parts), "pictures": len(pictures) - len(lost), "lost": lost}

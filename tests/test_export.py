@@ -1,0 +1,270 @@
+"""What goes out comes in again as the same pairs and labels; it is there whole or not at all, and says where it is from."""
+
+import csv
+import json
+import re
+import tarfile
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import little_datasets as little
+import pyarrow.parquet as pq
+import pytest
+from content import (
+    add_generation,
+    add_label,
+    add_labeler,
+    add_pair,
+    add_picture,
+    add_prompt,
+)
+from prefloop.cli import app
+from prefloop.store import IntegrityError, PairStore, PrefloopError, UsageError
+from prefloop.store.exporters import ExportConfig, export_pairs
+from prefloop.store.exporters.pickapic import SCHEMA
+from prefloop.store.importers import ImportConfig, import_pairs, open_source
+from typer.testing import CliRunner
+
+RUNNER = CliRunner()
+_LABELS = """
+    select prompt, pair_id, prompt_id, image_a, image_b, labeler, choice{more}
+    from current_labels join pairs using (pair_id) join prompts using (prompt_id)
+    where choice in ({choices}) order by all"""
+
+
+def labels(store: PairStore, choices: str = "'a', 'b'", more: str = "") -> list[tuple]:
+    return store.rows(_LABELS.format(choices=choices, more=more))
+
+
+def exported(store: PairStore, out: Path, **settings: Any) -> Path:
+    export_pairs(ExportConfig(out=out, **settings), store)
+    return out
+
+
+def imported_again(out: Path, **settings: Any) -> PairStore:
+    store = PairStore.create(out.parent / f"{out.name}-store")
+    config = ImportConfig(source=str(out), **settings)
+    import_pairs(config, open_source(config), store)
+    return store
+
+
+@pytest.fixture
+def labelled(store: PairStore) -> PairStore:
+    """12 pairs of 6 prompts; 'human:me' says a, b, tie, skip in turn, 'scorer' has p and margins and no tie."""
+    add_labeler(store, "human:me")
+    add_labeler(store, "scorer", "ai")
+    model = UUID(int=15)
+    store.append("models", [{"model_id": model, "name": "sd15", "config": "{}"}])
+    for number in range(6):
+        prompt = add_prompt(store, f"=prompt | <{number}>", kind="odd", number=str(number))
+        images = [add_picture(store, (number * 40, 100 * place, 7)) for place in range(3)]
+        add_generation(store, prompt, model, images[0])
+        for place in range(2):
+            pair = add_pair(store, prompt, images[place], images[place + 1])
+            turn = 2 * number + place
+            add_label(store, pair, "human:me", ("a", "b", "tie", "skip")[turn % 4])
+            p_a = 0.125 + turn / 16
+            add_label(store, pair, "scorer", "a" if p_a > 0.5 else "b", p_a=p_a, margin=abs(p_a - 0.5))
+    store.absorb()
+    return store
+
+
+# Round trips
+
+
+def test_pick_a_pic_comes_in_again_with_its_ties(labelled: PairStore, tmp_path: Path):
+    out = exported(labelled, tmp_path / "out", format="pickapic", labels=("human:me",))
+    again = imported_again(out, labeler="human:me")
+    everything = "'a', 'b', 'tie'"
+    assert len(labels(again, everything)) == 9
+    mine = [row for row in labels(labelled, everything) if row[5] == "human:me"]
+    assert labels(again, everything) == mine
+    ((name,),) = again.rows("select distinct name from generations join models using (model_id)")
+    assert name == "sd15"
+
+
+def test_pick_a_pic_is_in_its_own_schema(labelled: PairStore, tmp_path: Path):
+    out = exported(labelled, tmp_path / "out", format="pickapic")
+    rows = [row for path in sorted((out / "data").iterdir()) for row in pq.read_table(path).to_pylist()]
+    assert pq.read_schema(next((out / "data").iterdir())).equals(SCHEMA)
+    assert len(rows) == 9 + 12
+    for row in rows:
+        assert row["label_0"] + row["label_1"] == 1
+        best = {1: row["image_0_uid"], 0: row["image_1_uid"], 0.5: "tie"}[row["label_0"]]
+        assert row["best_image_uid"] == best
+    # 'human:me' is 0 and 'scorer' 1 by name; the three ties are the former's
+    assert {row["user_id"] for row in rows if row["label_0"] == 0.5} == {0}
+    of_prompt = [row for row in rows if row["caption"] == "=prompt | <0>"]  # human: a, b; scorer: two
+    assert [row["num_example_per_prompt"] for row in of_prompt] == [4] * 4
+
+
+def test_a_data_sets_folder_comes_in_again_with_labelers_probabilities_and_tags(labelled: PairStore, tmp_path: Path):
+    again = imported_again(exported(labelled, tmp_path / "out", format="datasets"))
+    more = ", p_a, margin, tags"
+    assert len(labels(again)) == 18
+    assert labels(again, more=more) == labels(labelled, more=more)
+
+
+def test_the_library_datasets_opens_the_folder_with_pictures(labelled: PairStore, tmp_path: Path):
+    import datasets
+
+    out = exported(labelled, tmp_path / "out", format="datasets", labels=("scorer",))
+    loaded = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+    splits = dict(labelled.rows("select split, count(*) from preferences where labeler = 'scorer' group by all"))
+    assert {split: len(rows) for split, rows in loaded.items()} == splits  # type: ignore[union-attr]
+    row = loaded["train"][0]  # type: ignore[index]
+    ((red, green, _),) = {row["chosen"].getpixel((0, 0))}
+    assert (red % 40, green % 100) == (0, 0)
+    assert row["chosen"].size == (8, 8)
+
+
+def test_shards_come_in_again(labelled: PairStore, tmp_path: Path):
+    out = exported(labelled, tmp_path / "out", format="webdataset")
+    assert labels(imported_again(out), more=", p_a, margin") == labels(labelled, more=", p_a, margin")
+    with tarfile.open(out / "train-000000.tar") as shard:
+        assert shard.getnames()[:3] == ["000000000.chosen.png", "000000000.rejected.png", "000000000.json"]
+    first = (out / "train-000000.tar").read_bytes()
+    again = exported(labelled, tmp_path / "again", format="webdataset")
+    assert (again / "train-000000.tar").read_bytes() == first
+
+
+def test_folders_come_in_again(labelled: PairStore, tmp_path: Path):
+    out = exported(labelled, tmp_path / "out", format="folders", labels=("human:me",))
+    mine = [row for row in labels(labelled) if row[5] == "human:me"]
+    assert labels(imported_again(out, labeler="human:me")) == mine
+    assert len(mine) == 6
+    captions = {path.stem: path.read_text() for path in (out / "rejected").glob("*.txt")}
+    assert captions == {str(pair): prompt for prompt, pair, *_ in mine}
+
+
+def test_a_jpeg_stays_the_same_to_the_byte(store: PairStore, tmp_path: Path):
+    config = ImportConfig(source=str(little.hpd(tmp_path / "hpd")))
+    import_pairs(config, open_source(config), store)
+    for form in ("datasets", "webdataset", "folders", "pickapic"):
+        again = imported_again(exported(store, tmp_path / form, format=form), labeler="human:hpdv2")
+        assert labels(again) == labels(store), form
+
+
+# The labels alone
+
+
+def test_csv_guards_formulas_and_holds_ties_and_skips(labelled: PairStore, tmp_path: Path):
+    out = exported(labelled, tmp_path / "out", format="csv", labels=("human:me",))
+    with open(out / "labels.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["choice"] for row in rows) == ["a"] * 3 + ["b"] * 3 + ["skip"] * 3 + ["tie"] * 3
+    assert all(row["prompt"].startswith("'=prompt") for row in rows)
+    assert {path.name for path in out.iterdir()} == {"README.md", "labels.csv"}
+
+
+def test_json_lines_hold_each_label_as_it_is(labelled: PairStore, tmp_path: Path):
+    out = exported(labelled, tmp_path / "out", format="jsonl", where="labeler = 'scorer' and margin > 0.25")
+    rows = [json.loads(line) for line in (out / "labels.jsonl").read_text().splitlines()]
+    # margins |turn / 16 - 6 / 16| above 4/16: turns 0, 1 and 11
+    assert sorted(row["margin"] for row in rows) == [5 / 16, 5 / 16, 6 / 16]
+    assert all((labelled.path / row["path_a"]).exists() for row in rows)
+
+
+# What is selected
+
+
+def test_where_sees_the_columns_of_preferences(labelled: PairStore, tmp_path: Path):
+    where = "split = 'train' and p_chosen > 0.7 and tags->>'kind' = 'odd' and chosen <> rejected"
+    expected = labelled.rows(f"select count(*) from preferences where {where}")
+    out = exported(labelled, tmp_path / "out", format="jsonl", where=where)
+    assert [(len((out / "labels.jsonl").read_text().splitlines()),)] == expected
+    assert expected[0][0] > 0
+
+
+def test_pairs_of_an_evaluation_stay_at_home(labelled: PairStore, tmp_path: Path):
+    prompt = add_prompt(labelled, "held out")
+    pair = add_pair(labelled, prompt, add_picture(labelled, (1, 1, 1)), add_picture(labelled, (2, 2, 2)), source="eval")
+    add_label(labelled, pair, "human:me", "a")
+    labelled.absorb()
+    assert "held out" not in (exported(labelled, tmp_path / "out", format="csv") / "labels.csv").read_text()
+
+
+@pytest.mark.parametrize("where", ["marg > 1", "exists (from read_csv('x'))", "; drop table pairs"])
+def test_a_condition_that_is_none_or_looks_elsewhere_is_refused(labelled: PairStore, tmp_path: Path, where: str):
+    with pytest.raises(UsageError, match=r"--where .* cannot be used"):
+        exported(labelled, tmp_path / "out", where=where)
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+# The card
+
+
+def test_the_card_says_where_the_rows_are_from(labelled: PairStore, tmp_path: Path):
+    add_labeler(labelled, "human:<b>|x", "human")
+    (pair,) = labelled.rows("select pair_id from pairs order by 1 limit 1")[0]
+    add_label(labelled, pair, "human:<b>|x", "a")
+    labelled.absorb()
+    out = exported(labelled, tmp_path / "out", format="pickapic", where="p_chosen is null or margin >= 0")
+    card = (out / "README.md").read_text()
+    assert card.startswith('---\ntags: ["preference"')
+    assert "22 labels of 12 pairs of pictures, drawn for 6 prompts" in card  # 9 of human:me, 12 of scorer, 1
+    assert "| human:me | human | 6 | 3 | 0 | {} |" in card
+    assert "| scorer | ai | 12 | 0 | 0 | {} |" in card
+    assert "| human:&lt;b>&#124;x | human | 1 | 0 | 0 | {} |" in card
+    assert re.search(r"\| sd15 \| \d+ \|", card)
+    assert '--format pickapic --where "p_chosen is null or margin >= 0"' in card
+
+
+# Whole or not at all
+
+
+def test_a_picture_that_changed_ends_it_and_leaves_nothing(labelled: PairStore, tmp_path: Path):
+    ((path,),) = labelled.rows("select path from image_files order by 1 limit 1")
+    (labelled.path / path).write_bytes(b"x")
+    with pytest.raises(IntegrityError, match="has changed since it was stored"):
+        exported(labelled, tmp_path / "out")
+    (labelled.path / path).unlink()
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        exported(labelled, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(labelled: PairStore, tmp_path: Path):
+    (tmp_path / ".out.99999999.tmp" / "data").mkdir(parents=True)
+    exported(labelled, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "store"]
+
+
+def test_a_disk_without_room_is_found_before_anything_is_written(
+    labelled: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("prefloop.store.exporters.run._picture_bytes", lambda *_: 10**18)
+    with pytest.raises(PrefloopError, match=r"cannot write .*out \(1000000000000000000 bytes\): No space left"):
+        exported(labelled, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+BAD = [
+    ("out --format xml", 2, "no format is called 'xml'; there are pickapic, datasets"),
+    ("out --labels nobody", 2, "no labeler is called 'nobody'; there are human:me, scorer"),
+    ("out --where margin>99", 2, "there is no label to export where margin>99"),
+    ("out --format folders", 2, "give --labels with one of human:me, scorer"),
+    ("there", 2, "there exists; name another folder"),
+    ("out --push-to-hub me/pairs", 1, "hf upload me/pairs out --repo-type dataset"),
+]
+
+
+@pytest.mark.parametrize(("line", "code", "message"), BAD, ids=[line for line, _, _ in BAD])
+def test_what_is_wrong_is_said_in_one_line_and_nothing_is_made(
+    labelled: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, code: int, message: str
+):
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    ended = RUNNER.invoke(app, ["store", "export", *line.split(), "--store", str(labelled.path)])
+    assert (ended.exit_code, ended.stdout) == (code, "")
+    (said,) = ended.stderr.splitlines()
+    assert message in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "there"]
+
+
+def test_the_command_writes_a_folder_and_says_how_much(labelled: PairStore, tmp_path: Path):
+    words = ["store", "export", str(tmp_path / "out"), "--labels", "scorer", "--json", "--store", str(labelled.path)]
+    ended = RUNNER.invoke(app, words)
+    assert json.loads(ended.stdout) == {"labels": 12, "pairs": 12, "prompts": 6, "labelers": 1}
+    assert RUNNER.invoke(app, words).exit_code == 2  # it is there now
