@@ -55,7 +55,6 @@ def count_pass(model: nn.Module, forward: Callable[[], Tensor], half: torch.dtyp
     for weight in weights:
         weight.grad = torch.empty_like(weight) if weight.requires_grad else None
     with Meter(known) as meter, torch.set_grad_enabled(learns):
-        meter.ignore(*weights, *(weight.grad for weight in weights if weight.grad is not None), *model.buffers())
         with AsOnGpu(half, keep_casts=True):
             output = forward().float()
         forward_flops, saved_bytes = meter.flops, meter.live_bytes
@@ -75,13 +74,10 @@ class Meter(TorchDispatchMode):
         self._alive: dict[int, weakref.ref] = {}
         self._known = known
 
-    def ignore(self, *tensors: Tensor) -> None:
-        """Do not count tensors that were there before."""
-        for tensor in tensors:
-            self._track(tensor.untyped_storage(), 0)
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        for tensor in _tensors((args, *kwargs.values())):
+            self._track(tensor.untyped_storage(), 0)  # what no operation made was there before
         result = self._result(func, args, kwargs)
         packet = func._overloadpacket
         if packet is _aten._scaled_dot_product_efficient_attention_backward:
