@@ -22,7 +22,7 @@ from ..store.runs import progress
 from .frames import Frame, cut
 from .pairs import Pairs
 
-ENCODE_BATCH = 16
+ENCODE_PIXELS = 16 * 512 * 512  # at once; sixteen pictures of 1024² at once would need more memory than training
 SHARD = 1024  # rows a file
 EMPTY = content_id(b"empty prompt")
 Rows = tuple[list[UUID], dict[str, Tensor]]
@@ -69,7 +69,7 @@ class Shards:
             rows.append(self._open[path].get_slice(name)[at])
         return torch.stack(rows)
 
-    def fill(self, missing: Sequence[UUID], rows_of: Callable[[Sequence[UUID]], Rows], what: str) -> None:
+    def fill(self, missing: Sequence[UUID], rows_of: Callable[[Sequence[UUID]], Rows], what: str, batch: int) -> None:
         """Add the missing rows, a batch at a time; `rows_of` gives those of a batch that there are."""
         if not missing:
             return
@@ -78,14 +78,19 @@ class Shards:
                 ids: list[UUID] = []
                 parts: list[dict[str, Tensor]] = []
                 shard = missing[start : start + SHARD]
-                for at in range(0, len(shard), ENCODE_BATCH):
-                    good, tensors = rows_of(shard[at : at + ENCODE_BATCH])
+                for at in range(0, len(shard), batch):
+                    good, tensors = rows_of(shard[at : at + batch])
                     if good:
                         ids += good
                         parts.append(tensors)
-                    bar.update(len(shard[at : at + ENCODE_BATCH]))
+                    bar.update(len(shard[at : at + batch]))
                 if ids:
                     self.add(ids, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
+def encode_batch(height: int, width: int) -> int:
+    """How many images of that size are encoded at once."""
+    return min(max(ENCODE_PIXELS // (height * width), 1), 64)
 
 
 def cache_latents(
@@ -132,7 +137,7 @@ def cache_latents(
     missing = shards.missing(sorted(work))
     for shape in sorted({(work[key][1].height, work[key][1].width) for key in missing}):
         alike = [key for key in missing if (work[key][1].height, work[key][1].width) == shape]
-        shards.fill(alike, encoded, "encoding images")
+        shards.fill(alike, encoded, "encoding images", encode_batch(*shape))
     if not bad:
         return shards, pairs
     if len(bad) > max_bad * len(paths):
@@ -160,5 +165,5 @@ def cache_texts(store: PairStore, pairs: Pairs, encode: Callable[[list[str]], di
             found = encode([texts[identity] for identity in ids])
         return list(ids), {name: tensor.half().cpu() for name, tensor in found.items()}
 
-    shards.fill(shards.missing(sorted(texts)), encoded, "encoding prompts")
+    shards.fill(shards.missing(sorted(texts)), encoded, "encoding prompts", batch=64)
     return shards

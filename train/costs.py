@@ -119,8 +119,10 @@ class Costs:
         weights = list(self._unet(settings.lora_rank).parameters())
         learning = [weight.shape for weight in weights if weight.requires_grad]
         n_weights, n_learning = sum(weight.numel() for weight in weights), sum(map(math.prod, learning))
+        frozen_bytes = FLOAT_BYTES if HALF[settings.mixed_precision] is None else HALF_BYTES
         kept = {
-            "weights": FLOAT_BYTES * n_weights,
+            # under a LoRA the frozen weights are kept in half precision where there is any
+            "weights": FLOAT_BYTES * n_learning + frozen_bytes * (n_weights - n_learning),
             # with several processes, each also keeps the buckets in which gradients travel
             "gradients": FLOAT_BYTES * n_learning * (1 if settings.n_processes == 1 else 2),
             "optimizer": sum(optimizer_bytes(settings.optimizer, shape) for shape in learning),
@@ -150,7 +152,7 @@ class Costs:
         n_compared = n_pairs_seen if settings.has_reference else 0
         if settings.cache_reference:
             n_compared = min(n_compared, math.ceil(self.data.n_pairs / settings.n_processes))
-        caching = encoding.forward_flops / _n_encoded_at_once(settings) * n_encoded
+        caching = encoding.forward_flops / settings.encode_batch * n_encoded
         caching += 2 * self._text_parameters * self.pipeline.tokens * (self.data.n_prompts + 1)
         return {
             "caching": self._seconds(caching, "no"),
@@ -189,9 +191,9 @@ class Costs:
         return self._passes[key]
 
     def _encoding_pass(self, settings: Settings) -> Pass:
-        key = ("encoding", _n_encoded_at_once(settings), settings.resolution)
+        key = ("encoding", settings.encode_batch, settings.resolution)
         if key not in self._passes:
-            pixels = _meta(_n_encoded_at_once(settings), 3, settings.resolution, settings.resolution)
+            pixels = _meta(settings.encode_batch, 3, settings.resolution, settings.resolution)
             self._passes[key] = count_pass(
                 self._vae, lambda: self._vae.encode(pixels).latent_dist.mean, None, self._known
             )
@@ -209,10 +211,6 @@ class Costs:
 
     def _seconds(self, flops: float, precision: str) -> float:
         return flops / (self.speed.flops_per_second[precision] * self.speed.share)
-
-
-def _n_encoded_at_once(settings: Settings) -> int:
-    return settings.encode_batch * (2 if settings.flip else 1)
 
 
 def _n_parameters(model: nn.Module) -> int:

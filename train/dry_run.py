@@ -9,7 +9,7 @@ import torch
 from ..store import PairStore
 from ..store.models import Model, find_model
 from ..store.runs import plain
-from .cache import ENCODE_BATCH
+from .cache import encode_batch
 from .config import TrainConfig
 from .costs import Data, Pipeline, Settings
 from .estimate import estimate, measured_speed, text
@@ -74,8 +74,9 @@ def _pipeline(model: Model, family: Family) -> Pipeline:
 
 def _settings(config: TrainConfig, family: Family) -> Settings:
     name: Any = optimizer_name(config, family)
+    resolution = config.resolution or family.resolution
     return Settings(
-        resolution=config.resolution or family.resolution,
+        resolution=resolution,
         train_batch_size=config.train_batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         max_train_steps=config.max_train_steps,
@@ -88,5 +89,5 @@ def _settings(config: TrainConfig, family: Family) -> Settings:
         cache_reference=bool(config.cache_reference),
         ema=config.ema_decay is not None,
         flip=config.random_flip,
-        encode_batch=ENCODE_BATCH,
+        encode_batch=encode_batch(resolution, resolution),
     )

@@ -92,5 +92,5 @@ def with_reference(data: TrainingData, denoising: Denoising, store: PairStore, m
             f"{shards.folder} was deleted while the run in {data.config.output_dir} was under way: the reference is gone; "
             "give --overwrite"
         )
-    shards.fill(missing, errors_of, "asking the reference")
+    shards.fill(missing, errors_of, "asking the reference", data.config.train_batch_size)
     return replace(data, reference=shards)
