@@ -93,13 +93,17 @@ def check(
     Example: prefloop scorers check pickscore --weights shapes
     """
     from ..store.errors import IntegrityError
-    from .check import check_scorer
+    from .check import check_scorer, check_weights
     from .registry import scorer_names
 
     given, failed = parse_weights(weights or []), []
     for name in names or scorer_names():
+        own = {key: path for key, path in given.items() if key in ("", name)}
         try:
-            result = check_scorer(name, {key: path for key, path in given.items() if key in ("", name)})
+            said = check_weights(name, own)
+            if said:
+                typer.echo(f"{name:<14}{said}")
+            result = check_scorer(name, own)
         except PrefloopError as error:
             if names:
                 raise

@@ -1,4 +1,10 @@
-"""The device a scorer runs on."""
+"""Where a scorer's model runs, and in which precision."""
+
+from typing import Any
+
+from ..store.errors import UsageError
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def device_for(wanted: str | None) -> str:
@@ -10,3 +16,15 @@ def device_for(wanted: str | None) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def torch_dtype(name: str) -> Any:
+    """
+    Raises:
+        UsageError: where it is none of DTYPES.
+    """
+    import torch
+
+    if name not in DTYPES:
+        raise UsageError(f"no dtype is called {name!r}; there are {', '.join(DTYPES)}")
+    return getattr(torch, name)

@@ -54,7 +54,15 @@ def test_the_wheel_has_the_command_and_the_scorers(wheel: zipfile.ZipFile):
     points = ConfigParser()
     points.read_string(wheel.read(name).decode())
     assert dict(points["console_scripts"]) == {"prefloop": "prefloop.cli:main"}
-    assert set(points["prefloop.scorers"]) == {"pickscore", "hps", "clip", "aesthetics", "oracle"}
+    assert set(points["prefloop.scorers"]) == {
+        "aesthetics",
+        "clip",
+        "hps",
+        "hpsv2",
+        "hpsv2.1",
+        "oracle",
+        "pickscore",
+    }
 
 
 def test_the_wheel_holds_nothing_of_the_repository_alone(wheel: zipfile.ZipFile):
