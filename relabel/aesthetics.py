@@ -43,6 +43,7 @@ class Aesthetics(Embedding):
         backbone = files.checked(self.folder / "model.safetensors", {})
         self.backbone = files.revision(backbone, "shortest side, crop as torchvision, 2", dtype)
         self.revision = files.revision(digest, self.backbone)
+        self.files = [self.head, self.folder / "model.safetensors"]
         self.sources = {"weights": weights, "sha256": digest, "backbone_sha256": backbone}
 
     @staticmethod

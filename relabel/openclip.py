@@ -40,6 +40,7 @@ class OpenCLIPScorer(Embedding):
         self.device, self.dtype = device, dtype
         digest = files.checked(self.checkpoint, {})
         self.backbone = self.revision = files.revision(digest, self.preprocessing, dtype)
+        self.files = [self.checkpoint]
         self.sources = {"weights": weights or self.official, "sha256": digest}
 
     def preprocess(self, image: "Image") -> Any:

@@ -32,6 +32,7 @@ class PickScore(Embedding):
         self.device, self.dtype = device, dtype
         digest = files.checked(self.folder / "model.safetensors", {})
         self.backbone = self.revision = files.revision(digest, "pil, shortest side, crop, 1", dtype)
+        self.files = [self.folder / "model.safetensors"]
         self.sources = {"weights": weights or OFFICIAL, "sha256": digest}
 
     @cached_property
