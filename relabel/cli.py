@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -156,3 +157,35 @@ def check(
             failed.append(name)
     if failed:
         raise IntegrityError(f"not passed: {', '.join(failed)}")
+
+
+@scorers_app.command()
+def quality(
+    against: Annotated[str, typer.Option(help="Labeler whose choices are the measure, such as human:me.")],
+    store: StoreOption = DEFAULT,
+    output_dir: Annotated[
+        Optional[Path], typer.Option(help="Folder for a page with curves and the pairs that labelers fight over.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Measure scorers against somebody's choices: accuracy with its interval, calibration.
+
+    Example: prefloop scorers quality --against human:me --output-dir quality
+    """
+    from .measure import measure
+
+    opened = PairStore.open(store)
+    measured = measure(opened, against)
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in measured]))
+    else:
+        for one in measured:
+            found = one.accuracy
+            typer.echo(
+                f"{one.scorer:<28}{found.accuracy:>7.1%}  ({found.low:.1%} to {found.high:.1%})  {found.n} pairs of "
+                f"{found.n_prompts} prompts  tie band {found.tie_band:.4g}  calibration error {one.calibration_error:.3f}"
+            )
+    if output_dir is not None:
+        from .quality_report import write_quality
+
+        typer.echo(f"wrote {write_quality(opened, against, measured, output_dir)}", err=True)
