@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from ..store.errors import UsageError
+from .device import DTYPES
 
 Rule = Literal["single", "mean-rank", "weighted", "majority", "unanimous"]
 Pairs = Literal["all", "best-worst"]
@@ -64,6 +65,8 @@ class RelabelConfig:
                 raise UsageError(f"the share of {name} must be above 0, got {share}")
         if self.pairs not in get_args(Pairs):
             raise UsageError(f"pairs knows no {self.pairs!r}; there are {', '.join(get_args(Pairs))}")
+        if self.dtype not in DTYPES:
+            raise UsageError(f"no dtype is called {self.dtype!r}; there are {', '.join(DTYPES)}")
         if not 0 < self.batch_size <= 100_000:
             raise UsageError(f"batch-size must be at least 1, got {self.batch_size}")
         if not 0 <= self.max_bad <= 1:
