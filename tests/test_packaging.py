@@ -60,6 +60,7 @@ def test_the_wheel_has_the_command_and_the_scorers(wheel: zipfile.ZipFile):
         "hps",
         "hpsv2",
         "hpsv2.1",
+        "imagereward",
         "oracle",
         "pickscore",
     }
