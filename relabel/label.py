@@ -4,16 +4,20 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from uuid import UUID
 
 from ..store import BadDataError, PairStore, UsageError
 from ..store.ids import canonical
 from ..store.runs import StopSignal, run
 from .config import RelabelConfig, Rule
+from .judging import Judge, judge_pairs, unjudged
 from .registry import Scorer, identity, load_scorers
 from .scoring import score_images, unscored
 from .temperature import fitted_temperature
 from .writing import write_labels
 
+_PLAIN: dict = {"rule": "single", "tie_band": 0.0, "tie_quantile": 0.0, "pairs": "all", "fit_temperature": None}
 TRAINING_SOURCES = ("generate", "import")
 
 
@@ -35,6 +39,9 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
                 f"{scorer.name} only judges: labels by it would leave no judge that made none; "
                 f"give `--scorer {scorer.name}` to `prefloop eval` instead"
             )
+    judges = [scorer for scorer in scorers if isinstance(scorer, Judge)]
+    if judges and (len(scorers) > 1 or config != replace(config, **_PLAIN)):
+        raise UsageError(f"{judges[0].name} judges pairs by itself: name it alone, without rule, ties, shares or pairs")
     labeler = config.labeler or default_labeler(config.rule, scorers)
     with (
         store.stage_lock("relabel", "-".join(sorted(scorer.name for scorer in scorers))),
@@ -45,6 +52,9 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
             raise UsageError(f"there are no pairs in {store.path}; `prefloop generate --store {store.path}` makes some")
         describe_labeler(store, labeler, config, scorers)
         with run(store, "relabel", config) as this:
+            if judges:
+                this.summary |= _judged(config, store, judges[0], labeler, this.run_id, stop) | {"pairs": n_pairs}
+                return this.summary
             counts: Counter[str] = Counter()
             scored, seconds, not_finite = {}, {}, 0
             for scorer in scorers:
@@ -72,6 +82,22 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
             }
             _refuse_bad(counts, store, config.max_bad)
     return this.summary
+
+
+def _judged(
+    config: RelabelConfig, store: PairStore, judge: Judge, labeler: str, run_id: UUID, stop: StopSignal
+) -> dict:
+    counts = judge_pairs(
+        store, judge, labeler, TRAINING_SOURCES, batch_size=config.batch_size, run_id=run_id, stop=stop
+    )
+    query = "select choice, count(*) from current_labels where labeler = ? group by all"
+    choices = dict(store.rows(query, [labeler]))
+    new = sum(counts.pop(choice, 0) for choice in ("a", "b", "tie"))
+    undecided = len(unjudged(store, labeler, TRAINING_SOURCES))
+    labels = {choice: choices.get(choice, 0) for choice in ("a", "b", "tie")} | {"undecided": undecided}
+    told = {"labeler": labeler, "scored": {judge.name: 0}, "labels": labels, "new_labels": new, "bad": dict(counts)}
+    _refuse_bad(counts, store, config.max_bad)
+    return told
 
 
 def _temperatures(config: RelabelConfig, store: PairStore, scorers: Sequence[Scorer]) -> dict[str, float]:

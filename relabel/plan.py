@@ -7,6 +7,7 @@ from ..store import PairStore
 from .config import RelabelConfig
 from .decoding import BATCHES_AHEAD
 from .embeddings import EmbeddingCache
+from .judging import Judge, unjudged
 from .label import TRAINING_SOURCES
 from .registry import Scorer, identity, load_scorers
 from .scoring import unscored
@@ -22,7 +23,7 @@ _SPEEDS = """
 class Planned:
     scorer: str
     unscored: int
-    """Pictures with a prompt that have no score."""
+    """Pictures with a prompt that have no score; pairs, for a judge of pairs."""
     embedded: int
     """Those of them whose embedding is kept: they need no forward pass."""
     batches: int
@@ -40,6 +41,9 @@ def plan(config: RelabelConfig, store: PairStore) -> list[Planned]:
 
 
 def _planned(config: RelabelConfig, store: PairStore, scorer: Scorer) -> Planned:
+    if isinstance(scorer, Judge):
+        pairs = len(unjudged(store, config.labeler or scorer.name, TRAINING_SOURCES))
+        return Planned(scorer.name, pairs, 0, -(-pairs // config.batch_size), None, 0)
     items = unscored(store, identity(scorer), TRAINING_SOURCES)
     embedded, forward = 0, len(items)
     if isinstance(scorer, Towers):

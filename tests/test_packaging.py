@@ -63,6 +63,7 @@ def test_the_wheel_has_the_command_and_the_scorers(wheel: zipfile.ZipFile):
         "imagereward",
         "oracle",
         "pickscore",
+        "vlm",
     }
 
 
