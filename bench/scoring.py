@@ -42,7 +42,9 @@ def weights(folder: Path) -> None:
     size = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
     CLIPModel(CLIPConfig(text_config=size)).save_pretrained(folder / "pickscore")
     kind: Any = CLIPTokenizer
-    kind(vocab=words.encoder, merges=list(words.bpe_ranks), model_max_length=77).save_pretrained(folder / "pickscore")
+    tokens = [*list(words.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]  # open_clip calls them otherwise
+    vocabulary = {token: at for at, token in enumerate(tokens)}
+    kind(vocab=vocabulary, merges=list(words.bpe_ranks), model_max_length=77).save_pretrained(folder / "pickscore")
     (folder / "hps").mkdir()
     settings = {"model_cfg": open_clip.get_model_config("ViT-B-32"), "preprocess_cfg": {}}
     (folder / "hps" / "open_clip_config.json").write_text(json.dumps(settings))
