@@ -283,7 +283,10 @@ def test_a_scorer_of_wrong_shape_is_named(store: PairStore):
 @pytest.mark.parametrize(
     ("scorer", "message"),
     [
-        ("nope", "no scorer is called 'nope'; there are aesthetics, clip, hps, hpsv2, hpsv2.1, imagereward, oracle, pickscore, vlm"),
+        (
+            "nope",
+            "no scorer is called 'nope'; there are aesthetics, clip, hps, hpsv2, hpsv2.1, imagereward, oracle, pickscore, vlm",
+        ),
         ("little_scorers:Gone", "cannot import the scorer"),
         ("no.such.module:X", "cannot import the scorer"),
         ("little_scorers:NoScorer", "is no scorer: it lacks name, revision, needs_prompt, score"),
