@@ -35,8 +35,9 @@ def filled(folder: Path, n_pairs: int) -> PairStore:
     """Prompts with four pictures each, all six pairs, and two scores of each picture; without files."""
     store, rng = PairStore.create(folder), np.random.default_rng(0)
     store.add_prompts([(f"prompt {number}", {}) for number in range(n_pairs // 6)])
+    store.absorb()
     pairs, scores = [], []
-    for (prompt,) in store.absorb() and store.rows("select prompt_id from prompts"):
+    for (prompt,) in store.rows("select prompt_id from prompts"):
         images = [UUID(bytes=rng.bytes(16)) for _ in range(CANDIDATES)]
         pairs += [new_pair(prompt, a, b, "import") for at, a in enumerate(images) for b in images[at + 1 :]]
         scores += [(scorer, image, prompt) for scorer in ("first@1", "second@1") for image in images]

@@ -74,7 +74,8 @@ def filled(folder: Path, n_prompts: int, candidates: int) -> tuple[PairStore, Ta
 
 def pickscore_selector(folder: Path, dtype: torch.dtype) -> Callable[[Task], None]:
     """As the reference's: a pair's two pictures and its prompt through both towers."""
-    model: Any = CLIPModel.from_pretrained(folder / "pickscore").eval().to(dtype)
+    model: Any = CLIPModel.from_pretrained(folder / "pickscore", dtype=dtype)
+    model.eval()
     tokenizer, processor = CLIPTokenizer.from_pretrained(folder / "pickscore"), CLIPImageProcessorPil()
 
     @torch.no_grad()
