@@ -9,9 +9,11 @@ from uuid import UUID
 import numpy as np
 
 from ..generate.draw import Plan, draw, images_of, plan
-from ..relabel.label import describe_labeler, write_labels
+from ..relabel.config import RelabelConfig
+from ..relabel.label import describe_labeler
 from ..relabel.registry import Scorer, identity, load_scorers
 from ..relabel.scoring import score_images, unscored_images
+from ..relabel.writing import write_labels
 from ..store import PairStore, UsageError, prompt_id
 from ..store.pairstore import new_pair
 from ..store.runs import StopSignal, plain, run
@@ -74,8 +76,8 @@ def evaluate(config: EvalConfig, store: PairStore) -> dict:
             items = unscored_images(store, identity(scorer), images)
             score_images(store, scorer, items, batch_size=max(config.batch_size, 64), run_id=this.run_id, stop=stop)
             labeler = f"eval:{identity(scorer)}"
-            describe_labeler(store, labeler, "single", [scorer], 0.0)
-            write_labels(store, labeler, "single", [scorer], 0.0, ("eval",), this.run_id)
+            describe_labeler(store, labeler, RelabelConfig(), [scorer])
+            write_labels(store, labeler, RelabelConfig(), [scorer], ("eval",), this.run_id)
         sides = _scored(pairs, scorers, store)
         trained = plans[config.model].model.trained_with or {}
         evaluation = Evaluation(

@@ -41,6 +41,12 @@ def described() -> list[dict]:
     return rows
 
 
+def check_weights(name: str, weights: Mapping[str, str] | None = None) -> str | None:
+    """What a scorer says of its files before its model is loaded; None where it says nothing."""
+    look = getattr(scorer_class(name), "check_weights", None)
+    return look((weights or {}).get(name, (weights or {}).get(""))) if look else None
+
+
 def check_scorer(name: str, weights: Mapping[str, str] | None = None) -> Checked:
     """Score the shipped examples: a picture of the prompt against one of another, or, for a scorer that is blind to
     prompts, a well-filled picture against a nearly empty one."""

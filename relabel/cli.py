@@ -1,6 +1,8 @@
 """`prefloop relabel` and `prefloop scorers`."""
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -8,7 +10,7 @@ import typer
 from ..store.cli import DEFAULT, StoreOption
 from ..store.errors import PrefloopError
 from ..store.pairstore import PairStore
-from .config import RelabelConfig, parse_weights
+from .config import RelabelConfig, parse_shares, parse_weights
 
 scorers_app = typer.Typer(no_args_is_help=True, help="List and check the scorers that are installed.")
 _WEIGHTS = "PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; the official ones if not given."
@@ -19,8 +21,20 @@ def relabel(
         Optional[list[str]], typer.Option(help="A scorer's name or module:Class; give it again for several.")
     ] = None,
     weights: Annotated[Optional[list[str]], typer.Option(help=_WEIGHTS)] = None,
-    rule: Annotated[str, typer.Option(help="single, mean-rank, majority or unanimous.")] = RelabelConfig.rule,
+    rule: Annotated[str, typer.Option(help="single, mean-rank, weighted, majority or unanimous.")] = RelabelConfig.rule,
+    share: Annotated[
+        Optional[list[str]], typer.Option(help="SCORER=NUMBER: how much it counts by the rule weighted; else 1.")
+    ] = None,
     tie_band: Annotated[float, typer.Option(help="Margins up to this are ties.")] = RelabelConfig.tie_band,
+    tie_quantile: Annotated[
+        float, typer.Option(help="Share of the pairs, with the smallest margins, that are ties.")
+    ] = RelabelConfig.tie_quantile,
+    pairs: Annotated[
+        str, typer.Option(help="all, or best-worst: of each prompt only the pair with the largest margin.")
+    ] = RelabelConfig.pairs,
+    fit_temperature: Annotated[
+        Optional[str], typer.Option(help="Labeler, such as human:me, whose choices say how sure a margin is.")
+    ] = RelabelConfig.fit_temperature,
     labeler: Annotated[
         Optional[str], typer.Option(help="Name of the labels; the scorer's, or rule:scorer+scorer, if not given.")
     ] = RelabelConfig.labeler,
@@ -28,6 +42,10 @@ def relabel(
     batch_size: Annotated[int, typer.Option(help="Images scored at once.")] = RelabelConfig.batch_size,
     max_bad: Annotated[float, typer.Option(help="Share of unreadable images that is borne.")] = RelabelConfig.max_bad,
     device: Annotated[Optional[str], typer.Option(help="cuda, mps or cpu; the best there is if not given.")] = None,
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16 or float16: what the models run in.")
+    ] = RelabelConfig.dtype,
+    dry_run: Annotated[bool, typer.Option(help="Say what is unscored and what it will take; score nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Score images and label pairs. Each image is scored once; another rule scores nothing again.
@@ -38,13 +56,21 @@ def relabel(
         scorers=tuple(scorer or RelabelConfig.scorers),
         weights=parse_weights(weights or []),
         rule=rule,  # type: ignore[arg-type]  # checked by the config
+        shares=parse_shares(share or []),
         tie_band=tie_band,
+        tie_quantile=tie_quantile,
+        pairs=pairs,  # type: ignore[arg-type]  # checked by the config
+        fit_temperature=fit_temperature,
         labeler=labeler,
         batch_size=batch_size,
         max_bad=max_bad,
         device=device,
+        dtype=dtype,
     )
     opened = PairStore.open(store)
+    if dry_run:
+        _say_plan(config, opened, as_json)
+        return
     from .label import relabel as score_and_label
 
     summary = score_and_label(config, opened)
@@ -60,6 +86,21 @@ def relabel(
     )
     for reason, count in summary["bad"].items():
         typer.echo(f"{count} {reason}", err=True)
+
+
+def _say_plan(config: RelabelConfig, store: PairStore, as_json: bool) -> None:
+    from .plan import plan
+
+    planned = plan(config, store)
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in planned]))
+        return
+    for one in planned:
+        time = "time unknown: none was scored here yet" if one.seconds is None else f"about {one.seconds:.0f} s"
+        typer.echo(
+            f"{one.scorer:<14}{one.unscored} unscored, {one.embedded} of them embedded already; {one.batches} batches; "
+            f"{time}; at least {one.memory / 2**30:.1f} GiB"
+        )
 
 
 @scorers_app.command()
@@ -93,13 +134,17 @@ def check(
     Example: prefloop scorers check pickscore --weights shapes
     """
     from ..store.errors import IntegrityError
-    from .check import check_scorer
+    from .check import check_scorer, check_weights
     from .registry import scorer_names
 
     given, failed = parse_weights(weights or []), []
     for name in names or scorer_names():
+        own = {key: path for key, path in given.items() if key in ("", name)}
         try:
-            result = check_scorer(name, {key: path for key, path in given.items() if key in ("", name)})
+            said = check_weights(name, own)
+            if said:
+                typer.echo(f"{name:<14}{said}")
+            result = check_scorer(name, own)
         except PrefloopError as error:
             if names:
                 raise
@@ -112,3 +157,35 @@ def check(
             failed.append(name)
     if failed:
         raise IntegrityError(f"not passed: {', '.join(failed)}")
+
+
+@scorers_app.command()
+def quality(
+    against: Annotated[str, typer.Option(help="Labeler whose choices are the measure, such as human:me.")],
+    store: StoreOption = DEFAULT,
+    output_dir: Annotated[
+        Optional[Path], typer.Option(help="Folder for a page with curves and the pairs that labelers fight over.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Measure scorers against somebody's choices: accuracy with its interval, calibration.
+
+    Example: prefloop scorers quality --against human:me --output-dir quality
+    """
+    from .measure import measure
+
+    opened = PairStore.open(store)
+    measured = measure(opened, against)
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in measured]))
+    else:
+        for one in measured:
+            found = one.accuracy
+            typer.echo(
+                f"{one.scorer:<28}{found.accuracy:>7.1%}  ({found.low:.1%} to {found.high:.1%})  {found.n} pairs of "
+                f"{found.n_prompts} prompts  tie band {found.tie_band:.4g}  calibration error {one.calibration_error:.3f}"
+            )
+    if output_dir is not None:
+        from .quality_report import write_quality
+
+        typer.echo(f"wrote {write_quality(opened, against, measured, output_dir)}", err=True)

@@ -1,4 +1,8 @@
-"""The device a scorer runs on."""
+"""Where a scorer's model runs, and in which precision."""
+
+from typing import Any
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def device_for(wanted: str | None) -> str:
@@ -10,3 +14,10 @@ def device_for(wanted: str | None) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def torch_dtype(name: str) -> Any:
+    """Of one of DTYPES."""
+    import torch
+
+    return getattr(torch, name)

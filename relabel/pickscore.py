@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..store.runs import quiet_libraries
+import numpy as np
+
 from . import weights as files
-from .device import device_for
+from .device import device_for, torch_dtype
+from .pixels import cropped
+from .towers import Embedding, Embeddings, cosines, normalised
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -15,46 +18,61 @@ OFFICIAL = "yuvalkirstain/PickScore_v1"
 PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
-class PickScore:
+class PickScore(Embedding):
     """The difference of two scores is the logit of the first being preferred."""
 
     name = "pickscore"
     needs_prompt = True
     temperature = 1.0
 
-    def __init__(self, weights: str | None = None, device: str | None = None) -> None:
+    def __init__(self, weights: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
         self.folder = files.find(self.name, weights, OFFICIAL)
-        here = (self.folder / "preprocessor_config.json").exists()
-        self.processor_folder = self.folder if here else files.from_hub(self.name, PROCESSOR)
-        self.device = device
+        here = (self.folder / "tokenizer_config.json").exists()
+        self.words_folder = self.folder if here else files.from_hub(self.name, PROCESSOR)
+        self.device, self.dtype = device, dtype
         digest = files.checked(self.folder / "model.safetensors", {})
-        self.revision = files.revision(digest, "pil, shortest side, crop, 1", "float32")
+        self.backbone = self.revision = files.revision(digest, "pil, shortest side, crop, 1", dtype)
+        self.files = [self.folder / "model.safetensors"]
         self.sources = {"weights": weights or OFFICIAL, "sha256": digest}
 
     @cached_property
-    def _parts(self) -> tuple[Any, Any, Any]:
-        from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+    def size(self) -> int:
+        return files.setting(self.folder / "config.json", "vision_config", "image_size", default=224)
 
-        quiet_libraries()
-        model: Any = CLIPModel.from_pretrained(self.folder, use_safetensors=True).float().eval()
-        processor = CLIPImageProcessorPil.from_pretrained(self.processor_folder)
-        tokenizer = CLIPTokenizer.from_pretrained(self.processor_folder)
-        return model.to(device_for(self.device)), processor, tokenizer
+    @cached_property
+    def scale(self) -> float:
+        return float(np.exp(np.float64(files.one_tensor(self.folder / "model.safetensors", "logit_scale"))))
 
-    def score(self, prompts: Sequence[str], images: "Sequence[Image]") -> Any:
-        """float32 (B,); each distinct prompt is embedded once."""
+    @cached_property
+    def _parts(self) -> tuple[Any, Any]:
+        from transformers import CLIPModel, CLIPTokenizer
+
+        model = files.load_transformers(CLIPModel, self.folder, torch_dtype(self.dtype))
+        return model.to(device_for(self.device)), files.load_tokenizer(CLIPTokenizer, self.words_folder)
+
+    def preprocess(self, image: "Image") -> Any:
+        return cropped(image, self.size, "transformers")
+
+    def embed_images(self, pixels: Sequence[Any]) -> Embeddings:
         import torch
-        import torch.nn.functional as F
 
-        model, processor, tokenizer = self._parts
-        distinct = list(dict.fromkeys(prompts))
-        rows = [distinct.index(prompt) for prompt in prompts]
+        model, _ = self._parts
         with torch.inference_mode():
-            pixels = processor(images=list(images), return_tensors="pt")["pixel_values"].to(model.device)
-            words = tokenizer(distinct, padding="max_length", truncation=True, return_tensors="pt")
-            image = F.normalize(model.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)
-            text = model.get_text_features(
-                input_ids=words.input_ids.to(model.device), attention_mask=words.attention_mask.to(model.device)
-            ).pooler_output.float()
-            text = F.normalize(text, dim=-1)[rows]
-            return (model.logit_scale.exp() * (image * text).sum(-1)).float().cpu().numpy()
+            batch = torch.stack(list(pixels)).to(model.device, model.dtype)
+            return normalised(model.get_image_features(pixel_values=batch).pooler_output)
+
+    def embed_prompts(self, prompts: Sequence[str]) -> Embeddings:
+        import torch
+
+        model, tokenizer = self._parts
+        longest = model.config.text_config.max_position_embeddings
+        words = tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
+        ).to(model.device)
+        with torch.inference_mode():
+            found = model.get_text_features(input_ids=words.input_ids, attention_mask=words.attention_mask)
+            return normalised(found.pooler_output)
+
+    def score_embeddings(self, images: Embeddings, prompts: Embeddings | None) -> Any:
+        assert prompts is not None
+        return (self.scale * cosines(images, prompts)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -19,8 +20,11 @@ class Scorer(Protocol):
 
     A class is one by its shape: nothing is inherited. Its constructor may take `weights` (a folder, file, hub id or
     None for the scorer's own default) and `device` (a torch device or None); both are passed by name where it has them.
+    It may take `dtype` too: what the model runs in, which `revision` then tells; scores stay float32.
+    A class that is also `towers.Towers` is asked for embeddings, which are kept.
     Optional attributes: `temperature`, the difference of scores that makes one logit (1.0 where absent); `judge_only`,
-    true for one that may not make training labels; `sources`, JSON that says which files it read.
+    true for one that may not make training labels; `sources`, JSON that says which files it read; `files`, the paths of its weights, for `--dry-run`; `check_weights`, a static
+    method from `weights` to a sentence for `prefloop scorers check`, IntegrityError where they are wrong.
     """
 
     name: str
@@ -59,13 +63,15 @@ def scorer_class(name: str) -> type:
     raise UsageError(f"no scorer is called {name!r}; there are {', '.join(scorer_names())}, or say module:Class")
 
 
-def load_scorer(name: str, weights: str | None = None, device: str | None = None) -> Scorer:
+def load_scorer(name: str, weights: str | None = None, device: str | None = None, dtype: str = "float32") -> Scorer:
     """A scorer, ready to score. Built-in ones read their weights at the first picture, not here."""
     kind = scorer_class(name)
     accepted = inspect.signature(kind).parameters
-    given = {"weights": weights, "device": device}
+    given = {"weights": weights, "device": device, "dtype": dtype}
     if weights is not None and "weights" not in accepted:
         raise UsageError(f"the scorer {name!r} takes no weights")
+    if dtype != "float32" and "dtype" not in accepted:
+        raise UsageError(f"the scorer {name!r} takes no dtype; leave --dtype out")
     scorer = kind(**{key: value for key, value in given.items() if key in accepted})
     missing = [
         attribute for attribute in ("name", "revision", "needs_prompt", "score") if not hasattr(scorer, attribute)
@@ -77,14 +83,19 @@ def load_scorer(name: str, weights: str | None = None, device: str | None = None
     return cast("Scorer", scorer)
 
 
-def load_scorers(names: Sequence[str], weights: Mapping[str, str], device: str | None = None) -> list[Scorer]:
+def load_scorers(
+    names: Sequence[str], weights: Mapping[str, str], device: str | None = None, dtype: str = "float32"
+) -> list[Scorer]:
     """Several scorers. Weights under "" are for all that take some and are not named."""
     for named in weights.keys() - {"", *names}:
         raise UsageError(f"--weights names {named!r}, which is none of the scorers asked for: {', '.join(names)}")
     loaded = []
     for name in names:
         for_all = weights.get("") if "weights" in inspect.signature(scorer_class(name)).parameters else None
-        loaded.append(load_scorer(name, weights.get(name, for_all), device))
+        loaded.append(load_scorer(name, weights.get(name, for_all), device, dtype))
+    twice = [key for key, count in Counter(map(identity, loaded)).items() if count > 1]
+    if twice:
+        raise UsageError(f"two of {', '.join(names)} are the same scorer, {twice[0]}; name it once")
     return loaded
 
 

@@ -1,39 +1,23 @@
 """Score the pictures that have no score yet, once each, decoding ahead of the model."""
 
-import sys
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from uuid import UUID
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..store import ImageError, PairStore, PrefloopError, load_image
+from ..store import PairStore, PrefloopError
 from ..store.ids import canonical
 from ..store.runs import StopSignal, progress
+from .decoding import Item, decoded
+from .embeddings import EmbeddingCache
+from .memory import WithinMemory
 from .registry import Scorer, identity
+from .towers import Towers
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-DECODERS = 2
-BATCHES_AHEAD = 3
-
-
-@dataclass(frozen=True)
-class Item:
-    """A picture to be scored for a prompt."""
-
-    prompt_id: UUID
-    image_id: UUID
-    prompt: str
-    path: str
-    """Below the store's folder."""
-
+KEPT_AT_ONCE = 4096  # pictures whose embeddings are there
 
 UNSCORED = """
     select distinct w.prompt_id, w.image_id, q.prompt, f.path
@@ -81,13 +65,15 @@ def score_images(
     if not items:
         store.absorb()
         return counts
-    with progress(len(items), f"scoring by {scorer.name}") as bar:
-        for batch, images in _decoded(store.path, items, batch_size, counts):
-            if batch:
-                scores = _scored(scorer, batch, images)
-                counts["scored"] += len(batch)
-                counts["not finite"] += int((~np.isfinite(scores)).sum())
-                store.append("scores", [_row(key, *one, run_id) for one in zip(batch, scores, strict=True)])
+    if isinstance(scorer, Towers):
+        found = _by_embeddings(store, scorer, items, batch_size, counts)
+    else:
+        found = _by_pictures(store, scorer, items, batch_size, counts)
+    with progress(len(items), f"scoring by {scorer.name}") as bar, closing(found) as batches:
+        for batch, scores in batches:
+            counts["scored"] += len(batch)
+            counts["not finite"] += int((~np.isfinite(scores)).sum())
+            store.append("scores", [_row(key, *one, run_id) for one in zip(batch, scores, strict=True)])
             bar.update(len(batch))
             stop.check(f"{counts['scored']} scores of {scorer.name} are in {store.path}")
     store.absorb()
@@ -104,57 +90,54 @@ def _row(scorer: str, item: Item, score: float, run_id: UUID) -> dict:
     }
 
 
-def _scored(scorer: Scorer, batch: list[Item], images: "list[Image]") -> np.ndarray:
-    """(B,) float32; the batch is halved where memory runs out."""
+Batches = Generator[tuple[list[Item], NDArray[np.float32]]]
+
+
+def _by_pictures(store: PairStore, scorer: Scorer, items: list[Item], batch_size: int, bad: Counter[str]) -> Batches:
+    """Items with their scores, from the scorer's `score`."""
+    within_memory = WithinMemory(scorer.name)
+
+    def score(batch: Sequence[Item], images: Sequence) -> np.ndarray:
+        scores = np.asarray(scorer.score([item.prompt for item in batch], images), np.float32)
+        if scores.shape != (len(batch),):
+            raise PrefloopError(f"{scorer.name} gave scores of shape {scores.shape} for {len(batch)} images")
+        return scores
+
+    for batch, images in decoded(store.path, items, batch_size, bad):
+        if batch:
+            yield batch, within_memory(score, batch, images)
+
+
+def _by_embeddings(store: PairStore, scorer: Towers, items: list[Item], batch_size: int, bad: Counter[str]) -> Batches:
+    """Items with their scores, from embeddings: those of the cache first, then the others, each picture once."""
+    folder = store.path / "cache" / "embeddings" / scorer.backbone
+    images, prompts = EmbeddingCache(folder / "images"), EmbeddingCache(folder / "prompts")
+    within_memory = {"images": WithinMemory(scorer.name), "prompts": WithinMemory(scorer.name)}
+    of_image: dict[UUID, list[Item]] = {}
+    for item in items:
+        of_image.setdefault(item.image_id, []).append(item)
+
+    def scored(ids: Sequence[UUID]) -> tuple[list[Item], NDArray[np.float32]]:
+        wanted = [item for identity in ids for item in of_image[identity]]
+        found = images.get([item.image_id for item in wanted])
+        if not scorer.needs_prompt:
+            return wanted, scorer.score_embeddings(found, None)
+        new = {item.prompt_id: item.prompt for item in wanted if item.prompt_id not in prompts}
+        for at in range(0, len(new), batch_size):
+            some = dict(list(new.items())[at : at + batch_size])
+            prompts.add(list(some), within_memory["prompts"](scorer.embed_prompts, list(some.values())))
+        return wanted, scorer.score_embeddings(found, prompts.get([item.prompt_id for item in wanted]))
+
     try:
-        scores = np.asarray(scorer.score([item.prompt for item in batch], images), dtype=np.float32)
-    except (MemoryError, RuntimeError) as error:
-        if (
-            "out of memory" not in str(error).lower()
-            and "allocate memory" not in str(error)
-            and not isinstance(error, MemoryError)
-        ):
-            raise
-        if len(batch) == 1:
-            raise PrefloopError(
-                f"memory runs out when {scorer.name} scores one image; use a smaller model or device cpu"
-            ) from error
-        half = len(batch) // 2
-        print(f"memory ran out; scoring {half} at a time", file=sys.stderr)
-        return np.concatenate(
-            [_scored(scorer, batch[:half], images[:half]), _scored(scorer, batch[half:], images[half:])]
-        )
-    if scores.shape != (len(batch),):
-        raise PrefloopError(f"{scorer.name} gave scores of shape {scores.shape} for {len(batch)} images")
-    return scores
-
-
-def _decoded(
-    folder: Path, items: list[Item], batch_size: int, counts: Counter[str]
-) -> "Iterator[tuple[list[Item], list[Image]]]":
-    """Batches with their pictures, decoded by threads while the model works; unreadable ones are counted and left out."""
-
-    def load(item: Item) -> "Image | ImageError":
-        try:
-            return load_image(folder / item.path, item.image_id)
-        except ImageError as error:
-            return error
-
-    with ThreadPoolExecutor(DECODERS) as pool:
-        rest = iter([items[at : at + batch_size] for at in range(0, len(items), batch_size)])
-        ahead: deque[tuple[list[Item], list[Future]]] = deque()
-        while True:
-            for batch in islice(rest, BATCHES_AHEAD - len(ahead)):
-                ahead.append((batch, [pool.submit(load, item) for item in batch]))
-            if not ahead:
-                return
-            batch, futures = ahead.popleft()
-            good, images = [], []
-            for item, future in zip(batch, futures, strict=True):
-                result = future.result()
-                if isinstance(result, ImageError):
-                    counts[f"image {result.reason}"] += 1
-                else:
-                    good.append(item)
-                    images.append(result)
-            yield good, images
+        kept = [identity for identity in of_image if identity in images]
+        for at in range(0, len(kept), KEPT_AT_ONCE):
+            yield scored(kept[at : at + KEPT_AT_ONCE])
+        rest = [found[0] for identity, found in of_image.items() if identity not in images]
+        for batch, pixels in decoded(store.path, rest, batch_size, bad, scorer.preprocess):
+            if batch:
+                ids = [item.image_id for item in batch]
+                images.add(ids, within_memory["images"](scorer.embed_images, pixels))
+                yield scored(ids)
+    finally:
+        images.flush()
+        prompts.flush()

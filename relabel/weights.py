@@ -1,12 +1,18 @@
 """Find a scorer's files, hash them, and load them without running anything that is in them."""
 
 import hashlib
+import json
+import os
+import time
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..store.errors import IntegrityError, PrefloopError
+from ..store.errors import IntegrityError, PrefloopError, UsageError
 from ..store.models import hub_reachable
+
+REMEMBERED_FROM = 64 << 20  # bytes; hashing 4 GB takes seconds
 
 
 def built_in(scorer: str) -> Path:
@@ -23,7 +29,11 @@ def find(scorer: str, weights: str | None, default: str) -> Path:
         PrefloopError: where it is not there and cannot be fetched; the message says how to get it.
     """
     if weights == "shapes":
-        return built_in(scorer)
+        folder = built_in(scorer)
+        if not folder.is_dir():
+            known = ", ".join(sorted(path.name for path in folder.parent.iterdir() if path.name != "pipeline"))
+            raise UsageError(f"the built-in world has no weights for {scorer}, only for {known}")
+        return folder
     wanted = weights or default
     local = Path(wanted).expanduser()
     if local.exists():
@@ -64,7 +74,26 @@ def from_hub(scorer: str, wanted: str) -> Path:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes, as hex."""
+    """Of a file's bytes, as hex. That of a large file is remembered as long as its size and times stay the same."""
+    state = path.stat()
+    if state.st_size < REMEMBERED_FROM:
+        return _hashed(path)
+    entry = f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
+    memory = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "prefloop" / "sha256"
+    note = memory / hashlib.sha256(entry.encode()).hexdigest()
+    if note.exists():
+        return note.read_text()
+    found = _hashed(path)
+    if time.time_ns() - state.st_mtime_ns > 2_000_000_000:  # a file just written may change within the clock's tick
+        with suppress(OSError):  # a memory that cannot be kept costs seconds, no more
+            memory.mkdir(parents=True, exist_ok=True)
+            temporary = note.with_suffix(f".{os.getpid()}")
+            temporary.write_text(found)
+            temporary.replace(note)
+    return found
+
+
+def _hashed(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -108,8 +137,88 @@ def load_tensors(path: Path) -> dict[str, Any]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise IntegrityError(f"{path} holds no weights that can be loaded safely; fetch it again") from error
+        raise _unloadable(path) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise IntegrityError(f"{path} holds no state dict")
     return state
+
+
+def one_tensor(path: Path, name: str) -> Any:
+    """One tensor of a .safetensors file, without reading the others."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        if "does not contain tensor" in str(error):
+            raise IntegrityError(f"{path} lacks {name}; it is not this scorer's file") from error
+        raise _unloadable(path) from error
+
+
+def load_transformers(kind: Any, folder: Path, dtype: Any) -> Any:
+    """A model of transformers from a folder's model.safetensors, on the CPU; every weight must be there.
+
+    Raises:
+        IntegrityError: where one is missing or of another shape, or the files are not what they should be.
+    """
+    from safetensors import SafetensorError
+
+    from ..store.runs import quiet_libraries
+
+    quiet_libraries()
+    try:
+        model, info = kind.from_pretrained(
+            folder,
+            use_safetensors=True,
+            dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+        )
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        if _looks_like_html(folder / "model.safetensors") or isinstance(error, SafetensorError):
+            raise _unloadable(folder / "model.safetensors") from error
+        raise IntegrityError(f"{folder} holds no {kind.__name__}: {str(error).splitlines()[0][:200]}") from error
+    wrong = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
+    if wrong:
+        raise IntegrityError(
+            f"{folder / 'model.safetensors'} does not fit {kind.__name__}: missing or of another shape: "
+            f"{', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''}"
+        )
+    return model.eval()
+
+
+def load_tokenizer(kind: Any, folder: Path) -> Any:
+    """
+    Raises:
+        IntegrityError: where the folder holds none.
+    """
+    try:
+        return kind.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(f"{folder} holds no tokenizer: {str(error).splitlines()[0][:200]}") from error
+
+
+def setting(path: Path, *keys: str, default: int) -> int:
+    """A number in a JSON file, by the names that lead to it."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"{path} is no settings file of a model; fetch it again") from error
+    for key in keys:
+        found = found.get(key, default) if isinstance(found, dict) else default
+    return found if isinstance(found, int) else default
+
+
+def _unloadable(path: Path) -> IntegrityError:
+    what = "is an HTML page" if _looks_like_html(path) else "holds no weights that can be loaded safely"
+    return IntegrityError(f"{path} {what}; fetch it again")
+
+
+def _looks_like_html(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html"))

@@ -93,6 +93,21 @@ def query(
 
 
 @app.command()
+def agreement(
+    store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False
+) -> None:
+    """Compare labelers with one another: how often they agree, with ties and without, and Cohen's kappa.
+
+    Example: prefloop store agreement --store prefloop-store
+    """
+    from .agreement import agreement as compared
+    from .query import write
+
+    write(compared(PairStore.open(store)), "json" if as_json else "table", sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+
+
+@app.command()
 def check(
     store: StoreOption = DEFAULT,
     pictures: Annotated[bool, typer.Option(help="Read every picture and compare its hash.")] = True,

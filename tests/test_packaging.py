@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DATA = ("store/*.sql", "eval/*.html", "shapes/prompts/*.jsonl", "relabel/examples/*.png", "shapes/weights/**/*")
+DATA = ("store/*.sql", "eval/*.html", "relabel/*.html", "shapes/prompts/*.jsonl", "relabel/examples/*.png", "shapes/weights/**/*")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,17 @@ def test_the_wheel_has_the_command_and_the_scorers(wheel: zipfile.ZipFile):
     points = ConfigParser()
     points.read_string(wheel.read(name).decode())
     assert dict(points["console_scripts"]) == {"prefloop": "prefloop.cli:main"}
-    assert set(points["prefloop.scorers"]) == {"pickscore", "hps", "clip", "aesthetics", "oracle"}
+    assert set(points["prefloop.scorers"]) == {
+        "aesthetics",
+        "clip",
+        "hps",
+        "hpsv2",
+        "hpsv2.1",
+        "imagereward",
+        "oracle",
+        "pickscore",
+        "vlm",
+    }
 
 
 def test_the_wheel_holds_nothing_of_the_repository_alone(wheel: zipfile.ZipFile):

@@ -1,16 +1,19 @@
 """Scores are made once, labels follow from them by a rule, and what cannot be used makes neither."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
+import numpy as np
 import pytest
-from content import add_pair, add_picture, add_prompt, add_scores, fill, picture
+from content import add_label, add_labeler, add_pair, add_picture, add_prompt, add_scores, fill, picture
 from little_scorers import Redness
 from prefloop.relabel import RelabelConfig
-from prefloop.relabel.config import parse_weights
+from prefloop.relabel.config import parse_shares, parse_weights
 from prefloop.relabel.label import relabel
+from prefloop.relabel.temperature import fit_temperature
 from prefloop.store import BadDataError, PairStore, PrefloopError, UsageError
 from prefloop.store.check import check, logical_hashes
 
@@ -32,6 +35,7 @@ def test_relabel_prefers_the_higher_score_with_its_margin_and_probability(store:
     pair = add_pair(store, prompt, dim, red)
     store.absorb()
     summary = relabel(REDNESS, store)
+    assert summary.pop("seconds")["redness"] > 0
     assert summary == {
         "labeler": "redness",
         "pairs": 1,
@@ -39,6 +43,7 @@ def test_relabel_prefers_the_higher_score_with_its_margin_and_probability(store:
         "labels": {"a": int(red < dim), "b": int(dim < red), "tie": 0, "undecided": 0},
         "new_labels": 1,
         "bad": {},
+        "temperatures": {"redness": 50.0},
     }
     assert dict(store.rows("select image_id, score from scores where scorer = 'redness@1'")) == {dim: 50, red: 150}
     ((found, chosen, p_chosen, margin),) = store.rows("select pair_id, chosen, p_chosen, margin from preferences")
@@ -162,7 +167,17 @@ def test_equal_scores_are_a_tie(store: PairStore):
     assert store.rows("select distinct choice, p_a, margin from labels") == [("tie", 0.5, 0.0)]
 
 
-@pytest.mark.parametrize("other", [{"tie_band": 1.0}, {"rule": "majority"}, {"scorers": ("little_scorers:Darkness",)}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"tie_band": 1.0},
+        {"tie_quantile": 0.1},
+        {"pairs": "best-worst"},
+        {"rule": "majority"},
+        {"rule": "weighted"},
+        {"scorers": ("little_scorers:Darkness",)},
+    ],
+)
 def test_a_labeler_keeps_its_meaning(store: PairStore, other: dict):
     fill(store)
     relabel(replace(REDNESS, labeler="mine"), store)
@@ -268,7 +283,10 @@ def test_a_scorer_of_wrong_shape_is_named(store: PairStore):
 @pytest.mark.parametrize(
     ("scorer", "message"),
     [
-        ("nope", "no scorer is called 'nope'; there are aesthetics, clip, hps, oracle, pickscore"),
+        (
+            "nope",
+            "no scorer is called 'nope'; there are aesthetics, clip, hps, hpsv2, hpsv2.1, imagereward, oracle, pickscore, vlm",
+        ),
         ("little_scorers:Gone", "cannot import the scorer"),
         ("no.such.module:X", "cannot import the scorer"),
         ("little_scorers:NoScorer", "is no scorer: it lacks name, revision, needs_prompt, score"),
@@ -308,9 +326,16 @@ def test_the_run_tells_what_was_asked_and_what_came_out(store: PairStore):
         ({"scorers": ()}, "name at least one --scorer"),
         ({"scorers": ("x", "x")}, "named twice"),
         ({"scorers": ("x", "y")}, "single takes one scorer"),
-        ({"rule": "best"}, "no rule is called 'best'; there are single, mean-rank, majority, unanimous"),
+        ({"rule": "best"}, "no rule is called 'best'; there are single, mean-rank, weighted, majority, unanimous"),
         ({"tie_band": -0.1}, "tie-band"),
         ({"tie_band": float("nan")}, "tie-band"),
+        ({"tie_quantile": 1.0}, "tie-quantile"),
+        ({"tie_quantile": float("nan")}, "tie-quantile"),
+        ({"tie_quantile": 0.1, "tie_band": 0.1}, "not both"),
+        ({"shares": {"pickscore": 1.0}}, "give --rule weighted"),
+        ({"rule": "weighted", "shares": {"hps": 1.0}}, "--share names 'hps'"),
+        ({"rule": "weighted", "shares": {"pickscore": 0.0}}, "share of pickscore must be above 0"),
+        ({"pairs": "some"}, "pairs knows no 'some'"),
         ({"batch_size": 0}, "batch-size"),
         ({"max_bad": 1.1}, "max-bad"),
         ({"max_bad": float("nan")}, "max-bad"),
@@ -321,6 +346,91 @@ def test_the_run_tells_what_was_asked_and_what_came_out(store: PairStore):
 def test_a_setting_out_of_range_is_refused_by_name(settings: dict, message: str):
     with pytest.raises(UsageError, match=message):
         RelabelConfig(**settings)
+
+
+def test_shares_are_numbers_of_scorers():
+    assert parse_shares(["hps=0.5", "module:Class=2"]) == {"hps": 0.5, "module:Class": 2.0}
+    for wrong in (["0.5"], ["hps="], ["hps=half"], ["hps=nan"], ["hps=1", "hps=2"]):
+        with pytest.raises(UsageError, match="SCORER=NUMBER"):
+            parse_shares(wrong)
+
+
+def test_best_worst_labels_one_pair_of_each_prompt_and_takes_back_what_is_no_longer_it(store: PairStore):
+    prompt = add_prompt(store, "one")
+    dim, mid, red = (add_picture(store, (value, 0, 0)) for value in (50, 100, 200))
+    pairs = {add_pair(store, prompt, *both): both for both in ((dim, mid), (mid, red), (dim, red))}
+    store.absorb()
+    how = replace(REDNESS, pairs="best-worst")
+    summary = relabel(how, store)
+    assert store.rows("select chosen, rejected, margin from preferences") == [(red, dim, 150.0)]
+    assert (summary["new_labels"], summary["labels"]["undecided"]) == (1, 0)
+    assert len(pairs) == 3
+    # another candidate, redder than all
+    redder = add_picture(store, (250, 0, 0))
+    add_pair(store, prompt, dim, redder)
+    store.absorb()
+    assert relabel(how, store)["new_labels"] == 2
+    assert store.rows("select chosen, rejected, margin from preferences") == [(redder, dim, 200.0)]
+    assert sorted(labels(store).values())[-1] == "skip"
+    assert relabel(how, store)["new_labels"] == 0
+    assert check(store) == []
+
+
+def test_a_weighted_ensemble_follows_its_shares(store: PairStore):
+    prompt = add_prompt(store, "one")
+    # redness 200 and 0 at a temperature of 50: 4 logits; darkness 255 - 200/3 and 255: -66.7 logits
+    red, black = add_picture(store, (200, 0, 0)), add_picture(store, (0, 0, 0))
+    add_pair(store, prompt, red, black)
+    store.absorb()
+    both = ("little_scorers:Redness", "little_scorers:Darkness")
+    relabel(RelabelConfig(scorers=both, rule="weighted", shares={both[0]: 99.0}), store)
+    # (99 · 4 - 66.67) / 100 = 3.2933
+    ((chosen, margin),) = store.rows("select chosen, margin from preferences")
+    assert (chosen, margin) == (red, pytest.approx(3.293333))
+    relabel(RelabelConfig(scorers=both, rule="weighted", labeler="alike"), store)
+    assert store.rows("select chosen from preferences where labeler = 'alike'") == [(black,)]
+
+
+def test_a_temperature_is_fitted_on_choices_of_people(store: PairStore):
+    """Pairs whose scores differ by 100: 7 of 10 people chose the redder one."""
+    pairs = []
+    for number in range(10):
+        prompt = add_prompt(store, f"prompt {number}")
+        dim, red = add_picture(store, (50, 0, number)), add_picture(store, (150, 0, number))
+        pairs.append((add_pair(store, prompt, dim, red), red < dim))
+    add_labeler(store, "human:me")
+    for number, (pair, red_is_a) in enumerate(pairs):
+        add_label(store, pair, "human:me", "a" if red_is_a == (number < 7) else "b")
+    store.absorb()
+    relabel(REDNESS, store)
+    summary = relabel(replace(REDNESS, fit_temperature="human:me", labeler="sure"), store)
+    # of 12, (7·11 + 3·1) / 12 = 6.667 of 10 by Platt's targets: logit ln 2 at a difference of 100
+    assert summary["temperatures"]["redness"] == pytest.approx(100 / math.log(2), rel=1e-6)
+    found = store.rows("select distinct round(p_chosen, 5) from preferences where labeler = 'sure'")
+    assert found == [(pytest.approx(2 / 3, abs=1e-5),)]
+    assert summary["scored"] == {"redness": 0}
+
+
+@pytest.mark.parametrize(
+    ("labeler", "message"),
+    [("human:you", "no labels of 'human:you'; there are labels of human:me"), ("human:me", "has decided 2 pairs")],
+)
+def test_a_temperature_needs_labels(store: PairStore, labeler: str, message: str):
+    add_labeler(store, "human:me")
+    for pair in fill(store, 2):
+        add_label(store, pair, "human:me", "a")
+    store.absorb()
+    with pytest.raises(UsageError, match=message):
+        relabel(replace(REDNESS, fit_temperature=labeler), store)
+
+
+def test_choices_against_the_scores_have_no_temperature():
+    with pytest.raises(ValueError, match="do not go with the scores"):
+        fit_temperature(np.array([1.0, 2.0]), np.array([0.0, 0.0]))
+    # foretold wholly: finite, and surer the more there are
+    few, many = (fit_temperature(np.ones(n), np.ones(n)) for n in (4, 40))
+    assert 0 < many < few < 1
+    assert few == pytest.approx(1 / math.log(5))  # the target is 5 of 6
 
 
 def test_weights_are_for_all_scorers_or_for_one():

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prefloop.relabel.config import Rule
-from prefloop.relabel.rules import Decisions, decide, decide_by_rank
+from prefloop.relabel.rules import Decisions, decide, decide_by_rank, widest
 
 ONE = np.ones(1)
 THREE = np.ones(3)
-VOTING: tuple[Rule, ...] = ("single", "majority", "unanimous")
+VOTING: tuple[Rule, ...] = ("single", "weighted", "majority", "unanimous")
 
 
 def table(*rows: tuple[float, ...]) -> np.ndarray:
@@ -76,6 +76,47 @@ def test_mean_rank_takes_the_smaller_mean_rank():
     assert decided.margin.tolist() == [0.5, 1.5, 0.0]
     banded = decide_by_rank(scores, scores, rank_a, rank_b, np.ones(2), 0.5)
     assert banded.choice.tolist() == ["tie", "b", "tie"]
+
+
+def test_weighted_adds_logits_by_their_shares():
+    # differences 4 and -3 at temperatures 2 and 1 are logits 2 and -3; with shares 3 and 1: (6 - 3) / 4 = 0.75
+    a, b, heat = table((5, 0)), table((1, 3)), np.array([2.0, 1.0])
+    decided = decide("weighted", a, b, heat, shares=np.array([3.0, 1.0]))
+    assert (decided.choice.tolist(), decided.margin.tolist()) == (["a"], [0.75])
+    assert decided.p_a == pytest.approx(0.6791786992)  # 1 / (1 + exp(-0.75))
+    # alike: (2 - 3) / 2 = -0.5
+    alike = decide("weighted", a, b, heat)
+    assert (alike.choice.tolist(), alike.margin.tolist()) == (["b"], [0.5])
+    assert decide("weighted", a, b, heat, 0.5).choice.tolist() == ["tie"]
+
+
+def test_a_tie_quantile_takes_the_pairs_with_the_smallest_margins():
+    # margins 4, 1, 3, 2, and one that is not finite: half of the four are ties, 1 and 2
+    a, b = table((4,), (0,), (3,), (0,), (np.nan,)), table((0,), (1,), (0,), (2,), (0,))
+    assert decide("single", a, b, ONE, tie_quantile=0.5).choice.tolist() == ["a", "tie", "a", "tie", ""]
+    ranks = table((1,), (2,), (1,), (3,), (1,)), table((4,), (1,), (3,), (1,), (1,))  # leads 3, -1, 2, -2
+    banded = decide_by_rank(a, b, *ranks, ONE, tie_quantile=0.25)
+    assert banded.choice.tolist() == ["a", "tie", "a", "b", ""]
+
+
+def test_a_tie_quantile_of_votes_is_taken_of_each_scorer():
+    # the scorers' units are 1 and 100: of each, the smaller difference is a tie
+    a, b = table((1, 100), (2, 200), (3, 0)), table((0, 0), (0, 0), (0, 300))
+    decided = decide("unanimous", a, b, np.ones(2), tie_quantile=0.3)
+    # votes: tie tie; a a; a b
+    assert decided.choice.tolist() == ["tie", "a", "tie"]
+
+
+def test_the_widest_pair_of_each_prompt_is_the_one_with_the_largest_margin():
+    choice = np.array(["a", "b", "a", "tie", "", "a"])
+    margin = np.array([1.0, 3.0, 2.0, 0.0, 9.0, 2.0])
+    p_a = np.array([0.6, 0.1, 0.7, 0.5, 0.9, 0.8])
+    # prompt x: margins 1 and 3; y: 2 and 0; z: undecided and 2
+    found = widest(np.array(list("xxyyzz")), Decisions(choice, p_a, margin))
+    assert found.tolist() == [False, True, True, False, False, True]
+    # equal margins, as of unanimous votes: the surer one
+    votes = Decisions(np.array(["a", "b", "a"]), np.array([0.6, 0.2, 0.7]), np.ones(3))
+    assert widest(np.array(list("xxx")), votes).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

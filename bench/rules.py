@@ -1,0 +1,74 @@
+"""How long another rule takes over scores that are there: `python -m bench.rules --pairs 100000`."""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import numpy as np
+import pyarrow as pa
+from prefloop.relabel import RelabelConfig
+from prefloop.relabel.registry import load_scorers
+from prefloop.relabel.writing import write_labels
+from prefloop.store import PairStore
+from prefloop.store.journal import TABLES
+from prefloop.store.pairstore import new_pair
+
+CANDIDATES = 4
+
+
+class First:
+    """A name for scores that are drawn, not computed."""
+
+    name, revision, needs_prompt = "first", "1", False
+
+    def score(self, prompts: list, images: list) -> list:
+        raise AssertionError(f"{self.name} is asked to score {len(prompts)} of {len(images)} pictures")
+
+
+class Second(First):
+    name = "second"
+
+
+def filled(folder: Path, n_pairs: int) -> PairStore:
+    """Prompts with four pictures each, all six pairs, and two scores of each picture; without files."""
+    store, rng = PairStore.create(folder), np.random.default_rng(0)
+    store.add_prompts([(f"prompt {number}", {}) for number in range(n_pairs // 6)])
+    store.absorb()
+    pairs, scores = [], []
+    for (prompt,) in store.rows("select prompt_id from prompts"):
+        images = [UUID(bytes=rng.bytes(16)) for _ in range(CANDIDATES)]
+        pairs += [new_pair(prompt, a, b, "import") for at, a in enumerate(images) for b in images[at + 1 :]]
+        scores += [(scorer, image, prompt) for scorer in ("first@1", "second@1") for image in images]
+    store.append("pairs", pairs)
+    values = rng.normal(size=len(scores)).astype(np.float32)
+    columns = {
+        "scorer": pa.array([scorer for scorer, _, _ in scores]),
+        "image_id": pa.array([image.bytes for _, image, _ in scores], pa.uuid()),
+        "prompt_id": pa.array([prompt.bytes for _, _, prompt in scores], pa.uuid()),
+        "score": pa.array(values),
+        "run_id": pa.nulls(len(scores), pa.uuid()),
+    }
+    store.append("scores", pa.table(columns, schema=TABLES["scores"]))
+    store.absorb()
+    return store
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=100_000)
+    n_pairs = parser.parse_args().pairs
+    names = ("bench.rules:First", "bench.rules:Second")
+    with tempfile.TemporaryDirectory() as folder:
+        store = filled(Path(folder) / "store", n_pairs)
+        for rule, pairs in (("majority", "all"), ("weighted", "all"), ("mean-rank", "all"), ("weighted", "best-worst")):
+            how = RelabelConfig(scorers=names, rule=rule, pairs=pairs)  # type: ignore[arg-type]  # two of the literals
+            for again in ("first", "again"):
+                start = time.perf_counter()
+                _, new = write_labels(store, f"{rule} {pairs}", how, load_scorers(names, {}), ("import",), uuid4())
+                print(f"{rule:<10}{pairs:<11}{again:<6}{new:>8} new labels in {time.perf_counter() - start:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
