@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DATA = ("store/*.sql", "eval/*.html", "relabel/*.html", "shapes/prompts/*.jsonl", "relabel/examples/*.png", "shapes/weights/**/*")
+DATA = (
+    "store/*.sql",
+    "eval/*.html",
+    "relabel/*.html",
+    "shapes/prompts/*.jsonl",
+    "relabel/examples/*.png",
+    "shapes/weights/**/*",
+)
 
 
 @pytest.fixture(scope="module")
