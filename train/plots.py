@@ -77,7 +77,7 @@ def _errors(axes: "Axes", validation: Rows) -> None:
     if not any(drawn):
         return _blank(axes)
     _level(axes, 0)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}%" if abs(value) > 1e-9 else "0%")
+    axes.yaxis.set_major_formatter(_change)
     axes.legend(frameon=False, fontsize=11)
 
 
@@ -162,6 +162,13 @@ def _line(
 def _level(axes: "Axes", value: float) -> None:
     """What a model that equals its reference shows."""
     axes.axhline(value, color="black", linestyle="--", linewidth=1)
+
+
+def _change(value: float, _: float) -> str:
+    percent = 100 * value
+    if abs(percent) < 1e-7:
+        return "0%"
+    return f"{percent:+,.0f}%" if abs(percent) >= 100 else f"{percent:+.3g}%"
 
 
 def _percent(value: float, _: float) -> str:

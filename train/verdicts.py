@@ -71,6 +71,8 @@ class Shown:
 def verdicts(metrics: Rows, validation: Rows) -> list[Verdict]:
     """What the tables say, the worst first; never empty."""
     shown = summarize(metrics, validation)
+    if (diverging := _diverging(shown)) is not None:
+        return [diverging]  # whatever else the numbers show comes of that
     found = [verdict for rule in _FAULTS if (verdict := rule(shown)) is not None]
     # with a fault beside it "not learning" would ask for the opposite of what the fault asks for
     return found or [_not_learning(shown) or _too_early(shown) or _learning(shown)]
@@ -174,7 +176,7 @@ def _saturated(shown: Shown) -> Verdict | None:
 
 
 # The worst first.
-_FAULTS = (_diverging, _driven_by_rejected, _overfitting, _saturated)
+_FAULTS = (_driven_by_rejected, _overfitting, _saturated)
 
 
 def _not_learning(shown: Shown) -> Verdict | None:
