@@ -1,0 +1,140 @@
+"""The benchmark is fair: the plain twin and the training loop compute the same."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import content
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+from prefloop.bench.measure import cost_of, tensors_of
+from prefloop.bench.ours import Ours
+from prefloop.bench.plain_twin import PlainTwin, TwinConfig
+from prefloop.store import PairStore
+from prefloop.store.images import png_bytes
+from prefloop.train.config import TrainConfig
+from prefloop.train.losses import dpo_logits
+from torch import nn
+
+N_PAIRS = 4
+CPU = torch.device("cpu")
+
+
+def both(store: PairStore, folder: Path, lora_rank: int) -> tuple[Ours, PlainTwin]:
+    """The training loop and the twin with the same weights, a little away from those of their references."""
+    content.add_labeler(store, "bench")
+    for number in range(2 * N_PAIRS):
+        images = [add_noise(store, 2 * number + side) for side in range(2)]
+        pair = content.add_pair(store, content.add_prompt(store, f"prompt {number}"), *images)
+        content.add_label(store, pair, "bench", "a")
+    store.absorb()
+    # with so large an epsilon AdamW's first step is the gradient itself, g / (|g| + 1); clipped in one case and not in the other
+    alike: dict[str, float] = {"learning_rate": 1e-3, "adam_epsilon": 1.0, "max_grad_norm": 1e6 if lora_rank else 1.0}
+    config = TrainConfig(
+        output_dir=str(folder.parent / "tuned"),
+        labels=("bench",),
+        model=str(folder),
+        lora_rank=lora_rank,
+        beta_dpo=5000.0,
+        **alike,  # type: ignore[arg-type]  # three numbers
+        lr_scheduler="constant",
+        lr_warmup_steps=0,
+        optimizer="adamw",
+        train_batch_size=N_PAIRS,
+        proportion_empty_prompts=0.0,
+        dataloader_num_workers=0,
+        cpu=True,
+    )
+    ours = Ours(config, store)
+    twin_config = TwinConfig(lora_rank=lora_rank, beta=5000.0, **alike)  # type: ignore[arg-type]
+    twin = PlainTwin(folder, twin_config, CPU)
+    generator = torch.Generator().manual_seed(0)
+    far = 0.003 if lora_rank else 0.0003  # such that logits are about 1
+    with torch.no_grad():
+        for parameter in ours.trainer.policy.parameters():
+            parameter.add_(far * torch.randn(parameter.shape, generator=generator))
+    twin.unet.load_state_dict(ours.trainer.policy.unet.state_dict())
+    return ours, twin
+
+
+def add_noise(store: PairStore, seed: int):
+    noise = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    row = store.write_image(png_bytes(Image.fromarray(noise)), 32, 32)
+    store.append("images", [row])
+    return row["image_id"]
+
+
+def learned(unet: nn.Module) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten() for weight in unet.parameters() if weight.requires_grad])
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_the_twin_and_the_loop_take_the_same_step(store: PairStore, tmp_path: Path, lora_rank: int, kind: str):
+    ours, twin = both(store, tiny.saved(kind, tmp_path / "model"), lora_rank)
+    before = learned(twin.unet)
+    examples = ours.examples(0, N_PAIRS)
+    logits = torch.tensor(twin.step(examples))
+    with torch.no_grad():
+        errors = ours.trainer.denoising.errors(ours.trainer.data.batch(0, N_PAIRS))
+    four = (errors.chosen, errors.rejected, errors.ref_chosen, errors.ref_rejected)
+    of_loop = dpo_logits(*four, beta=5000.0)
+    assert logits.square().mean().sqrt() > 0.5  # far enough from the reference that a difference would show
+    assert (logits - of_loop).abs().max() < 5e-3
+    assert ours.step() == pytest.approx(float(logits.mean()), abs=5e-3)
+    moved, of_twin = learned(ours.trainer.policy.unet) - before, learned(twin.unet) - before
+    assert of_twin.norm() > 0
+    # latents are cached in float16; what that rounds away is all that differs
+    assert (moved - of_twin).norm() < 5e-3 * of_twin.norm()
+
+
+def test_operations_of_a_step_are_counted():
+    # forward 2 * 3 * 5 * 7 = 210; backward as much for the weight, and nothing for the input, which learns nothing
+    layer = nn.Linear(5, 7, bias=False)
+    cost = cost_of(lambda: layer(torch.ones(3, 5)).sum().backward(), [layer.weight])
+    assert cost.flops == 2 * 210
+    # the weight and its gradient, 35 each, the input, 15, the sum and its gradient, 1 each; the output is gone by then
+    assert cost.peak_bytes == 4 * (35 + 35 + 15 + 1 + 1)
+
+
+def test_attention_on_a_cpu_is_counted():
+    query = torch.randn(2, 4, 16, 8, requires_grad=True)
+
+    def attend() -> None:
+        nn.functional.scaled_dot_product_attention(query, query, query).sum().backward()
+
+    # two products of 16 x 8 x 16 for each of 2 x 4 heads, 2 operations each; backward twice that
+    assert cost_of(attend, [query]).flops == 3 * (2 * 4 * 2 * 2 * 16 * 8 * 16)
+
+
+def test_the_optimizers_state_is_kept_between_steps():
+    layer = nn.Linear(5, 7, bias=False)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(3, 5)).sum().backward()
+    optimizer.step()
+    assert sum(tensor.numel() for tensor in tensors_of(optimizer, layer)) == 3 * 35 + 1  # the 1 counts steps
+
+
+@pytest.mark.slow  # four models are made, and eight take three steps each
+def test_the_benchmark_runs_from_the_command_line(tmp_path: Path):
+    asked = ["--model", "tiny", "--rounds", "1", "--precision", "no", "--json"]
+    command = [sys.executable, "-m", "prefloop.bench.train_step", *asked]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert [one["variant"] for one in found["results"]] == [
+        "full",
+        "full, cached reference",
+        "LoRA",
+        "LoRA, cached reference",
+    ]
+    for one in found["results"]:
+        assert one["ratio_range"][0] <= one["ratio"] <= one["ratio_range"][1]
+        assert one["ours"]["flops_per_pair"] < one["twin"]["flops_per_pair"]
+        cached = "cached" in one["variant"]
+        assert (one["ours"]["seconds_per_pair"]["reference"] == 0) == cached
+        assert (one["logit_difference"] is None) == cached
+        assert cached or one["logit_difference"] < 5e-3
