@@ -239,13 +239,17 @@ def test_a_lower_beta_is_not_proposed_where_the_chosen_error_is_far_from_the_ref
 
 
 def test_several_verdicts_hold_at_once_the_worst_first():
-    rows = metrics(implicit_accuracy=0.95, gradient_left=0.05, loss=2.0, grad_norm=20.0)
+    rows = metrics(implicit_accuracy=0.95, gradient_left=0.05)
     assert names(rows, looks(0.5, 0.7, 0.6, chosen=0.1, rejected=0.2)) == [
-        "diverging",
         "driven by the rejected picture",
         "overfitting",
         "saturated",
     ]
+
+
+def test_beside_diverging_nothing_else_is_said():
+    rows = metrics(implicit_accuracy=0.95, gradient_left=0.05, loss=2.0, grad_norm=20.0)
+    assert names(rows, looks(0.5, 0.7, 0.6, chosen=0.1, rejected=0.2)) == ["diverging"]
 
 
 @pytest.mark.parametrize(

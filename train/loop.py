@@ -38,6 +38,7 @@ from .tables import read_rows
 from .verdicts import verdicts
 
 LOG_EVERY = 10
+Scalar = int | float | str | bool  # what every tracker takes
 
 
 def train(config: TrainConfig, store: PairStore, *, resume: bool = False, overwrite: bool = False) -> dict:
@@ -143,7 +144,10 @@ class _Trainer:
             with self.accelerator.main_process_first():
                 self.data = with_reference(self.data, self.denoising, self.store, self.model, self.step)
         if config.report_to:
-            self.accelerator.init_trackers(config.tracker_project_name, config=plain(asdict(config)))
+            settings = {
+                name: value if isinstance(value, Scalar) else str(value) for name, value in asdict(config).items()
+            }
+            self.accelerator.init_trackers(config.tracker_project_name, config=settings)
         self.looks.begin(self.step)
         with (
             closing(self.data.ahead(self._starts(), config.train_batch_size)) as micro_batches,
