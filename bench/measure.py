@@ -75,7 +75,6 @@ def cost_of(step: Callable[[], object], kept: list[Tensor]) -> Cost:
     """
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in kept}
     with _StepMeter({}) as meter:
-        meter.ignore(*kept)
         step()
     return Cost(meter.flops, sum(storages.values()) + meter.peak_bytes)
 
