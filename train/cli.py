@@ -170,7 +170,7 @@ def train(
         ),
     ] = _D.cache_reference,
     dataloader_num_workers: Annotated[
-        int, typer.Option(help="Threads that prepare batches.", rich_help_panel=_DATA)
+        int, typer.Option(help="Threads that prepare batches ahead; for a GPU.", rich_help_panel=_DATA)
     ] = _D.dataloader_num_workers,
     seed: Annotated[int, typer.Option(rich_help_panel=_DATA)] = _D.seed,
     validation_steps: Annotated[

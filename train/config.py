@@ -110,8 +110,8 @@ class TrainConfig:
     cache_reference: int = 0
     """Draw timestep, noise and mirroring only so often for each pair, and compute the reference's errors of these draws once,
     before the first step: no reference in memory, none computed again, but the same noise returns. 0 is without."""
-    dataloader_num_workers: int = 1
-    """Threads that prepare batches ahead. They change nothing but the time."""
+    dataloader_num_workers: int = 0
+    """Threads that prepare batches ahead. They change nothing but the time: worth it beside a GPU, in the way on a CPU."""
     seed: int = 0
     checkpointing_steps: int = 100
     checkpoints_total_limit: int = 2
