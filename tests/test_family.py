@@ -240,3 +240,11 @@ def test_a_tracker_gets_what_the_tables_get(models: dict[str, Path], wide: PairS
     (events,) = {path.parent for path in output.rglob("events.out.tfevents*") if "prefloop" in path.parent.name}
     kept = EventAccumulator(str(events)).Reload()
     assert {"train/loss", "validation/implicit_accuracy", "validation/bin 0/margin"} <= set(kept.Tags()["scalars"])
+
+
+def test_pictures_of_a_refiner_are_refused_before_the_first_step(
+    models: dict[str, Path], wide: PairStore, tmp_path: Path
+):
+    with pytest.raises(UsageError, match="sample-steps"):
+        train(config(models["sdxl-refiner"], tmp_path / "tuned", lora_rank=2, sample_steps=1), wide)
+    assert not list((tmp_path / "tuned").glob("checkpoint-*"))

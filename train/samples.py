@@ -9,6 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw
 
+from ..store import UsageError
 from ..store.models import Model
 from ..store.runs import quiet_libraries
 from .cache import EMPTY
@@ -27,6 +28,8 @@ class Samples:
     def __init__(self, data: TrainingData, policy: Policy, model: Model, config: TrainConfig, output: Path) -> None:
         self.data, self.policy, self.model, self.config = data, policy, model, config
         self.folder = output / "samples"
+        if config.sample_steps and data.family.kind == "sdxl-refiner":
+            raise UsageError("sample-steps cannot draw with a refiner, which begins with a picture; leave it out")
         self.pairs = _distinct(data.pairs.validation or data.pairs.train)[: config.n_samples]
 
     def draw(self, step: int, device: torch.device) -> None:
