@@ -116,7 +116,15 @@ def test_what_was_judged_is_not_asked_again_and_a_failed_run_keeps_its_answers(s
 
 def test_a_busy_endpoint_is_asked_again(store: PairStore, endpoint: Endpoint):
     fill(store, 1)
-    endpoint.answer = lambda reds, text: (503, {}) if len(endpoint.asked) <= 2 else redder(reds, text)
+    refused: set[tuple[float, ...]] = set()
+
+    def busy(reds: list[float], text: str) -> tuple[int, object]:
+        if tuple(reds) in refused:
+            return redder(reds, text)
+        refused.add(tuple(reds))  # each order is refused once
+        return 503, {}
+
+    endpoint.answer = busy
     assert relabel(endpoint.config(), store)["new_labels"] == 1
     assert len(endpoint.asked) == 4
 
