@@ -11,21 +11,6 @@ from ..store.models import LORA_FILE, Model
 from ..store.runs import quiet_libraries
 
 
-def best_device(wanted: str | None = None) -> str:
-    """The device asked for, else the best there is."""
-    if wanted is not None:
-        try:
-            torch.empty(0, device=wanted)
-        except (RuntimeError, AssertionError) as error:
-            raise UsageError(
-                f"there is no device {wanted!r} here; leave --device out to take the best there is"
-            ) from error
-        return wanted
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def dtype_of(name: str, device: str) -> torch.dtype:
     if name == "auto":
         return torch.float16 if device.startswith("cuda") else torch.float32

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
+from ..store.device import best_device
 from ..store.errors import PrefloopError
 from ..store.ids import noise_seed
 from ..store.models import Model
 from .config import GenerateConfig
-from .pipelines import best_device, dtype_of, load_pipeline, set_scheduler
+from .pipelines import dtype_of, load_pipeline, set_scheduler
 
 if TYPE_CHECKING:
     from .draw import Generation

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..store.device import best_device
 from ..store.errors import IntegrityError, PrefloopError
 from . import weights as files
-from .device import device_for, torch_dtype
 from .pixels import cropped
+from .precision import torch_dtype
 from .towers import Embedding, Embeddings, normalised
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Aesthetics(Embedding):
         from transformers import CLIPVisionModelWithProjection
 
         model = files.load_transformers(CLIPVisionModelWithProjection, self.folder, torch_dtype(self.dtype))
-        return model.to(device_for(self.device))
+        return model.to(best_device(self.device))
 
     def preprocess(self, image: "Image") -> Any:
         return cropped(image, self.size, "torchvision")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from ..store.errors import UsageError
-from .device import DTYPES
+from .precision import DTYPES
 
 Rule = Literal["single", "mean-rank", "weighted", "majority", "unanimous"]
 Pairs = Literal["all", "best-worst"]

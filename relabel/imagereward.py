@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..store.device import best_device
 from ..store.errors import IntegrityError
 from ..store.runs import quiet_libraries
 from . import weights as files
-from .device import device_for, torch_dtype
 from .pixels import cropped
+from .precision import torch_dtype
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,7 +68,7 @@ class ImageReward:
             raise IntegrityError(
                 f"{self.checkpoint} holds no ImageReward: {line} is missing or does not fit"
             ) from error
-        where, kind = device_for(self.device), torch_dtype(self.dtype)
+        where, kind = best_device(self.device), torch_dtype(self.dtype)
         tokenizer = files.load_tokenizer(BertTokenizer, self.words_folder)
         return eye.eval().to(where, kind), reader.eval().to(where, kind), head.eval().to(where), tokenizer
 

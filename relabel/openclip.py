@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..store.device import best_device
 from ..store.errors import IntegrityError
 from ..store.runs import quiet_libraries
 from . import weights as files
-from .device import device_for, torch_dtype
+from .precision import torch_dtype
 from .towers import Embedding, Embeddings, cosines, normalised
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class OpenCLIPScorer(Embedding):
             raise IntegrityError(
                 f"{self.checkpoint} does not fit {architecture}: {str(error).splitlines()[-1].strip()[:200]}"
             ) from error
-        return model.eval().to(device_for(self.device), torch_dtype(self.dtype)), tokenizer
+        return model.eval().to(best_device(self.device), torch_dtype(self.dtype)), tokenizer
 
     def embed_images(self, pixels: Sequence[Any]) -> Embeddings:
         import torch

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..store.device import best_device
 from . import weights as files
-from .device import device_for, torch_dtype
 from .pixels import cropped
+from .precision import torch_dtype
 from .towers import Embedding, Embeddings, cosines, normalised
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class PickScore(Embedding):
         from transformers import CLIPModel, CLIPTokenizer
 
         model = files.load_transformers(CLIPModel, self.folder, torch_dtype(self.dtype))
-        return model.to(device_for(self.device)), files.load_tokenizer(CLIPTokenizer, self.words_folder)
+        return model.to(best_device(self.device)), files.load_tokenizer(CLIPTokenizer, self.words_folder)
 
     def preprocess(self, image: "Image") -> Any:
         return cropped(image, self.size, "transformers")

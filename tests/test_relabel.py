@@ -438,3 +438,11 @@ def test_weights_are_for_all_scorers_or_for_one():
     for wrong in (["x", "y"], ["clip="], [""]):
         with pytest.raises(UsageError, match="each once"):
             parse_weights(wrong)
+
+
+def test_a_device_that_is_not_there_is_named_in_one_line(store: PairStore):
+    fill(store, 1)
+    config = RelabelConfig(scorers=("clip",), weights={"clip": "shapes"}, device="gpu0")
+    with pytest.raises(UsageError, match="no device 'gpu0'"):
+        relabel(config, store)
+    assert store.rows("select count(*) from scores") == [(0,)]
