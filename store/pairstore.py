@@ -17,6 +17,7 @@ from .errors import BusyError, IntegrityError, PrefloopError, UsageError, cannot
 from .ids import canonical, pair_id, prompt_id, split_of
 from .images import image_path, write_image
 from .locks import locked
+from .taking import row_count, take, taken_parts
 
 SCHEMA_VERSION = 1
 LOCK_WAIT = 30.0  # seconds
@@ -170,42 +171,9 @@ class PairStore:
         with self.session(write=True) as connection:
             found = journal.parts(self.journal)  # again: until the lock was ours, parts may have been compacted
             self._taken = taken_parts(connection)
-            added = self._take(connection, {name: table for name, table in found.items() if name not in self._taken})
+            added = take(connection, self.journal, {n: table for n, table in found.items() if n not in self._taken})
         self._taken |= found.keys()
         return added
-
-    def _take(self, connection: duckdb.DuckDBPyConnection, found: Mapping[str, str]) -> int:
-        added_in_all = 0
-        try:
-            connection.execute("begin")
-            for table in journal.TABLES:
-                names = [name for name, of in found.items() if of == table]
-                if not names:
-                    continue
-                paths = [str(self.journal / name) for name in names]
-                before = _count(connection, table)
-                connection.execute(_insert(table), {"paths": paths})
-                added = _count(connection, table) - before
-                added_in_all += added
-                # what the parts added together is written beside the first of them
-                rows = [(name, table, journal.n_rows(self.journal / name)) for name in names]
-                taken = pa.table(
-                    {
-                        "name": [name for name, _, _ in rows],
-                        "table_name": [of for _, of, _ in rows],
-                        "n_rows": [n for _, _, n in rows],
-                        "added": [added] + [0] * (len(rows) - 1),
-                    }
-                )
-                connection.register("taken", taken)
-                connection.execute("insert into parts by name select * from taken")
-                connection.unregister("taken")
-            connection.execute("commit")
-        except (duckdb.Error, OSError, pa.ArrowInvalid) as error:
-            if is_full(error):
-                raise cannot_write(self.database, error) from error
-            raise IntegrityError(f"the journal of {self.path} cannot be taken into its tables: {error}") from error
-        return added_in_all
 
     # Making the database
 
@@ -221,7 +189,7 @@ class PairStore:
                 now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
                 connection.execute("insert into meta values (?, ?)", [SCHEMA_VERSION, now])
                 if found:
-                    self._take(connection, found)
+                    take(connection, self.journal, found)
                 connection.execute("checkpoint")  # close() would do it too, but says nothing where it fails
             finally:
                 connection.close()
@@ -269,7 +237,7 @@ class PairStore:
             try:
                 self._refuse_version(_version(connection))
                 added = dict(connection.execute("select table_name, sum(added) from parts group by all").fetchall())
-                counts = {table: _count(connection, table) for table in journal.TABLES}
+                counts = {table: row_count(connection, table) for table in journal.TABLES}
                 self._taken = taken_parts(connection)
                 size = "select used_blocks, block_size from pragma_database_size()"
                 ((n_blocks, block_size),) = connection.execute(size).fetchall()
@@ -284,41 +252,9 @@ class PairStore:
                 raise IntegrityError(f"{table} has {count} rows, its journal added {expected}; {self._rebuild_hint()}")
 
 
-def taken_parts(connection: duckdb.DuckDBPyConnection) -> set[str]:
-    """Names of the parts whose rows are in the tables."""
-    return {name for (name,) in connection.execute("select name from parts").fetchall()}
-
-
 def _version(connection: duckdb.DuckDBPyConnection) -> int:
     ((version,),) = connection.execute("select schema_version from meta").fetchall()
     return version
-
-
-def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    ((count,),) = connection.execute(f"select count(*) from {table}").fetchall()
-    return count
-
-
-def rows_of_parts(table: str) -> str:
-    """A query for the rows that count among those of the parts $paths, each key once."""
-    # DuckDB reads many parts in any order; the oldest row of a key stays, as when parts are taken one by one
-    order = "filename, file_row_number"
-    if table == "runs":  # a later row of a run replaces the earlier one
-        order = "updated desc, filename desc"
-    return f"""
-        select {", ".join(journal.TABLES[table].names)}
-        from read_parquet($paths, filename = true, file_row_number = true)
-        qualify row_number() over (partition by {", ".join(journal.key(table))} order by {order}) = 1"""
-
-
-def _insert(table: str) -> str:
-    if table == "runs":
-        names = journal.TABLES[table].names
-        updates = ", ".join(f"{name} = excluded.{name}" for name in names if name != "run_id")
-        return f"""
-            insert into runs by name {rows_of_parts(table)}
-            on conflict (run_id) do update set {updates} where excluded.updated >= runs.updated"""
-    return f"insert or ignore into {table} by name {rows_of_parts(table)}"
 
 
 def _held_outside(path: Path, error: Exception) -> PrefloopError:

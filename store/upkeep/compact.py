@@ -5,7 +5,8 @@ import duckdb
 from .. import journal
 from ..errors import cannot_write
 from ..lacking import in_schema
-from ..pairstore import PairStore, rows_of_parts, taken_parts
+from ..pairstore import PairStore
+from ..taking import rows_of_parts, taken_parts
 
 
 def compact(store: PairStore) -> tuple[int, int]:
