@@ -334,3 +334,35 @@ def test_a_step_that_runs_out_of_memory_ends_with_three_levers(
         train(config, labelled)
     assert str(caught.value).count("--") >= 4
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_scale_lr_multiplies_the_rate_by_the_pairs_of_a_step(trainer: Make, config: TrainConfig):
+    from prefloop.train.optimizers import learning_rate
+
+    scaled = replace(config, learning_rate=1e-8, scale_lr=True, train_batch_size=16, gradient_accumulation_steps=4)
+    assert learning_rate(scaled, n_processes=2) == pytest.approx(1e-8 * 16 * 4 * 2)
+    assert learning_rate(replace(scaled, scale_lr=False), n_processes=2) == 1e-8
+    made = trainer(learning_rate=1e-5, scale_lr=True, train_batch_size=3, gradient_accumulation_steps=2)
+    assert made.optimizer.param_groups[0]["lr"] == pytest.approx(6e-5)
+
+
+def test_max_train_samples_draws_some_of_the_training_pairs_by_the_seed(trainer: Make):
+    every, some, others = (
+        trainer(**one).data.pairs for one in ({}, {"max_train_samples": 5}, {"max_train_samples": 5, "seed": 1})
+    )
+    assert len(some.train) == 5
+    ids = [{pair.pair_id for pair in pairs.train} for pairs in (every, some, others)]
+    assert ids[1] < ids[0]
+    assert ids[1] != ids[2]
+    assert some.validation == every.validation
+
+
+def test_the_safeguard_and_min_snr_reach_the_training_step(trainer: Make):
+    plain = gradients(trainer())
+    for changes in ({"safeguard": 0.9}, {"min_snr_gamma": 0.5}):
+        changed = gradients(trainer(**changes))
+        assert any(not torch.allclose(a, b, rtol=1e-3) for a, b in zip(plain, changed, strict=True)), changes
+    # neither changes what the model is worth before the first step
+    made = trainer(safeguard=0.9)
+    errors, reference = (asked(made.data.batch(0, 4)) for asked in (made.denoising.errors, made.denoising.of_reference))
+    assert torch.equal(errors.rejected, reference.rejected)
