@@ -13,6 +13,9 @@ from .relabel.cli import relabel, scorers_app
 from .shapes.cli import demo
 from .store.cli import app as store_app
 from .store.errors import PrefloopError
+from .store.exporters.cli import export
+from .store.importers.cli import import_
+from .store.upkeep.cli import backup, compact, gc, merge, migrate
 from .train.cli import card, train
 
 
@@ -41,6 +44,10 @@ app.command()(relabel)
 app.command()(train)
 app.command()(card)
 app.command("eval")(evaluate)
+store_app.command("import", rich_help_panel="Pairs in and out")(import_)
+store_app.command(rich_help_panel="Pairs in and out")(export)
+for command in (merge, backup, gc, compact, migrate):
+    store_app.command(rich_help_panel="Upkeep")(command)
 app.add_typer(scorers_app, name="scorers")
 app.add_typer(store_app, name="store")
 

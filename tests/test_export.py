@@ -21,9 +21,12 @@ from content import (
 )
 from prefloop.cli import app
 from prefloop.store import IntegrityError, PairStore, PrefloopError, UsageError
-from prefloop.store.exporters import ExportConfig, export_pairs
+from prefloop.store.exporters.config import ExportConfig
 from prefloop.store.exporters.pickapic import SCHEMA
-from prefloop.store.importers import ImportConfig, import_pairs, open_source
+from prefloop.store.exporters.run import export_pairs
+from prefloop.store.importers.config import ImportConfig
+from prefloop.store.importers.formats import open_source
+from prefloop.store.importers.run import import_pairs
 from typer.testing import CliRunner
 
 RUNNER = CliRunner()

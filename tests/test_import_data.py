@@ -13,7 +13,9 @@ from content import add_labeler, picture
 from prefloop.cli import app
 from prefloop.store import PairStore, UsageError, image_id
 from prefloop.store.check import check
-from prefloop.store.importers import ImportConfig, import_pairs, open_source
+from prefloop.store.importers.config import ImportConfig
+from prefloop.store.importers.formats import open_source
+from prefloop.store.importers.run import import_pairs
 from test_cli import slow_imports
 from typer.testing import CliRunner
 

@@ -12,7 +12,9 @@ import pytest
 from content import environment
 from prefloop.store import PairStore
 from prefloop.store.check import check
-from prefloop.store.importers import ImportConfig, import_pairs, open_source
+from prefloop.store.importers.config import ImportConfig
+from prefloop.store.importers.formats import open_source
+from prefloop.store.importers.run import import_pairs
 from test_kill import content, n_parts
 
 # The command line with parts of 20 pairs and pictures that take their time.

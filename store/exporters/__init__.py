@@ -1,6 +1,1 @@
 """Labelled pairs out of a store: one query selects, a writer for each format, one folder that is there whole or not at all."""
-
-from .config import ExportConfig
-from .run import export_pairs
-
-__all__ = ["ExportConfig", "export_pairs"]
