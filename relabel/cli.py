@@ -32,6 +32,9 @@ def relabel(
     pairs: Annotated[
         str, typer.Option(help="all, or best-worst: of each prompt only the pair with the largest margin.")
     ] = RelabelConfig.pairs,
+    temperature: Annotated[
+        Optional[float], typer.Option(help="Difference of scores that makes one logit; the scorer's own if not given.")
+    ] = RelabelConfig.temperature,
     fit_temperature: Annotated[
         Optional[str], typer.Option(help="Labeler, such as human:me, whose choices say how sure a margin is.")
     ] = RelabelConfig.fit_temperature,
@@ -60,6 +63,7 @@ def relabel(
         tie_band=tie_band,
         tie_quantile=tie_quantile,
         pairs=pairs,  # type: ignore[arg-type]  # checked by the config
+        temperature=temperature,
         fit_temperature=fit_temperature,
         labeler=labeler,
         batch_size=batch_size,

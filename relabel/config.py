@@ -26,8 +26,10 @@ class RelabelConfig:
     votes."""
     shares: dict[str, float] = field(default_factory=dict)
     """For weighted: how much a scorer counts, by its name; 1 where it is not named."""
+    temperature: float | None = None
+    """Difference of scores that makes one logit of the soft label; None takes each scorer's own."""
     fit_temperature: str | None = None
-    """Labeler, such as human:me, whose choices say how sure a difference of scores is; None takes each scorer's own."""
+    """Labeler, such as human:me, whose choices say how sure a difference of scores is."""
     pairs: Pairs = "all"
     """best-worst labels of each prompt only the pair with the largest margin."""
     labeler: str | None = None
@@ -56,6 +58,13 @@ class RelabelConfig:
             raise UsageError(f"tie-quantile must be a share from 0 up to 1, got {self.tie_quantile}")
         if self.tie_band and self.tie_quantile:
             raise UsageError("give --tie-band or --tie-quantile, not both")
+        if self.temperature is not None:
+            if not (math.isfinite(self.temperature) and self.temperature > 0):
+                raise UsageError(f"temperature must be finite and above 0, got {self.temperature}")
+            if self.fit_temperature is not None:
+                raise UsageError("give --temperature or --fit-temperature, not both")
+            if len(self.scorers) > 1:
+                raise UsageError("--temperature is in the unit of one scorer; --fit-temperature finds it for several")
         if self.shares and self.rule != "weighted":
             raise UsageError("--share is for the rule weighted; give --rule weighted")
         for name, share in self.shares.items():

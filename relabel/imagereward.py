@@ -15,6 +15,7 @@ from ..store.runs import quiet_libraries
 from . import weights as files
 from .pixels import cropped
 from .precision import torch_dtype
+from .towers import n_longer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,6 +72,9 @@ class ImageReward:
         where, kind = best_device(self.device), torch_dtype(self.dtype)
         tokenizer = files.load_tokenizer(BertTokenizer, self.words_folder)
         return eye.eval().to(where, kind), reader.eval().to(where, kind), head.eval().to(where), tokenizer
+
+    def n_truncated(self, prompts: Sequence[str]) -> int:
+        return n_longer(self._parts[-1], prompts, MOST_WORDS)
 
     def score(self, prompts: Sequence[str], images: "Sequence[Image]") -> Any:
         """float32 (B,), about -2 to 2."""

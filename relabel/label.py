@@ -17,7 +17,8 @@ from .scoring import score_images, unscored
 from .temperature import fitted_temperature
 from .writing import write_labels
 
-_PLAIN: dict = {"rule": "single", "tie_band": 0.0, "tie_quantile": 0.0, "pairs": "all", "fit_temperature": None}
+_PLAIN: dict = {"rule": "single", "tie_band": 0.0, "tie_quantile": 0.0, "pairs": "all"}
+_PLAIN |= {"temperature": None, "fit_temperature": None}
 TRAINING_SOURCES = ("generate", "import")
 
 
@@ -25,7 +26,8 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
     """Score what is unscored, then label every pair by the rule.
 
     Returns:
-        Counts: labeler, pairs, scored (a count for each scorer), labels (by choice), new_labels, bad (by reason);
+        Counts: labeler, pairs, scored (a count for each scorer), labels (by choice), new_labels, bad (by reason, among
+        them prompts that were cut);
         seconds and temperatures (for each scorer).
 
     Raises:
@@ -103,7 +105,8 @@ def _judged(
 def _temperatures(config: RelabelConfig, store: PairStore, scorers: Sequence[Scorer]) -> dict[str, float]:
     """Difference of scores that makes one logit, by the scorer's name."""
     if config.fit_temperature is None:
-        return {scorer.name: float(getattr(scorer, "temperature", 1.0)) for scorer in scorers}
+        own = {scorer.name: float(getattr(scorer, "temperature", 1.0)) for scorer in scorers}
+        return own if config.temperature is None else dict.fromkeys(own, config.temperature)
     return {scorer.name: fitted_temperature(store, config.fit_temperature, identity(scorer))[0] for scorer in scorers}
 
 
@@ -126,7 +129,8 @@ def default_labeler(rule: Rule, scorers: Sequence[Scorer]) -> str:
 def describe_labeler(store: PairStore, labeler: str, how: RelabelConfig, scorers: Sequence[Scorer]) -> None:
     """Enter a labeler; one of that name that decides otherwise is refused, so that a name means one thing."""
     config: dict = {"rule": how.rule, "scorers": [identity(scorer) for scorer in scorers], "tie_band": how.tie_band}
-    settings = {"tie_quantile": how.tie_quantile, "shares": how.shares, "fit_temperature": how.fit_temperature}
+    settings = {"tie_quantile": how.tie_quantile, "shares": how.shares}
+    settings |= {"temperature": how.temperature, "fit_temperature": how.fit_temperature}
     config |= {name: value for name, value in settings.items() if value}
     if how.pairs != "all":
         config["pairs"] = how.pairs

@@ -13,7 +13,7 @@ from ..store.errors import IntegrityError
 from ..store.runs import quiet_libraries
 from . import weights as files
 from .precision import torch_dtype
-from .towers import Embedding, Embeddings, cosines, normalised
+from .towers import Embedding, Embeddings, cosines, n_longer, normalised
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,6 +91,12 @@ class OpenCLIPScorer(Embedding):
         model, tokenizer = self._parts
         with torch.inference_mode():
             return normalised(model.encode_text(tokenizer(list(prompts)).to(next(model.parameters()).device)))
+
+    def n_truncated(self, prompts: Sequence[str]) -> int:
+        _, tokenizer = self._parts
+        if hasattr(tokenizer, "tokenizer"):  # open_clip's wrapper of one of transformers'
+            return n_longer(tokenizer.tokenizer, prompts, tokenizer.context_length)
+        return sum(len(tokenizer.encode(prompt)) + 2 > tokenizer.context_length for prompt in prompts)  # with its ends
 
     def score_embeddings(self, images: Embeddings, prompts: Embeddings | None) -> Any:
         """In -1..1."""

@@ -10,7 +10,7 @@ from ..store.device import best_device
 from . import weights as files
 from .pixels import cropped
 from .precision import torch_dtype
-from .towers import Embedding, Embeddings, cosines, normalised
+from .towers import Embedding, Embeddings, cosines, n_longer, normalised
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,6 +73,10 @@ class PickScore(Embedding):
         with torch.inference_mode():
             found = model.get_text_features(input_ids=words.input_ids, attention_mask=words.attention_mask)
             return normalised(found.pooler_output)
+
+    def n_truncated(self, prompts: Sequence[str]) -> int:
+        model, tokenizer = self._parts
+        return n_longer(tokenizer, prompts, model.config.text_config.max_position_embeddings)
 
     def score_embeddings(self, images: Embeddings, prompts: Embeddings | None) -> Any:
         assert prompts is not None

@@ -23,8 +23,9 @@ class Scorer(Protocol):
     It may take `dtype` too: what the model runs in, which `revision` then tells; scores stay float32.
     A class that is also `towers.Towers` is asked for embeddings, which are kept.
     Optional attributes: `temperature`, the difference of scores that makes one logit (1.0 where absent); `judge_only`,
-    true for one that may not make training labels; `sources`, JSON that says which files it read; `files`, the paths of its weights, for `--dry-run`; `check_weights`, a static
-    method from `weights` to a sentence for `prefloop scorers check`, IntegrityError where they are wrong.
+    true for one that may not make training labels; `sources`, JSON that says which files it read; `files`, the paths of
+    its weights, for `--dry-run`; `n_truncated`, a method that counts the prompts of a list that are longer than it
+    reads; `check_weights`, a static method from `weights` to a sentence for `prefloop scorers check`, IntegrityError where they are wrong.
     """
 
     name: str

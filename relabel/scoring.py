@@ -53,7 +53,7 @@ def score_images(
     """Score the items and put the scores into the store.
 
     Returns:
-        Counts: scored, not finite, and unreadable pictures by reason.
+        Counts: scored, not finite, unreadable pictures by reason, and prompts that were read for the first time and cut.
     """
     counts: Counter[str] = Counter()
     key = identity(scorer)
@@ -96,6 +96,7 @@ Batches = Generator[tuple[list[Item], NDArray[np.float32]]]
 def _by_pictures(store: PairStore, scorer: Scorer, items: list[Item], batch_size: int, bad: Counter[str]) -> Batches:
     """Items with their scores, from the scorer's `score`."""
     within_memory = WithinMemory(scorer.name)
+    _count_truncated(scorer, list({item.prompt for item in items}), bad)
 
     def score(batch: Sequence[Item], images: Sequence) -> np.ndarray:
         scores = np.asarray(scorer.score([item.prompt for item in batch], images), np.float32)
@@ -106,6 +107,13 @@ def _by_pictures(store: PairStore, scorer: Scorer, items: list[Item], batch_size
     for batch, images in decoded(store.path, items, batch_size, bad):
         if batch:
             yield batch, within_memory(score, batch, images)
+
+
+def _count_truncated(scorer: Scorer, prompts: list[str], counts: Counter[str]) -> None:
+    count = getattr(scorer, "n_truncated", None)
+    cut = 0 if count is None else count(prompts)
+    if cut:
+        counts[f"prompts longer than {scorer.name} reads, cut"] += cut
 
 
 def _by_embeddings(store: PairStore, scorer: Towers, items: list[Item], batch_size: int, bad: Counter[str]) -> Batches:
@@ -125,6 +133,7 @@ def _by_embeddings(store: PairStore, scorer: Towers, items: list[Item], batch_si
         new = {item.prompt_id: item.prompt for item in wanted if item.prompt_id not in prompts}
         for at in range(0, len(new), batch_size):
             some = dict(list(new.items())[at : at + batch_size])
+            _count_truncated(scorer, list(some.values()), bad)
             prompts.add(list(some), within_memory["prompts"](scorer.embed_prompts, list(some.values())))
         return wanted, scorer.score_embeddings(found, prompts.get([item.prompt_id for item in wanted]))
 

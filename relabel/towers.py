@@ -59,6 +59,12 @@ def cosines(images: Embeddings, prompts: Embeddings) -> NDArray[np.float64]:
     return np.einsum("be,be->b", images, prompts, dtype=np.float64)
 
 
+def n_longer(tokenizer: Any, prompts: Sequence[str], longest: int) -> int:
+    """How many prompts have more than so many tokens, their ends counted, by a tokenizer of transformers."""
+    lengths = [len(ids) for ids in tokenizer(list(prompts), truncation=False, verbose=False).input_ids]
+    return sum(length > longest for length in lengths)
+
+
 def normalised(embeddings: Any) -> Embeddings:
     """A model's embeddings (B, E) in float32 and of length 1, whatever the model runs in."""
     import torch.nn.functional as F

@@ -44,6 +44,9 @@ class Colours(Embedding):
         self.embedded["prompts"] += len(prompts)
         return np.array([[len(prompt), 1, ord(prompt[-1])] for prompt in prompts], np.float32)
 
+    def n_truncated(self, prompts: Sequence[str]) -> int:
+        return sum(len(prompt) > 8 for prompt in prompts)
+
     def score_embeddings(self, images: np.ndarray, prompts: np.ndarray | None) -> np.ndarray:
         assert prompts is not None
         return (images * prompts).sum(1)
@@ -80,6 +83,12 @@ def test_each_picture_and_each_prompt_is_embedded_once(store: PairStore):
     store.absorb()
     assert relabel(COLOURS, store)["scored"] == {"colours": 15}
     assert Colours.embedded == {"images": 13, "prompts": 3}
+
+
+def test_prompts_that_were_cut_are_counted_once(store: PairStore):
+    fill(store, 12)  # "prompt 9" is read whole, "prompt 10" and "prompt 11" are not
+    assert relabel(COLOURS, store)["bad"] == {"prompts longer than colours reads, cut": 2}
+    assert relabel(COLOURS, store)["bad"] == {}
 
 
 def test_scores_by_embeddings_are_those_of_score(store: PairStore):

@@ -148,6 +148,13 @@ def test_the_two_tokenizers_differ_where_the_facts_say_so():
     assert plain.transformers_tokens(PROMPTS["plain"]) == plain.open_clip_tokens(PROMPTS["plain"])
 
 
+@pytest.mark.parametrize("name", ["pickscore", "hps", "clip"])
+def test_prompts_longer_than_the_text_tower_reads_are_counted(models: SimpleNamespace, name: str):
+    scorer = load_scorer(name, str(models.folder / folder_of(name)), "cpu")
+    fits, one_more = " ".join(["cat"] * 75), " ".join(["cat"] * 76)  # 75 words and the two ends are 77
+    assert scorer.n_truncated([fits, one_more, PROMPTS["plain"], one_more]) == 2  # type: ignore[attr-defined]  # optional
+
+
 @pytest.mark.parametrize("name", ["pickscore", "hps", "clip", "aesthetics"])
 def test_a_score_does_not_depend_on_the_place_in_the_batch(models: SimpleNamespace, name: str):
     scorer = load_scorer(name, str(models.folder / folder_of(name)), "cpu")

@@ -133,6 +133,11 @@ def test_imagereward_gives_the_numbers_of_the_plain_one(folder: Path):
     assert np.diff(np.sort(expected)).min() > 2e-5  # far enough apart to tell them from one another
 
 
+def test_imagereward_counts_prompts_of_more_than_35_words(folder: Path):
+    fits, one_more = "a " * 33, "a " * 34  # and [CLS] and [SEP]
+    assert ImageReward(str(folder), "cpu").n_truncated([fits, one_more]) == 1
+
+
 @pytest.mark.parametrize("gone", ["blip.visual_encoder.blocks.1.attn.qkv.bias", "mlp.layers.7.weight"])
 def test_a_checkpoint_without_a_weight_is_refused(folder: Path, tmp_path: Path, gone: str):
     state = weights()

@@ -337,6 +337,10 @@ def test_the_run_tells_what_was_asked_and_what_came_out(store: PairStore):
         ({"rule": "weighted", "shares": {"pickscore": 0.0}}, "share of pickscore must be above 0"),
         ({"pairs": "some"}, "pairs knows no 'some'"),
         ({"batch_size": 0}, "batch-size"),
+        ({"temperature": 0.0}, "temperature must be finite and above 0"),
+        ({"temperature": float("inf")}, "temperature must be finite and above 0"),
+        ({"temperature": 1.0, "fit_temperature": "human:me"}, "not both"),
+        ({"temperature": 1.0, "scorers": ("x", "y"), "rule": "majority"}, "in the unit of one scorer"),
         ({"max_bad": 1.1}, "max-bad"),
         ({"max_bad": float("nan")}, "max-bad"),
         ({"labeler": " "}, "labeler must be a name"),
@@ -409,6 +413,17 @@ def test_a_temperature_is_fitted_on_choices_of_people(store: PairStore):
     found = store.rows("select distinct round(p_chosen, 5) from preferences where labeler = 'sure'")
     assert found == [(pytest.approx(2 / 3, abs=1e-5),)]
     assert summary["scored"] == {"redness": 0}
+
+
+def test_a_temperature_given_is_that_of_the_soft_label(store: PairStore):
+    prompt = add_prompt(store, "one")
+    add_pair(store, prompt, add_picture(store, (50, 0, 0)), add_picture(store, (150, 0, 0)))
+    store.absorb()
+    assert relabel(replace(REDNESS, temperature=200.0), store)["temperatures"] == {"redness": 200.0}
+    # 100 apart: 1 / (1 + e^-0.5)
+    assert store.rows("select p_chosen from preferences") == [(pytest.approx(0.622459, abs=1e-5),)]
+    with pytest.raises(UsageError, match="--labeler another name"):
+        relabel(REDNESS, store)
 
 
 @pytest.mark.parametrize(
