@@ -9,11 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import sdpa_flop_count
 
 from ..train.meter import Meter
-
-_aten = torch.ops.aten
 
 
 class Clock:
@@ -100,15 +97,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, clock: Clock) -> float
 
 
 class _StepMeter(Meter):
-    """Of tensors that have data: every operation is carried out, and attention on a CPU counts too."""
+    """Of tensors that have data: every operation is carried out."""
 
     def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
         return func(*args, **kwargs)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        packet = func._overloadpacket
-        if packet is _aten._scaled_dot_product_flash_attention_for_cpu:
-            self.flops += sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
-        elif packet is _aten._scaled_dot_product_flash_attention_for_cpu_backward:
-            self.flops += 2 * sdpa_flop_count(*(tensor.shape for tensor in args[1:4]))
-        return super().__torch_dispatch__(func, types, args, kwargs)

@@ -20,6 +20,11 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 Known = dict[tuple, Any]
 _aten = torch.ops.aten
+_ATTENTION_ON_CPU = _aten._scaled_dot_product_flash_attention_for_cpu  # in the registry of newer torch alone
+_ATTENTION_BACKWARD = (
+    _aten._scaled_dot_product_efficient_attention_backward,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward,
+)
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,11 @@ class Meter(TorchDispatchMode):
             self._track(tensor.untyped_storage(), 0)  # what no operation made was there before
         result = self._result(func, args, kwargs)
         packet = func._overloadpacket
-        if packet is _aten._scaled_dot_product_efficient_attention_backward:
+        if packet in _ATTENTION_BACKWARD:
             # twice the forward pass; the registry adds what the fused kernel computes again
             self.flops += 2 * sdpa_flop_count(*(tensor.shape for tensor in args[1:4]))
+        elif packet is _ATTENTION_ON_CPU:
+            self.flops += sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
         elif packet in flop_registry:
             self.flops += flop_registry[packet](*args, **kwargs, out_val=result)
         for tensor in _tensors(result):
