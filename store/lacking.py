@@ -22,7 +22,10 @@ def lacking(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, k
 def in_schema(connection: duckdb.DuckDBPyConnection, table: str, query: str, **parameters: object) -> pa.Table:
     """The answer as rows of the table, fit for the journal."""
     connection.execute("set arrow_lossless_conversion = true")  # ids stay ids
-    return connection.sql(query, params=parameters or None).to_arrow_table().cast(journal.TABLES[table])
+    try:
+        return connection.sql(query, params=parameters or None).to_arrow_table().cast(journal.TABLES[table])
+    finally:
+        connection.execute("reset arrow_lossless_conversion")  # it would hold for the whole process
 
 
 def relabelled(connection: duckdb.DuckDBPyConnection, labels: pa.Table) -> int:

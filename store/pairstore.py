@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from . import journal
+from .engine import attached
 from .errors import BusyError, IntegrityError, PrefloopError, UsageError, cannot_write, is_full
 from .ids import canonical, pair_id, prompt_id, split_of
 from .images import image_path, write_image
@@ -24,6 +25,7 @@ LOCK_WAIT = 30.0  # seconds
 _FOLDERS = ("journal", "images", "cache")
 _TEMPORARY = ".pairs."
 _HEADERS = 3 * 4096  # bytes of a DuckDB file before its blocks
+_BROKEN = (duckdb.IOException, duckdb.FatalException, duckdb.InternalException)  # the file is, not the query
 
 
 class PairStore:
@@ -109,22 +111,19 @@ class PairStore:
     def session(self, *, write: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection for a moment: reading beside other readers, or writing alone. Never nested."""
         with self._lock(shared=not write):
+            opened = False
             try:
-                connection = duckdb.connect(self.database, read_only=not write)
-            except duckdb.IOException as error:
+                with attached(self.database, read_only=not write) as connection:
+                    opened = True
+                    yield connection
+            except duckdb.Error as error:
+                if opened and not isinstance(error, _BROKEN):
+                    raise
                 if "Could not set lock" in str(error):
                     raise _held_outside(self.path, error) from error
-                raise IntegrityError(f"{self.database} cannot be opened; {self._rebuild_hint()}") from error
-            except duckdb.Error as error:
-                raise IntegrityError(f"{self.database} cannot be opened; {self._rebuild_hint()}") from error
-            try:
-                yield connection
-            except (duckdb.IOException, duckdb.FatalException, duckdb.InternalException) as error:
                 if is_full(error):
                     raise cannot_write(self.database, error) from error
                 raise IntegrityError(f"{self.database} cannot be read; {self._rebuild_hint()}") from error
-            finally:
-                connection.close()
 
     def sql(self, query: str, parameters: object = None) -> pa.Table:
         """The answer of one read-only query; ids come as strings, since Arrow has no such type in DuckDB."""
@@ -183,16 +182,13 @@ class PairStore:
         try:
             for left_over in self.path.glob(f"{_TEMPORARY}*"):
                 left_over.unlink()
-            connection = duckdb.connect(temporary)
-            try:
+            with attached(temporary, read_only=False) as connection:
                 connection.execute((files("prefloop.store") / "schema.sql").read_text())
                 now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
                 connection.execute("insert into meta values (?, ?)", [SCHEMA_VERSION, now])
                 if found:
                     take(connection, self.journal, found)
-                connection.execute("checkpoint")  # close() would do it too, but says nothing where it fails
-            finally:
-                connection.close()
+                connection.execute("checkpoint")  # closing would do it too, but says nothing where it fails
             with open(temporary, "rb+") as file:  # closed by DuckDB: the descriptor drops no lock
                 os.fsync(file.fileno())
             (self.path / "pairs.duckdb.wal").unlink(missing_ok=True)
@@ -239,7 +235,7 @@ class PairStore:
                 added = dict(connection.execute("select table_name, sum(added) from parts group by all").fetchall())
                 counts = {table: row_count(connection, table) for table in journal.TABLES}
                 self._taken = taken_parts(connection)
-                size = "select used_blocks, block_size from pragma_database_size()"
+                size = "select used_blocks, block_size from pragma_database_size() where database_name = current_database()"
                 ((n_blocks, block_size),) = connection.execute(size).fetchall()
             except duckdb.Error as error:
                 raise IntegrityError(f"{self.database} has lost tables; {self._rebuild_hint()}") from error

@@ -1,0 +1,39 @@
+"""One DuckDB for a process: making one costs 16 ms of processor time, attaching a database to it 1."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+_idle: dict[int, list[duckdb.DuckDBPyConnection]] = {}
+"""Engines that nobody uses now, by process: a forked one has none of its parent's threads."""
+
+
+@contextmanager
+def attached(path: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection whose own database is the file for a moment; whatever else it made is gone afterwards.
+
+    Raises:
+        duckdb.Error: where the file cannot be opened.
+    """
+    idle = _idle.setdefault(os.getpid(), [])
+    engine = idle.pop() if idle else duckdb.connect(config={"temp_directory": _spill_folder()})
+    try:
+        quoted = str(path).replace("'", "''")
+        engine.execute(f"attach '{quoted}' as store (type duckdb{', read_only' if read_only else ''})")
+        with engine.cursor() as connection:
+            connection.execute("use store")
+            yield connection
+        engine.execute("detach store")
+    except BaseException:
+        engine.close()  # after an error it may hold the file still, or be good for nothing
+        raise
+    idle.append(engine)
+
+
+def _spill_folder() -> str:
+    """For queries that do not fit into memory."""
+    return str(Path(tempfile.gettempdir()) / f"prefloop-{os.getpid()}")
