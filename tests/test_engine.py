@@ -40,10 +40,15 @@ def test_threads_read_beside_each_other_and_see_what_was_written(store: PairStor
 def test_a_query_that_fails_leaves_the_database_free(store: PairStore):
     with pytest.raises(duckdb.CatalogException):
         store.rows("select * from nothing")
-    with pytest.raises(ZeroDivisionError), store.session(write=True) as connection:
-        connection.execute("begin")
-        connection.execute("delete from meta")
-        raise ZeroDivisionError
+
+    def interrupted() -> None:
+        with store.session(write=True) as connection:
+            connection.execute("begin")
+            connection.execute("delete from meta")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        interrupted()
     assert store.rows("select count(*) from meta") == [(1,)]
     with duckdb.connect(store.database) as outside:  # in this process too, nobody holds it
         assert outside.execute("select count(*) from meta").fetchall() == [(1,)]
