@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from uuid import UUID
@@ -115,17 +115,26 @@ _LOADED.set_forkserver_preload(
 )
 
 
-def started(*arguments: object, cwd: Path, out: Path | None = None, **more: str) -> multiprocessing.process.BaseProcess:
-    """The command line in a process of its own that need not load the libraries first; what it prints goes to `out`."""
-    process = _LOADED.Process(target=_run, args=([str(a) for a in arguments], cwd, out or Path(os.devnull), more))
+def forked(call: Callable[..., None], *arguments: object) -> multiprocessing.process.BaseProcess:
+    """A function of a module in a process of its own that need not load the libraries first."""
+    process = _LOADED.Process(target=call, args=arguments)
     process.start()
     return process
 
 
-def finished(*arguments: object, cwd: Path, timeout: float = 120, **more: str) -> tuple[int, str]:
+def started(
+    *arguments: object, cwd: Path, out: Path | None = None, first: Callable[[], None] | None = None, **more: str
+) -> multiprocessing.process.BaseProcess:
+    """The command line in such a process; what it prints goes to `out`; `first` is called before it."""
+    return forked(_run, [str(a) for a in arguments], cwd, out or Path(os.devnull), first, more)
+
+
+def finished(
+    *arguments: object, cwd: Path, timeout: float = 120, first: Callable[[], None] | None = None, **more: str
+) -> tuple[int, str]:
     """Exit code and output, both streams, of the command line in such a process."""
     with tempfile.NamedTemporaryFile() as out:
-        process = started(*arguments, cwd=cwd, out=Path(out.name), **more)
+        process = started(*arguments, cwd=cwd, out=Path(out.name), first=first, **more)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
@@ -135,7 +144,7 @@ def finished(*arguments: object, cwd: Path, timeout: float = 120, **more: str) -
         return code, out.read().decode()
 
 
-def _run(arguments: list[str], cwd: Path, out: Path, more: dict[str, str]) -> None:
+def _run(arguments: list[str], cwd: Path, out: Path, first: Callable[[], None] | None, more: dict[str, str]) -> None:
     with open(out, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -143,6 +152,8 @@ def _run(arguments: list[str], cwd: Path, out: Path, more: dict[str, str]) -> No
     os.environ.update(environment(**more))
     sys.path.insert(0, str(cwd))
     sys.argv = ["prefloop", *arguments]
+    if first is not None:
+        first()
     from prefloop.cli import main
 
     main()

@@ -1,9 +1,8 @@
 """Signals, a full disk, too little memory: one line, the right exit code, nothing lost, and the same command goes on."""
 
 import os
+import resource
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -103,28 +102,21 @@ def test_a_batch_is_halved_where_memory_runs_out(
         list(sampler.batches(planned.missing))
 
 
-def limited(kilobytes: int, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The command line where no file can grow beyond some size, as on a full disk."""
-    script = (
-        "import resource, sys\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes * 1024}, {kilobytes * 1024}))\n"
-        "from prefloop.cli import main\nmain()\n"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        cwd=cwd,
-        env=content.environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def _no_file_beyond() -> None:
+    kilobytes = int(os.environ["MOST_KILOBYTES"])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, kilobytes * 1024))
+
+
+def limited(kilobytes: int, *arguments: object, cwd: Path) -> tuple[int, str]:
+    """The command line where no file can grow beyond some size, as on a full disk; its exit code and what it printed."""
+    return content.finished(*arguments, cwd=cwd, first=_no_file_beyond, MOST_KILOBYTES=str(kilobytes))
 
 
 def test_a_store_that_finds_no_room_is_not_made(tmp_path: Path):
     words = ["generate", "--prompts", "shapes", "--limit", 1, "--store", "full"]
-    ended = limited(64, *words, cwd=tmp_path)
-    assert ended.returncode == 1, ended.stderr
-    (line,) = ended.stderr.splitlines()
+    code, printed = limited(64, *words, cwd=tmp_path)
+    assert code == 1, printed
+    (line,) = printed.splitlines()
     assert "cannot write" in line
     assert "MB are free" in line
     assert not (tmp_path / "full" / "pairs.duckdb").exists()
@@ -134,13 +126,13 @@ def test_a_store_that_finds_no_room_is_not_made(tmp_path: Path):
 def test_labels_that_find_no_room_in_the_database_are_in_the_journal(store: PairStore, tmp_path: Path):
     content.fill(store, n_prompts=40, images_per_prompt=4)
     words = ["relabel", "--scorer", "little_scorers:Redness", "--store", store.path]
-    ended = limited(16, *words, cwd=tmp_path)
-    assert ended.returncode == 1, ended.stderr
-    assert "cannot write" in ended.stderr
-    assert "rebuild" not in ended.stderr  # nothing is broken
-    assert "Traceback" not in ended.stderr
-    again = content.prefloop(*words, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
+    code, printed = limited(16, *words, cwd=tmp_path)
+    assert code == 1, printed
+    assert "cannot write" in printed
+    assert "rebuild" not in printed  # nothing is broken
+    assert "Traceback" not in printed
+    code, printed = content.finished(*words, cwd=tmp_path)
+    assert code == 0, printed
     assert PairStore.open(store.path).rows("select count(*) from scores") == [(160,)]
     assert check(store) == []
 

@@ -2,45 +2,42 @@
 
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import little_datasets as little
 import pytest
-from content import environment
+from content import started
 from prefloop.store import PairStore
 from prefloop.store.check import check
+from prefloop.store.importers import part
 from prefloop.store.importers.config import ImportConfig
 from prefloop.store.importers.formats import open_source
 from prefloop.store.importers.run import import_pairs
 from test_kill import content, n_parts
 
-# The command line with parts of 20 pairs and pictures that take their time.
-_SLOW = """
-import sys, time
-from prefloop.store.importers import part
-part.PAIRS = 20
-keep = part._keep
-def slowly(*arguments):
-    time.sleep(0.01)
-    return keep(*arguments)
-part._keep = slowly
-from prefloop.cli import main
-main()
-"""
+
+def _slowly() -> None:
+    """Parts of 20 pairs, and pictures that take their time."""
+    keep = part._keep
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.01)
+        return keep(*arguments)
+
+    part.PAIRS, part._keep = 20, slow
 
 
-def started(*words: object, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", _SLOW, *map(str, words)],
-        cwd=cwd,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def importing(source: Path, cwd: Path, out: str = "printed") -> BaseProcess:
+    return started("store", "import", source, "--store", cwd / "store", cwd=cwd, out=cwd / out, first=_slowly)
+
+
+def ended(process: BaseProcess) -> int:
+    process.join(120)
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 def calm(source: Path, path: Path) -> PairStore:
@@ -50,9 +47,9 @@ def calm(source: Path, path: Path) -> PairStore:
     return store
 
 
-def wait_for_parts(store: Path, n: int, process: subprocess.Popen[str]) -> None:
+def wait_for_parts(store: Path, n: int, process: BaseProcess) -> None:
     deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.exitcode is None and time.monotonic() < deadline:
         if (store / "journal").is_dir() and n_parts(store) >= n:
             return
         time.sleep(0.002)
@@ -64,37 +61,33 @@ def test_an_import_survives_a_storm_of_kills(tmp_path: Path):
     source = little.pickapic(tmp_path / "train.parquet", n=120)
     expected = calm(source, tmp_path / "calm")
     store, kills = tmp_path / "store", 0
-    words = ["store", "import", source, "--store", store]
     # 6 parts of 20 pairs; each is some 5 journal parts
     for more in (0, 1, 3, 4, 6, 7):
         before = n_parts(store) if store.exists() else 0
-        process = started(*words, cwd=tmp_path)
+        process = importing(source, tmp_path)
         wait_for_parts(store, before + more, process)
         time.sleep(chance.uniform(0, 0.05))
         process.kill()
-        process.communicate()
-        kills += process.returncode == -signal.SIGKILL
+        kills += ended(process) == -signal.SIGKILL
     assert kills == 6
-    ended = started(*words, cwd=tmp_path)
-    printed, said = ended.communicate(timeout=120)
-    assert ended.returncode == 0, said
-    assert printed.startswith("120 pairs of pickapic")
+    printed = tmp_path / "printed"
+    assert ended(importing(source, tmp_path)) == 0, printed.read_text()
+    assert "120 pairs of pickapic" in printed.read_text()
     opened = PairStore.open(store)
     assert content(opened) == content(expected)
     assert check(opened) == []
-    again = started(*words, cwd=tmp_path)
-    assert again.communicate(timeout=120)[0].startswith("nothing to do: 120 pairs of pickapic, 0 of them new")
+    assert ended(importing(source, tmp_path)) == 0
+    assert "nothing to do: 120 pairs of pickapic, 0 of them new" in printed.read_text()
 
 
 def test_a_signal_ends_an_import_after_its_part(tmp_path: Path):
     source = little.pickapic(tmp_path / "train.parquet", n=120)
     store = tmp_path / "store"
-    words = ["store", "import", source, "--store", store]
-    process = started(*words, cwd=tmp_path)
+    process = importing(source, tmp_path)
     wait_for_parts(store, 3, process)
     process.terminate()
-    _, said = process.communicate(timeout=20)
-    assert process.returncode == 143
+    assert ended(process) == 143
+    said = (tmp_path / "printed").read_text()
     assert "Traceback" not in said
     assert "the same command goes on from here" in said.strip().splitlines()[-1]
     opened = PairStore.open(store)
@@ -102,7 +95,7 @@ def test_a_signal_ends_an_import_after_its_part(tmp_path: Path):
     assert 0 < n < 120
     assert opened.rows("select status from runs") == [("interrupted",)]
     assert check(opened) == []
-    assert started(*words, cwd=tmp_path).wait(120) == 0
+    assert ended(importing(source, tmp_path)) == 0
     assert content(PairStore.open(store)) == content(calm(source, tmp_path / "calm"))
 
 
@@ -111,14 +104,13 @@ def test_a_second_import_of_the_same_source_leaves_at_once_and_one_of_another_go
     rows = [row | {"caption": f"other {row['caption']}"} for row in little.pickapic_rows(40)]
     other = little.pickapic(tmp_path / "other.parquet", rows=rows)
     store = tmp_path / "store"
-    first = started("store", "import", source, "--store", store, cwd=tmp_path)
+    first = importing(source, tmp_path, "first")
     wait_for_parts(store, 1, first)
-    second = started("store", "import", source, "--store", store, cwd=tmp_path)
-    third = started("store", "import", other, "--store", store, cwd=tmp_path)
-    _, said = second.communicate(timeout=60)
-    assert second.returncode == 4
-    assert f"in use by process {first.pid}" in said
-    assert (first.wait(120), third.wait(120)) == (0, 0)
+    second = importing(source, tmp_path, "second")
+    third = importing(other, tmp_path, "third")
+    assert ended(second) == 4
+    assert f"in use by process {first.pid}" in (tmp_path / "second").read_text()
+    assert (ended(first), ended(third)) == (0, 0)
     opened = PairStore.open(store)
     assert opened.rows("select count(*) from pairs") == [(160,)]
     assert check(opened) == []

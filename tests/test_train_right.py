@@ -1,10 +1,9 @@
 """That training is right: what a step computes, what a resumed run computes, and that neither depends on how it is run."""
 
 import gc
-import json
 import math
-import subprocess
-import sys
+import os
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -263,13 +262,11 @@ def test_buckets_train_images_of_several_shapes(store: PairStore, config: TrainC
     assert len(whole) == n
 
 
-_TWO = """
-import json, sys
-from prefloop.store import PairStore
-from prefloop.train import TrainConfig
-from prefloop.train.loop import train
-train(TrainConfig(**json.loads(sys.argv[1])), PairStore.open(sys.argv[2]))
-"""
+def _one_of_two(rank: int, port: int, config: TrainConfig, store: Path) -> None:
+    """What torchrun starts: a process that finds its place in its environment."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    train(config, PairStore.open(store))
 
 
 @pytest.mark.slow  # two processes that load torch and find each other
@@ -281,19 +278,13 @@ def test_two_processes_with_half_the_batch_each_make_the_step_of_one(
     one = replace(config, output_dir=str(tmp_path / "one"), train_batch_size=8, **alike)
     two = replace(config, output_dir=str(tmp_path / "two"), train_batch_size=4, **alike)
     train(one, labelled)
-    script = tmp_path / "two.py"
-    script.write_text(_TWO)
-    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(two).items()}
-    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    ended = subprocess.run(
-        [*launched, json.dumps(settings), str(labelled.path)],
-        cwd=tmp_path,
-        env=content.environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [content.forked(_one_of_two, rank, port, two, labelled.path) for rank in (0, 1)]
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
     states = [load_file(Path(c.output_dir) / "checkpoint-2" / "trainable.safetensors") for c in (one, two)]
     moved = max(float(value.abs().max()) for name, value in states[0].items() if "lora_B" in name)
     assert moved > 1e-3

@@ -3,10 +3,9 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -19,8 +18,8 @@ from content import (
     add_picture,
     add_prompt,
     add_scores,
-    environment,
     fill,
+    forked,
     picture,
 )
 from prefloop.cli import app
@@ -108,22 +107,23 @@ def test_parts_that_are_compacted_while_one_waits_for_the_lock_are_not_missed(
     assert check(waiting) == []
 
 
-_KILLED = """
-import os, pathlib, sys
-from prefloop.store import PairStore
-from prefloop.store.upkeep.compact import compact
-store, left = PairStore.open(sys.argv[1]), int(sys.argv[2])
-def counted(call):
-    def counting(*arguments, **named):
-        global left
-        left -= 1
-        if left < 0:
-            os._exit(9)
-        return call(*arguments, **named)
-    return counting
-os.replace, os.fsync, pathlib.Path.unlink = counted(os.replace), counted(os.fsync), counted(pathlib.Path.unlink)
-compact(store)
-"""
+def _compact_and_die(path: Path, left: int) -> None:
+    """Compact a store; at the file operation after so many the process is gone."""
+
+    def counted(call: Callable) -> Callable:
+        def counting(*arguments: object, **named: object) -> object:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os._exit(9)
+            return call(*arguments, **named)
+
+        return counting
+
+    store = PairStore.open(path)
+    os.replace, os.fsync = counted(os.replace), counted(os.fsync)
+    Path.unlink = counted(Path.unlink)  # type: ignore[method-assign]  # in a process of its own
+    compact(store)
 
 
 def test_compacting_that_is_killed_anywhere_loses_nothing(tmp_path: Path):
@@ -139,8 +139,9 @@ def test_compacting_that_is_killed_anywhere_loses_nothing(tmp_path: Path):
     for step in range(steps + 1):
         copy = tmp_path / str(step)
         shutil.copytree(store.path, copy)
-        ended = subprocess.run([sys.executable, "-c", _KILLED, copy, str(step)], env=environment(), cwd=tmp_path)
-        killed += ended.returncode == 9
+        process = forked(_compact_and_die, copy, step)
+        process.join(60)
+        killed += process.exitcode == 9
         opened = PairStore.open(copy)
         assert logical_hashes(opened) == before, step
         assert check(opened) == [], step
