@@ -42,8 +42,8 @@ def stages(config: DemoConfig) -> Stages:
     folder = Path(config.dir)
     output = str(folder / f"tuned-{config.seed}{'-quick' if config.quick else ''}")
     few = config.quick
-    drawing = GenerateConfig(seed=config.seed, limit=24 if few else N_PROMPTS, images_per_prompt=2 if few else 4)
-    size: dict[str, Any] = {"max_train_steps": 6, "train_batch_size": 8, "lr_warmup_steps": 2} if few else {}
+    drawing = GenerateConfig(seed=config.seed, limit=16 if few else N_PROMPTS, images_per_prompt=2 if few else 4)
+    size: dict[str, Any] = {"max_train_steps": 4, "train_batch_size": 8, "lr_warmup_steps": 2} if few else {}
     training = TrainConfig(
         output_dir=output, labels=("pickscore",), seed=config.seed, where=None if few else CLEAR, **size
     )
@@ -52,7 +52,7 @@ def stages(config: DemoConfig) -> Stages:
         against="shapes",
         scorers=("oracle", "hps", "clip", "pickscore", "aesthetics"),
         weights={"hps": "shapes", "clip": "shapes", "pickscore": "shapes", "aesthetics": "shapes"},
-        limit=12 if few else None,
+        limit=8 if few else None,
         seed=config.seed + 1_000_000,
         report=str(folder / f"report-{config.seed}{'-quick' if few else ''}"),
     )
