@@ -88,6 +88,7 @@ SETTINGS = Settings(
     mixed_precision="no",
     gradient_checkpointing=False,
     optimizer="adamw",
+    images_per_pair=2,
     has_reference=True,
     cache_reference=False,
     ema=False,
@@ -251,6 +252,11 @@ def test_only_adamw_on_a_gpu_updates_all_weights_at_once(costs: Costs):
 )
 def test_state_of_each_optimizer(optimizer: Any, shape: tuple[int, ...], n_bytes: int):
     assert optimizer_bytes(optimizer, shape) == n_bytes
+
+
+def test_a_loss_that_looks_at_one_image_computes_half(costs: Costs):
+    two, one = (costs.training_pass(replace(SETTINGS, images_per_pair=n)) for n in (2, 1))
+    assert (one.forward_flops, one.backward_flops) == (two.forward_flops // 2, two.backward_flops // 2)
 
 
 @pytest.mark.parametrize("half", [None, torch.bfloat16])

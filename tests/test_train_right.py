@@ -82,6 +82,17 @@ def test_cached_latents_and_texts_give_the_errors_of_encoding_anew(trainer: Make
     assert torch.allclose(anew[1], cached.rejected, rtol=2e-3)
 
 
+def test_sft_asks_for_chosen_images_alone(trainer: Make):
+    found = {}
+    for loss in ("sft", "dpo"):
+        made, seen = trainer(loss=loss, min_snr_gamma=5.0), []
+        made.policy.unet.register_forward_hook(lambda _, asked, __, seen=seen: seen.append(len(asked[0])))
+        batches = made.data.batch(0, 4)
+        found[loss] = made.denoising.errors(batches).chosen
+        assert seen == {"sft": [4], "dpo": [8]}[loss]
+    assert torch.allclose(found["sft"], found["dpo"], rtol=1e-5)
+
+
 def test_the_encoders_are_not_in_memory_while_training(trainer: Make):
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel

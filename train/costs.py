@@ -18,7 +18,6 @@ Phase = Literal["caching", "forward and backward", "optimizer step"]
 
 FLOAT_BYTES = 4
 HALF_BYTES = 2
-IMAGES_PER_PAIR = 2
 CONTEXT_BYTES = 2**30
 """The CUDA context, cuBLAS and cuDNN workspaces, and what the allocator loses: an allowance, not counted."""
 HALF = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -70,6 +69,8 @@ class Settings:
     mixed_precision: Literal["no", "fp16", "bf16"]
     gradient_checkpointing: bool
     optimizer: Optimizer
+    images_per_pair: int
+    """Those the loss looks at: 1 or 2."""
     has_reference: bool
     """Whether the loss compares with a frozen model."""
     cache_reference: bool
@@ -167,7 +168,7 @@ class Costs:
 
     def training_pass(self, settings: Settings) -> Pass:
         """Forward and backward, for one batch of pairs."""
-        config, n_images = self.pipeline.unet, settings.train_batch_size * IMAGES_PER_PAIR
+        config, n_images = self.pipeline.unet, settings.train_batch_size * settings.images_per_pair
         key = (settings.lora_rank, settings.gradient_checkpointing, settings.mixed_precision, n_images)
         if key not in self._passes:
             unet, half = self._unet(settings.lora_rank), HALF[settings.mixed_precision]

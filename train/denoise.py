@@ -64,8 +64,15 @@ def noisy_pair(
     return NoisyPair(noisy, target.float(), timesteps, hidden.repeat(2, 1, 1), added)
 
 
+def chosen_alone(pair: NoisyPair) -> NoisyPair:
+    """The first half: B images."""
+    parts = (pair.latents, pair.target, pair.timesteps, pair.hidden)
+    added = {name: part.chunk(2)[0] for name, part in pair.added.items()}
+    return NoisyPair(*(part.chunk(2)[0] for part in parts), added)
+
+
 def residuals(unet: Any, pair: NoisyPair) -> Tensor:
-    """Prediction minus target of each image, float32 whatever the model runs in; (2B, C, h, w)."""
+    """Prediction minus target of each image, float32 whatever the model runs in; of latents' shape."""
     conditions = {"added_cond_kwargs": dict(pair.added)} if pair.added else {}
     predicted = unet(pair.latents, pair.timesteps, pair.hidden, **conditions).sample
     return predicted.float() - pair.target

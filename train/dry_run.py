@@ -85,6 +85,7 @@ def _settings(config: TrainConfig, family: Family) -> Settings:
         mixed_precision=config.mixed_precision,
         gradient_checkpointing=config.gradient_checkpointing,
         optimizer=name,
+        images_per_pair=1 if config.loss == "sft" else 2,
         has_reference=config.needs_reference,
         cache_reference=bool(config.cache_reference),
         ema=config.ema_decay is not None,

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from .config import TrainConfig
 from .data import Batch
-from .denoise import NoisyPair, min_snr_weights, noisy_pair, pair_errors, residuals
+from .denoise import NoisyPair, chosen_alone, min_snr_weights, noisy_pair, pair_errors, residuals
 from .losses import safeguarded
 from .policy import Policy
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Of B pairs, each (B,) float32. The reference's are None where it was not asked."""
+    """Of B pairs, each (B,) float32. The reference's are None where it was not asked, and the rejected images' nan where
+    the loss looks at the chosen ones alone."""
 
     chosen: Tensor
     rejected: Tensor
@@ -41,6 +42,11 @@ class Denoising:
 
     def _errors(self, batch: Batch) -> Errors:
         pair = self._noisy(batch)
+        if self.config.loss == "sft":
+            with self.accelerator.autocast():
+                alone = residuals(self.unet, chosen_alone(pair)).square().mean(dim=(1, 2, 3))
+            chosen = alone if (weights := self._weights(pair)) is None else weights * alone
+            return Errors(chosen, torch.full_like(chosen, torch.nan))
         reference: tuple[Tensor, Tensor] | None = None
         # both models run in the same dtype, so that their rounding cancels in the difference
         with self.accelerator.autocast():
