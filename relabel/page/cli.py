@@ -7,7 +7,6 @@ from typing import Annotated, Optional
 import typer
 
 from ...store.cli import DEFAULT, StoreOption
-from ...store.errors import PrefloopError
 from ...store.pairstore import PairStore
 from .config import BrowseConfig, LabelConfig
 
@@ -32,7 +31,8 @@ def label(
     limit: Annotated[Optional[int], typer.Option(help="The first so many pairs of the queue.")] = LabelConfig.limit,
     overlap: Annotated[int, typer.Option(help="How many people decide each pair.")] = LabelConfig.overlap,
     repeats: Annotated[
-        float, typer.Option(help="Share of pairs shown to the same person again, to see how they agree with themselves.")
+        float,
+        typer.Option(help="Share of pairs shown to the same person again, to see how they agree with themselves."),
     ] = LabelConfig.repeats,
     seed: Annotated[int, typer.Option(help="Of the random order, the sides and the repeats.")] = LabelConfig.seed,
     host: Annotated[str, typer.Option(help=_HOST)] = LabelConfig.host,
@@ -74,3 +74,24 @@ def run_label(config: LabelConfig, store: PairStore, *, as_json: bool = False) -
     typer.echo(f"new labels: {counts or 'none'}; the same command goes on")
     for reason, n in summary["left_out"].items():
         typer.echo(f"{n} pairs left out: {reason}", err=True)
+
+
+def browse(
+    store: StoreOption = DEFAULT,
+    host: Annotated[str, typer.Option(help=_HOST)] = BrowseConfig.host,
+    port: Annotated[int, typer.Option(help=_PORT)] = BrowseConfig.port,
+    allow_host: Annotated[Optional[list[str]], typer.Option(help=_ALLOW)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print links as lines of JSON.")] = False,
+) -> None:
+    """Open pages to look through pairs, scores, labels and reports. Nothing can be changed there; Ctrl-C ends it.
+
+    Example: prefloop browse --store prefloop-store
+    """
+    config = BrowseConfig(host=host, port=port, allow_hosts=tuple(allow_host or ()))
+    opened = PairStore.open(store)
+    from .browse import browse as serve_browse
+
+    def say(link: str) -> None:
+        typer.echo(json.dumps({"link": link}) if as_json else f"works once: {link}")
+
+    serve_browse(config, opened, say)

@@ -49,9 +49,7 @@ class Pages:
 
         return {HTTPException: http, PrefloopError: ours}
 
-    def enter(
-        self, request: Request, door: Door, cookie: str, begin: Callable[[str], Any], *, named: bool
-    ) -> Response:
+    def enter(self, request: Request, door: Door, cookie: str, begin: Callable[[str], Any], *, named: bool) -> Response:
         """The page behind a link: it asks for a name where the link has none. Only sending its form uses the link up.
 
         Args:

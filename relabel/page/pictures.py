@@ -80,5 +80,7 @@ def _made(store: PairStore, image: UUID, form: str, small: bool) -> tuple[bytes,
     data = path.read_bytes()
     with Image.open(io.BytesIO(data)) as raw:
         # a browser would show another picture: turned, on the page's own colour, or by a colour profile
-        plain = raw.mode == "RGB" and raw.size == pixels.size and not {"exif", "icc_profile", "transparency"} & {*raw.info}
+        plain = (
+            raw.mode == "RGB" and raw.size == pixels.size and not {"exif", "icc_profile", "transparency"} & {*raw.info}
+        )
     return (data, _TYPES[form]) if plain else (png_bytes(pixels), _TYPES["png"])

@@ -99,7 +99,9 @@ def _tried(tidy: Callable[[], None]) -> None:
 
 def warn_of_network(config: ServeConfig) -> None:
     if config.host not in LOOPBACK:
-        message = "whoever shares this network can read along: nothing is encrypted; an ssh tunnel to 127.0.0.1 is safer"
+        message = (
+            "whoever shares this network can read along: nothing is encrypted; an ssh tunnel to 127.0.0.1 is safer"
+        )
         print(f"prefloop: {message}", file=sys.stderr)
 
 

@@ -76,6 +76,9 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     arrived();
+    const filters = document.querySelector(".filters");
+    // on a phone the pairs come first; what is asked for stands in the address
+    if (filters && !document.querySelector(".notice") && matchMedia("(max-width: 40rem)").matches) filters.open = false;
     const form = document.querySelector("form[data-send]");
     if (form) form.requestSubmit();
   });
