@@ -18,7 +18,7 @@ from .desk import Desk, Showing, Sitting
 from .pages import Pages
 from .pictures import Pictures
 from .queue import Shown, details, pairs_to_label, standing
-from .security import Door, Guard, cookie_name, set_cookie
+from .security import Door, Guard, cookie_name
 
 _AHEAD = 64
 _SIDES = {"left": {"a": "a", "b": "b"}, "right": {"a": "b", "b": "a"}}
@@ -31,6 +31,7 @@ class LabelPage:
         self, config: LabelConfig, store: PairStore, run_id: UUID, announce: Callable[[str, str | None], None]
     ) -> None:
         self.config, self.store = config, store
+        store.absorb()  # labels that another run of the page wrote last
         self.desk = Desk(config, pairs_to_label(store, config))
         self.desk.load(standing(store))
         self.answers = Answers(store, run_id)
@@ -74,8 +75,8 @@ class LabelPage:
         try:
             if shown is None:
                 raise ImageError("missing", "the store has no row of a picture")
-            for image in (shown.image_a, shown.image_b):
-                self.pictures.shown(image)
+            for image, form in zip((shown.image_a, shown.image_b), shown.formats, strict=True):
+                self.pictures.shown(image, form)
         except ImageError as error:
             self.left_out[f"image {error.reason}"] += 1
             self.desk.drop(pair)

@@ -1,7 +1,6 @@
 """`prefloop label` and `prefloop browse`."""
 
 import json
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer

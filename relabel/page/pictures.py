@@ -32,8 +32,11 @@ class Pictures:
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def shown(self, image: UUID, *, small: bool = False) -> tuple[bytes, str]:
+    def shown(self, image: UUID, form: str | None = None, *, small: bool = False) -> tuple[bytes, str]:
         """Bytes and media type.
+
+        Args:
+            form: extension of its file where that is known: the store is not asked then.
 
         Raises:
             ImageError: where it cannot be read, with the reason.
@@ -43,10 +46,7 @@ class Pictures:
             if (image, small) in self._kept:
                 self._kept.move_to_end((image, small))
                 return self._kept[image, small]
-        found = self.store.rows("select format from images where image_id = ?", [image])
-        if not found:
-            raise KeyError(image)
-        ((form,),) = found
+        form = form or self._form(image)
         made = _made(self.store, image, form, small)
         with self._lock:
             if (image, small) not in self._kept:
@@ -55,6 +55,11 @@ class Pictures:
             while self._bytes > _KEPT:
                 self._bytes -= len(self._kept.popitem(last=False)[1][0])
         return made
+
+    def _form(self, image: UUID) -> str:
+        for (form,) in self.store.rows("select format from images where image_id = ?", [image]):
+            return form
+        raise KeyError(image)
 
     def respond(self, name: str, *, small: bool = False) -> Response:
         """The answer to a request for a picture by the hex digits of its id."""

@@ -44,7 +44,7 @@ _NOTHING = {
 }
 
 _DETAILS = """
-    select p.pair_id, q.prompt, p.image_a, p.image_b, a.width, a.height, b.width, b.height
+    select p.pair_id, q.prompt, p.image_a, p.image_b, a.width, a.height, b.width, b.height, a.format, b.format
     from pairs p
     join prompts q using (prompt_id)
     join images a on a.image_id = p.image_a
@@ -72,6 +72,8 @@ class Shown:
     size_a: tuple[int, int]
     size_b: tuple[int, int]
     """Width and height in pixels."""
+    formats: tuple[str, str]
+    """Extensions of the files."""
 
 
 def pairs_to_label(store: PairStore, config: LabelConfig) -> list[UUID]:
@@ -114,8 +116,8 @@ def _asked(store: PairStore, query: str) -> list[UUID]:
 def details(store: PairStore, pairs: Sequence[UUID]) -> dict[UUID, Shown]:
     """What is shown of some pairs."""
     return {
-        pair: Shown(pair, prompt, a, b, (wa, ha), (wb, hb))
-        for pair, prompt, a, b, wa, ha, wb, hb in store.rows(_DETAILS, {"pairs": list(pairs)})
+        pair: Shown(pair, prompt, a, b, (wa, ha), (wb, hb), (fa, fb))
+        for pair, prompt, a, b, wa, ha, wb, hb, fa, fb in store.rows(_DETAILS, {"pairs": list(pairs)})
     }
 
 
