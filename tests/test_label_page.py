@@ -41,6 +41,9 @@ def pairs(store: PairStore) -> list:
     return [pair for (pair,) in store.rows("select pair_id from pairs order by pair_id")]
 
 
+of_thirty = pytest.mark.usefixtures("pairs")
+
+
 def pair_images(store: PairStore) -> dict:
     return {pair: (a, b) for pair, a, b in store.rows("select pair_id, image_a, image_b from pairs")}
 
@@ -55,7 +58,8 @@ def test_an_answer_is_on_disk_before_it_is_acknowledged(store: PairStore, pairs:
     assert person.told == "Saved: the first picture."
 
 
-def test_the_picture_that_was_chosen_is_the_one_that_was_there(store: PairStore, pairs: list):
+@of_thirty
+def test_the_picture_that_was_chosen_is_the_one_that_was_there(store: PairStore):
     person = office(store).enter()
     expected, images = {}, pair_images(store)
     for number in range(24):
@@ -74,14 +78,16 @@ def test_the_picture_that_was_chosen_is_the_one_that_was_there(store: PairStore,
     }
 
 
-def test_ties_and_skips_are_kept_and_decide_nothing(store: PairStore, pairs: list):
+@of_thirty
+def test_ties_and_skips_are_kept_and_decide_nothing(store: PairStore):
     person = office(store).enter()
     person.choose("tie").choose("skip").choose("right")
     assert sorted(choice for _, _, choice, _ in labels(store))[-2:] == ["skip", "tie"]
     assert store.rows("select count(*) from preferences") == [(1,)]
 
 
-def test_what_is_undone_counts_nowhere_until_it_is_decided_again(store: PairStore, pairs: list):
+@of_thirty
+def test_what_is_undone_counts_nowhere_until_it_is_decided_again(store: PairStore):
     person = office(store).enter()
     first = set(person.images)
     person.choose("left").choose("undo")
@@ -95,7 +101,8 @@ def test_what_is_undone_counts_nowhere_until_it_is_decided_again(store: PairStor
     assert check(store) == []
 
 
-def test_undo_goes_back_step_by_step_and_not_further(store: PairStore, pairs: list):
+@of_thirty
+def test_undo_goes_back_step_by_step_and_not_further(store: PairStore):
     person = office(store).enter()
     seen = [set(person.images)]
     for _ in range(3):
@@ -126,7 +133,8 @@ def test_an_undone_repetition_leaves_the_first_answer_standing(store: PairStore)
     assert store.rows("select choice from current_labels where pair_id = ?", [pair]) == [(first,)]
 
 
-def test_two_people_never_get_the_same_pair(store: PairStore, pairs: list):
+@of_thirty
+def test_two_people_never_get_the_same_pair(store: PairStore):
     place = office(store)
     people = [place.enter(name) for name in ("ann", "bob", "eve")]
     while any(person.images for person in people):
@@ -166,7 +174,8 @@ def test_one_person_on_two_screens_gets_each_pair_once(store: PairStore):
     assert [rep for _, rep, _, _ in labels(store)] == [0] * 6
 
 
-def test_a_choice_sent_twice_counts_once(store: PairStore, pairs: list):
+@of_thirty
+def test_a_choice_sent_twice_counts_once(store: PairStore):
     person = office(store).enter()
     ticket = person.ticket
     person.choose("left")
@@ -175,16 +184,18 @@ def test_a_choice_sent_twice_counts_once(store: PairStore, pairs: list):
     assert len(labels(store)) == 1
 
 
+@of_thirty
 @pytest.mark.parametrize("choice", ["", "a", "both", "LEFT"])
-def test_a_choice_that_is_none_is_refused_and_the_pair_stays(store: PairStore, pairs: list, choice: str):
+def test_a_choice_that_is_none_is_refused_and_the_pair_stays(store: PairStore, choice: str):
     person = office(store).enter()
     ticket = person.ticket
     assert person.choose(choice, status=400).ticket == ticket
     assert labels(store) == []
 
 
+@of_thirty
 @pytest.mark.parametrize("ms", ["", "-5", "1e9", "٣", "9" * 400])
-def test_a_time_that_is_none_is_not_kept(store: PairStore, pairs: list, ms: str):
+def test_a_time_that_is_none_is_not_kept(store: PairStore, ms: str):
     office(store).enter().choose("left", ms=ms)
     store.absorb()
     assert store.rows("select ms from labels") == [(None,)]
@@ -231,7 +242,8 @@ def test_imported_labels_of_other_people_do_not_count_as_decided(store: PairStor
     assert not office(store).enter("pickapic").images
 
 
-def test_a_name_of_a_scorer_is_refused_on_the_page(store: PairStore, pairs: list):
+@of_thirty
+def test_a_name_of_a_scorer_is_refused_on_the_page(store: PairStore):
     add_labeler(store, "human:robot", kind="ai")
     store.absorb()
     place = office(store)
@@ -248,7 +260,8 @@ def test_a_name_of_a_scorer_is_refused_on_the_page(store: PairStore, pairs: list
     assert len(place.links) == 1
 
 
-def test_answers_are_taken_while_another_process_writes(store: PairStore, pairs: list):
+@of_thirty
+def test_answers_are_taken_while_another_process_writes(store: PairStore):
     person = office(store).enter()
     with store.session(write=True):
         start = time.monotonic()
@@ -259,7 +272,8 @@ def test_answers_are_taken_while_another_process_writes(store: PairStore, pairs:
     assert len(labels(store)) == 5
 
 
-def test_an_answer_that_cannot_be_kept_is_said_not_to_be_and_can_be_given_again(store: PairStore, pairs: list):
+@of_thirty
+def test_an_answer_that_cannot_be_kept_is_said_not_to_be_and_can_be_given_again(store: PairStore):
     person = office(store).enter()
     ticket = person.ticket
     store.journal.rename(store.path / "away")
@@ -342,6 +356,7 @@ def test_any_query_that_gives_pair_ids_is_a_queue(store: PairStore, pairs: list)
     assert pairs_to_label(store, LabelConfig(pairs=query)) == sorted(pairs, reverse=True)[:5]
 
 
+@of_thirty
 @pytest.mark.parametrize(
     ("query", "said"),
     [
@@ -356,8 +371,8 @@ def test_any_query_that_gives_pair_ids_is_a_queue(store: PairStore, pairs: list)
         ("select * from read_text('/etc/passwd')", "no query"),
     ],
 )
-def test_a_queue_that_is_none_is_refused(store: PairStore, pairs: list, query: str, said: str):
-    with pytest.raises(UsageError, match=said.replace("`", "`")):
+def test_a_queue_that_is_none_is_refused(store: PairStore, query: str, said: str):
+    with pytest.raises(UsageError, match=said):
         pairs_to_label(store, LabelConfig(pairs=query))
 
 
@@ -390,7 +405,8 @@ def test_a_share_is_asked_again_and_tells_how_people_agree_with_themselves(store
     assert 0 < row["agree"] < 1
 
 
-def test_an_undone_answer_is_no_repetition(store: PairStore, pairs: list):
+@of_thirty
+def test_an_undone_answer_is_no_repetition(store: PairStore):
     person = office(store).enter()
     person.choose("left").choose("undo")
     person.choose("right")
@@ -401,7 +417,8 @@ def test_an_undone_answer_is_no_repetition(store: PairStore, pairs: list):
 # Parts
 
 
-def test_many_small_parts_become_one_and_say_the_same(store: PairStore, pairs: list, monkeypatch: pytest.MonkeyPatch):
+@of_thirty
+def test_many_small_parts_become_one_and_say_the_same(store: PairStore, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(compact, "MANY", 10)
     place = office(store)
     person = place.enter()
@@ -450,6 +467,7 @@ def test_new_pairs_join_a_queue_that_runs_out(store: PairStore):
 # The command line
 
 
+@of_thirty
 @pytest.mark.parametrize(
     ("line", "code", "said"),
     [
@@ -470,7 +488,7 @@ def test_new_pairs_join_a_queue_that_runs_out(store: PairStore):
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
-    store: PairStore, pairs: list, monkeypatch: pytest.MonkeyPatch, line: str, code: int, said: str
+    store: PairStore, monkeypatch: pytest.MonkeyPatch, line: str, code: int, said: str
 ):
     monkeypatch.chdir(store.path.parent)
     ended = CliRunner().invoke(app, line.split() if "stroe" in line else [*line.split(), "--store", str(store.path)])
@@ -480,7 +498,8 @@ def test_what_is_wrong_is_said_in_one_line(
     assert not Path("stroe").exists()
 
 
-def test_links_of_named_labelers_are_theirs(store: PairStore, pairs: list):
+@of_thirty
+def test_links_of_named_labelers_are_theirs(store: PairStore):
     place = office(store, labelers=("ann", "bob"))
     for (token, name), wanted in zip(list(place.links), ("ann", "bob"), strict=True):
         assert name == wanted
@@ -492,7 +511,8 @@ def test_links_of_named_labelers_are_theirs(store: PairStore, pairs: list):
     assert [name for _, name in place.links] == ["ann", "bob", "ann", "bob"]
 
 
-def test_an_office_announces_one_link_at_first(store: PairStore, pairs: list):
+@of_thirty
+def test_an_office_announces_one_link_at_first(store: PairStore):
     place: Office = office(store)
     assert len(place.links) == 1
     place.enter("ann")

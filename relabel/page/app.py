@@ -187,6 +187,7 @@ def label_app(page: LabelPage, port: int) -> Guard:
         pages.static(),
     ]
     inner = Starlette(routes=routes, exception_handlers=pages.handlers())
+    inner.router.redirect_slashes = False
     return Guard(inner, page.door, page.config, cookie, pages.stranger)
 
 

@@ -122,6 +122,7 @@ def browse_app(config: BrowseConfig, store: PairStore, door: Door[str], port: in
         pages.static(),
     ]
     inner = Starlette(routes=routes, exception_handlers=pages.handlers())
+    inner.router.redirect_slashes = False
     return Guard(inner, door, config, cookie, pages.stranger)
 
 

@@ -1,5 +1,6 @@
 """What `browse` shows, read from the store: pairs with what was said of them, runs, and what can be asked for."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -141,14 +142,10 @@ def choices(store: PairStore) -> dict[str, list]:
     with store.session() as connection:
         labelers = connection.execute("select labeler from labelers order by labeler").fetchall()
         models = connection.execute("select model_id, name from models order by name, model_id").fetchall()
-        tags = connection.execute(
-            """select distinct key || '=' || json_extract_string(tags, '$."' || key || '"')
-            from (select tags, unnest(json_keys(tags)) as key from (select distinct tags from prompts limit 5000))
-            order by 1 limit $most""",
-            {"most": MOST_TAGS},
-        ).fetchall()
+        tags = connection.execute("select distinct tags from prompts order by tags limit 5000").fetchall()
+    named = {f"{key}={value}" for (text,) in tags for key, value in json.loads(text).items()}
     return {
         "labelers": [(name, name) for (name,) in labelers],
         "models": [(model.hex, name) for model, name in models],
-        "tags": [tag for (tag,) in tags if tag],
+        "tags": sorted(named)[:MOST_TAGS],
     }

@@ -93,7 +93,8 @@ class Guard:
             await self.app(scope, receive, send)
             return
         if scope["type"] != "http":
-            return  # the server refuses what is not answered, such as a WebSocket
+            await send({"type": "websocket.close", "code": 1008})
+            return
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
