@@ -1,6 +1,8 @@
 """The labelling page: what is asked, what is kept, and who gets which pair."""
 
+import os
 import shutil
+import socket
 import time
 from pathlib import Path
 
@@ -496,6 +498,25 @@ def test_what_is_wrong_is_said_in_one_line(
     (told,) = ended.stderr.splitlines()
     assert said in told
     assert not Path("stroe").exists()
+
+
+@of_thirty
+def test_one_page_labels_in_a_store_at_a_time(store: PairStore):
+    with store.stage_lock("label", "page"):
+        ended = CliRunner().invoke(app, ["label", "--port", "0", "--store", str(store.path)])
+    assert ended.exit_code == 4
+    assert f"in use by process {os.getpid()}" in ended.stderr
+
+
+@pytest.mark.parametrize("verb", ["label", "browse"])
+@of_thirty
+def test_a_port_that_is_taken_is_named(store: PairStore, verb: str):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ended = CliRunner().invoke(app, [verb, "--port", str(port), "--store", str(store.path)])
+    assert ended.exit_code == 1
+    assert f"cannot listen on port {port} of 127.0.0.1: Address already in use" in ended.stderr
+    assert store.rows("select count(*) from runs") == [(0,)]
 
 
 @of_thirty

@@ -143,7 +143,7 @@ def label_app(page: LabelPage, port: int) -> Guard:
         try:
             line = page.shown(sitting)
         except PrefloopError as error:
-            return pages.problem(request, str(error), 503)
+            return pages.problem(request, f"{told} {error}".strip(), 503)
         values: dict[str, Any] = {
             "labeler": sitting.labeler,
             "progress": page.desk.progress(sitting.labeler),
@@ -174,7 +174,7 @@ def label_app(page: LabelPage, port: int) -> Guard:
             return desk(request, told)
 
     def enter(request: Request) -> Response:
-        return pages.enter(request, page.door, cookie, lambda name: page.sit(name), named=True)
+        return pages.enter(request, page.door, cookie, page.sit, named=True)
 
     def image(request: Request) -> Response:
         return page.pictures.respond(request.path_params["name"])

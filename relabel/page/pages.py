@@ -16,6 +16,7 @@ from ...store.query import visible
 from .security import Door, set_cookie
 
 _STATIC = ("page.css", "page.js", "htmx.min.js", "icon.svg")
+_USED = "This link was used, or is none. The terminal shows a fresh one."
 
 
 class Pages:
@@ -62,8 +63,7 @@ class Pages:
         except KeyError:
             if request.state.session is not None:
                 return RedirectResponse("/", 303)
-            message = "This link was used, or is none. The terminal shows a fresh one."
-            return self.problem(request, message, 403)
+            return self.problem(request, _USED, 403)
         if request.method != "POST":
             values = {"token": token, "name": name, "named": named, "typed": "", "wrong": ""}
             return self.render(request, "enter.html", values)
@@ -74,10 +74,14 @@ class Pages:
             values = {"token": token, "name": name, "named": named, "typed": typed, "wrong": str(error)}
             part = "enter_part.html" if request.headers.get("hx-request") else "enter.html"
             return self.render(request, part, values, 400)
+        try:
+            key = door.enter(token, session)
+        except KeyError:
+            return self.problem(request, _USED, 403)
         answer: Response = RedirectResponse("/", 303)
         if request.headers.get("hx-request"):
             answer = Response(status_code=200, headers={"hx-redirect": "/"})
-        set_cookie(answer, cookie, door.enter(token, session))
+        set_cookie(answer, cookie, key)
         return answer
 
     def static(self) -> Route:

@@ -62,13 +62,17 @@ class Door(Generic[S]):
         Raises:
             KeyError: where there is no such token, or it was used.
         """
-        found = [known for known in self._tokens if hmac.compare_digest(known.encode(), token.encode())]
+        found = [known for known in list(self._tokens) if hmac.compare_digest(known.encode(), token.encode())]
         if not found:
             raise KeyError(token)
         return self._tokens[found[0]]
 
     def enter(self, token: str, session: S) -> str:
-        """Use a token up; the cookie's value. A fresh link takes its place, for another browser."""
+        """Use a token up; the cookie's value. A fresh link takes its place, for another browser.
+
+        Raises:
+            KeyError: where another browser was quicker.
+        """
         name = self._tokens.pop(token)
         key = secrets.token_urlsafe(32)
         self._sessions[key] = session

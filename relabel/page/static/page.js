@@ -69,7 +69,9 @@
     if (again && document.body.classList.contains("labelling")) again.focus({ preventScroll: true });
   });
 
-  document.addEventListener("htmx:error", () => {
+  document.addEventListener("htmx:error", (event) => {
+    const ctx = event.detail && event.detail.ctx;
+    if (ctx && ctx.request.method === "GET") return;  // a look for new pairs: there will be another
     for (const chosen of document.querySelectorAll(".chosen")) chosen.classList.remove("chosen");
     offline("Not saved: prefloop does not answer. Is it still running? Choose again once it is.");
   });
