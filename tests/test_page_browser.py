@@ -200,40 +200,41 @@ def test_every_acknowledged_answer_outlives_kill_9(store: PairStore, browser: Br
     assert check(PairStore.open(store.path)) == []
 
 
-@pytest.mark.parametrize(
-    ("width", "height", "scheme", "touch"),
-    [(390, 844, "dark", True), (1280, 800, "light", False), (844, 390, "light", True)],
-)
-def test_everything_is_on_one_screen_and_works_by_hand(
-    store: PairStore, browser: Browser, width: int, height: int, scheme: str, touch: bool
-):
+SCREENS = [(390, 844, "dark", True), (1280, 800, "light", False), (844, 390, "light", True)]
+
+
+def test_everything_is_on_one_screen_and_works_by_hand(store: PairStore, browser: Browser):
     with serving(store, "label", "--labeler", "me") as (_, links):
-        settings = {"viewport": {"width": width, "height": height}, "color_scheme": scheme, "has_touch": touch}
-        page = opened(browser, links.take(), **settings)  # a named labeler's link needs no other step
-        expect(page.locator("#prompt")).to_be_visible()
-        for name in ("Choose the first picture", "Choose the second picture", "Tie", "Skip", "Undo"):
-            button = page.get_by_role("button", name=name)
-            box = button.bounding_box()
-            assert box is not None
-            assert box["x"] >= 0
-            assert box["y"] >= 0
-            assert box["x"] + box["width"] <= width
-            assert box["y"] + box["height"] <= height
-            # a finger hits it: 24 pixels by WCAG 2.2
-            assert min(box["width"], box["height"]) >= 24
-        first, second = (page.locator(f"#{side}").bounding_box() for side in ("left", "right"))
-        assert first is not None
-        assert second is not None
-        assert (first["width"], first["height"]) == (second["width"], second["height"])
-        for locator in (page.locator("#left"), page.locator("#right"), page.get_by_role("button", name="Tie")):
-            text = prompt(page)
-            locator.tap() if touch else locator.click()
-            expect(page.locator("#prompt")).not_to_have_text(text)
-        page.get_by_role("button", name="Undo").click()
-        expect(page.locator(".told")).to_have_text("Undone: choose again.")
-        page.context.close()
+        for width, height, scheme, touch in SCREENS:
+            settings = {"viewport": {"width": width, "height": height}, "color_scheme": scheme, "has_touch": touch}
+            page = opened(browser, links.take(), **settings)  # a named labeler's link needs no other step
+            fits(page, width, height)
+            for locator in (page.locator("#left"), page.locator("#right"), page.get_by_role("button", name="Tie")):
+                text = prompt(page)
+                locator.tap() if touch else locator.click()
+                expect(page.locator("#prompt")).not_to_have_text(text)
+            page.get_by_role("button", name="Undo").click()
+            expect(page.locator(".told")).to_have_text("Undone: choose again.")
+            page.context.close()
     PairStore.open(store.path)
-    assert store.rows("select count(*) from current_labels where choice in ('a', 'b')") == [(2,)]
+    # on each screen a first and a second picture; the tie was undone
+    assert store.rows("select count(*) from current_labels where choice in ('a', 'b')") == [(6,)]
+
+
+def fits(page: Page, width: int, height: int) -> None:
+    for name in ("Choose the first picture", "Choose the second picture", "Tie", "Skip", "Undo"):
+        box = page.get_by_role("button", name=name).bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["y"] >= 0
+        assert box["x"] + box["width"] <= width
+        assert box["y"] + box["height"] <= height
+        # a finger hits it: 24 pixels by WCAG 2.2
+        assert min(box["width"], box["height"]) >= 24
+    first, second = (page.locator(f"#{side}").bounding_box() for side in ("left", "right"))
+    assert first is not None
+    assert second is not None
+    assert (first["width"], first["height"]) == (second["width"], second["height"])
 
 
 def test_what_is_looked_at_stands_in_a_link_that_another_browser_opens(store: PairStore, browser: Browser):
