@@ -10,6 +10,7 @@ from . import __version__
 from .eval.cli import evaluate
 from .generate.cli import generate
 from .relabel.cli import relabel, scorers_app
+from .relabel.page.cli import browse, label
 from .shapes.cli import demo
 from .store.cli import app as store_app
 from .store.errors import PrefloopError
@@ -41,6 +42,8 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(generate)
 app.command()(relabel)
+app.command()(label)
+app.command()(browse)
 app.command()(train)
 app.command()(card)
 app.command("eval")(evaluate)

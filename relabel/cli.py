@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from ..store.cli import DEFAULT, StoreOption
-from ..store.errors import PrefloopError
+from ..store.errors import PrefloopError, UsageError
 from ..store.pairstore import PairStore
 from .config import RelabelConfig, parse_shares, parse_weights
 
@@ -18,7 +18,7 @@ _WEIGHTS = "PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; the
 
 def relabel(
     scorer: Annotated[
-        Optional[list[str]], typer.Option(help="A scorer's name or module:Class; give it again for several.")
+        Optional[list[str]], typer.Option(help="A scorer's name, module:Class, or human; give it again for several.")
     ] = None,
     weights: Annotated[Optional[list[str]], typer.Option(help=_WEIGHTS)] = None,
     rule: Annotated[str, typer.Option(help="single, mean-rank, weighted, majority or unanimous.")] = RelabelConfig.rule,
@@ -53,8 +53,13 @@ def relabel(
 ) -> None:
     """Score images and label pairs. Each image is scored once; another rule scores nothing again.
 
+    --scorer human opens the page of `prefloop label`, whose help tells its options.
+
     Example: prefloop relabel --scorer pickscore --weights shapes
     """
+    if "human" in (scorer or ()):
+        _open_page(scorer or [], labeler, store, as_json)
+        return
     config = RelabelConfig(
         scorers=tuple(scorer or RelabelConfig.scorers),
         weights=parse_weights(weights or []),
@@ -90,6 +95,15 @@ def relabel(
     )
     for reason, count in summary["bad"].items():
         typer.echo(f"{count} {reason}", err=True)
+
+
+def _open_page(scorers: list[str], labeler: str | None, store: Path, as_json: bool) -> None:
+    from .page.cli import run_label
+    from .page.config import LabelConfig
+
+    if len(scorers) > 1:
+        raise UsageError("human chooses by itself; name it alone, and compare with `prefloop store agreement`")
+    run_label(LabelConfig(labelers=(labeler,) if labeler else ()), PairStore.open(store), as_json=as_json)
 
 
 def _say_plan(config: RelabelConfig, store: PairStore, as_json: bool) -> None:

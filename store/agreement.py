@@ -8,13 +8,25 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Cohen's kappa: (agreement - chance) / (1 - chance), chance from how often each labeler says a, b and tie; null where
-# both always say the same one thing.
+# both always say the same one thing. A person who was shown a pair again is compared with their answer before; an answer
+# that was undone, which the next repetition tells by showing no side, is none.
 _AGREEMENT = """
-    with judged as (
+    with shown as (
+        select *, lead(shown_left is null) over same as undone
+        from labels where labeler in (select labeler from labels where rep > 0 and shown_left is not null)
+        window same as (partition by pair_id, labeler order by rep)
+    ),
+    repeated as (
+        select labeler, choice, lag(choice) over (partition by pair_id, labeler order by rep) as before
+        from shown where shown_left is not null and not coalesce(undone, false) and choice <> 'skip'
+    ),
+    judged as (
         select x.labeler as labeler, y.labeler as other, x.choice as one, y.choice as two, x.choice = y.choice as same
         from current_labels x
         join current_labels y on x.pair_id = y.pair_id and x.labeler < y.labeler
         where x.choice <> 'skip' and y.choice <> 'skip'
+        union all
+        select labeler, labeler, before, choice, before = choice from repeated where before is not null
     ),
     counted as (
         select labeler, other, 'all' as which, one, two, same from judged

@@ -15,7 +15,7 @@ from prefloop.store import PairStore
 from prefloop.store.check import logical_hashes
 from typer.testing import CliRunner
 
-SLOW = {"torch", "diffusers", "transformers", "open_clip", "accelerate", "peft"}
+SLOW = {"torch", "diffusers", "transformers", "open_clip", "accelerate", "peft", "starlette", "uvicorn", "jinja2"}
 RUNNER = CliRunner()
 _REPORTING = """
 import atexit, sys
@@ -62,6 +62,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
         ["relabel", "--help"],
         ["train", "--help"],
         ["eval", "--help"],
+        ["label", "--help"],
         ["store", "ls"],
         ["store", "stats"],
         ["store", "check"],

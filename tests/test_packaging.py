@@ -15,6 +15,8 @@ DATA = (
     "store/*.sql",
     "eval/*.html",
     "relabel/*.html",
+    "relabel/page/templates/*",
+    "relabel/page/static/*",
     "shapes/prompts/*.jsonl",
     "relabel/examples/*.png",
     "shapes/weights/**/*",

@@ -8,6 +8,11 @@ from ..lacking import in_schema
 from ..pairstore import PairStore
 from ..taking import rows_of_parts, taken_parts
 
+SMALL = 64
+"""Rows up to which a part is a small one."""
+MANY = 200
+"""Small parts of a table that are left as they are."""
+
 
 def compact(store: PairStore) -> tuple[int, int]:
     """Number of parts before and after.
@@ -22,22 +27,42 @@ def compact(store: PairStore) -> tuple[int, int]:
         for table in journal.TABLES:
             names = [name for name, of in found.items() if of == table and name in taken]
             if len(names) > 1:
-                _compact(store, connection, table, names)
+                _compact(store, connection, table, names, rows_of_parts(table))
     return len(found), len(journal.parts(store.journal))
 
 
-def _compact(store: PairStore, connection: duckdb.DuckDBPyConnection, table: str, names: list[str]) -> None:
+def compact_small(store: PairStore, table: str) -> int:
+    """Make one part of a table's small ones, where there are many: cheap however large the table is. How many there were.
+
+    For writers of single rows, such as people's labels.
+    """
+    query = "select name from parts where table_name = ? and n_rows <= ?"
+    if len(store.rows(query, [table, SMALL])) <= MANY:
+        return 0
+    with store.session(write=True) as connection:
+        there = journal.parts(store.journal)
+        names = [name for (name,) in connection.execute(f"{query} order by name", [table, SMALL]).fetchall()]
+        names = [name for name in names if name in there]
+        if len(names) > 1:
+            # a row that an older part has otherwise was never taken, and must not come before that part now
+            same = " and ".join(f"f.{column} is not distinct from t.{column}" for column in journal.TABLES[table].names)
+            taken = f"select f.* from ({rows_of_parts(table)}) f semi join {table} t on {same}"
+            _compact(store, connection, table, names, taken)
+    return len(names)
+
+
+def _compact(store: PairStore, connection: duckdb.DuckDBPyConnection, table: str, names: list[str], query: str) -> None:
     paths = [str(store.journal / name) for name in names]
-    rows = in_schema(connection, table, rows_of_parts(table), paths=paths)
+    rows = in_schema(connection, table, query, paths=paths)
     # of the oldest part's time: what was appended later stays later
     new = journal.part_name(table, names[0].split("-")[0])
     journal.write_part(store.journal / new, rows)
     connection.execute("begin")
+    ((added,),) = connection.execute(
+        "select sum(added) from parts where name in (select unnest(?))", [names]
+    ).fetchall()
     connection.execute("delete from parts where name in (select unnest(?))", [names])
-    # the table came from these parts alone, so that they added what it holds
-    connection.execute(
-        "insert into parts values ($name, $table, $n, $n)", {"name": new, "table": table, "n": rows.num_rows}
-    )
+    connection.execute("insert into parts values (?, ?, ?, ?)", [new, table, rows.num_rows, int(added)])
     connection.execute("commit")
     try:
         for name in names:

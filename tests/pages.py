@@ -1,0 +1,83 @@
+"""A labelling page without a server, and what a browser would make of its answers."""
+
+import re
+from dataclasses import dataclass, field
+from html import unescape
+from uuid import UUID, uuid4
+
+from prefloop.relabel.page.app import LabelPage, label_app
+from prefloop.relabel.page.config import LabelConfig
+from prefloop.store import PairStore
+from starlette.testclient import TestClient
+
+ROOT = "http://127.0.0.1:8420"
+
+
+@dataclass
+class Person:
+    """A browser that has been let in."""
+
+    client: TestClient
+    text: str = field(default="")
+
+    def look(self) -> "Person":
+        self.text = self.client.get("/").text
+        return self
+
+    @property
+    def ticket(self) -> str:
+        return re.findall(r'name="ticket" value="(\w+)"', self.text)[0]
+
+    @property
+    def images(self) -> list[UUID]:
+        """Left and right; none at the end of the queue."""
+        return [UUID(found) for found in re.findall(r'<img src="/image/(\w{32})"', self.text)]
+
+    @property
+    def told(self) -> str:
+        return unescape(re.findall(r'class="told[^"]*">(.*?)</p>', self.text)[0])
+
+    @property
+    def prompt(self) -> str:
+        return re.findall(r'<h1 id="prompt"[^>]*>(.*?)</h1>', self.text, re.S)[0]
+
+    def choose(self, choice: str, status: int = 200, **form: str) -> "Person":
+        sent = {"choice": choice, "ticket": self.ticket if self.images else "", "ms": "1200", **form}
+        answer = self.client.post("/answer", data=sent, headers={"origin": ROOT, "hx-request": "true"})
+        assert answer.status_code == status, answer.text
+        self.text = answer.text
+        return self
+
+
+@dataclass
+class Office:
+    """A page and the links it has announced."""
+
+    page: LabelPage
+    links: list[tuple[str, str | None]]
+
+    def browser(self) -> TestClient:
+        return TestClient(label_app(self.page, 8420), base_url=ROOT, follow_redirects=False)
+
+    def enter(self, name: str = "ann") -> Person:
+        client = self.browser()
+        sent = {"token": self.links[-1][0], "name": name}
+        answer = client.post("/enter", data=sent, headers={"origin": ROOT})
+        assert answer.status_code == 303, answer.text
+        return Person(client).look()
+
+
+def office(store: PairStore, **settings: object) -> Office:
+    links: list[tuple[str, str | None]] = []
+    config = LabelConfig(**settings)  # type: ignore[arg-type]  # names are checked by the dataclass
+    page = LabelPage(config, store, uuid4(), lambda token, name: links.append((token, name)))
+    for name in config.labelers or (None,):
+        page.door.invite(name)
+    return Office(page, links)
+
+
+def labels(store: PairStore, labeler: str = "human:ann") -> list[tuple]:
+    """(pair, rep, choice, shown_left) of a person, from the tables as they are with every part taken."""
+    store.absorb()
+    query = "select pair_id, rep, choice, shown_left from labels where labeler = ? order by pair_id, rep"
+    return store.rows(query, [labeler])
