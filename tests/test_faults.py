@@ -18,7 +18,7 @@ from prefloop.store.check import check
 from prefloop.store.models import find_model
 
 
-def signalled(number: int, when: Callable[[], bool], *arguments: object, cwd: Path, **more: str) -> tuple[int, str]:
+def signalled(number: int, when: Callable[[], bool], *arguments: object, cwd: Path, **more: Any) -> tuple[int, str]:
     """Run a command, send it a signal as soon as `when` holds; its exit code and what it printed."""
     out = cwd / "printed"
     process = content.started(*arguments, cwd=cwd, out=out, **more)

@@ -67,8 +67,8 @@ def noisy_pair(
 def chosen_alone(pair: NoisyPair) -> NoisyPair:
     """The first half: B images."""
     parts = (pair.latents, pair.target, pair.timesteps, pair.hidden)
-    added = {name: part.chunk(2)[0] for name, part in pair.added.items()}
-    return NoisyPair(*(part.chunk(2)[0] for part in parts), added)
+    latents, target, timesteps, hidden = (part.chunk(2)[0] for part in parts)
+    return NoisyPair(latents, target, timesteps, hidden, {name: part.chunk(2)[0] for name, part in pair.added.items()})
 
 
 def residuals(unet: Any, pair: NoisyPair) -> Tensor:
