@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from uuid import UUID
 
@@ -125,15 +126,23 @@ class PairStore:
                     raise cannot_write(self.database, error) from error
                 raise IntegrityError(f"{self.database} cannot be read; {self._rebuild_hint()}") from error
 
-    def sql(self, query: str, parameters: object = None) -> pa.Table:
-        """The answer of one read-only query; ids come as strings, since Arrow has no such type in DuckDB."""
+    def sql(self, query: str, parameters: object = None, *, as_ids: bool = False) -> pa.Table:
+        """The answer of one read-only query; ids come as strings, or as Arrow's UUID if asked for."""
         with self.session() as connection:
+            if as_ids:
+                connection.execute("set arrow_lossless_conversion = true")
             return connection.sql(query, params=parameters).to_arrow_table()
 
     def rows(self, query: str, parameters: Sequence | Mapping | None = None) -> list[tuple]:
         """The answer of one read-only query as Python values; ids come as UUID."""
         with self.session() as connection:
             return connection.execute(query, parameters).fetchall()
+
+    def texts(self) -> dict[bytes, str]:
+        """Every prompt by the 16 bytes of its id: they are few beside pairs and pictures."""
+        table = self.sql("select prompt_id, prompt from prompts", as_ids=True)
+        ids = (chunk.storage for chunk in table["prompt_id"].chunks)
+        return dict(zip(chain.from_iterable(map(pa.Array.to_pylist, ids)), table["prompt"].to_pylist(), strict=True))
 
     # Writing
 
@@ -160,7 +169,7 @@ class PairStore:
         return image_path(self.path / "images", image, extension)
 
     def absorb(self) -> int:
-        """Take finished journal parts into the tables, in one transaction; the number of rows that were new.
+        """Take finished journal parts into the tables; the number of rows that were new.
 
         Idempotent: a crash at any point costs nothing, the next call takes what is left.
         """

@@ -25,11 +25,12 @@ CLOSED: dict[str, Any] = {
 }
 
 
-def ask(store: PairStore, sql: str, timeout: float = 60.0) -> "pa.Table":
+def ask(store: PairStore, sql: str, timeout: float = 60.0, *, as_ids: bool = False) -> "pa.Table":
     """The answer of one query.
 
     Args:
         timeout: seconds after which the query is ended.
+        as_ids: ids come as Arrow's UUID, not as strings.
 
     Raises:
         UsageError: where the SQL is wrong, or asks for more than reading the store.
@@ -42,6 +43,7 @@ def ask(store: PairStore, sql: str, timeout: float = 60.0) -> "pa.Table":
     config: dict[str, Any] = CLOSED | {
         "max_execution_time": str(int(timeout * 1000) or 1),
         "lock_configuration": "true",
+        "arrow_lossless_conversion": str(as_ids).lower(),
     }
     with store._lock(shared=True):
         connection = duckdb.connect(store.database, read_only=True, config=config)
