@@ -25,6 +25,7 @@ SCHEMA_VERSION = 1
 LOCK_WAIT = 30.0  # seconds
 _FOLDERS = ("journal", "images", "cache")
 _TEMPORARY = ".pairs."
+_READABLE_SINCE = "v1.2.0"  # version of DuckDB: a shell need not be as new as the package
 _HEADERS = 3 * 4096  # bytes of a DuckDB file before its blocks
 _BROKEN = (duckdb.IOException, duckdb.FatalException, duckdb.InternalException)  # the file is, not the query
 
@@ -129,9 +130,11 @@ class PairStore:
     def sql(self, query: str, parameters: object = None, *, as_ids: bool = False) -> pa.Table:
         """The answer of one read-only query; ids come as strings, or as Arrow's UUID if asked for."""
         with self.session() as connection:
-            if as_ids:
-                connection.execute("set arrow_lossless_conversion = true")
-            return connection.sql(query, params=parameters).to_arrow_table()
+            connection.execute(f"set arrow_lossless_conversion = {as_ids}")
+            try:
+                return connection.sql(query, params=parameters).to_arrow_table()
+            finally:
+                connection.execute("reset arrow_lossless_conversion")  # it would hold for the whole process
 
     def rows(self, query: str, parameters: Sequence | Mapping | None = None) -> list[tuple]:
         """The answer of one read-only query as Python values; ids come as UUID."""
@@ -191,8 +194,8 @@ class PairStore:
         try:
             for left_over in self.path.glob(f"{_TEMPORARY}*"):
                 left_over.unlink()
-            with attached(temporary, read_only=False) as connection:
-                connection.execute((files("prefloop.store") / "schema.sql").read_text())
+            with attached(temporary, read_only=False, readable_since=_READABLE_SINCE) as connection:
+                connection.execute(schema_sql())
                 now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
                 connection.execute("insert into meta values (?, ?)", [SCHEMA_VERSION, now])
                 if found:
@@ -255,6 +258,11 @@ class PairStore:
             expected = int(added.get(table) or 0)
             if count != expected:
                 raise IntegrityError(f"{table} has {count} rows, its journal added {expected}; {self._rebuild_hint()}")
+
+
+def schema_sql() -> str:
+    """Tables, views and macros, and what they mean."""
+    return "\n".join((files("prefloop.store") / name).read_text() for name in ("schema.sql", "comments.sql"))
 
 
 def _version(connection: duckdb.DuckDBPyConnection) -> int:
