@@ -18,7 +18,7 @@ from ..store.ids import canonical, content_bytes, split_of
 from ..store.images import png_bytes
 from ..store.journal import TABLES
 
-PAIRS_A_PART = 16_384  # as an import writes them
+PAIRS_A_PART = 16_384  # many parts, as pictures that come with pairs make them
 PAIRS_A_PROMPT = 17
 N_FILES = 4000
 SCORERS = ("pickscore@bench", "hps@bench")

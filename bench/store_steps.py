@@ -139,12 +139,14 @@ class Measured:
         return time.process_time(), time.perf_counter()
 
 
-def main(name: str, path: str, n: str) -> None:
+def measured(name: str, path: Path, n: int) -> dict[str, float]:
+    """What it counted, process and wall seconds, and the peak of this process."""
+    Measured.instead = None
     start = Measured.begin()
-    count = STEPS[name](Path(path), int(n))
+    count = STEPS[name](path, n)
     end = Measured.begin()
     process, wall = Measured.instead or start
-    print(json.dumps({"n": count, "process": end[0] - process, "wall": end[1] - wall, "peak_mb": _peak_mb()}))
+    return {"n": count, "process": end[0] - process, "wall": end[1] - wall, "peak_mb": _peak_mb()}
 
 
 def _prefloop(*arguments: object) -> str:
@@ -172,4 +174,4 @@ def _peak_mb() -> float:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    print(json.dumps(measured(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))))

@@ -14,7 +14,7 @@ from ..pairstore import PairStore
 from .record import Picture, Record
 from .rows import Rows
 
-PAIRS = 16_384
+PAIRS = 65_536
 PICTURE_BYTES = 128_000_000
 """A part is full with so many pairs, or so many bytes of pictures that the store lacks."""
 _MISSING = b""
