@@ -6,6 +6,7 @@ Ids follow from content, but for images that have no file: theirs are drawn.
 """
 
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID, uuid5
 
 import numpy as np
@@ -186,11 +187,11 @@ def _append(
         store.append("labels", _table("labels", n, **keys, rep=0, run_id=run, **label))
 
 
-def _table(name: str, n: int, **columns: object) -> pa.Table:
+def _table(name: str, n: int, **columns: Any) -> pa.Table:
     """Rows for the journal; a single value stands in every row, a column that is not given is null."""
     found = []
     for field in TABLES[name]:
-        value = columns.get(field.name)
+        value: Any = columns.get(field.name)
         if isinstance(value, pa.Array) and len(value) == n:
             found.append(value.cast(field.type) if value.type != field.type else value)
         elif isinstance(value, pa.Array):

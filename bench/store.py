@@ -108,7 +108,7 @@ def _say(n: int, name: str, step: dict[str, float]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--pairs", type=int, action="append")
     parser.add_argument("--rounds", type=int, default=3)

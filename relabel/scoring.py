@@ -24,7 +24,7 @@ KEPT_AT_ONCE = 4096  # pictures whose embeddings are there
 
 UNSCORED = """
     select w.prompt_id, w.image_id, f.format
-    from (select distinct prompt_id, image_id from ({wanted})) w
+    from ({wanted}) w
     join images f using (image_id)
     semi join prompts q on q.prompt_id = w.prompt_id
     anti join (select prompt_id, image_id from scores where scorer = $scorer) s
@@ -32,7 +32,9 @@ UNSCORED = """
     order by w.prompt_id, w.image_id
 """
 IN_PAIRS = """
-    select prompt_id, unnest([image_a, image_b]) as image_id from pairs where source in (select unnest($sources))
+    select prompt_id, image_a as image_id from pairs where source in (select unnest($sources))
+    union
+    select prompt_id, image_b from pairs where source in (select unnest($sources))
 """
 
 
@@ -44,7 +46,7 @@ def unscored(store: PairStore, scorer: str, sources: Sequence[str]) -> Records[I
 
 def unscored_images(store: PairStore, scorer: str, images: Sequence[tuple[UUID, UUID]]) -> Records[Item]:
     """Those of the (prompt id, image id) that a scorer (name@revision) has not scored."""
-    wanted = "select unnest($prompts::uuid[]) as prompt_id, unnest($images::uuid[]) as image_id"
+    wanted = "select distinct unnest($prompts::uuid[]) as prompt_id, unnest($images::uuid[]) as image_id"
     asked = {"scorer": scorer, "prompts": [p for p, _ in images], "images": [i for _, i in images]}
     return _items(store, wanted, asked)
 

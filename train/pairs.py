@@ -116,7 +116,8 @@ def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
         raise UsageError(f"--where {config.where!r} cannot be used: {error}") from error
     texts = store.texts()
     train, held_out = (
-        _pairs(answer.filter(pc.equal(answer["held_out"], side)).drop_columns("held_out"), texts) for side in (0, 1)
+        _pairs(answer.filter(pc.call_function("equal", [answer["held_out"], side])).drop_columns("held_out"), texts)
+        for side in (0, 1)
     )
     if not train:
         why = f" where {config.where}" if config.where else ""

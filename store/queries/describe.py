@@ -69,9 +69,10 @@ def describe(store: PairStore, name: str | None = None) -> list[Relation]:
 
 def _relations(connection: duckdb.DuckDBPyConnection) -> list[Relation]:
     columns: dict[str, list[Column]] = {}
-    for relation, *column in connection.execute(_COLUMNS).fetchall():
-        columns.setdefault(relation, []).append(Column(*column))
-    return [Relation(*row, columns.get(row[0], [])) for row in connection.execute(_RELATIONS).fetchall()]
+    for relation, name, kind, key, comment in connection.execute(_COLUMNS).fetchall():
+        columns.setdefault(relation, []).append(Column(name, kind, key, comment))
+    rows = connection.execute(_RELATIONS).fetchall()
+    return [Relation(name, kind, comment, columns.get(name, [])) for name, kind, comment in rows]
 
 
 def _today() -> dict[str, Relation]:
