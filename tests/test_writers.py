@@ -43,7 +43,7 @@ def read(path: Path, others: list[Path], out: Path) -> None:
         assert ended.exit_code == 0, ended.output
         turns.append(time.monotonic() - start)
         counts.append(json.loads(ended.stdout)[0]["n"])
-        time.sleep(0.15)
+        time.sleep(0.3)
     out.write_text(json.dumps([max(turns), counts]))
 
 
