@@ -130,7 +130,9 @@ class PairStore:
     def sql(self, query: str, parameters: object = None, *, as_ids: bool = False) -> pa.Table:
         """The answer of one read-only query; ids come as strings, or as Arrow's UUID if asked for."""
         with self.session() as connection:
-            connection.execute(f"set arrow_lossless_conversion = {as_ids}")
+            if not as_ids:
+                return connection.sql(query, params=parameters).to_arrow_table()
+            connection.execute("set arrow_lossless_conversion = true")
             try:
                 return connection.sql(query, params=parameters).to_arrow_table()
             finally:
