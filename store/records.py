@@ -55,5 +55,6 @@ def _plain(table: pa.Table) -> pa.Table:
     columns: list[Any] = []
     for column in table.combine_chunks().columns:
         storage = [chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk for chunk in column.chunks]
-        columns.append(pa.chunked_array(storage) if storage else pa.array([], column.type))
+        kind = column.type.storage_type if isinstance(column.type, pa.BaseExtensionType) else column.type
+        columns.append(pa.chunked_array(storage, kind))
     return pa.table(columns, names=table.schema.names)
