@@ -16,6 +16,7 @@ from .store.cli import app as store_app
 from .store.errors import PrefloopError
 from .store.exporters.cli import export
 from .store.importers.cli import import_
+from .store.queries.cli import query, schema
 from .store.upkeep.cli import backup, compact, gc, merge, migrate
 from .train.cli import card, train
 
@@ -47,6 +48,8 @@ app.command()(browse)
 app.command()(train)
 app.command()(card)
 app.command("eval")(evaluate)
+for command in (query, schema):
+    store_app.command()(command)
 store_app.command("import", rich_help_panel="Pairs in and out")(import_)
 store_app.command(rich_help_panel="Pairs in and out")(export)
 for command in (merge, backup, gc, compact, migrate):

@@ -48,7 +48,7 @@ def decoded(
             return error
 
     with ThreadPoolExecutor(DECODERS) as pool:
-        rest = iter([items[at : at + batch_size] for at in range(0, len(items), batch_size)])
+        rest = (list(items[at : at + batch_size]) for at in range(0, len(items), batch_size))
         ahead: deque[tuple[Sequence[Item], list[Future]]] = deque()
         try:
             while True:

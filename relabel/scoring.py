@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from itertools import chain, islice
 from uuid import UUID
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from ..store import PairStore, PrefloopError
 from ..store.ids import canonical
+from ..store.images import stored_at
+from ..store.records import Records
 from ..store.runs import StopSignal, progress
 from .decoding import Item, decoded
 from .embeddings import EmbeddingCache
@@ -20,35 +23,47 @@ from .towers import Towers
 KEPT_AT_ONCE = 4096  # pictures whose embeddings are there
 
 UNSCORED = """
-    select distinct w.prompt_id, w.image_id, q.prompt, f.path
+    select w.prompt_id, w.image_id, f.format
     from ({wanted}) w
-    join prompts q using (prompt_id)
-    join image_files f using (image_id)
+    join images f using (image_id)
+    semi join prompts q on q.prompt_id = w.prompt_id
     anti join (select prompt_id, image_id from scores where scorer = $scorer) s
         on s.prompt_id = w.prompt_id and s.image_id = w.image_id
     order by w.prompt_id, w.image_id
 """
 IN_PAIRS = """
-    select prompt_id, unnest([image_a, image_b]) as image_id from pairs where source in (select unnest($sources))
+    select prompt_id, image_a as image_id from pairs where source in (select unnest($sources))
+    union
+    select prompt_id, image_b from pairs where source in (select unnest($sources))
 """
 
 
-def unscored(store: PairStore, scorer: str, sources: Sequence[str]) -> list[Item]:
+def unscored(store: PairStore, scorer: str, sources: Sequence[str]) -> Records[Item]:
     """The pictures in pairs of these sources that a scorer (name@revision) has not scored; pictures of a prompt lie
     together, so that its text is embedded once."""
-    query = UNSCORED.format(wanted=IN_PAIRS)
-    return [Item(*row) for row in store.rows(query, {"scorer": scorer, "sources": list(sources)})]
+    return _items(store, IN_PAIRS, {"scorer": scorer, "sources": list(sources)})
 
 
-def unscored_images(store: PairStore, scorer: str, images: Sequence[tuple[UUID, UUID]]) -> list[Item]:
+def unscored_images(store: PairStore, scorer: str, images: Sequence[tuple[UUID, UUID]]) -> Records[Item]:
     """Those of the (prompt id, image id) that a scorer (name@revision) has not scored."""
-    wanted = "select unnest($prompts::uuid[]) as prompt_id, unnest($images::uuid[]) as image_id"
+    wanted = "select distinct unnest($prompts::uuid[]) as prompt_id, unnest($images::uuid[]) as image_id"
     asked = {"scorer": scorer, "prompts": [p for p, _ in images], "images": [i for _, i in images]}
-    return [Item(*row) for row in store.rows(UNSCORED.format(wanted=wanted), asked)]
+    return _items(store, wanted, asked)
+
+
+def _items(store: PairStore, wanted: str, asked: dict) -> Records[Item]:
+    rows = store.sql(UNSCORED.format(wanted=wanted), asked, as_ids=True)
+    texts = store.texts()
+
+    def item(prompt: bytes, image: bytes, extension: str) -> Item:
+        identity = UUID(bytes=image)
+        return Item(UUID(bytes=prompt), identity, texts[prompt], stored_at(identity, extension))
+
+    return Records(rows, item)
 
 
 def score_images(
-    store: PairStore, scorer: Scorer, items: list[Item], *, batch_size: int, run_id: UUID, stop: StopSignal
+    store: PairStore, scorer: Scorer, items: Records[Item], *, batch_size: int, run_id: UUID, stop: StopSignal
 ) -> Counter[str]:
     """Score the items and put the scores into the store.
 
@@ -93,7 +108,7 @@ def _row(scorer: str, item: Item, score: float, run_id: UUID) -> dict:
 Batches = Generator[tuple[list[Item], NDArray[np.float32]]]
 
 
-def _by_pictures(store: PairStore, scorer: Scorer, items: list[Item], batch_size: int, bad: Counter[str]) -> Batches:
+def _by_pictures(store: PairStore, scorer: Scorer, items: Records[Item], batch_size: int, bad: Counter[str]) -> Batches:
     """Items with their scores, from the scorer's `score`."""
     within_memory = WithinMemory(scorer.name)
     _count_truncated(scorer, list({item.prompt for item in items}), bad)
@@ -116,17 +131,22 @@ def _count_truncated(scorer: Scorer, prompts: list[str], counts: Counter[str]) -
         counts[f"prompts longer than {scorer.name} reads, cut"] += cut
 
 
-def _by_embeddings(store: PairStore, scorer: Towers, items: list[Item], batch_size: int, bad: Counter[str]) -> Batches:
+def _by_embeddings(
+    store: PairStore, scorer: Towers, items: Records[Item], batch_size: int, bad: Counter[str]
+) -> Batches:
     """Items with their scores, from embeddings: those of the cache first, then the others, each picture once."""
     folder = store.path / "cache" / "embeddings" / scorer.backbone
     images, prompts = EmbeddingCache(folder / "images"), EmbeddingCache(folder / "prompts")
     within_memory = {"images": WithinMemory(scorer.name), "prompts": WithinMemory(scorer.name)}
-    of_image: dict[UUID, list[Item]] = {}
-    for item in items:
-        of_image.setdefault(item.image_id, []).append(item)
+    first: dict[bytes, int] = {}  # rows of items by image: millions of them, so neither items nor lists
+    more: dict[bytes, list[int]] = {}
+    for row, image in enumerate(chain.from_iterable(c.to_pylist() for c in items.table["image_id"].chunks)):
+        if first.setdefault(image, row) != row:
+            more.setdefault(image, []).append(row)
 
     def scored(ids: Sequence[UUID]) -> tuple[list[Item], NDArray[np.float32]]:
-        wanted = [item for identity in ids for item in of_image[identity]]
+        rows = [row for identity in ids for row in (first[identity.bytes], *more.get(identity.bytes, ()))]
+        wanted = list(items.taken(rows))
         found = images.get([item.image_id for item in wanted])
         if not scorer.needs_prompt:
             return wanted, scorer.score_embeddings(found, None)
@@ -138,10 +158,11 @@ def _by_embeddings(store: PairStore, scorer: Towers, items: list[Item], batch_si
         return wanted, scorer.score_embeddings(found, prompts.get([item.prompt_id for item in wanted]))
 
     try:
-        kept = [identity for identity in of_image if identity in images]
-        for at in range(0, len(kept), KEPT_AT_ONCE):
-            yield scored(kept[at : at + KEPT_AT_ONCE])
-        rest = [found[0] for identity, found in of_image.items() if identity not in images]
+        ids = (UUID(bytes=image) for image in first)
+        kept = (identity for identity in ids if identity in images)
+        while some := list(islice(kept, KEPT_AT_ONCE)):
+            yield scored(some)
+        rest = items.taken(row for image, row in first.items() if UUID(bytes=image) not in images)
         for batch, pixels in decoded(store.path, rest, batch_size, bad, scorer.preprocess):
             if batch:
                 ids = [item.image_id for item in batch]

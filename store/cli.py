@@ -3,11 +3,11 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from .errors import IntegrityError, PrefloopError, UsageError
+from .errors import IntegrityError, PrefloopError
 from .pairstore import PairStore
 
 app = typer.Typer(no_args_is_help=True, help="Look into a store, ask it in SQL, prove it whole; pairs in and out.")
@@ -62,32 +62,6 @@ def stats(store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("-
     else:
         for name, value in row.items():
             typer.echo(f"{name:<16}{value:>14,}")
-
-
-@app.command()
-def query(
-    sql: Annotated[str, typer.Argument(help="A query, or - to read it from stdin.")],
-    store: StoreOption = DEFAULT,
-    form: Annotated[
-        Optional[str],
-        typer.Option("--format", help="table, json, jsonl, csv or parquet. Table on a terminal, else JSON."),
-    ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds after which the query is ended.")] = 60.0,
-) -> None:
-    """Ask a store in SQL. Nothing can be changed, and nothing but the store can be read.
-
-    Example: prefloop store query "select labeler, count(*) from preferences group by all"
-    """
-    from typing import get_args
-
-    from .query import Format, ask, write
-
-    chosen = form or ("table" if sys.stdout.isatty() else "json")
-    if chosen not in get_args(Format):
-        raise UsageError(f"no format is called {chosen!r}; there are {', '.join(get_args(Format))}")
-    answer = ask(PairStore.open(store), sys.stdin.read() if sql == "-" else sql, timeout)
-    write(answer, chosen, sys.stdout.buffer)
-    sys.stdout.buffer.flush()
 
 
 @app.command()

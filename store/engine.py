@@ -13,8 +13,11 @@ _idle: dict[int, list[duckdb.DuckDBPyConnection]] = {}
 
 
 @contextmanager
-def attached(path: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+def attached(path: Path, *, read_only: bool, readable_since: str | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection whose own database is the file for a moment; whatever else it made is gone afterwards.
+
+    Args:
+        readable_since: of a new file, the version of DuckDB whose storage it has.
 
     Raises:
         duckdb.Error: where the file cannot be opened.
@@ -23,7 +26,10 @@ def attached(path: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnecti
     engine = idle.pop() if idle else duckdb.connect(config={"temp_directory": _spill_folder()})
     try:
         quoted = str(path).replace("'", "''")
-        engine.execute(f"attach '{quoted}' as store (type duckdb{', read_only' if read_only else ''})")
+        options = f"type duckdb{', read_only' if read_only else ''}"
+        if readable_since:
+            options += f", storage_version '{readable_since}'"
+        engine.execute(f"attach '{quoted}' as store ({options})")
         with engine.cursor() as connection:
             connection.execute("use store")
             yield connection

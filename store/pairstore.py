@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from uuid import UUID
 
@@ -24,6 +25,7 @@ SCHEMA_VERSION = 1
 LOCK_WAIT = 30.0  # seconds
 _FOLDERS = ("journal", "images", "cache")
 _TEMPORARY = ".pairs."
+_READABLE_SINCE = "v1.2.0"  # version of DuckDB: a shell need not be as new as the package
 _HEADERS = 3 * 4096  # bytes of a DuckDB file before its blocks
 _BROKEN = (duckdb.IOException, duckdb.FatalException, duckdb.InternalException)  # the file is, not the query
 
@@ -125,15 +127,27 @@ class PairStore:
                     raise cannot_write(self.database, error) from error
                 raise IntegrityError(f"{self.database} cannot be read; {self._rebuild_hint()}") from error
 
-    def sql(self, query: str, parameters: object = None) -> pa.Table:
-        """The answer of one read-only query; ids come as strings, since Arrow has no such type in DuckDB."""
+    def sql(self, query: str, parameters: object = None, *, as_ids: bool = False) -> pa.Table:
+        """The answer of one read-only query; ids come as strings, or as Arrow's UUID if asked for."""
         with self.session() as connection:
-            return connection.sql(query, params=parameters).to_arrow_table()
+            if not as_ids:
+                return connection.sql(query, params=parameters).to_arrow_table()
+            connection.execute("set arrow_lossless_conversion = true")
+            try:
+                return connection.sql(query, params=parameters).to_arrow_table()
+            finally:
+                connection.execute("reset arrow_lossless_conversion")  # it would hold for the whole process
 
     def rows(self, query: str, parameters: Sequence | Mapping | None = None) -> list[tuple]:
         """The answer of one read-only query as Python values; ids come as UUID."""
         with self.session() as connection:
             return connection.execute(query, parameters).fetchall()
+
+    def texts(self) -> dict[bytes, str]:
+        """Every prompt by the 16 bytes of its id: they are few beside pairs and pictures."""
+        table = self.sql("select prompt_id, prompt from prompts", as_ids=True)
+        ids = (chunk.storage for chunk in table["prompt_id"].chunks)
+        return dict(zip(chain.from_iterable(map(pa.Array.to_pylist, ids)), table["prompt"].to_pylist(), strict=True))
 
     # Writing
 
@@ -160,7 +174,7 @@ class PairStore:
         return image_path(self.path / "images", image, extension)
 
     def absorb(self) -> int:
-        """Take finished journal parts into the tables, in one transaction; the number of rows that were new.
+        """Take finished journal parts into the tables; the number of rows that were new.
 
         Idempotent: a crash at any point costs nothing, the next call takes what is left.
         """
@@ -182,8 +196,8 @@ class PairStore:
         try:
             for left_over in self.path.glob(f"{_TEMPORARY}*"):
                 left_over.unlink()
-            with attached(temporary, read_only=False) as connection:
-                connection.execute((files("prefloop.store") / "schema.sql").read_text())
+            with attached(temporary, read_only=False, readable_since=_READABLE_SINCE) as connection:
+                connection.execute(schema_sql())
                 now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
                 connection.execute("insert into meta values (?, ?)", [SCHEMA_VERSION, now])
                 if found:
@@ -246,6 +260,11 @@ class PairStore:
             expected = int(added.get(table) or 0)
             if count != expected:
                 raise IntegrityError(f"{table} has {count} rows, its journal added {expected}; {self._rebuild_hint()}")
+
+
+def schema_sql() -> str:
+    """Tables, views and macros, and what they mean."""
+    return "\n".join((files("prefloop.store") / name).read_text() for name in ("schema.sql", "comments.sql"))
 
 
 def _version(connection: duckdb.DuckDBPyConnection) -> int:

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import re
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import duckdb
@@ -25,28 +27,41 @@ CLOSED: dict[str, Any] = {
 }
 
 
-def ask(store: PairStore, sql: str, timeout: float = 60.0) -> "pa.Table":
+def ask(
+    store: PairStore,
+    sql: str,
+    timeout: float = 60.0,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    as_ids: bool = False,
+) -> "pa.Table":
     """The answer of one query.
 
     Args:
         timeout: seconds after which the query is ended.
+        parameters: values of the query's $names; they are bound, and never become a part of its text.
+        as_ids: ids come as Arrow's UUID, not as strings.
 
     Raises:
-        UsageError: where the SQL is wrong, or asks for more than reading the store.
+        UsageError: where the SQL is wrong, a $name has no value or a value no $name, or it asks for more than reading the store.
         PrefloopError: where it takes longer than the timeout.
     """
     if not timeout > 0 or timeout > 86_400:
         raise UsageError(f"timeout must be above 0 and at most 86400 seconds, got {timeout}")
     if not sql.strip():
         raise UsageError("the query is empty; try `select * from preferences limit 5`")
+    for name in parameters or ():
+        if f"${name}" not in sql:
+            raise UsageError(f"the query has no ${name}; leave the parameter {name} out")
     config: dict[str, Any] = CLOSED | {
         "max_execution_time": str(int(timeout * 1000) or 1),
         "lock_configuration": "true",
+        "arrow_lossless_conversion": str(as_ids).lower(),
     }
     with store._lock(shared=True):
         connection = duckdb.connect(store.database, read_only=True, config=config)
         try:
-            answer = connection.sql(sql)
+            answer = connection.sql(sql, params=dict(parameters) if parameters else None)
             if answer is None:
                 raise UsageError("that is no question: a query begins with select, from, with, show or describe")
             table = answer.to_arrow_table()
@@ -72,6 +87,8 @@ def _distinct(names: list[str]) -> list[str]:
 
 def first_lines(error: Exception) -> str:
     """What DuckDB says, without its drawing of the query."""
+    if unknown := re.search(r"not provided for the following parameters: (.+)", str(error)):
+        return f"the query asks for ${unknown[1].replace(', ', ', $')}; give -p NAME=VALUE for each"
     return " ".join(line.strip() for line in str(error).split("\n\n")[0].splitlines())
 
 

@@ -1,6 +1,6 @@
 """Journal parts into the tables of the database, and which of them are there."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import duckdb
@@ -8,6 +8,9 @@ import pyarrow as pa
 
 from . import journal
 from .errors import IntegrityError, cannot_write, is_full
+
+ROWS_AT_ONCE = 500_000
+"""Rows of a transaction, above which it is ended: until then all of them stay in memory."""
 
 
 def taken_parts(connection: duckdb.DuckDBPyConnection) -> set[str]:
@@ -22,42 +25,62 @@ def row_count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
 
 
 def take(connection: duckdb.DuckDBPyConnection, folder: Path, found: Mapping[str, str]) -> int:
-    """Put the rows of parts, name → table, into their tables, in one transaction; how many were new.
+    """Put the rows of parts, name → table, into their tables; how many were new.
+
+    In one transaction, or in several where there are very many rows: a part and the note that it was taken stay together.
 
     Args:
         folder: the journal.
     """
-    added_in_all = 0
+    added_in_all = uncommitted = 0
     try:
         connection.execute("begin")
         for table in journal.TABLES:
-            names = [name for name, of in found.items() if of == table]
-            if not names:
-                continue
-            paths = [str(folder / name) for name in names]
-            before = row_count(connection, table)
-            connection.execute(_insert(table), {"paths": paths})
-            added = row_count(connection, table) - before
-            added_in_all += added
-            # what the parts added together is written beside the first of them
-            rows = [(name, table, journal.n_rows(folder / name)) for name in names]
-            taken = pa.table(
-                {
-                    "name": [name for name, _, _ in rows],
-                    "table_name": [of for _, of, _ in rows],
-                    "n_rows": [n for _, _, n in rows],
-                    "added": [added] + [0] * (len(rows) - 1),
-                }
-            )
-            connection.register("taken", taken)
-            connection.execute("insert into parts by name select * from taken")
-            connection.unregister("taken")
+            rows = {name: journal.n_rows(folder / name) for name, of in found.items() if of == table}
+            for names in _stretches(rows):
+                before = row_count(connection, table)
+                connection.execute(_insert(table), {"paths": [str(folder / name) for name in names]})
+                added = row_count(connection, table) - before
+                added_in_all += added
+                # what the parts added together is written beside the first of them
+                taken = pa.table(
+                    {
+                        "name": names,
+                        "table_name": [table] * len(names),
+                        "n_rows": [rows[name] for name in names],
+                        "added": [added] + [0] * (len(names) - 1),
+                    }
+                )
+                connection.register("taken", taken)
+                connection.execute("insert into parts by name select * from taken")
+                connection.unregister("taken")
+                uncommitted += sum(taken["n_rows"].to_pylist())
+                if (
+                    uncommitted >= ROWS_AT_ONCE
+                ):  # else all of them stay in memory; a crash now leaves parts not yet taken
+                    connection.execute("commit")
+                    connection.execute("begin")
+                    uncommitted = 0
         connection.execute("commit")
     except (duckdb.Error, OSError, pa.ArrowInvalid) as error:
         if is_full(error):
             raise cannot_write(folder.parent, error) from error
         raise IntegrityError(f"the journal of {folder.parent} cannot be taken into its tables: {error}") from error
     return added_in_all
+
+
+def _stretches(rows: Mapping[str, int]) -> Iterator[list[str]]:
+    """Names of parts, in their order, so many together that their rows fit in memory."""
+    names: list[str] = []
+    total = 0
+    for name, n in rows.items():
+        if names and total + n > ROWS_AT_ONCE:
+            yield names
+            names, total = [], 0
+        names.append(name)
+        total += n
+    if names:
+        yield names
 
 
 def rows_of_parts(table: str) -> str:

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DATA = (
     "store/*.sql",
+    "store/queries/*.sql",
     "eval/*.html",
     "relabel/*.html",
     "relabel/page/templates/*",

@@ -25,7 +25,16 @@ from content import (
 )
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from prefloop.store import BusyError, IntegrityError, Interrupted, PairStore, PrefloopError, UsageError, prompt_id
+from prefloop.store import (
+    BusyError,
+    IntegrityError,
+    Interrupted,
+    PairStore,
+    PrefloopError,
+    UsageError,
+    prompt_id,
+    taking,
+)
 from prefloop.store.check import check, logical_hashes
 from prefloop.store.runs import run
 
@@ -470,3 +479,44 @@ def test_any_prompt_comes_back_exactly_under_its_own_id(collecting: PairStore, t
     found = dict(collecting.rows("select prompt_id, prompt from prompts"))
     assert all(found[prompt_id(text)] == text for text in texts)
     assert len({prompt_id(text) for text in texts}) == len(set(texts))
+
+
+def test_a_journal_taken_in_stretches_gives_the_tables_of_one_stretch(
+    store: PairStore, monkeypatch: pytest.MonkeyPatch
+):
+    pairs = fill(store, n_prompts=4, images_per_prompt=4)
+    add_labeler(store, "me")
+    for number, pair in enumerate(pairs):
+        add_label(store, pair, "me", "a" if number % 2 else "b")
+        add_label(store, pair, "me", "tie")  # of the same key: the first one stays
+    store.absorb()
+    whole = logical_hashes(store)
+    monkeypatch.setattr(taking, "ROWS_AT_ONCE", 5)
+    store.rebuild()
+    assert logical_hashes(store) == whole
+    assert store.rows("select count(*) from labels where choice = 'tie'") == [(0,)]
+    assert check(PairStore.open(store.path)) == []
+
+
+def test_a_taking_that_ends_between_stretches_goes_on(store: PairStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(taking, "ROWS_AT_ONCE", 5)
+    for number in range(8):
+        add_prompt(store, f"prompt {number}")
+    (last, *_) = sorted(store.journal.glob("*-prompts-*.parquet"), reverse=True)
+    good = last.read_bytes()
+    last.write_bytes(good[:-8])
+    with pytest.raises(IntegrityError, match="cannot be taken"):
+        store.absorb()
+    last.write_bytes(good)
+    again = PairStore.open(store.path)
+    assert again.rows("select count(*) from prompts") == [(8,)]
+    assert check(again) == []
+
+
+def test_a_database_opens_in_a_duckdb_since_1_2(store: PairStore):
+    # the header tells which storage it is: 65 is that of DuckDB 1.2
+    assert int.from_bytes(store.database.read_bytes()[12:20], "little") <= 65
+    add_prompt(store, "one")
+    store.absorb()
+    store.rebuild()
+    assert int.from_bytes(store.database.read_bytes()[12:20], "little") <= 65

@@ -146,7 +146,10 @@ def cache_latents(
             f"{len(bad)} of {len(paths)} images cannot be used ({reasons}); `prefloop store check` names them"
         )
     print(f"{len(bad)} images cannot be used and their pairs are left out", file=sys.stderr)
-    kept = ([p for p in part if not {p.chosen, p.rejected} & bad.keys()] for part in (pairs.train, pairs.validation))
+    kept = (
+        part.taken(at for at, pair in enumerate(part) if not {pair.chosen, pair.rejected} & bad.keys())
+        for part in (pairs.train, pairs.validation)
+    )
     return shards, Pairs(*kept)
 
 

@@ -80,8 +80,9 @@ class TrainingData:
 
     def _grouped(self, shuffled: list[int]) -> list[int]:
         by_size: dict[tuple[int, int], list[int]] = {}
+        sizes = [_size(self.frames[pair.pair_id]) for pair in self.pairs.train]
         for at in shuffled:
-            by_size.setdefault(_size(self.frames[self.pairs.train[at].pair_id]), []).append(at)
+            by_size.setdefault(sizes[at], []).append(at)
         step = self.config.train_batch_size
         groups = [alike[at : at + step] for alike in by_size.values() for at in range(0, len(alike), step)]
         # whole groups first, in the order of their first pairs; the remainders share the last batches

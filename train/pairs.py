@@ -2,11 +2,17 @@
 
 import hashlib
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from ..store import IntegrityError, PairStore, UsageError
+from ..store.images import stored_at
 from ..store.query import ask
+from ..store.records import Records
 from .config import TrainConfig
 
 
@@ -28,15 +34,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    train: list[Pair]
-    validation: list[Pair]
+    train: Records[Pair]
+    validation: Records[Pair]
     """Of prompts that no training pair has."""
 
     def fingerprint(self) -> str:
         """Hash of the ordered training list: pairs and which image is chosen."""
         digest = hashlib.sha256()
-        for pair in self.train:
-            digest.update(pair.pair_id.bytes + pair.chosen.bytes + pair.labeler.encode() + str(pair.p_chosen).encode())
+        for batch in self.train.table.select(["pair_id", "chosen", "labeler", "p_chosen"]).to_batches(4096):
+            rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+            digest.update(b"".join([pair + chosen + f"{labeler}{p}".encode() for pair, chosen, labeler, p in rows]))
         return digest.hexdigest()
 
     def image_paths(self) -> dict[UUID, str]:
@@ -48,17 +55,40 @@ class Pairs:
 
 
 _QUERY = """
-    select p.*, c.path as chosen_path, r.path as rejected_path,
-        sqrt(ci.height * ri.height) as height, sqrt(ci.width * ri.width) as width
+    select
+        (p.split <> 'train')::integer as held_out, p.pair_id, p.prompt_id, p.chosen, p.rejected, c.format as chosen_format,
+        r.format as rejected_format, p.labeler, coalesce(p.p_chosen, 1) as p_chosen,
+        sqrt(c.height * r.height) as height, sqrt(c.width * r.width) as width
     from (
         select * from (select * from preferences where labeler in ({labelers}) and source <> 'eval') where {where}
     ) p
-    join image_files c on c.image_id = p.chosen
-    join image_files r on r.image_id = p.rejected
-    join images ci on ci.image_id = p.chosen
-    join images ri on ri.image_id = p.rejected
+    join images c on c.image_id = p.chosen
+    join images r on r.image_id = p.rejected
     order by p.labeler, p.pair_id
 """
+
+
+def _pairs(rows: pa.Table, texts: Mapping[bytes, str]) -> Records[Pair]:
+    """From rows of the query, and the prompts by their ids."""
+
+    def pair(
+        identity: bytes,
+        prompt: bytes,
+        chosen: bytes,
+        rejected: bytes,
+        chosen_format: str,
+        rejected_format: str,
+        labeler: str,
+        p_chosen: float,
+        height: float,
+        width: float,
+    ) -> Pair:
+        images = UUID(bytes=chosen), UUID(bytes=rejected)
+        paths = stored_at(images[0], chosen_format), stored_at(images[1], rejected_format)
+        size = round(height), round(width)
+        return Pair(UUID(bytes=identity), UUID(bytes=prompt), texts[prompt], *images, *paths, labeler, p_chosen, size)
+
+    return Records(rows, pair)
 
 
 def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
@@ -68,8 +98,8 @@ def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
         UsageError: where a labeler is unknown or has no labels, the condition is no SQL, or nothing is left.
         IntegrityError: where a labeler's scores come from two versions of a scorer.
     """
-    query = "select r.labeler, count(l.pair_id) from labelers r left join current_labels l using (labeler) group by all"
-    known: dict[str, int] = dict(store.rows(query))
+    query = "select labeler, exists (select 1 from labels l where l.labeler = r.labeler) from labelers r"
+    known: dict[str, bool] = dict(store.rows(query))
     for labeler in config.labelers:
         if labeler not in known:
             there = ", ".join(sorted(known)) or "none yet; `prefloop relabel` makes labels"
@@ -81,34 +111,22 @@ def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
     # a condition that closes a bracket of ours is no SQL there: nothing but the inner rows can be selected
     where = f"{config.where}\n" if config.where else "true"
     try:
-        answer = ask(store, _QUERY.format(labelers=labelers, where=where))
+        answer = ask(store, _QUERY.format(labelers=labelers, where=where), as_ids=True)
     except UsageError as error:
         raise UsageError(f"--where {config.where!r} cannot be used: {error}") from error
-    rows: dict[str, list[Pair]] = {"train": [], "validation": []}
-    for row in answer.to_pylist():
-        rows[row["split"]].append(
-            Pair(
-                UUID(row["pair_id"]),
-                UUID(row["prompt_id"]),
-                row["prompt"],
-                UUID(row["chosen"]),
-                UUID(row["rejected"]),
-                row["chosen_path"],
-                row["rejected_path"],
-                row["labeler"],
-                1.0 if row["p_chosen"] is None else row["p_chosen"],
-                (round(row["height"]), round(row["width"])),
-            )
-        )
-    if not rows["train"]:
+    texts = store.texts()
+    train, held_out = (
+        _pairs(answer.filter(pc.call_function("equal", [answer["held_out"], side])).drop_columns("held_out"), texts)
+        for side in (0, 1)
+    )
+    if not train:
         why = f" where {config.where}" if config.where else ""
         raise UsageError(
             f"{', '.join(config.labelers)} decided no training pair{why}; loosen --where or label more pairs"
         )
-    if config.max_train_samples is not None and config.max_train_samples < len(rows["train"]):
-        kept = sorted(random.Random(config.seed).sample(range(len(rows["train"])), config.max_train_samples))
-        rows["train"] = [rows["train"][at] for at in kept]
-    return Pairs(rows["train"], rows["validation"])
+    if config.max_train_samples is not None and config.max_train_samples < len(train):
+        train = train.taken(sorted(random.Random(config.seed).sample(range(len(train)), config.max_train_samples)))
+    return Pairs(train, held_out)
 
 
 def _refuse_mixed(store: PairStore, labelers: tuple[str, ...]) -> None:

@@ -98,7 +98,7 @@ def _not_training(unet: Any):
 
 
 def _distinct(pairs: Sequence[Pair]) -> list[Pair]:
-    return list({pair.prompt_id: pair for pair in reversed(pairs)}.values())[::-1]
+    return list({pair.prompt_id: pair for pair in reversed(list(pairs))}.values())[::-1]
 
 
 def sheet(before: Sequence[Image.Image], after: Sequence[Image.Image], prompts: Sequence[str]) -> Image.Image:

@@ -42,9 +42,10 @@ class Validation:
 
     def __init__(self, data: TrainingData, config: TrainConfig) -> None:
         self.data, self.config = data, config
-        pairs = data.pairs.validation
-        if len(pairs) > MOST_PAIRS:
-            pairs = [pairs[at] for at in sorted(random.Random(config.seed).sample(range(len(pairs)), MOST_PAIRS))]
+        held_out = data.pairs.validation
+        if len(held_out) > MOST_PAIRS:
+            held_out = held_out.taken(sorted(random.Random(config.seed).sample(range(len(held_out)), MOST_PAIRS)))
+        pairs = list(held_out)
         self.pairs = pairs
         allowed = data.family.timesteps
         n = min(N_BINS, len(allowed))

@@ -14,7 +14,7 @@ from ..pairstore import PairStore
 from .record import Picture, Record
 from .rows import Rows
 
-PAIRS = 16_384
+PAIRS = 65_536
 PICTURE_BYTES = 128_000_000
 """A part is full with so many pairs, or so many bytes of pictures that the store lacks."""
 _MISSING = b""
@@ -32,6 +32,8 @@ class Part:
         self.examples: list[str] = []
         self._known = {image.bytes for (image,) in store.rows("select image_id from images")}
         self._pool = ThreadPoolExecutor(os.cpu_count())
+        self._taker = ThreadPoolExecutor(1)
+        self._taking: Future[int] | None = None
         self._clear()
 
     def _clear(self) -> None:
@@ -40,7 +42,16 @@ class Part:
         self._picture_bytes = self._pairs = 0
 
     def close(self) -> None:
+        """Let go of the threads; what was written is in the tables when this returns."""
         self._pool.shutdown(cancel_futures=True)
+        self._taker.shutdown()
+        self._taken()
+
+    def _taken(self) -> None:
+        """Wait until what was last written is in the tables."""
+        taking, self._taking = self._taking, None
+        if taking is not None:
+            taking.result()
 
     @property
     def full(self) -> bool:
@@ -70,7 +81,7 @@ class Part:
         self._pairs += len(record.judgements)
 
     def write(self) -> None:
-        """Put everything into the journal and the tables: safe when this returns."""
+        """Put everything into the journal: safe when this returns. It comes into the tables while more is read."""
         rows = Rows(self.labeler, self.run_id)
         unusable = {_MISSING: "image missing"}
         for identity, picture in self._pictures.items():
@@ -93,6 +104,7 @@ class Part:
 
     def _append(self, rows: Rows) -> None:
         tables = rows.as_tables()
+        self._taken()
         with self.store.session() as connection:
             new = {name: lacking(connection, name, table, journal.key(name)) for name, table in tables.items()}
             self.counts["repeated"] += rows.repeated
@@ -103,7 +115,7 @@ class Part:
             if name in new:
                 self.store.append(name, new[name])
                 self.counts[f"new_{name}"] += new[name].num_rows
-        self.store.absorb()
+        self._taking = self._taker.submit(self.store.absorb)
 
 
 def _keep(folder: Path, data: bytes) -> tuple[int, int, str, int]:

@@ -1,0 +1,17 @@
+-- How often people say the same again when they are shown a pair once more.
+with answers as (
+    select labeler, choice, lag(choice) over (partition by pair_id, labeler order by rep) as before
+    from labels
+    join labelers using (labeler)
+    where kind = 'human' and choice <> 'skip'
+)
+select
+    labeler,
+    count(*) as repeats,
+    avg((choice = before)::integer) as same,
+    count(*) filter (where 'tie' not in (choice, before)) as decided,
+    avg((choice = before)::integer) filter (where 'tie' not in (choice, before)) as same_decided
+from answers
+where before is not null
+group by all
+order by labeler

@@ -1,0 +1,77 @@
+"""The benchmark of a large store, at a small size: the store is whole, every step counts what it should, and a plot comes out."""
+
+from pathlib import Path
+
+import prefloop.bench.store as store_bench
+import pytest
+from prefloop.bench import store_steps
+from prefloop.bench.big_store import PERSON, fill
+from prefloop.bench.store import TARGETS, missed
+from prefloop.bench.store_plot import plot
+from prefloop.bench.store_steps import measured
+from prefloop.store import PairStore, pair_id
+from prefloop.store.check import check
+from prefloop.store.ids import prompt_id
+
+N = 300
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
+    store = PairStore.create(tmp_path_factory.mktemp("big") / "store")
+    fill(store, N, n_files=2 * N)
+    store.absorb()
+    return store
+
+
+def test_a_made_store_is_whole_and_of_the_size_asked_for(big: PairStore):
+    assert check(big) == []  # every picture is a file here, and its content gives its id
+    tables = ("pairs", "images", "generations", "scores", "labels", "prompts")
+    counts = {table: big.rows(f"select count(*) from {table}")[0][0] for table in tables}
+    expected = {"pairs": N, "images": 2 * N, "generations": 2 * N, "scores": 4 * N, "labels": 2 * N}
+    assert counts == expected | {"prompts": -(-N // 17)}
+
+
+def test_ids_and_labels_follow_from_content(big: PairStore):
+    for identity, prompt, a, b in big.rows("select pair_id, prompt_id, image_a, image_b from pairs"):
+        assert identity == pair_id(prompt, a, b)
+    for identity, text in big.rows("select prompt_id, prompt from prompts"):
+        assert identity == prompt_id(text)
+    wrong = """select count(*) from score_pairs('pickscore') s join labels l using (pair_id)
+        where l.labeler = 'pickscore' and (l.choice <> if(score_a > score_b, 'a', 'b') or l.margin <> abs(score_a - score_b))"""
+    assert big.rows(wrong) == [(0,)]
+    ((agree,),) = big.rows(f"select agree_decided from agreement where labeler = '{PERSON}'")
+    assert 0.7 < agree < 0.9  # four times in five
+
+
+def test_every_step_is_measured_and_plotted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    step = store_bench._step  # in processes of their own twelve steps take longer to begin than to end
+    monkeypatch.setattr(store_bench, "_step", lambda name, *to: (step if name == "open" else measured)(name, *to))
+    for module in (store_bench, store_steps):
+        monkeypatch.setattr(module, "N_JPEGS", 60)
+    found = store_bench.measure(tmp_path / "stores", N, rounds=1)
+    counts = {name: step["n"] for name, step in found["steps"].items()}
+    rows = 4 + 2 + 2 + 18 + (1 + 2 + 2 + 4 + 2) * N  # models, scorers, labelers, prompts; then by pair
+    expected = {"take": rows, "stats": N, "agreement": N, "all unscored": 2 * N, "import": N}
+    assert {name: counts[name] for name in expected} == expected
+    assert 0 < counts["win rates"] < 2 * N  # labels of pairs whose models differ
+    assert 0 < counts["manifest"] <= N
+    assert all(step["process"] > 0 and step["peak_mb"] > 20 for step in found["steps"].values())
+    assert found["steps"]["open"]["peak_mb"] < 500
+    assert found["steps"].keys() == TARGETS.keys() | {"make"}
+    picture = tmp_path / "plot.png"
+    plot([found, found | {"pairs": 10 * N}], TARGETS, picture)
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    assert not list((tmp_path / "stores").iterdir())
+
+
+def test_a_missed_target_is_told():
+    steps = {name: {"process": (target or 1) / 2, "peak_mb": 100} for name, target in TARGETS.items()}
+    found = {"steps": steps, "file_mb": 10, "taken_file_mb": 10}
+    assert missed(found) == []
+    steps["stats"]["process"], steps["open"]["peak_mb"], found["file_mb"] = 2.5, 3000, 1700
+    assert missed(found) == [
+        "stats: 2.50 s, target 2.0 s",
+        "open: 3000 MB of memory, target 2048",
+        "file: 1700 MB, target 1600",
+    ]
