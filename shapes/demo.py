@@ -53,6 +53,7 @@ def stages(config: DemoConfig) -> Stages:
         scorers=("oracle", "hps", "clip", "pickscore", "aesthetics"),
         weights={"hps": "shapes", "clip": "shapes", "pickscore": "shapes", "aesthetics": "shapes"},
         limit=8 if few else None,
+        images_per_prompt=1 if few else 2,
         seed=config.seed + 1_000_000,
         report=str(folder / f"report-{config.seed}{'-quick' if few else ''}"),
     )

@@ -72,7 +72,7 @@ class TrainConfig:
     """0 tunes every weight of the U-Net."""
     lora_alpha: float | None = None
     """None is the rank."""
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1e-3
     scale_lr: bool = False
     """Multiply the learning rate by the pairs of an optimizer step."""
     lr_scheduler: str = "cosine"
@@ -82,7 +82,7 @@ class TrainConfig:
     train_batch_size: int = 32
     """Pairs per device and forward pass."""
     gradient_accumulation_steps: int = 1
-    max_train_steps: int = 190
+    max_train_steps: int = 240
     """Optimizer steps."""
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
