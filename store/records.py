@@ -45,6 +45,11 @@ class Records(Sequence[T], Generic[T]):
     def __add__(self, other: "Records[T]") -> "Records[T]":
         return Records(pa.concat_tables([self.table, other.table]), self._make)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Records) and self.table.equals(other.table)
+
+    __hash__ = None  # type: ignore[assignment]  # as a list has none
+
     def taken(self, rows: Iterable[int]) -> "Records[T]":
         """Those rows, in that order."""
         return Records(self.table.take(pa.array(rows, pa.int64())), self._make)

@@ -43,6 +43,9 @@ def test_records_are_read_as_a_list_is(both: tuple[Records, list]):
     assert list(records[:3] + records[-2:]) == rows[:3] + rows[-2:]
     assert list(records.taken([7, 7, 9999, 0])) == [rows[7], rows[7], rows[9999], rows[0]]
     assert list(records.taken(at for at in (1, 2))) == rows[1:3]
+    assert records[1:3] == records.taken([1, 2])
+    assert records[1:3] != records[1:4]
+    assert records[1:3] != records.taken([2, 1])
     for at in (N, -N - 1):
         with pytest.raises(IndexError, match=f"of {N}"):
             records[at]
