@@ -55,9 +55,7 @@ def take(connection: duckdb.DuckDBPyConnection, folder: Path, found: Mapping[str
                 connection.execute("insert into parts by name select * from taken")
                 connection.unregister("taken")
                 uncommitted += sum(taken["n_rows"].to_pylist())
-                if (
-                    uncommitted >= ROWS_AT_ONCE
-                ):  # else all of them stay in memory; a crash now leaves parts not yet taken
+                if uncommitted >= ROWS_AT_ONCE:  # a crash after this leaves parts that were not yet taken
                     connection.execute("commit")
                     connection.execute("begin")
                     uncommitted = 0
