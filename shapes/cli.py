@@ -15,7 +15,7 @@ def demo(
     ] = DemoConfig.quick,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Run the whole loop on the built-in world: no network, no GPU, about six minutes on two cores.
+    """Run the whole loop on the built-in world: no network, no GPU, about five minutes on two cores.
 
     Example: prefloop demo --quick
     """

@@ -19,7 +19,7 @@ class DemoConfig:
     dir: str = "prefloop-demo"
     seed: int = 0
     quick: bool = False
-    """A minute instead of six, on so few prompts that nothing is proved."""
+    """A minute instead of five, on so few prompts that nothing is proved."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
