@@ -168,6 +168,7 @@ def test_activations_without_data_are_those_of_real_tensors(costs: Costs):
     assert costs.training_pass(SETTINGS).saved_bytes == real + 8 * 16 + OUTPUT_BYTES
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="its fake tensors on a GPU want a driver")
 def test_activations_in_half_precision_are_those_of_cuda_autocast(costs: Costs):
     with FakeTensorMode(), torch.device("cuda"):
         unet, inputs = tiny_on("cuda"), inputs_on("cuda")
