@@ -21,7 +21,7 @@ def ls(store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--js
 
     Example: prefloop store ls --store prefloop-store
     """
-    from .query import ask, write
+    from .query import write
 
     opened = PairStore.open(store)
     queries = {
@@ -33,7 +33,7 @@ def ls(store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--js
         "labelers": """select r.labeler, r.kind, count(l.pair_id) as labels, count(*) filter (where l.choice = 'tie') as ties
             from labelers r left join current_labels l using (labeler) group by all order by r.labeler""",
     }
-    answers = {what: ask(opened, sql) for what, sql in queries.items()}
+    answers = {what: opened.sql(sql) for what, sql in queries.items()}
     if as_json:
         typer.echo(json.dumps({what: answer.to_pylist() for what, answer in answers.items()}, default=str, indent=1))
         return
