@@ -1,5 +1,6 @@
 """The training loop: from labelled pairs in the store to a folder that diffusers loads."""
 
+import importlib.util
 import json
 import math
 import signal
@@ -14,6 +15,7 @@ from uuid import uuid4
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import LoggerType
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
@@ -57,9 +59,10 @@ def train(config: TrainConfig, store: PairStore, *, resume: bool = False, overwr
     Raises:
         UsageError: where the folder holds a finished run, a run with other settings, or something else.
         NumericalError: where a loss or gradient is not finite; nothing is written then.
-        PrefloopError: where memory runs out.
+        PrefloopError: where memory runs out, or the tracker is not installed.
     """
     output = Path(config.output_dir)
+    _refuse_missing_tracker(config.report_to)
     output.mkdir(parents=True, exist_ok=True)
     AcceleratorState._reset_state()  # else a second run of a process keeps the first one's precision
     tracker: dict[str, Any] = (
@@ -79,6 +82,11 @@ def train(config: TrainConfig, store: PairStore, *, resume: bool = False, overwr
             except torch.OutOfMemoryError as error:
                 raise PrefloopError(_levers(config)) from error
     return this.summary
+
+
+def _refuse_missing_tracker(name: str | None) -> None:
+    if name is not None and (importlib.util.find_spec(name) is None or name not in LoggerType.list()):
+        raise PrefloopError(f"{name} is not installed, or accelerate is older than it: pip install 'prefloop[{name}]'")
 
 
 def _levers(config: TrainConfig) -> str:
