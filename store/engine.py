@@ -23,7 +23,10 @@ def attached(path: Path, *, read_only: bool, readable_since: str | None = None) 
         duckdb.Error: where the file cannot be opened.
     """
     idle = _idle.setdefault(os.getpid(), [])
-    engine = idle.pop() if idle else duckdb.connect(config={"temp_directory": _spill_folder()})
+    try:
+        engine = idle.pop()
+    except IndexError:  # asked first, another thread could take the last one in between
+        engine = duckdb.connect(config={"temp_directory": _spill_folder()})
     try:
         quoted = str(path).replace("'", "''")
         options = f"type duckdb{', read_only' if read_only else ''}"
