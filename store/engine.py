@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 _idle: dict[int, list[duckdb.DuckDBPyConnection]] = {}
 """Engines that nobody uses now, by process: a forked one has none of its parent's threads."""
@@ -14,7 +15,9 @@ _idle: dict[int, list[duckdb.DuckDBPyConnection]] = {}
 
 @contextmanager
 def attached(path: Path, *, read_only: bool, readable_since: str | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection whose own database is the file for a moment; whatever else it made is gone afterwards.
+    """A connection whose own database is the file for a moment; temporary tables and views are gone afterwards.
+
+    What `set` changes stays with the engine, and must be reset.
 
     Args:
         readable_since: of a new file, the version of DuckDB whose storage it has.
@@ -41,6 +44,15 @@ def attached(path: Path, *, read_only: bool, readable_since: str | None = None) 
         engine.close()  # after an error it may hold the file still, or be good for nothing
         raise
     idle.append(engine)
+
+
+def table_with_ids(connection: duckdb.DuckDBPyConnection, query: str, parameters: object = None) -> pa.Table:
+    """The answer of a query, its ids as Arrow's UUID; else they are strings."""
+    connection.execute("set arrow_lossless_conversion = true")
+    try:
+        return connection.sql(query, params=parameters).to_arrow_table()
+    finally:
+        connection.execute("reset arrow_lossless_conversion")
 
 
 def _spill_folder() -> str:

@@ -6,6 +6,7 @@ import duckdb
 import pyarrow as pa
 
 from . import journal
+from .engine import table_with_ids
 from .errors import UsageError
 
 
@@ -21,11 +22,7 @@ def lacking(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, k
 
 def in_schema(connection: duckdb.DuckDBPyConnection, table: str, query: str, **parameters: object) -> pa.Table:
     """The answer as rows of the table, fit for the journal."""
-    connection.execute("set arrow_lossless_conversion = true")  # ids stay ids
-    try:
-        return connection.sql(query, params=parameters or None).to_arrow_table().cast(journal.TABLES[table])
-    finally:
-        connection.execute("reset arrow_lossless_conversion")  # it would hold for the whole process
+    return table_with_ids(connection, query, parameters or None).cast(journal.TABLES[table])
 
 
 def relabelled(connection: duckdb.DuckDBPyConnection, labels: pa.Table) -> int:

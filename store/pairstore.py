@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from . import journal
-from .engine import attached
+from .engine import attached, table_with_ids
 from .errors import BusyError, IntegrityError, PrefloopError, UsageError, cannot_write, is_full
 from .ids import canonical, pair_id, prompt_id, split_of
 from .images import image_path, write_image
@@ -130,13 +130,9 @@ class PairStore:
     def sql(self, query: str, parameters: object = None, *, as_ids: bool = False) -> pa.Table:
         """The answer of one read-only query; ids come as strings, or as Arrow's UUID if asked for."""
         with self.session() as connection:
-            if not as_ids:
-                return connection.sql(query, params=parameters).to_arrow_table()
-            connection.execute("set arrow_lossless_conversion = true")
-            try:
-                return connection.sql(query, params=parameters).to_arrow_table()
-            finally:
-                connection.execute("reset arrow_lossless_conversion")  # it would hold for the whole process
+            if as_ids:
+                return table_with_ids(connection, query, parameters)
+            return connection.sql(query, params=parameters).to_arrow_table()
 
     def rows(self, query: str, parameters: Sequence | Mapping | None = None) -> list[tuple]:
         """The answer of one read-only query as Python values; ids come as UUID."""

@@ -23,6 +23,13 @@ def test_a_session_finds_nothing_of_the_one_before(store: PairStore):
         assert set(names) == {("memory",), ("store",)}
 
 
+def test_ids_are_strings_again_after_they_were_asked_for_as_ids(store: PairStore):
+    fill(store, 1)
+    query = "select pair_id from pairs"
+    assert store.sql(query, as_ids=True).schema.field(0).type == pa.uuid()
+    assert store.sql(query).schema.field(0).type == pa.string()
+
+
 def test_threads_read_beside_each_other_and_see_what_was_written(store: PairStore):
     fill(store, 4)
 
