@@ -415,6 +415,12 @@ def test_a_temperature_is_fitted_on_choices_of_people(store: PairStore):
     assert summary["scored"] == {"redness": 0}
 
 
+def test_a_scorer_of_whole_pictures_counts_the_prompts_it_cuts(store: PairStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Redness, "n_truncated", lambda _, prompts: prompts.count("prompt 1"), raising=False)
+    fill(store, 3)
+    assert relabel(REDNESS, store)["bad"] == {"prompts longer than redness reads, cut": 1}
+
+
 def test_a_temperature_given_is_that_of_the_soft_label(store: PairStore):
     prompt = add_prompt(store, "one")
     add_pair(store, prompt, add_picture(store, (50, 0, 0)), add_picture(store, (150, 0, 0)))

@@ -236,6 +236,4 @@ class Desk:
     def elsewhere(self, sitting: Sitting) -> int:
         """Pairs that are before other people now and may come back."""
         with self._lock:
-            return sum(
-                len(other.line) for other in self._sittings if other is not sitting and self._awake(other)
-            )  # fmt: skip
+            return sum(len(one.line) for one in self._sittings if one is not sitting and self._awake(one))
