@@ -1,14 +1,12 @@
 """Load any text-to-image pipeline of diffusers, from a folder or the hub, with or without a LoRA."""
 
-from pathlib import Path
-
 import diffusers
 import torch
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline
 
-from ..store.errors import PrefloopError, UsageError
-from ..store.models import LORA_FILE, Model
-from ..store.runs import quiet_libraries
+from ..store.errors import UsageError
+from ..store.loading import load_pipeline as composed_pipeline
+from ..store.model import Model
 
 
 def dtype_of(name: str, device: str) -> torch.dtype:
@@ -18,33 +16,14 @@ def dtype_of(name: str, device: str) -> torch.dtype:
 
 
 def load_pipeline(model: Model, device: str, dtype: torch.dtype) -> DiffusionPipeline:
-    """The pipeline on the device, quiet, with the LoRA laid on where the model is one.
+    """The pipeline on the device, quiet, with all that the model is put together from.
 
     Raises:
         PrefloopError: where it cannot be loaded; the message says how to fetch it.
     """
-    base = model.root
-    quiet_libraries()
-    parts = {}
-    if model.base is not None and not (Path(model.source) / LORA_FILE).exists():
-        parts["unet"] = UNet2DConditionModel.from_pretrained(
-            model.source, subfolder="unet", dtype=dtype, use_safetensors=True
-        )
-    try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            base.source, dtype=dtype, use_safetensors=True, **parts, **base.loading()
-        )
-    except (OSError, ValueError) as error:
-        cure = "" if "/" not in base.name else f"; `hf download {base.source}` fetches it where there is network"
-        raise PrefloopError(f"cannot load the model {base.name}: {_first_line(error)}{cure}") from error
-    if model.base is not None and not parts:
-        pipeline.load_lora_weights(model.source, weight_name=LORA_FILE)
+    pipeline = composed_pipeline(model, dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:300]
 
 
 def set_scheduler(pipeline: DiffusionPipeline, name: str | None) -> None:

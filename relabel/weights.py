@@ -2,17 +2,13 @@
 
 import hashlib
 import json
-import os
-import time
-from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ..store.errors import IntegrityError, PrefloopError, UsageError
+from ..store.hashing import sha256
 from ..store.models import hub_reachable
-
-REMEMBERED_FROM = 64 << 20  # bytes; hashing 4 GB takes seconds
 
 
 def built_in(scorer: str) -> Path:
@@ -67,35 +63,9 @@ def from_hub(scorer: str, wanted: str) -> Path:
             raise PrefloopError(f"cannot fetch {wanted} for {scorer}: {str(error).splitlines()[0]}") from error
     raise PrefloopError(
         f"the weights of {scorer} are not here and the hub does not answer; where there is network, "
-        f"`hf download {repository} {file}` fetches them; `--weights shapes` takes the built-in world's".replace(
-            "  ", " "
-        )
+        f"`{' '.join(['hf download', repository, *filter(None, [file])])}` fetches them; "
+        "`--weights shapes` takes the built-in world's"
     )
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes, as hex. That of a large file is remembered as long as its size and times stay the same."""
-    state = path.stat()
-    if state.st_size < REMEMBERED_FROM:
-        return _hashed(path)
-    entry = f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
-    memory = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "prefloop" / "sha256"
-    note = memory / hashlib.sha256(entry.encode()).hexdigest()
-    if note.exists():
-        return note.read_text()
-    found = _hashed(path)
-    if time.time_ns() - state.st_mtime_ns > 2_000_000_000:  # a file just written may change within the clock's tick
-        with suppress(OSError):  # a memory that cannot be kept costs seconds, no more
-            memory.mkdir(parents=True, exist_ok=True)
-            temporary = note.with_suffix(f".{os.getpid()}")
-            temporary.write_text(found)
-            temporary.replace(note)
-    return found
-
-
-def _hashed(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checked(path: Path, pins: dict[str, str]) -> str:

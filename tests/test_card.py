@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import ModelCard
 from peft import LoraConfig
 from prefloop.store import PairStore
+from prefloop.store.lora import adapter_of
 from prefloop.store.models import LORA_FILE
 from prefloop.train.card import evaluations_of, model_card
 from prefloop.train.kohya import save_kohya
@@ -116,7 +117,9 @@ def test_the_card_says_what_the_model_was_made_from():
         assert f"\n- {line}\n" in card
     assert "Win rates" not in card
     assert "beta" not in model_card(about(objective="sft"), [])
-    assert "LoRA" not in model_card(about(output="pipeline"), [])
+    assert "LoRA: rank 8" in model_card(about(output="pipeline"), [])  # fused
+    whole = about(output="pipeline")
+    assert "LoRA" not in model_card(whole | {"config": whole["config"] | {"lora_rank": 0}}, [])
 
 
 def test_win_rates_stand_with_their_interval_and_number():
@@ -177,7 +180,7 @@ def test_the_snippet_loads_the_result_and_draws(
         unet.save_pretrained(tmp_path / "unet")
     else:
         unet.add_adapter(LoraConfig(r=2, init_lora_weights="gaussian", target_modules=["to_q"]))
-        save_kohya(unet, tmp_path / LORA_FILE)  # diffusers tells the two layouts apart by their names
+        save_kohya(unet, adapter_of(unet), tmp_path / LORA_FILE)  # diffusers tells the two layouts apart by their names
     monkeypatch.chdir(tmp_path)
     card = model_card(about(output=output, base_model="shapes" if base == "shapes" else source), [])
     made: dict[str, Any] = {}

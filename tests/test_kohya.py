@@ -14,6 +14,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from peft import LoraConfig
+from prefloop.store.lora import Adapter, adapter_of
 from prefloop.train.kohya import save_kohya
 from prefloop.train.policy import LORA_TARGETS
 from safetensors import safe_open
@@ -87,6 +88,10 @@ def with_adapter(unet: Any, alpha: float, rank: int = RANK) -> Any:
     return adapted
 
 
+def both(unet: Any) -> tuple[Any, Adapter]:
+    return unet, adapter_of(unet)
+
+
 @torch.no_grad()
 def denoised(unet: Any, width: int) -> Tensor:
     generator = torch.Generator().manual_seed(2)
@@ -107,7 +112,7 @@ def test_what_diffusers_loads_denoises_like_the_adapter(make: Any, width: int, a
     base = make(width)
     adapted = with_adapter(base, alpha)
     expected = denoised(adapted, width)
-    save_kohya(adapted, tmp_path / "kohya.safetensors")
+    save_kohya(*both(adapted), tmp_path / "kohya.safetensors")
     fresh = pipeline(copy.deepcopy(base))
     fresh.load_lora_weights(tmp_path, weight_name="kohya.safetensors")
     torch.testing.assert_close(denoised(fresh.unet, width), expected, atol=1e-5, rtol=0)
@@ -118,7 +123,7 @@ def test_what_diffusers_loads_denoises_like_the_adapter(make: Any, width: int, a
 
 
 def test_every_layer_has_its_weights_and_alpha(tmp_path: Path):
-    save_kohya(with_adapter(sd_unet(768), 2.5), tmp_path / "kohya.safetensors")
+    save_kohya(*both(with_adapter(sd_unet(768), 2.5)), tmp_path / "kohya.safetensors")
     state, _ = written(tmp_path / "kohya.safetensors")
     # 2 attention blocks down, 1 in the middle, 3 up; 2 attentions of 4 layers in each; 3 tensors of a layer
     assert len(state) == 6 * 8 * 3
@@ -130,7 +135,7 @@ def test_every_layer_has_its_weights_and_alpha(tmp_path: Path):
 
 
 def test_sdxl_has_the_names_of_its_own_unet(tmp_path: Path):
-    save_kohya(with_adapter(sdxl_unet(2048), 4), tmp_path / "kohya.safetensors")
+    save_kohya(*both(with_adapter(sdxl_unet(2048), 4)), tmp_path / "kohya.safetensors")
     blocks = {key.split("_transformer_blocks_")[0] for key in written(tmp_path / "kohya.safetensors")[0]}
     # SDXL's attention is in input blocks 4, 5, 7, 8 (0 is conv_in, 3 and 6 make smaller), the middle, output blocks 0 to 5
     inputs = {f"lora_unet_input_blocks_{number}_1" for number in (4, 5, 7, 8)}
@@ -151,7 +156,7 @@ def test_sdxl_has_the_names_of_its_own_unet(tmp_path: Path):
 def test_the_metadata_are_those_of_kohya(
     make: Any, width: int, v_prediction: bool, base: str | None, v2: str | None, tmp_path: Path
 ):
-    save_kohya(with_adapter(make(width), 2), tmp_path / "kohya.safetensors", v_prediction=v_prediction)
+    save_kohya(*both(with_adapter(make(width), 2)), tmp_path / "kohya.safetensors", v_prediction=v_prediction)
     metadata = written(tmp_path / "kohya.safetensors")[1]
     assert metadata["ss_network_module"] == "networks.lora"
     assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("4", "2.0")
@@ -162,4 +167,4 @@ def test_an_sdxl_layer_without_a_known_name_is_refused(tmp_path: Path):
     unet = sdxl_unet(16)
     unet.add_adapter(LoraConfig(r=RANK, target_modules=["conv1"]))
     with pytest.raises(ValueError, match="no attention block"):
-        save_kohya(unet, tmp_path / "kohya.safetensors")
+        save_kohya(*both(unet), tmp_path / "kohya.safetensors")

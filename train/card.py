@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
@@ -10,6 +11,8 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..store.hub import HUB_ID
+from ..store.model import Composition, Model, Part
 from ..store.models import BUILT_IN, LORA_FILE
 from ..store.pairstore import PairStore
 from ..store.query import visible
@@ -42,13 +45,14 @@ def evaluations_of(store: PairStore, model_id: UUID) -> list[dict]:
     return [json.loads(summary) for (summary,) in store.rows(query, [str(model_id)])]
 
 
-def model_card(about: dict, evaluations: list[dict]) -> str:
+def model_card(about: dict, evaluations: list[dict], on: Model | None = None) -> str:
     """The text of README.md.
 
     Args:
         about: what `train` writes to prefloop.json. `pipeline_class` is the class of the pipeline, `objective` the name of the
             loss, `output` one of pipeline, unet, lora, kohya.
         evaluations: results of `evaluate` about this model.
+        on: the model it was trained on; None takes `base_model` of `about` for it.
     """
     if about["pipeline_class"] not in PIPELINES:
         raise ValueError(f"no card is known for a {about['pipeline_class']}; there are {', '.join(PIPELINES)}")
@@ -69,11 +73,13 @@ def model_card(about: dict, evaluations: list[dict]) -> str:
         "# A model tuned on preferences",
         f"{_WHAT[about['output']]}: {_code(base)}, tuned by {method} on {about['n_pairs']} preference pairs with prefloop.",
         "## Loading",
-        f"```python\n{_snippet(about)}\n```",
+        f"```python\n{_snippet(about, on)}\n```",
     ]
+    if (needs := _needs(about, on)) is not None:
+        parts.append(needs)
     if about["output"] == "kohya":
         parts.append(f"`{LORA_FILE}` can also be put among the LoRAs of programs that read kohya's layout.")
-    parts += ["## Made from", "\n".join(f"- {line}" for line in _provenance(about))]
+    parts += ["## Made from", "\n".join(f"- {line}" for line in _provenance(about, on))]
     if evaluations:
         parts += ["## Win rates", *(_evaluation(one) for one in evaluations)]
     if any(row["in_sample"] for one in evaluations for row in one["scorers"].values()):
@@ -81,41 +87,103 @@ def model_card(about: dict, evaluations: list[dict]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _snippet(about: dict) -> str:
-    family, base = about["pipeline_class"], about["base_model"]
-    lines = ["import torch", f"from diffusers import {family}"]
-    source = repr(base)
-    if base in BUILT_IN and about["output"] != "pipeline":
-        lines.append("from prefloop.store.models import find_model")
-        source = f"find_model({base!r}).source"
-    lines += ["", 'folder = "."  # this folder, or the name of its repository on the hub']
+def _snippet(about: dict, on: Model | None) -> str:
+    family, output = about["pipeline_class"], about["output"]
     # without a dtype the parts of a pipeline come in those they are stored in, which may differ
     dtype = "torch_dtype=torch.float32"
-    if about["output"] == "pipeline":
+    classes, lines, parts = [family], ["", 'folder = "."  # this folder, or the name of its repository on the hub'], []
+    if output == "pipeline":
         lines.append(f"pipeline = {family}.from_pretrained(folder, {dtype})")
-    elif about["output"] == "unet":
-        lines[1] += ", UNet2DConditionModel"
-        lines.append(f'unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", {dtype})')
-        lines.append(f"pipeline = {family}.from_pretrained({source}, unet=unet, {dtype})")
-    else:
-        lines.append(f"pipeline = {family}.from_pretrained({source}, {dtype})")
-        lines.append(f'pipeline.load_lora_weights(folder, weight_name="{LORA_FILE}")')
+        return _code_of(classes, lines, family)
+    made = Composition(_named(about["base_model"])) if on is None else on.composition
+    unet = 'folder, subfolder="unet"' if output == "unet" else _arguments(made.unet)
+    for name, kind, arguments in (
+        ("unet", "UNet2DConditionModel", unet),
+        ("vae", "AutoencoderKL", _arguments(made.vae)),
+    ):
+        if arguments:
+            classes.append(kind)
+            parts.append(f"{name}={name}, ")
+            lines.append(f"{name} = {kind}.from_pretrained({arguments}, {dtype})")
+    source = repr(made.root.source)
+    if made.root.built_in:
+        lines.insert(0, "from prefloop.store.models import find_model")
+        source = f"find_model({made.root.name!r}).source"
+    pinned = f", revision={made.root.revision!r}" if made.root.revision else ""
+    lines.append(f"pipeline = {family}.from_pretrained({source}{pinned}, {''.join(parts)}{dtype})")
+    if output != "unet":
+        lines += _loras(made.loras)
+    return _code_of(classes, lines, family)
+
+
+def _loras(earlier: Sequence[str]) -> list[str]:
+    loading = f'weight_name="{LORA_FILE}")'
+    lines = []
+    if earlier:
+        folders = ", ".join(repr(str(Path(folder).resolve())) for folder in earlier)
+        lines = [
+            f"for earlier in [{folders}]:  # what it was trained on, in this order",
+            f"    pipeline.load_lora_weights(earlier, {loading}",
+            "    pipeline.fuse_lora()",
+            "    pipeline.unload_lora_weights()",
+        ]
+    return [*lines, f"pipeline.load_lora_weights(folder, {loading}"]
+
+
+def _arguments(part: Part | None) -> str | None:
+    if part is None:
+        return None
+    source = str(Path(part.source).resolve()) if Path(part.source).is_dir() else part.source
+    named = (("subfolder", part.subfolder), ("revision", part.revision))
+    return ", ".join([repr(source), *(f"{name}={value!r}" for name, value in named if value)])
+
+
+def _named(base: str) -> Model:
+    """The pipeline of a name that is not looked for."""
+    return Model(base, base, UUID(int=0), built_in=base in BUILT_IN)
+
+
+def _code_of(classes: Sequence[str], lines: Sequence[str], family: str) -> str:
+    image = 'image = pipeline("a red circle left of a blue square").images[0]'
     if family.endswith("Img2ImgPipeline"):
-        return "\n".join([*lines, 'image = pipeline("a red circle", image=draft).images[0]'])
-    return "\n".join([*lines, 'image = pipeline("a red circle left of a blue square").images[0]'])
+        image = 'image = pipeline("a red circle", image=draft).images[0]'
+    return "\n".join(["import torch", f"from diffusers import {', '.join(classes)}", *lines, image])
 
 
-def _provenance(about: dict) -> list[str]:
+def _needs(about: dict, on: Model | None) -> str | None:
+    """What a result cannot be loaded without, beside the pipeline at the bottom."""
+    if on is None or about["output"] == "pipeline":
+        return None
+    made = on.composition
+    loras = made.loras if about["output"] != "unet" else ()
+    unet = made.unet if about["output"] != "unet" else None
+    parts = [
+        f"the {name} {_code(part.source)}" for name, part in (("U-Net", unet), ("VAE", made.vae)) if part is not None
+    ]
+    parts += [f"the LoRA {_code(folder)}" for folder in loras]
+    if not parts:
+        return None
+    said = f"It needs {', '.join(parts)} below it, as above: without them it is another model."
+    if about.get("kohya"):
+        combined = f"holds the {len(loras) + 1} LoRAs in one" if loras else "is the same LoRA"
+        on_what = f"the U-Net {_code(unet.source)}" if unet is not None else _code(made.root.name)
+        said += f" `kohya.safetensors` {combined}, for {on_what}."
+    return f"{said} `prefloop train --output pipeline` writes a result that needs nothing else."
+
+
+def _provenance(about: dict, on: Model | None) -> list[str]:
     config = about["config"]
-    lines = [
-        f"base model: {_code(about['base_model'])}",
+    lines = [f"base model: {_code(about['base_model'])}"]
+    if on is not None and on.name != about["base_model"]:
+        lines.append(f"trained on: {_code(on.name)}")
+    lines += [
         f"objective: {_METHODS.get(about['objective'], about['objective'])}",
     ]
     if about["objective"] != "sft":
         lines.append(
             f"beta: {about['beta_mean']:g} times a mean over a latent's values, {about['beta_sum']:.4g} times their sum"
         )
-    if about["output"] in ("lora", "kohya"):
+    if config["lora_rank"]:
         lines.append(f"LoRA: rank {config['lora_rank']}, alpha {config['lora_alpha'] or config['lora_rank']:g}")
     lines += [
         f"learning rate: {about['absolute_learning_rate']:g}, {_code(config['lr_scheduler'])}; {about['optimizer']}",
@@ -163,4 +231,4 @@ def _is_hub_id(name: str) -> bool:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return name.count("/") == 1 and not Path(name).exists()  # a folder goes before the hub, as in find_model
+    return bool(HUB_ID.fullmatch(name)) and not Path(name).exists()  # a folder goes before the hub, as in find_model

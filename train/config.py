@@ -124,7 +124,8 @@ class TrainConfig:
     report_to: str | None = None
     tracker_project_name: str = "prefloop"
     output: Output = "auto"
-    """What is written: the whole pipeline or the U-Net alone (full fine-tuning), the LoRA; auto is pipeline or lora."""
+    """What is written: the whole pipeline, the U-Net alone, or the LoRA. auto is lora where one is trained, else pipeline; in a
+    pipeline or a U-Net a LoRA is fused."""
     kohya: bool = False
     """Write the LoRA in kohya's layout too."""
     push_to_hub: str | None = None
@@ -180,8 +181,6 @@ class TrainConfig:
             raise UsageError(f"the loss {self.loss} has no reference that cache-reference could keep")
         if self.cache_reference and self.min_snr_gamma is not None:
             raise UsageError("cache-reference and min-snr-gamma do not go together; leave one out")
-        if self.output in ("pipeline", "unet") and self.lora_rank:
-            raise UsageError(f"output {self.output} is of full fine-tuning; give --lora-rank 0, or --output lora")
         if self.output == "lora" and not self.lora_rank:
             raise UsageError("output lora wants a --lora-rank above 0")
         if self.kohya and not self.lora_rank:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 
 from ..store.errors import PrefloopError, UsageError
-from ..store.models import Model
+from ..store.model import Model
 
 Kind = Literal["sd", "sdxl", "sdxl-refiner", "sdxl-turbo"]
 TURBO_TIMESTEPS = (249, 499, 749, 999)  # where SDXL-turbo was distilled to start

@@ -12,31 +12,32 @@ from typing import Any
 
 import torch
 from diffusers.utils import convert_state_dict_to_kohya
-from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
+
+from ..store.lora import Adapter
 
 # Width of the text embedding → the base as sd-scripts calls it.
 _BASES = {768: "sd_v1", 1024: "sd_v2", 2048: "sdxl_base_v1-0"}
 _ATTENTION = re.compile(r"lora_unet_(down|mid|up)_blocks?_(?:(\d+)_)?attentions_(\d+)_")
 
 
-def save_kohya(unet: Any, path: Path, *, v_prediction: bool = False) -> None:
-    """Write the adapter of a U-Net to a safetensors file.
+def save_kohya(unet: Any, adapter: Adapter, path: Path, *, v_prediction: bool = False) -> None:
+    """Write a LoRA of a U-Net to a safetensors file.
 
     Args:
-        unet: a UNet2DConditionModel with one adapter of peft.
+        unet: the UNet2DConditionModel it is of; its config decides the names.
         v_prediction: whether the base predicts velocity; the metadata of SD 1 and 2 say so.
 
     Raises:
         ValueError: where an SDXL adapter has layers outside of the attention blocks.
     """
-    adapter = unet.peft_config["default"]
-    layers = {f"unet.{name}": weight for name, weight in get_peft_model_state_dict(unet).items()}
-    state: dict[str, Tensor] = convert_state_dict_to_kohya(layers)
+    state: dict[str, Tensor] = convert_state_dict_to_kohya(
+        {f"unet.{name}": weight for name, weight in adapter.state().items()}
+    )
     if unet.config.addition_embed_type == "text_time":
         state = {_original_name(name, unet.config.layers_per_block): weight for name, weight in state.items()}
-    alpha = torch.tensor(float(adapter.lora_alpha))
+    alpha = torch.tensor(adapter.alpha)
     # each alpha in memory of its own: safetensors writes no tensor twice
     whole = {
         name: alpha.clone() if name.endswith(".alpha") else weight.detach().cpu().contiguous()
@@ -44,8 +45,8 @@ def save_kohya(unet: Any, path: Path, *, v_prediction: bool = False) -> None:
     }
     metadata = {
         "ss_network_module": "networks.lora",
-        "ss_network_dim": str(adapter.r),
-        "ss_network_alpha": str(float(adapter.lora_alpha)),
+        "ss_network_dim": str(adapter.rank),
+        "ss_network_alpha": str(adapter.alpha),
     }
     base = _BASES.get(unet.config.cross_attention_dim)
     if base is not None:

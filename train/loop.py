@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..store import NumericalError, PairStore, PrefloopError
 from ..store.locks import locked
-from ..store.models import find_model
+from ..store.models import find_model, with_parts
 from ..store.runs import Run, StopSignal, plain, progress, quiet_libraries, run
 from .config import TrainConfig
 from .data import Batch
@@ -116,7 +116,7 @@ class _Trainer:
         if config.allow_tf32:
             torch.backends.cuda.matmul.allow_tf32 = True
         device = self.accelerator.device
-        self.model = find_model(config.model, config.revision)
+        self.model = with_parts(find_model(config.model, config.revision), config.unet_init, config.vae)
         with self.accelerator.main_process_first():
             self.data, self.scheduler = prepared(config, store, self.model, device)
         self.labelers = {
@@ -125,7 +125,7 @@ class _Trainer:
                 "select labeler, config from labelers where labeler in (select unnest(?))", [list(config.labelers)]
             )
         }
-        self.policy = Policy(load_unet(self.model, config.unet_init), config).to(device)
+        self.policy = Policy(load_unet(self.model), config).to(device)
         self.rate = learning_rate(config, self.accelerator.num_processes)
         optimizer = optimizer_for(config, self.data.family, self.policy.parameters(), self.rate)
         self.clips = optimizer_name(config, self.data.family) != "adafactor"

@@ -7,14 +7,16 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
+from ..store import loading
 from ..store.errors import PrefloopError
-from ..store.models import LORA_FILE, Model
+from ..store.lora import Adapter, adapter_of, combined, fuse, read_adapter
+from ..store.model import Model
+from ..store.models import LORA_FILE, with_parts
 from .config import TrainConfig
 from .family import Family
 from .kohya import save_kohya
@@ -26,22 +28,12 @@ HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 def load_vae(model: Model, instead: str | None, device: torch.device) -> Any:
     """The model's VAE, or one named instead: the folder or hub id of a pipeline or of a VAE; frozen, float32."""
-    source, more = model.root.source, {"subfolder": "vae", **model.root.loading()}
-    if instead is not None:
-        source, more = instead, {"subfolder": "vae"} if (Path(instead) / "vae").is_dir() else {}
-    try:
-        vae: Any = AutoencoderKL.from_pretrained(source, use_safetensors=True, **more)
-    except (OSError, ValueError) as error:
-        raise PrefloopError(f"cannot load the VAE {source}: {str(error).splitlines()[0]}") from error
-    return vae.float().eval().requires_grad_(False).to(device)
+    return loading.load_vae(with_parts(model, vae=instead)).eval().requires_grad_(False).to(device)
 
 
 def load_text_encoders(model: Model, family: Family, device: torch.device) -> Any:
     """A function from N prompts to `hidden` (N, tokens, width) and, for SDXL, `pooled` (N, width); frozen, float32."""
-    root = model.root
-    pipeline: Any = DiffusionPipeline.from_pretrained(
-        root.source, unet=None, vae=None, use_safetensors=True, **root.loading()
-    )
+    pipeline = loading.load_root(model, unet=None, vae=None)
     for part in ("text_encoder", "text_encoder_2"):
         encoder = getattr(pipeline, part, None)
         if encoder is not None:
@@ -64,32 +56,12 @@ def load_text_encoders(model: Model, family: Family, device: torch.device) -> An
 
 
 def load_unet(model: Model, unet_init: str | None = None) -> Any:
-    """The U-Net in float32; where the model is a LoRA, with it melted in.
+    """The U-Net in float32, with all that the model was trained on fused.
 
     Args:
         unet_init: a U-Net to take instead: a folder, or a hub id.
     """
-    if unet_init is not None:
-        where = {} if (Path(unet_init) / "config.json").exists() else {"subfolder": "unet"}
-        try:
-            unet: Any = UNet2DConditionModel.from_pretrained(unet_init, use_safetensors=True, **where)
-        except (OSError, ValueError) as error:
-            raise PrefloopError(f"cannot load the U-Net {unet_init}: {str(error).splitlines()[0]}") from error
-        return unet.float()
-    if model.base is None or not (Path(model.source) / LORA_FILE).exists():
-        unet = UNet2DConditionModel.from_pretrained(
-            model.source, subfolder="unet", use_safetensors=True, **model.loading()
-        )
-        return unet.float()
-    root = model.root
-    # float32 from the start: half precision would round what is melted in
-    pipeline: Any = DiffusionPipeline.from_pretrained(
-        root.source, dtype=torch.float32, use_safetensors=True, **root.loading()
-    )
-    pipeline.load_lora_weights(model.source, weight_name=LORA_FILE)
-    pipeline.fuse_lora()
-    pipeline.unload_lora_weights()
-    return pipeline.unet.float()
+    return loading.load_unet(with_parts(model, unet=unet_init))
 
 
 class Policy:
@@ -178,33 +150,45 @@ class Policy:
             for name, parameter in mine.items():
                 parameter.copy_(state[name])
 
-    def lora_layers(self) -> dict[str, Tensor]:
-        """The adapter's weights by peft's names, float32."""
-        return {name: tensor.float().cpu() for name, tensor in get_peft_model_state_dict(self.unet).items()}
-
     def save_weights(self, output: Path, family: Family) -> None:
         """The LoRA in diffusers' layout, or the U-Net in `unet/`: what `load_lora_weights` or `from_pretrained` loads."""
         if not self.lora:
             self.unet.save_pretrained(output / "unet")
             return
         adapter: Any = self.unet.peft_config
+        settings = adapter["default"].to_dict()
         pipeline: Any = getattr(diffusers, family.pipeline_class)
         pipeline.save_lora_weights(
             output,
-            unet_lora_layers=self.lora_layers(),
+            unet_lora_layers=self.adapter().state(),
             weight_name=LORA_FILE,
-            unet_lora_adapter_metadata=adapter["default"].to_dict(),
+            # peft keeps a set, whose order differs from process to process
+            unet_lora_adapter_metadata=settings | {"target_modules": sorted(settings["target_modules"])},
         )
 
-    def save_kohya(self, output: Path, family: Family) -> None:
-        """The LoRA in kohya's layout, in kohya.safetensors."""
-        save_kohya(self.unet, output / KOHYA_FILE, v_prediction=family.prediction_type == "v_prediction")
+    def adapter(self) -> Adapter:
+        """The LoRA as it is now."""
+        return adapter_of(self.unet)
 
-    def save_pipeline(self, output: Path, model: Model, vae: str | None) -> None:
+    def save_kohya(self, output: Path, family: Family, model: Model) -> None:
+        """The LoRA in kohya's layout, in kohya.safetensors; combined with those it was trained on, where it was."""
+        adapters = [*(read_adapter(folder) for folder in model.composition.loras), self.adapter()]
+        adapter = combined(adapters) if len(adapters) > 1 else adapters[0]
+        save_kohya(self.unet, adapter, output / KOHYA_FILE, v_prediction=family.prediction_type == "v_prediction")
+
+    def whole_unet(self, model: Model) -> Any:
+        """The U-Net with nothing beside it: where a LoRA was trained, a float32 copy with it fused.
+
+        Args:
+            model: what it was trained on.
+        """
+        if not self.lora:
+            return self.unet
+        unet = loading.load_unet(model)
+        fuse(unet, self.adapter())
+        return unet
+
+    def save_pipeline(self, output: Path, model: Model) -> None:
         """The whole pipeline with the tuned U-Net."""
-        changed = {} if vae is None else {"vae": load_vae(model, vae, torch.device("cpu"))}
-        root = model.root
-        pipeline = DiffusionPipeline.from_pretrained(
-            root.source, unet=self.unet, use_safetensors=True, **changed, **root.loading()
-        )
-        pipeline.save_pretrained(output)
+        vae = {} if model.composition.vae is None else {"vae": loading.load_vae(model)}
+        loading.load_root(model, unet=self.whole_unet(model), **vae).save_pretrained(output)

@@ -9,8 +9,10 @@ from uuid import UUID
 import torch
 
 from ..store import IntegrityError, PairStore
+from ..store.hashing import fingerprint
 from ..store.ids import canonical, content_id
-from ..store.models import Model, fingerprint
+from ..store.model import Model
+from ..store.models import with_parts
 from .cache import Rows, Shards, cache_latents, cache_texts
 from .config import TrainConfig
 from .data import TrainingData, image_frames
@@ -53,11 +55,13 @@ def prepared(config: TrainConfig, store: PairStore, model: Model, device: torch.
 
 def _vae_key(config: TrainConfig, model: Model) -> str:
     """Of the encoder's weights: models that share a VAE share latents."""
-    source = config.vae or model.root.source
-    folder = Path(source) / "vae" if (Path(source) / "vae").is_dir() else Path(source)
+    vae = with_parts(model, vae=config.vae).composition.vae
+    if vae is not None:
+        return vae.part_id.hex
+    folder = Path(model.root.source) / "vae"
     if folder.is_dir():
         return fingerprint(folder).hex
-    return content_id(canonical({"vae": config.vae, "model": model.root.model_id.hex}).encode()).hex
+    return content_id(canonical({"vae": None, "model": model.root.model_id.hex}).encode()).hex
 
 
 def with_reference(data: TrainingData, denoising: Denoising, store: PairStore, model: Model, step: int) -> TrainingData:

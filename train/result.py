@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..store import PairStore, UsageError
-from ..store.models import RESULT_FILE, Model, find_model
+from ..store import IntegrityError, PairStore, UsageError
+from ..store.hashing import RESULT_FILE, digests
+from ..store.lineage import lineage
+from ..store.model import Model
+from ..store.models import find_model
 from ..store.runs import plain, versions
 from .card import evaluations_of, model_card
 from .config import TrainConfig
@@ -31,12 +34,13 @@ def about(config: TrainConfig, model: Model, data: TrainingData, provenance: Pro
     """The content of prefloop.json."""
     return plain(
         {
-            "base_model": config.model if model.base is None else model.base.name,
-            "base_model_id": str(model.model_id),
+            "base_model": model.root.name,
+            "trained_on": lineage(model, Path(config.output_dir)),
             "family": data.family.kind,
             "pipeline_class": data.family.pipeline_class,
             "kind": "lora" if config.lora_rank else "full",
             "output": output_of(config),
+            "kohya": config.kohya,
             "objective": config.loss,
             "optimizer": optimizer_name(config, data.family),
             "absolute_learning_rate": learning_rate(config, provenance.n_processes),
@@ -78,13 +82,33 @@ def write_result(
     told = about(config, model, data, provenance, summary)
     with replacing(output) as folder:
         if output_of(config) == "pipeline":
-            policy.save_pipeline(folder, model, config.vae)
+            policy.save_pipeline(folder, model)
+        elif output_of(config) == "unet":
+            policy.whole_unet(model).save_pretrained(folder / "unet")
         else:
             policy.save_weights(folder, data.family)
         if config.kohya:
-            policy.save_kohya(folder, data.family)
-        (folder / "README.md").write_text(model_card(told, []))
-        (folder / RESULT_FILE).write_text(json.dumps(told, indent=1))
+            policy.save_kohya(folder, data.family, model)
+        settle(folder)
+        (folder / "README.md").write_text(model_card(told, [], model))
+        (folder / RESULT_FILE).write_text(json.dumps(told | {"files": digests(folder)}, indent=1))
+
+
+def settle(folder: Path) -> None:
+    """Make files that hold the same equal byte by byte: headers in one order, and no folder of this machine in a config."""
+    for path in folder.rglob("*.safetensors"):
+        with open(path, "r+b") as file:
+            size = int.from_bytes(file.read(8), "little")
+            # safetensors writes the metadata in another order each time
+            header = json.dumps(json.loads(file.read(size)), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            data = header.encode()
+            if len(data) <= size:
+                file.seek(8)
+                file.write(data.ljust(size))
+    for path in folder.rglob("*.json"):
+        settings = json.loads(path.read_text())
+        if isinstance(settings, dict) and settings.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def write_card(folder: Path, store: PairStore) -> int:
@@ -92,12 +116,18 @@ def write_card(folder: Path, store: PairStore) -> int:
 
     Raises:
         UsageError: where the folder is no finished result.
+        IntegrityError: where the result is not as train wrote it.
     """
     path = folder / RESULT_FILE
     if not path.is_file():
         raise UsageError(
             f"{folder} holds no finished result: {RESULT_FILE} is not there; name a folder that train wrote"
         )
-    found = evaluations_of(store, find_model(str(folder)).model_id)
-    (folder / "README.md").write_text(model_card(json.loads(path.read_text()), found))
+    model = find_model(str(folder))
+    found = evaluations_of(store, model.model_id)
+    try:
+        card = model_card(model.trained_with or {}, found, model.trained_on)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise IntegrityError(f"{path} lacks what a card tells: {type(error).__name__} {error}") from error
+    (folder / "README.md").write_text(card)
     return len(found)

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw
 
 from ..store import UsageError
-from ..store.models import Model
-from ..store.runs import quiet_libraries
+from ..store.loading import load_root
+from ..store.model import Model
 from .cache import EMPTY
 from .config import TrainConfig
 from .data import TrainingData, derived_seed
@@ -48,17 +47,13 @@ class Samples:
         sheet(before, images, [pair.prompt for pair in self.pairs]).save(self.folder / f"step-{step:06d}.png")
 
     def _pipeline(self, device: torch.device) -> Any:
-        root = self.model.root
-        pipeline: Any = DiffusionPipeline.from_pretrained(
-            root.source,
+        pipeline = load_root(
+            self.model,
             unet=self.policy.unet,
             vae=load_vae(self.model, self.config.vae, device),
             text_encoder=None,
             **({"text_encoder_2": None} if self.data.family.is_xl else {}),
-            use_safetensors=True,
-            **root.loading(),
         )
-        quiet_libraries()
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

@@ -1,0 +1,52 @@
+"""Repositories of models on the hub: their ids, and what of them is on this machine."""
+
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from .ids import canonical, content_id
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def hub_id(name: str, revision: str | None, **part: str) -> UUID:
+    return content_id(canonical({"hub": name, "revision": revision or "main"} | part).encode())
+
+
+def commit_of(repository: str, revision: str | None, subfolder: str | None = None) -> str | None:
+    """The commit that a revision means in the hub's cache on this machine, or None where it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in ("model_index.json", "config.json"):
+        below = file if subfolder is None else f"{subfolder}/{file}"
+        path = try_to_load_from_cache(repository, below, revision=revision)
+        if isinstance(path, str):
+            return Path(path).parents[below.count("/")].name
+    return None
+
+
+def loading(source: str, revision: str | None) -> dict[str, Any]:
+    """Arguments of diffusers' and transformers' from_pretrained: the revision of a hub id, and offline if the hub does not
+    answer."""
+    if Path(source).is_dir():
+        return {}
+    return {"revision": revision, "local_files_only": not hub_reachable()}
+
+
+def hub_reachable(timeout: float = 3.0) -> bool:
+    """Whether the hub answers at all; the hub's own client tries for half a minute."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return False
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return True  # only the proxy knows
+    address = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        with socket.create_connection((address.hostname or "", port), timeout):
+            return True
+    except OSError:
+        return False
