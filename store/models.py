@@ -161,7 +161,7 @@ def _parent(folder: Path, trained_with: Mapping[str, Any], within: tuple[Path, .
 
 def _named(folder: Path, on: Mapping[str, Any], within: tuple[Path, ...]) -> Model:
     if (built_in := on.get("built_in")) is not None:
-        if built_in not in BUILT_IN:
+        if not isinstance(built_in, str) or built_in not in BUILT_IN:
             raise IntegrityError(f"{folder / RESULT_FILE}: there is no built-in model {str(built_in)[:40]!r}")
         found = _found(built_in, None, within)
         if str(found.model_id) == on.get("id"):

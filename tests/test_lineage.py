@@ -226,9 +226,7 @@ def test_a_base_that_has_changed_is_refused_and_nothing_is_loaded(world: World, 
     assert (caught.value.exit_code, len(str(caught.value).splitlines())) == (5, 1)
 
 
-def test_the_card_tells_how_diffusers_alone_loads_the_chain(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_card_tells_how_diffusers_alone_loads_the_chain(world: World, monkeypatch: pytest.MonkeyPatch):
     for outputs in (("lora", "lora", "lora"), ("unet", "lora", "lora"), ("lora", "unet")):
         folder = world.chain(outputs)
         expected = named(load_pipeline(find_model(str(folder)), "cpu", torch.float32).unet)

@@ -11,9 +11,10 @@ import torch
 from content import fill
 from full_models import aesthetics_head, open_clip_folder
 from prefloop.cli import app
-from prefloop.relabel import aesthetics, weights
+from prefloop.relabel import aesthetics
 from prefloop.relabel.weights import built_in
 from prefloop.store import IntegrityError, PairStore
+from prefloop.store.hashing import sha256
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -144,12 +145,12 @@ def test_the_published_head_is_known_by_its_hash_and_its_values(tmp_path: Path, 
     # any other file of that name is refused
     with pytest.raises(IntegrityError, match=r"not the published file: sha256 .*, expected 21dd590f"):
         aesthetics.Aesthetics.check_weights(str(path))
-    monkeypatch.setitem(aesthetics.PINS, aesthetics.HEAD, weights.sha256(path))
+    monkeypatch.setitem(aesthetics.PINS, aesthetics.HEAD, sha256(path))
     assert aesthetics.Aesthetics.check_weights(str(path)) == (
         "the published head: ‖w‖ 17.9956, b 5.2366, score(e₀) 4.5451, score(uniform) 4.8833"
     )
     published_head(path, bias=5.3)
-    monkeypatch.setitem(aesthetics.PINS, aesthetics.HEAD, weights.sha256(path))
+    monkeypatch.setitem(aesthetics.PINS, aesthetics.HEAD, sha256(path))
     with pytest.raises(IntegrityError, match=r"is read wrongly: .* b 5.3000"):
         aesthetics.Aesthetics.check_weights(str(path))
 
@@ -171,23 +172,6 @@ def test_a_head_for_another_backbone_is_refused(store: PairStore, tmp_path: Path
     ended = RUNNER.invoke(app, words)
     assert ended.exit_code == 5
     assert "reads embeddings of 768 values" in ended.stderr
-
-
-def test_the_hash_of_a_large_file_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(weights, "REMEMBERED_FROM", 4)
-    hashed = []
-    slow = weights._hashed
-    monkeypatch.setattr(weights, "_hashed", lambda path: hashed.append(path) or slow(path))
-    path = tmp_path / "large"
-    path.write_bytes(b"large")
-    os.utime(path, (1e9, 1e9))
-    first = weights.sha256(path)
-    assert (weights.sha256(path), len(hashed)) == (first, 1)
-    path.write_bytes(b"other")
-    os.utime(path, (1e9, 1e9))  # the same size and time: the change of its entry still tells
-    assert weights.sha256(path) != first
-    assert len(hashed) == 2
 
 
 def test_an_open_clip_checkpoint_of_another_architecture_is_refused(store: PairStore, tmp_path: Path):
