@@ -1,11 +1,9 @@
 """PairStore: a folder with a journal, pictures, and the DuckDB database that is made from them."""
 
-import datetime
-import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.resources import files
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 from uuid import UUID
@@ -19,13 +17,12 @@ from .errors import BusyError, IntegrityError, PrefloopError, UsageError, cannot
 from .ids import canonical, pair_id, prompt_id, split_of
 from .images import image_path, write_image
 from .locks import locked
+from .rebuild import SCHEMA_VERSION, TEMPORARY, make_database, rebuild
 from .taking import row_count, take, taken_parts
 
-SCHEMA_VERSION = 1
 LOCK_WAIT = 30.0  # seconds
+_RETRY = 0.2  # seconds between two tries to open a database that another program has open
 _FOLDERS = ("journal", "images", "cache")
-_TEMPORARY = ".pairs."
-_READABLE_SINCE = "v1.2.0"  # version of DuckDB: a shell need not be as new as the package
 _HEADERS = 3 * 4096  # bytes of a DuckDB file before its blocks
 _BROKEN = (duckdb.IOException, duckdb.FatalException, duckdb.InternalException)  # the file is, not the query
 
@@ -66,7 +63,7 @@ class PairStore:
         if store.exists():
             return cls.open(path)
         # a making that was killed leaves folders, and half a database under a temporary name
-        foreign = {name for name in names - {*_FOLDERS, "locks", "store.lock"} if not name.startswith(_TEMPORARY)}
+        foreign = {name for name in names - {*_FOLDERS, "locks", "store.lock"} if not name.startswith(TEMPORARY)}
         if foreign or store.path.is_file():
             raise UsageError(f"{store.path} exists and is no store; name another folder")
         try:
@@ -76,7 +73,7 @@ class PairStore:
             raise cannot_write(store.path, error) from error
         with store._lock(shared=False):
             if not store.database.exists():
-                store._make_database({})
+                make_database(store.path, {})
         return store
 
     def _refuse_missing(self) -> None:
@@ -112,20 +109,36 @@ class PairStore:
     @contextmanager
     def session(self, *, write: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection for a moment: reading beside other readers, or writing alone. Never nested."""
-        with self._lock(shared=not write):
-            opened = False
-            try:
-                with attached(self.database, read_only=not write) as connection:
-                    opened = True
+        until = time.monotonic() + LOCK_WAIT
+        while True:
+            with ExitStack() as stack:
+                stack.enter_context(self._lock(shared=not write))
+                try:
+                    connection = stack.enter_context(self._connected(write=write))
+                except BusyError:  # another program has the database; meanwhile the lock is anyone's
+                    if time.monotonic() >= until:
+                        raise
+                else:
                     yield connection
-            except duckdb.Error as error:
-                if opened and not isinstance(error, _BROKEN):
-                    raise
-                if "Could not set lock" in str(error):
-                    raise _held_outside(self.path, error) from error
-                if is_full(error):
-                    raise cannot_write(self.database, error) from error
-                raise IntegrityError(f"{self.database} cannot be read; {self._rebuild_hint()}") from error
+                    return
+            time.sleep(_RETRY)
+
+    @contextmanager
+    def _connected(self, *, write: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection, for who holds the lock."""
+        opened = False
+        try:
+            with attached(self.database, read_only=not write) as connection:
+                opened = True
+                yield connection
+        except duckdb.Error as error:
+            if opened and not isinstance(error, _BROKEN):
+                raise
+            if "Could not set lock" in str(error):
+                raise _held_outside(self.path, error) from error
+            if is_full(error):
+                raise cannot_write(self.database, error) from error
+            raise IntegrityError(f"{self.database} cannot be read; {self._rebuild_hint()}") from error
 
     def sql(self, query: str, parameters: object = None, *, as_ids: bool = False) -> pa.Table:
         """The answer of one read-only query; ids come as strings, or as Arrow's UUID if asked for."""
@@ -152,7 +165,7 @@ class PairStore:
         journal.append(self.journal, table, rows)
 
     def add_prompts(self, prompts: Iterable[tuple[str, Mapping[str, str]]]) -> None:
-        """Texts with their tags. A prompt the store knows keeps the tags it has."""
+        """Texts with their tags. Leave out those that the store has, so that they keep their tags."""
         rows = []
         for text, tags in prompts:
             identity = prompt_id(text)
@@ -184,38 +197,9 @@ class PairStore:
         self._taken |= found.keys()
         return added
 
-    # Making the database
-
-    def _make_database(self, found: Mapping[str, str]) -> None:
-        """A new database under a temporary name, closed, on disk, then renamed. The caller holds the lock."""
-        temporary = self.path / f"{_TEMPORARY}{os.getpid()}.duckdb"
-        try:
-            for left_over in self.path.glob(f"{_TEMPORARY}*"):
-                left_over.unlink()
-            with attached(temporary, read_only=False, readable_since=_READABLE_SINCE) as connection:
-                connection.execute(schema_sql())
-                now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-                connection.execute("insert into meta values (?, ?)", [SCHEMA_VERSION, now])
-                if found:
-                    take(connection, self.journal, found)
-                connection.execute("checkpoint")  # closing would do it too, but says nothing where it fails
-            with open(temporary, "rb+") as file:  # closed by DuckDB: the descriptor drops no lock
-                os.fsync(file.fileno())
-            (self.path / "pairs.duckdb.wal").unlink(missing_ok=True)
-            os.replace(temporary, self.database)
-            journal.sync_folder(self.path)
-        except (OSError, duckdb.IOException, duckdb.FatalException) as error:
-            raise cannot_write(self.database, error) from error
-        finally:
-            for left_over in self.path.glob(f"{temporary.name}*"):
-                left_over.unlink()
-
-    def rebuild(self) -> int:
-        """Make the database again from the journal alone; the number of parts taken."""
-        with self._lock(shared=False):
-            found = journal.parts(self.journal)
-            self._make_database(found)
-        return len(found)
+    def rebuild(self, *, allow_missing: bool = False) -> int:
+        """Make the database again from the journal alone; the number of parts taken. See `rebuild.rebuild`."""
+        return rebuild(self, allow_missing=allow_missing).n_parts
 
     def schema_version(self) -> int:
         """Of the database as it is, before anything else of it is looked at."""
@@ -256,11 +240,6 @@ class PairStore:
             expected = int(added.get(table) or 0)
             if count != expected:
                 raise IntegrityError(f"{table} has {count} rows, its journal added {expected}; {self._rebuild_hint()}")
-
-
-def schema_sql() -> str:
-    """Tables, views and macros, and what they mean."""
-    return "\n".join((files("prefloop.store") / name).read_text() for name in ("schema.sql", "comments.sql"))
 
 
 def _version(connection: duckdb.DuckDBPyConnection) -> int:
