@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from . import journal
-from .engine import attached, table_with_ids
+from .engine import attached, is_broken, table_with_ids
 from .errors import BusyError, IntegrityError, PrefloopError, UsageError, cannot_write, is_full
 from .ids import canonical, pair_id, prompt_id, split_of
 from .images import image_path, write_image
@@ -24,7 +24,6 @@ LOCK_WAIT = 30.0  # seconds
 _RETRY = 0.2  # seconds between two tries to open a database that another program has open
 _FOLDERS = ("journal", "images", "cache")
 _HEADERS = 3 * 4096  # bytes of a DuckDB file before its blocks
-_BROKEN = (duckdb.IOException, duckdb.FatalException, duckdb.InternalException)  # the file is, not the query
 
 
 class PairStore:
@@ -132,13 +131,17 @@ class PairStore:
                 opened = True
                 yield connection
         except duckdb.Error as error:
-            if opened and not isinstance(error, _BROKEN):
-                raise
-            if "Could not set lock" in str(error):
-                raise _held_outside(self.path, error) from error
-            if is_full(error):
-                raise cannot_write(self.database, error) from error
-            raise IntegrityError(f"{self.database} cannot be read; {self._rebuild_hint()}") from error
+            if not opened or is_broken(error):
+                raise self.unusable(error) from error
+            raise
+
+    def unusable(self, error: duckdb.Error) -> PrefloopError:
+        """The error to raise where DuckDB cannot use the database, from what it says."""
+        if "Could not set lock" in str(error):
+            return _held_outside(self.path, error)
+        if is_full(error):
+            return cannot_write(self.database, error)
+        return IntegrityError(f"{self.database} cannot be read; {self._rebuild_hint()}")
 
     def sql(self, query: str, parameters: object = None, *, as_ids: bool = False) -> pa.Table:
         """The answer of one read-only query; ids come as strings, or as Arrow's UUID if asked for."""
@@ -229,6 +232,7 @@ class PairStore:
                 added = dict(connection.execute("select table_name, sum(added) from parts group by all").fetchall())
                 counts = {table: row_count(connection, table) for table in journal.TABLES}
                 self._taken = taken_parts(connection)
+                ((n_listed,),) = connection.execute("select count(*) from parts").fetchall()
                 size = "select used_blocks, block_size from pragma_database_size() where database_name = current_database()"
                 ((n_blocks, block_size),) = connection.execute(size).fetchall()
             except duckdb.Error as error:
@@ -236,6 +240,8 @@ class PairStore:
         whole_blocks, rest = divmod(self.database.stat().st_size - _HEADERS, block_size)
         if rest or whole_blocks < n_blocks:
             raise IntegrityError(f"{self.database} has been cut off; {self._rebuild_hint()}")
+        if n_listed != len(self._taken):  # a write-ahead log was replayed whose rows were in the database already
+            raise IntegrityError(f"{self.database} has rows twice; {self._rebuild_hint()}")
         for table, count in counts.items():
             expected = int(added.get(table) or 0)
             if count != expected:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import duckdb
 
+from .engine import is_broken
 from .errors import PrefloopError, UsageError
 from .pairstore import PairStore
 
@@ -59,7 +60,10 @@ def ask(
         "arrow_lossless_conversion": str(as_ids).lower(),
     }
     with store._lock(shared=True):
-        connection = duckdb.connect(store.database, read_only=True, config=config)
+        try:
+            connection = duckdb.connect(store.database, read_only=True, config=config)
+        except duckdb.Error as error:
+            raise store.unusable(error) from error
         try:
             answer = connection.sql(sql, params=dict(parameters) if parameters else None)
             if answer is None:
@@ -69,6 +73,8 @@ def ask(
         except duckdb.InterruptException as error:
             raise PrefloopError(f"the query took longer than {timeout:g} s; give --timeout, or ask for less") from error
         except duckdb.Error as error:
+            if is_broken(error):
+                raise store.unusable(error) from error
             raise UsageError(first_lines(error)) from error
         finally:
             connection.close()

@@ -24,8 +24,8 @@ def merge(
     from ..parts import damage
     from .merge import merge as merge_stores
 
-    theirs = PairStore.open(other)
-    summary = merge_stores(PairStore.open(store), theirs)
+    ours, theirs = PairStore.open(store), PairStore.open(other)
+    summary = merge_stores(ours, theirs)
     new = ", ".join(f"{n} {table}" for table, n in summary.items() if n and table != "conflicts")
     line = f"new from {other}: {new or 'nothing'}"
     if summary["conflicts"]:
