@@ -1,9 +1,10 @@
 """PairStore: a folder with a journal, pictures, and the DuckDB database that is made from them."""
 
 import re
+import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 from uuid import UUID
@@ -12,7 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from . import journal
-from .engine import attached, is_broken, table_with_ids
+from .engine import attached, is_broken, is_held, table_with_ids
 from .errors import BusyError, IntegrityError, PrefloopError, UsageError, cannot_write, is_full
 from .ids import canonical, pair_id, prompt_id, split_of
 from .images import image_path, write_image
@@ -24,6 +25,8 @@ LOCK_WAIT = 30.0  # seconds
 _RETRY = 0.2  # seconds between two tries to open a database that another program has open
 _FOLDERS = ("journal", "images", "cache")
 _HEADERS = 3 * 4096  # bytes of a DuckDB file before its blocks
+
+Connected = AbstractContextManager[duckdb.DuckDBPyConnection]
 
 
 class PairStore:
@@ -96,8 +99,9 @@ class PairStore:
     def _rebuild_hint(self) -> str:
         return f"run `prefloop store rebuild --store {self.path}` to make it again from the journal"
 
-    def _lock(self, shared: bool):
-        return locked(self.path / "store.lock", f"the store {self.path}", shared=shared, wait=LOCK_WAIT)
+    def _lock(self, shared: bool, wait: float | None = None):
+        wait = LOCK_WAIT if wait is None else wait
+        return locked(self.path / "store.lock", f"the store {self.path}", shared=shared, wait=wait)
 
     def stage_lock(self, kind: str, key: str):
         """One process at a time does the same work; a second one ends at once and names the first."""
@@ -106,38 +110,40 @@ class PairStore:
         return locked(folder / f"{kind}-{key}.lock", f"this {kind} run of {self.path}")
 
     @contextmanager
-    def session(self, *, write: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection for a moment: reading beside other readers, or writing alone. Never nested."""
-        until = time.monotonic() + LOCK_WAIT
-        while True:
-            with ExitStack() as stack:
-                stack.enter_context(self._lock(shared=not write))
-                try:
-                    connection = stack.enter_context(self._connected(write=write))
-                except BusyError:  # another program has the database; meanwhile the lock is anyone's
-                    if time.monotonic() >= until:
-                        raise
-                else:
-                    yield connection
-                    return
-            time.sleep(_RETRY)
+    def session(self, *, write: bool = False, wait: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection for a moment: reading beside other readers, or writing alone. Never nested.
+
+        Args:
+            wait: seconds to wait for others.
+        """
+        with self.opened(lambda: attached(self.database, read_only=not write), write=write, wait=wait) as connection:
+            yield connection
 
     @contextmanager
-    def _connected(self, *, write: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection, for who holds the lock."""
-        opened = False
-        try:
-            with attached(self.database, read_only=not write) as connection:
-                opened = True
-                yield connection
-        except duckdb.Error as error:
-            if not opened or is_broken(error):
-                raise self.unusable(error) from error
-            raise
+    def opened(
+        self, connect: Callable[[], Connected], *, write: bool = False, wait: float | None = None
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """What `connect` gives, under the store's lock, as soon as no process is in the way: of ours or of others."""
+        wait = LOCK_WAIT if wait is None else wait
+        until, connected = time.monotonic() + wait, False
+        while True:
+            try:
+                with ExitStack() as stack:
+                    stack.enter_context(self._lock(shared=not write, wait=wait))
+                    connection = stack.enter_context(connect())
+                    connected = True
+                    yield connection
+                    return
+            except duckdb.Error as error:
+                if connected and not is_broken(error):
+                    raise
+                if connected or not is_held(error) or time.monotonic() >= until:
+                    raise self.unusable(error) from error
+            time.sleep(_RETRY)  # without the lock: another program has the database open
 
     def unusable(self, error: duckdb.Error) -> PrefloopError:
         """The error to raise where DuckDB cannot use the database, from what it says."""
-        if "Could not set lock" in str(error):
+        if is_held(error):
             return _held_outside(self.path, error)
         if is_full(error):
             return cannot_write(self.database, error)
@@ -185,20 +191,31 @@ class PairStore:
     def image_path(self, image: UUID, extension: str = "png") -> Path:
         return image_path(self.path / "images", image, extension)
 
-    def absorb(self) -> int:
+    def absorb(self, wait: float | None = None) -> int:
         """Take finished journal parts into the tables; the number of rows that were new.
 
         Idempotent: a crash at any point costs nothing, the next call takes what is left.
+
+        Args:
+            wait: seconds to wait for others.
         """
         found = journal.parts(self.journal)
         if found.keys() <= self._taken:
             return 0
-        with self.session(write=True) as connection:
+        with self.session(write=True, wait=wait) as connection:
             found = journal.parts(self.journal)  # again: until the lock was ours, parts may have been compacted
             self._taken = taken_parts(connection)
             added = take(connection, self.journal, {n: table for n, table in found.items() if n not in self._taken})
         self._taken |= found.keys()
         return added
+
+    def absorb_or_leave(self, wait: float | None = None) -> None:
+        """As `absorb`; where others have the database, say so and leave the parts to the next command: they are safe."""
+        try:
+            self.absorb(wait)
+        except BusyError as error:
+            line = f"{error}; what is new is in the journal, and the next command takes it into the tables"
+            print(f"prefloop: {line}", file=sys.stderr)
 
     def rebuild(self, *, allow_missing: bool = False) -> int:
         """Make the database again from the journal alone; the number of parts taken. See `rebuild.rebuild`."""

@@ -14,7 +14,7 @@ from . import journal
 from .engine import attached
 from .errors import IntegrityError, cannot_write
 from .parts import missing, refuse_damaged
-from .taking import take, taken_parts
+from .taking import take
 
 if TYPE_CHECKING:
     from .pairstore import PairStore
@@ -46,10 +46,10 @@ def rebuild(store: "PairStore", *, allow_missing: bool = False) -> Rebuilt:
     Raises:
         IntegrityError: where parts are damaged, or gone; nothing is changed then.
     """
+    listed = _listed(store)
     with store._lock(shared=False):
         found = journal.parts(store.journal)
         refuse_damaged(store.journal, found)
-        listed = _listed(store)
         gone = missing(store.journal, listed or (), found)
         if gone and not allow_missing:
             raise IntegrityError(
@@ -67,8 +67,7 @@ def _listed(store: "PairStore") -> set[str] | None:
     if not store.database.exists():
         return None
     try:
-        with store._connected(write=False) as connection:
-            return taken_parts(connection)
+        return {name for (name,) in store.rows("select name from parts")}
     except (duckdb.Error, IntegrityError):
         return None
 

@@ -35,7 +35,7 @@ def test_a_stale_write_ahead_log_under_a_newer_database_is_found_on_opening(stor
     before = logical_hashes(PairStore.open(store.path))
     assert not log.exists()
     shutil.copy(tmp_path / "stale", log)
-    with pytest.raises(IntegrityError, match="has rows twice.*prefloop store rebuild"):
+    with pytest.raises(IntegrityError, match=r"has rows twice.*prefloop store rebuild"):
         PairStore.open(store.path)
     assert store.rows("select count(*) > count(distinct prompt_id) from prompts") == [(True,)]
     store.rebuild()
