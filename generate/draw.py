@@ -108,13 +108,16 @@ def draw(
     model = planned.model
     sampler = sampler or Sampler(model, config)
     summary["truncated"] = sampler.n_truncated([prompt.text for prompt in planned.prompts])
-    store.append("models", [{"model_id": model.model_id, "name": model.name, "config": canonical(sampler.described)}])
+    if not store.rows("select 1 from models where model_id = ?", [model.model_id]):  # it keeps the name it has
+        store.append(
+            "models", [{"model_id": model.model_id, "name": model.name, "config": canonical(sampler.described)}]
+        )
     with progress(len(planned.wanted), "images", initial=len(planned.wanted) - len(planned.missing)) as bar:
         for number, (batch, images) in enumerate(sampler.batches(planned.missing), 1):
             _keep(store, planned.model, batch, images, config, this.run_id)
             bar.update(len(batch))
             if number % ABSORB_EVERY == 0:
-                store.absorb()
+                store.absorb_or_leave()
             stop.check(f"{bar.n} of {len(planned.wanted)} images are in {store.path}")
     store.absorb()
     return summary
@@ -171,7 +174,7 @@ def _pair(wanted: list[Generation], config: GenerateConfig, store: PairStore, ru
     known = {identity for (identity,) in store.rows("select pair_id from pairs")}
     new = [pair for identity, pair in pairs.items() if identity not in known]
     store.append("pairs", new)
-    store.absorb()
+    store.absorb_or_leave()
     return {"pairs": len(pairs), "new_pairs": len(new)}
 
 

@@ -112,6 +112,8 @@ def _temperatures(config: RelabelConfig, store: PairStore, scorers: Sequence[Sco
 
 def _refuse_bad(counts: Counter[str], store: PairStore, max_bad: float) -> None:
     bad = sum(count for reason, count in counts.items() if reason.startswith("image "))
+    if not bad:
+        return
     ((n_images,),) = store.rows("select count(*) from images")
     if bad > max_bad * n_images:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))

@@ -88,7 +88,7 @@ def write_labels(
     )
     new = _changed(store, labeler, labels, run_id)
     store.append("labels", new)
-    store.absorb()
+    store.absorb_or_leave()
     choices = Counter(decided.choice[kept].tolist())
     undecided = n_pairs - int(known.sum())
     return {"a": choices["a"], "b": choices["b"], "tie": choices["tie"], "undecided": undecided}, new.num_rows

@@ -89,25 +89,45 @@ def check(
     Example: prefloop store check --store prefloop-store
     """
     from .check import check as check_store
+    from .journal import parts
+    from .parts import has_checksum
 
-    problems = check_store(PairStore.open(store), pictures=pictures)
+    opened = PairStore.open(store)
+    problems = check_store(opened, pictures=pictures)
     for problem in problems:
         typer.echo(f"{problem.what}: {problem.where} ({problem.n})")
+    if n := sum(not has_checksum(name) for name in parts(opened.journal)):
+        typer.echo(f"{n} journal parts of an earlier prefloop carry no checksum; `prefloop store compact` adds it")
+    if any(problem.what.startswith(("picture", "journal")) for problem in problems):
+        cure = "pictures and parts that are gone or damaged must come from a backup"
+    else:
+        cure = f"`prefloop store rebuild --store {store}` makes the tables again from the journal"
     if problems:
-        raise IntegrityError(
-            f"{len(problems)} kinds of problem in {store}; pictures and parts that are gone must come from a backup"
-        )
+        raise IntegrityError(f"{len(problems)} kinds of problem in {store}; {cure}")
     typer.echo(f"{store} is whole")
 
 
 @app.command()
-def rebuild(store: StoreOption = DEFAULT) -> None:
-    """Make the database again from the journal.
+def rebuild(
+    store: StoreOption = DEFAULT,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Go on without journal parts that are gone; their rows are lost.")
+    ] = False,
+) -> None:
+    """Make the database again from the journal; the one before is kept as pairs.duckdb.old.
 
     Example: prefloop store rebuild --store prefloop-store
     """
+    from .rebuild import rebuild as rebuild_store
+
     if not (store / "journal").is_dir():
         raise PrefloopError(f"there is no store at {store}")
-    n = PairStore(store).rebuild()
+    made = rebuild_store(PairStore(store), allow_missing=allow_missing)
     PairStore.open(store)
-    typer.echo(f"made {store / 'pairs.duckdb'} from {n} journal parts")
+    if not made.compared:
+        line = "prefloop: there was no database that could be read, so a rebuild cannot tell whether journal parts are gone"
+        typer.echo(f"{line}; `prefloop store check --store {store}` finds rows that others refer to", err=True)
+    line = f"made {store / 'pairs.duckdb'} from {made.n_parts} journal parts"
+    if gone := made.missing:
+        line += f", without {len(gone)} part{'s that are' if len(gone) > 1 else ' that is'} gone: {', '.join(gone)}"
+    typer.echo(line + (f"; the one before is {made.kept}" if made.kept else ""))

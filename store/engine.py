@@ -46,6 +46,17 @@ def attached(path: Path, *, read_only: bool, readable_since: str | None = None) 
     idle.append(engine)
 
 
+def is_broken(error: duckdb.Error) -> bool:
+    """Whether the file cannot be used as it is, and not the query."""
+    types = (duckdb.IOException, duckdb.FatalException, duckdb.InternalException, duckdb.SerializationException)
+    return isinstance(error, types) or "Corrupt database file" in str(error)
+
+
+def is_held(error: duckdb.Error) -> bool:
+    """Whether another process has the file open."""
+    return "Could not set lock" in str(error)
+
+
 def table_with_ids(connection: duckdb.DuckDBPyConnection, query: str, parameters: object = None) -> pa.Table:
     """The answer of a query, its ids as Arrow's UUID; else they are strings."""
     connection.execute("set arrow_lossless_conversion = true")

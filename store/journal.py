@@ -1,9 +1,13 @@
 """The journal: append-only Parquet parts, one table each. It is the truth; the database is made from it."""
 
+import base64
+import hashlib
 import os
-import secrets
+import re
 import time
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -11,7 +15,7 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import cannot_write
+from .errors import IntegrityError, cannot_write
 
 _ID, _TEXT, _TIME = pa.uuid(), pa.string(), pa.timestamp("us")
 
@@ -65,6 +69,10 @@ TABLES: dict[str, pa.Schema] = {
     ),
 }
 
+CHECKSUM_LENGTH = 32
+"""Hexadecimal digits of the sha256 of a part's bytes in its name; parts of earlier versions have 8 random ones there."""
+_NAME = re.compile(r"\d{20}-([a-z]+)-\d+-(?:[0-9a-f]{8}|[0-9a-f]{32})\.parquet")  # time, table, process, checksum
+REPLACED = "prefloop.replaced"  # key in a part's footer
 _KEY_LENGTH = {"scores": 3, "labels": 3}  # else a table's key is its first column
 
 
@@ -85,28 +93,36 @@ def append(folder: Path, table: str, rows: Iterable[Mapping] | pa.Table) -> Path
         table_rows = pa.Table.from_pylist(plain, schema=schema)
     if table_rows.num_rows == 0:
         return None
-    path = folder / part_name(table, f"{time.time_ns():020d}")
-    write_part(path, table_rows)
-    return path
+    return write_part(folder, table, table_rows, f"{time.time_ns():020d}")
 
 
-def part_name(table: str, time_text: str) -> str:
-    return f"{time_text}-{table}-{os.getpid()}-{secrets.token_hex(4)}.parquet"
+def write_part(folder: Path, table: str, rows: pa.Table, time_text: str, replaced: Sequence[str] = ()) -> Path:
+    """One part that is on disk, whole, when this returns; nothing under its name before.
 
-
-def write_part(path: Path, table_rows: pa.Table) -> None:
-    """One part that is on disk, whole, when this returns; nothing under its name before."""
-    folder = path.parent
+    Args:
+        replaced: names of the parts whose rows it holds; the part itself tells them.
+    """
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, rows.schema, compression="zstd") as writer:
+        writer.write_table(rows)
+        if replaced:
+            packed = zlib.compress("\n".join(replaced).encode())
+            writer.add_key_value_metadata({REPLACED: base64.b64encode(packed).decode()})
+    data = memoryview(sink.getvalue())
+    path = folder / f"{time_text}-{table}-{os.getpid()}-{checksum(data)}.parquet"
     temporary = folder / f".{path.name}.tmp"
     try:
-        pq.write_table(table_rows, temporary, compression="zstd")
-        with open(temporary, "rb+") as file:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(folder)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
+        with suppress(OSError):
+            temporary.unlink()
+        raise cannot_write(path, error, len(data)) from error
+    return path
 
 
 def sync_folder(folder: Path) -> None:
@@ -118,11 +134,21 @@ def sync_folder(folder: Path) -> None:
 
 
 def parts(folder: Path) -> dict[str, str]:
-    """Name of each finished part → its table, oldest first."""
+    """Name of each finished part → its table, oldest first.
+
+    Raises:
+        IntegrityError: where a Parquet file is there that is not a part of this journal.
+    """
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if entry.name.endswith(".parquet") and entry.name[0] != ".")
-    return {name: name.split("-")[1] for name in names}
+    found = {}
+    for name in names:
+        matched = _NAME.fullmatch(name)
+        if matched is None or matched[1] not in TABLES:
+            raise IntegrityError(f"{folder / name} is not a part of the journal; move it to another folder")
+        found[name] = matched[1]
+    return found
 
 
-def n_rows(path: Path) -> int:
-    return pq.ParquetFile(path).metadata.num_rows
+def checksum(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()[:CHECKSUM_LENGTH]

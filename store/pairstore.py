@@ -1,11 +1,10 @@
 """PairStore: a folder with a journal, pictures, and the DuckDB database that is made from them."""
 
-import datetime
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.resources import files
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 from uuid import UUID
@@ -14,20 +13,20 @@ import duckdb
 import pyarrow as pa
 
 from . import journal
-from .engine import attached, table_with_ids
+from .engine import attached, is_broken, is_held, table_with_ids
 from .errors import BusyError, IntegrityError, PrefloopError, UsageError, cannot_write, is_full
 from .ids import canonical, pair_id, prompt_id, split_of
 from .images import image_path, write_image
 from .locks import locked
+from .rebuild import SCHEMA_VERSION, TEMPORARY, make_database, rebuild
 from .taking import row_count, take, taken_parts
 
-SCHEMA_VERSION = 1
 LOCK_WAIT = 30.0  # seconds
+_RETRY = 0.2  # seconds between two tries to open a database that another program has open
 _FOLDERS = ("journal", "images", "cache")
-_TEMPORARY = ".pairs."
-_READABLE_SINCE = "v1.2.0"  # version of DuckDB: a shell need not be as new as the package
 _HEADERS = 3 * 4096  # bytes of a DuckDB file before its blocks
-_BROKEN = (duckdb.IOException, duckdb.FatalException, duckdb.InternalException)  # the file is, not the query
+
+Connected = AbstractContextManager[duckdb.DuckDBPyConnection]
 
 
 class PairStore:
@@ -66,7 +65,7 @@ class PairStore:
         if store.exists():
             return cls.open(path)
         # a making that was killed leaves folders, and half a database under a temporary name
-        foreign = {name for name in names - {*_FOLDERS, "locks", "store.lock"} if not name.startswith(_TEMPORARY)}
+        foreign = {name for name in names - {*_FOLDERS, "locks", "store.lock"} if not name.startswith(TEMPORARY)}
         if foreign or store.path.is_file():
             raise UsageError(f"{store.path} exists and is no store; name another folder")
         try:
@@ -76,7 +75,7 @@ class PairStore:
             raise cannot_write(store.path, error) from error
         with store._lock(shared=False):
             if not store.database.exists():
-                store._make_database({})
+                make_database(store.path, {})
         return store
 
     def _refuse_missing(self) -> None:
@@ -100,8 +99,9 @@ class PairStore:
     def _rebuild_hint(self) -> str:
         return f"run `prefloop store rebuild --store {self.path}` to make it again from the journal"
 
-    def _lock(self, shared: bool):
-        return locked(self.path / "store.lock", f"the store {self.path}", shared=shared, wait=LOCK_WAIT)
+    def _lock(self, shared: bool, wait: float | None = None):
+        wait = LOCK_WAIT if wait is None else wait
+        return locked(self.path / "store.lock", f"the store {self.path}", shared=shared, wait=wait)
 
     def stage_lock(self, kind: str, key: str):
         """One process at a time does the same work; a second one ends at once and names the first."""
@@ -110,22 +110,44 @@ class PairStore:
         return locked(folder / f"{kind}-{key}.lock", f"this {kind} run of {self.path}")
 
     @contextmanager
-    def session(self, *, write: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection for a moment: reading beside other readers, or writing alone. Never nested."""
-        with self._lock(shared=not write):
-            opened = False
+    def session(self, *, write: bool = False, wait: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection for a moment: reading beside other readers, or writing alone. Never nested.
+
+        Args:
+            wait: seconds to wait for others.
+        """
+        with self.opened(lambda: attached(self.database, read_only=not write), write=write, wait=wait) as connection:
+            yield connection
+
+    @contextmanager
+    def opened(
+        self, connect: Callable[[], Connected], *, write: bool = False, wait: float | None = None
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """What `connect` gives, under the store's lock, as soon as no process is in the way: of ours or of others."""
+        wait = LOCK_WAIT if wait is None else wait
+        until, connected = time.monotonic() + wait, False
+        while True:
             try:
-                with attached(self.database, read_only=not write) as connection:
-                    opened = True
+                with ExitStack() as stack:
+                    stack.enter_context(self._lock(shared=not write, wait=wait))
+                    connection = stack.enter_context(connect())
+                    connected = True
                     yield connection
+                    return
             except duckdb.Error as error:
-                if opened and not isinstance(error, _BROKEN):
+                if connected and not is_broken(error):
                     raise
-                if "Could not set lock" in str(error):
-                    raise _held_outside(self.path, error) from error
-                if is_full(error):
-                    raise cannot_write(self.database, error) from error
-                raise IntegrityError(f"{self.database} cannot be read; {self._rebuild_hint()}") from error
+                if connected or not is_held(error) or time.monotonic() >= until:
+                    raise self.unusable(error) from error
+            time.sleep(_RETRY)  # without the lock: another program has the database open
+
+    def unusable(self, error: duckdb.Error) -> PrefloopError:
+        """The error to raise where DuckDB cannot use the database, from what it says."""
+        if is_held(error):
+            return _held_outside(self.path, error)
+        if is_full(error):
+            return cannot_write(self.database, error)
+        return IntegrityError(f"{self.database} cannot be read; {self._rebuild_hint()}")
 
     def sql(self, query: str, parameters: object = None, *, as_ids: bool = False) -> pa.Table:
         """The answer of one read-only query; ids come as strings, or as Arrow's UUID if asked for."""
@@ -152,7 +174,7 @@ class PairStore:
         journal.append(self.journal, table, rows)
 
     def add_prompts(self, prompts: Iterable[tuple[str, Mapping[str, str]]]) -> None:
-        """Texts with their tags. A prompt the store knows keeps the tags it has."""
+        """Texts with their tags. Leave out those that the store has, so that they keep their tags."""
         rows = []
         for text, tags in prompts:
             identity = prompt_id(text)
@@ -169,53 +191,35 @@ class PairStore:
     def image_path(self, image: UUID, extension: str = "png") -> Path:
         return image_path(self.path / "images", image, extension)
 
-    def absorb(self) -> int:
+    def absorb(self, wait: float | None = None) -> int:
         """Take finished journal parts into the tables; the number of rows that were new.
 
         Idempotent: a crash at any point costs nothing, the next call takes what is left.
+
+        Args:
+            wait: seconds to wait for others.
         """
         found = journal.parts(self.journal)
         if found.keys() <= self._taken:
             return 0
-        with self.session(write=True) as connection:
+        with self.session(write=True, wait=wait) as connection:
             found = journal.parts(self.journal)  # again: until the lock was ours, parts may have been compacted
             self._taken = taken_parts(connection)
             added = take(connection, self.journal, {n: table for n, table in found.items() if n not in self._taken})
         self._taken |= found.keys()
         return added
 
-    # Making the database
-
-    def _make_database(self, found: Mapping[str, str]) -> None:
-        """A new database under a temporary name, closed, on disk, then renamed. The caller holds the lock."""
-        temporary = self.path / f"{_TEMPORARY}{os.getpid()}.duckdb"
+    def absorb_or_leave(self, wait: float | None = None) -> None:
+        """As `absorb`; where others have the database, say so and leave the parts to the next command: they are safe."""
         try:
-            for left_over in self.path.glob(f"{_TEMPORARY}*"):
-                left_over.unlink()
-            with attached(temporary, read_only=False, readable_since=_READABLE_SINCE) as connection:
-                connection.execute(schema_sql())
-                now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-                connection.execute("insert into meta values (?, ?)", [SCHEMA_VERSION, now])
-                if found:
-                    take(connection, self.journal, found)
-                connection.execute("checkpoint")  # closing would do it too, but says nothing where it fails
-            with open(temporary, "rb+") as file:  # closed by DuckDB: the descriptor drops no lock
-                os.fsync(file.fileno())
-            (self.path / "pairs.duckdb.wal").unlink(missing_ok=True)
-            os.replace(temporary, self.database)
-            journal.sync_folder(self.path)
-        except (OSError, duckdb.IOException, duckdb.FatalException) as error:
-            raise cannot_write(self.database, error) from error
-        finally:
-            for left_over in self.path.glob(f"{temporary.name}*"):
-                left_over.unlink()
+            self.absorb(wait)
+        except BusyError as error:
+            line = f"{error}; what is new is in the journal, and the next command takes it into the tables"
+            print(f"prefloop: {line}", file=sys.stderr)
 
-    def rebuild(self) -> int:
-        """Make the database again from the journal alone; the number of parts taken."""
-        with self._lock(shared=False):
-            found = journal.parts(self.journal)
-            self._make_database(found)
-        return len(found)
+    def rebuild(self, *, allow_missing: bool = False) -> int:
+        """Make the database again from the journal alone; the number of parts taken. See `rebuild.rebuild`."""
+        return rebuild(self, allow_missing=allow_missing).n_parts
 
     def schema_version(self) -> int:
         """Of the database as it is, before anything else of it is looked at."""
@@ -245,6 +249,7 @@ class PairStore:
                 added = dict(connection.execute("select table_name, sum(added) from parts group by all").fetchall())
                 counts = {table: row_count(connection, table) for table in journal.TABLES}
                 self._taken = taken_parts(connection)
+                ((n_listed,),) = connection.execute("select count(*) from parts").fetchall()
                 size = "select used_blocks, block_size from pragma_database_size() where database_name = current_database()"
                 ((n_blocks, block_size),) = connection.execute(size).fetchall()
             except duckdb.Error as error:
@@ -252,15 +257,12 @@ class PairStore:
         whole_blocks, rest = divmod(self.database.stat().st_size - _HEADERS, block_size)
         if rest or whole_blocks < n_blocks:
             raise IntegrityError(f"{self.database} has been cut off; {self._rebuild_hint()}")
+        if n_listed != len(self._taken):  # a write-ahead log was replayed whose rows were in the database already
+            raise IntegrityError(f"{self.database} has rows twice; {self._rebuild_hint()}")
         for table, count in counts.items():
             expected = int(added.get(table) or 0)
             if count != expected:
                 raise IntegrityError(f"{table} has {count} rows, its journal added {expected}; {self._rebuild_hint()}")
-
-
-def schema_sql() -> str:
-    """Tables, views and macros, and what they mean."""
-    return "\n".join((files("prefloop.store") / name).read_text() for name in ("schema.sql", "comments.sql"))
 
 
 def _version(connection: duckdb.DuckDBPyConnection) -> int:

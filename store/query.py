@@ -6,10 +6,12 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import duckdb
 
+from .engine import is_broken
 from .errors import PrefloopError, UsageError
 from .pairstore import PairStore
 
@@ -58,8 +60,8 @@ def ask(
         "lock_configuration": "true",
         "arrow_lossless_conversion": str(as_ids).lower(),
     }
-    with store._lock(shared=True):
-        connection = duckdb.connect(store.database, read_only=True, config=config)
+    connect = lambda: closing(duckdb.connect(store.database, read_only=True, config=config))  # noqa: E731
+    with store.opened(connect) as connection:
         try:
             answer = connection.sql(sql, params=dict(parameters) if parameters else None)
             if answer is None:
@@ -69,9 +71,9 @@ def ask(
         except duckdb.InterruptException as error:
             raise PrefloopError(f"the query took longer than {timeout:g} s; give --timeout, or ask for less") from error
         except duckdb.Error as error:
+            if is_broken(error):
+                raise
             raise UsageError(first_lines(error)) from error
-        finally:
-            connection.close()
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Journal parts into the tables of the database, and which of them are there."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from . import journal
 from .errors import IntegrityError, cannot_write, is_full
+from .parts import footer, refuse_damaged
 
 ROWS_AT_ONCE = 500_000
 """Rows of a transaction, above which it is ended: until then all of them stay in memory."""
@@ -31,12 +32,17 @@ def take(connection: duckdb.DuckDBPyConnection, folder: Path, found: Mapping[str
 
     Args:
         folder: the journal.
+
+    Raises:
+        IntegrityError: where a part is not what was written; it is named.
     """
+    refuse_damaged(folder, found)
     added_in_all = uncommitted = 0
     try:
+        footers = {name: footer(folder / name) for name in found}
         connection.execute("begin")
         for table in journal.TABLES:
-            rows = {name: journal.n_rows(folder / name) for name, of in found.items() if of == table}
+            rows = {name: footers[name].n_rows for name, of in found.items() if of == table}
             for names in _stretches(rows):
                 before = row_count(connection, table)
                 connection.execute(_insert(table), {"paths": [str(folder / name) for name in names]})
@@ -54,17 +60,38 @@ def take(connection: duckdb.DuckDBPyConnection, folder: Path, found: Mapping[str
                 connection.register("taken", taken)
                 connection.execute("insert into parts by name select * from taken")
                 connection.unregister("taken")
+                for name in names:
+                    _forget_replaced(connection, folder, name, footers[name].replaced)
                 uncommitted += sum(taken["n_rows"].to_pylist())
                 if uncommitted >= ROWS_AT_ONCE:  # a crash after this leaves parts that were not yet taken
                     connection.execute("commit")
                     connection.execute("begin")
                     uncommitted = 0
         connection.execute("commit")
-    except (duckdb.Error, OSError, pa.ArrowInvalid) as error:
+    except (duckdb.Error, OSError, pa.ArrowException) as error:
         if is_full(error):
             raise cannot_write(folder.parent, error) from error
         raise IntegrityError(f"the journal of {folder.parent} cannot be taken into its tables: {error}") from error
     return added_in_all
+
+
+def _forget_replaced(connection: duckdb.DuckDBPyConnection, folder: Path, name: str, replaced: Sequence[str]) -> None:
+    """A database from before a compaction: the part stands for those that it replaced and that are gone."""
+    if not replaced:
+        return
+    listed = connection.execute("select name from parts where name in (select unnest(?))", [replaced]).fetchall()
+    gone = [old for (old,) in listed if not (folder / old).exists()]
+    if gone:
+        replace_parts(connection, gone, name)
+
+
+def replace_parts(connection: duckdb.DuckDBPyConnection, old: Sequence[str], new: str) -> None:
+    """Take parts from the list; what they had added is counted to the new one, which is in it."""
+    connection.execute(
+        "update parts set added = added + (select sum(added) from parts where name in (select unnest($old))) where name = $new",
+        {"old": old, "new": new},
+    )
+    connection.execute("delete from parts where name in (select unnest(?))", [old])
 
 
 def _stretches(rows: Mapping[str, int]) -> Iterator[list[str]]:
@@ -83,21 +110,31 @@ def _stretches(rows: Mapping[str, int]) -> Iterator[list[str]]:
 
 def rows_of_parts(table: str) -> str:
     """A query for the rows that count among those of the parts $paths, each key once."""
-    # DuckDB reads many parts in any order; the oldest row of a key stays, as when parts are taken one by one
-    order = "filename, file_row_number"
-    if table == "runs":  # a later row of a run replaces the earlier one
-        order = "updated desc, filename desc"
     return f"""
         select {", ".join(journal.TABLES[table].names)}
-        from read_parquet($paths, filename = true, file_row_number = true)
-        qualify row_number() over (partition by {", ".join(journal.key(table))} order by {order}) = 1"""
+        from read_parquet($paths)
+        qualify row_number() over (partition by {", ".join(journal.key(table))} order by {_order(table)}) = 1"""
+
+
+def _order(table: str, of: str = "") -> str:
+    """What decides between two rows of one key: of a run that it has ended, then which is smaller, column by column.
+
+    Never a clock, nor which row came first: in whatever order parts are taken, the same rows stay.
+    """
+    columns = []
+    for column in journal.TABLES[table]:
+        if column.name not in journal.key(table):
+            plain = pa.types.is_primitive(column.type) or column.type == pa.uuid()
+            columns.append(
+                f"{of}{column.name}{'' if plain else '::varchar'}"
+            )  # text and lists of it are JSON and ids there
+    return ", ".join([f"{of}status = 'running'", *columns] if table == "runs" else columns)
 
 
 def _insert(table: str) -> str:
-    if table == "runs":
-        names = journal.TABLES[table].names
-        updates = ", ".join(f"{name} = excluded.{name}" for name in names if name != "run_id")
-        return f"""
-            insert into runs by name {rows_of_parts(table)}
-            on conflict (run_id) do update set {updates} where excluded.updated >= runs.updated"""
-    return f"insert or ignore into {table} by name {rows_of_parts(table)}"
+    key = journal.key(table)
+    updates = ", ".join(f"{name} = excluded.{name}" for name in journal.TABLES[table].names if name not in key)
+    return f"""
+        insert into {table} by name {rows_of_parts(table)}
+        on conflict ({", ".join(key)}) do update set {updates}
+        where row({_order(table, "excluded.")}) < row({_order(table, f"{table}.")})"""

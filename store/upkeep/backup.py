@@ -4,9 +4,12 @@ import shutil
 from pathlib import Path
 
 from .. import journal
+from ..errors import IntegrityError
 from ..folder import new_folder, refuse_existing
 from ..ids import content_id
 from ..pairstore import PairStore
+from ..parts import missing, refuse_damaged
+from ..taking import taken_parts
 
 
 def backup(store: PairStore, out: Path) -> dict:
@@ -23,10 +26,16 @@ def backup(store: PairStore, out: Path) -> dict:
         copy = PairStore(folder)
         for name in ("journal", "images", "cache"):
             (folder / name).mkdir()
-        with store.session():  # no compaction meanwhile
+        with store.session() as connection:  # no compaction meanwhile
             parts = journal.parts(store.journal)
             for name in parts:
                 shutil.copyfile(store.journal / name, copy.journal / name)
+            refuse_damaged(store.journal, parts)
+            if gone := missing(store.journal, taken_parts(connection), parts):
+                raise IntegrityError(
+                    f"{len(gone)} journal parts of {store.path} are gone, and a copy would lack their rows: "
+                    f"{', '.join(gone[:3])}; bring them back from another backup"
+                )
         for image, path, _ in pictures:
             try:
                 data = (store.path / path).read_bytes()

@@ -20,14 +20,22 @@ def merge(
 
     Example: prefloop store merge colleagues-store --store prefloop-store
     """
+    from ..journal import parts
+    from ..parts import damage
     from .merge import merge as merge_stores
 
-    summary = merge_stores(PairStore.open(store), PairStore.open(other))
+    ours, theirs = PairStore.open(store), PairStore.open(other)
+    summary = merge_stores(ours, theirs)
     new = ", ".join(f"{n} {table}" for table, n in summary.items() if n and table != "conflicts")
     line = f"new from {other}: {new or 'nothing'}"
     if summary["conflicts"]:
         line += f"; {summary['conflicts']} labels and scores are otherwise there, those of {store} stay"
     typer.echo(json.dumps(summary) if as_json else line)
+    if damaged := [name for name in parts(theirs.journal) if damage(theirs.journal / name)]:
+        raise IntegrityError(
+            f"{len(damaged)} journal parts of {other} have changed since they were written: {', '.join(damaged[:3])}; "
+            "its tables, from which all was taken, do not depend on them, but a rebuild of it would"
+        )
 
 
 def backup(

@@ -6,7 +6,8 @@ from .. import journal
 from ..errors import cannot_write
 from ..lacking import in_schema
 from ..pairstore import PairStore
-from ..taking import rows_of_parts, taken_parts
+from ..parts import footer, has_checksum, refuse_damaged
+from ..taking import replace_parts, rows_of_parts, taken_parts
 
 SMALL = 64
 """Rows up to which a part is a small one."""
@@ -26,8 +27,8 @@ def compact(store: PairStore) -> tuple[int, int]:
         taken = taken_parts(connection)
         for table in journal.TABLES:
             names = [name for name, of in found.items() if of == table and name in taken]
-            if len(names) > 1:
-                _compact(store, connection, table, names, rows_of_parts(table))
+            if len(names) > 1 or not all(map(has_checksum, names)):
+                _compact(store, connection, table, names)
     return len(found), len(journal.parts(store.journal))
 
 
@@ -44,25 +45,20 @@ def compact_small(store: PairStore, table: str) -> int:
         names = [name for (name,) in connection.execute(f"{query} order by name", [table, SMALL]).fetchall()]
         names = [name for name in names if name in there]
         if len(names) > 1:
-            # a row that an older part has otherwise was never taken, and must not come before that part now
-            same = " and ".join(f"f.{column} is not distinct from t.{column}" for column in journal.TABLES[table].names)
-            taken = f"select f.* from ({rows_of_parts(table)}) f semi join {table} t on {same}"
-            _compact(store, connection, table, names, taken)
+            _compact(store, connection, table, names)
     return len(names)
 
 
-def _compact(store: PairStore, connection: duckdb.DuckDBPyConnection, table: str, names: list[str], query: str) -> None:
-    paths = [str(store.journal / name) for name in names]
-    rows = in_schema(connection, table, query, paths=paths)
-    # of the oldest part's time: what was appended later stays later
-    new = journal.part_name(table, names[0].split("-")[0])
-    journal.write_part(store.journal / new, rows)
+def _compact(store: PairStore, connection: duckdb.DuckDBPyConnection, table: str, names: list[str]) -> None:
+    refuse_damaged(store.journal, names)
+    rows = in_schema(connection, table, rows_of_parts(table), paths=[str(store.journal / name) for name in names])
+    # an older copy of the database lists what was replaced long ago
+    replaced = [*names, *(old for name in names for old in footer(store.journal / name).replaced)]
+    time_text = names[0].split("-")[0]  # the oldest part's
+    new = journal.write_part(store.journal, table, rows, time_text, replaced).name
     connection.execute("begin")
-    ((added,),) = connection.execute(
-        "select sum(added) from parts where name in (select unnest(?))", [names]
-    ).fetchall()
-    connection.execute("delete from parts where name in (select unnest(?))", [names])
-    connection.execute("insert into parts values (?, ?, ?, ?)", [new, table, rows.num_rows, int(added)])
+    connection.execute("insert into parts values (?, ?, ?, 0)", [new, table, rows.num_rows])
+    replace_parts(connection, names, new)
     connection.execute("commit")
     try:
         for name in names:

@@ -6,7 +6,7 @@ from ..ids import content_id
 from ..lacking import in_schema, lacking
 from ..pairstore import PairStore
 
-_KEYS = {"runs": ["run_id", "updated"]}  # a later row of a run tells how it ended
+_KEYS = {"runs": ["run_id", "status"]}  # another row of a run tells how it ended
 _NAMED = {"labelers": "labeler", "scorers": "scorer"}
 _CONFLICTS = {
     "labels": "f.choice <> t.choice or f.p_a is distinct from t.p_a",

@@ -1,7 +1,8 @@
 """Stores of older schemas: the journal stays as it is, and the database is made from it in the schema of today."""
 
 from ..errors import IntegrityError
-from ..pairstore import SCHEMA_VERSION, PairStore
+from ..pairstore import PairStore
+from ..rebuild import SCHEMA_VERSION
 
 
 def migrate(store: PairStore) -> tuple[int, int]:
