@@ -157,7 +157,7 @@ def test_messages_of_a_wrong_condition_show_no_query_of_ours(mixed: PairStore, c
         assert not re.search(r"LINE|select|\n|unnest", str(refused.value)), refused.value
 
 
-def test_every_condition_of_the_documents_can_be_used(mixed: PairStore, config: TrainConfig):
+def test_every_condition_of_the_documents_can_be_used(mixed: PairStore):
     found = []
     for path in DOCS:
         text = path.read_text().replace("\\\n", " ")
@@ -166,12 +166,9 @@ def test_every_condition_of_the_documents_can_be_used(mixed: PairStore, config: 
             found.append((line, words[words.index("--where") + 1]))
     assert len(found) >= 6
     for line, where in found:
-        condition(where)
+        in_brackets = condition(where)
         if " import " not in line:  # its columns are the source's
-            try:
-                select_pairs(mixed, replace(config, where=where))
-            except UsageError as error:
-                assert "decided no training pair" in str(error), line
+            mixed.rows(f"select count(*) from preferences where {in_brackets}")
 
 
 def test_a_result_names_the_labelers_whose_pairs_it_was_trained_on(mixed: PairStore, config: TrainConfig):
