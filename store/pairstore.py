@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.resources import files
 from itertools import chain
 from pathlib import Path
 from uuid import UUID
@@ -20,6 +19,7 @@ from .ids import canonical, pair_id, prompt_id, split_of
 from .images import image_path, write_image
 from .locks import locked
 from .taking import row_count, take, taken_parts
+from .views import are_current, renew, schema_sql
 
 SCHEMA_VERSION = 1
 LOCK_WAIT = 30.0  # seconds
@@ -53,7 +53,8 @@ class PairStore:
         """
         store = cls(Path(path))
         store._refuse_missing()
-        store._verify()
+        if not store._verify():
+            renew(store.database, store.path / "store.lock")
         store.absorb()
         return store
 
@@ -237,11 +238,12 @@ class PairStore:
                 f"run `prefloop store migrate --store {self.path}`"
             )
 
-    def _verify(self) -> None:
-        """Compare each table's row count with what the journal's parts added to it."""
+    def _verify(self) -> bool:
+        """Compare each table's row count with what the journal's parts added to it; whether the views are of today."""
         with self.session() as connection:
             try:
                 self._refuse_version(_version(connection))
+                current = are_current(connection)
                 added = dict(connection.execute("select table_name, sum(added) from parts group by all").fetchall())
                 counts = {table: row_count(connection, table) for table in journal.TABLES}
                 self._taken = taken_parts(connection)
@@ -256,11 +258,7 @@ class PairStore:
             expected = int(added.get(table) or 0)
             if count != expected:
                 raise IntegrityError(f"{table} has {count} rows, its journal added {expected}; {self._rebuild_hint()}")
-
-
-def schema_sql() -> str:
-    """Tables, views and macros, and what they mean."""
-    return "\n".join((files("prefloop.store") / name).read_text() for name in ("schema.sql", "comments.sql"))
+        return current
 
 
 def _version(connection: duckdb.DuckDBPyConnection) -> int:

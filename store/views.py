@@ -1,0 +1,49 @@
+"""The views of a database, made again where an earlier prefloop made them otherwise."""
+
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import duckdb
+
+from .engine import attached
+from .errors import PrefloopError
+from .locks import locked
+
+WAIT = 2.0
+"""Seconds for others to let go of the store."""
+_VERSION = 2
+_MARK = f"The schema's version and when this database was made; views of version {_VERSION}."
+
+
+def schema_sql() -> str:
+    """Tables, views and macros, and what they mean."""
+    return f"{_text('schema.sql')}\n{_views_sql()}"
+
+
+def _views_sql() -> str:
+    mark = _MARK.replace("'", "''")
+    return f"{_text('views.sql')}\n{_text('comments.sql')}\ncomment on table meta is '{mark}';"
+
+
+def _text(name: str) -> str:
+    return (files("prefloop.store") / name).read_text()
+
+
+def are_current(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether this prefloop's views are in the database."""
+    query = "select comment from duckdb_tables() where table_name = 'meta' and database_name = current_database()"
+    return connection.execute(query).fetchall() == [(_MARK,)]
+
+
+def renew(database: Path, lock: Path) -> None:
+    """Make the views again if that can be done soon: a store that can only be read, or is in use, keeps those it has."""
+    try:
+        with locked(lock, f"the store {database.parent}", wait=WAIT), attached(database, read_only=False) as connection:
+            connection.execute(f"begin; {_views_sql()} commit")
+    except (PrefloopError, OSError, duckdb.Error) as error:
+        print(
+            f"prefloop: {database} has the views of an earlier prefloop, in which pairs of evaluations have the split "
+            f"of their prompt; they could not be renewed: {str(error).splitlines()[0]}",
+            file=sys.stderr,
+        )
