@@ -9,10 +9,16 @@ import typer
 
 from .errors import IntegrityError, PrefloopError
 from .pairstore import PairStore
+from .text import visible_lines
 
 app = typer.Typer(no_args_is_help=True, help="Look into a store, ask it in SQL, prove it whole; pairs in and out.")
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the store.")]
 DEFAULT = Path("prefloop-store")
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print for a person or a machine; names and prompts in it cannot steer the terminal."""
+    typer.echo(visible_lines(text), err=err)
 
 
 @app.command()
@@ -35,10 +41,10 @@ def ls(store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--js
     }
     answers = {what: opened.sql(sql) for what, sql in queries.items()}
     if as_json:
-        typer.echo(json.dumps({what: answer.to_pylist() for what, answer in answers.items()}, default=str, indent=1))
+        say(json.dumps({what: answer.to_pylist() for what, answer in answers.items()}, default=str, indent=1))
         return
     for what, answer in answers.items():
-        typer.echo(what)
+        say(what)
         sys.stdout.flush()
         write(answer, "table", sys.stdout.buffer)
         sys.stdout.buffer.flush()
@@ -58,10 +64,10 @@ def stats(store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("-
     ).to_pylist()[0]
     row["database_bytes"] = opened.database.stat().st_size
     if as_json:
-        typer.echo(json.dumps(row))
+        say(json.dumps(row))
     else:
         for name, value in row.items():
-            typer.echo(f"{name:<16}{value:>14,}")
+            say(f"{name:<16}{value:>14,}")
 
 
 @app.command()
@@ -92,12 +98,12 @@ def check(
 
     problems = check_store(PairStore.open(store), pictures=pictures)
     for problem in problems:
-        typer.echo(f"{problem.what}: {problem.where} ({problem.n})")
+        say(f"{problem.what}: {problem.where} ({problem.n})")
     if problems:
         raise IntegrityError(
             f"{len(problems)} kinds of problem in {store}; pictures and parts that are gone must come from a backup"
         )
-    typer.echo(f"{store} is whole")
+    say(f"{store} is whole")
 
 
 @app.command()
@@ -110,4 +116,4 @@ def rebuild(store: StoreOption = DEFAULT) -> None:
         raise PrefloopError(f"there is no store at {store}")
     n = PairStore(store).rebuild()
     PairStore.open(store)
-    typer.echo(f"made {store / 'pairs.duckdb'} from {n} journal parts")
+    say(f"made {store / 'pairs.duckdb'} from {n} journal parts")

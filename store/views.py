@@ -9,6 +9,7 @@ import duckdb
 from .engine import attached
 from .errors import PrefloopError
 from .locks import locked
+from .text import visible
 
 WAIT = 2.0
 """Seconds for others to let go of the store."""
@@ -44,6 +45,6 @@ def renew(database: Path, lock: Path) -> None:
     except (PrefloopError, OSError, duckdb.Error) as error:
         print(
             f"prefloop: {database} has the views of an earlier prefloop, in which pairs of evaluations have the split "
-            f"of their prompt; they could not be renewed: {str(error).splitlines()[0]}",
+            f"of their prompt; they could not be renewed: {visible(str(error).splitlines()[0])}",
             file=sys.stderr,
         )
