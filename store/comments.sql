@@ -1,4 +1,5 @@
 -- What the tables and views mean; `prefloop store schema` shows it, and so does any DuckDB shell.
+comment on table meta is 'The schema''s version and when this database was made; views of version 2.';
 comment on table parts is 'Journal parts whose rows are in the tables.';
 comment on column parts.added is 'Rows that were new; of parts taken together, beside the first.';
 

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.resources import files
 from itertools import chain
 from pathlib import Path
 from uuid import UUID
@@ -19,7 +20,7 @@ from .ids import canonical, pair_id, prompt_id, split_of
 from .images import image_path, write_image
 from .locks import locked
 from .taking import row_count, take, taken_parts
-from .views import are_current, renew, schema_sql
+from .views import are_current, renew
 
 SCHEMA_VERSION = 1
 LOCK_WAIT = 30.0  # seconds
@@ -259,6 +260,11 @@ class PairStore:
             if count != expected:
                 raise IntegrityError(f"{table} has {count} rows, its journal added {expected}; {self._rebuild_hint()}")
         return current
+
+
+def schema_sql() -> str:
+    """Tables, views and macros, and what they mean."""
+    return "\n".join((files("prefloop.store") / name).read_text() for name in ("schema.sql", "comments.sql"))
 
 
 def _version(connection: duckdb.DuckDBPyConnection) -> int:

@@ -13,35 +13,24 @@ from .text import visible
 
 WAIT = 2.0
 """Seconds for others to let go of the store."""
-_VERSION = 2
-_MARK = f"The schema's version and when this database was made; views of version {_VERSION}."
-
-
-def schema_sql() -> str:
-    """Tables, views and macros, and what they mean."""
-    return f"{_text('schema.sql')}\n{_views_sql()}"
-
-
-def _views_sql() -> str:
-    mark = _MARK.replace("'", "''")
-    return f"{_text('views.sql')}\n{_text('comments.sql')}\ncomment on table meta is '{mark}';"
-
-
-def _text(name: str) -> str:
-    return (files("prefloop.store") / name).read_text()
+_MARK = "views of version 2."
+"""Ends the comment on `meta`; another number has the views of every store made again."""
 
 
 def are_current(connection: duckdb.DuckDBPyConnection) -> bool:
     """Whether this prefloop's views are in the database."""
     query = "select comment from duckdb_tables() where table_name = 'meta' and database_name = current_database()"
-    return connection.execute(query).fetchall() == [(_MARK,)]
+    ((comment,),) = connection.execute(query).fetchall()
+    return (comment or "").endswith(_MARK)
 
 
 def renew(database: Path, lock: Path) -> None:
     """Make the views again if that can be done soon: a store that can only be read, or is in use, keeps those it has."""
     try:
         with locked(lock, f"the store {database.parent}", wait=WAIT), attached(database, read_only=False) as connection:
-            connection.execute(f"begin; {_views_sql()} commit")
+            schema, comments = ((files("prefloop.store") / name).read_text() for name in ("schema.sql", "comments.sql"))
+            views = schema[schema.index("-- Views") :]
+            connection.execute(f"begin; {views} {comments} commit")
     except (PrefloopError, OSError, duckdb.Error) as error:
         print(
             f"prefloop: {database} has the views of an earlier prefloop, in which pairs of evaluations have the split "

@@ -9,11 +9,11 @@ from asked_store import asked_store
 from prefloop.cli import app
 from prefloop.store import PairStore, UsageError
 from prefloop.store.check import logical_hashes
+from prefloop.store.pairstore import schema_sql
 from prefloop.store.queries.describe import describe
 from prefloop.store.queries.parameters import parameters
 from prefloop.store.queries.saved import saved_queries, saved_query
 from prefloop.store.query import ask
-from prefloop.store.views import schema_sql
 from typer.testing import CliRunner
 
 

@@ -51,7 +51,7 @@ def hostile(store: PairStore) -> PairStore:
     store.append("models", [{"model_id": prompt, "name": HOSTILE, "config": "{}"}])
     for image in images:
         content.add_generation(store, prompt, prompt, image)
-    pair = content.add_pair(store, prompt, *images)
+    pair = content.add_pair(store, prompt, images[0], images[1])
     for labeler in (HOSTILE, f"={HOSTILE}"):
         content.add_labeler(store, labeler)
         content.add_label(store, pair, labeler, "a")

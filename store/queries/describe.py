@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import duckdb
 
 from ..errors import UsageError
-from ..pairstore import PairStore
-from ..views import schema_sql
+from ..pairstore import PairStore, schema_sql
 
 _RELATIONS = """
     select table_name as name, 'table' as kind, comment from duckdb_tables() where not internal and database_name = current_database()
