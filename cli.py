@@ -13,6 +13,7 @@ from .relabel.cli import relabel, scorers_app
 from .relabel.page.cli import browse, label
 from .shapes.cli import demo
 from .store.cli import app as store_app
+from .store.cli import say
 from .store.errors import PrefloopError
 from .store.exporters.cli import export
 from .store.importers.cli import import_
@@ -28,8 +29,7 @@ class _Group(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except PrefloopError as error:
-            lines = " ".join(str(error).split())
-            typer.echo(f"prefloop: {lines}", err=True)
+            say(f"prefloop: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(error.exit_code) from None
 
 
@@ -60,7 +60,7 @@ app.add_typer(store_app, name="store")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"prefloop {__version__}")
+        say(f"prefloop {__version__}")
         raise typer.Exit
 
 

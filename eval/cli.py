@@ -5,7 +5,7 @@ from typing import Annotated, Optional
 import typer
 
 from ..relabel.config import parse_weights
-from ..store.cli import DEFAULT, StoreOption
+from ..store.cli import DEFAULT, StoreOption, say
 from ..store.pairstore import PairStore
 from .config import EvalConfig
 
@@ -71,7 +71,7 @@ def evaluate(
     from .run import evaluate as run_evaluation
 
     result = run_evaluation(config, opened)
-    typer.echo(strict_json(result) if as_json else table(result))
+    say(strict_json(result) if as_json else table(result))
 
 
 def table(result: dict) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from ..store.cli import DEFAULT, StoreOption
+from ..store.cli import DEFAULT, StoreOption, say
 from ..store.pairstore import PairStore
 from .config import GenerateConfig
 
@@ -102,7 +102,7 @@ def generate(
             f"{summary['pairs']} pairs, {summary['new_pairs']} of them new; store: {store}"
         )
         if summary["truncated"]:
-            typer.echo(f"{summary['truncated']} prompts are longer than the text encoder reads and were cut", err=True)
+            say(f"{summary['truncated']} prompts are longer than the text encoder reads and were cut", err=True)
         if not summary["drawn"] and not summary["new_pairs"]:
             line = f"nothing to do: {line}"
-    typer.echo(json.dumps(summary) if as_json else line)
+    say(json.dumps(summary) if as_json else line)

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from ..store.cli import DEFAULT, StoreOption
+from ..store.cli import DEFAULT, StoreOption, say
 from ..store.errors import PrefloopError, UsageError
 from ..store.pairstore import PairStore
 from .config import RelabelConfig, parse_shares, parse_weights
@@ -84,17 +84,17 @@ def relabel(
 
     summary = score_and_label(config, opened)
     if as_json:
-        typer.echo(json.dumps(summary))
+        say(json.dumps(summary))
         return
     labels, scored = summary["labels"], summary["scored"]
     nothing = "nothing to do: " if not summary["new_labels"] and not any(scored.values()) else ""
     counts = ", ".join(f"{count} by {name}" for name, count in scored.items())
-    typer.echo(
+    say(
         f"{nothing}images scored: {counts}; labels of {summary['labeler']}: {labels['a'] + labels['b']} decided, "
         f"{labels['tie']} ties, {labels['undecided']} undecided; {summary['new_labels']} new"
     )
     for reason, count in summary["bad"].items():
-        typer.echo(f"{count} {reason}", err=True)
+        say(f"{count} {reason}", err=True)
 
 
 def _open_page(scorers: list[str], labeler: str | None, store: Path, as_json: bool) -> None:
@@ -111,11 +111,11 @@ def _say_plan(config: RelabelConfig, store: PairStore, as_json: bool) -> None:
 
     planned = plan(config, store)
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in planned]))
+        say(json.dumps([asdict(one) for one in planned]))
         return
     for one in planned:
         time = "time unknown: none was scored here yet" if one.seconds is None else f"about {one.seconds:.0f} s"
-        typer.echo(
+        say(
             f"{one.scorer:<14}{one.unscored} unscored, {one.embedded} of them embedded already; {one.batches} batches; "
             f"{time}; at least {one.memory / 2**30:.1f} GiB"
         )
@@ -131,11 +131,11 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] =
 
     rows = described()
     if as_json:
-        typer.echo(json.dumps(rows))
+        say(json.dumps(rows))
         return
     for row in rows:
         kind = "only judges" if row["judge_only"] else "labels and judges"
-        typer.echo(
+        say(
             f"{row['name']:<14}{'reads the prompt' if row['needs_prompt'] else 'blind to prompts':<18}{kind:<19}{row['source']}"
         )
 
@@ -161,16 +161,16 @@ def check(
         try:
             said = check_weights(name, own)
             if said:
-                typer.echo(f"{name:<14}{said}")
+                say(f"{name:<14}{said}")
             result = check_scorer(name, own)
         except PrefloopError as error:
             if names:
                 raise
-            typer.echo(f"{name:<14}cannot be loaded: {error}")
+            say(f"{name:<14}cannot be loaded: {error}")
             failed.append(name)
             continue
         word = "pass" if result.passed else "FAIL"
-        typer.echo(f"{name:<14}{word}  right {result.right:.4f}  wrong {result.wrong:.4f}  {result.scorer}")
+        say(f"{name:<14}{word}  right {result.right:.4f}  wrong {result.wrong:.4f}  {result.scorer}")
         if not result.passed:
             failed.append(name)
     if failed:
@@ -195,15 +195,15 @@ def quality(
     opened = PairStore.open(store)
     measured = measure(opened, against)
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in measured]))
+        say(json.dumps([asdict(one) for one in measured]))
     else:
         for one in measured:
             found = one.accuracy
-            typer.echo(
+            say(
                 f"{one.scorer:<28}{found.accuracy:>7.1%}  ({found.low:.1%} to {found.high:.1%})  {found.n} pairs of "
                 f"{found.n_prompts} prompts  tie band {found.tie_band:.4g}  calibration error {one.calibration_error:.3f}"
             )
     if output_dir is not None:
         from .quality_report import write_quality
 
-        typer.echo(f"wrote {write_quality(opened, against, measured, output_dir)}", err=True)
+        say(f"wrote {write_quality(opened, against, measured, output_dir)}", err=True)

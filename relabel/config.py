@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from ..store.errors import UsageError
+from ..store.text import refuse_unseen
 from .precision import DTYPES
 
 Rule = Literal["single", "mean-rank", "weighted", "majority", "unanimous"]
@@ -82,6 +83,7 @@ class RelabelConfig:
             raise UsageError(f"max-bad must be a share between 0 and 1, got {self.max_bad}")
         if self.labeler is not None and (not self.labeler.strip() or self.labeler.startswith("human:")):
             raise UsageError(f"labeler must be a name, and human: is for people; got {self.labeler!r}")
+        refuse_unseen(self.labeler or "", "labeler")
 
 
 def parse_shares(values: list[str]) -> dict[str, float]:

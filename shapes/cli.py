@@ -22,7 +22,8 @@ def demo(
     config = DemoConfig(dir=dir, seed=seed, quick=quick)
     from ..eval.cli import table
     from ..eval.run import as_json as strict_json
+    from ..store.cli import say
     from .demo import demo as run_demo
 
     result = run_demo(config)
-    typer.echo(strict_json(result) if as_json else table(result))
+    say(strict_json(result) if as_json else table(result))

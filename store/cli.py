@@ -9,10 +9,16 @@ import typer
 
 from .errors import IntegrityError, PrefloopError
 from .pairstore import PairStore
+from .text import visible_lines
 
 app = typer.Typer(no_args_is_help=True, help="Look into a store, ask it in SQL, prove it whole; pairs in and out.")
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the store.")]
 DEFAULT = Path("prefloop-store")
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print for a person or a machine; names and prompts in it cannot steer the terminal."""
+    typer.echo(visible_lines(text), err=err)
 
 
 @app.command()
@@ -35,10 +41,10 @@ def ls(store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--js
     }
     answers = {what: opened.sql(sql) for what, sql in queries.items()}
     if as_json:
-        typer.echo(json.dumps({what: answer.to_pylist() for what, answer in answers.items()}, default=str, indent=1))
+        say(json.dumps({what: answer.to_pylist() for what, answer in answers.items()}, default=str, indent=1))
         return
     for what, answer in answers.items():
-        typer.echo(what)
+        say(what)
         sys.stdout.flush()
         write(answer, "table", sys.stdout.buffer)
         sys.stdout.buffer.flush()
@@ -58,10 +64,10 @@ def stats(store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("-
     ).to_pylist()[0]
     row["database_bytes"] = opened.database.stat().st_size
     if as_json:
-        typer.echo(json.dumps(row))
+        say(json.dumps(row))
     else:
         for name, value in row.items():
-            typer.echo(f"{name:<16}{value:>14,}")
+            say(f"{name:<16}{value:>14,}")
 
 
 @app.command()
@@ -95,16 +101,16 @@ def check(
     opened = PairStore.open(store)
     problems = check_store(opened, pictures=pictures)
     for problem in problems:
-        typer.echo(f"{problem.what}: {problem.where} ({problem.n})")
+        say(f"{problem.what}: {problem.where} ({problem.n})")
     if n := sum(not has_checksum(name) for name in parts(opened.journal)):
-        typer.echo(f"{n} journal parts of an earlier prefloop carry no checksum; `prefloop store compact` adds it")
+        say(f"{n} journal parts of an earlier prefloop carry no checksum; `prefloop store compact` adds it")
     if any(problem.what.startswith(("picture", "journal")) for problem in problems):
         cure = "pictures and parts that are gone or damaged must come from a backup"
     else:
         cure = f"`prefloop store rebuild --store {store}` makes the tables again from the journal"
     if problems:
         raise IntegrityError(f"{len(problems)} kinds of problem in {store}; {cure}")
-    typer.echo(f"{store} is whole")
+    say(f"{store} is whole")
 
 
 @app.command()
@@ -126,8 +132,8 @@ def rebuild(
     PairStore.open(store)
     if not made.compared:
         line = "prefloop: there was no database that could be read, so a rebuild cannot tell whether journal parts are gone"
-        typer.echo(f"{line}; `prefloop store check --store {store}` finds rows that others refer to", err=True)
+        say(f"{line}; `prefloop store check --store {store}` finds rows that others refer to", err=True)
     line = f"made {store / 'pairs.duckdb'} from {made.n_parts} journal parts"
     if gone := made.missing:
         line += f", without {len(gone)} part{'s that are' if len(gone) > 1 else ' that is'} gone: {', '.join(gone)}"
-    typer.echo(line + (f"; the one before is {made.kept}" if made.kept else ""))
+    say(line + (f"; the one before is {made.kept}" if made.kept else ""))

@@ -1,5 +1,5 @@
 -- What the tables and views mean; `prefloop store schema` shows it, and so does any DuckDB shell.
-comment on table meta is 'The schema''s version and when this database was made.';
+comment on table meta is 'The schema''s version and when this database was made; views of version 2.';
 comment on table parts is 'Journal parts whose rows are in the tables.';
 comment on column parts.added is 'Rows that were new; of parts taken together, beside the first.';
 
@@ -54,9 +54,10 @@ comment on column labels.ms is 'Milliseconds a person took.';
 
 comment on view image_files is 'Where each picture lies below the store''s folder.';
 comment on view current_labels is 'The label that counts: of each pair and labeler, the last one given.';
-comment on view preferences is 'Decided labels, for training: ties and skips are not in it.';
+comment on view preferences is 'Decided labels; ties and skips are not in it. Training takes those of the splits train and validation.';
 comment on column preferences.p_chosen is 'Probability that the chosen one is preferred.';
 comment on column preferences.margin is 'Chosen minus rejected in the scorer''s own unit; never negative.';
+comment on column preferences.split is 'eval for pairs of an evaluation, else the prompt''s: train or validation.';
 comment on view agreement is 'How often two labelers say the same of one pair: over all both judged, and over those both decided.';
 comment on view win_rates is 'Model against model by labeler, each two models once; a tie counts one half.';
 comment on column win_rates.win_rate is 'Of model against other.';

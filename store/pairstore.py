@@ -20,6 +20,7 @@ from .images import image_path, write_image
 from .locks import locked
 from .rebuild import SCHEMA_VERSION, TEMPORARY, make_database, rebuild
 from .taking import row_count, take, taken_parts
+from .views import are_current, renew
 
 LOCK_WAIT = 30.0  # seconds
 _RETRY = 0.2  # seconds between two tries to open a database that another program has open
@@ -52,7 +53,8 @@ class PairStore:
         """
         store = cls(Path(path))
         store._refuse_missing()
-        store._verify()
+        if not store._verify():
+            renew(store.database, store.path / "store.lock")
         store.absorb()
         return store
 
@@ -241,11 +243,12 @@ class PairStore:
                 f"run `prefloop store migrate --store {self.path}`"
             )
 
-    def _verify(self) -> None:
-        """Compare each table's row count with what the journal's parts added to it."""
+    def _verify(self) -> bool:
+        """Compare each table's row count with what the journal's parts added to it; whether the views are of today."""
         with self.session() as connection:
             try:
                 self._refuse_version(_version(connection))
+                current = are_current(connection)
                 added = dict(connection.execute("select table_name, sum(added) from parts group by all").fetchall())
                 counts = {table: row_count(connection, table) for table in journal.TABLES}
                 self._taken = taken_parts(connection)
@@ -263,6 +266,7 @@ class PairStore:
             expected = int(added.get(table) or 0)
             if count != expected:
                 raise IntegrityError(f"{table} has {count} rows, its journal added {expected}; {self._rebuild_hint()}")
+        return current
 
 
 def _version(connection: duckdb.DuckDBPyConnection) -> int:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 import sys
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import duckdb
 from .engine import is_broken
 from .errors import PrefloopError, UsageError
 from .pairstore import PairStore
+from .text import guarded, json_text, visible
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,11 +103,11 @@ def write(answer: "pa.Table", form: str, out: BinaryIO) -> None:
         return
     rows = answer.to_pylist()
     if form == "json":
-        out.write((json.dumps([_strict(row) for row in rows], ensure_ascii=False, indent=1) + "\n").encode())
+        out.write((json_text([_strict(row) for row in rows], indent=1) + "\n").encode())
     elif form == "jsonl":
-        out.write("".join(json.dumps(_strict(row), ensure_ascii=False) + "\n" for row in rows).encode())
+        out.write("".join(json_text(_strict(row)) + "\n" for row in rows).encode())
     elif form == "csv":
-        lines = [answer.schema.names, *([guarded(value) for value in row.values()] for row in rows)]
+        lines = [list(map(guarded, answer.schema.names)), *([guarded(value) for value in row.values()] for row in rows)]
         out.write("".join(map(_csv_line, lines)).encode())
     else:
         out.write(_table(answer.schema.names, rows).encode())
@@ -128,11 +128,6 @@ def _csv_line(values: list) -> str:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\r\n").writerow(values)  # with another ending a \r in a text is not quoted
     return text.getvalue()[:-2] + "\n"
-
-
-def guarded(value: Any) -> Any:
-    """A text that a spreadsheet would run as a formula is kept a text."""
-    return "'" + value if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def _table(names: list[str], rows: list[dict]) -> str:
@@ -158,8 +153,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return visible(str(value))
-
-
-def visible(text: str) -> str:
-    """The text without characters that would steer a terminal."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -100,19 +100,22 @@ create table labels (
     primary key (pair_id, labeler, rep)
 );
 
-create view image_files as
+-- Views, which a later prefloop makes again.
+
+create or replace view image_files as
 select
     image_id,
     'images/' || left(image_id::varchar, 2) || '/' || replace(image_id::varchar, '-', '') || '.' || format as path
 from images;
 
 -- The label that counts: of each pair and labeler, the last one given.
-create view current_labels as
+create or replace view current_labels as
 select * from labels
 qualify row_number() over (partition by pair_id, labeler order by rep desc) = 1;
 
--- One row for each decided label. Ties and skips are not in it.
-create view preferences as
+-- One row for each decided label. Ties and skips are not in it. Pairs of an evaluation are a split of their own,
+-- whichever their prompt is in.
+create or replace view preferences as
 select
     l.labeler,
     p.pair_id,
@@ -122,7 +125,7 @@ select
     case l.choice when 'a' then p.image_b else p.image_a end as rejected,
     case l.choice when 'a' then l.p_a else 1 - l.p_a end as p_chosen,
     l.margin,
-    q.split,
+    case p.source when 'eval' then 'eval' else q.split end as split,
     q.tags,
     p.source
 from current_labels l
@@ -131,7 +134,7 @@ join prompts q using (prompt_id)
 where l.choice in ('a', 'b');
 
 -- How often two labelers say the same of one pair: over all pairs both judged, and over those both decided.
-create view agreement as
+create or replace view agreement as
 select
     x.labeler as labeler,
     y.labeler as other,
@@ -145,7 +148,7 @@ where x.choice <> 'skip' and y.choice <> 'skip'
 group by all;
 
 -- Model against model, each two models once; a tie counts one half.
-create view win_rates as
+create or replace view win_rates as
 with image_models as (select distinct image_id, prompt_id, model_id from generations),
 judged as (
     select
@@ -182,7 +185,7 @@ join models o on o.model_id = other_id
 group by all;
 
 -- Both scores of every pair, for scorers of that name or name@revision.
-create macro score_pairs(wanted) as table
+create or replace macro score_pairs(wanted) as table
 select p.pair_id, p.prompt_id, p.image_a, p.image_b, a.scorer, a.score as score_a, b.score as score_b
 from pairs p
 join scores a on a.image_id = p.image_a and a.prompt_id = p.prompt_id

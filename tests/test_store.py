@@ -134,6 +134,21 @@ def test_a_later_label_supersedes_and_none_is_overwritten(store: PairStore):
     assert chosen == image_b
 
 
+def test_pairs_of_an_evaluation_are_a_split_of_their_own(store: PairStore):
+    """Whichever split their prompt is in: `split = 'train'` never gives one."""
+    add_labeler(store, "me")
+    splits: dict[str, set[str]] = {"generate": set(), "eval": set()}
+    for source in splits:
+        for number in range(40):
+            prompt = add_prompt(store, f"prompt {number}")
+            images = (add_picture(store, (value, number, len(source))) for value in (1, 2))
+            add_label(store, add_pair(store, prompt, *images, source=source), "me", "a")
+    store.absorb()
+    for source, split in store.rows("select distinct source, split from preferences"):
+        splits[source].add(split)
+    assert splits == {"generate": {"train", "validation"}, "eval": {"eval"}}
+
+
 def test_preferences_have_the_chosen_side_and_no_ties_or_skips(store: PairStore):
     pairs = fill(store, n_prompts=4)
     add_labeler(store, "me")

@@ -330,6 +330,48 @@ def test_a_store_of_the_first_version_opens_and_says_what_it_said(first_version:
     assert check(opened) == []
 
 
+def with_old_views(store: PairStore) -> PairStore:
+    """A label of an evaluation, in a database whose views an earlier prefloop made."""
+    add_labeler(store, "eval:me")
+    images = [add_picture(store, (1, 2, value)) for value in (3, 4)]
+    add_label(store, add_pair(store, add_prompt(store, "one"), *images, source="eval"), "eval:me", "a")
+    store.absorb()
+    with duckdb.connect(store.database) as connection:
+        connection.execute(
+            """create or replace view preferences as select l.labeler, q.split, p.source
+            from current_labels l join pairs p using (pair_id) join prompts q using (prompt_id);
+            comment on table meta is 'The schema''s version and when this database was made.'"""
+        )
+    return store
+
+
+def test_views_of_an_earlier_prefloop_are_renewed_on_opening(store: PairStore):
+    with_old_views(store)
+    assert store.rows("select split from preferences") in ([("train",)], [("validation",)])
+    before = logical_hashes(store)
+    opened = PairStore.open(store.path)
+    assert opened.rows("select split, p_chosen from preferences") == [("eval", None)]
+    assert check(opened) == []
+    assert logical_hashes(opened) == before
+    written = store.database.stat().st_mtime_ns
+    PairStore.open(store.path)
+    assert store.database.stat().st_mtime_ns == written  # once is enough
+
+
+def test_a_store_whose_views_cannot_be_renewed_now_is_opened_with_those_it_has(
+    store: PairStore, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    with_old_views(store)
+    monkeypatch.setattr("prefloop.store.views.WAIT", 0.0)
+    with store.session():  # somebody reads
+        opened = PairStore.open(store.path)
+    assert opened.rows("select count(*) from preferences") == [(1,)]
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "pairs of evaluations have the split of their prompt; they could not be renewed: the store" in line
+    PairStore.open(store.path)
+    assert store.rows("select split from preferences") == [("eval",)]
+
+
 def test_an_older_schema_is_refused_with_its_cure_and_migrated(store: PairStore):
     before = logical_hashes(judged(store))
     with duckdb.connect(store.database) as connection:

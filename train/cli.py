@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..store.cli import DEFAULT, StoreOption
+from ..store.cli import DEFAULT, StoreOption, say
 from ..store.errors import UsageError
 from ..store.pairstore import PairStore
 from .config import TrainConfig
@@ -22,7 +22,7 @@ def _list_recipes(wanted: bool) -> None:
         from .recipes import recipes
 
         for name, line in recipes().items():
-            typer.echo(f"{name:12} {line}")
+            say(f"{name:12} {line}")
         raise typer.Exit
 
 
@@ -249,12 +249,12 @@ def train(
         from .dry_run import dry_run as estimated
 
         text, values = estimated(settings, opened)
-        typer.echo(json.dumps(values) if as_json else text)
+        say(json.dumps(values) if as_json else text)
         return
     from .loop import train as run_training
 
     summary = run_training(settings, opened, resume=resume, overwrite=overwrite)
-    typer.echo(json.dumps(summary) if as_json else _told(summary))
+    say(json.dumps(summary) if as_json else _told(summary))
     if settings.push_to_hub is not None:
         _pushed(settings.output_dir, settings.push_to_hub, private=False)
 
@@ -273,7 +273,7 @@ def card(
     from .result import write_card
 
     n = write_card(folder, opened)
-    typer.echo(f"{folder / 'README.md'} tells of {n} evaluation{'' if n == 1 else 's'}")
+    say(f"{folder / 'README.md'} tells of {n} evaluation{'' if n == 1 else 's'}")
     if push_to_hub is not None:
         _pushed(str(folder), push_to_hub, private)
 
@@ -281,7 +281,7 @@ def card(
 def _pushed(folder: str, repository: str, private: bool) -> None:
     from .hub import push
 
-    typer.echo(push(Path(folder), repository, private=private), err=True)
+    say(push(Path(folder), repository, private=private), err=True)
 
 
 def _settings(context: typer.Context, file: str | None) -> TrainConfig:

@@ -122,7 +122,8 @@ class _Trainer:
         self.labelers = {
             name: json.loads(settings)
             for name, settings in store.rows(
-                "select labeler, config from labelers where labeler in (select unnest(?))", [list(config.labelers)]
+                "select labeler, config from labelers where labeler in (select unnest(?)) order by labeler",
+                [self.data.pairs.labelers()],
             )
         }
         self.policy = Policy(load_unet(self.model), config).to(device)

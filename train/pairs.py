@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..store import IntegrityError, PairStore, UsageError
+from ..store.condition import condition
 from ..store.images import stored_at
 from ..store.query import ask
 from ..store.records import Records
@@ -50,6 +51,10 @@ class Pairs:
         every = self.train + self.validation
         return {p.chosen: p.chosen_path for p in every} | {p.rejected: p.rejected_path for p in every}
 
+    def labelers(self) -> list[str]:
+        """Whose labels are trained on."""
+        return sorted(self.train.table["labeler"].unique().to_pylist())
+
     def prompts(self) -> dict[UUID, str]:
         return {pair.prompt_id: pair.prompt for pair in self.train + self.validation}
 
@@ -60,10 +65,14 @@ _QUERY = """
         r.format as rejected_format, p.labeler, coalesce(p.p_chosen, 1) as p_chosen,
         sqrt(c.height * r.height) as height, sqrt(c.width * r.width) as width
     from (
-        select * from (select * from preferences where labeler in ({labelers}) and source <> 'eval') where {where}
+        select * from (
+            select * from preferences where labeler in (select unnest($labelers)) and source <> 'eval'
+        ) preferences
+        where {where}
     ) p
     join images c on c.image_id = p.chosen
     join images r on r.image_id = p.rejected
+    where p.labeler in (select unnest($labelers)) and p.source <> 'eval'
     order by p.labeler, p.pair_id
 """
 
@@ -95,7 +104,7 @@ def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
     """The labelled pairs that the settings ask for; ties and skips are not among them.
 
     Raises:
-        UsageError: where a labeler is unknown or has no labels, the condition is no SQL, or nothing is left.
+        UsageError: where a labeler is unknown or has no labels, the condition is not one expression, or nothing is left.
         IntegrityError: where a labeler's scores come from two versions of a scorer.
     """
     query = "select labeler, exists (select 1 from labels l where l.labeler = r.labeler) from labelers r"
@@ -107,11 +116,9 @@ def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
         if not known[labeler]:
             raise UsageError(f"the labeler {labeler!r} has no labels; `prefloop relabel` makes some")
     _refuse_mixed(store, tuple(config.labelers))
-    labelers = ", ".join("'" + labeler.replace("'", "''") + "'" for labeler in config.labelers)
-    # a condition that closes a bracket of ours is no SQL there: nothing but the inner rows can be selected
-    where = f"{config.where}\n" if config.where else "true"
+    query = _QUERY.format(where=condition(config.where) if config.where else "true")
     try:
-        answer = ask(store, _QUERY.format(labelers=labelers, where=where), as_ids=True)
+        answer = ask(store, query, parameters={"labelers": list(config.labelers)}, as_ids=True)
     except UsageError as error:
         raise UsageError(f"--where {config.where!r} cannot be used: {error}") from error
     texts = store.texts()

@@ -26,7 +26,7 @@ class Provenance:
 
     run_id: str
     labelers: dict[str, Any]
-    """Each labeler's own settings, with the scorers' revisions."""
+    """Those whose pairs were trained on, each with its own settings and the scorers' revisions."""
     n_processes: int
 
 
@@ -46,7 +46,7 @@ def about(config: TrainConfig, model: Model, data: TrainingData, provenance: Pro
             "absolute_learning_rate": learning_rate(config, provenance.n_processes),
             "effective_batch": config.train_batch_size * config.gradient_accumulation_steps * provenance.n_processes,
             "run_id": provenance.run_id,
-            "labels": list(config.labelers),
+            "labels": list(provenance.labelers),
             "labelers": provenance.labelers,
             "versions": versions(),
             "config": plain(asdict(config)),

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from ...store import PairStore, PrefloopError
 from ...store.runs import StopSignal
+from ...store.text import json_text
 from . import look
 from .config import BrowseConfig
 from .filters import Filters
@@ -93,7 +94,7 @@ def browse_app(config: BrowseConfig, store: PairStore, door: Door[str], port: in
         there = {run["run_id"] for run in found if run["report"] and look.report_folder(store, run["run_id"])}
         for run in found:
             for name in ("config", "summary"):
-                run[name] = json.dumps(json.loads(run[name] or "{}"), indent=1, ensure_ascii=False)
+                run[name] = json_text(json.loads(run[name] or "{}"), indent=1)
         return pages.render(request, "runs.html", {"runs": found, "there": there})
 
     def report(request: Request) -> Response:

@@ -5,7 +5,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from ...store.cli import DEFAULT, StoreOption
+from ...store.cli import DEFAULT, StoreOption, say
 from ...store.pairstore import PairStore
 from .config import BrowseConfig, LabelConfig
 
@@ -61,18 +61,18 @@ def run_label(config: LabelConfig, store: PairStore, *, as_json: bool = False) -
     """Serve the labelling page and say what came of it."""
     from .label import label as serve_label
 
-    def say(link: str, name: str | None) -> None:
+    def announce(link: str, name: str | None) -> None:
         who = f"for {name}" if name else "for a labeler"
-        typer.echo(json.dumps({"link": link, "labeler": name}) if as_json else f"{who}, works once: {link}")
+        say(json.dumps({"link": link, "labeler": name}) if as_json else f"{who}, works once: {link}")
 
-    summary = serve_label(config, store, say)
+    summary = serve_label(config, store, announce)
     if as_json:
-        typer.echo(json.dumps(summary))
+        say(json.dumps(summary))
         return
     counts = ", ".join(f"{n} by {name}" for name, n in summary["labels"].items())
-    typer.echo(f"new labels: {counts or 'none'}; the same command goes on")
+    say(f"new labels: {counts or 'none'}; the same command goes on")
     for reason, n in summary["left_out"].items():
-        typer.echo(f"{n} pairs left out: {reason}", err=True)
+        say(f"{n} pairs left out: {reason}", err=True)
 
 
 def browse(
@@ -90,7 +90,7 @@ def browse(
     opened = PairStore.open(store)
     from .browse import browse as serve_browse
 
-    def say(link: str) -> None:
-        typer.echo(json.dumps({"link": link}) if as_json else f"works once: {link}")
+    def announce(link: str) -> None:
+        say(json.dumps({"link": link}) if as_json else f"works once: {link}")
 
-    serve_browse(config, opened, say)
+    serve_browse(config, opened, announce)

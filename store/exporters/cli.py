@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from ..cli import DEFAULT, StoreOption
+from ..cli import DEFAULT, StoreOption, say
 from ..pairstore import PairStore
 
 
@@ -37,4 +37,4 @@ def export(
     if push_to_hub:
         summary["address"] = push(out, push_to_hub)
     line = f"{summary['labels']} labels of {summary['pairs']} pairs in {out}"
-    typer.echo(json.dumps(summary) if as_json else line)
+    say(json.dumps(summary) if as_json else line)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..condition import condition
 from ..errors import IntegrityError, UsageError
 from ..ids import content_bytes
 from ..pairstore import PairStore
@@ -22,9 +23,9 @@ _QUERY = """
         from current_labels l
         join pairs p using (pair_id)
         join prompts q using (prompt_id)
-        where p.source <> 'eval' and {labelers}
+        where p.source <> 'eval' and ($everybody or l.labeler in (select unnest($labelers)))
     ),
-    wanted as (select * from judged where {where}),
+    wanted as (select * from judged preferences where {where}),
     drawn as (select image_id, prompt_id, min(name) as name from generations join models using (model_id) group by all)
     select
         w.*, a.path as path_a, b.path as path_b, ma.name as model_a, mb.name as model_b,
@@ -34,7 +35,7 @@ _QUERY = """
     join image_files b on b.image_id = w.image_b
     left join drawn ma on ma.image_id = w.image_a and ma.prompt_id = w.prompt_id
     left join drawn mb on mb.image_id = w.image_b and mb.prompt_id = w.prompt_id
-    where {choices}
+    where {choices} and w.source <> 'eval' and ($everybody or w.labeler in (select unnest($labelers)))
     order by w.split, w.labeler, w.pair_id
 """
 _CHOICES = {"pickapic": "w.choice <> 'skip'", "csv": "true", "jsonl": "true"}
@@ -45,21 +46,18 @@ def selected_labels(store: PairStore, config: ExportConfig) -> pa.Table:
     """A row for each label, with what its format needs; sorted by split, labeler and pair.
 
     Raises:
-        UsageError: where a labeler is unknown, the condition is no SQL, or nothing is left.
+        UsageError: where a labeler is unknown, the condition is not one expression, or nothing is left.
     """
     known = [labeler for (labeler,) in store.rows("select labeler from labelers order by labeler")]
     for labeler in config.labels:
         if labeler not in known:
             there = ", ".join(known) or "none yet; `prefloop relabel` makes labels"
             raise UsageError(f"no labeler is called {labeler!r}; there are {there}")
-    names = ", ".join("'" + labeler.replace("'", "''") + "'" for labeler in config.labels)
-    query = _QUERY.format(
-        labelers=f"l.labeler in ({names})" if names else "true",
-        where=f"{config.where}\n" if config.where else "true",
-        choices=_CHOICES.get(config.format, _DECIDED),
-    )
+    where = condition(config.where) if config.where else "true"
+    query = _QUERY.format(where=where, choices=_CHOICES.get(config.format, _DECIDED))
+    parameters = {"everybody": not config.labels, "labelers": list(config.labels)}
     try:
-        rows = ask(store, query, timeout=3600)
+        rows = ask(store, query, 3600, parameters)
     except UsageError as error:
         raise UsageError(f"--where {config.where!r} cannot be used: {error}") from error
     if not rows.num_rows:

@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from ..condition import condition
 from ..errors import UsageError
 from ..query import CLOSED, first_lines
 
@@ -24,32 +25,33 @@ class Batch:
         return f"{self.name}, row {self.first_row + row}"
 
 
-def selected(batches: Iterator[Batch], condition: str | None) -> Iterator[tuple[Batch, list[int]]]:
-    """Each batch with the rows that the condition holds for; no file and no Python variable can be read by it."""
-    if condition is None:
+def selected(batches: Iterator[Batch], text: str | None) -> Iterator[tuple[Batch, list[int]]]:
+    """Each batch with the rows that a condition holds for; no file and no Python variable can be read by it."""
+    if text is None:
         for batch in batches:
             yield batch, list(range(batch.table.num_rows))
         return
+    where = condition(text)
     connection = duckdb.connect(config=CLOSED)
     try:
         connection.execute("set lock_configuration = true")
         for batch in batches:
-            yield batch, _matching(connection, batch, condition)
+            yield batch, _matching(connection, batch, text, where)
     finally:
         connection.close()
 
 
-def _matching(connection: duckdb.DuckDBPyConnection, batch: Batch, condition: str) -> list[int]:
+def _matching(connection: duckdb.DuckDBPyConnection, batch: Batch, text: str, where: str) -> list[int]:
     plain = [field.name for field in batch.table.schema if not _holds_bytes(field.type)]
     numbers = pa.array(range(batch.table.num_rows), pa.int64())
     rows = batch.table.select(plain).append_column(" row", numbers)  # no column of a source begins with a space
     connection.register("batch", rows)
     try:
-        found = connection.execute(f'select " row" from batch where {condition}\n')
+        found = connection.execute(f'select " row" from batch where {where}')
         return sorted(number for (number,) in found.fetchall())
     except duckdb.Error as error:
         raise UsageError(
-            f"--where {condition!r} cannot be used: {first_lines(error)}; the columns are {', '.join(plain)}"
+            f"--where {text!r} cannot be used: {first_lines(error)}; the columns are {', '.join(plain)}"
         ) from error
     finally:
         connection.unregister("batch")

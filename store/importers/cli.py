@@ -5,7 +5,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from ..cli import DEFAULT, StoreOption
+from ..cli import DEFAULT, StoreOption, say
 from ..errors import UsageError
 from ..pairstore import PairStore
 
@@ -35,7 +35,6 @@ def import_(
 
     Example: prefloop store import pickapic.parquet --store prefloop-store
     """
-    from ..query import visible
     from .config import ImportConfig
     from .formats import open_source
     from .preview import preview
@@ -64,9 +63,9 @@ def import_(
         )
         if not summary["new_pairs"] and not summary["new_labels"]:
             line = f"nothing to do: {line}"
-    typer.echo(json.dumps(summary) if as_json else line)
+    say(json.dumps(summary) if as_json else line)
     for example in summary["examples"]:
-        typer.echo(visible(example), err=True)
+        say(example, err=True)
     refuse_bad(summary, max_bad)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import UsageError
+from ..text import refuse_unseen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,5 +32,6 @@ class ImportConfig:
             raise UsageError(f"limit must be above 0, got {self.limit}")
         if self.labeler is not None and not self.labeler.strip():
             raise UsageError("labeler must be a name, got an empty one")
+        refuse_unseen(self.labeler or "", "labeler")
         if self.where is not None and not self.where.strip():
             raise UsageError("where must be a condition in SQL, got an empty one")

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import UsageError
+from ..text import visible
 from .batches import Batch
 from .record import Bad, Choice, Judgement, Picture, Record, bad_prompt
 
@@ -98,6 +99,9 @@ def pair_records(batch: Batch, rows: list[int], roles: Roles) -> Iterator[Record
         p = None if has_label is False else p
         if not _is_label(p, p_other) or not _is_margin(margin):
             yield Bad(where, "no label between 0 and 1, or a margin that is no number")
+            continue
+        if labeler is not None and visible(str(labeler)) != str(labeler):
+            yield Bad(where, "a labeler with characters that are not seen")
             continue
         choice, p = ("first", p) if decided else _chosen(p)
         yield Record(

@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from ..cli import DEFAULT, StoreOption
+from ..cli import DEFAULT, StoreOption, say
 from ..errors import UsageError
 from ..pairstore import PairStore
 
@@ -87,10 +87,10 @@ def schema(
 
     relations = describe(PairStore.open(store), name)
     if as_json:
-        typer.echo(json.dumps([asdict(relation) for relation in relations], indent=1))
+        say(json.dumps([asdict(relation) for relation in relations], indent=1))
         return
     for number, relation in enumerate(relations):
-        typer.echo(("\n" if number else "") + f"{relation.kind} {relation.name}: {relation.comment or ''}".rstrip(": "))
+        say(("\n" if number else "") + f"{relation.kind} {relation.name}: {relation.comment or ''}".rstrip(": "))
         for column in relation.columns:
             line = f"  {column.name:<16}{column.type:<11}{'key' if column.key else '':<5}{column.comment or ''}"
-            typer.echo(line.rstrip())
+            say(line.rstrip())

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..cli import DEFAULT, StoreOption
+from ..cli import DEFAULT, StoreOption, say
 from ..errors import IntegrityError
 from ..pairstore import PairStore
 
@@ -30,7 +30,7 @@ def merge(
     line = f"new from {other}: {new or 'nothing'}"
     if summary["conflicts"]:
         line += f"; {summary['conflicts']} labels and scores are otherwise there, those of {store} stay"
-    typer.echo(json.dumps(summary) if as_json else line)
+    say(json.dumps(summary) if as_json else line)
     if damaged := [name for name in parts(theirs.journal) if damage(theirs.journal / name)]:
         raise IntegrityError(
             f"{len(damaged)} journal parts of {other} have changed since they were written: {', '.join(damaged[:3])}; "
@@ -49,7 +49,7 @@ def backup(
     from .backup import backup as copy_store
 
     summary = copy_store(PairStore.open(store), out)
-    typer.echo(f"{summary['parts']} journal parts and {summary['pictures']} pictures in {out}")
+    say(f"{summary['parts']} journal parts and {summary['pictures']} pictures in {out}")
     if lost := summary["lost"]:
         raise IntegrityError(f"{len(lost)} pictures are gone or have changed, and not in {out}: {', '.join(lost[:3])}")
 
@@ -68,9 +68,7 @@ def gc(
     if not dry_run:
         remove(files)
     size = sum(n for _, n in files) / 1e6
-    typer.echo(
-        f"{len(files)} pictures that no row mentions, {size:.1f} MB, {'were found' if dry_run else 'are removed'}"
-    )
+    say(f"{len(files)} pictures that no row mentions, {size:.1f} MB, {'were found' if dry_run else 'are removed'}")
 
 
 def compact(store: StoreOption = DEFAULT) -> None:
@@ -81,7 +79,7 @@ def compact(store: StoreOption = DEFAULT) -> None:
     from .compact import compact as compact_journal
 
     before, after = compact_journal(PairStore.open(store))
-    typer.echo(f"{before} journal parts are {after} now")
+    say(f"{before} journal parts are {after} now")
 
 
 def migrate(store: StoreOption = DEFAULT) -> None:
@@ -93,4 +91,4 @@ def migrate(store: StoreOption = DEFAULT) -> None:
 
     before, after = migrate_store(PairStore(store))
     PairStore.open(store)
-    typer.echo(f"{store} is of schema {after}" + (f", was {before}" if before != after else "; nothing to do"))
+    say(f"{store} is of schema {after}" + (f", was {before}" if before != after else "; nothing to do"))
