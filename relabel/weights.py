@@ -1,7 +1,6 @@
 """Find a scorer's files, hash them, and load them without running anything that is in them."""
 
 import hashlib
-import json
 import os
 import time
 from contextlib import suppress
@@ -155,61 +154,6 @@ def one_tensor(path: Path, name: str) -> Any:
         if "does not contain tensor" in str(error):
             raise IntegrityError(f"{path} lacks {name}; it is not this scorer's file") from error
         raise _unloadable(path) from error
-
-
-def load_transformers(kind: Any, folder: Path, dtype: Any) -> Any:
-    """A model of transformers from a folder's model.safetensors, on the CPU; every weight must be there.
-
-    Raises:
-        IntegrityError: where one is missing or of another shape, or the files are not what they should be.
-    """
-    from safetensors import SafetensorError
-
-    from ..store.runs import quiet_libraries
-
-    quiet_libraries()
-    try:
-        model, info = kind.from_pretrained(
-            folder,
-            use_safetensors=True,
-            dtype=dtype,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, by name
-        )
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        if _looks_like_html(folder / "model.safetensors") or isinstance(error, SafetensorError):
-            raise _unloadable(folder / "model.safetensors") from error
-        raise IntegrityError(f"{folder} holds no {kind.__name__}: {str(error).splitlines()[0][:200]}") from error
-    wrong = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
-    if wrong:
-        raise IntegrityError(
-            f"{folder / 'model.safetensors'} does not fit {kind.__name__}: missing or of another shape: "
-            f"{', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''}"
-        )
-    return model.eval()
-
-
-def load_tokenizer(kind: Any, folder: Path) -> Any:
-    """
-    Raises:
-        IntegrityError: where the folder holds none.
-    """
-    try:
-        return kind.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise IntegrityError(f"{folder} holds no tokenizer: {str(error).splitlines()[0][:200]}") from error
-
-
-def setting(path: Path, *keys: str, default: int) -> int:
-    """A number in a JSON file, by the names that lead to it."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise IntegrityError(f"{path} is no settings file of a model; fetch it again") from error
-    for key in keys:
-        found = found.get(key, default) if isinstance(found, dict) else default
-    return found if isinstance(found, int) else default
 
 
 def _unloadable(path: Path) -> IntegrityError:
