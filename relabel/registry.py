@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 import os
 import sys
 from collections import Counter
@@ -124,8 +125,11 @@ def load_scorer(name: str, weights: str | None = None, device: str | None = None
     ]
     if missing:
         raise UsageError(f"{name!r} is not a scorer: it lacks {', '.join(missing)}")
-    if not isinstance(scorer.name, str) or "@" in scorer.name or not scorer.name:
-        raise UsageError(f"a scorer's name must be a text that is not empty and without @, got {scorer.name!r}")
+    if not isinstance(scorer.name, str) or "@" in scorer.name or not scorer.name or not scorer.name.isprintable():
+        raise UsageError(f"a scorer's name must be a printable text without @, got {scorer.name!r}")
+    temperature = getattr(scorer, "temperature", 1.0)
+    if not (isinstance(temperature, (int, float)) and 0 < temperature < math.inf):
+        raise UsageError(f"the temperature of {scorer.name} must be a finite number above 0, got {temperature!r}")
     return cast("Scorer", scorer)
 
 

@@ -79,9 +79,11 @@ def score_images(
     key = identity(scorer)
     config = {"temperature": getattr(scorer, "temperature", 1.0), "needs_prompt": scorer.needs_prompt}
     config |= {"sources": getattr(scorer, "sources", {})}
+    with own_code(scorer):
+        described = canonical(config)
     known = {name for (name,) in store.rows("select scorer from scorers")}
     if key not in known:
-        store.append("scorers", [{"scorer": key, "name": scorer.name, "config": canonical(config)}])
+        store.append("scorers", [{"scorer": key, "name": scorer.name, "config": described}])
     if not items:
         store.absorb()
         return counts

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import time
 from contextlib import suppress
 from importlib.resources import files
@@ -11,6 +12,8 @@ from typing import Any
 from ..store.errors import IntegrityError, PrefloopError, UsageError
 from ..store.models import hub_reachable
 
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+_HUB_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+-]*[A-Za-z0-9])?")
 REMEMBERED_FROM = 64 << 20  # bytes; hashing 4 GB takes seconds
 
 
@@ -33,20 +36,44 @@ def find(scorer: str, weights: str | None, default: str) -> Path:
             known = ", ".join(sorted(path.name for path in folder.parent.iterdir() if path.name != "pipeline"))
             raise UsageError(f"the built-in world has no weights for {scorer}, only for {known}")
         return folder
-    wanted = weights or default
-    local = Path(wanted).expanduser()
-    if local.exists():
+    if not weights:
+        return from_hub(scorer, default)
+    local = Path(weights).expanduser()
+    if _exists(local):
         return local
-    if wanted.startswith((".", "/", "~")) or wanted.count("/") not in (1, 2):
+    if not _may_be_on_hub(weights):
         raise PrefloopError(
-            f"there are no weights at {wanted} for {scorer}; name a folder, a file, a hub id, or shapes"
+            f"there are no weights at {weights!r} for {scorer}; name a folder, a file, a hub id such as owner/name, "
+            "or shapes"
         )
-    return from_hub(scorer, wanted)
+    return from_hub(scorer, weights)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long for a name, or with a NUL in it
+        return False
+
+
+def _may_be_on_hub(wanted: str) -> bool:
+    """Whether a name that is not here can be owner/name, or owner/name/file of weights: what begins as a local path does
+    is one, even where its end is missing."""
+    owner, _, rest = wanted.partition("/")
+    name, _, file = rest.partition("/")
+    if not all(_HUB_NAME.fullmatch(part) for part in (owner, name)) or _exists(Path(owner)):
+        return False
+    return not file or ("/" not in file and _HUB_NAME.fullmatch(file) is not None and file.endswith(WEIGHTS))
 
 
 def from_hub(scorer: str, wanted: str) -> Path:
-    """A repository or one of its files in the hub's local cache; fetched where it is not there yet."""
+    """A repository or one of its files in the hub's local cache; fetched where it is not there yet.
+
+    Raises:
+        PrefloopError: where it is neither there nor can be fetched; the message says why and how to fetch it.
+    """
     from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repository, file = "/".join(wanted.split("/")[:2]), "/".join(wanted.split("/")[2:])
@@ -63,12 +90,13 @@ def from_hub(scorer: str, wanted: str) -> Path:
         except (LocalEntryNotFoundError, FileNotFoundError):
             continue
         except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise PrefloopError(f"cannot fetch {wanted} for {scorer}: {str(error).splitlines()[0]}") from error
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise PrefloopError(f"cannot fetch {wanted} for {scorer}: {line}") from error
+    why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub does not answer"
+    fetch = " ".join(["hf download", repository, *([file] if file else [])])
     raise PrefloopError(
-        f"the weights of {scorer} are not here and the hub does not answer; where there is network, "
-        f"`hf download {repository} {file}` fetches them; `--weights shapes` takes the built-in world's".replace(
-            "  ", " "
-        )
+        f"{wanted} for {scorer} is neither a local path nor in the hub's cache, and prefloop is offline: {why}. "
+        f"With a network, `{fetch}` fetches it; `--weights shapes` takes the built-in world's"
     )
 
 
@@ -80,14 +108,16 @@ def sha256(path: Path) -> str:
     entry = f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
     memory = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "prefloop" / "sha256"
     note = memory / hashlib.sha256(entry.encode()).hexdigest()
-    if note.exists():
-        return note.read_text()
+    with suppress(OSError, ValueError):
+        found, proof = note.read_text().split(" ")
+        if proof == revision(entry, found):  # a note that was cut or changed tells another identity
+            return found
     found = _hashed(path)
     if time.time_ns() - state.st_mtime_ns > 2_000_000_000:  # a file just written may change within the clock's tick
         with suppress(OSError):  # a memory that cannot be kept costs seconds, no more
             memory.mkdir(parents=True, exist_ok=True)
             temporary = note.with_suffix(f".{os.getpid()}")
-            temporary.write_text(found)
+            temporary.write_text(f"{found} {revision(entry, found)}")
             temporary.replace(note)
     return found
 
@@ -105,7 +135,10 @@ def checked(path: Path, pins: dict[str, str]) -> str:
     """
     if not path.is_file():
         raise PrefloopError(f"there is no file {path}")
-    found = sha256(path)
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise PrefloopError(f"cannot read {path}: {error.strerror}") from error
     pinned = pins.get(path.name)
     if pinned is not None and found != pinned:
         raise IntegrityError(
@@ -135,7 +168,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise _unloadable(path) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

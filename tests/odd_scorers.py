@@ -89,6 +89,14 @@ class NumberedName(Redness):
     name = 7  # type: ignore[assignment]  # that is the point
 
 
+class NoTemperature(Redness):
+    temperature = 0.0
+
+
+class OddSources(Redness):
+    name, sources = "odd-sources", {"folder": object()}
+
+
 class Embeds(Redness):
     """One that is embedded, and of whose methods one is odd."""
 
