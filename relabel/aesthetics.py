@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from ..store.device import best_device
 from ..store.errors import IntegrityError, PrefloopError
+from ..store.ids import canonical
 from . import weights as files
 from .pixels import cropped
 from .precision import torch_dtype
 from .towers import Embedding, Embeddings, normalised
+from .transformers_clip import load_clip_vision, vision_settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,7 +44,10 @@ class Aesthetics(Embedding):
         self.device, self.dtype = device, dtype
         digest = files.checked(self.head, PINS)
         backbone = files.checked(self.folder / "model.safetensors", {})
-        self.backbone = files.revision(backbone, "shortest side, crop as torchvision, 2", dtype)
+        self.settings = vision_settings(self.folder / "config.json")
+        self.backbone = files.revision(
+            backbone, "shortest side, crop as torchvision, 2", dtype, canonical(self.settings)
+        )
         self.revision = files.revision(digest, self.backbone)
         self.files = [self.head, self.folder / "model.safetensors"]
         self.sources = {"weights": weights, "sha256": digest, "backbone_sha256": backbone}
@@ -67,11 +72,9 @@ class Aesthetics(Embedding):
             raise IntegrityError(f"{path} is read wrongly: {words}; expected {KNOWN}")
         return f"the published head: {words}"
 
-    @cached_property
+    @property
     def size(self) -> int:
-        config = self.folder / "config.json"
-        nested = files.setting(config, "vision_config", "image_size", default=224)
-        return files.setting(config, "image_size", default=nested)
+        return self.settings.get("image_size", 224)
 
     @cached_property
     def _head(self) -> tuple[NDArray[np.float32], float]:
@@ -79,9 +82,7 @@ class Aesthetics(Embedding):
 
     @cached_property
     def _model(self) -> Any:
-        from transformers import CLIPVisionModelWithProjection
-
-        model = files.load_transformers(CLIPVisionModelWithProjection, self.folder, torch_dtype(self.dtype))
+        model = load_clip_vision(self.settings, self.folder / "model.safetensors", torch_dtype(self.dtype))
         return model.to(best_device(self.device))
 
     def preprocess(self, image: "Image") -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..store import load_image
+from .own_code import as_scores, own_code
 from .registry import identity, load_scorers, scorer_class, scorer_names
 
 EXAMPLES = Path(str(files("prefloop.relabel") / "examples"))
@@ -53,5 +54,6 @@ def check_scorer(name: str, weights: Mapping[str, str] | None = None) -> Checked
     (scorer,) = load_scorers([name], weights or {})
     pair = ("right.png", "wrong.png") if scorer.needs_prompt else ("full.png", "empty.png")
     images = [load_image(EXAMPLES / file) for file in pair]
-    right, wrong = np.asarray(scorer.score([PROMPT, PROMPT], images), np.float32).tolist()
+    with own_code(scorer):
+        right, wrong = as_scores(scorer, scorer.score([PROMPT, PROMPT], images), 2).tolist()
     return Checked(identity(scorer), right, wrong)

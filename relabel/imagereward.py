@@ -16,6 +16,7 @@ from . import weights as files
 from .pixels import cropped
 from .precision import torch_dtype
 from .towers import n_longer
+from .vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,17 +50,17 @@ class ImageReward:
     def __init__(self, weights: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
         found = files.find(self.name, weights, OFFICIAL)
         self.checkpoint = _checkpoint_in(found) if found.is_dir() else found
-        self.words_folder = found if found.is_dir() else files.from_hub(self.name, WORDS)
+        self.vocabulary = read_vocabulary(found if found.is_dir() else files.from_hub(self.name, WORDS), "BERT")
         self.device, self.dtype = device, dtype
         digest = files.checked(self.checkpoint, {})
-        self.revision = files.revision(digest, "shortest side, crop as torchvision, 35 words, 1", dtype)
+        self.revision = files.revision(
+            digest, "shortest side, crop as torchvision, 35 words, 1", dtype, self.vocabulary.digest
+        )
         self.files = [self.checkpoint]
         self.sources = {"weights": weights or OFFICIAL, "sha256": digest}
 
     @cached_property
     def _parts(self) -> tuple[Any, Any, Any, Any]:
-        from transformers import BertTokenizer
-
         quiet_libraries()
         state = files.load_tensors(self.checkpoint)
         try:
@@ -70,7 +71,7 @@ class ImageReward:
                 f"{self.checkpoint} holds no ImageReward: {line} is missing or does not fit"
             ) from error
         where, kind = best_device(self.device), torch_dtype(self.dtype)
-        tokenizer = files.load_tokenizer(BertTokenizer, self.words_folder)
+        tokenizer = self.vocabulary.tokenizer(reader.config.vocab_size)
         return eye.eval().to(where, kind), reader.eval().to(where, kind), head.eval().to(where), tokenizer
 
     def n_truncated(self, prompts: Sequence[str]) -> int:

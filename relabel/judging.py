@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from uuid import UUID
 
-from ..store import ImageError, PairStore, load_image
+from ..store import ImageError, PairStore, PrefloopError, load_image
 from ..store.runs import StopSignal, progress
+from .own_code import own_code
 from .registry import Scorer
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def judge_pairs(
                 good.append((pair, prompt))
                 first.append(images[0])
                 second.append(images[1])
-            said = judge.choose([prompt for _, prompt in good], first, second) if good else []
+            said = _said(judge, [prompt for _, prompt in good], first, second) if good else []
             labels = [
                 {"pair_id": pair, "labeler": labeler, "rep": 0, "choice": _CHOICE[p], "p_a": p, "run_id": run_id}
                 for (pair, _), p in zip(good, said, strict=True)
@@ -84,3 +85,16 @@ def judge_pairs(
             stop.check(f"{at + len(batch)} pairs judged by {judge.name} are in {store.path}")
     store.absorb()
     return +counts
+
+
+def _said(judge: Judge, prompts: list[str], first: "list[Image]", second: "list[Image]") -> list[float | None]:
+    with own_code(judge):
+        answers = list(judge.choose(prompts, first, second))
+    if len(answers) != len(prompts):
+        raise PrefloopError(
+            f"{judge.name} gave {len(answers)} answers for {len(prompts)} pairs; choose() must give one for each"
+        )
+    for answer in answers:
+        if answer is not None and answer not in _CHOICE:
+            raise PrefloopError(f"{judge.name} answered {str(answer)[:40]!r}; choose() must give 1, 0.5, 0 or None")
+    return answers

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..store import PrefloopError
+from .own_code import as_floats
 
 
 class WithinMemory:
@@ -28,7 +29,7 @@ class WithinMemory:
         while at < end:
             size = min(self.most or end, end - at)
             try:
-                found.append(np.asarray(function(*(column[at : at + size] for column in columns)), np.float32))
+                found.append(as_floats(function(*(column[at : at + size] for column in columns))))
                 at += size
                 continue
             except (MemoryError, RuntimeError) as error:

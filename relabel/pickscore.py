@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..store.device import best_device
+from ..store.ids import canonical
 from . import weights as files
 from .pixels import cropped
 from .precision import torch_dtype
 from .towers import Embedding, Embeddings, cosines, n_longer, normalised
+from .transformers_clip import clip_settings, load_clip
+from .vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,17 +31,20 @@ class PickScore(Embedding):
 
     def __init__(self, weights: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
         self.folder = files.find(self.name, weights, OFFICIAL)
-        here = (self.folder / "tokenizer_config.json").exists()
-        self.words_folder = self.folder if here else files.from_hub(self.name, PROCESSOR)
+        here = any((self.folder / name).exists() for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json"))
         self.device, self.dtype = device, dtype
         digest = files.checked(self.folder / "model.safetensors", {})
-        self.backbone = self.revision = files.revision(digest, "pil, shortest side, crop, 1", dtype)
+        self.settings = clip_settings(self.folder / "config.json")
+        self.vocabulary = read_vocabulary(self.folder if here else files.from_hub(self.name, PROCESSOR), "CLIP")
+        self.backbone = self.revision = files.revision(
+            digest, "pil, shortest side, crop, 1", dtype, canonical(self.settings), self.vocabulary.digest
+        )
         self.files = [self.folder / "model.safetensors"]
         self.sources = {"weights": weights or OFFICIAL, "sha256": digest}
 
-    @cached_property
+    @property
     def size(self) -> int:
-        return files.setting(self.folder / "config.json", "vision_config", "image_size", default=224)
+        return self.settings["vision_config"].get("image_size", 224)
 
     @cached_property
     def scale(self) -> float:
@@ -46,10 +52,9 @@ class PickScore(Embedding):
 
     @cached_property
     def _parts(self) -> tuple[Any, Any]:
-        from transformers import CLIPModel, CLIPTokenizer
-
-        model = files.load_transformers(CLIPModel, self.folder, torch_dtype(self.dtype))
-        return model.to(best_device(self.device)), files.load_tokenizer(CLIPTokenizer, self.words_folder)
+        model = load_clip(self.settings, self.folder / "model.safetensors", torch_dtype(self.dtype))
+        tokenizer = self.vocabulary.tokenizer(model.config.text_config.vocab_size)
+        return model.to(best_device(self.device)), tokenizer
 
     def preprocess(self, image: "Image") -> Any:
         return cropped(image, self.size, "transformers")

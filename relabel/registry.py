@@ -2,12 +2,16 @@
 
 import importlib
 import inspect
+import math
+import os
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from ..store.errors import UsageError
+from ..store.errors import PrefloopError, UsageError
+from .own_code import described
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,37 +54,82 @@ def scorer_class(name: str) -> type:
     """
     points = {point.name: point for point in entry_points(group=GROUP)}
     if name in points:
-        try:
-            return points[name].load()
-        except (ImportError, AttributeError) as error:
-            raise UsageError(f"the scorer {name!r} of {points[name].value} cannot be imported: {error}") from error
-    if ":" in name:
+        found = _imported(f"the scorer {name!r} of {points[name].value}", points[name].load)
+    elif ":" in name:
         module, _, attribute = name.partition(":")
-        try:
-            found = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UsageError(f"cannot import the scorer {name!r}: {error}") from error
-        return found
-    raise UsageError(f"no scorer is called {name!r}; there are {', '.join(scorer_names())}, or say module:Class")
+        found = _imported(f"the scorer {name!r}", lambda: getattr(_module(module), attribute))
+    else:
+        raise UsageError(f"no scorer is called {name!r}; there are {', '.join(scorer_names())}, or say module:Class")
+    if not isinstance(found, type) or not callable(getattr(found, "score", None)):
+        what = "a class without a method score" if isinstance(found, type) else f"a {type(found).__name__}"
+        raise UsageError(
+            f"{name!r} is not a scorer but {what}; name a class with name, revision, needs_prompt and score"
+        )
+    return found
+
+
+def _imported(what: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except (Exception, SystemExit) as error:  # a module can raise anything while it is imported
+        raise UsageError(f"{what} cannot be imported: {described(error)}") from error
+
+
+def _module(name: str) -> Any:
+    """By its name, from the current folder too: whoever names module:Class says that it may run."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.partition(".")[0] or os.getcwd() in sys.path:
+            raise
+    sys.path.append(os.getcwd())  # last: nothing that is installed is replaced
+    importlib.invalidate_caches()
+    return importlib.import_module(name)
+
+
+def _parameters(kind: type) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(kind).parameters
+    except ValueError:  # of a class written in C
+        return {}
 
 
 def load_scorer(name: str, weights: str | None = None, device: str | None = None, dtype: str = "float32") -> Scorer:
     """A scorer, ready to score. Built-in ones read their weights at the first picture, not here."""
     kind = scorer_class(name)
-    accepted = inspect.signature(kind).parameters
+    accepted = _parameters(kind)
     given = {"weights": weights, "device": device, "dtype": dtype}
     if weights is not None and "weights" not in accepted:
         raise UsageError(f"the scorer {name!r} takes no weights")
     if dtype != "float32" and "dtype" not in accepted:
         raise UsageError(f"the scorer {name!r} takes no dtype; leave --dtype out")
-    scorer = kind(**{key: value for key, value in given.items() if key in accepted})
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    lacking = [
+        one.name
+        for one in accepted.values()
+        if one.name not in given and one.default is one.empty and one.kind not in variadic
+    ]
+    if lacking:
+        raise UsageError(
+            f"the scorer {name!r} cannot be made: its constructor needs {', '.join(lacking)}; a scorer is given "
+            "weights, device and dtype alone, so give the others a default"
+        )
+    try:
+        scorer = kind(**{key: value for key, value in given.items() if key in accepted})
+    except PrefloopError:
+        raise
+    except (Exception, SystemExit) as error:  # anybody's code can raise anything
+        raise PrefloopError(f"the scorer {name!r} cannot be made: {described(error, kind)}") from error
     missing = [
         attribute for attribute in ("name", "revision", "needs_prompt", "score") if not hasattr(scorer, attribute)
     ]
     if missing:
-        raise UsageError(f"{name!r} is no scorer: it lacks {', '.join(missing)}")
-    if "@" in scorer.name or not scorer.name:
-        raise UsageError(f"a scorer's name must not be empty nor contain @, got {scorer.name!r}")
+        raise UsageError(f"{name!r} is not a scorer: it lacks {', '.join(missing)}")
+    if not isinstance(scorer.name, str) or "@" in scorer.name or not scorer.name or not scorer.name.isprintable():
+        raise UsageError(f"a scorer's name must be a printable text without @, got {scorer.name!r}")
+    temperature = getattr(scorer, "temperature", 1.0)
+    if not (isinstance(temperature, (int, float)) and 0 < temperature < math.inf):
+        raise UsageError(f"the temperature of {scorer.name} must be a finite number above 0, got {temperature!r}")
     return cast("Scorer", scorer)
 
 
@@ -92,7 +141,7 @@ def load_scorers(
         raise UsageError(f"--weights names {named!r}, which is none of the scorers asked for: {', '.join(names)}")
     loaded = []
     for name in names:
-        for_all = weights.get("") if "weights" in inspect.signature(scorer_class(name)).parameters else None
+        for_all = weights.get("") if "weights" in _parameters(scorer_class(name)) else None
         loaded.append(load_scorer(name, weights.get(name, for_all), device, dtype))
     twice = [key for key, count in Counter(map(identity, loaded)).items() if count > 1]
     if twice:

@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..store import PairStore, PrefloopError
+from ..store import PairStore
 from ..store.ids import canonical
 from ..store.images import stored_at
 from ..store.records import Records
@@ -17,8 +18,12 @@ from ..store.runs import StopSignal, progress
 from .decoding import Item, decoded
 from .embeddings import EmbeddingCache
 from .memory import WithinMemory
+from .own_code import as_embeddings, as_scores, own_code
 from .registry import Scorer, identity
 from .towers import Towers
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 KEPT_AT_ONCE = 4096  # pictures whose embeddings are there
 
@@ -74,9 +79,11 @@ def score_images(
     key = identity(scorer)
     config = {"temperature": getattr(scorer, "temperature", 1.0), "needs_prompt": scorer.needs_prompt}
     config |= {"sources": getattr(scorer, "sources", {})}
+    with own_code(scorer):
+        described = canonical(config)
     known = {name for (name,) in store.rows("select scorer from scorers")}
     if key not in known:
-        store.append("scorers", [{"scorer": key, "name": scorer.name, "config": canonical(config)}])
+        store.append("scorers", [{"scorer": key, "name": scorer.name, "config": described}])
     if not items:
         store.absorb()
         return counts
@@ -114,19 +121,19 @@ def _by_pictures(store: PairStore, scorer: Scorer, items: Records[Item], batch_s
     _count_truncated(scorer, list({item.prompt for item in items}), bad)
 
     def score(batch: Sequence[Item], images: Sequence) -> np.ndarray:
-        scores = np.asarray(scorer.score([item.prompt for item in batch], images), np.float32)
-        if scores.shape != (len(batch),):
-            raise PrefloopError(f"{scorer.name} gave scores of shape {scores.shape} for {len(batch)} images")
-        return scores
+        return as_scores(scorer, scorer.score([item.prompt for item in batch], images), len(batch))
 
     for batch, images in decoded(store.path, items, batch_size, bad):
         if batch:
-            yield batch, within_memory(score, batch, images)
+            with own_code(scorer):
+                scores = within_memory(score, batch, images)
+            yield batch, scores
 
 
 def _count_truncated(scorer: Scorer, prompts: list[str], counts: Counter[str]) -> None:
     count = getattr(scorer, "n_truncated", None)
-    cut = 0 if count is None else count(prompts)
+    with own_code(scorer):
+        cut = 0 if count is None else int(count(prompts))
     if cut:
         counts[f"prompts longer than {scorer.name} reads, cut"] += cut
 
@@ -144,18 +151,28 @@ def _by_embeddings(
         if first.setdefault(image, row) != row:
             more.setdefault(image, []).append(row)
 
+    def embedded(kind: str, what: Sequence) -> NDArray[np.float32]:
+        embed = scorer.embed_images if kind == "images" else scorer.embed_prompts
+        with own_code(scorer):
+            return within_memory[kind](lambda some: as_embeddings(scorer, embed(some), len(some)), what)
+
     def scored(ids: Sequence[UUID]) -> tuple[list[Item], NDArray[np.float32]]:
         rows = [row for identity in ids for row in (first[identity.bytes], *more.get(identity.bytes, ()))]
         wanted = list(items.taken(rows))
-        found = images.get([item.image_id for item in wanted])
-        if not scorer.needs_prompt:
-            return wanted, scorer.score_embeddings(found, None)
-        new = {item.prompt_id: item.prompt for item in wanted if item.prompt_id not in prompts}
-        for at in range(0, len(new), batch_size):
-            some = dict(list(new.items())[at : at + batch_size])
-            _count_truncated(scorer, list(some.values()), bad)
-            prompts.add(list(some), within_memory["prompts"](scorer.embed_prompts, list(some.values())))
-        return wanted, scorer.score_embeddings(found, prompts.get([item.prompt_id for item in wanted]))
+        pictures, texts = images.get([item.image_id for item in wanted]), None
+        if scorer.needs_prompt:
+            new = {item.prompt_id: item.prompt for item in wanted if item.prompt_id not in prompts}
+            for at in range(0, len(new), batch_size):
+                some = dict(list(new.items())[at : at + batch_size])
+                _count_truncated(scorer, list(some.values()), bad)
+                prompts.add(list(some), embedded("prompts", list(some.values())))
+            texts = prompts.get([item.prompt_id for item in wanted])
+        with own_code(scorer):
+            return wanted, as_scores(scorer, scorer.score_embeddings(pictures, texts), len(wanted))
+
+    def preprocess(image: "Image") -> Any:
+        with own_code(scorer):  # an image it refuses is an ImageError, which passes
+            return scorer.preprocess(image)
 
     try:
         ids = (UUID(bytes=image) for image in first)
@@ -163,10 +180,10 @@ def _by_embeddings(
         while some := list(islice(kept, KEPT_AT_ONCE)):
             yield scored(some)
         rest = items.taken(row for image, row in first.items() if UUID(bytes=image) not in images)
-        for batch, pixels in decoded(store.path, rest, batch_size, bad, scorer.preprocess):
+        for batch, pixels in decoded(store.path, rest, batch_size, bad, preprocess):
             if batch:
                 ids = [item.image_id for item in batch]
-                images.add(ids, within_memory["images"](scorer.embed_images, pixels))
+                images.add(ids, embedded("images", pixels))
                 yield scored(ids)
     finally:
         images.flush()

@@ -1,7 +1,7 @@
 """Find a scorer's files, hash them, and load them without running anything that is in them."""
 
 import hashlib
-import json
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,9 @@ from typing import Any
 from ..store.errors import IntegrityError, PrefloopError, UsageError
 from ..store.hashing import sha256
 from ..store.models import hub_reachable
+
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+_HUB_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+-]*[A-Za-z0-9])?")
 
 
 def built_in(scorer: str) -> Path:
@@ -30,20 +33,44 @@ def find(scorer: str, weights: str | None, default: str) -> Path:
             known = ", ".join(sorted(path.name for path in folder.parent.iterdir() if path.name != "pipeline"))
             raise UsageError(f"the built-in world has no weights for {scorer}, only for {known}")
         return folder
-    wanted = weights or default
-    local = Path(wanted).expanduser()
-    if local.exists():
+    if not weights:
+        return from_hub(scorer, default)
+    local = Path(weights).expanduser()
+    if _exists(local):
         return local
-    if wanted.startswith((".", "/", "~")) or wanted.count("/") not in (1, 2):
+    if not _may_be_on_hub(weights):
         raise PrefloopError(
-            f"there are no weights at {wanted} for {scorer}; name a folder, a file, a hub id, or shapes"
+            f"there are no weights at {weights!r} for {scorer}; name a folder, a file, a hub id such as owner/name, "
+            "or shapes"
         )
-    return from_hub(scorer, wanted)
+    return from_hub(scorer, weights)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long for a name, or with a NUL in it
+        return False
+
+
+def _may_be_on_hub(wanted: str) -> bool:
+    """Whether a name that is not here can be owner/name, or owner/name/file of weights: what begins as a local path does
+    is one, even where its end is missing."""
+    owner, _, rest = wanted.partition("/")
+    name, _, file = rest.partition("/")
+    if not all(_HUB_NAME.fullmatch(part) for part in (owner, name)) or _exists(Path(owner)):
+        return False
+    return not file or ("/" not in file and _HUB_NAME.fullmatch(file) is not None and file.endswith(WEIGHTS))
 
 
 def from_hub(scorer: str, wanted: str) -> Path:
-    """A repository or one of its files in the hub's local cache; fetched where it is not there yet."""
+    """A repository or one of its files in the hub's local cache; fetched where it is not there yet.
+
+    Raises:
+        PrefloopError: where it is neither there nor can be fetched; the message says why and how to fetch it.
+    """
     from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repository, file = "/".join(wanted.split("/")[:2]), "/".join(wanted.split("/")[2:])
@@ -60,11 +87,13 @@ def from_hub(scorer: str, wanted: str) -> Path:
         except (LocalEntryNotFoundError, FileNotFoundError):
             continue
         except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise PrefloopError(f"cannot fetch {wanted} for {scorer}: {str(error).splitlines()[0]}") from error
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise PrefloopError(f"cannot fetch {wanted} for {scorer}: {line}") from error
+    why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub does not answer"
+    fetch = " ".join(["hf download", repository, *([file] if file else [])])
     raise PrefloopError(
-        f"the weights of {scorer} are not here and the hub does not answer; where there is network, "
-        f"`{' '.join(['hf download', repository, *filter(None, [file])])}` fetches them; "
-        "`--weights shapes` takes the built-in world's"
+        f"{wanted} for {scorer} is neither a local path nor in the hub's cache, and prefloop is offline: {why}. "
+        f"With a network, `{fetch}` fetches it; `--weights shapes` takes the built-in world's"
     )
 
 
@@ -76,7 +105,10 @@ def checked(path: Path, pins: dict[str, str]) -> str:
     """
     if not path.is_file():
         raise PrefloopError(f"there is no file {path}")
-    found = sha256(path)
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise PrefloopError(f"cannot read {path}: {error.strerror}") from error
     pinned = pins.get(path.name)
     if pinned is not None and found != pinned:
         raise IntegrityError(
@@ -106,7 +138,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise _unloadable(path) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -125,61 +157,6 @@ def one_tensor(path: Path, name: str) -> Any:
         if "does not contain tensor" in str(error):
             raise IntegrityError(f"{path} lacks {name}; it is not this scorer's file") from error
         raise _unloadable(path) from error
-
-
-def load_transformers(kind: Any, folder: Path, dtype: Any) -> Any:
-    """A model of transformers from a folder's model.safetensors, on the CPU; every weight must be there.
-
-    Raises:
-        IntegrityError: where one is missing or of another shape, or the files are not what they should be.
-    """
-    from safetensors import SafetensorError
-
-    from ..store.runs import quiet_libraries
-
-    quiet_libraries()
-    try:
-        model, info = kind.from_pretrained(
-            folder,
-            use_safetensors=True,
-            dtype=dtype,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, by name
-        )
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        if _looks_like_html(folder / "model.safetensors") or isinstance(error, SafetensorError):
-            raise _unloadable(folder / "model.safetensors") from error
-        raise IntegrityError(f"{folder} holds no {kind.__name__}: {str(error).splitlines()[0][:200]}") from error
-    wrong = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
-    if wrong:
-        raise IntegrityError(
-            f"{folder / 'model.safetensors'} does not fit {kind.__name__}: missing or of another shape: "
-            f"{', '.join(wrong[:3])}{' …' if len(wrong) > 3 else ''}"
-        )
-    return model.eval()
-
-
-def load_tokenizer(kind: Any, folder: Path) -> Any:
-    """
-    Raises:
-        IntegrityError: where the folder holds none.
-    """
-    try:
-        return kind.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise IntegrityError(f"{folder} holds no tokenizer: {str(error).splitlines()[0][:200]}") from error
-
-
-def setting(path: Path, *keys: str, default: int) -> int:
-    """A number in a JSON file, by the names that lead to it."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise IntegrityError(f"{path} is no settings file of a model; fetch it again") from error
-    for key in keys:
-        found = found.get(key, default) if isinstance(found, dict) else default
-    return found if isinstance(found, int) else default
 
 
 def _unloadable(path: Path) -> IntegrityError:

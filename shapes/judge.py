@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL.Image import Image
 
+from ..store.errors import UsageError
 from .oracle import judge
 
 
@@ -17,8 +18,9 @@ class Oracle:
     judge_only = True
 
     def score(self, prompts: Sequence[str], images: Sequence[Image]) -> np.ndarray:
-        """float32 (B,), 0 or 1. ValueError where a prompt is not of the built-in world's grammar."""
-        return np.array(
-            [all(judge(prompt, image).values()) for prompt, image in zip(prompts, images, strict=True)],
-            dtype=np.float32,
-        )
+        """float32 (B,), 0 or 1. UsageError where a prompt is not of the built-in world's grammar."""
+        try:
+            found = [all(judge(prompt, image).values()) for prompt, image in zip(prompts, images, strict=True)]
+        except ValueError as error:
+            raise UsageError(f"the oracle reads prompts of the built-in world alone: {error}") from error
+        return np.array(found, dtype=np.float32)

@@ -25,8 +25,8 @@ def sha256(path: Path) -> str:
     memory = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "prefloop" / "sha256"
     note = memory / hashlib.sha256(entry.encode()).hexdigest()
     large = state.st_size >= REMEMBERED_FROM
-    found = note.read_text() if large and note.exists() else ""
-    if len(found) != 64:
+    found = _remembered(note, entry) if large else None
+    if found is None:
         found = _hashed(path)
         if time.time_ns() - state.st_mtime_ns <= _SETTLED:
             return found
@@ -34,10 +34,23 @@ def sha256(path: Path) -> str:
             with suppress(OSError):  # a memory that cannot be kept costs seconds, no more
                 memory.mkdir(parents=True, exist_ok=True)
                 temporary = note.with_suffix(f".{os.getpid()}")
-                temporary.write_text(found)
+                temporary.write_text(f"{found} {_proof(entry, found)}")
                 temporary.replace(note)
     _known[entry] = found
     return found
+
+
+def _remembered(note: Path, entry: str) -> str | None:
+    """The hash that a note tells; None where there is none, or it was cut or changed, since it decides an identity."""
+    with suppress(OSError, ValueError):
+        found, proof = note.read_text().split(" ")
+        if proof == _proof(entry, found):
+            return found
+    return None
+
+
+def _proof(entry: str, found: str) -> str:
+    return hashlib.sha256(f"{entry}\n{found}".encode()).hexdigest()[:12]
 
 
 def _hashed(path: Path) -> str:

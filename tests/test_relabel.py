@@ -287,9 +287,12 @@ def test_a_scorer_of_wrong_shape_is_named(store: PairStore):
             "nope",
             "no scorer is called 'nope'; there are aesthetics, clip, hps, hpsv2, hpsv2.1, imagereward, oracle, pickscore, vlm",
         ),
-        ("little_scorers:Gone", "cannot import the scorer"),
-        ("no.such.module:X", "cannot import the scorer"),
-        ("little_scorers:NoScorer", "is no scorer: it lacks name, revision, needs_prompt, score"),
+        ("little_scorers:Gone", "the scorer 'little_scorers:Gone' cannot be imported: AttributeError"),
+        ("no.such.module:X", "cannot be imported: ModuleNotFoundError: No module named 'no'"),
+        (
+            "little_scorers:NoScorer",
+            "is not a scorer but a class without a method score; name a class with name, revision",
+        ),
     ],
 )
 def test_a_wrong_scorer_is_refused_by_name(store: PairStore, scorer: str, message: str):

@@ -107,6 +107,22 @@ def test_the_hash_of_a_file_is_remembered_until_the_file_changes(tmp_path: Path,
         assert sha256(path) != first
 
 
+def test_a_remembered_hash_that_was_changed_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(hashing, "REMEMBERED_FROM", 4)
+    path = tmp_path / "large"
+    path.write_bytes(b"large")
+    os.utime(path, (1e9, 1e9))
+    first = sha256(path)
+    (note,) = (tmp_path / "cache").rglob("sha256/*")
+    whole = note.read_text()
+    for spoilt in ("", whole[:10], ("0" if whole[0] != "0" else "1") + whole[1:], whole.replace(" ", "")):
+        note.write_text(spoilt)
+        hashing._known.clear()  # as in another process
+        assert sha256(path) == first
+        assert note.read_text() == whole
+
+
 def test_no_command_hashes_a_model_twice(
     store: PairStore, lora: Path, tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

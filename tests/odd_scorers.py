@@ -1,0 +1,167 @@
+# ruff: noqa: ARG002
+"""Scorers that fail, or give what is not quite a list of floats."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from little_scorers import Redness
+from PIL.Image import Image
+
+
+class Raises(Redness):
+    name = "raises"
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
+        raise KeyError("no such key\nand a second line")
+
+
+class Exits(Redness):
+    name = "exits"
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
+        sys.exit("enough")
+
+
+class Strings(Redness):
+    name = "strings"
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
+        return [f"{score:.0f}" for score in super().score(prompts, images)]
+
+
+class Nothings(Redness):
+    name = "nothings"
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
+        return None
+
+
+class Columns(Redness):
+    name = "columns"
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
+        return super().score(prompts, images)[:, None]
+
+
+class Halves(Redness):
+    """In bfloat16, which numpy does not know."""
+
+    name = "halves"
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
+        return torch.tensor(super().score(prompts, images)).bfloat16()
+
+
+class Gradients(Redness):
+    name = "gradients"
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
+        return torch.tensor(super().score(prompts, images), requires_grad=True)
+
+
+class ListOfGradients(Redness):
+    name = "list-of-gradients"
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
+        return [one.clone() for one in torch.tensor(super().score(prompts, images), requires_grad=True)]
+
+
+class Nans(Redness):
+    name = "nans"
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
+        return [float("nan")] * len(images)
+
+
+class NeedsMore(Redness):
+    def __init__(self, folder: str, *, size: int, weights: str | None = None) -> None: ...
+
+
+class CannotBeMade(Redness):
+    def __init__(self) -> None:
+        raise FileNotFoundError("no file here")
+
+
+class NumberedName(Redness):
+    name = 7  # type: ignore[assignment]  # that is the point
+
+
+class NoTemperature(Redness):
+    temperature = 0.0
+
+
+class OddSources(Redness):
+    name, sources = "odd-sources", {"folder": object()}
+
+
+class Embeds(Redness):
+    """One that is embedded, and of whose methods one is odd."""
+
+    name, backbone, needs_prompt = "embeds", "embeds-1", True
+
+    def preprocess(self, image: Image) -> Any:
+        return np.asarray(image, np.float32).reshape(-1, 3).mean(0)
+
+    def embed_images(self, pixels: Sequence[Any]) -> Any:
+        return np.stack(list(pixels))
+
+    def embed_prompts(self, prompts: Sequence[str]) -> Any:
+        return np.ones((len(prompts), 3), np.float32)
+
+    def score_embeddings(self, images: Any, prompts: Any) -> Any:
+        return images[:, 0] * prompts[:, 0]
+
+
+class EmbedsInHalf(Embeds):
+    name, backbone = "embeds-in-half", "half"
+
+    def embed_images(self, pixels: Sequence[Any]) -> Any:
+        return torch.tensor(np.stack(list(pixels)), requires_grad=True).bfloat16()
+
+    def score_embeddings(self, images: Any, prompts: Any) -> Any:
+        return torch.tensor(images)[:, 0] * torch.tensor(prompts, requires_grad=True)[:, 0]
+
+
+class EmbedsTooFew(Embeds):
+    name, backbone = "embeds-too-few", "few"
+
+    def embed_images(self, pixels: Sequence[Any]) -> Any:
+        return np.stack(list(pixels))[:1]
+
+
+class PreprocessFails(Embeds):
+    name, backbone = "preprocess-fails", "fails"
+
+    def preprocess(self, image: Image) -> Any:
+        raise ZeroDivisionError("by zero")
+
+
+class PromptsFail(Embeds):
+    name, backbone = "prompts-fail", "prompts"
+
+    def embed_prompts(self, prompts: Sequence[str]) -> Any:
+        raise IndexError("index out of range in self")
+
+
+class CountFails(Embeds):
+    name, backbone = "count-fails", "count"
+
+    def n_truncated(self, prompts: Sequence[str]) -> int:
+        raise OSError("no tokenizer")
+
+
+class Judges(Redness):
+    """One that compares, with an answer that is none of the three."""
+
+    name = "judges"
+    answers: Sequence[Any] = (0.7,)
+
+    def choose(self, prompts: Sequence[str], first: Sequence[Image], second: Sequence[Image]) -> Any:
+        return list(self.answers) * len(prompts)
+
+
+class JudgesTwice(Judges):
+    name, answers = "judges-twice", (1.0, 0.0)
