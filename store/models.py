@@ -12,6 +12,7 @@ from uuid import UUID
 
 from .errors import PrefloopError
 from .ids import canonical, content_id
+from .model_files import refuse_code
 
 BUILT_IN = {"shapes": ("shapes", "weights", "pipeline")}
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -86,6 +87,7 @@ def hub_reachable(timeout: float = 3.0) -> bool:
 
 
 def _in_folder(name: str, folder: Path) -> Model:
+    refuse_code(folder)
     result = folder / RESULT_FILE
     trained_with = json.loads(result.read_text()) if result.exists() else None
     if (folder / "model_index.json").exists():
