@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import diffusers
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 
-from ..store.errors import PrefloopError, UsageError
+from ..store.errors import PrefloopError
 from ..store.models import LORA_FILE, Model
 from ..store.runs import quiet_libraries
+from .text_to_image import class_of, first_line, left_off
 
 
 def dtype_of(name: str, device: str) -> torch.dtype:
@@ -25,33 +25,19 @@ def load_pipeline(model: Model, device: str, dtype: torch.dtype) -> DiffusionPip
     """
     base = model.root
     quiet_libraries()
-    parts = {}
-    if model.base is not None and not (Path(model.source) / LORA_FILE).exists():
-        parts["unet"] = UNet2DConditionModel.from_pretrained(
-            model.source, subfolder="unet", dtype=dtype, use_safetensors=True
-        )
+    parts = left_off(class_of(model))
     try:
+        if model.base is not None and not (Path(model.source) / LORA_FILE).exists():
+            parts["unet"] = UNet2DConditionModel.from_pretrained(
+                model.source, subfolder="unet", dtype=dtype, use_safetensors=True
+            )
         pipeline = DiffusionPipeline.from_pretrained(
             base.source, dtype=dtype, use_safetensors=True, **parts, **base.loading()
         )
-    except (OSError, ValueError) as error:
+        if model.base is not None and "unet" not in parts:
+            pipeline.load_lora_weights(model.source, weight_name=LORA_FILE, use_safetensors=True)
+    except Exception as error:  # the libraries raise what they like where files are broken
         cure = "" if "/" not in base.name else f"; `hf download {base.source}` fetches it where there is network"
-        raise PrefloopError(f"cannot load the model {base.name}: {_first_line(error)}{cure}") from error
-    if model.base is not None and not parts:
-        pipeline.load_lora_weights(model.source, weight_name=LORA_FILE)
+        raise PrefloopError(f"cannot load the model {model.name}: {first_line(error)}{cure}") from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:300]
-
-
-def set_scheduler(pipeline: DiffusionPipeline, name: str | None) -> None:
-    """Replace the sampler by another scheduler class of diffusers, on the model's own noise schedule."""
-    if name is None:
-        return
-    kind = getattr(diffusers, name, None)
-    if kind is None or not hasattr(kind, "from_config"):
-        raise UsageError(f"diffusers has no scheduler {name!r}")
-    pipeline.scheduler = kind.from_config(pipeline.scheduler.config)

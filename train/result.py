@@ -9,6 +9,7 @@ from typing import Any
 from ..store import PairStore, UsageError
 from ..store.models import RESULT_FILE, Model, find_model
 from ..store.runs import plain, versions
+from ..store.trained_prompts import write_trained_prompts
 from .card import evaluations_of, model_card
 from .config import TrainConfig
 from .data import TrainingData
@@ -83,6 +84,7 @@ def write_result(
             policy.save_weights(folder, data.family)
         if config.kohya:
             policy.save_kohya(folder, data.family)
+        write_trained_prompts(folder, data.trained_prompts(told["steps"] * told["effective_batch"]))
         (folder / "README.md").write_text(model_card(told, []))
         (folder / RESULT_FILE).write_text(json.dumps(told, indent=1))
 
