@@ -189,6 +189,28 @@ def test_a_broken_index_ends_in_one_line(
     assert not canary.exists()
 
 
+def test_a_repository_of_the_hub_is_checked_like_a_folder(
+    labelled_once: PairStore, tiny_pipeline: Path, model: Path, canary: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from huggingface_hub import constants
+
+    cache = canary.parent / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    repository = cache / "models--owner--name"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    snapshot = shutil.copytree(model, repository / "snapshots" / ("0" * 40))
+    _module_on_the_path(snapshot)
+    for name, words in stages(Path("owner/name"), labelled_once, tiny_pipeline).items():
+        ended = CliRunner().invoke(app, words)
+        assert ended.exit_code == 2, (name, ended.output)
+        (line,) = ended.stderr.splitlines()
+        assert "evil_module" in line
+    shutil.copyfile(model / "model_index.json", snapshot / "model_index.json")
+    assert CliRunner().invoke(app, stages(Path("owner/name"), labelled_once, tiny_pipeline)["generate"]).exit_code == 0
+    assert not canary.exists()
+
+
 def test_the_canary_sings_where_code_is_loaded(model: Path, canary: Path):
     from diffusers import DiffusionPipeline
 

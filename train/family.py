@@ -6,6 +6,7 @@ from typing import Any, Literal
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 
 from ..store.errors import PrefloopError, UsageError
+from ..store.model_files import config_folder
 from ..store.models import Model
 
 Kind = Literal["sd", "sdxl", "sdxl-refiner", "sdxl-turbo"]
@@ -62,6 +63,7 @@ def family_of(model: Model) -> Family:
         PrefloopError: where its configs cannot be loaded.
     """
     base = model.root
+    config_folder(base)
     here = base.loading()
     try:
         index: Any = DiffusionPipeline.load_config(base.source, **here)
