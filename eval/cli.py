@@ -6,6 +6,7 @@ import typer
 
 from ..relabel.config import parse_weights
 from ..store.cli import DEFAULT, StoreOption, say
+from ..store.errors import BadDataError
 from ..store.pairstore import PairStore
 from .config import EvalConfig
 
@@ -14,9 +15,14 @@ _SAMPLER = "Sampler"
 
 def evaluate(
     model: Annotated[str, typer.Option(help="The tuned model: a folder, or a hub id.")],
-    against: Annotated[str, typer.Option(help="The model it is compared with.")] = EvalConfig.against,
+    against: Annotated[
+        Optional[str], typer.Option(help="The model it is compared with; the one it was trained on if not given.")
+    ] = EvalConfig.against,
     prompts: Annotated[
-        str, typer.Option(help="shapes-heldout or shapes (built in), or a prompts file as for generate.")
+        Optional[str],
+        typer.Option(
+            help="A prompts file as for generate, shapes or shapes-heldout; shapes-heldout for the built-in model."
+        ),
     ] = EvalConfig.prompts,
     scorer: Annotated[
         Optional[list[str]],
@@ -33,8 +39,13 @@ def evaluate(
     limit: Annotated[Optional[int], typer.Option(help="Use the first so many prompts.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise, the same for both models.")] = EvalConfig.seed,
     report: Annotated[Optional[str], typer.Option(help="Folder of the report; below the store if not given.")] = None,
-    num_inference_steps: Annotated[int, typer.Option(rich_help_panel=_SAMPLER)] = EvalConfig.num_inference_steps,
-    guidance_scale: Annotated[float, typer.Option(rich_help_panel=_SAMPLER)] = EvalConfig.guidance_scale,
+    num_inference_steps: Annotated[
+        Optional[int],
+        typer.Option(help="As the training images were drawn, or the model's usual number.", rich_help_panel=_SAMPLER),
+    ] = EvalConfig.num_inference_steps,
+    guidance_scale: Annotated[
+        Optional[float], typer.Option(help="Likewise; 1 is none.", rich_help_panel=_SAMPLER)
+    ] = EvalConfig.guidance_scale,
     resolution: Annotated[Optional[int], typer.Option(rich_help_panel=_SAMPLER)] = None,
     scheduler: Annotated[Optional[str], typer.Option(rich_help_panel=_SAMPLER)] = None,
     negative_prompt: Annotated[str, typer.Option(rich_help_panel=_SAMPLER)] = EvalConfig.negative_prompt,
@@ -45,7 +56,7 @@ def evaluate(
 ) -> None:
     """Say how often a tuned model wins, with intervals, and write a report.
 
-    Example: prefloop eval --model tuned --against shapes --scorer hps --scorer oracle --weights shapes
+    Example: prefloop eval --model tuned --scorer hps --scorer oracle --weights shapes
     """
     config = EvalConfig(
         model=model,
@@ -72,12 +83,17 @@ def evaluate(
 
     result = run_evaluation(config, opened)
     say(strict_json(result) if as_json else table(result))
+    if result["without_result"]:
+        raise BadDataError(
+            f"{', '.join(result['without_result'])} gave no finite score on both images of any of the {result['n_pairs']} pairs"
+        )
 
 
 def table(result: dict) -> str:
     """The result as lines for a terminal."""
     lines = [
-        f"{result['model']} against {result['against']}: {result['n_pairs']} pairs for {result['n_prompts']} prompts",
+        f"{result['model']} against {result['against']}: {result['n_pairs']} pairs for {result['n_prompts']} prompts of "
+        f"{result['prompts']}, {_trained(result['n_trained_prompts'])}; {result['settings']}",
         f"{'scorer':<12}{'win rate':>9}  {'95 % interval':<17}{'base':>9}{'tuned':>9}{'diff':>9}  95 % interval",
     ]
     for name, row in result["scorers"].items():
@@ -86,10 +102,14 @@ def table(result: dict) -> str:
             f"{row['tuned_mean']:>9.4f}{row['diff']:>+9.4f}  {row['diff_low']:+.4f} – {row['diff_high']:+.4f}"
             + ("  in-sample" if row["in_sample"] else "")
         )
-    if result["n_trained_prompts"]:
-        lines.append(f"{result['n_trained_prompts']} of these prompts were trained on")
     lines.append(f"report: {result['report']}/report.html")
     return "\n".join(lines)
+
+
+def _trained(n: int | None) -> str:
+    if n is None:
+        return "which of them were trained on is not known"
+    return f"{n or 'none'} of them trained on"
 
 
 __all__ = ["evaluate", "table"]

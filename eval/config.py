@@ -10,15 +10,16 @@ from ..store.errors import UsageError
 class EvalConfig:
     model: str
     """The tuned model."""
-    against: str = "shapes"
-    """The model it is compared with."""
-    prompts: str = "shapes-heldout"
+    against: str | None = None
+    """The model it is compared with; None is the one that it was trained on."""
+    prompts: str | None = None
+    """None is shapes-heldout, for the built-in model and what was trained on it alone."""
     scorers: tuple[str, ...] = ("pickscore", "hps", "clip", "aesthetics")
     weights: dict[str, str] = field(default_factory=dict)
     images_per_prompt: int = 1
     """Pairs per prompt; both models draw from the same noise."""
-    num_inference_steps: int = GenerateConfig.num_inference_steps
-    guidance_scale: float = GenerateConfig.guidance_scale
+    num_inference_steps: int | None = GenerateConfig.num_inference_steps
+    guidance_scale: float | None = GenerateConfig.guidance_scale
     resolution: int | None = None
     scheduler: str | None = None
     negative_prompt: str = ""

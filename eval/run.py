@@ -8,15 +8,20 @@ from uuid import UUID
 
 import numpy as np
 
+from ..generate.defaults import ancestry, described
 from ..generate.draw import Plan, draw, images_of, plan
 from ..relabel.config import RelabelConfig
 from ..relabel.label import describe_labeler
 from ..relabel.registry import Scorer, identity, load_scorers
 from ..relabel.scoring import score_images, unscored_images
 from ..relabel.writing import write_labels
-from ..store import PairStore, UsageError, prompt_id
+from ..store import PairStore, prompt_id
+from ..store.errors import BadDataError
+from ..store.models import Model, find_model
 from ..store.pairstore import new_pair
 from ..store.runs import StopSignal, plain, run
+from ..store.trained_prompts import read_trained_prompts
+from .baseline import baseline, decided
 from .config import EvalConfig
 from .winrate import Comparison, compare
 
@@ -41,12 +46,14 @@ class Evaluation:
     config: EvalConfig
     sides: list[Side]
     overall: dict[str, Comparison]
-    by_tag: dict[str, dict[str, dict[str, Comparison]]]
-    """Tag → value → scorer's name → comparison."""
+    without_result: list[str]
+    """Scorers that gave no pair two finite scores; they are not in `overall`."""
+    by_tag: dict[str, dict[str, dict[str, Comparison | None]]]
+    """Tag → value → scorer's name → comparison; None where no pair of the group has two finite scores."""
     in_sample: set[str]
     """Scorers whose labels trained the tuned model."""
-    n_trained_prompts: int
-    """Prompts of this evaluation that the tuned model was trained on."""
+    n_trained_prompts: int | None
+    """Prompts of this evaluation that the tuned model was trained on; None where that is not known."""
     run_id: UUID
 
 
@@ -55,22 +62,28 @@ def evaluate(config: EvalConfig, store: PairStore) -> dict:
 
     Returns:
         n_prompts, n_pairs, report (its folder), scorers (name → win_rate, low, high, base_mean, tuned_mean, diff,
-        diff_low, diff_high, in_sample …), tags, n_trained_prompts.
+        diff_low, diff_high, in_sample …), without_result (scorers that gave no finite score), tags, n_trained_prompts,
+        sampler (the settings that both models drew with).
+
+    Raises:
+        UsageError: where no baseline is known or the two cannot be compared.
+        BadDataError: where no scorer has a result.
     """
     scorers = load_scorers(config.scorers, config.weights, config.device)
-    plans = {model: plan(config.drawing(model), store) for model in (config.against, config.model)}
-    if plans[config.against].model.model_id == plans[config.model].model.model_id:
-        raise UsageError(f"{config.model} and {config.against} are the same model; name the tuned one with --model")
+    tuned = find_model(config.model)
+    base = baseline(config, tuned)
+    config = decided(config, base, tuned, store)
+    plans = [plan(config.drawing(model.name), store, model) for model in (base, tuned)]
     from .report import write_report
 
     with (
-        store.stage_lock("eval", plans[config.model].model.model_id.hex[:16]),
+        store.stage_lock("eval", tuned.model_id.hex[:16]),
         StopSignal().listening() as stop,
         run(store, "eval", config) as this,
     ):
-        for model, planned in plans.items():
-            draw(planned, config.drawing(model), store, this, stop)
-        pairs = _paired(plans[config.against], plans[config.model], store, this.run_id)
+        for planned in plans:
+            draw(planned, store, this, stop)
+        pairs = _paired(plans[0], plans[1], store, this.run_id)
         images = sorted({(prompt_id(p.prompt), image) for p in pairs for image in (p.base, p.tuned)})
         for scorer in scorers:
             items = unscored_images(store, identity(scorer), images)
@@ -78,28 +91,44 @@ def evaluate(config: EvalConfig, store: PairStore) -> dict:
             labeler = f"eval:{identity(scorer)}"
             describe_labeler(store, labeler, RelabelConfig(), [scorer])
             write_labels(store, labeler, RelabelConfig(), [scorer], ("eval",), this.run_id)
+            stop.check(f"the scores of {scorer.name} are in {store.path}")
         sides = _scored(pairs, scorers, store)
-        trained = plans[config.model].model.trained_with or {}
-        evaluation = Evaluation(
-            config=config,
-            sides=sides,
-            overall=_compared(sides, [scorer.name for scorer in scorers], config.n_resamples),
-            by_tag=_by_tag(sides, [scorer.name for scorer in scorers], config.n_resamples),
-            in_sample=_training_scorers(trained),
-            n_trained_prompts=_trained_prompts(trained, sides, store),
-            run_id=this.run_id,
-        )
+        with stop.at_once():
+            evaluation = _compared_models(config, tuned, sides, [scorer.name for scorer in scorers], this.run_id)
         folder = Path(config.report) if config.report else store.path / "reports" / this.run_id.hex[:12]
-        model_id = str(plans[config.model].model.model_id)
-        result = summary_of(evaluation) | {"model_id": model_id, "report": str(folder)}
+        result = summary_of(evaluation) | {
+            "model_id": str(tuned.model_id),
+            "base_model_id": str(base.model_id),
+            "prompts": config.prompts,
+            "sampler": plans[1].config.sampler(),
+            "settings": described(plans[1].config),
+            "report": str(folder),
+        }
         write_report(evaluation, result, store, folder)
         this.summary |= result
     return plain(result)
 
 
+def _compared_models(config: EvalConfig, tuned: Model, sides: list[Side], names: list[str], run_id: UUID) -> Evaluation:
+    overall = _compared(sides, names, config.n_resamples)
+    there = {name: comparison for name, comparison in overall.items() if comparison is not None}
+    if not there:
+        raise BadDataError(f"{', '.join(names)} gave no finite score on both images of any of the {len(sides)} pairs")
+    return Evaluation(
+        config=config,
+        sides=sides,
+        overall=there,
+        without_result=[name for name in names if name not in there],
+        by_tag=_by_tag(sides, list(there), config.n_resamples),
+        in_sample=_training_scorers(tuned.trained_with or {}),
+        n_trained_prompts=_trained_prompts(tuned, sides),
+        run_id=run_id,
+    )
+
+
 def summary_of(evaluation: Evaluation) -> dict:
-    def described(name: str, comparison: Comparison) -> dict:
-        return asdict(comparison) | {"in_sample": name in evaluation.in_sample}
+    def row(name: str, comparison: Comparison | None) -> dict | None:
+        return None if comparison is None else asdict(comparison) | {"in_sample": name in evaluation.in_sample}
 
     return plain(
         {
@@ -108,9 +137,10 @@ def summary_of(evaluation: Evaluation) -> dict:
             "n_prompts": len({side.prompt for side in evaluation.sides}),
             "n_pairs": len(evaluation.sides),
             "n_trained_prompts": evaluation.n_trained_prompts,
-            "scorers": {name: described(name, comparison) for name, comparison in evaluation.overall.items()},
+            "scorers": {name: row(name, comparison) for name, comparison in evaluation.overall.items()},
+            "without_result": evaluation.without_result,
             "tags": {
-                tag: {value: {n: described(n, c) for n, c in by_scorer.items()} for value, by_scorer in values.items()}
+                tag: {value: {n: row(n, c) for n, c in by_scorer.items()} for value, by_scorer in values.items()}
                 for tag, values in evaluation.by_tag.items()
             },
         }
@@ -150,20 +180,21 @@ def _scored(sides: list[Side], scorers: list[Scorer], store: PairStore) -> list[
     return complete
 
 
-def _compared(sides: list[Side], names: list[str], n_resamples: int) -> dict[str, Comparison]:
+def _compared(sides: list[Side], names: list[str], n_resamples: int) -> dict[str, Comparison | None]:
+    """By scorer; None where no pair has two finite scores."""
     numbers: dict[str, int] = {}
     prompts = np.array([numbers.setdefault(side.prompt, len(numbers)) for side in sides])
     compared = {}
     for name in names:
         base, tuned = np.array([side.scores[name] for side in sides]).T
-        try:
-            compared[name] = compare(base, tuned, prompts, n_resamples)
-        except ValueError as error:
-            raise UsageError(f"{name} gave no finite score on any of the {len(sides)} pairs") from error
+        scored = bool((np.isfinite(base) & np.isfinite(tuned)).any())
+        compared[name] = compare(base, tuned, prompts, n_resamples) if scored else None
     return compared
 
 
-def _by_tag(sides: list[Side], names: list[str], n_resamples: int) -> dict[str, dict[str, dict[str, Comparison]]]:
+def _by_tag(
+    sides: list[Side], names: list[str], n_resamples: int
+) -> dict[str, dict[str, dict[str, Comparison | None]]]:
     groups: dict[str, dict[str, list[Side]]] = defaultdict(lambda: defaultdict(list))
     for side in sides:
         for tag, value in side.tags.items():
@@ -180,13 +211,14 @@ def _training_scorers(trained: dict) -> set[str]:
     return {key.split("@")[0] for key in keys}
 
 
-def _trained_prompts(trained: dict, sides: list[Side], store: PairStore) -> int:
-    labels = trained.get("labels", [])
-    rows = store.rows(
-        "select distinct prompt from preferences where source <> 'eval' and labeler in (select unnest(?::varchar[]))",
-        [labels],
-    )
-    return len({prompt for (prompt,) in rows} & {side.prompt for side in sides})
+def _trained_prompts(tuned: Model, sides: list[Side]) -> int | None:
+    """How many of the prompts the model was trained on, or what it was trained on, was."""
+    *results, first = ancestry(tuned)
+    told = [read_trained_prompts(Path(model.source)) for model in results]
+    if not results or first.trained_with is not None or None in told:  # a foreign model, or a chain that breaks off
+        return None
+    known = set().union(*(prompts for prompts in told if prompts is not None))
+    return len({side.prompt for side in sides if prompt_id(side.prompt) in known})
 
 
 def as_json(result: dict) -> str:

@@ -17,8 +17,11 @@ _MACHINE = "Machine"
 def generate(
     model: Annotated[str, typer.Option(help="shapes (built in), a folder, or a hub id.")] = GenerateConfig.model,
     prompts: Annotated[
-        str,
-        typer.Option(help="shapes or shapes-heldout (built in), or a .txt, .jsonl, .json, .csv, .tsv, .parquet file."),
+        Optional[str],
+        typer.Option(
+            help="A .txt, .jsonl, .json, .csv, .tsv or .parquet file, shapes or shapes-heldout; "
+            "shapes for the built-in model."
+        ),
     ] = GenerateConfig.prompts,
     images_per_prompt: Annotated[
         int, typer.Option(help="Candidate images per prompt.")
@@ -28,10 +31,11 @@ def generate(
     limit: Annotated[Optional[int], typer.Option(help="Use the first so many prompts.")] = GenerateConfig.limit,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = GenerateConfig.seed,
     num_inference_steps: Annotated[
-        int, typer.Option(help="Denoising steps.", rich_help_panel=_SAMPLER)
+        Optional[int], typer.Option(help="Denoising steps; the model's usual number.", rich_help_panel=_SAMPLER)
     ] = GenerateConfig.num_inference_steps,
     guidance_scale: Annotated[
-        float, typer.Option(help="Classifier-free guidance; 1 is none.", rich_help_panel=_SAMPLER)
+        Optional[float],
+        typer.Option(help="Classifier-free guidance; 1 is none; the model's usual one.", rich_help_panel=_SAMPLER),
     ] = GenerateConfig.guidance_scale,
     resolution: Annotated[
         Optional[int], typer.Option(help="Side in pixels; the model's own if not given.", rich_help_panel=_SAMPLER)
@@ -75,6 +79,7 @@ def generate(
         dtype=dtype,  # type: ignore[arg-type]  # checked by the config
         device=device,
     )
+    from .defaults import described
     from .draw import generate as draw_and_pair
     from .draw import plan
 
@@ -95,8 +100,8 @@ def generate(
         if not there:  # a model that cannot be loaded must leave no store behind
             from .sampling import Sampler
 
-            sampler = Sampler(planned.model, config)
-        summary = draw_and_pair(config, PairStore.create(store), sampler)
+            sampler = Sampler(planned.model, planned.config)
+        summary = draw_and_pair(planned.config, PairStore.create(store), sampler)
         line = (
             f"{summary['drawn']} images drawn, {summary['images']} for {summary['prompts']} prompts in all; "
             f"{summary['pairs']} pairs, {summary['new_pairs']} of them new; store: {store}"
@@ -105,4 +110,5 @@ def generate(
             say(f"{summary['truncated']} prompts are longer than the text encoder reads and were cut", err=True)
         if not summary["drawn"] and not summary["new_pairs"]:
             line = f"nothing to do: {line}"
-    say(json.dumps(summary) if as_json else line)
+    summary = {**summary, "sampler": planned.config.sampler()}
+    say(json.dumps(summary) if as_json else f"{line} ({described(planned.config)})")

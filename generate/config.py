@@ -40,13 +40,14 @@ def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 class GenerateConfig:
     model: str = "shapes"
     """The built-in model, a folder, or a hub id."""
-    prompts: str = "shapes"
-    """The built-in prompts, or a file."""
+    prompts: str | None = None
+    """The built-in prompts, or a file; None is the built-in ones, for the built-in model and what was trained on it alone."""
     images_per_prompt: int = 4
     pairs: Pairing = "all"
     """all: every two pictures of a prompt; adjacent: each with the next; random: each in one pair."""
-    num_inference_steps: int = 10
-    guidance_scale: float = 2.5
+    num_inference_steps: int | None = None
+    """None is what defaults.settled finds: the training images', or what is usual for such models."""
+    guidance_scale: float | None = None
     resolution: int | None = None
     """Side of the square picture in pixels; None is the model's own."""
     scheduler: str | None = None
@@ -65,8 +66,10 @@ class GenerateConfig:
         one_of("pairs", self.pairs, get_args(Pairing))
         one_of("dtype", self.dtype, get_args(Dtype))
         positive("images-per-prompt", self.images_per_prompt, 10_000)
-        positive("num-inference-steps", self.num_inference_steps, 10_000)
-        positive("guidance-scale", self.guidance_scale, 1000, inclusive=True)
+        if self.num_inference_steps is not None:
+            positive("num-inference-steps", self.num_inference_steps, 10_000)
+        if self.guidance_scale is not None:
+            positive("guidance-scale", self.guidance_scale, 1000, inclusive=True)
         positive("batch-size", self.batch_size, 100_000)
         positive("seed", self.seed, 2**63 - 1, inclusive=True)
         if self.limit is not None:
@@ -79,7 +82,9 @@ class GenerateConfig:
             raise UsageError(f"no scheduler is called {self.scheduler!r}; there are {', '.join(SCHEDULERS)}")
 
     def sampler(self) -> dict:
-        """What decides a picture beside model, prompt and seed; part of the generation's id."""
+        """What decides a picture beside model, prompt and seed; part of the generation's id. Of a settled config."""
+        assert self.num_inference_steps is not None
+        assert self.guidance_scale is not None
         return {
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": float(self.guidance_scale),

@@ -14,6 +14,7 @@ from ..store.models import Model, find_model
 from ..store.pairstore import new_pair
 from ..store.runs import Run, StopSignal, progress, run
 from .config import GenerateConfig, Pairing
+from .defaults import settled
 from .prompts import Prompt, read_prompts
 
 if TYPE_CHECKING:
@@ -37,16 +38,24 @@ class Generation:
 class Plan:
     """What a call of `generate` asks for, and what of it the store lacks."""
 
+    config: GenerateConfig
+    """Settled: nothing in it is left open."""
     model: Model
     prompts: list[Prompt]
     wanted: list[Generation]
     missing: list[Generation]
 
 
-def plan(config: GenerateConfig, store: PairStore | None) -> Plan:
-    """Loads nothing: ids follow from names, files and settings. `store` is None where there is none yet."""
-    model = find_model(config.model)
-    prompts = read_prompts(config.prompts, config.limit)
+def plan(config: GenerateConfig, store: PairStore | None, model: Model | None = None) -> Plan:
+    """Loads nothing: ids follow from names, files and settings. `store` is None where there is none yet.
+
+    Args:
+        model: the config's, where it has been found and the config settled already.
+    """
+    if model is None:
+        model = find_model(config.model)
+        config = settled(config, model, store)
+    prompts = read_prompts(config.prompts or "", config.limit)
     wanted = [
         Generation(prompt.text, index, generation_id(prompt.text, model.model_id, config.sampler(), config.seed, index))
         for prompt in prompts
@@ -56,7 +65,7 @@ def plan(config: GenerateConfig, store: PairStore | None) -> Plan:
     if store is not None:
         query = "select generation_id from generations where model_id = ? and seed = ?"
         there = {identity for (identity,) in store.rows(query, [model.model_id, config.seed])}
-    return Plan(model, prompts, wanted, [one for one in wanted if one.generation_id not in there])
+    return Plan(config, model, prompts, wanted, [one for one in wanted if one.generation_id not in there])
 
 
 def generate(config: GenerateConfig, store: PairStore, sampler: "Sampler | None" = None) -> dict:
@@ -68,6 +77,8 @@ def generate(config: GenerateConfig, store: PairStore, sampler: "Sampler | None"
     Returns:
         Counts: prompts, images, drawn, pairs (all this call asks for), new_pairs, truncated.
     """
+    model = find_model(config.model)
+    config = settled(config, model, store)
     key = content_id(
         canonical({"sampler": config.sampler(), "model": config.model, "prompts": config.prompts}).encode()
     )
@@ -76,8 +87,8 @@ def generate(config: GenerateConfig, store: PairStore, sampler: "Sampler | None"
         StopSignal().listening() as stop,
         run(store, "generate", config) as this,
     ):
-        planned = plan(config, store)
-        summary = draw(planned, config, store, this, stop, sampler)
+        planned = plan(config, store, model)
+        summary = draw(planned, store, this, stop, sampler)
         summary |= _pair(planned.wanted, config, store, this.run_id)
         this.summary |= summary
     return summary
@@ -85,7 +96,6 @@ def generate(config: GenerateConfig, store: PairStore, sampler: "Sampler | None"
 
 def draw(
     planned: Plan,
-    config: GenerateConfig,
     store: PairStore,
     this: Run,
     stop: StopSignal,
@@ -105,8 +115,9 @@ def draw(
         return summary
     from .sampling import Sampler
 
-    model = planned.model
-    sampler = sampler or Sampler(model, config)
+    model, config = planned.model, planned.config
+    with stop.at_once():  # nothing is written while weights are read
+        sampler = sampler or Sampler(model, config)
     summary["truncated"] = sampler.n_truncated([prompt.text for prompt in planned.prompts])
     if not store.rows("select 1 from models where model_id = ?", [model.model_id]):  # it keeps the name it has
         store.append(

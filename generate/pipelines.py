@@ -1,12 +1,11 @@
 """Load any text-to-image pipeline of diffusers, from a folder or the hub, with or without a LoRA."""
 
-import diffusers
 import torch
 from diffusers import DiffusionPipeline
 
-from ..store.errors import UsageError
 from ..store.loading import load_pipeline as composed_pipeline
 from ..store.model import Model
+from .text_to_image import class_of, left_off
 
 
 def dtype_of(name: str, device: str) -> torch.dtype:
@@ -21,16 +20,6 @@ def load_pipeline(model: Model, device: str, dtype: torch.dtype) -> DiffusionPip
     Raises:
         PrefloopError: where it cannot be loaded; the message says how to fetch it.
     """
-    pipeline = composed_pipeline(model, dtype)
+    pipeline = composed_pipeline(model, dtype, **left_off(class_of(model)))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
-
-
-def set_scheduler(pipeline: DiffusionPipeline, name: str | None) -> None:
-    """Replace the sampler by another scheduler class of diffusers, on the model's own noise schedule."""
-    if name is None:
-        return
-    kind = getattr(diffusers, name, None)
-    if kind is None or not hasattr(kind, "from_config"):
-        raise UsageError(f"diffusers has no scheduler {name!r}")
-    pipeline.scheduler = kind.from_config(pipeline.scheduler.config)

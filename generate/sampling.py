@@ -8,11 +8,13 @@ import torch
 from PIL import Image
 
 from ..store.device import best_device
-from ..store.errors import PrefloopError
+from ..store.errors import PrefloopError, UsageError
 from ..store.ids import noise_seed
 from ..store.models import Model
 from .config import GenerateConfig
-from .pipelines import dtype_of, load_pipeline, set_scheduler
+from .defaults import settled
+from .pipelines import dtype_of, load_pipeline
+from .text_to_image import first_line, refuse_resolution, set_scheduler
 
 if TYPE_CHECKING:
     from .draw import Generation
@@ -22,10 +24,12 @@ class Sampler:
     """Draws with fixed settings. Which picture belongs to a generation does not depend on batches or their order."""
 
     def __init__(self, model: Model, config: GenerateConfig) -> None:
-        self.config = config
+        self.config = config = settled(config, model, None)
         self.device = best_device(config.device)
         pipeline: Any = load_pipeline(model, self.device, dtype_of(config.dtype, self.device))
-        set_scheduler(pipeline, config.sampler()["scheduler"])
+        settings = config.sampler()
+        set_scheduler(pipeline, settings["scheduler"], settings["num_inference_steps"])
+        refuse_resolution(pipeline, config.resolution)
         self.pipeline = pipeline
         self.described = {
             "pipeline": type(pipeline).__name__,
@@ -49,9 +53,10 @@ class Sampler:
             batch = missing[at : at + size]
             try:
                 images = self._draw(batch)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
-                    raise
+            except Exception as error:
+                if not _out_of_memory(error):  # the pipeline and its settings are the user's: what fails there is named
+                    how = f"{type(self.pipeline).__name__} with {type(self.pipeline.scheduler).__name__}"
+                    raise UsageError(f"a {how} cannot draw with these settings: {first_line(error)}") from error
                 if size == 1:
                     raise PrefloopError(
                         "memory runs out at batch size 1; give a smaller --resolution, or --dtype float16"

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
+from .errors import PrefloopError
 from .ids import canonical, content_id
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -50,3 +51,20 @@ def hub_reachable(timeout: float = 3.0) -> bool:
             return True
     except OSError:
         return False
+
+
+def cannot_fetch(what: str, name: str, source: str, error: Exception) -> PrefloopError:
+    """The error to raise where a hub id cannot be loaded; it may have been meant for a folder, too.
+
+    Args:
+        what: model, U-Net or VAE.
+        name: as the user gave it.
+        source: the hub id.
+    """
+    if hub_reachable():
+        line = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        return PrefloopError(f"cannot load the {what} {name}: there is no such folder here, and as a hub id: {line}")
+    return PrefloopError(
+        f"cannot load the {what} {name}: there is no such folder here, and as a hub id it is not on this machine while the "
+        f"hub cannot be reached (offline); where there is network, `hf download {source}` fetches it"
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import IntegrityError, PrefloopError, UsageError
-from .hub import hub_reachable
+from .hub import cannot_fetch
 from .lora import fuse, lay_on, read_adapter
 from .model import Model, Part
 from .runs import quiet_libraries
@@ -86,8 +86,11 @@ def load_vae(model: Model) -> Any:
     return vae.float()
 
 
-def load_pipeline(model: Model, dtype: "torch.dtype") -> Any:
+def load_pipeline(model: Model, dtype: "torch.dtype", **parts: Any) -> Any:
     """The pipeline of a model: what it was trained on fused in float32, then its own LoRA laid on, where it is one.
+
+    Args:
+        parts: more arguments for the pipeline at the bottom, as `load_root` takes them.
 
     Raises:
         PrefloopError: where a part of it cannot be loaded.
@@ -96,7 +99,6 @@ def load_pipeline(model: Model, dtype: "torch.dtype") -> Any:
     made = model.composition
     earlier, last = made.loras[:-1], made.loras[-1:]
     adapters = [read_adapter(folder) for folder in last]
-    parts: dict[str, Any] = {}
     if made.unet is not None or earlier:
         parts["unet"] = _unet(made.root, made.unet, earlier).to(dtype)
     if made.vae is not None:
@@ -131,14 +133,7 @@ def _named_errors(what: str, source: str, name: str) -> Iterator[None]:
     except (PrefloopError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         if Path(source).is_dir():
+            line = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
             raise IntegrityError(f"cannot load the {what} {name}: {line}") from error
-        if hub_reachable():
-            raise PrefloopError(
-                f"cannot load the {what} {name}: there is no such folder here, and as a hub id: {line}"
-            ) from error
-        raise PrefloopError(
-            f"cannot load the {what} {name}: there is no such folder here, and as a hub id it is not on this machine while the "
-            f"hub cannot be reached (offline); where there is network, `hf download {source}` fetches it"
-        ) from error
+        raise cannot_fetch(what, name, source, error) from error

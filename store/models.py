@@ -15,6 +15,7 @@ from .hub import hub_reachable as hub_reachable
 from .ids import canonical, content_id
 from .lineage import DEEPEST, read_place, read_result, verify_files
 from .model import Kind, Model, Part, PartName
+from .model_files import refuse_code
 
 BUILT_IN = {"shapes": ("shapes", "weights", "pipeline")}
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -79,6 +80,7 @@ def find_part(name: str, part: PartName) -> Part:
         subfolder = "unet" if part == "unet" else None
         return Part(name, subfolder, hub_id(name, None, part=part))
     folder = Path(name).expanduser()
+    refuse_code(folder)
     for there, subfolder in ((folder, None), (folder / part, part)):
         if (there / "config.json").is_file():
             return Part(str(folder), subfolder, fingerprint(there))
@@ -110,6 +112,7 @@ def _in_folder(name: str, folder: Path, within: tuple[Path, ...]) -> Model:
         raise IntegrityError(f"{folder / RESULT_FILE} says that the model was trained on itself")
     if len(within) >= DEEPEST:
         raise IntegrityError(f"{within[0]} was trained on more than {DEEPEST} models, one on the other")
+    refuse_code(folder)
     trained_with = read_result(folder)
     hashes = digests(folder)
     if trained_with is not None:

@@ -35,6 +35,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.number = 0
+        self._at_once = False
 
     @property
     def requested(self) -> bool:
@@ -50,6 +51,24 @@ class StopSignal:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.number = number
+        if self._at_once:
+            self.check("nothing is lost")
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """A block that a signal ends where it is: for what takes long and writes nothing, such as reading weights."""
+        done = "nothing is lost"
+        self.check(done)
+        self._at_once = True
+        try:
+            yield
+        except Exception:
+            self._at_once = False
+            self.check(done)  # libraries make errors of their own out of what ended them
+            raise
+        finally:
+            self._at_once = False
+        self.check(done)  # or go on without a word
 
     @contextmanager
     def listening(self) -> Iterator["StopSignal"]:

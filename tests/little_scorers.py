@@ -45,6 +45,25 @@ class Blindness:
         return np.where(red < 20, np.nan, red)
 
 
+class Speechless(Redness):
+    """Redness, but nan for every prompt with an odd number."""
+
+    name, needs_prompt = "speechless", True
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> np.ndarray:
+        odd = [any(digit in prompt for digit in "13579") for prompt in prompts]
+        return np.where(odd, np.nan, super().score(prompts, images))
+
+
+class Blank:
+    """Gives nothing a number."""
+
+    name, revision, needs_prompt = "blank", "1", False
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> np.ndarray:  # noqa: ARG002
+        return np.full(len(images), np.nan)
+
+
 class Constant:
     """The same for every picture."""
 

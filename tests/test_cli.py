@@ -231,10 +231,14 @@ def test_results_are_on_stdout_and_json_is_whole(filled: PairStore):
 
 
 def test_a_dry_run_makes_and_draws_nothing(tiny_pipeline: Path, tmp_path: Path):
-    words = ["generate", "--model", str(tiny_pipeline), "--limit", "5", "--images-per-prompt", "2", "--dry-run"]
+    words = ["generate", "--model", str(tiny_pipeline), "--prompts", "shapes", "--limit", "5", "--dry-run"]
+    words += ["--images-per-prompt", "2"]
     ended = RUNNER.invoke(app, [*words, "--store", str(tmp_path / "new"), "--json"])
     # 10 pictures are one batch of 16
-    assert json.loads(ended.stdout) == {"prompts": 5, "images": 10, "missing": 10, "batches": 1}
+    summary = json.loads(ended.stdout)
+    assert (summary["prompts"], summary["images"], summary["missing"], summary["batches"]) == (5, 10, 10, 1)
+    # a Stable Diffusion pipeline draws with what is usual for one
+    assert (summary["sampler"]["num_inference_steps"], summary["sampler"]["guidance_scale"]) == (25, 7.5)
     assert not (tmp_path / "new").exists()
 
 

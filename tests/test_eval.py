@@ -3,15 +3,23 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
+import content
 import pytest
 import torch
+from prefloop.cli import app
 from prefloop.eval import EvalConfig
-from prefloop.eval.run import evaluate
-from prefloop.store import PairStore, UsageError
-from prefloop.store.models import RESULT_FILE
+from prefloop.eval.cli import table
+from prefloop.eval.run import Side, _trained_prompts, evaluate
+from prefloop.generate import read_prompts
+from prefloop.store import PairStore, PrefloopError, UsageError, prompt_id
+from prefloop.store.models import RESULT_FILE, find_model
+from prefloop.store.trained_prompts import FILE, write_trained_prompts
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 
 @pytest.fixture
@@ -24,6 +32,7 @@ def tuned(tiny_pipeline: Path, tmp_path: Path) -> Path:
     state["decoder.conv_out.bias"] += torch.tensor([0.6, -0.3, -0.3])
     save_file(state, path)
     result = {"labels": ["redness"], "labelers": {"redness": {"scorers": ["redness@1"]}}}
+    result |= {"base_model": str(tiny_pipeline)}
     (folder / RESULT_FILE).write_text(json.dumps(result))
     return folder
 
@@ -110,6 +119,75 @@ def test_evaluation_pairs_are_no_training_pairs(store: PairStore, config: EvalCo
 def test_a_model_is_not_compared_with_itself(store: PairStore, config: EvalConfig):
     with pytest.raises(UsageError, match="the same model"):
         evaluate(EvalConfig(**{**vars(config), "model": config.against}), store)
+
+
+def test_the_prompts_that_count_as_trained_on_are_those_of_the_run(store: PairStore, config: EvalConfig):
+    prompts = [prompt.text for prompt in read_prompts(config.prompts or "")]
+    # the labeler decided all six; of them the run was trained on one, as the file beside its weights tells
+    content.add_labeler(store, "redness")
+    for number, prompt in enumerate(prompts):
+        dull, red = (content.add_picture(store, (value, number, 0)) for value in (10, 200))
+        pair = content.add_pair(store, content.add_prompt(store, prompt), dull, red)
+        content.add_label(store, pair, "redness", "a")
+    store.absorb()
+    write_trained_prompts(Path(config.model), [prompt_id(prompts[0]), prompt_id("of another evaluation")])
+    result = evaluate(config, store)
+    assert result["n_trained_prompts"] == 1
+    page = " ".join((Path(config.report or "") / "report.html").read_text().split())
+    assert "<strong>1 of them trained on</strong>" in page[: page.index("<table>")]
+    headline = table(result).splitlines()[0]
+    assert "12 pairs for 6 prompts of" in headline
+    assert "1 of them trained on" in headline
+    assert "none of them trained on" in table(result | {"n_trained_prompts": 0}).splitlines()[0]
+    assert "which of them were trained on is not known" in table(result | {"n_trained_prompts": None}).splitlines()[0]
+
+
+def test_a_result_has_seen_the_prompts_of_the_results_before_it_and_silence_is_not_none(tuned: Path, tmp_path: Path):
+    picture = UUID(int=1)
+    sides = [Side(text, {}, 0, picture, picture, {}) for text in ("one", "one", "two", "three")]
+    again = shutil.copytree(tuned, tmp_path / "again")
+    (again / "note.json").write_text("{}")  # another model id
+    (again / RESULT_FILE).write_text(json.dumps({"base_model": str(tuned)}))
+    write_trained_prompts(again, [prompt_id("two")])
+    assert _trained_prompts(find_model(str(again)), sides) is None  # what the first result saw is not known
+    write_trained_prompts(tuned, [prompt_id("one"), prompt_id("elsewhere")])
+    assert _trained_prompts(find_model(str(again)), sides) == 2
+    assert _trained_prompts(find_model(str(tuned)), sides) == 1
+    write_trained_prompts(tuned, [])
+    assert _trained_prompts(find_model(str(tuned)), sides) == 0
+    (again / RESULT_FILE).unlink()
+    assert _trained_prompts(find_model(str(again)), sides) is None  # a model from elsewhere
+    (tuned / FILE).write_text("prompt_id\nnonsense\n")
+    with pytest.raises(PrefloopError, match=FILE):
+        _trained_prompts(find_model(str(tuned)), sides)
+
+
+def test_a_group_without_a_finite_score_has_no_result_and_the_rest_is_reported(store: PairStore, config: EvalConfig):
+    result = evaluate(replace(config, scorers=("little_scorers:Speechless",)), store)
+    assert (result["scorers"]["speechless"]["n_pairs"], result["scorers"]["speechless"]["n_left_out"]) == (6, 6)
+    assert result["tags"]["parity"]["odd"] == {"speechless": None}
+    assert result["tags"]["parity"]["even"]["speechless"]["win_rate"] == 1.0
+    page = (Path(config.report or "") / "report.html").read_text()
+    assert "no result" in page[page.index("By parity") :]
+
+
+def test_a_scorer_without_a_finite_score_is_named_at_the_end_and_the_others_are_reported(
+    store: PairStore, config: EvalConfig
+):
+    words = ["eval", "--model", config.model, "--prompts", str(config.prompts), "--num-inference-steps", "2"]
+    words += ["--report", str(config.report), "--store", str(store.path)]
+    both = ["--scorer", "little_scorers:Redness", "--scorer", "little_scorers:Blank"]
+    ended = CliRunner().invoke(app, [*words, *both])
+    assert ended.exit_code == 3
+    assert ended.stderr.splitlines()[-1].startswith("prefloop: blank gave no finite score")
+    assert ended.stdout.splitlines()[2].startswith("redness")
+    assert "No result: blank" in (Path(config.report or "") / "report.html").read_text()
+    ((status, summary),) = store.rows("select status, summary from runs")
+    assert (status, json.loads(summary)["without_result"]) == ("done", ["blank"])
+    assert list(json.loads(summary)["scorers"]) == ["redness"]
+    alone = CliRunner().invoke(app, [*words, "--scorer", "little_scorers:Blank"])
+    assert alone.exit_code == 3
+    assert alone.stderr.splitlines()[-1].startswith("prefloop: blank gave no finite score")
 
 
 def test_the_oracle_may_judge_but_only_prompts_it_can_read(store: PairStore, config: EvalConfig):

@@ -103,6 +103,11 @@ class TrainingData:
                 found.append(Draw(pair, derived_seed(config.seed, "pair", at)))
         return found
 
+    def trained_prompts(self, n: int) -> set[UUID]:
+        """Prompts of the first n pairs of the sequence."""
+        pairs = self.pairs.train
+        return {pair.prompt_id for pair in (pairs if n >= len(pairs) else (pairs[at] for at in self.order(0)[:n]))}
+
     def fixed(self, pair: Pair, turn: int) -> Draw:
         """One of the draws of a pair that return."""
         parts = (self.config.seed, "fixed", pair.pair_id, pair.labeler, pair.chosen, turn)

@@ -7,6 +7,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DCon
 
 from ..store.errors import PrefloopError, UsageError
 from ..store.model import Model
+from ..store.model_files import config_folder
 
 Kind = Literal["sd", "sdxl", "sdxl-refiner", "sdxl-turbo"]
 TURBO_TIMESTEPS = (249, 499, 749, 999)  # where SDXL-turbo was distilled to start
@@ -62,6 +63,7 @@ def family_of(model: Model) -> Family:
         PrefloopError: where its configs cannot be loaded.
     """
     base = model.root
+    config_folder(base)
     here = base.loading()
     try:
         index: Any = DiffusionPipeline.load_config(base.source, **here)

@@ -12,6 +12,7 @@ from ..store.lineage import lineage
 from ..store.model import Model
 from ..store.models import find_model
 from ..store.runs import plain, versions
+from ..store.trained_prompts import write_trained_prompts
 from .card import evaluations_of, model_card
 from .config import TrainConfig
 from .data import TrainingData
@@ -90,6 +91,7 @@ def write_result(
         if config.kohya:
             policy.save_kohya(folder, data.family, model)
         settle(folder)
+        write_trained_prompts(folder, data.trained_prompts(told["steps"] * told["effective_batch"]))
         (folder / "README.md").write_text(model_card(told, [], model))
         (folder / RESULT_FILE).write_text(json.dumps(told | {"files": digests(folder)}, indent=1))
 
