@@ -31,7 +31,7 @@ def load_root(model: Model, **parts: Any) -> Any:
 
     root = model.root
     quiet_libraries()
-    with _named_errors("model", root.source, root.name):
+    with named_errors("model", root.source, root.name):
         return DiffusionPipeline.from_pretrained(root.source, use_safetensors=True, **parts, **root.loading())
 
 
@@ -51,12 +51,12 @@ def _unet(root: Model, instead: Part | None, loras: tuple[str, ...]) -> Any:
 
     adapters = [read_adapter(folder) for folder in loras]
     if instead is None:
-        with _named_errors("model", root.source, root.name):
+        with named_errors("model", root.source, root.name):
             unet: Any = UNet2DConditionModel.from_pretrained(
                 root.source, subfolder="unet", use_safetensors=True, **root.loading()
             )
     else:
-        with _named_errors("U-Net", instead.source, instead.source):
+        with named_errors("U-Net", instead.source, instead.source):
             unet = UNet2DConditionModel.from_pretrained(instead.source, use_safetensors=True, **instead.loading())
         _alike("unet", unet.config, UNet2DConditionModel, root, instead)
     unet = unet.float()
@@ -75,12 +75,12 @@ def load_vae(model: Model) -> Any:
 
     made = model.composition
     if made.vae is None:
-        with _named_errors("model", made.root.source, made.root.name):
+        with named_errors("model", made.root.source, made.root.name):
             vae: Any = AutoencoderKL.from_pretrained(
                 made.root.source, subfolder="vae", use_safetensors=True, **made.root.loading()
             )
         return vae.float()
-    with _named_errors("VAE", made.vae.source, made.vae.source):
+    with named_errors("VAE", made.vae.source, made.vae.source):
         vae = AutoencoderKL.from_pretrained(made.vae.source, use_safetensors=True, **made.vae.loading())
     _alike("vae", vae.config, AutoencoderKL, made.root, made.vae)
     return vae.float()
@@ -112,7 +112,7 @@ def _alike(part: str, found: Mapping[str, Any], kind: Any, root: Model, instead:
     Raises:
         UsageError: where a part cannot stand in for the pipeline's own.
     """
-    with _named_errors("model", root.source, root.name):
+    with named_errors("model", root.source, root.name):
         own = kind.load_config(root.source, subfolder=part, **root.loading())
     for name in _ALIKE[part]:
         if name in own and found.get(name) != own[name]:
@@ -122,7 +122,7 @@ def _alike(part: str, found: Mapping[str, Any], kind: Any, root: Model, instead:
 
 
 @contextmanager
-def _named_errors(what: str, source: str, name: str) -> Iterator[None]:
+def named_errors(what: str, source: str, name: str) -> Iterator[None]:
     """Turn whatever diffusers and transformers raise in the block into one line that names the thing and the cure."""
     import torch
 

@@ -75,7 +75,7 @@ class Model:
             return self.base
         try:
             return None if self.find_parent is None else self.find_parent()
-        except PrefloopError:
+        except (PrefloopError, OSError):
             return None
 
     @property

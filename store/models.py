@@ -54,8 +54,11 @@ def _is_local(name: str, what: str, revision: str | None = None) -> bool:
     Raises:
         PrefloopError: where it is neither.
     """
-    if "\0" not in name and Path(name).expanduser().exists():
-        return True
+    try:
+        if "\0" not in name and Path(name).expanduser().exists():
+            return True
+    except (OSError, RuntimeError) as error:  # a name too long, or of a user that is not there
+        raise PrefloopError(f"there is no {what} {name[:100]!r}: {error}") from error
     known = f"neither {', '.join(BUILT_IN)} nor" if what == "model" else "not"
     if not HUB_ID.fullmatch(name):
         raise PrefloopError(f"there is no {what} {name!r}: no such folder, and {known} a hub id like owner/name")

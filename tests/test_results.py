@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import content
-import prefloop
 import pytest
 import torch
 from peft import LoraConfig
@@ -153,7 +152,7 @@ def test_equal_trainings_give_equal_bytes_in_every_process(tiny_pipeline: Path, 
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", _SAVES, tiny_pipeline, folder],
-            env=content.environment(PYTHONHASHSEED=seed, PYTHONPATH=str(Path(prefloop.__file__).parents[1])),
+            env=content.environment(PYTHONHASHSEED=seed),
             stderr=subprocess.PIPE,
         )
         for seed, folder in orders.items()
