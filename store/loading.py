@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import IntegrityError, PrefloopError, UsageError
 from .hub import hub_reachable
-from .lora import fuse, lay_on, read_adapter
+from .lora import attach, fuse, read_adapter
 from .model import Model, Part
 from .runs import quiet_libraries
 
@@ -87,7 +87,7 @@ def load_vae(model: Model) -> Any:
 
 
 def load_pipeline(model: Model, dtype: "torch.dtype") -> Any:
-    """The pipeline of a model: what it was trained on fused in float32, then its own LoRA laid on, where it is one.
+    """The pipeline of a model: what it was trained on fused in float32, then its own LoRA attached, if it is one.
 
     Raises:
         PrefloopError: where a part of it cannot be loaded.
@@ -103,7 +103,7 @@ def load_pipeline(model: Model, dtype: "torch.dtype") -> Any:
         parts["vae"] = load_vae(model).to(dtype)
     pipeline = load_root(model, dtype=dtype, **parts)
     for adapter in adapters:
-        lay_on(pipeline.unet, adapter)
+        attach(pipeline.unet, adapter)
     return pipeline
 
 

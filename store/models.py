@@ -104,7 +104,8 @@ def _with(model: Model, unet: Part | None, vae: Part | None) -> Model:
     ids = {name: part.part_id.hex for name, part in parts.items()}
     identity = content_id(canonical({"base": model.model_id.hex} | ids).encode())
     named = ", ".join(f"{_PART_NAMES[name]} {part.source}" for name, part in parts.items())
-    return Model(f"{model.name} with {named}", model.source, identity, "parts", model, unet, vae)
+    name = f"{model.name} with {named}"
+    return Model(name, name, identity, "parts", model, unet, vae)
 
 
 def _in_folder(name: str, folder: Path, within: tuple[Path, ...]) -> Model:
