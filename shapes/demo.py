@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..store import PairStore, UsageError
-from ..store.models import RESULT_FILE
+from ..store.lineage import read_result
 
 if TYPE_CHECKING:
     from ..eval.config import EvalConfig
@@ -86,5 +86,5 @@ def demo(config: DemoConfig) -> dict:
 
 def _finished(config: "TrainConfig") -> bool:
     """Whether the same training has ended already."""
-    result = Path(config.output_dir) / RESULT_FILE
-    return result.exists() and json.loads(result.read_text())["config"] == json.loads(json.dumps(asdict(config)))
+    result = read_result(Path(config.output_dir))
+    return result is not None and result.get("config") == json.loads(json.dumps(asdict(config)))

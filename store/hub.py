@@ -1,8 +1,10 @@
 """Repositories of models on the hub: their ids, and what of them is on this machine."""
 
+import math
 import os
 import re
 import socket
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +14,8 @@ from .errors import PrefloopError
 from .ids import canonical, content_id
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+ASK_AGAIN = 30.0  # seconds for which an answer of the hub, or its silence, is remembered
+_asked: dict[tuple[str, str], tuple[float, bool]] = {}
 
 
 def hub_id(name: str, revision: str | None, **part: str) -> UUID:
@@ -45,12 +49,17 @@ def hub_reachable(timeout: float = 3.0) -> bool:
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return True  # only the proxy knows
     address = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    try:
-        port = address.port or (80 if address.scheme == "http" else 443)
-        with socket.create_connection((address.hostname or "", port), timeout):
-            return True
-    except OSError:
-        return False
+    key = (address.scheme, address.netloc)
+    asked, answers = _asked.get(key, (-math.inf, False))
+    if time.monotonic() - asked > ASK_AGAIN:
+        try:
+            port = address.port or (80 if address.scheme == "http" else 443)
+            with socket.create_connection((address.hostname or "", port), timeout):
+                answers = True
+        except OSError:
+            answers = False
+        _asked[key] = (time.monotonic(), answers)
+    return answers
 
 
 def cannot_fetch(what: str, name: str, source: str, error: Exception) -> PrefloopError:

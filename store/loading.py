@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import IntegrityError, PrefloopError, UsageError
 from .hub import cannot_fetch
-from .lora import fuse, lay_on, read_adapter
+from .lora import attach, fuse, read_adapter
 from .model import Model, Part
 from .runs import quiet_libraries
 
@@ -31,7 +31,7 @@ def load_root(model: Model, **parts: Any) -> Any:
 
     root = model.root
     quiet_libraries()
-    with _named_errors("model", root.source, root.name):
+    with named_errors("model", root.source, root.name):
         return DiffusionPipeline.from_pretrained(root.source, use_safetensors=True, **parts, **root.loading())
 
 
@@ -51,12 +51,12 @@ def _unet(root: Model, instead: Part | None, loras: tuple[str, ...]) -> Any:
 
     adapters = [read_adapter(folder) for folder in loras]
     if instead is None:
-        with _named_errors("model", root.source, root.name):
+        with named_errors("model", root.source, root.name):
             unet: Any = UNet2DConditionModel.from_pretrained(
                 root.source, subfolder="unet", use_safetensors=True, **root.loading()
             )
     else:
-        with _named_errors("U-Net", instead.source, instead.source):
+        with named_errors("U-Net", instead.source, instead.source):
             unet = UNet2DConditionModel.from_pretrained(instead.source, use_safetensors=True, **instead.loading())
         _alike("unet", unet.config, UNet2DConditionModel, root, instead)
     unet = unet.float()
@@ -75,19 +75,19 @@ def load_vae(model: Model) -> Any:
 
     made = model.composition
     if made.vae is None:
-        with _named_errors("model", made.root.source, made.root.name):
+        with named_errors("model", made.root.source, made.root.name):
             vae: Any = AutoencoderKL.from_pretrained(
                 made.root.source, subfolder="vae", use_safetensors=True, **made.root.loading()
             )
         return vae.float()
-    with _named_errors("VAE", made.vae.source, made.vae.source):
+    with named_errors("VAE", made.vae.source, made.vae.source):
         vae = AutoencoderKL.from_pretrained(made.vae.source, use_safetensors=True, **made.vae.loading())
     _alike("vae", vae.config, AutoencoderKL, made.root, made.vae)
     return vae.float()
 
 
 def load_pipeline(model: Model, dtype: "torch.dtype", **parts: Any) -> Any:
-    """The pipeline of a model: what it was trained on fused in float32, then its own LoRA laid on, where it is one.
+    """The pipeline of a model: what it was trained on fused in float32, then its own LoRA attached, if it is one.
 
     Args:
         parts: more arguments for the pipeline at the bottom, as `load_root` takes them.
@@ -105,7 +105,7 @@ def load_pipeline(model: Model, dtype: "torch.dtype", **parts: Any) -> Any:
         parts["vae"] = load_vae(model).to(dtype)
     pipeline = load_root(model, dtype=dtype, **parts)
     for adapter in adapters:
-        lay_on(pipeline.unet, adapter)
+        attach(pipeline.unet, adapter)
     return pipeline
 
 
@@ -114,7 +114,7 @@ def _alike(part: str, found: Mapping[str, Any], kind: Any, root: Model, instead:
     Raises:
         UsageError: where a part cannot stand in for the pipeline's own.
     """
-    with _named_errors("model", root.source, root.name):
+    with named_errors("model", root.source, root.name):
         own = kind.load_config(root.source, subfolder=part, **root.loading())
     for name in _ALIKE[part]:
         if name in own and found.get(name) != own[name]:
@@ -124,7 +124,7 @@ def _alike(part: str, found: Mapping[str, Any], kind: Any, root: Model, instead:
 
 
 @contextmanager
-def _named_errors(what: str, source: str, name: str) -> Iterator[None]:
+def named_errors(what: str, source: str, name: str) -> Iterator[None]:
     """Turn whatever diffusers and transformers raise in the block into one line that names the thing and the cure."""
     import torch
 

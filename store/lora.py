@@ -1,4 +1,4 @@
-"""LoRAs of U-Nets: read without running or configuring anything from the file, fused, laid on, combined."""
+"""LoRAs of U-Nets: read without running or configuring anything from the file, fused, attached, combined."""
 
 import json
 import math
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _LAYER = re.compile(r"unet\.([\w.]+)\.lora_([AB])\.weight")
 # Settings of peft under which the weights mean something else than B A alpha / r.
-_OTHERWISE = (
+_UNSUPPORTED = (
     "alora_invocation_tokens",
     "alpha_pattern",
     "fan_in_fan_out",
@@ -109,7 +109,7 @@ def _alpha(path: Path, text: str | None, rank: int) -> float:
         return float(rank)
     try:
         settings = json.loads(text)
-        odd = [name for name in _OTHERWISE if settings.get(f"unet.{name}")]
+        odd = [name for name in _UNSUPPORTED if settings.get(f"unet.{name}")]
         alpha, stated = settings.get("unet.lora_alpha", rank), settings.get("unet.r", rank)
     except (ValueError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"{path}: the settings in its header are not those of a LoRA") from error
@@ -151,7 +151,7 @@ def fuse(unet: Any, adapter: Adapter) -> None:
             weight += ((b @ a) * adapter.scaling).to(weight.device)
 
 
-def lay_on(unet: Any, adapter: Adapter) -> None:
+def attach(unet: Any, adapter: Adapter) -> None:
     """Put the LoRA beside the weights, in their dtype, as an adapter of peft made from our own settings.
 
     Raises:
@@ -180,19 +180,18 @@ def lay_on(unet: Any, adapter: Adapter) -> None:
 def combined(adapters: Sequence[Adapter]) -> Adapter:
     """One LoRA that adds what several add one after the other: their matrices side by side, so that the ranks add up.
 
-    Raises:
-        IntegrityError: where they are not of the same layers.
+    A layer that only some of them have gets zeros from the others.
     """
     import torch
 
-    if len({frozenset(adapter.layers) for adapter in adapters}) > 1:
-        raise IntegrityError(f"{adapters[-1].source} is of other layers than the LoRA it was trained on")
     rank = sum(adapter.rank for adapter in adapters)
-    layers = {
-        name: (
-            torch.cat([adapter.layers[name][0] for adapter in adapters]),
-            torch.cat([adapter.layers[name][1] * adapter.scaling for adapter in adapters], dim=1),
-        )
-        for name in adapters[0].layers
-    }
+    shapes = {name: (a.shape[1], b.shape[0]) for adapter in adapters for name, (a, b) in adapter.layers.items()}
+    layers = {}
+    for name, (inputs, outputs) in sorted(shapes.items()):
+        parts = [
+            adapter.layers.get(name, (torch.zeros(adapter.rank, inputs), torch.zeros(outputs, adapter.rank)))
+            for adapter in adapters
+        ]
+        scaled = [b * adapter.scaling for adapter, (_, b) in zip(adapters, parts, strict=True)]
+        layers[name] = (torch.cat([a for a, _ in parts]), torch.cat(scaled, dim=1))
     return Adapter(layers, rank, float(rank), adapters[-1].source)

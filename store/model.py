@@ -45,7 +45,7 @@ class Model:
 
     name: str
     source: str
-    """A local folder, or a hub id."""
+    """A local folder, or a hub id; of `parts`, its name again."""
     model_id: UUID
     kind: Kind = "pipeline"
     """What its folder holds: a whole pipeline, or a U-Net or a LoRA that needs its base. `parts` is a base with another U-Net
@@ -60,7 +60,6 @@ class Model:
     """The revision of a hub id."""
     find_parent: "Callable[[], Model] | None" = field(default=None, repr=False, compare=False)
     """Finds what a whole pipeline was trained on, where `train` wrote that down."""
-
     built_in: bool = False
 
     @property
@@ -75,7 +74,7 @@ class Model:
             return self.base
         try:
             return None if self.find_parent is None else self.find_parent()
-        except PrefloopError:
+        except (PrefloopError, OSError):
             return None
 
     @property

@@ -55,8 +55,11 @@ def _is_local(name: str, what: str, revision: str | None = None) -> bool:
     Raises:
         PrefloopError: where it is neither.
     """
-    if "\0" not in name and Path(name).expanduser().exists():
-        return True
+    try:
+        if "\0" not in name and Path(name).expanduser().exists():
+            return True
+    except (OSError, RuntimeError) as error:  # a name too long, or of a user that is not there
+        raise PrefloopError(f"there is no {what} {name[:100]!r}: {error}") from error
     known = f"neither {', '.join(BUILT_IN)} nor" if what == "model" else "not"
     if not HUB_ID.fullmatch(name):
         raise PrefloopError(f"there is no {what} {name!r}: no such folder, and {known} a hub id like owner/name")
@@ -103,7 +106,8 @@ def _with(model: Model, unet: Part | None, vae: Part | None) -> Model:
     ids = {name: part.part_id.hex for name, part in parts.items()}
     identity = content_id(canonical({"base": model.model_id.hex} | ids).encode())
     named = ", ".join(f"{_PART_NAMES[name]} {part.source}" for name, part in parts.items())
-    return Model(f"{model.name} with {named}", model.source, identity, "parts", model, unet, vae)
+    name = f"{model.name} with {named}"
+    return Model(name, name, identity, "parts", model, unet, vae)
 
 
 def _in_folder(name: str, folder: Path, within: tuple[Path, ...]) -> Model:

@@ -42,6 +42,19 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.saved("sd15", tmp_path_factory.mktemp("models") / "tiny")
 
 
+@pytest.fixture(scope="session")
+def _lora(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import results
+
+    return results.lora_on(tiny_pipeline, tmp_path_factory.mktemp("results") / "tuned")
+
+
+@pytest.fixture
+def lora(_lora: Path, tmp_path: Path) -> Path:
+    """A LoRA on the tiny pipeline, as train leaves it."""
+    return Path(shutil.copytree(_lora, tmp_path / "tuned"))
+
+
 @pytest.fixture
 def labelled(store: PairStore) -> PairStore:
     """40 prompts with a pair each, labelled by 'redder': the redder picture is chosen; every fourth is a tie."""

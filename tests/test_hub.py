@@ -14,7 +14,8 @@ from typing import Any
 
 import content
 import pytest
-from prefloop.store import PrefloopError, UsageError
+from prefloop.store import IntegrityError, PrefloopError, UsageError
+from prefloop.store.hashing import sha256
 from prefloop.store.models import RESULT_FILE
 from prefloop.train.hub import push
 
@@ -111,6 +112,9 @@ def result(tmp_path: Path) -> Path:
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{name}\n")
+    (folder / "model_index.json").write_text("left by an earlier run\n")
+    files = ("unet/config.json", "unet/diffusion_pytorch_model.safetensors", "tokenizer/merges.txt")
+    (folder / RESULT_FILE).write_text(json.dumps({"files": {name: sha256(folder / name) for name in files}}))
     return folder
 
 
@@ -173,6 +177,12 @@ def test_what_is_no_name_of_a_repository_is_refused(name: str, result: Path):
 def test_a_folder_without_a_finished_result_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match=f"{RESULT_FILE} is not there"):
         push(tmp_path, "me/mine", private=True)
+
+
+def test_a_result_that_has_changed_is_not_pushed(result: Path):
+    (result / "unet" / "config.json").write_text("{}")
+    with pytest.raises(IntegrityError, match=r"unet/config.json has changed"):
+        push(result, "me/mine", private=True)
 
 
 def test_without_a_token_the_cure_is_named(result: Path, monkeypatch: pytest.MonkeyPatch):

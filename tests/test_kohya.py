@@ -14,7 +14,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from peft import LoraConfig
-from prefloop.store.lora import Adapter, adapter_of
+from prefloop.store.lora import Adapter, adapter_of, combined, fuse
 from prefloop.train.kohya import save_kohya
 from prefloop.train.policy import LORA_TARGETS
 from safetensors import safe_open
@@ -168,3 +168,19 @@ def test_an_sdxl_layer_without_a_known_name_is_refused(tmp_path: Path):
     unet.add_adapter(LoraConfig(r=RANK, target_modules=["conv1"]))
     with pytest.raises(ValueError, match="no attention block"):
         save_kohya(*both(unet), tmp_path / "kohya.safetensors")
+
+
+def test_loras_of_several_layers_combined_add_what_they_add_one_after_the_other():
+    base = sd_unet(768)
+    one, other = adapter_of(with_adapter(base, 2.5)), adapter_of(with_adapter(base, 6, rank=2))
+    some = dict(list(other.layers.items())[::3])
+    other = Adapter(some, other.rank, other.alpha)
+    first, second, third = (copy.deepcopy(base) for _ in range(3))
+    for adapter in (one, other):
+        fuse(first, adapter)
+    fuse(second, combined([one, other]))
+    fuse(third, one)
+    assert (combined([one, other]).rank, combined([one, other]).alpha) == (6, 6.0)
+    expected = denoised(first, 768)
+    torch.testing.assert_close(denoised(second, 768), expected, atol=1e-5, rtol=0)
+    assert (denoised(third, 768) - expected).abs().max() > 1e-2

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from ..store import PairStore
-from ..store.models import Model, find_model
+from ..store.model import Model
+from ..store.models import find_model, with_parts
 from ..store.runs import plain
 from .cache import encode_batch
 from .config import TrainConfig
@@ -20,7 +21,7 @@ from .pairs import select_pairs
 
 def dry_run(config: TrainConfig, store: PairStore) -> tuple[str, dict]:
     """The lines for people, and the same as JSON; nothing is loaded but configs, nothing is written."""
-    model = find_model(config.model, config.revision)
+    model = with_parts(find_model(config.model, config.revision), config.unet_init, config.vae)
     family = family_of(model)
     pairs = select_pairs(store, config)
     accelerator = not config.cpu and torch.cuda.is_available()

@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 
-from ..store.errors import PrefloopError, UsageError
+from ..store.errors import UsageError
+from ..store.loading import named_errors
 from ..store.model import Model
 from ..store.model_files import config_folder
 
@@ -65,17 +66,13 @@ def family_of(model: Model) -> Family:
     base = model.root
     config_folder(base)
     here = base.loading()
-    try:
+    with named_errors("model", base.source, base.name):
         index: Any = DiffusionPipeline.load_config(base.source, **here)
         if "unet" not in index:
             raise UsageError(f"train knows pipelines with a U-Net; {base.name} is a {index['_class_name']}")
         unet: Any = UNet2DConditionModel.load_config(base.source, subfolder="unet", **here)
         vae: Any = AutoencoderKL.load_config(base.source, subfolder="vae", **here)
         scheduler: Any = DDPMScheduler.load_config(base.source, subfolder="scheduler", **here)
-    except (OSError, ValueError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise PrefloopError(f"cannot load the model {base.name}: {str(error).splitlines()[0]}") from error
     name = index["_class_name"]
     n_timesteps = scheduler.get("num_train_timesteps", 1000)
     kind = _kind(base.name, name, index, unet, scheduler)
@@ -115,5 +112,7 @@ def _kind(model: str, name: str, index: dict, unet: dict, scheduler: dict) -> Ki
 
 def load_noise(model: Model, family: Family) -> Any:
     """The noise schedule the model was trained on; where its terminal signal-to-noise ratio is zero, by arXiv 2305.08891."""
-    config: Any = DDPMScheduler.load_config(model.root.source, subfolder="scheduler", **model.root.loading())
+    root = model.root
+    with named_errors("model", root.source, root.name):
+        config: Any = DDPMScheduler.load_config(root.source, subfolder="scheduler", **root.loading())
     return DDPMScheduler.from_config(config, rescale_betas_zero_snr=family.zero_terminal_snr)

@@ -7,9 +7,12 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from ..store.errors import PrefloopError, UsageError
-from ..store.models import RESULT_FILE, hub_reachable
+from ..store.hashing import RESULT_FILE, digests
+from ..store.hub import hub_reachable
+from ..store.lineage import read_result, verify_files
 
-_KEPT = ("README.md", "*.safetensors", "*.json", "*.txt", "*.csv")
+_KEPT = ("README.md", RESULT_FILE, "*.csv")  # beside the files that prefloop.json names
+_FIRST_KEPT = ("README.md", "*.safetensors", "*.json", "*.txt", "*.csv")  # where it is of version 0.1 and names none
 _LEFT = (".*", "*/.*", "checkpoint-*", "logs/*")
 
 
@@ -19,6 +22,7 @@ def push(folder: Path, repo_id: str, *, private: bool) -> str:
     Raises:
         UsageError: where the name is none for a repository, the folder holds no finished result, or what shall be private
             would go into a public repository.
+        IntegrityError: where a file of the result is missing or has changed.
         PrefloopError: where nobody is logged in, or the hub cannot be reached or refuses.
     """
     try:
@@ -29,6 +33,9 @@ def push(folder: Path, repo_id: str, *, private: bool) -> str:
         raise UsageError(
             f"{folder} holds no finished result: {RESULT_FILE} is not there; name the folder that train wrote"
         )
+    files = (read_result(folder) or {}).get("files")
+    if files is not None:
+        verify_files(folder, files, digests(folder))
     token = get_token()
     if token is None:
         raise PrefloopError("nobody is logged in to the hub; run `hf auth login`, or set HF_TOKEN")
@@ -41,8 +48,9 @@ def push(folder: Path, repo_id: str, *, private: bool) -> str:
         repository = hub.create_repo(repo_id, private=private, exist_ok=True)
         if private and not hub.model_info(repository.repo_id).private:
             raise UsageError(f"{repository} is there and public; name another repository, or push without --private")
+        kept = _FIRST_KEPT if files is None else (*files, *_KEPT)
         hub.upload_folder(
-            repo_id=repository.repo_id, folder_path=folder, allow_patterns=list(_KEPT), ignore_patterns=list(_LEFT)
+            repo_id=repository.repo_id, folder_path=folder, allow_patterns=list(kept), ignore_patterns=list(_LEFT)
         )
     except HTTPError as error:
         reason = " ".join(str(error).split()) or type(error).__name__
