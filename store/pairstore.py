@@ -1,5 +1,6 @@
 """PairStore: a folder with a journal, pictures, and the DuckDB database that is made from them."""
 
+import errno
 import re
 import sys
 import time
@@ -14,7 +15,7 @@ import pyarrow as pa
 
 from . import journal
 from .engine import attached, is_broken, is_held, table_with_ids
-from .errors import BusyError, IntegrityError, PrefloopError, UsageError, cannot_write, is_full
+from .errors import BusyError, IntegrityError, PrefloopError, UsageError, WriteError, cannot_write, is_full, why
 from .ids import canonical, pair_id, prompt_id, split_of
 from .images import image_path, write_image
 from .locks import locked
@@ -53,7 +54,10 @@ class PairStore:
         store = cls(Path(path))
         store._refuse_missing()
         store._verify()
-        store.absorb()
+        try:
+            store.absorb()
+        except WriteError as error:  # what is in the tables can be read
+            print(f"prefloop: {error}; the newest parts of the journal are not in the tables", file=sys.stderr)
         return store
 
     @classmethod
@@ -106,7 +110,10 @@ class PairStore:
     def stage_lock(self, kind: str, key: str):
         """One process at a time does the same work; a second one ends at once and names the first."""
         folder = self.path / "locks"
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
         return locked(folder / f"{kind}-{key}.lock", f"this {kind} run of {self.path}")
 
     @contextmanager
@@ -147,6 +154,8 @@ class PairStore:
             return _held_outside(self.path, error)
         if is_full(error):
             return cannot_write(self.database, error)
+        if reason := why(error, errno.EROFS, errno.EACCES, errno.EPERM):
+            return WriteError(f"cannot open {self.database}: {reason}")
         return IntegrityError(f"{self.database} cannot be read; {self._rebuild_hint()}")
 
     def sql(self, query: str, parameters: object = None, *, as_ids: bool = False) -> pa.Table:
@@ -250,12 +259,12 @@ class PairStore:
                 counts = {table: row_count(connection, table) for table in journal.TABLES}
                 self._taken = taken_parts(connection)
                 ((n_listed,),) = connection.execute("select count(*) from parts").fetchall()
-                size = "select used_blocks, block_size from pragma_database_size() where database_name = current_database()"
+                size = "select total_blocks, block_size from pragma_database_size() where database_name = current_database()"
                 ((n_blocks, block_size),) = connection.execute(size).fetchall()
             except duckdb.Error as error:
                 raise IntegrityError(f"{self.database} has lost tables; {self._rebuild_hint()}") from error
-        whole_blocks, rest = divmod(self.database.stat().st_size - _HEADERS, block_size)
-        if rest or whole_blocks < n_blocks:
+        # more than its blocks is what a full disk left of one that was to be added
+        if self.database.stat().st_size < _HEADERS + n_blocks * block_size:
             raise IntegrityError(f"{self.database} has been cut off; {self._rebuild_hint()}")
         if n_listed != len(self._taken):  # a write-ahead log was replayed whose rows were in the database already
             raise IntegrityError(f"{self.database} has rows twice; {self._rebuild_hint()}")
