@@ -17,7 +17,7 @@ from . import journal
 from .engine import attached, is_broken, is_held, table_with_ids
 from .errors import BusyError, IntegrityError, PrefloopError, UsageError, WriteError, cannot_write, is_full, why
 from .ids import canonical, pair_id, prompt_id, split_of
-from .images import image_path, write_image
+from .images import image_path, sync_names, write_image
 from .locks import locked
 from .rebuild import SCHEMA_VERSION, TEMPORARY, make_database, rebuild
 from .taking import row_count, take, taken_parts
@@ -179,7 +179,13 @@ class PairStore:
     # Writing
 
     def append(self, table: str, rows: Iterable[Mapping] | pa.Table) -> None:
-        """Put rows into the journal: safe on disk when this returns, in the tables after `absorb`."""
+        """Put rows into the journal: safe on disk when this returns, and so are the pictures they mention; in the tables
+        after `absorb`."""
+        if table == "images":
+            rows = rows if isinstance(rows, pa.Table) else list(rows)
+            named = rows["image_id"].to_pylist() if isinstance(rows, pa.Table) else [row["image_id"] for row in rows]
+            if named:
+                sync_names(self.path / "images", named)
         journal.append(self.journal, table, rows)
 
     def add_prompts(self, prompts: Iterable[tuple[str, Mapping[str, str]]]) -> None:
@@ -193,7 +199,7 @@ class PairStore:
         self.append("prompts", rows)
 
     def write_image(self, data: bytes, width: int, height: int, extension: str = "png") -> dict:
-        """Put a picture on disk; returns its row for the `images` table."""
+        """Put a picture's file on disk; returns its row for the `images` table, whose `append` makes it safe."""
         identity = write_image(self.path / "images", data, extension)
         return {"image_id": identity, "width": width, "height": height, "format": extension, "n_bytes": len(data)}
 
