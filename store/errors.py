@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -64,6 +66,15 @@ def cannot_write(path: Path, error: Exception, n_bytes: int | None = None) -> Wr
     return WriteError(
         f"cannot write {path}{needed}: {reason}; {shutil.disk_usage(there).free / 1e6:.1f} MB are free there"
     )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Any OSError becomes the error to raise where a file or folder cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise PrefloopError(f"cannot read {error.filename or path}: {error.strerror}") from error
 
 
 def is_full(error: Exception) -> bool:

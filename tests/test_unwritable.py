@@ -4,11 +4,13 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from content import add_label, add_labeler, add_prompt, environment, fill
-from prefloop.store import PairStore, PrefloopError
+from prefloop.cli import app
+from prefloop.store import PairStore, PrefloopError, UsageError
 from prefloop.store.check import check
 from typer.testing import CliRunner
 
@@ -110,3 +112,73 @@ def test_a_store_on_read_only_media_can_be_read(store: PairStore, tmp_path: Path
         pytest.skip("no mount of its own is allowed here")
     assert ended.stdout == "read\n", ended.stderr
     assert (store.path / "store.lock").exists() == (lock == "there")
+
+
+COMMANDS = (
+    ["store", "ls"],
+    ["store", "check"],
+    ["store", "rebuild"],
+    ["store", "migrate"],
+    ["store", "query", "from labels"],
+    ["store", "import", "SOURCE"],
+    ["store", "merge", "SOURCE"],
+    ["generate", "--prompts", "shapes", "--limit", "1", "--dry-run"],
+    ["relabel", "--scorer", "little_scorers:Redness"],
+)
+
+
+def said(words: list[str], path: str, source: str) -> tuple[int, list[str]]:
+    """Exit code and lines of a command on the store at that path."""
+    line = [source if word == "SOURCE" else word for word in words]
+    ended = RUNNER.invoke(app, [*line, "--store", path])
+    assert isinstance(ended.exception, SystemExit | None), (words, ended.exception)
+    return ended.exit_code, ended.stderr.splitlines()
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_store_that_is_a_file_is_named(tmp_path: Path, words: list[str]):
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "file").write_text("x")
+    code, lines = said(words, str(tmp_path / "file"), str(tmp_path / "pairs"))
+    assert code in (1, 2), lines
+    assert len(lines) == 1, lines
+    assert (tmp_path / "file").read_text() == "x"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pairs"]
+
+
+@pytest.mark.parametrize("call", [PairStore.open, PairStore.create, lambda path: PairStore(path).rebuild()])
+def test_a_path_with_nul_is_named(call: Callable[[Path], object]):
+    with pytest.raises(UsageError, match=r"'a\\x00b'.* NUL"):
+        call(Path("a\0b"))
+
+
+def test_a_store_that_may_not_be_read_is_named(store: PairStore):
+    fill(store, n_prompts=1)
+    hidden = [store.path, store.journal, store.database]
+    reader, writer = os.pipe()
+    for path in hidden:
+        mode = path.stat().st_mode
+        path.chmod(0)
+        if (child := os.fork()) == 0:
+            try:
+                if os.geteuid() == 0:  # whom nothing is hidden from
+                    store.path.parent.chmod(0o755)
+                    os.setuid(65534)
+                answers = [
+                    said(words, str(store.path), str(store.path.parent))
+                    for words in (["store", "ls"], ["store", "check"])
+                ]
+                os.write(writer, f"{path.name} {answers}\n".encode())
+            except BaseException as error:
+                os.write(writer, f"{path.name} {error!r}\n".encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        path.chmod(mode)
+    os.close(writer)
+    with open(reader) as answers:
+        lines = answers.read().splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        assert line.count("(1, ['prefloop: cannot ") == 2, line
+        assert line.count("Permission denied") == 2, line
