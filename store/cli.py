@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .errors import IntegrityError, PrefloopError
+from .errors import IntegrityError
 from .pairstore import PairStore
 from .text import visible_lines
 
@@ -126,8 +126,6 @@ def rebuild(
     """
     from .rebuild import rebuild as rebuild_store
 
-    if not (store / "journal").is_dir():
-        raise PrefloopError(f"there is no store at {store}")
     made = rebuild_store(PairStore(store), allow_missing=allow_missing)
     PairStore.open(store)
     if not made.compared:

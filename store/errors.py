@@ -3,13 +3,21 @@
 import errno
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class PrefloopError(Exception):
     """The environment failed us: files, disk, network."""
 
     exit_code = 1
+
+
+class WriteError(PrefloopError):
+    """A file or folder cannot be written: the disk is full, or it may only be read."""
 
 
 class UsageError(PrefloopError, ValueError):
@@ -50,16 +58,30 @@ class Interrupted(PrefloopError):
         self.exit_code = 128 + signal_number
 
 
-def cannot_write(path: Path, error: Exception, n_bytes: int | None = None) -> PrefloopError:
+def cannot_write(path: Path, error: Exception, n_bytes: int | None = None) -> WriteError:
     """The error to raise where a file or folder cannot be written: its path, why, what it needs and what is free."""
-    reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
+    reason = getattr(error, "strerror", None) or why(error, *_FULL) or str(error).strip().split("\n")[0]
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     needed = "" if n_bytes is None else f" ({n_bytes} bytes)"
-    return PrefloopError(
+    return WriteError(
         f"cannot write {path}{needed}: {reason}; {shutil.disk_usage(there).free / 1e6:.1f} MB are free there"
     )
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Any OSError becomes the error to raise where a file or folder cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise PrefloopError(f"cannot read {error.filename or path}: {error.strerror}") from error
+
+
 def is_full(error: Exception) -> bool:
     """Whether an error of a library says that the disk, or what a user may take of it, is full."""
-    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+    return why(error, *_FULL) is not None
+
+
+def why(error: Exception, *numbers: int) -> str | None:
+    """The first of the reasons, by their numbers, that an error of a library names."""
+    return next((reason for reason in map(os.strerror, numbers) if reason in str(error)), None)

@@ -2,12 +2,15 @@
 
 import io
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
 from .errors import PrefloopError, cannot_write
 from .ids import image_id
+from .journal import sync_folder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -96,7 +99,7 @@ def png_bytes(image: "Image.Image") -> bytes:
 
 
 def write_image(folder: Path, data: bytes, extension: str = "png") -> UUID:
-    """Put a picture's bytes on disk under their id; on disk, whole, when this returns."""
+    """Put a picture's bytes on disk under their id. The file is on disk when this returns; its name is after `sync_names`."""
     identity = image_id(data)
     path = image_path(folder, identity, extension)
     if path.exists() and path.stat().st_size == len(data):
@@ -111,6 +114,18 @@ def write_image(folder: Path, data: bytes, extension: str = "png") -> UUID:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise cannot_write(path, error, len(data)) from error
     return identity
+
+
+def sync_names(folder: Path, images: Iterable[UUID]) -> None:
+    """Put the names of pictures on disk, and those of the folders they are in."""
+    try:
+        for name in sorted({image.hex[:2] for image in images}):
+            with suppress(FileNotFoundError):  # `prefloop store check` tells of pictures that are gone
+                sync_folder(folder / name)
+        sync_folder(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error

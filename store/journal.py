@@ -15,7 +15,7 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import IntegrityError, cannot_write
+from .errors import IntegrityError, cannot_write, reading
 
 _ID, _TEXT, _TIME = pa.uuid(), pa.string(), pa.timestamp("us")
 
@@ -139,7 +139,7 @@ def parts(folder: Path) -> dict[str, str]:
     Raises:
         IntegrityError: where a Parquet file is there that is not a part of this journal.
     """
-    with os.scandir(folder) as entries:
+    with reading(folder), os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if entry.name.endswith(".parquet") and entry.name[0] != ".")
     found = {}
     for name in names:

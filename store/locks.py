@@ -1,13 +1,14 @@
 """Locks between processes: held by an open file, let go by the kernel when the process ends in whatever way."""
 
+import errno
 import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import BusyError, PrefloopError
+from .errors import BusyError, PrefloopError, cannot_write
 
 
 @contextmanager
@@ -23,10 +24,10 @@ def locked(path: Path, what: str, *, shared: bool = False, wait: float = 0.0) ->
         BusyError: naming the process that holds it.
     """
     deadline = time.monotonic() + wait
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise PrefloopError(f"cannot open {path}: {error.strerror}") from error
+    descriptor = _opened(path)
+    if descriptor is None:
+        yield
+        return
     try:
         while True:
             try:
@@ -37,15 +38,36 @@ def locked(path: Path, what: str, *, shared: bool = False, wait: float = 0.0) ->
                     raise BusyError(f"{what} is in use by {_holder(descriptor)}; wait for it, or end it") from None
                 time.sleep(0.02)
         if not shared:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            _note(descriptor, str(os.getpid()).encode())
         try:
             yield
         finally:
             if not shared:
-                os.ftruncate(descriptor, 0)
+                _note(descriptor, b"")
     finally:
         os.close(descriptor)
+
+
+def _opened(path: Path) -> int | None:
+    """The lock file; None where there is none and none can be made, on read-only media: nobody writes there."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise cannot_write(path, error) from error
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # enough to be locked
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise PrefloopError(f"cannot open {path}: {error.strerror}") from error
+
+
+def _note(descriptor: int, holder: bytes) -> None:
+    """Who holds the lock. A courtesy: on a full disk, or one that cannot be written, the lock holds without it."""
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, holder, 0)
 
 
 def _holder(descriptor: int) -> str:

@@ -1,5 +1,6 @@
 """PairStore: a folder with a journal, pictures, and the DuckDB database that is made from them."""
 
+import errno
 import re
 import sys
 import time
@@ -14,18 +15,28 @@ import pyarrow as pa
 
 from . import journal
 from .engine import attached, is_broken, is_held, table_with_ids
-from .errors import BusyError, IntegrityError, PrefloopError, UsageError, cannot_write, is_full
+from .errors import (
+    BusyError,
+    IntegrityError,
+    PrefloopError,
+    UsageError,
+    WriteError,
+    cannot_write,
+    is_full,
+    reading,
+    why,
+)
 from .ids import canonical, pair_id, prompt_id, split_of
-from .images import image_path, write_image
+from .images import image_path, sync_names, write_image
 from .locks import locked
-from .rebuild import SCHEMA_VERSION, TEMPORARY, make_database, rebuild
-from .taking import row_count, take, taken_parts
+from .rebuild import TEMPORARY, make_database, rebuild
+from .taking import take, taken_parts
+from .verify import schema_version, verified_parts
 from .views import are_current, renew
 
 LOCK_WAIT = 30.0  # seconds
 _RETRY = 0.2  # seconds between two tries to open a database that another program has open
 _FOLDERS = ("journal", "images", "cache")
-_HEADERS = 3 * 4096  # bytes of a DuckDB file before its blocks
 
 Connected = AbstractContextManager[duckdb.DuckDBPyConnection]
 
@@ -37,6 +48,8 @@ class PairStore:
     """
 
     def __init__(self, path: Path) -> None:
+        if "\0" in str(path):
+            raise UsageError(f"no path can be {str(path)!r}: it holds a NUL character")
         self.path = path
         self._taken: set[str] = set()
         """Parts known to be in the tables; a part once taken stays so."""
@@ -53,22 +66,30 @@ class PairStore:
         """
         store = cls(Path(path))
         store._refuse_missing()
-        if not store._verify():
+        with store.session() as connection:
+            store._taken = verified_parts(store, connection)
+            current = are_current(connection)
+        if not current:
             renew(store.database, store.path / "store.lock")
-        store.absorb()
+        try:
+            store.absorb()
+        except WriteError as error:  # what is in the tables can be read
+            print(f"prefloop: {error}; the newest parts of the journal are not in the tables", file=sys.stderr)
         return store
 
     @classmethod
     def create(cls, path: str | Path) -> "PairStore":
         """The store in that folder; made where there is none."""
         store = cls(Path(path))
-        # read before asking whether it is there, since another process may be making it
-        names = {entry.name for entry in store.path.iterdir()} if store.path.is_dir() else set()
-        if store.exists():
+        with reading(store.path):
+            # read before asking whether it is there, since another process may be making it
+            names = {entry.name for entry in store.path.iterdir()} if store.path.is_dir() else set()
+            exists = store.exists()
+        if exists:
             return cls.open(path)
         # a making that was killed leaves folders, and half a database under a temporary name
         foreign = {name for name in names - {*_FOLDERS, "locks", "store.lock"} if not name.startswith(TEMPORARY)}
-        if foreign or store.path.is_file():
+        if foreign:
             raise UsageError(f"{store.path} exists and is no store; name another folder")
         try:
             for folder in _FOLDERS:
@@ -81,13 +102,17 @@ class PairStore:
         return store
 
     def _refuse_missing(self) -> None:
-        if not (self.path / "journal").is_dir():
+        with reading(self.path):
+            exists, whole = self.exists() or self.journal.is_dir(), self.database.exists()
+        if not exists:
             raise PrefloopError(f"there is no store at {self.path}; `prefloop generate --store {self.path}` makes one")
-        if not self.database.exists():
-            raise IntegrityError(f"{self.database} is gone; {self._rebuild_hint()}")
+        if not whole:
+            raise IntegrityError(f"{self.database} is gone; {self.rebuild_hint()}")
 
     def exists(self) -> bool:
         """Whether there is a store, whole or not; one whose making was killed holds nothing and is none."""
+        if self.path.is_file():
+            raise UsageError(f"{self.path} is a file, and a store is a folder; name another one")
         return self.journal.is_dir() and (self.database.exists() or bool(journal.parts(self.journal)))
 
     @property
@@ -98,7 +123,7 @@ class PairStore:
     def journal(self) -> Path:
         return self.path / "journal"
 
-    def _rebuild_hint(self) -> str:
+    def rebuild_hint(self) -> str:
         return f"run `prefloop store rebuild --store {self.path}` to make it again from the journal"
 
     def _lock(self, shared: bool, wait: float | None = None):
@@ -108,7 +133,10 @@ class PairStore:
     def stage_lock(self, kind: str, key: str):
         """One process at a time does the same work; a second one ends at once and names the first."""
         folder = self.path / "locks"
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
         return locked(folder / f"{kind}-{key}.lock", f"this {kind} run of {self.path}")
 
     @contextmanager
@@ -149,7 +177,9 @@ class PairStore:
             return _held_outside(self.path, error)
         if is_full(error):
             return cannot_write(self.database, error)
-        return IntegrityError(f"{self.database} cannot be read; {self._rebuild_hint()}")
+        if reason := why(error, errno.EROFS, errno.EACCES, errno.EPERM):
+            return WriteError(f"cannot open {self.database}: {reason}")
+        return IntegrityError(f"{self.database} cannot be read; {self.rebuild_hint()}")
 
     def sql(self, query: str, parameters: object = None, *, as_ids: bool = False) -> pa.Table:
         """The answer of one read-only query; ids come as strings, or as Arrow's UUID if asked for."""
@@ -172,7 +202,13 @@ class PairStore:
     # Writing
 
     def append(self, table: str, rows: Iterable[Mapping] | pa.Table) -> None:
-        """Put rows into the journal: safe on disk when this returns, in the tables after `absorb`."""
+        """Put rows into the journal: safe on disk when this returns, and so are the pictures they mention; in the tables
+        after `absorb`."""
+        if table == "images":
+            rows = rows if isinstance(rows, pa.Table) else list(rows)
+            named = rows["image_id"].to_pylist() if isinstance(rows, pa.Table) else [row["image_id"] for row in rows]
+            if named:
+                sync_names(self.path / "images", named)
         journal.append(self.journal, table, rows)
 
     def add_prompts(self, prompts: Iterable[tuple[str, Mapping[str, str]]]) -> None:
@@ -186,7 +222,7 @@ class PairStore:
         self.append("prompts", rows)
 
     def write_image(self, data: bytes, width: int, height: int, extension: str = "png") -> dict:
-        """Put a picture on disk; returns its row for the `images` table."""
+        """Put a picture's file on disk; returns its row for the `images` table, whose `append` makes it safe."""
         identity = write_image(self.path / "images", data, extension)
         return {"image_id": identity, "width": width, "height": height, "format": extension, "n_bytes": len(data)}
 
@@ -227,51 +263,7 @@ class PairStore:
         """Of the database as it is, before anything else of it is looked at."""
         self._refuse_missing()
         with self.session() as connection:
-            try:
-                return _version(connection)
-            except duckdb.Error as error:
-                raise IntegrityError(f"{self.database} has lost tables; {self._rebuild_hint()}") from error
-
-    def _refuse_version(self, version: int) -> None:
-        if version > SCHEMA_VERSION:
-            raise IntegrityError(
-                f"the store {self.path} is of schema {version} and this prefloop knows {SCHEMA_VERSION}; update prefloop"
-            )
-        if version < SCHEMA_VERSION:
-            raise IntegrityError(
-                f"the store {self.path} is of schema {version} and this prefloop writes {SCHEMA_VERSION}; "
-                f"run `prefloop store migrate --store {self.path}`"
-            )
-
-    def _verify(self) -> bool:
-        """Compare each table's row count with what the journal's parts added to it; whether the views are of today."""
-        with self.session() as connection:
-            try:
-                self._refuse_version(_version(connection))
-                current = are_current(connection)
-                added = dict(connection.execute("select table_name, sum(added) from parts group by all").fetchall())
-                counts = {table: row_count(connection, table) for table in journal.TABLES}
-                self._taken = taken_parts(connection)
-                ((n_listed,),) = connection.execute("select count(*) from parts").fetchall()
-                size = "select used_blocks, block_size from pragma_database_size() where database_name = current_database()"
-                ((n_blocks, block_size),) = connection.execute(size).fetchall()
-            except duckdb.Error as error:
-                raise IntegrityError(f"{self.database} has lost tables; {self._rebuild_hint()}") from error
-        whole_blocks, rest = divmod(self.database.stat().st_size - _HEADERS, block_size)
-        if rest or whole_blocks < n_blocks:
-            raise IntegrityError(f"{self.database} has been cut off; {self._rebuild_hint()}")
-        if n_listed != len(self._taken):  # a write-ahead log was replayed whose rows were in the database already
-            raise IntegrityError(f"{self.database} has rows twice; {self._rebuild_hint()}")
-        for table, count in counts.items():
-            expected = int(added.get(table) or 0)
-            if count != expected:
-                raise IntegrityError(f"{table} has {count} rows, its journal added {expected}; {self._rebuild_hint()}")
-        return current
-
-
-def _version(connection: duckdb.DuckDBPyConnection) -> int:
-    ((version,),) = connection.execute("select schema_version from meta").fetchall()
-    return version
+            return schema_version(self, connection)
 
 
 def _held_outside(path: Path, error: Exception) -> PrefloopError:

@@ -12,7 +12,7 @@ import duckdb
 
 from . import journal
 from .engine import attached
-from .errors import IntegrityError, cannot_write
+from .errors import IntegrityError, PrefloopError, cannot_write, reading
 from .parts import missing, refuse_damaged
 from .taking import take
 
@@ -46,6 +46,9 @@ def rebuild(store: "PairStore", *, allow_missing: bool = False) -> Rebuilt:
     Raises:
         IntegrityError: where parts are damaged, or gone; nothing is changed then.
     """
+    with reading(store.path):
+        if not store.journal.is_dir():
+            raise PrefloopError(f"there is no store at {store.path}")
     listed = _listed(store)
     with store._lock(shared=False):
         found = journal.parts(store.journal)

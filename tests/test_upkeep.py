@@ -97,11 +97,11 @@ def test_parts_that_are_compacted_while_one_waits_for_the_lock_are_not_missed(
     add_prompt(waiting, "new")
     session = waiting.session
 
-    def compacted_before(*, write: bool = False):
+    def compacted_before(*, write: bool = False, wait: float | None = None):
         if write:
             monkeypatch.setattr(waiting, "session", session)
             compact(store)
-        return session(write=write)
+        return session(write=write, wait=wait)
 
     waiting._taken.clear()
     monkeypatch.setattr(waiting, "session", compacted_before)
