@@ -186,23 +186,18 @@ def quality(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Measure scorers against somebody's choices: accuracy with its interval, calibration.
+    """Measure scorers against somebody's choices: accuracy and kappa on decided pairs with their intervals, calibration.
 
     Example: prefloop scorers quality --against human:me --output-dir quality
     """
-    from .measure import measure
+    from .measure import lines_of, measure
 
     opened = PairStore.open(store)
     measured = measure(opened, against)
     if as_json:
         say(json.dumps([asdict(one) for one in measured]))
     else:
-        for one in measured:
-            found = one.accuracy
-            say(
-                f"{one.scorer:<28}{found.accuracy:>7.1%}  ({found.low:.1%} to {found.high:.1%})  {found.n} pairs of "
-                f"{found.n_prompts} prompts  tie band {found.tie_band:.4g}  calibration error {one.calibration_error:.3f}"
-            )
+        say("\n".join(line for one in measured for line in lines_of(one)))
     if output_dir is not None:
         from .quality_report import write_quality
 

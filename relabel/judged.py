@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 from ..store import PairStore, UsageError
 
 _JUDGED = """
-    select l.pair_id::varchar as pair_id, p.prompt_id::varchar as prompt_id, q.split,
+    select l.pair_id::varchar as pair_id, p.prompt_id::varchar as prompt_id,
         case l.choice when 'a' then 1.0 when 'b' then 0.0 else 0.5 end as preferred,
         a.score::double - b.score::double as difference
     from current_labels l
     join pairs p using (pair_id)
-    join prompts q on q.prompt_id = p.prompt_id
     join scores a on a.prompt_id = p.prompt_id and a.image_id = p.image_a
     join scores b on b.prompt_id = p.prompt_id and b.image_id = p.image_b and b.scorer = a.scorer
     where l.labeler = $labeler and l.choice <> 'skip' and a.scorer = $scorer
@@ -28,7 +27,6 @@ class Judged:
     """N pairs."""
 
     prompt: NDArray[np.str_]  # (N,), ids
-    validation: NDArray[np.bool_]  # (N,)
     preferred: NDArray[np.float64]  # (N,): 1 where a was chosen, 0 where b, ½ for a tie
     difference: NDArray[np.float64]  # (N,): score of a minus score of b
 
@@ -36,10 +34,10 @@ class Judged:
 def judged(store: PairStore, labeler: str, scorer: str) -> Judged:
     """What a labeler said of pairs that a scorer (name@revision) has scored wholly."""
     table = store.sql(_JUDGED, {"labeler": labeler, "scorer": scorer})
-    prompt, split, preferred, difference = (
-        table[name].to_numpy(zero_copy_only=False) for name in ("prompt_id", "split", "preferred", "difference")
+    prompt, preferred, difference = (
+        table[name].to_numpy(zero_copy_only=False) for name in ("prompt_id", "preferred", "difference")
     )
-    return Judged(prompt, split == "validation", preferred.astype(np.float64), difference.astype(np.float64))
+    return Judged(prompt, preferred.astype(np.float64), difference.astype(np.float64))
 
 
 def known_labeler(store: PairStore, labeler: str) -> None:

@@ -8,8 +8,24 @@ import numpy as np
 
 from ..store import PairStore, UsageError
 from .judged import Judged, judged, known_labeler
-from .quality import Accuracy, Bin, accuracy, best_tie_band, calibration, calibration_error, wilson
+from .quality import (
+    Bin,
+    Decided,
+    Estimate,
+    TieAware,
+    best_tie_band,
+    calibration,
+    calibration_error,
+    decided,
+    tie_aware,
+    wilson,
+)
 from .temperature import FEWEST, fit_temperature
+
+BAND_PART = 3
+"""The tie band is chosen on one prompt in so many, by its id, and tie-aware accuracy is of the others."""
+FEWEST_FOR_BAND = 20
+"""Decided pairs, and ties, that a tie band takes; a band from fewer finds little but how often ties are said."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +33,13 @@ class Measured:
     """A scorer (name@revision) against a labeler."""
 
     scorer: str
-    accuracy: Accuracy
-    n_validation: int
-    """Pairs of validation prompts, which the tie band was chosen on; 0 where there were none, and the band is 0."""
+    decided: Decided | None
+    """None where the labeler decided none of the pairs."""
+    tie_aware: TieAware | None
+    """None where too few pairs were judged to choose a tie band on."""
+    band_decided: int
+    band_ties: int
+    """Pairs that the tie band was chosen on, or would have been: decided ones and ties."""
     temperature: float
     bins: list[Bin]
     calibration_error: float
@@ -53,7 +73,7 @@ class Fight:
 
 
 def measure(store: PairStore, labeler: str) -> list[Measured]:
-    """Every scorer that has scored pairs which the labeler has judged, the most accurate first.
+    """Every scorer that has scored pairs which the labeler has judged, the most accurate on decided pairs first.
 
     Raises:
         UsageError: where there are none.
@@ -67,15 +87,18 @@ def measure(store: PairStore, labeler: str) -> list[Measured]:
             found.append(_measured(scorer, pairs, float(json.loads(config).get("temperature", 1.0))))
     if not found:
         raise UsageError(f"no scorer has scored the pairs that {labeler} judged; `prefloop relabel --scorer …` does")
-    return sorted(found, key=lambda one: -one.accuracy.accuracy)
+    return sorted(found, key=lambda one: -one.decided.accuracy.value if one.decided else 0.0)
 
 
 def _measured(scorer: str, pairs: Judged, temperature: float) -> Measured:
-    chosen_on = pairs.validation
-    if chosen_on.all():  # nothing would be left to measure on
-        chosen_on = np.zeros_like(chosen_on)
-    band = best_tie_band(pairs.preferred[chosen_on], pairs.difference[chosen_on])
-    rest = ~chosen_on
+    for_band = np.array([int(prompt[:8], 16) % BAND_PART == 0 for prompt in pairs.prompt])
+    ties = pairs.preferred == 0.5
+    band_ties, band_decided = int((for_band & ties).sum()), int((for_band & ~ties).sum())
+    with_ties = None
+    if min(band_ties, band_decided) >= FEWEST_FOR_BAND and not for_band.all():
+        band = best_tie_band(pairs.preferred[for_band], pairs.difference[for_band])
+        rest = ~for_band
+        with_ties = tie_aware(pairs.preferred[rest], pairs.difference[rest], pairs.prompt[rest], band)
     bins = calibration(pairs.preferred, pairs.difference, temperature)
     fitted, fitted_error = None, None
     if (pairs.preferred != 0.5).sum() >= FEWEST:
@@ -86,14 +109,47 @@ def _measured(scorer: str, pairs: Judged, temperature: float) -> Measured:
             pass
     return Measured(
         scorer=scorer,
-        accuracy=accuracy(pairs.preferred[rest], pairs.difference[rest], pairs.prompt[rest], band),
-        n_validation=int(chosen_on.sum()),
+        decided=decided(pairs.preferred, pairs.difference, pairs.prompt),
+        tie_aware=with_ties,
+        band_decided=band_decided,
+        band_ties=band_ties,
         temperature=temperature,
         bins=bins,
         calibration_error=calibration_error(bins),
         fitted_temperature=fitted,
         fitted_error=fitted_error,
     )
+
+
+def lines_of(one: Measured) -> list[str]:
+    """What is told of a scorer on a terminal."""
+    found, with_ties = one.decided, one.tie_aware
+    first = "the labeler decided none of the pairs"
+    if found:
+        kappa = f"{found.kappa.value:.2f} ({_range(found.kappa, '.2f')})" if found.kappa else "undefined"
+        first = (
+            f"right {found.accuracy.value:.1%} ({_range(found.accuracy, '.1%')}) by chance 50%; kappa {kappa} by chance 0; "
+            f"{found.n} decided pairs of {found.n_prompts} prompts"
+        )
+    second = why_no_band(one)
+    if with_ties:
+        second = (
+            f"with ties {with_ties.accuracy.value:.1%} ({_range(with_ties.accuracy, '.1%')}) by chance {with_ties.chance:.1%}, "
+            f"always tie {with_ties.always_tie:.1%}; {with_ties.n} pairs of {with_ties.n_prompts} prompts; "
+            f"tie band {with_ties.tie_band:.4g} from {one.band_decided + one.band_ties} others"
+        )
+    return [one.scorer, f"  {first}", f"  {second}", f"  calibration error {one.calibration_error:.3f}"]
+
+
+def why_no_band(one: Measured) -> str:
+    return (
+        f"with ties: no number, since a tie band takes {FEWEST_FOR_BAND} decided pairs and {FEWEST_FOR_BAND} ties of "
+        f"one prompt in {BAND_PART}; there are {one.band_decided} and {one.band_ties}"
+    )
+
+
+def _range(of: Estimate, form: str) -> str:
+    return f"{of.low:{form}} to {of.high:{form}}"
 
 
 def positions(store: PairStore) -> list[Position]:

@@ -10,8 +10,8 @@ import jinja2
 from ..store import PairStore
 from ..store.agreement import agreement
 from ..store.errors import cannot_write
-from ..store.query import visible
-from .measure import Fight, Measured, fights, positions
+from ..store.text import visible
+from .measure import BAND_PART, FEWEST_FOR_BAND, Fight, Measured, fights, positions
 
 N_FIGHTS = 60
 
@@ -25,14 +25,16 @@ def write_quality(store: PairStore, labeler: str, measured: list[Measured], fold
             if (store.path / path).exists():  # a picture that is gone is missing on the page; the rest is there
                 shutil.copyfile(store.path / path, folder / "images" / Path(path).name)
         plot_calibration(measured, labeler, folder / "calibration.png")
-        template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-            (files("prefloop.relabel") / "quality.html").read_text()
-        )
+        environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+        environment.filters["visible"] = visible
+        template = environment.from_string((files("prefloop.relabel") / "quality.html").read_text())
         page = folder / "quality.html"
         page.write_text(
             template.render(
                 labeler=visible(labeler),
                 measured=measured,
+                band_part=BAND_PART,
+                fewest=FEWEST_FOR_BAND,
                 positions=positions(store),
                 agreement=agreement(store).to_pylist(),
                 fights=[_row(fight) for fight in shown],
@@ -64,10 +66,10 @@ def plot_calibration(measured: list[Measured], labeler: str, path: Path) -> None
     axes = figure.add_subplot()
     axes.plot([0.5, 1], [0.5, 1], color="#888888", linestyle="--", linewidth=1)
     for one in measured:
-        name = one.scorer.split("@")[0]
+        name = visible(one.scorer.split("@")[0]).replace("$", "\\$")
         axes.plot([b.confidence for b in one.bins], [b.right for b in one.bins], "o-", markersize=4, label=name)
     axes.set_xlabel("confidence of the scorer")
-    axes.set_ylabel(f"share in which {labeler.replace('$', chr(92) + '$')} chose the same")
+    axes.set_ylabel(f"share in which {visible(labeler).replace('$', chr(92) + '$')} chose the same")
     axes.legend(frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -205,8 +205,11 @@ class PairStore:
         """Put rows into the journal: safe on disk when this returns, and so are the pictures they mention; in the tables
         after `absorb`."""
         if table == "images":
-            rows = rows if isinstance(rows, pa.Table) else list(rows)
-            named = rows["image_id"].to_pylist() if isinstance(rows, pa.Table) else [row["image_id"] for row in rows]
+            if isinstance(rows, pa.Table):
+                named = rows["image_id"].to_pylist()
+            else:
+                rows = list(rows)
+                named = [row["image_id"] for row in rows]
             if named:
                 sync_names(self.path / "images", named)
         journal.append(self.journal, table, rows)

@@ -280,7 +280,7 @@ def test_an_answer_that_cannot_be_kept_is_said_not_to_be_and_can_be_given_again(
     ticket = person.ticket
     store.journal.rename(store.path / "away")
     person.choose("left", status=503)
-    assert person.told.startswith("Not saved: cannot write")
+    assert person.told.startswith("Not saved yet: cannot write")
     assert person.ticket == ticket
     (store.path / "away").rename(store.journal)
     assert person.choose("left").told == "Saved: the first picture."

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -173,6 +174,27 @@ def test_two_browsers_at_once_never_get_the_same_pair(store: PairStore, browser:
         ("human:bob", 5, 5),
     ]
     assert store.rows("select count(distinct pair_id) from labels") == [(10,)]
+
+
+def test_an_answer_that_finds_no_room_is_kept_in_the_browser_and_sent_again(store: PairStore, browser: Browser):
+    with serving(store, "label") as (process, links):
+        page = opened(browser, links.take(), "ann")
+        text = prompt(page)
+        _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, most))  # as on a full disk
+        page.wait_for_timeout(300)  # so long the person looked
+        page.keyboard.press("ArrowRight")
+        expect(page.locator(".told")).to_contain_text("Not saved yet: cannot write")
+        assert prompt(page) == text
+        expect(page.locator("#right")).to_have_class(re.compile("chosen"))
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
+        expect(page.locator(".told")).to_contain_text("Saved: the second picture")  # by itself
+        expect(page.locator("#prompt")).not_to_have_text(text)
+        page.context.close()
+    ((told, ms),) = PairStore.open(store.path).rows(
+        "select prompt, ms from labels join pairs using (pair_id) join prompts using (prompt_id)"
+    )
+    assert (told, 300 <= ms < 2000) == (text, True)  # until the first try, not until it was saved
 
 
 def test_every_acknowledged_answer_outlives_kill_9(store: PairStore, browser: Browser):

@@ -60,9 +60,11 @@ class Answers:
             self._new += 1
 
     def settle(self) -> None:
-        """Take what is new into the tables; many small parts become one."""
+        """Take what is new into the tables; many small parts become one. What fails is done the next time."""
         with self._lock:
-            new, self._new = self._new, 0
+            new = self._new
         if new:
             self.store.absorb()
             compact_small(self.store, "labels")
+            with self._lock:
+                self._new -= new

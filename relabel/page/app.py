@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from ...store import ImageError, PairStore, PrefloopError, UsageError
+from ...store import ImageError, PairStore, UsageError
 from .answers import Answers
 from .config import LabelConfig, labeler_name
 from .desk import Desk, Showing, Sitting
-from .pages import Pages
+from .pages import CANNOT, Pages, reason
 from .pictures import Pictures
 from .queue import Shown, details, pairs_to_label, standing
 from .security import Door, Guard, cookie_name
@@ -90,7 +90,7 @@ class LabelPage:
 
         Raises:
             UsageError: where it says nothing the page knows.
-            PrefloopError: where it cannot be written; nothing has changed then.
+            PrefloopError, OSError: where it cannot be written; nothing has changed then.
         """
         choice = form.get("choice", "")
         if choice == "undo":
@@ -128,6 +128,10 @@ class LabelPage:
 _TOLD = {"left": "the first picture", "right": "the second picture", "tie": "a tie", "skip": "skipped"}
 
 
+def _by_script(request: Request) -> bool:
+    return "hx-request" in request.headers
+
+
 def _is_count(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 12
 
@@ -139,16 +143,17 @@ def label_app(page: LabelPage, port: int) -> Guard:
 
     def desk(request: Request, told: str = "", status: int = 200) -> Response:
         sitting: Sitting = request.state.session
-        fragment = "desk.html" if request.headers.get("hx-request") else "label.html"
+        fragment = "desk.html" if _by_script(request) else "label.html"
         try:
             line = page.shown(sitting)
-        except PrefloopError as error:
-            return pages.problem(request, f"{told} {error}".strip(), 503)
+        except CANNOT as error:
+            return pages.problem(request, f"{told} {reason(error)}".strip(), 503)
         values: dict[str, Any] = {
             "labeler": sitting.labeler,
             "progress": page.desk.progress(sitting.labeler),
             "told": told,
             "wrong": status >= 400,
+            "unsaved": status == 503,
             "can_undo": bool(sitting.answers),
             "elsewhere": page.desk.elsewhere(sitting),
             "pair": _sides(*line[0]) if line else None,
@@ -167,9 +172,14 @@ def label_app(page: LabelPage, port: int) -> Guard:
                 told = page.choose(sitting, request.state.form)
             except UsageError as error:
                 return desk(request, str(error), 400)
-            except PrefloopError as error:
-                return desk(request, f"Not saved: {error}. Choose again once that is mended.", 503)
-            if not request.headers.get("hx-request"):
+            except CANNOT as error:
+                then = (
+                    "It is sent again by itself; leave this page open."
+                    if _by_script(request)
+                    else "Choose again later."
+                )
+                return desk(request, f"Not saved yet: {reason(error)}. {then}", 503)
+            if not _by_script(request):
                 return RedirectResponse("/", 303)
             return desk(request, told)
 

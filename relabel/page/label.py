@@ -1,12 +1,13 @@
 """`prefloop label`: one run of the labelling page, from its first link to its last label."""
 
+import threading
 from collections.abc import Callable
 
 from ...store import PairStore
 from ...store.runs import StopSignal, run
 from .app import LabelPage, label_app
 from .config import LabelConfig, labeler_name
-from .serve import address, listening, open_browser, serve, warn_of_network
+from .serve import LAST, address, listening, open_browser, serve, tried, warn_of_network
 
 
 def label(config: LabelConfig, store: PairStore, say: Callable[[str, str | None], None]) -> dict:
@@ -26,7 +27,7 @@ def label(config: LabelConfig, store: PairStore, say: Callable[[str, str | None]
     with store.stage_lock("label", "page"), StopSignal().listening() as stop:
         bound = listening(config)
         try:
-            with run(store, "label", config) as this:
+            with run(_Ending(store.path), "label", config) as this:
                 root, links = address(config, bound), []
 
                 def announce(token: str, name: str | None) -> None:
@@ -39,9 +40,18 @@ def label(config: LabelConfig, store: PairStore, say: Callable[[str, str | None]
                     page.door.invite(name and labeler_name(name))
                 open_browser(links[0])
                 serve(label_app(page, bound.getsockname()[1]), bound, stop, page.settle)
-                page.answers.settle()
                 labels = {labeler: n for labeler, n in page.answers.counts.items() if n}
                 this.summary |= {"labels": labels, "left_out": dict(page.left_out)}
         finally:
             bound.close()
     return dict(this.summary)
+
+
+class _Ending(PairStore):
+    """The store as a run has it whose end waits for nobody: what is in the journal is safe, and is taken in by any command."""
+
+    def absorb(self) -> int:
+        ending = threading.Thread(target=tried, args=(super().absorb, "the labels are in the journal"), daemon=True)
+        ending.start()
+        ending.join(LAST)
+        return 0

@@ -5,18 +5,26 @@ from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any
 
+import duckdb
 import jinja2
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from ...store import PrefloopError
-from ...store.query import visible
+from ...store import PrefloopError, UsageError
+from ...store.text import visible
 from .security import Door, set_cookie
 
 _STATIC = ("page.css", "page.js", "htmx.min.js", "icon.svg")
+CANNOT = (PrefloopError, OSError, duckdb.Error)
+"""What a full disk, a lost disk or another process bring about; it may pass."""
 _USED = "This link was used, or is none. The terminal shows a fresh one."
+
+
+def reason(error: Exception) -> str:
+    """What is wrong, in a sentence."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class Pages:
@@ -46,9 +54,9 @@ class Pages:
             return self.problem(request, f"{error.status_code}: {error.detail}", error.status_code)
 
         def ours(request: Request, error: Exception) -> Response:
-            return self.problem(request, str(error), 400 if getattr(error, "exit_code", 1) == 2 else 503)
+            return self.problem(request, reason(error), 400 if isinstance(error, UsageError) else 503)
 
-        return {HTTPException: http, PrefloopError: ours}
+        return {HTTPException: http, **dict.fromkeys(CANNOT, ours)}
 
     def enter(self, request: Request, door: Door, cookie: str, begin: Callable[[str], Any], *, named: bool) -> Response:
         """The page behind a link: it asks for a name where the link has none. Only sending its form uses the link up.
@@ -70,10 +78,10 @@ class Pages:
         typed = name or form.get("name", "")
         try:
             session = begin(typed)
-        except PrefloopError as error:
-            values = {"token": token, "name": name, "named": named, "typed": typed, "wrong": str(error)}
+        except CANNOT as error:
+            values = {"token": token, "name": name, "named": named, "typed": typed, "wrong": reason(error)}
             part = "enter_part.html" if request.headers.get("hx-request") else "enter.html"
-            return self.render(request, part, values, 400)
+            return self.render(request, part, values, 400 if isinstance(error, UsageError) else 503)
         try:
             key = door.enter(token, session)
         except KeyError:

@@ -4,20 +4,23 @@ import asyncio
 import os
 import socket
 import sys
-import time
+import threading
 import webbrowser
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from ...store import PrefloopError
 from ...store.runs import StopSignal
+from ...store.text import visible
 from .config import LOOPBACK, ServeConfig
 
-_EVERY = 10.0
+EVERY = 10.0
 """Seconds between two times of tidying up."""
+LAST = 5.0
+"""Seconds that what is under way has once a signal came."""
 
 
 class _Server(uvicorn.Server):
@@ -55,7 +58,7 @@ def address(config: ServeConfig, bound: socket.socket) -> str:
 
 
 def serve(app: ASGIApp, bound: socket.socket, stop: StopSignal, tidy: Callable[[], None] | None = None) -> None:
-    """Answer until a signal comes.
+    """Answer until a signal comes. Whatever a request or `tidy` waits for then, this returns within seconds.
 
     Args:
         tidy: called now and then in a thread; what it cannot do now is left for the next time.
@@ -72,29 +75,42 @@ def serve(app: ASGIApp, bound: socket.socket, stop: StopSignal, tidy: Callable[[
             proxy_headers=False,
         )
     )
+    problems: list[BaseException] = []
 
-    async def watch() -> None:
-        last = time.monotonic()
-        while not stop.requested:
-            await asyncio.sleep(0.1)
-            if tidy and time.monotonic() - last > _EVERY:
-                await asyncio.to_thread(_tried, tidy)
-                last = time.monotonic()
-        server.should_exit = True
+    def answer() -> None:
+        try:
+            asyncio.run(server.serve(sockets=[bound]))
+        except BaseException as error:
+            problems.append(error)
 
-    async def run() -> None:
-        watching = asyncio.create_task(watch())
-        await server.serve(sockets=[bound])
-        await watching
+    # daemons, as are the threads that they start: one that waits for a lock does not keep the process
+    answering = threading.Thread(target=answer, daemon=True)
+    ended = threading.Event()
+    answering.start()
+    if tidy:
+        threading.Thread(target=_now_and_then, args=(tidy, ended), daemon=True).start()
+    while answering.is_alive() and not stop.requested:
+        answering.join(0.1)
+    ended.set()
+    server.should_exit = True
+    answering.join(LAST)
+    if problems:
+        raise problems[0]
 
-    asyncio.run(run())
+
+def _now_and_then(tidy: Callable[[], None], ended: threading.Event) -> None:
+    while not ended.wait(EVERY):
+        tried(tidy, f"tried again in {EVERY:.0f} s")
 
 
-def _tried(tidy: Callable[[], None]) -> None:
+def tried(call: Callable[[], object], otherwise: str) -> None:
+    """Do something that can also be done later; where it fails, one line on stderr says why."""
     try:
-        tidy()
-    except PrefloopError as error:
-        print(f"prefloop: {error}; tried again in {_EVERY:.0f} s", file=sys.stderr)
+        call()
+    except Exception as error:  # whatever it is: the page goes on
+        reason = " ".join(str(error).split()) or type(error).__name__
+        with suppress(OSError):  # stderr may be a file of the same full disk
+            print(f"prefloop: {visible(reason)}; {otherwise}", file=sys.stderr, flush=True)
 
 
 def warn_of_network(config: ServeConfig) -> None:

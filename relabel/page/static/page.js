@@ -5,16 +5,19 @@
     ArrowLeft: "left", "1": "left", ArrowRight: "right", "2": "right",
     ArrowDown: "tie", t: "tie", s: "skip", u: "undo", Backspace: "undo",
   };
+  const AGAIN = 2000;  // milliseconds until what was not saved is sent again
   const ahead = [];
   let since = performance.now();
   let focused = "";
+  let unsaved = null;  // the choice that is not on disk yet: its button, ticket and time
+  let again = 0;
 
   const desk = () => document.getElementById("desk");
 
-  function arrived() {
+  function arrived(kept) {
     const now = desk();
     if (!now) return;
-    since = performance.now();
+    if (!kept) since = performance.now();
     ahead.length = 0;
     for (const path of (now.dataset.preload || "").split(" ").filter(Boolean)) {
       const image = new Image();
@@ -26,7 +29,7 @@
       if (image.complete && !image.naturalWidth) failed();
       image.addEventListener("error", failed);
       // looking begins when there is something to see
-      image.addEventListener("load", () => { since = performance.now(); });
+      if (!kept) image.addEventListener("load", () => { since = performance.now(); });
     }
   }
 
@@ -42,38 +45,61 @@
     box.textContent = message || "";
   }
 
+  const button = (choice) => choice && desk() && desk().querySelector(`button[value="${choice}"]`);
+  const ticket = () => { const found = desk() && desk().querySelector("[name=ticket]"); return found ? found.value : ""; };
+
+  function mark(choice) {
+    for (const chosen of document.querySelectorAll(".chosen")) chosen.classList.remove("chosen");
+    const picture = desk() && desk().querySelector(`.picture[value="${choice}"]`);
+    if (picture) picture.classList.add("chosen");
+  }
+
+  // an answer that was not acknowledged stays here, and is sent until it is; another choice takes its place
+  function later() {
+    clearTimeout(again);
+    if (!unsaved || unsaved.ticket !== ticket() || !button(unsaved.choice)) return;
+    mark(unsaved.choice);
+    again = setTimeout(() => { unsaved.again = true; button(unsaved.choice).click(); }, AGAIN);
+  }
+
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
     if (event.target.closest && event.target.closest("input, select, textarea")) return;
-    const choice = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    const button = choice && desk() && desk().querySelector(`button[value="${choice}"]`);
-    if (!button) return;
+    const pressed = button(KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key]);
+    if (!pressed) return;
     event.preventDefault();
-    if (!button.disabled) button.click();
+    if (!pressed.disabled) pressed.click();
   });
 
   document.addEventListener("htmx:config:request", (event) => {
     const body = event.detail.ctx.request.body;
     if (!body || !body.get || !body.get("choice")) return;
-    body.set("ms", String(Math.round(performance.now() - since)));
+    const choice = body.get("choice");
+    const ms = unsaved && unsaved.again ? unsaved.ms : Math.round(performance.now() - since);
+    clearTimeout(again);
+    unsaved = { choice, ms, ticket: ticket() };
+    body.set("ms", String(ms));
     focused = document.activeElement ? document.activeElement.id : "";
-    const chosen = desk().querySelector(`.picture[value="${body.get("choice")}"]`);
-    if (chosen) chosen.classList.add("chosen");
+    mark(choice);
   });
 
   document.addEventListener("htmx:after:swap", () => {
     offline("");
-    arrived();
+    const kept = unsaved && desk() && "unsaved" in desk().dataset;
+    clearTimeout(again);
+    if (kept) later();
+    else unsaved = null;
+    arrived(kept);
     say();
-    const again = (focused && document.getElementById(focused)) || document.getElementById("prompt");
-    if (again && document.body.classList.contains("labelling")) again.focus({ preventScroll: true });
+    const place = (focused && document.getElementById(focused)) || document.getElementById("prompt");
+    if (place && document.body.classList.contains("labelling")) place.focus({ preventScroll: true });
   });
 
   document.addEventListener("htmx:error", (event) => {
     const ctx = event.detail && event.detail.ctx;
     if (ctx && ctx.request.method === "GET") return;  // a look for new pairs: there will be another
-    for (const chosen of document.querySelectorAll(".chosen")) chosen.classList.remove("chosen");
-    offline("Not saved: prefloop does not answer. Is it still running? Choose again once it is.");
+    offline("Not saved yet: prefloop does not answer. Is it still running? The answer is sent again by itself.");
+    later();
   });
 
   document.addEventListener("DOMContentLoaded", () => {
