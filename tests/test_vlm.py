@@ -169,7 +169,12 @@ def test_the_key_comes_from_the_environment_and_stays_out_of_the_store(
 
 @pytest.mark.parametrize(
     ("said", "message"),
-    [((401, {}), f"refuses the key; set {KEY}"), ((200, {"choices": []}), "gives no chat completion")],
+    [
+        ((401, {}), f"refuses the key; set {KEY}"),
+        ((200, {"choices": []}), "gives no chat completion"),
+        ((200, {"choices": [{"message": {"content": None}}]}), "gives no chat completion"),
+        ((200, ["first"]), "gives no chat completion"),
+    ],
 )
 def test_an_endpoint_that_does_not_work_is_named(store: PairStore, endpoint: Endpoint, said: tuple, message: str):
     fill(store, 1)
