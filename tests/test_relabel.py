@@ -215,7 +215,7 @@ def test_a_score_that_is_no_number_decides_nothing_and_is_counted(store: PairSto
     assert relabel(blindness, store)["scored"] == {"blindness": 0}
 
 
-def test_more_scores_that_are_not_finite_than_are_borne_end_the_run_after_the_rest_is_kept(store: PairStore):
+def test_too_many_scores_that_are_not_finite_end_the_run_after_the_rest_is_kept(store: PairStore):
     prompt = add_prompt(store, "one")
     black, red, dim = (add_picture(store, (red, 0, 0)) for red in (0, 200, 100))
     add_pair(store, prompt, black, red)

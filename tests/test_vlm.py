@@ -144,9 +144,7 @@ def test_an_answer_that_says_nothing_makes_no_label_and_is_counted(store: PairSt
     ]
 
 
-def test_more_pairs_without_an_answer_than_are_borne_end_with_3_after_the_rest_is_kept(
-    store: PairStore, endpoint: Endpoint
-):
+def test_too_many_pairs_without_an_answer_end_with_3_after_the_rest_is_kept(store: PairStore, endpoint: Endpoint):
     fill(store, 4)
     endpoint.answer = lambda reds, text: (200, "neither") if "prompt 1" in text else redder(reds, text)
     with pytest.raises(BadDataError, match=r"vlm gave no answer that can be read for 1 of 4 pairs.*--max-bad 0.01"):
