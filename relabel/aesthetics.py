@@ -136,14 +136,14 @@ def collapsed(state: dict[str, Any], path: Path) -> tuple[NDArray[np.float32], f
         IntegrityError: where the layers do not follow one another, or end in more than one number.
     """
     parts = [name.split(".") for name in state]
-    numbers = sorted({int(part[1]) for part in parts if part[0] == "layers" and part[1].isdigit()})
+    numbers = sorted({int(part[1]) for part in parts if part[0] == "layers" and len(part) == 3 and part[1].isdigit()})
     weight, bias = None, None
     for number in numbers:
         names = f"layers.{number}.weight", f"layers.{number}.bias"
         if not state.keys() >= set(names):
             break
         w, b = (state[name].double().numpy() for name in names)
-        if weight is not None and w.shape[1] != weight.shape[0]:
+        if w.ndim != 2 or b.shape != w.shape[:1] or (weight is not None and w.shape[1] != weight.shape[0]):
             break
         bias = b if bias is None else w @ bias + b
         weight = w if weight is None else w @ weight

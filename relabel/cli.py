@@ -43,7 +43,9 @@ def relabel(
     ] = RelabelConfig.labeler,
     store: StoreOption = DEFAULT,
     batch_size: Annotated[int, typer.Option(help="Images scored at once.")] = RelabelConfig.batch_size,
-    max_bad: Annotated[float, typer.Option(help="Share of unreadable images that is borne.")] = RelabelConfig.max_bad,
+    max_bad: Annotated[
+        float, typer.Option(help="Maximum fraction of unreadable images, or of scores that are not finite.")
+    ] = RelabelConfig.max_bad,
     device: Annotated[Optional[str], typer.Option(help="cuda, mps or cpu; the best there is if not given.")] = None,
     dtype: Annotated[
         str, typer.Option(help="float32, bfloat16 or float16: what the models run in.")

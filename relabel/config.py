@@ -37,7 +37,8 @@ class RelabelConfig:
     """None is the scorer's name for a single one, else rule:scorer+scorer."""
     batch_size: int = 64
     max_bad: float = 0.01
-    """Share of unreadable images above which the run ends with exit code 3."""
+    """Share of unreadable images, of scores that are not finite, or of pairs without a judge's answer, above which the
+    run ends with exit code 3."""
     device: str | None = None
     dtype: str = "float32"
     """What the models run in; scores are float32 whatever it is."""

@@ -65,8 +65,8 @@ class ImageReward:
         state = files.load_tensors(self.checkpoint)
         try:
             eye, reader, head = _models(state)
-        except (KeyError, RuntimeError) as error:
-            line = str(error).splitlines()[-1].strip()[:200]
+        except (KeyError, RuntimeError, ValueError, IndexError, TypeError, ZeroDivisionError) as error:
+            line = (str(error).splitlines() or [type(error).__name__])[-1].strip()[:200]
             raise IntegrityError(
                 f"{self.checkpoint} holds no ImageReward: {line} is missing or does not fit"
             ) from error
@@ -101,7 +101,7 @@ def _models(state: dict[str, Any]) -> tuple[Any, Any, Any]:
     """The picture's tower, the reader of the prompt, and the head, of the sizes that the weights have.
 
     Raises:
-        KeyError, RuntimeError: where weights are missing, or of another shape.
+        Errors of many kinds: where weights are missing, of another shape or of another name.
     """
     import torch
     from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel

@@ -13,7 +13,7 @@ from ..store.runs import StopSignal, run
 from .config import RelabelConfig, Rule
 from .judging import Judge, judge_pairs, unjudged
 from .registry import Scorer, identity, load_scorers
-from .scoring import score_images, unscored
+from .scoring import IN_PAIRS, score_images, unscored
 from .temperature import fitted_temperature
 from .writing import write_labels
 
@@ -32,7 +32,8 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
 
     Raises:
         UsageError: where a scorer may only judge, or the labeler exists with another rule.
-        BadDataError: where more images than `max_bad` are unreadable; what could be scored is kept and labelled.
+        BadDataError: where more images than `max_bad` are unreadable, more scores not finite, or more pairs without a
+            judge's answer; what could be scored is kept and labelled.
     """
     scorers = load_scorers(config.scorers, config.weights, config.device, config.dtype)
     for scorer in scorers:
@@ -83,6 +84,7 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
                 "temperatures": temperatures,
             }
             _refuse_bad(counts, store, config.max_bad)
+            _refuse_not_finite(store, scorers, config.max_bad)
     return this.summary
 
 
@@ -99,6 +101,12 @@ def _judged(
     labels = {choice: choices.get(choice, 0) for choice in ("a", "b", "tie")} | {"undecided": undecided}
     told = {"labeler": labeler, "scored": {judge.name: 0}, "labels": labels, "new_labels": new, "bad": dict(counts)}
     _refuse_bad(counts, store, config.max_bad)
+    silent, asked = counts["without an answer"], new + counts["without an answer"]
+    if silent > config.max_bad * asked:
+        raise BadDataError(
+            f"{judge.name} gave no answer that can be read for {silent} of {asked} pairs, more than --max-bad "
+            f"{config.max_bad:g}; its other answers are kept, and the same command asks for the rest again"
+        )
     return told
 
 
@@ -120,6 +128,32 @@ def _refuse_bad(counts: Counter[str], store: PairStore, max_bad: float) -> None:
         raise BadDataError(
             f"{bad} of {n_images} images cannot be used ({reasons}), more than --max-bad {max_bad:g}; "
             f"`prefloop store check --store {store.path}` names them"
+        )
+
+
+_NOT_FINITE = f"""
+    select s.scorer, count(*)
+    from scores s
+    semi join ({IN_PAIRS}) w on w.prompt_id = s.prompt_id and w.image_id = s.image_id
+    where s.scorer in (select unnest($scorers)) and not isfinite(s.score)
+    group by s.scorer
+"""
+
+
+def _refuse_not_finite(store: PairStore, scorers: Sequence[Scorer], max_bad: float) -> None:
+    """Of what is in the store, so that the same command says it again: a score that is there is not asked for again."""
+    keys = [identity(scorer) for scorer in scorers]
+    bad = dict(store.rows(_NOT_FINITE, {"scorers": keys, "sources": list(TRAINING_SOURCES)}))
+    all_scores = dict(
+        store.rows("select scorer, count(*) from scores where scorer in (select unnest(?)) group by all", [keys])
+    )
+    told = [
+        f"{n} of {all_scores[key]} scores of {key}" for key, n in sorted(bad.items()) if n > max_bad * all_scores[key]
+    ]
+    if told:
+        raise BadDataError(
+            f"{' and '.join(told)} are not finite, more than --max-bad {max_bad:g}: they decide no pair, and are kept; a "
+            "scorer that is mended needs another revision to be asked again"
         )
 
 

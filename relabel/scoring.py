@@ -159,7 +159,7 @@ def _by_embeddings(
     def scored(ids: Sequence[UUID]) -> tuple[list[Item], NDArray[np.float32]]:
         rows = [row for identity in ids for row in (first[identity.bytes], *more.get(identity.bytes, ()))]
         wanted = list(items.taken(rows))
-        pictures, texts = images.get([item.image_id for item in wanted]), None
+        image_embeddings, texts = images.get([item.image_id for item in wanted]), None
         if scorer.needs_prompt:
             new = {item.prompt_id: item.prompt for item in wanted if item.prompt_id not in prompts}
             for at in range(0, len(new), batch_size):
@@ -168,7 +168,7 @@ def _by_embeddings(
                 prompts.add(list(some), embedded("prompts", list(some.values())))
             texts = prompts.get([item.prompt_id for item in wanted])
         with own_code(scorer):
-            return wanted, as_scores(scorer, scorer.score_embeddings(pictures, texts), len(wanted))
+            return wanted, as_scores(scorer, scorer.score_embeddings(image_embeddings, texts), len(wanted))
 
     def preprocess(image: "Image") -> Any:
         with own_code(scorer):  # an image it refuses is an ImageError, which passes

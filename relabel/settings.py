@@ -43,7 +43,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     Raises:
         PrefloopError: where there is no such file.
-        IntegrityError: where it is no JSON object.
+        IntegrityError: where it is not a JSON object.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

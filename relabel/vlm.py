@@ -97,7 +97,7 @@ class VLM:
             raise PrefloopError(f"{self.url} answers {answer.status_code}: {answer.text[:200]!r}")
         try:
             return _read(answer.json()["choices"][0]["message"]["content"])
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise PrefloopError(f"{self.url} gives no chat completion: {answer.text[:200]!r}") from error
 
 

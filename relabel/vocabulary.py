@@ -28,7 +28,7 @@ class Vocabulary:
         return files.revision(json.dumps([self.kind, sorted(self.tokens.items()), self.merges]))
 
     def tokenizer(self, n_embeddings: int) -> Any:
-        """One of transformers, for a text tower that has so many embeddings.
+        """One of transformers, for a text tower with this number of token embeddings.
 
         Raises:
             IntegrityError: where the vocabulary has more tokens than that.

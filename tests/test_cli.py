@@ -112,7 +112,7 @@ BAD = [
     ("generate --scheduler dimm --store new", 2, "no scheduler is called 'dimm'"),
     ("generate --pairs some --store new", 2, "pairs knows no 'some'"),
     ("relabel --scorer nope --store STORE", 2, "no scorer is called 'nope'; there are aesthetics"),
-    ("relabel --scorer gone:X --store STORE", 2, "the scorer 'gone:X' cannot be imported"),
+    ("relabel --scorer gone:X --store STORE", 2, "the scorer 'gone:X' cannot be imported: ModuleNotFoundError"),
     ("relabel --scorer oracle --store STORE", 2, "oracle only judges"),
     ("relabel --scorer clip --scorer hps --store STORE", 2, "single takes one scorer"),
     ("relabel --scorer clip --rule best --store STORE", 2, "no rule is called 'best'"),

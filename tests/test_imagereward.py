@@ -148,3 +148,23 @@ def test_a_checkpoint_without_a_weight_is_refused(folder: Path, tmp_path: Path, 
     scorer = ImageReward(str(tmp_path), "cpu")
     with pytest.raises(IntegrityError, match="holds no ImageReward"):
         scorer.score(["a"], [load_image(PICTURES["tiny"])])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("blip.visual_encoder.pos_embed", torch.zeros(1)),
+        ("blip.visual_encoder.patch_embed.proj.weight", torch.zeros(3, 3)),
+        ("blip.text_encoder.embeddings.word_embeddings.weight", torch.zeros(len(WORDS), 32)),
+        ("blip.text_encoder.encoder.layer.x.weight", torch.zeros(1)),
+        ("mlp.layers.x.weight", torch.zeros(1)),
+        ("mlp.layers.0.weight", torch.zeros(1)),
+    ],
+)
+def test_weights_of_an_odd_shape_or_name_are_refused_in_one_line(
+    folder: Path, tmp_path: Path, name: str, value: Tensor
+):
+    torch.save(weights() | {name: value}, tmp_path / "ImageReward.pt")
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    with pytest.raises(IntegrityError, match="holds no ImageReward"):
+        ImageReward(str(tmp_path), "cpu").score(["a"], [load_image(PICTURES["tiny"])])

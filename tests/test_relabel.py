@@ -4,18 +4,22 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
 from content import add_label, add_labeler, add_pair, add_picture, add_prompt, add_scores, fill, picture
 from little_scorers import Redness
+from prefloop.cli import app
 from prefloop.relabel import RelabelConfig
 from prefloop.relabel.config import parse_shares, parse_weights
 from prefloop.relabel.label import relabel
+from prefloop.relabel.registry import load_scorers
 from prefloop.relabel.temperature import fit_temperature
+from prefloop.relabel.writing import write_labels
 from prefloop.store import BadDataError, PairStore, PrefloopError, UsageError
 from prefloop.store.check import check, logical_hashes
+from typer.testing import CliRunner
 
 REDNESS = RelabelConfig(scorers=("little_scorers:Redness",))
 
@@ -201,13 +205,62 @@ def test_a_score_that_is_no_number_decides_nothing_and_is_counted(store: PairSto
     black, red, dim = (add_picture(store, (red, 0, 0)) for red in (0, 200, 100))
     blind, seen = add_pair(store, prompt, black, red), add_pair(store, prompt, red, dim)
     store.absorb()
-    summary = relabel(RelabelConfig(scorers=("little_scorers:Blindness",)), store)
+    blindness = RelabelConfig(scorers=("little_scorers:Blindness",), max_bad=0.4)
+    summary = relabel(blindness, store)
     assert summary["bad"] == {"not finite": 1}
     assert summary["labels"]["undecided"] == 1
     assert labels(store, "blindness").keys() == {seen}
     assert blind not in labels(store, "blindness")
     # the score that is no number is kept as such, so that it is not asked for again
-    assert relabel(RelabelConfig(scorers=("little_scorers:Blindness",)), store)["scored"] == {"blindness": 0}
+    assert relabel(blindness, store)["scored"] == {"blindness": 0}
+
+
+def test_too_many_scores_that_are_not_finite_end_the_run_after_the_rest_is_kept(store: PairStore):
+    prompt = add_prompt(store, "one")
+    black, red, dim = (add_picture(store, (red, 0, 0)) for red in (0, 200, 100))
+    add_pair(store, prompt, black, red)
+    seen = add_pair(store, prompt, red, dim)
+    # an evaluation's scores say nothing of the pairs that are labelled
+    add_pair(store, prompt, add_picture(store, (1, 0, 0)), add_picture(store, (2, 0, 0)), source="eval")
+    store.absorb()
+    config = RelabelConfig(scorers=("little_scorers:Blindness",), max_bad=0.3)
+    said = r"1 of 3 scores of blindness@1 are not finite, more than --max-bad 0.3: .*another revision"
+    for _ in range(2):  # the second scores nothing, and says the same
+        with pytest.raises(BadDataError, match=said) as caught:
+            relabel(config, store)
+        assert caught.value.exit_code == 3
+        assert labels(store, "blindness").keys() == {seen}
+    assert store.rows("select status from runs") == [("failed",)] * 2
+    assert relabel(replace(config, max_bad=0.34), store)["new_labels"] == 0
+
+
+def test_a_scorer_that_is_nan_everywhere_ends_with_3(store: PairStore):
+    fill(store, 2)
+    words = ["relabel", "--scorer", "odd_scorers:Nans", "--store", str(store.path)]
+    for _ in range(2):
+        ended = CliRunner().invoke(app, words)
+        assert ended.exit_code == 3, ended.output
+        assert "4 of 4 scores of nans@1 are not finite, more than --max-bad 0.01" in ended.stderr
+    both = RelabelConfig(scorers=("odd_scorers:Nans", "little_scorers:Redness"), rule="majority")
+    with pytest.raises(BadDataError, match="4 of 4 scores of nans@1 are not finite"):
+        relabel(both, store)
+    assert store.rows("select count(*) from labels") == [(0,)]
+    assert store.rows("select count(*) from scores where scorer = 'redness@1'") == [(4,)]
+
+
+def test_only_a_pair_whose_images_all_scorers_have_scored_is_decided(store: PairStore):
+    names = ("little_scorers:Redness", "little_scorers:Darkness")
+    prompt = add_prompt(store, "one")
+    images = [add_picture(store, (red, 0, 0)) for red in (10, 20, 30, 40, 50, 60)]
+    by_one, by_other, by_both = (add_pair(store, prompt, images[at], images[at + 1]) for at in (0, 2, 4))
+    add_scores(store, "redness@1", {(prompt, images[at]): float(at) for at in (0, 1, 2, 4, 5)})
+    add_scores(store, "darkness@1", {(prompt, images[at]): float(at) for at in (1, 2, 3, 4, 5)})
+    store.absorb()
+    for rule in ("majority", "unanimous", "weighted", "mean-rank"):
+        how = RelabelConfig(scorers=names, rule=rule)
+        counts, _ = write_labels(store, rule, how, load_scorers(names, {}), ("generate",), uuid4())
+        assert counts["undecided"] == 2
+        assert labels(store, rule).keys() == {by_both}, (by_one, by_other)
 
 
 def corrupt(store: PairStore, image: UUID) -> None:

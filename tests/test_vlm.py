@@ -5,6 +5,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -15,7 +16,7 @@ from prefloop.relabel import RelabelConfig
 from prefloop.relabel.label import relabel
 from prefloop.relabel.plan import plan
 from prefloop.relabel.vlm import KEY, _read
-from prefloop.store import PairStore, PrefloopError, UsageError
+from prefloop.store import BadDataError, PairStore, PrefloopError, UsageError
 
 Answer = Callable[[list[float], str], tuple[int, object]]
 
@@ -132,7 +133,7 @@ def test_a_busy_endpoint_is_asked_again(store: PairStore, endpoint: Endpoint):
 def test_an_answer_that_says_nothing_makes_no_label_and_is_counted(store: PairStore, endpoint: Endpoint):
     fill(store, 1)
     endpoint.answer = lambda _reds, _text: (200, "The first is red, the second is not.")
-    summary = relabel(endpoint.config(), store)
+    summary = relabel(replace(endpoint.config(), max_bad=1.0), store)
     assert (summary["labels"]["undecided"], summary["bad"]) == (1, {"without an answer": 1})
     assert [_read(text) for text in ("First", "second!", " It is a TIE", "neither", "firstly")] == [
         1,
@@ -141,6 +142,16 @@ def test_an_answer_that_says_nothing_makes_no_label_and_is_counted(store: PairSt
         None,
         None,
     ]
+
+
+def test_too_many_pairs_without_an_answer_end_with_3_after_the_rest_is_kept(store: PairStore, endpoint: Endpoint):
+    fill(store, 4)
+    endpoint.answer = lambda reds, text: (200, "neither") if "prompt 1" in text else redder(reds, text)
+    with pytest.raises(BadDataError, match=r"vlm gave no answer that can be read for 1 of 4 pairs.*--max-bad 0.01"):
+        relabel(endpoint.config(), store)
+    assert store.rows("select count(*) from current_labels") == [(3,)]
+    endpoint.answer = redder
+    assert relabel(endpoint.config(), store)["new_labels"] == 1
 
 
 def test_the_key_comes_from_the_environment_and_stays_out_of_the_store(
@@ -156,7 +167,12 @@ def test_the_key_comes_from_the_environment_and_stays_out_of_the_store(
 
 @pytest.mark.parametrize(
     ("said", "message"),
-    [((401, {}), f"refuses the key; set {KEY}"), ((200, {"choices": []}), "gives no chat completion")],
+    [
+        ((401, {}), f"refuses the key; set {KEY}"),
+        ((200, {"choices": []}), "gives no chat completion"),
+        ((200, {"choices": [{"message": {"content": None}}]}), "gives no chat completion"),
+        ((200, ["first"]), "gives no chat completion"),
+    ],
 )
 def test_an_endpoint_that_does_not_work_is_named(store: PairStore, endpoint: Endpoint, said: tuple, message: str):
     fill(store, 1)

@@ -83,6 +83,18 @@ FAULTS = {
         lambda of, to: lacking(of, to, "layers.0.bias"),
         "is no aesthetics head",
     ),
+    "the head has an odd name": (
+        "aesthetics",
+        "head.safetensors",
+        lambda of, to: save_file(load_file(of) | {"layers": torch.zeros(1)} | {"layers.9.weight": torch.zeros(1)}, to),
+        "is no aesthetics head",
+    ),
+    "the head is a vector": (
+        "aesthetics",
+        "head.safetensors",
+        lambda of, to: save_file(load_file(of) | {"layers.2.weight": torch.zeros(1)}, to),
+        "is no aesthetics head",
+    ),
     "settings": ("clip", "open_clip_config.json", lambda _, to: to.write_bytes(HTML), "open_clip_config.json"),
     "no tokenizer": ("pickscore", "tokenizer.json", lambda _, to: to.write_bytes(HTML), "holds no tokenizer"),
 }
