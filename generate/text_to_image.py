@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import diffusers
 from diffusers import DiffusionPipeline
-from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
 from ..store.errors import UsageError
 from ..store.model_files import INDEX, config_folder, read_settings
@@ -30,11 +29,18 @@ def pipeline_class(name: str) -> Any:
     if not (inspect.isclass(kind) and issubclass(kind, DiffusionPipeline)):
         raise UsageError(f"diffusers {diffusers.__version__} has no pipeline {name}")
     asked = inspect.signature(kind.__call__).parameters
-    known = kind in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values() and "Control" not in name
-    more = not known and any(word in asked for word in OTHER_INPUTS)
-    if more or not {"prompt", "num_inference_steps"} <= asked.keys():
+    if not {"prompt", "num_inference_steps"} <= asked.keys() or (
+        any(word in asked for word in OTHER_INPUTS) and not _can_do_without(kind)
+    ):
         raise UsageError(f"a {name} draws no images from prompts alone")
     return kind
+
+
+def _can_do_without(kind: Any) -> bool:
+    """Whether a pipeline that takes images or more is one that draws from prompts too."""
+    from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING  # hundreds of modules
+
+    return kind in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values() and "Control" not in kind.__name__
 
 
 def own_defaults(name: str) -> tuple[int, float] | None:

@@ -19,6 +19,7 @@ from .policy import Policy, load_vae
 
 STEPS, GUIDANCE = 20, 5.0
 BORDER, LINE = 4, 16  # pixels
+UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
 
 class Samples:
@@ -52,7 +53,8 @@ class Samples:
             unet=self.policy.unet,
             vae=load_vae(self.model, self.config.vae, device),
             text_encoder=None,
-            **({"text_encoder_2": None} if self.data.family.is_xl else {}),
+            # without a safety checker, which blacks images out, and without a watermark
+            **({"text_encoder_2": None, "add_watermarker": False} if self.data.family.is_xl else UNCHECKED),
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
