@@ -16,10 +16,16 @@ from .estimate import estimate, measured_speed, text
 from .family import Family, family_of
 from .optimizers import learning_rate, optimizer_name
 from .pairs import select_pairs
+from .preflight import refuse_impossible
 
 
 def dry_run(config: TrainConfig, store: PairStore) -> tuple[str, dict]:
-    """The lines for people, and the same as JSON; nothing is loaded but configs, nothing is written."""
+    """The lines for people, and the same as JSON; nothing is loaded but configs, nothing is written.
+
+    Raises:
+        UsageError, PrefloopError: where training would be refused too; see refuse_impossible.
+    """
+    refuse_impossible(config)
     model = find_model(config.model, config.revision)
     family = family_of(model)
     pairs = select_pairs(store, config)
