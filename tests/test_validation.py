@@ -12,7 +12,7 @@ from prefloop.train import TrainConfig
 from prefloop.train.errors import Errors
 from prefloop.train.loop import _Trainer, train
 from prefloop.train.tables import looks, read_rows
-from prefloop.train.validation import interval
+from prefloop.train.validation import REFERENCE_FILE, interval
 
 Make = Callable[..., _Trainer]
 
@@ -51,7 +51,9 @@ def test_every_held_out_pair_is_looked_at_once_in_every_bin_at_fixed_timesteps(t
     assert [(draw.seed, draw.timestep) for draw in again.draws] == [(d.seed, d.timestep) for d in validation.draws]
 
 
-def test_a_look_counts_ties_as_one_half_and_compares_with_the_reference(trainer: Make, tmp_path: Path):
+def test_a_look_counts_ties_as_one_half_and_compares_with_the_reference(
+    trainer: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     validation = trainer(beta_dpo=2.0).looks.validation
     n = len(validation.draws)
 
@@ -77,6 +79,10 @@ def test_a_look_counts_ties_as_one_half_and_compares_with_the_reference(trainer:
     kept = trainer(beta_dpo=2.0).looks.validation
     assert kept.recall_reference(tmp_path)
     assert kept.look(constant(0.25, 0.75), step=3)[0] == row
+    (tmp_path / REFERENCE_FILE).write_bytes((tmp_path / REFERENCE_FILE).read_bytes()[:-1] + b"!")
+    assert not trainer(beta_dpo=2.0).looks.validation.recall_reference(tmp_path)
+    assert "damaged" in capsys.readouterr().err
+    validation.ask_reference(constant(0.5, 0.5), tmp_path)
     assert not trainer(beta_dpo=2.0, seed=1).looks.validation.recall_reference(tmp_path)  # of other noise
 
 

@@ -34,8 +34,8 @@ class Looks:
         model: Model,
         accelerator: Accelerator,
     ) -> None:
-        self.config, self.policy, self.denoising, self.accelerator = config, policy, denoising, accelerator
-        self.output = Path(config.output_dir)
+        self.config, self.denoising, self.accelerator = config, denoising, accelerator
+        self.model, self.output = model, Path(config.output_dir)
         self.validation = Validation(data, config)
         self.samples = Samples(data, policy, model, config, self.output)
         self.last_metrics: dict[str, float] = {}
@@ -47,8 +47,8 @@ class Looks:
             return
         if step and self.validation.recall_reference(self.output):
             return
-        if step == 0 or self.policy.has_reference:
-            self.validation.ask_reference(self.denoising.of_reference, self.output)
+        denoising = self.denoising.of_the_beginning(self.model) if step else self.denoising
+        self.validation.ask_reference(denoising.of_reference, self.output)
         if step == 0:
             self._look(0)
 

@@ -113,7 +113,7 @@ class _Trainer:
         device = self.accelerator.device
         self.model = find_model(config.model, config.revision)
         with self.accelerator.main_process_first():
-            self.data, self.scheduler = prepared(config, store, self.model, device)
+            self.data, self.scheduler = prepared(config, store, self.model, device, stop)
         self.labelers = {
             name: json.loads(settings)
             for name, settings in store.rows(
@@ -145,7 +145,7 @@ class _Trainer:
         self.step = self.state.restore()
         if config.cache_reference:
             with self.accelerator.main_process_first():
-                self.data = with_reference(self.data, self.denoising, self.store, self.model, self.step)
+                self.data = with_reference(self.data, self.denoising, self.store, self.model, self.step, self.stop)
         if config.report_to:
             settings = {
                 name: value if isinstance(value, Scalar) else str(value) for name, value in asdict(config).items()

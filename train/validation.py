@@ -2,19 +2,20 @@
 
 import json
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .config import TrainConfig
 from .data import Batch, Draw, TrainingData, derived_seed
 from .losses import dpo_logits
 from .objective import Errors
+from .tensors import DamagedError, read_tensors, write_tensors
 
 COLUMNS = (
     "step",
@@ -64,19 +65,20 @@ class Validation:
         """Compute the reference's errors, once for a run, and keep them beside it."""
         self.reference = self._errors(errors_of)
         about = {"seed": str(self.config.seed), "draws": self._name()}
-        save_file(dict(zip(("chosen", "rejected"), self.reference, strict=True)), folder / REFERENCE_FILE, about)
+        write_tensors(folder / REFERENCE_FILE, dict(zip(("chosen", "rejected"), self.reference, strict=True)), about)
 
     def recall_reference(self, folder: Path) -> bool:
-        """Take the errors an earlier part of the run kept; whether they are of these pairs."""
+        """Take the errors an earlier part of the run kept; whether they are whole and of these pairs."""
         path = folder / REFERENCE_FILE
-        if not path.exists():
+        try:
+            kept, about = read_tensors(path)
+        except FileNotFoundError:
             return False
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            if file.metadata().get("draws") != self._name():
-                return False
-        kept = load_file(path)
+        except DamagedError:
+            print(f"{path} is damaged, or without a checksum; made again", file=sys.stderr)
+            return False
+        if about.get("draws") != self._name():
+            return False
         self.reference = (kept["chosen"], kept["rejected"])
         return True
 
