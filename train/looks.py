@@ -12,11 +12,12 @@ from ..store.models import Model
 from .config import TrainConfig
 from .data import TrainingData
 from .errors import Denoising
+from .evidence import should_stop
 from .folder import add_rows
 from .objective import SHOWN
 from .policy import Policy
 from .samples import Samples
-from .tables import read_rows, should_stop
+from .tables import read_rows
 from .validation import COLUMNS, Validation
 
 METRICS = ("step", *SHOWN, "learning_rate", "grad_norm")
@@ -66,7 +67,8 @@ class Looks:
         if self.accelerator.is_main_process and self.validation.reference is not None:
             self._look(step)
             patience = self.config.early_stopping
-            ends = bool(patience) and should_stop(read_rows(self.output / "validation.csv"), patience)
+            metrics, rows = (read_rows(self.output / name) for name in ("metrics.csv", "validation.csv"))
+            ends = bool(patience) and should_stop(metrics, rows, patience)
         return self.any_process(ends)
 
     def sample(self, step: int) -> None:

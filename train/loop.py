@@ -247,11 +247,11 @@ class _Trainer:
             "validation": self.looks.last_look,
             "beta_mean": config.beta_dpo,
             "beta_sum": beta_sum(config, self.data),
-            "verdicts": [asdict(verdict) for verdict in verdicts(*tables)],
+            "verdicts": [asdict(verdict) for verdict in verdicts(*tables, learning_rate=config.learning_rate)],
             "output_dir": str(self.output),
         }
         if self.accelerator.is_main_process:
-            plot_training(self.output)
+            plot_training(self.output, config.learning_rate)
             if self.ema is not None:
                 self.ema.copy_to(self.policy.parameters())
             where = Provenance(run_id, self.labelers, self.accelerator.num_processes)
