@@ -262,7 +262,8 @@ def test_beside_diverging_nothing_else_is_said():
         ((0, -0.01, -0.03), "learning"),
         ((0, 0.0, -0.0009), "not learning"),
         ((0, 0.005, 0.01), "too early to say"),
-        ((0, -0.03, -0.005), "overfitting"),
+        ((0, -0.03, -0.009), "overfitting"),  # 0.021 above the best
+        ((0, -0.03, -0.011), "learning"),
         ((0, 0.3, 0.6), "diverging"),
     ],
 )
@@ -314,6 +315,11 @@ def test_a_run_stops_after_patience_looks_that_are_no_better(accuracies: tuple[f
 def test_early_stopping_needs_the_steps_and_pairs_that_a_verdict_needs(steps: int, n_pairs: int, stop: bool):
     validation = [row for step, value in ((0, 0.5), (10, 0.7), (20, 0.6)) for row in look(step, value, n_pairs=n_pairs)]
     assert should_stop(metrics(steps), validation, 1) is stop
+
+
+def test_a_run_stops_too_where_the_last_interval_alone_does_not_hold_one_half():
+    assert should_stop(metrics(), look(20, 0.62, reach=0.15) + look(40, 0.6), 1)
+    assert not should_stop(metrics(), look(20, 0.62, reach=0.15) + look(40, 0.6, reach=0.15), 1)
 
 
 def test_patience_below_one_is_refused():
@@ -416,6 +422,11 @@ def test_advice_is_a_multiple_of_the_learning_rate_that_was_given_not_of_what_th
 def test_an_error_that_is_not_a_finite_number_is_diverging():
     (found,) = verdicts(metrics(20), look(0) + look(20, chosen=math.nan, n_pairs=3))
     assert (found.name, found.reason) == ("diverging", "the held-out chosen error is not a finite number")
+    (found,) = verdicts(metrics(20), look(0) + look(20, rejected=math.inf, n_pairs=3))
+    assert (found.name, found.reason) == ("diverging", "the held-out rejected error is not a finite number")
+    (found,) = verdicts(metrics(20, loss=math.nan), [])
+    assert (found.name, found.reason) == ("diverging", "the loss is not a finite number")
+    assert names(metrics(), look(0) + look(20, chosen=math.nan) + look(40, 0.6)) == ["learning"]
 
 
 @pytest.mark.parametrize(("chosen", "n_pairs", "name"), [(0.99, 3, "too early to say"), (1.0, 3, "diverging")])
@@ -436,7 +447,39 @@ def test_a_fall_within_the_interval_is_not_overfitting():
     rows = metrics(implicit_accuracy=0.8)
     assert names(rows, looks(0.5, 0.70, 0.64, reach=0.04)) == ["overfitting"]
     assert names(rows, looks(0.5, 0.70, 0.64, reach=0.07)) == ["learning"]
+    assert names(rows, looks(0.5, 0.70, 0.66, reach=0.02)) == ["learning"]  # out of it, and little
     assert names(rows, looks(0.5, 0.70, 0.52, reach=0.04)) == ["overfitting"]  # to chance
+
+
+def test_a_fall_from_a_look_that_may_have_been_chance_is_not_overfitting():
+    rows = metrics(implicit_accuracy=0.8)
+    assert names(rows, look(0) + look(20, 0.60, reach=0.12) + look(40, 0.52, chosen=0.01)) == ["too early to say"]
+    assert names(rows, look(0) + look(20, 0.60, reach=0.09) + look(40, 0.52)) == ["overfitting"]
+
+
+def test_a_distance_that_the_interval_holds_is_not_overfitting():
+    rows = metrics(implicit_accuracy=0.8)  # 0.22 above the held-out accuracy
+    assert names(rows, looks(0.5, 0.70, 0.58, reach=0.25, chosen=0.01)) == ["too early to say"]
+    assert names(rows, looks(0.5, 0.70, 0.58, reach=0.2)) == ["overfitting"]
+
+
+def test_numbers_that_look_alike_are_told_as_no_change():
+    assert names(metrics(), looks(0.5, 0.6, 0.6, chosen=0.0201, rejected=0.0204)) == ["learning"]
+    rows = [row | {"loss": 0.0, "grad_norm": 0.0} for row in metrics()]
+    assert names(rows, looks(0.5, 0.6, 0.6, chosen=0.001)) == ["learning"]
+    assert names(rows, []) == ["too early to say"]
+    assert names([row | {"loss": 0.1 * row["step"]} for row in rows], []) == ["too early to say"]  # no norm has grown
+
+
+def test_the_accuracy_of_sft_is_not_what_it_is_judged_by():
+    low = {"implicit_accuracy": 0.4, "low": 0.36, "high": 0.44}
+    assert names(sft_metrics(), [row | low for row in sft(0, -0.03, -0.04)]) == ["learning"]
+    assert names(sft_metrics(), [row | low for row in sft(0, -0.03, 0.0)]) == ["overfitting"]
+
+
+def test_the_full_rate_begins_with_the_first_row_that_has_it_though_means_round():
+    rows = [row | {"learning_rate": 1e-3 * (1 + 1e-9 * row["step"])} for row in metrics()]
+    assert summarize(rows, []).steps_at_full_rate == 100
 
 
 def test_pairs_learned_by_heart_beside_an_accuracy_of_chance_ask_for_more_prompts_not_steps():
