@@ -1,5 +1,6 @@
 """What a run tells while it is under way: tables, trackers, the progress line, pictures, and when to end early."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,15 +81,19 @@ class Looks:
         """Append the mean of the last steps, over all processes, to metrics.csv; the line for the progress bar."""
         mean: Any = self.accelerator.reduce(torch.stack(list(recent)).mean(dim=0), "mean")
         row: dict[str, float] = dict(zip(METRICS[1:], mean.tolist(), strict=True))
+        known = {name: value for name, value in row.items() if not math.isnan(value)}  # not every loss has all of them
         if self.accelerator.is_main_process:
-            add_rows(self.output / "metrics.csv", METRICS, [{"step": step, **row}])
+            add_rows(self.output / "metrics.csv", METRICS, [{"step": step, **known}])
         if self.config.report_to:
-            self.accelerator.log({f"train/{name}": value for name, value in row.items()}, step=step)
+            self.accelerator.log({f"train/{name}": value for name, value in known.items()}, step=step)
         self.last_metrics = row
-        return (
-            f"loss {row['loss']:.4f}, implicit accuracy {row['implicit_accuracy']:.3f}, error against the "
-            f"reference's: chosen {row['chosen_error_change']:+.5f}, rejected {row['rejected_error_change']:+.5f}"
-        )
+        line = f"loss {row['loss']:.4g}"
+        if "implicit_accuracy" in known:
+            line += (
+                f", implicit accuracy {row['implicit_accuracy']:.3f}, error against the reference's: "
+                f"chosen {row['chosen_error_change']:+.3g}, rejected {row['rejected_error_change']:+.3g}"
+            )
+        return line
 
     def any_process(self, yes: bool) -> bool:
         """Whether it is so in any of the processes: they all do the same then."""

@@ -245,8 +245,8 @@ class _Trainer:
             "loss": self.looks.last_metrics.get("loss"),
             "implicit_accuracy": self.looks.last_metrics.get("implicit_accuracy"),
             "validation": self.looks.last_look,
-            "beta_mean": config.beta_dpo,
-            "beta_sum": beta_sum(config, self.data),
+            "beta_mean": None if config.loss == "sft" else config.beta_dpo,
+            "beta_sum": None if config.loss == "sft" else beta_sum(config, self.data),
             "verdicts": [asdict(verdict) for verdict in verdicts(*tables, learning_rate=config.learning_rate)],
             "output_dir": str(self.output),
         }
