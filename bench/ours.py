@@ -27,7 +27,12 @@ class Ours:
         self.trainer: Any = _Trainer(config, store, StopSignal())  # whose methods are replaced where parts are watched
         if config.cache_reference:
             self.trainer.data = with_reference(
-                self.trainer.data, self.trainer.denoising, store, self.trainer.model, self.trainer.step
+                self.trainer.data,
+                self.trainer.denoising,
+                store,
+                self.trainer.model,
+                self.trainer.step,
+                self.trainer.stop,
             )
         self.store, self.config = store, config
         self._batches = self.trainer.data.ahead(self.trainer._starts(), config.train_batch_size)

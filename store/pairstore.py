@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import duckdb
@@ -205,11 +206,9 @@ class PairStore:
         """Put rows into the journal: safe on disk when this returns, and so are the pictures they mention; in the tables
         after `absorb`."""
         if table == "images":
-            if isinstance(rows, pa.Table):
-                named = rows["image_id"].to_pylist()
-            else:
-                rows = list(rows)
-                named = [row["image_id"] for row in rows]
+            kept: Any = rows if isinstance(rows, pa.Table) else [*rows]  # pyright does not know Arrow's types
+            rows = kept
+            named = [row["image_id"] for row in (kept if isinstance(kept, list) else kept.to_pylist())]
             if named:
                 sync_names(self.path / "images", named)
         journal.append(self.journal, table, rows)

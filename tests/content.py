@@ -86,9 +86,9 @@ def fill(store: PairStore, n_prompts: int = 3, images_per_prompt: int = 2) -> li
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Of a process that finds the tests' own modules, such as `little_scorers`."""
-    found = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
-    return os.environ | {"PYTHONPATH": found, "NO_COLOR": "1"} | more
+    """Of a process that finds the tests' own modules, such as `little_scorers`, and the package that is tested."""
+    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": path, "NO_COLOR": "1"} | more
 
 
 def prefloop(*arguments: object, cwd: Path, timeout: float = 120, **more: str) -> subprocess.CompletedProcess[str]:

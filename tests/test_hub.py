@@ -64,6 +64,10 @@ class Answers(BaseHTTPRequestHandler):
         if self.server.refuses:
             self._answer({"error": "Repository not found"}, 404)
             return
+        if self.path == "/api/whoami-v2":
+            self.server.tokens.add(self.headers["Authorization"])
+            self._answer({"type": "user", "name": "me"})
+            return
         private = not self.server.public_before and self.server.created[-1]["visibility"] == "private"
         self._answer({"id": "me/mine", "private": private, "sha": "1", "siblings": []})
 
@@ -119,10 +123,16 @@ def result(tmp_path: Path) -> Path:
 
 
 def pushed(hub: Hub, folder: Path, private: bool) -> str:
-    """The answer of push, or its error, in a process of its own: the hub's address is read when its client is imported."""
+    """The answer of push, or its error."""
+    return asked(hub, folder, f"print(push(folder, 'me/mine', private={private}))")
+
+
+def asked(hub: Hub, folder: Path, what: str) -> str:
+    """What a line of code prints, or its error, in a process of its own: the hub's address is read when its client is imported."""
     code = (
-        "import sys; from pathlib import Path; from prefloop.store import PrefloopError; from prefloop.train.hub import push\n"
-        f"try: print(push(Path(sys.argv[1]), 'me/mine', private={private}))\n"
+        "import sys; from pathlib import Path; from prefloop.store import PrefloopError\n"
+        "from prefloop.train.hub import push, refuse_unpushable; folder = Path(sys.argv[1])\n"
+        f"try: {what}\n"
         "except PrefloopError as error: print(type(error).__name__, error)"
     )
     here = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "secret", "HF_HUB_DISABLE_XET": "1"}
@@ -166,6 +176,18 @@ def test_a_refusal_of_the_hub_is_one_line_with_its_reason(hub: Hub, result: Path
     (line,) = pushed(hub, result, private=True).splitlines()
     assert line.startswith(f"PrefloopError the hub did not take {result} as me/mine: ")
     assert "You don't have the rights" in line
+
+
+def test_before_training_the_hub_is_asked_who_is_logged_in(hub: Hub, tmp_path: Path):
+    what = "refuse_unpushable('me/mine', 'tuned')"
+    assert asked(hub, tmp_path, what) == ""
+    assert hub.tokens == {"Bearer secret"}
+    hub.refuses = True
+    (line,) = asked(hub, tmp_path, what).splitlines()
+    assert line.startswith("PrefloopError the hub did not accept the login: ")
+    assert line.endswith(
+        "run `hf auth login`, or leave --push-to-hub out, and later run `prefloop card tuned --push-to-hub me/mine`"
+    )
 
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "has space/x", "-x", "me/../x", "https://huggingface.co/me/mine"])

@@ -15,6 +15,7 @@ from prefloop.store.models import find_model
 from prefloop.store.runs import StopSignal
 from prefloop.train import TrainConfig
 from prefloop.train.cache import EMPTY
+from prefloop.train.cli import _told as told
 from prefloop.train.loop import _Trainer, train
 from prefloop.train.objective import SHOWN, pair_losses, shown
 from prefloop.train.pairs import select_pairs
@@ -355,3 +356,25 @@ def test_a_changed_picture_is_left_out_or_ends_the_run(labelled: PairStore, conf
 def test_bad_settings_are_refused_by_name(config: TrainConfig, name: str, value: object):
     with pytest.raises(UsageError, match=name.replace("_", "-")):
         replace(config, **{name: value})  # type: ignore[arg-type]  # wrong on purpose
+
+
+@pytest.mark.parametrize("loss", ["sft", "ipo"])
+def test_numbers_a_loss_does_not_have_are_left_empty_and_small_ones_keep_their_digits(
+    labelled: PairStore, config: TrainConfig, capsys: pytest.CaptureFixture[str], loss: str
+):
+    summary = train(replace(config, loss=loss, max_train_steps=2, beta_dpo=5000.0), labelled)
+    shown = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
+    text = told(summary)
+    assert "nan" not in shown + text
+    (row,) = metrics(config)
+    assert "nan" not in row.values()
+    if loss == "sft":
+        assert "implicit accuracy" not in shown
+        assert (row["implicit_accuracy"], row["margin"]) == ("", "")
+        assert summary["beta_mean"] is None
+        assert "beta" not in text
+    else:
+        # about 1 / (2 * 5000)^2 = 1e-8 and what the errors stray
+        assert 0 < summary["loss"] < 1e-4
+        assert f"loss {summary['loss']:.4g}, implicit accuracy" in shown
+        assert "5000 per element mean" in text

@@ -167,7 +167,7 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_undisturbed_one(
     if config.cache_reference:
         from prefloop.train.prepare import with_reference
 
-        killed.data = with_reference(killed.data, killed.denoising, labelled, killed.model, 0)
+        killed.data = with_reference(killed.data, killed.denoising, labelled, killed.model, 0, stop)
     killed.looks.begin(0)
     for _ in range(3):
         killed._optimize()
@@ -186,7 +186,7 @@ def test_cached_reference_errors_are_those_of_the_reference(trainer: Make, label
 
     made = trainer(cache_reference=2)
     assert not made.policy.has_reference  # no copy in memory
-    made.data = with_reference(made.data, made.denoising, labelled, made.model, 0)
+    made.data = with_reference(made.data, made.denoising, labelled, made.model, 0, made.stop)
     n = len(made.data.pairs.train)
     assert len(made.data.every_fixed()) == 2 * n
     (batch,) = made.data.batch(3, 6)

@@ -4,7 +4,7 @@ The cache is keyed by what made it (weights of the encoder, frame of the image),
 """
 
 import json
-import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,80 +12,122 @@ from typing import Any
 from uuid import UUID
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..store import BadDataError, ImageError, PairStore, load_image
+from ..store.errors import cannot_write
 from ..store.ids import content_id
-from ..store.runs import progress
+from ..store.runs import StopSignal, progress
 from .frames import Frame, cut
 from .pairs import Pairs
+from .tensors import DamagedError, read_about, read_tensors, write_tensors
 
 ENCODE_PIXELS = 16 * 512 * 512  # at once; sixteen pictures of 1024² at once would need more memory than training
 SHARD = 1024  # rows a file
 EMPTY = content_id(b"empty prompt")
+_NAME = re.compile("[0-9a-f]{32}")  # of our files; others are left alone
 Rows = tuple[list[UUID], dict[str, Tensor]]
 
 
 class Shards:
-    """Rows of tensors by id, in safetensors files of one folder; finished files are never changed."""
+    """Rows of tensors by id, in safetensors files of one folder; finished files are never changed.
+
+    A file is verified before its first row is taken. One that is damaged, or has no checksum, is removed, and its rows are
+    missing again.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
         self._where: dict[UUID, tuple[Path, int]] = {}
-        self._open: dict[Path, Any] = {}
+        self._open: dict[Path, dict[str, Tensor]] = {}
+        """Files that were verified."""
+        self._damaged: list[Path] = []
         for path in sorted(folder.glob("*.safetensors")):
-            self._index(path)
+            if _NAME.fullmatch(path.stem):
+                self._index(path)
 
     def _index(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
-            ids = json.loads(file.metadata()["ids"])
-        self._where |= {UUID(identity): (path, at) for at, identity in enumerate(ids)}
+        try:
+            ids = [UUID(identity) for identity in json.loads(read_about(path)["ids"])]
+        except (DamagedError, KeyError, ValueError, TypeError, AttributeError):
+            self._damaged.append(path)
+        except FileNotFoundError:
+            pass  # another run has found it damaged
+        else:
+            self._where |= {identity: (path, at) for at, identity in enumerate(ids)}
 
     def missing(self, wanted: Iterable[UUID]) -> list[UUID]:
+        """Those of the ids that have no row, or whose file is damaged."""
+        wanted = list(wanted)
+        for path in {self._where[identity][0] for identity in wanted if identity in self._where}:
+            self._verify(path)
+        if self._damaged:
+            n, names = len(self._damaged), {path.name for path in self._damaged}
+            self._where = {one: place for one, place in self._where.items() if place[0].name not in names}
+            for path in self._damaged:
+                path.unlink(missing_ok=True)
+            self._damaged.clear()
+            files = "1 file is" if n == 1 else f"{n} files are"
+            print(f"{files} damaged, or without a checksum, in {self.folder}; made again where needed", file=sys.stderr)
         return [identity for identity in wanted if identity not in self._where]
 
+    def _verify(self, path: Path) -> None:
+        if path in self._open:
+            return
+        try:
+            self._open[path], _ = read_tensors(path)
+        except (DamagedError, FileNotFoundError):
+            self._damaged.append(path)
+
     def add(self, ids: Sequence[UUID], tensors: dict[str, Tensor]) -> None:
-        """Write rows as one file under a temporary name, then rename it."""
-        name = content_id("".join(identity.hex for identity in ids).encode()).hex
-        path, temporary = self.folder / f"{name}.safetensors", self.folder / f".{name}.{os.getpid()}.tmp"
-        save_file(
-            {key: value.contiguous() for key, value in tensors.items()},
-            temporary,
-            {"ids": json.dumps([str(i) for i in ids])},
-        )
-        os.replace(temporary, path)
+        """Write rows as one file."""
+        path = self.folder / f"{content_id(''.join(identity.hex for identity in ids).encode()).hex}.safetensors"
+        write_tensors(path, tensors, {"ids": json.dumps([str(identity) for identity in ids])})
+        self._open[path], _ = read_tensors(path)
         self._index(path)
 
     def rows(self, name: str, ids: Sequence[UUID]) -> Tensor:
-        """The tensor `name` of those ids, stacked in their order."""
-        rows = []
-        for identity in ids:
-            path, at = self._where[identity]
-            if path not in self._open:
-                self._open[path] = safe_open(path, "pt")
-            rows.append(self._open[path].get_slice(name)[at])
-        return torch.stack(rows)
+        """The tensor `name` of those ids, stacked in their order; none of them may be missing."""
+        places = [self._where[identity] for identity in ids]
+        return torch.stack([self._open[path][name][at] for path, at in places])
 
-    def fill(self, missing: Sequence[UUID], rows_of: Callable[[Sequence[UUID]], Rows], what: str, batch: int) -> None:
-        """Add the missing rows, a batch at a time; `rows_of` gives those of a batch that there are."""
+    def fill(
+        self,
+        missing: Sequence[UUID],
+        rows_of: Callable[[Sequence[UUID]], Rows],
+        what: str,
+        batch: int,
+        stop: StopSignal | None = None,
+    ) -> None:
+        """Add the missing rows, a batch at a time; `rows_of` gives those of a batch that there are.
+
+        Raises:
+            Interrupted: after the batch in which a signal came; what was computed is kept.
+        """
         if not missing:
             return
+        at_once = max(SHARD // batch, 1) * batch  # whole batches, so that a run that goes on has the same ones
         with progress(len(missing), what) as bar:
-            for start in range(0, len(missing), SHARD):
+            for start in range(0, len(missing), at_once):
                 ids: list[UUID] = []
                 parts: list[dict[str, Tensor]] = []
-                shard = missing[start : start + SHARD]
+                shard = missing[start : start + at_once]
                 for at in range(0, len(shard), batch):
                     good, tensors = rows_of(shard[at : at + batch])
                     if good:
                         ids += good
                         parts.append(tensors)
                     bar.update(len(shard[at : at + batch]))
+                    if stop is not None and stop.requested:
+                        break
                 if ids:
                     self.add(ids, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+                if stop is not None:
+                    stop.check(f"{what}: {bar.n} of {len(missing)} are kept")
 
 
 def encode_batch(height: int, width: int) -> int:
@@ -94,7 +136,13 @@ def encode_batch(height: int, width: int) -> int:
 
 
 def cache_latents(
-    store: PairStore, pairs: Pairs, frames: Mapping[UUID, set[Frame]], vae: Any, key: str, max_bad: float = 0.01
+    store: PairStore,
+    pairs: Pairs,
+    frames: Mapping[UUID, set[Frame]],
+    vae: Any,
+    key: str,
+    stop: StopSignal,
+    max_bad: float = 0.01,
 ) -> tuple[Shards, Pairs]:
     """Encode the images of the pairs, in their frames, that are not in the cache yet.
 
@@ -108,6 +156,7 @@ def cache_latents(
 
     Raises:
         BadDataError: where more than `max_bad` of the images cannot be read.
+        Interrupted: where a signal has come.
     """
     shards = Shards(store.path / "cache" / f"latents-{key[:16]}")
     paths = pairs.image_paths()
@@ -137,7 +186,7 @@ def cache_latents(
     missing = shards.missing(sorted(work))
     for shape in sorted({(work[key][1].height, work[key][1].width) for key in missing}):
         alike = [key for key in missing if (work[key][1].height, work[key][1].width) == shape]
-        shards.fill(alike, encoded, "encoding images", encode_batch(*shape))
+        shards.fill(alike, encoded, "encoding images", encode_batch(*shape), stop)
     if not bad:
         return shards, pairs
     if len(bad) > max_bad * len(paths):
@@ -153,7 +202,9 @@ def cache_latents(
     return shards, Pairs(*kept)
 
 
-def cache_texts(store: PairStore, pairs: Pairs, encode: Callable[[list[str]], dict[str, Tensor]], key: str) -> Shards:
+def cache_texts(
+    store: PairStore, pairs: Pairs, encode: Callable[[list[str]], dict[str, Tensor]], key: str, stop: StopSignal
+) -> Shards:
     """Encode each distinct prompt once, and the empty one.
 
     Args:
@@ -168,5 +219,5 @@ def cache_texts(store: PairStore, pairs: Pairs, encode: Callable[[list[str]], di
             found = encode([texts[identity] for identity in ids])
         return list(ids), {name: tensor.half().cpu() for name, tensor in found.items()}
 
-    shards.fill(shards.missing(sorted(texts)), encoded, "encoding prompts", batch=64)
+    shards.fill(shards.missing(sorted(texts)), encoded, "encoding prompts", 64, stop)
     return shards

@@ -310,9 +310,9 @@ def _told(summary: dict) -> str:
             f"; implicit accuracy on held-out pairs {looked['implicit_accuracy']:.3f} "
             f"({looked['low']:.3f} to {looked['high']:.3f}, n={looked['n_pairs']})"
         )
-    lines = [
-        f"{summary['steps']} steps on {summary['n_pairs']} pairs, beta {summary['beta_mean']:g} per element mean = "
-        f"{summary['beta_sum']:.4g} per sum{held}"
-    ]
+    beta = ""
+    if summary["beta_mean"] is not None:
+        beta = f", beta {summary['beta_mean']:g} per element mean = {summary['beta_sum']:.4g} per sum"
+    lines = [f"{summary['steps']} steps on {summary['n_pairs']} pairs{beta}{held}"]
     lines += [f"{found['name']}: {found['reason']}. {found['lever']}" for found in summary["verdicts"]]
     return "\n".join([*lines, f"the model is in {summary['output_dir']}; training.png shows how it went"])

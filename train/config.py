@@ -185,6 +185,10 @@ class TrainConfig:
             raise UsageError("output lora wants a --lora-rank above 0")
         if self.kohya and not self.lora_rank:
             raise UsageError("kohya is a layout of LoRAs; give a --lora-rank above 0")
+        if self.push_to_hub is not None:
+            from .hub import refuse_bad_name  # the hub's client takes a while to import
+
+            refuse_bad_name(self.push_to_hub)
 
     @property
     def labelers(self) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """What `prefloop train --dry-run` says: the settings as they were resolved, and what they would cost."""
 
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -17,10 +18,16 @@ from .estimate import estimate, measured_speed, text
 from .family import Family, family_of
 from .optimizers import learning_rate, optimizer_name
 from .pairs import select_pairs
+from .preflight import refuse_impossible
 
 
 def dry_run(config: TrainConfig, store: PairStore) -> tuple[str, dict]:
-    """The lines for people, and the same as JSON; nothing is loaded but configs, nothing is written."""
+    """The lines for people, and the same as JSON; nothing is loaded but configs, nothing is written.
+
+    Raises:
+        UsageError, PrefloopError: where training would be refused too; see refuse_impossible.
+    """
+    refuse_impossible(config)
     model = with_parts(find_model(config.model, config.revision), config.unet_init, config.vae)
     family = family_of(model)
     pairs = select_pairs(store, config)
@@ -35,11 +42,12 @@ def dry_run(config: TrainConfig, store: PairStore) -> tuple[str, dict]:
         "lora_alpha": config.lora_alpha or config.lora_rank,
     }
     shape = family.vae["latent_channels"], *([(config.resolution or family.resolution) // family.vae_factor] * 2)
+    beta = None if config.loss == "sft" else config.beta_dpo
     told = {
         "family": family.kind,
         "n_validation_pairs": len(pairs.validation),
-        "beta_mean": config.beta_dpo,
-        "beta_sum": config.beta_dpo / (shape[0] * shape[1] * shape[2]),
+        "beta_mean": beta,
+        "beta_sum": None if beta is None else beta / math.prod(shape),
         "absolute_learning_rate": learning_rate(config, n_devices),
     }
     values = plain({"config": resolved} | told | {"estimate": asdict(found)})
@@ -51,8 +59,10 @@ def dry_run(config: TrainConfig, store: PairStore) -> tuple[str, dict]:
     lines += [
         "",
         f"family    {family.kind}, predicts {family.prediction_type}; {len(pairs.validation)} pairs are held out",
-        f"beta      {told['beta_mean']:g} per element mean = {told['beta_sum']:.4g} per sum over "
-        f"{shape[0]} x {shape[1]} x {shape[2]} values",
+        f"beta      {beta:g} per element mean = {beta / math.prod(shape):.4g} per sum over "
+        f"{shape[0]} x {shape[1]} x {shape[2]} values"
+        if beta is not None
+        else "beta      sft has none",
         f"rate      {told['absolute_learning_rate']:.4g}, absolute",
         text(found),
     ]

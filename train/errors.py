@@ -8,11 +8,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..store.models import Model
 from .config import TrainConfig
 from .data import Batch
 from .denoise import NoisyPair, chosen_alone, min_snr_weights, noisy_pair, pair_errors, residuals
 from .losses import safeguarded
-from .policy import Policy
+from .policy import Policy, load_unet
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,13 @@ class Denoising:
         self.policy, self.scheduler, self.config, self.accelerator = policy, scheduler, config, accelerator
         self.unet = unet
         """The model as accelerate has it."""
+
+    def of_the_beginning(self, model: Model) -> "Denoising":
+        """The same with the weights that the run began with: for one that is under way and keeps no reference in memory."""
+        if self.policy.has_reference:
+            return self
+        policy = Policy(load_unet(model, self.config.unet_init), self.config).to(self.accelerator.device)
+        return Denoising(policy, policy.unet, self.scheduler, self.config, self.accelerator)
 
     def errors(self, batches: Sequence[Batch]) -> Errors:
         """The model's, to learn from, and the reference's where the loss wants them."""

@@ -16,6 +16,33 @@ _FIRST_KEPT = ("README.md", "*.safetensors", "*.json", "*.txt", "*.csv")  # wher
 _LEFT = (".*", "*/.*", "checkpoint-*", "logs/*")
 
 
+def refuse_bad_name(repo_id: str) -> None:
+    """
+    Raises:
+        UsageError: where the hub has no repositories of such a name.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UsageError(f"{repo_id!r} cannot be the name of a repository; give one like owner/name") from error
+
+
+def refuse_unpushable(repo_id: str, folder: str) -> None:
+    """Find out before training whether its result could be pushed: is anybody logged in, does the hub answer and know them?
+
+    Raises:
+        PrefloopError: where nobody is logged in, or the hub cannot be reached or refuses.
+    """
+    later = f"leave --push-to-hub out, and later run `prefloop card {folder} --push-to-hub {repo_id}`"
+    hub = _signed_in(f"{repo_id} cannot be pushed to; {later}")
+    try:
+        hub.whoami()
+    except HTTPError as error:
+        raise PrefloopError(
+            f"the hub did not accept the login: {_reason(error)}; run `hf auth login`, or {later}"
+        ) from error
+
+
 def push(folder: Path, repo_id: str, *, private: bool) -> str:
     """Upload a finished result of `train`; the address of its repository, which is made where there is none.
 
@@ -25,10 +52,7 @@ def push(folder: Path, repo_id: str, *, private: bool) -> str:
         IntegrityError: where a file of the result is missing or has changed.
         PrefloopError: where nobody is logged in, or the hub cannot be reached or refuses.
     """
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UsageError(f"{repo_id!r} is no name of a repository; give one like owner/name") from error
+    refuse_bad_name(repo_id)
     if not (folder / RESULT_FILE).is_file():
         raise UsageError(
             f"{folder} holds no finished result: {RESULT_FILE} is not there; name the folder that train wrote"
@@ -36,14 +60,7 @@ def push(folder: Path, repo_id: str, *, private: bool) -> str:
     files = (read_result(folder) or {}).get("files")
     if files is not None:
         verify_files(folder, files, digests(folder))
-    token = get_token()
-    if token is None:
-        raise PrefloopError("nobody is logged in to the hub; run `hf auth login`, or set HF_TOKEN")
-    if not hub_reachable():
-        raise PrefloopError(
-            f"the hub cannot be reached; {folder} is whole: push it when there is network and HF_HUB_OFFLINE is not set"
-        )
-    hub = HfApi(token=token)
+    hub = _signed_in(f"{folder} is whole: push it when there is network and HF_HUB_OFFLINE is not set")
     try:
         repository = hub.create_repo(repo_id, private=private, exist_ok=True)
         if private and not hub.model_info(repository.repo_id).private:
@@ -53,8 +70,21 @@ def push(folder: Path, repo_id: str, *, private: bool) -> str:
             repo_id=repository.repo_id, folder_path=folder, allow_patterns=list(kept), ignore_patterns=list(_LEFT)
         )
     except HTTPError as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise PrefloopError(
-            f"the hub did not take {folder} as {repo_id}: {reason}; push it again when that is mended"
+            f"the hub did not take {folder} as {repo_id}: {_reason(error)}; push it again when that is mended"
         ) from error
     return str(repository)
+
+
+def _signed_in(offline: str) -> HfApi:
+    """The hub's client with a token. `offline` is what to say where the hub cannot be reached."""
+    token = get_token()
+    if token is None:
+        raise PrefloopError("nobody is logged in to the hub; run `hf auth login`, or set HF_TOKEN")
+    if not hub_reachable():
+        raise PrefloopError(f"the hub cannot be reached; {offline}")
+    return HfApi(token=token)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

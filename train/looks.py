@@ -1,5 +1,6 @@
 """What a run tells while it is under way: tables, trackers, the progress line, pictures, and when to end early."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from ..store.models import Model
 from .config import TrainConfig
 from .data import TrainingData
 from .errors import Denoising
+from .evidence import should_stop
 from .folder import add_rows
 from .objective import SHOWN
 from .policy import Policy
 from .samples import Samples
-from .tables import read_rows, should_stop
+from .tables import read_rows
 from .validation import COLUMNS, Validation
 
 METRICS = ("step", *SHOWN, "learning_rate", "grad_norm")
@@ -34,8 +36,8 @@ class Looks:
         model: Model,
         accelerator: Accelerator,
     ) -> None:
-        self.config, self.policy, self.denoising, self.accelerator = config, policy, denoising, accelerator
-        self.output = Path(config.output_dir)
+        self.config, self.denoising, self.accelerator = config, denoising, accelerator
+        self.model, self.output = model, Path(config.output_dir)
         self.validation = Validation(data, config)
         self.samples = Samples(data, policy, model, config, self.output)
         self.last_metrics: dict[str, float] = {}
@@ -47,8 +49,8 @@ class Looks:
             return
         if step and self.validation.recall_reference(self.output):
             return
-        if step == 0 or self.policy.has_reference:
-            self.validation.ask_reference(self.denoising.of_reference, self.output)
+        denoising = self.denoising.of_the_beginning(self.model) if step else self.denoising
+        self.validation.ask_reference(denoising.of_reference, self.output)
         if step == 0:
             self._look(0)
 
@@ -66,7 +68,8 @@ class Looks:
         if self.accelerator.is_main_process and self.validation.reference is not None:
             self._look(step)
             patience = self.config.early_stopping
-            ends = bool(patience) and should_stop(read_rows(self.output / "validation.csv"), patience)
+            metrics, rows = (read_rows(self.output / name) for name in ("metrics.csv", "validation.csv"))
+            ends = bool(patience) and should_stop(metrics, rows, patience)
         return self.any_process(ends)
 
     def sample(self, step: int) -> None:
@@ -78,15 +81,19 @@ class Looks:
         """Append the mean of the last steps, over all processes, to metrics.csv; the line for the progress bar."""
         mean: Any = self.accelerator.reduce(torch.stack(list(recent)).mean(dim=0), "mean")
         row: dict[str, float] = dict(zip(METRICS[1:], mean.tolist(), strict=True))
+        known = {name: value for name, value in row.items() if not math.isnan(value)}  # not every loss has all of them
         if self.accelerator.is_main_process:
-            add_rows(self.output / "metrics.csv", METRICS, [{"step": step, **row}])
+            add_rows(self.output / "metrics.csv", METRICS, [{"step": step, **known}])
         if self.config.report_to:
-            self.accelerator.log({f"train/{name}": value for name, value in row.items()}, step=step)
+            self.accelerator.log({f"train/{name}": value for name, value in known.items()}, step=step)
         self.last_metrics = row
-        return (
-            f"loss {row['loss']:.4f}, implicit accuracy {row['implicit_accuracy']:.3f}, error against the "
-            f"reference's: chosen {row['chosen_error_change']:+.5f}, rejected {row['rejected_error_change']:+.5f}"
-        )
+        line = f"loss {row['loss']:.4g}"
+        if "implicit_accuracy" in known:
+            line += (
+                f", implicit accuracy {row['implicit_accuracy']:.3f}, error against the reference's: "
+                f"chosen {row['chosen_error_change']:+.3g}, rejected {row['rejected_error_change']:+.3g}"
+            )
+        return line
 
     def any_process(self, yes: bool) -> bool:
         """Whether it is so in any of the processes: they all do the same then."""

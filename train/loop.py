@@ -1,6 +1,5 @@
 """The training loop: from labelled pairs in the store to a folder that diffusers loads."""
 
-import importlib.util
 import json
 import math
 import signal
@@ -15,7 +14,6 @@ from uuid import uuid4
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import LoggerType
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
@@ -33,6 +31,7 @@ from .objective import pair_losses, shown
 from .optimizers import learning_rate, optimizer_for, optimizer_name
 from .plots import plot_training
 from .policy import Policy, load_unet
+from .preflight import refuse_impossible
 from .prepare import prepared, with_reference
 from .result import Provenance, beta_sum, write_result
 from .state import TABLES, State
@@ -57,12 +56,13 @@ def train(config: TrainConfig, store: PairStore, *, resume: bool = False, overwr
         n_pairs, steps, loss, implicit_accuracy, validation (its last row for all timesteps), output_dir, beta_mean, beta_sum.
 
     Raises:
-        UsageError: where the folder holds a finished run, a run with other settings, or something else.
+        UsageError: where the folder holds a finished run, a run with other settings, or something else, or where the settings
+            cannot be run on this machine.
         NumericalError: where a loss or gradient is not finite; nothing is written then.
-        PrefloopError: where memory runs out, or the tracker is not installed.
+        PrefloopError: where memory runs out, a package is not installed, or the result could not be pushed to the hub.
     """
     output = Path(config.output_dir)
-    _refuse_missing_tracker(config.report_to)
+    refuse_impossible(config)
     output.mkdir(parents=True, exist_ok=True)
     AcceleratorState._reset_state()  # else a second run of a process keeps the first one's precision
     tracker: dict[str, Any] = (
@@ -82,11 +82,6 @@ def train(config: TrainConfig, store: PairStore, *, resume: bool = False, overwr
             except torch.OutOfMemoryError as error:
                 raise PrefloopError(_levers(config)) from error
     return this.summary
-
-
-def _refuse_missing_tracker(name: str | None) -> None:
-    if name is not None and (importlib.util.find_spec(name) is None or name not in LoggerType.list()):
-        raise PrefloopError(f"{name} is not installed, or accelerate is older than it: pip install 'prefloop[{name}]'")
 
 
 def _levers(config: TrainConfig) -> str:
@@ -118,7 +113,7 @@ class _Trainer:
         device = self.accelerator.device
         self.model = with_parts(find_model(config.model, config.revision), config.unet_init, config.vae)
         with self.accelerator.main_process_first():
-            self.data, self.scheduler = prepared(config, store, self.model, device)
+            self.data, self.scheduler = prepared(config, store, self.model, device, stop)
         self.labelers = {
             name: json.loads(settings)
             for name, settings in store.rows(
@@ -151,7 +146,7 @@ class _Trainer:
         self.step = self.state.restore()
         if config.cache_reference:
             with self.accelerator.main_process_first():
-                self.data = with_reference(self.data, self.denoising, self.store, self.model, self.step)
+                self.data = with_reference(self.data, self.denoising, self.store, self.model, self.step, self.stop)
         if config.report_to:
             settings = {
                 name: value if isinstance(value, Scalar) else str(value) for name, value in asdict(config).items()
@@ -251,13 +246,13 @@ class _Trainer:
             "loss": self.looks.last_metrics.get("loss"),
             "implicit_accuracy": self.looks.last_metrics.get("implicit_accuracy"),
             "validation": self.looks.last_look,
-            "beta_mean": config.beta_dpo,
-            "beta_sum": beta_sum(config, self.data),
-            "verdicts": [asdict(verdict) for verdict in verdicts(*tables)],
+            "beta_mean": None if config.loss == "sft" else config.beta_dpo,
+            "beta_sum": None if config.loss == "sft" else beta_sum(config, self.data),
+            "verdicts": [asdict(verdict) for verdict in verdicts(*tables, learning_rate=config.learning_rate)],
             "output_dir": str(self.output),
         }
         if self.accelerator.is_main_process:
-            plot_training(self.output)
+            plot_training(self.output, config.learning_rate)
             if self.ema is not None:
                 self.ema.copy_to(self.policy.parameters())
             where = Provenance(run_id, self.labelers, self.accelerator.num_processes)

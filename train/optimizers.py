@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..store.errors import PrefloopError
 from .config import TrainConfig
 from .family import Family
 
@@ -24,10 +23,6 @@ def learning_rate(config: TrainConfig, n_processes: int) -> float:
 
 
 def optimizer_for(config: TrainConfig, family: Family, parameters: list[nn.Parameter], rate: float) -> Any:
-    """
-    Raises:
-        PrefloopError: where 8-bit AdamW is asked for and bitsandbytes is not installed.
-    """
     name = optimizer_name(config, family)
     if name == "adafactor":
         from transformers.optimization import Adafactor
@@ -43,12 +38,7 @@ def optimizer_for(config: TrainConfig, family: Family, parameters: list[nn.Param
         )
     kind: Any = torch.optim.AdamW
     if name == "adamw8bit":
-        try:
-            from bitsandbytes.optim import AdamW8bit as kind  # type: ignore[import-not-found]  # an extra
-        except ImportError as error:
-            raise PrefloopError(
-                "optimizer adamw8bit wants bitsandbytes: pip install 'prefloop[bitsandbytes]'"
-            ) from error
+        from bitsandbytes.optim import AdamW8bit as kind  # type: ignore[import-not-found]  # an extra
     return kind(
         parameters,
         lr=rate,

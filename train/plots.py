@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .tables import Floats, Rows, column, error_changes, looks, read_rows
-from .verdicts import verdicts
+from .verdicts import Verdict, verdicts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
 
 
-def plot_training(folder: Path) -> Path:
+def plot_training(folder: Path, learning_rate: float | None = None) -> Path:
     """Draw `training.png` into the folder of a run; its path.
 
     A panel without numbers says so: a run may have no held-out pairs, and sft has no implicit accuracy.
+
+    Args:
+        learning_rate: as it was given, for the advice.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -36,7 +39,7 @@ def plot_training(folder: Path) -> Path:
     _gradient_left(figure.add_subplot(gradient[0]), metrics)
     _norm(figure.add_subplot(gradient[1]), metrics)
     _bins(figure.add_subplot(grid[1, 1]), validation)
-    _words(figure.add_subplot(grid[1, 2]), metrics, validation)
+    _words(figure.add_subplot(grid[1, 2]), verdicts(metrics, validation, learning_rate))
     path = folder / "training.png"
     figure.savefig(path, dpi=100)
     return path
@@ -120,10 +123,10 @@ def _bins(axes: "Axes", validation: Rows) -> None:
     axes.yaxis.set_major_formatter(_percent)
 
 
-def _words(axes: "Axes", metrics: Rows, validation: Rows) -> None:
+def _words(axes: "Axes", found: list[Verdict]) -> None:
     axes.set_axis_off()
     axes.set_title("Is it learning?", loc="left", fontsize=14)
-    found, height = verdicts(metrics, validation), 0.96
+    height = 0.96
     size, width = (12, 46) if len(found) <= 2 else (9, 62)  # so that all of them have room
     for verdict in found:
         colour = BLUE if verdict.name == "learning" else ORANGE

@@ -8,11 +8,12 @@ from uuid import UUID
 
 import torch
 
-from ..store import IntegrityError, PairStore
+from ..store import PairStore
 from ..store.hashing import fingerprint
 from ..store.ids import canonical, content_id
 from ..store.model import Model
 from ..store.models import with_parts
+from ..store.runs import StopSignal
 from .cache import Rows, Shards, cache_latents, cache_texts
 from .config import TrainConfig
 from .data import TrainingData, image_frames
@@ -37,16 +38,23 @@ _DRAWN = (
 )
 
 
-def prepared(config: TrainConfig, store: PairStore, model: Model, device: torch.device) -> tuple[TrainingData, Any]:
-    """The data and the noise schedule; what is not cached yet is encoded, and the encoders are gone when this returns."""
+def prepared(
+    config: TrainConfig, store: PairStore, model: Model, device: torch.device, stop: StopSignal
+) -> tuple[TrainingData, Any]:
+    """The data and the noise schedule; what is not cached yet is encoded, and the encoders are gone when this returns.
+
+    Raises:
+        Interrupted: where a signal has come; what was encoded is kept.
+    """
     pairs = select_pairs(store, config)
     family = family_of(model)
     frames = image_frames(pairs, config, family)
     vae = load_vae(model, config.vae, device)
-    latents, pairs = cache_latents(store, pairs, frames, vae, _vae_key(config, model))
+    latents, pairs = cache_latents(store, pairs, frames, vae, _vae_key(config, model), stop)
     del vae
+    stop.check("the images are encoded")
     encode = load_text_encoders(model, family, device)
-    texts = cache_texts(store, pairs, encode, model.root.model_id.hex)
+    texts = cache_texts(store, pairs, encode, model.root.model_id.hex, stop)
     del encode
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -64,11 +72,13 @@ def _vae_key(config: TrainConfig, model: Model) -> str:
     return content_id(canonical({"vae": None, "model": model.root.model_id.hex}).encode()).hex
 
 
-def with_reference(data: TrainingData, denoising: Denoising, store: PairStore, model: Model, step: int) -> TrainingData:
+def with_reference(
+    data: TrainingData, denoising: Denoising, store: PairStore, model: Model, step: int, stop: StopSignal
+) -> TrainingData:
     """The data with the reference's errors of every draw that returns; computed by the model before its first step.
 
     Raises:
-        IntegrityError: where the run is beyond its first step and the cache has been deleted meanwhile.
+        Interrupted: where a signal has come; what was computed is kept.
     """
     settings = {name: value for name, value in asdict(data.config).items() if name in _DRAWN}
     name = content_id(canonical(settings | {"model": model.model_id.hex}).encode()).hex
@@ -91,10 +101,7 @@ def with_reference(data: TrainingData, denoising: Denoising, store: PairStore, m
         return order, {"errors": torch.cat(chosen)}
 
     missing = shards.missing(sorted(draws))
-    if missing and step and not denoising.policy.has_reference:
-        raise IntegrityError(
-            f"{shards.folder} was deleted while the run in {data.config.output_dir} was under way: the reference is gone; "
-            "give --overwrite"
-        )
-    shards.fill(missing, errors_of, "asking the reference", data.config.train_batch_size)
+    if missing and step:
+        denoising = denoising.of_the_beginning(model)
+    shards.fill(missing, errors_of, "asking the reference", data.config.train_batch_size, stop)
     return replace(data, reference=shards)

@@ -1,20 +1,22 @@
 """Looks at the pairs of held-out prompts, always at the same timesteps with the same noise."""
 
 import json
+import math
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .config import TrainConfig
 from .data import Batch, Draw, TrainingData, derived_seed
 from .losses import dpo_logits
 from .objective import Errors
+from .tensors import DamagedError, read_tensors, write_tensors
 
 COLUMNS = (
     "step",
@@ -34,6 +36,7 @@ COLUMNS = (
 )
 N_BINS = 5
 MOST_PAIRS = 256  # pairs looked at; more narrow the interval by little and cost time
+LEAST_GROUPS = 10  # prompts: with fewer the bootstrap has too few different draws
 REFERENCE_FILE = "validation_reference.safetensors"
 
 
@@ -64,19 +67,20 @@ class Validation:
         """Compute the reference's errors, once for a run, and keep them beside it."""
         self.reference = self._errors(errors_of)
         about = {"seed": str(self.config.seed), "draws": self._name()}
-        save_file(dict(zip(("chosen", "rejected"), self.reference, strict=True)), folder / REFERENCE_FILE, about)
+        write_tensors(folder / REFERENCE_FILE, dict(zip(("chosen", "rejected"), self.reference, strict=True)), about)
 
     def recall_reference(self, folder: Path) -> bool:
-        """Take the errors an earlier part of the run kept; whether they are of these pairs."""
+        """Take the errors an earlier part of the run kept; whether they are whole and of these pairs."""
         path = folder / REFERENCE_FILE
-        if not path.exists():
+        try:
+            kept, about = read_tensors(path)
+        except FileNotFoundError:
             return False
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            if file.metadata().get("draws") != self._name():
-                return False
-        kept = load_file(path)
+        except DamagedError:
+            print(f"{path} is damaged, or without a checksum; made again", file=sys.stderr)
+            return False
+        if about.get("draws") != self._name():
+            return False
         self.reference = (kept["chosen"], kept["rejected"])
         return True
 
@@ -133,10 +137,22 @@ class Validation:
 
 
 def interval(values: np.ndarray, groups: list, seed: int, n_resamples: int = 1000) -> tuple[float, float]:
-    """95 % percentile bootstrap of the mean, whole groups drawn: the pairs of a prompt stand or fall together."""
+    """95 % interval of the mean of values from 0 to 1: the pairs of a prompt stand or fall together.
+
+    The percentile bootstrap with whole groups drawn; of fewer than LEAST_GROUPS, or where all draws agree, Wilson's score
+    interval as if each group were one trial: the bootstrap would be too narrow, down to no width.
+    """
     _, of = np.unique([str(group) for group in groups], return_inverse=True)
     sums, counts = np.bincount(of, values), np.bincount(of)
     drawn = np.random.default_rng(seed).integers(len(sums), size=(n_resamples, len(sums)))
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
+    if len(sums) < LEAST_GROUPS or not low < high:
+        return _wilson(float(np.mean(values)), len(sums))
     return float(low), float(high)
+
+
+def _wilson(share: float, n: int) -> tuple[float, float]:
+    z = 1.959964
+    middle, half = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return max((middle - half) / (1 + z**2 / n), 0.0), min((middle + half) / (1 + z**2 / n), 1.0)

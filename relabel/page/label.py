@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from ...store import PairStore
 from ...store.runs import StopSignal, run
@@ -50,8 +51,9 @@ def label(config: LabelConfig, store: PairStore, say: Callable[[str, str | None]
 class _Ending(PairStore):
     """The store as a run has it whose end waits for nobody: what is in the journal is safe, and is taken in by any command."""
 
-    def absorb(self) -> int:
-        ending = threading.Thread(target=tried, args=(super().absorb, "the labels are in the journal"), daemon=True)
+    def absorb(self, wait: float | None = None) -> int:
+        absorb = partial(super().absorb, wait)
+        ending = threading.Thread(target=tried, args=(absorb, "the labels are in the journal"), daemon=True)
         ending.start()
         ending.join(LAST)
         return 0

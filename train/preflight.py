@@ -1,0 +1,47 @@
+"""What cannot work on this machine, refused before anything is loaded, made or emptied."""
+
+import importlib.util
+
+from ..store.errors import PrefloopError, UsageError
+from .config import TrainConfig
+
+
+def refuse_impossible(config: TrainConfig) -> None:
+    """
+    Raises:
+        UsageError: where the settings need a GPU and the run would be on the CPU.
+        PrefloopError: where a package is not installed, nobody is logged in to the hub, or the hub cannot be reached.
+    """
+    if config.mixed_precision == "fp16" and _on_cpu(config):
+        raise UsageError(
+            "mixed-precision fp16 needs a GPU and this run is on the CPU; give --mixed-precision bf16 or no"
+        )
+    if config.optimizer == "adamw8bit" and not _installed("bitsandbytes"):
+        raise PrefloopError("optimizer adamw8bit needs bitsandbytes: pip install 'prefloop[bitsandbytes]'")
+    if config.report_to is not None:
+        _refuse_missing_tracker(config.report_to)
+    if config.push_to_hub is not None:
+        from .hub import refuse_unpushable
+
+        refuse_unpushable(config.push_to_hub, config.output_dir)
+
+
+def _on_cpu(config: TrainConfig) -> bool:
+    import torch
+    from accelerate.utils import parse_flag_from_env
+
+    return config.cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+
+
+def _refuse_missing_tracker(name: str) -> None:
+    from accelerate.utils import LoggerType
+
+    if not _installed(name) or name not in LoggerType.list():
+        raise PrefloopError(f"{name} is not installed, or accelerate is older than it: pip install 'prefloop[{name}]'")
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # what Python raises where the import of the package was made to fail
+        return False
