@@ -126,8 +126,8 @@ def test_the_prompts_that_count_as_trained_on_are_those_of_the_run(store: PairSt
     # the labeler decided all six; of them the run was trained on one, as the file beside its weights tells
     content.add_labeler(store, "redness")
     for number, prompt in enumerate(prompts):
-        pictures = [content.add_picture(store, (red, number, 0)) for red in (10, 200)]
-        pair = content.add_pair(store, content.add_prompt(store, prompt), *pictures)
+        dull, red = (content.add_picture(store, (value, number, 0)) for value in (10, 200))
+        pair = content.add_pair(store, content.add_prompt(store, prompt), dull, red)
         content.add_label(store, pair, "redness", "a")
     store.absorb()
     write_trained_prompts(Path(config.model), [prompt_id(prompts[0]), prompt_id("of another evaluation")])
