@@ -188,7 +188,8 @@ def train(
     ] = _D.report_to,
     tracker_project_name: Annotated[str, typer.Option(rich_help_panel=_LOOKS)] = _D.tracker_project_name,
     output: Annotated[
-        str, typer.Option(help="pipeline or unet, a LoRA fused, or lora; auto: pipeline or lora.", rich_help_panel=_OUTPUT)
+        str,
+        typer.Option(help="pipeline or unet (LoRA fused), or lora; auto is pipeline or lora.", rich_help_panel=_OUTPUT),
     ] = _D.output,
     kohya: Annotated[
         bool, typer.Option("--kohya/--no-kohya", help="Write the LoRA in kohya's layout too.", rich_help_panel=_OUTPUT)
