@@ -111,15 +111,16 @@ def _alpha(path: Path, text: str | None, rank: int) -> float:
         settings = json.loads(text)
         odd = [name for name in _UNSUPPORTED if settings.get(f"unet.{name}")]
         alpha, stated = settings.get("unet.lora_alpha", rank), settings.get("unet.r", rank)
-    except (ValueError, AttributeError, RecursionError) as error:
+        number = float(alpha) if isinstance(alpha, int | float) and not isinstance(alpha, bool) else math.nan
+    except (ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise IntegrityError(f"{path}: the settings in its header are not those of a LoRA") from error
     if odd or settings.get("unet.bias", "none") != "none":
         raise IntegrityError(f"{path}: it was made with {', '.join(odd) or 'bias'}, which is not known here")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf or stated != rank:
+    if not 0 < number < math.inf or stated != rank:
         raise IntegrityError(
             f"{path}: its header says rank {stated!r} and alpha {alpha!r}; its layers have rank {rank}"
         )
-    return float(alpha)
+    return number
 
 
 def _checked(unet: Any, adapter: Adapter) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import tiny
 import torch
 from prefloop.generate.pipelines import load_pipeline
 from prefloop.store import IntegrityError, PairStore, UsageError
-from prefloop.store.hashing import RESULT_FILE
+from prefloop.store.hashing import RESULT_FILE, fingerprint
 from prefloop.store.model import Model
 from prefloop.store.models import find_model
 from prefloop.store.runs import StopSignal
 from prefloop.train import TrainConfig
 from prefloop.train.loop import _Trainer
 from prefloop.train.policy import load_unet
+from prefloop.train.prepare import _vae_key
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -164,6 +166,17 @@ def test_another_unet_and_vae_are_loaded_again_and_trained_on(world: World, outp
         torch.equal(value, find_state(world.other / "unet")[name]) for name, value in load_unet(on).state_dict().items()
     )
     assert on.model_id != find_model(str(world.base)).model_id
+
+
+def test_latents_are_kept_apart_by_the_vae_in_force(world: World):
+    base = find_model(str(world.base))
+    config = TrainConfig(output_dir="x", labels=("redder",))
+    own, other = (fingerprint(folder / "vae").hex for folder in (world.base, world.other))
+    assert own != other
+    assert _vae_key(config, base) == own
+    assert _vae_key(replace(config, vae=str(world.other)), base) == other
+    folder = world.trained(world.base, "parts-lora", "lora", unet_init=str(world.other / "unet"), vae=str(world.other))
+    assert _vae_key(config, find_model(str(folder))) == other  # a round later, without naming it again
 
 
 def find_state(folder: Path) -> dict[str, Tensor]:

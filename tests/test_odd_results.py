@@ -108,6 +108,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "dora": (lambda f: respell(f, {}, {"unet.use_dora": True}), "made with use_dora"),
     "bias": (lambda f: respell(f, {}, {"unet.bias": "all"}), "made with bias"),
     "alpha": (lambda f: respell(f, {}, {"unet.lora_alpha": "4"}), "alpha '4'"),
+    "huge": (lambda f: respell(f, {}, {"unet.lora_alpha": 10**400}), "not those of a LoRA"),
     "infinite": (lambda f: respell(f, {}, {"unet.lora_alpha": float("inf")}), "alpha inf"),
     "rank": (lambda f: respell(f, {}, {"unet.r": 7}), "says rank 7"),
     "list": (lambda f: respell(f, {}, [1]), "not those of a LoRA"),

@@ -189,9 +189,7 @@ def train(
     tracker_project_name: Annotated[str, typer.Option(rich_help_panel=_LOOKS)] = _D.tracker_project_name,
     output: Annotated[
         str,
-        typer.Option(
-            help="pipeline or unet (a LoRA is fused), or lora; auto is pipeline or lora.", rich_help_panel=_OUTPUT
-        ),
+        typer.Option(help="pipeline or unet (LoRA fused), or lora; auto is pipeline or lora.", rich_help_panel=_OUTPUT),
     ] = _D.output,
     kohya: Annotated[
         bool, typer.Option("--kohya/--no-kohya", help="Write the LoRA in kohya's layout too.", rich_help_panel=_OUTPUT)

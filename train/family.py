@@ -73,23 +73,23 @@ def family_of(model: Model) -> Family:
         unet: Any = UNet2DConditionModel.load_config(base.source, subfolder="unet", **here)
         vae: Any = AutoencoderKL.load_config(base.source, subfolder="vae", **here)
         scheduler: Any = DDPMScheduler.load_config(base.source, subfolder="scheduler", **here)
-    name = index["_class_name"]
-    n_timesteps = scheduler.get("num_train_timesteps", 1000)
-    kind = _kind(base.name, name, index, unet, scheduler)
-    every: dict[Kind, tuple[int, ...]] = {
-        "sdxl-refiner": tuple(range(min(REFINER_TIMESTEPS, n_timesteps))),
-        "sdxl-turbo": tuple(n_timesteps * (k + 1) // 4 - 1 for k in range(4)),
-    }
-    return Family(
-        kind=kind,
-        pipeline_class=name,
-        prediction_type=scheduler.get("prediction_type", "epsilon"),
-        timesteps=every.get(kind, tuple(range(n_timesteps))),
-        zero_terminal_snr=kind == "sdxl-turbo" or bool(scheduler.get("rescale_betas_zero_snr")),
-        resolution=unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1),
-        unet=dict(unet),
-        vae=dict(vae),
-    )
+        name = index["_class_name"]
+        n_timesteps = scheduler.get("num_train_timesteps", 1000)
+        kind = _kind(base.name, name, index, unet, scheduler)
+        every: dict[Kind, tuple[int, ...]] = {
+            "sdxl-refiner": tuple(range(min(REFINER_TIMESTEPS, n_timesteps))),
+            "sdxl-turbo": tuple(n_timesteps * (k + 1) // 4 - 1 for k in range(4)),
+        }
+        return Family(
+            kind=kind,
+            pipeline_class=name,
+            prediction_type=scheduler.get("prediction_type", "epsilon"),
+            timesteps=every.get(kind, tuple(range(n_timesteps))),
+            zero_terminal_snr=kind == "sdxl-turbo" or bool(scheduler.get("rescale_betas_zero_snr")),
+            resolution=unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1),
+            unet=dict(unet),
+            vae=dict(vae),
+        )
 
 
 def _kind(model: str, name: str, index: dict, unet: dict, scheduler: dict) -> Kind:
