@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..store import BadDataError, ImageError, PairStore, load_image
 from ..store.ids import content_id
-from ..store.runs import progress
+from ..store.runs import StopSignal, progress
 from .frames import Frame, cut
 from .pairs import Pairs
 
@@ -69,8 +69,19 @@ class Shards:
             rows.append(self._open[path].get_slice(name)[at])
         return torch.stack(rows)
 
-    def fill(self, missing: Sequence[UUID], rows_of: Callable[[Sequence[UUID]], Rows], what: str, batch: int) -> None:
-        """Add the missing rows, a batch at a time; `rows_of` gives those of a batch that there are."""
+    def fill(
+        self,
+        missing: Sequence[UUID],
+        rows_of: Callable[[Sequence[UUID]], Rows],
+        what: str,
+        batch: int,
+        stop: StopSignal | None = None,
+    ) -> None:
+        """Add the missing rows, a batch at a time; `rows_of` gives those of a batch that there are.
+
+        Raises:
+            Interrupted: where a signal has come, after its batch; the rows so far are kept.
+        """
         if not missing:
             return
         with progress(len(missing), what) as bar:
@@ -84,8 +95,12 @@ class Shards:
                         ids += good
                         parts.append(tensors)
                     bar.update(len(shard[at : at + batch]))
+                    if stop is not None and stop.requested:
+                        break
                 if ids:
                     self.add(ids, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+                if stop is not None:
+                    stop.check(f"{what} has not ended, what is done is kept")
 
 
 def encode_batch(height: int, width: int) -> int:
@@ -94,7 +109,13 @@ def encode_batch(height: int, width: int) -> int:
 
 
 def cache_latents(
-    store: PairStore, pairs: Pairs, frames: Mapping[UUID, set[Frame]], vae: Any, key: str, max_bad: float = 0.01
+    store: PairStore,
+    pairs: Pairs,
+    frames: Mapping[UUID, set[Frame]],
+    vae: Any,
+    key: str,
+    stop: StopSignal | None = None,
+    max_bad: float = 0.01,
 ) -> tuple[Shards, Pairs]:
     """Encode the images of the pairs, in their frames, that are not in the cache yet.
 
@@ -137,7 +158,7 @@ def cache_latents(
     missing = shards.missing(sorted(work))
     for shape in sorted({(work[key][1].height, work[key][1].width) for key in missing}):
         alike = [key for key in missing if (work[key][1].height, work[key][1].width) == shape]
-        shards.fill(alike, encoded, "encoding images", encode_batch(*shape))
+        shards.fill(alike, encoded, "encoding images", encode_batch(*shape), stop)
     if not bad:
         return shards, pairs
     if len(bad) > max_bad * len(paths):
@@ -153,7 +174,13 @@ def cache_latents(
     return shards, Pairs(*kept)
 
 
-def cache_texts(store: PairStore, pairs: Pairs, encode: Callable[[list[str]], dict[str, Tensor]], key: str) -> Shards:
+def cache_texts(
+    store: PairStore,
+    pairs: Pairs,
+    encode: Callable[[list[str]], dict[str, Tensor]],
+    key: str,
+    stop: StopSignal | None = None,
+) -> Shards:
     """Encode each distinct prompt once, and the empty one.
 
     Args:
@@ -168,5 +195,5 @@ def cache_texts(store: PairStore, pairs: Pairs, encode: Callable[[list[str]], di
             found = encode([texts[identity] for identity in ids])
         return list(ids), {name: tensor.half().cpu() for name, tensor in found.items()}
 
-    shards.fill(shards.missing(sorted(texts)), encoded, "encoding prompts", batch=64)
+    shards.fill(shards.missing(sorted(texts)), encoded, "encoding prompts", 64, stop)
     return shards

@@ -4,13 +4,14 @@ import importlib.util
 import json
 import math
 import signal
+import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import torch
 from accelerate import Accelerator
@@ -18,22 +19,28 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import LoggerType
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
 from torch import Tensor
 
-from ..store import NumericalError, PairStore, PrefloopError
-from ..store.locks import locked
-from ..store.models import find_model
+from ..store import IntegrityError, NumericalError, PairStore, PrefloopError
+from ..store.errors import Interrupted, cannot_write, is_full
+from ..store.models import Model, find_model
 from ..store.runs import Run, StopSignal, plain, progress, quiet_libraries, run
+from .begin import claimed
+from .checkpoint import written_badly
 from .config import TrainConfig
 from .data import Batch
 from .errors import Denoising
-from .folder import refuse_finished
+from .kept import keep_pairs, keep_prompts, n_changed, read_pairs
 from .looks import Looks
 from .objective import pair_losses, shown
 from .optimizers import learning_rate, optimizer_for, optimizer_name
+from .pairs import select_pairs
+from .place import refuse_both, refuse_place
 from .plots import plot_training
 from .policy import Policy, load_unet
 from .prepare import prepared, with_reference
+from .processes import at_once, on_cpu
 from .result import Provenance, beta_sum, write_result
 from .state import TABLES, State
 from .tables import read_rows
@@ -43,45 +50,68 @@ LOG_EVERY = 10
 Scalar = int | float | str | bool  # what every tracker takes
 
 
-def train(config: TrainConfig, store: PairStore, *, resume: bool = False, overwrite: bool = False) -> dict:
+def train(
+    config: TrainConfig,
+    store: PairStore,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    stop: StopSignal | None = None,
+) -> dict:
     """Tune a model on the labels of a store.
 
-    An interrupted run is continued by the same call. The result lies in `output_dir`: the whole pipeline, its U-Net, or a LoRA;
-    `prefloop.json` says what it was made from, `metrics.csv` and `validation.csv` how it went.
+    An interrupted run is continued by the same call, on the pairs it was begun with. The result lies in `output_dir`: the whole
+    pipeline, its U-Net, or a LoRA; `prefloop.json` says what it was made from, `metrics.csv` and `validation.csv` how it went.
 
     Args:
         resume: go on with a finished run, where max_train_steps has grown.
-        overwrite: begin a run anew.
+        overwrite: begin again in a folder that holds a run; the old one stays until the new one has a checkpoint.
+        stop: has heard the signals since before this call.
 
     Returns:
         n_pairs, steps, loss, implicit_accuracy, validation (its last row for all timesteps), output_dir, beta_mean, beta_sum.
 
     Raises:
-        UsageError: where the folder holds a finished run, a run with other settings, or something else.
+        UsageError: where the folder holds a finished run, a run with other settings, or something else, or is one that the run
+            reads.
         NumericalError: where a loss or gradient is not finite; nothing is written then.
-        PrefloopError: where memory runs out, or the tracker is not installed.
+        PrefloopError: where memory or the disk runs out, or the tracker is not installed.
     """
+    refuse_both(resume, overwrite)
     output = Path(config.output_dir)
     _refuse_missing_tracker(config.report_to)
-    output.mkdir(parents=True, exist_ok=True)
-    AcceleratorState._reset_state()  # else a second run of a process keeps the first one's precision
-    tracker: dict[str, Any] = (
-        {"log_with": config.report_to, "project_dir": str(output / "logs")} if config.report_to else {}
-    )
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=config.cpu, **tracker)
-    main = accelerator.is_main_process
-    lock = locked(output / ".lock", f"the training run {output}") if main else nullcontext()
-    with lock, StopSignal().listening() as stop:
-        if main:
-            refuse_finished(output, config, resume, overwrite)
-        accelerator.wait_for_everyone()
+    with (stop or StopSignal()).listening() as stop, ExitStack() as held:
+        model = find_model(config.model, config.revision)
+        refuse_place(config, store.path, model)
+        stop.check("nothing was trained yet")
+        AcceleratorState._reset_state()  # else a second run of a process keeps the first one's precision
+        tracker: dict[str, Any] = (
+            {"log_with": config.report_to, "project_dir": str(output / "logs")} if config.report_to else {}
+        )
+        accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=on_cpu(config.cpu), **tracker)
+        main = accelerator.is_main_process
+        at_once(
+            accelerator,
+            lambda: held.enter_context(claimed(output, config, resume, overwrite, _checkpoint_bytes(config, model))),
+        )
         # one row for the run, whatever the number of processes
         with run(store, "train", config) if main else nullcontext(Run(uuid4(), "train", {})) as this:
             try:
-                this.summary |= _Trainer(config, store, stop, accelerator).train(str(this.run_id))
+                trainer = _Trainer(config, store, stop, accelerator, model, overwrite)
+                this.summary |= trainer.train(str(this.run_id))
             except torch.OutOfMemoryError as error:
                 raise PrefloopError(_levers(config)) from error
+            except (OSError, RuntimeError, SafetensorError) as error:
+                if (cause := written_badly(error)) is None or not is_full(cause):
+                    raise
+                raise cannot_write(output, cause) from error
     return this.summary
+
+
+def _checkpoint_bytes(config: TrainConfig, model: Model) -> int:
+    """What a checkpoint takes at least, before anything is loaded: weights twice and two moments of each; 0 where unknown."""
+    weights = Path(config.unet_init or Path(model.root.source) / "unet").glob("*.safetensors")
+    return 0 if config.lora_rank else 4 * sum(path.stat().st_size for path in weights)
 
 
 def _refuse_missing_tracker(name: str | None) -> None:
@@ -107,18 +137,25 @@ def _levers(config: TrainConfig) -> str:
 
 class _Trainer:
     def __init__(
-        self, config: TrainConfig, store: PairStore, stop: StopSignal, accelerator: Accelerator | None = None
+        self,
+        config: TrainConfig,
+        store: PairStore,
+        stop: StopSignal,
+        accelerator: Accelerator | None = None,
+        model: Model | None = None,
+        overwrite: bool = False,
     ) -> None:
         quiet_libraries()
+        self.overwrite = overwrite
         self.config, self.store, self.stop = config, store, stop
         self.output = Path(config.output_dir)
         self.accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision, cpu=config.cpu)
         if config.allow_tf32:
             torch.backends.cuda.matmul.allow_tf32 = True
         device = self.accelerator.device
-        self.model = find_model(config.model, config.revision)
+        self.model = model or find_model(config.model, config.revision)
         with self.accelerator.main_process_first():
-            self.data, self.scheduler = prepared(config, store, self.model, device)
+            self._prepare()
         self.labelers = {
             name: json.loads(settings)
             for name, settings in store.rows(
@@ -139,18 +176,42 @@ class _Trainer:
         self.ema = None
         if config.ema_decay is not None:
             self.ema = EMAModel(self.policy.parameters(), decay=config.ema_decay, foreach=True)
-        self.state = State(config, self.data, self.policy, self.optimizer, self.schedule, self.ema, self.accelerator)
-        self.denoising = Denoising(self.policy, self.unet, self.scheduler, config, self.accelerator)
-        self.looks = Looks(config, self.data, self.policy, self.denoising, self.model, self.accelerator)
-        self.step = 0
         self.recent: deque[Tensor] = deque(maxlen=LOG_EVERY)  # as _optimize returns them
+        self.state = State(
+            config, self.data, self.policy, self.optimizer, self.schedule, self.ema, self.accelerator, self.recent
+        )
+        self.denoising = Denoising(self.policy, self.unet, self.scheduler, config, self.accelerator)
+        self.looks = Looks(config, self.data, self.policy, self.denoising, self.model, self.accelerator, stop)
+        self.step = 0
+        stop.check("nothing was trained yet")
+
+    def _prepare(self) -> None:
+        """The data: of the pairs that the run was begun with, or of those there are now, which are kept with it."""
+        config, store, main = self.config, self.store, self.accelerator.is_main_process
+        kept = read_pairs(self.output, config, store)
+        pairs = select_pairs(store, config) if kept is None else kept
+        self.data, self.scheduler = prepared(config, store, self.model, self.accelerator.device, pairs, self.stop)
+        used = self.data.pairs
+        if kept is None:
+            if main:
+                keep_pairs(self.output, config, pairs, used)
+        elif lost := len(pairs) - len(used):
+            raise IntegrityError(
+                f"the images of {lost} pairs that the run in {self.output} was begun with cannot be used any more; "
+                "`prefloop store check` names them; put them back, or name another folder"
+            )
+        elif main and (changed := n_changed(self.output, config, store)):
+            print(
+                f"{changed} label{'s' * (changed > 1)} changed since; the run in {self.output} goes on with those it began with",
+                file=sys.stderr,
+            )
 
     def train(self, run_id: str) -> dict:
-        config = self.config
+        config, main = self.config, self.accelerator.is_main_process
         self.step = self.state.restore()
         if config.cache_reference:
             with self.accelerator.main_process_first():
-                self.data = with_reference(self.data, self.denoising, self.store, self.model, self.step)
+                self.data = with_reference(self.data, self.denoising, self.store, self.model, self.step, self.stop)
         if config.report_to:
             settings = {
                 name: value if isinstance(value, Scalar) else str(value) for name, value in asdict(config).items()
@@ -159,15 +220,18 @@ class _Trainer:
         self.looks.begin(self.step)
         with (
             closing(self.data.ahead(self._starts(), config.train_batch_size)) as micro_batches,
-            progress(config.max_train_steps, "training", initial=self.step) as bar,
+            progress(config.max_train_steps, "training", initial=self.step) if main else nullcontext() as bar,
         ):
             while self.step < config.max_train_steps:
                 self.recent.append(self._optimize(micro_batches))
                 self.step += 1
-                bar.update()
+                if bar is not None:
+                    bar.update()
                 last = self.step == config.max_train_steps
                 if self.step % LOG_EVERY == 0 or last:
-                    bar.set_postfix_str(self.looks.log(self.step, self.recent))
+                    line = self.looks.log(self.step, self.recent)
+                    if bar is not None:
+                        bar.set_postfix_str(line)
                 if self.step % config.validation_steps == 0 or last:
                     last = self.looks.validate(self.step) or last
                 if config.sample_steps and (self.step % config.sample_steps == 0 or last):
@@ -178,8 +242,11 @@ class _Trainer:
                 if last:
                     break
                 if stopping:
-                    self.stop.number = self.stop.number or signal.SIGTERM  # it may have come to another process
-                    self.stop.check(f"step {self.step} of {config.max_train_steps} is in {self.output}")
+                    same = "the same command without --overwrite" if self.overwrite else "the same command"
+                    raise Interrupted(
+                        f"interrupted: step {self.step} of {config.max_train_steps} is in {self.output}; {same} goes on from here",
+                        self.stop.number or signal.SIGTERM,  # it may have come to another process
+                    )
         self.accelerator.end_training()
         return self._finish(run_id)
 
@@ -256,9 +323,18 @@ class _Trainer:
             "output_dir": str(self.output),
         }
         if self.accelerator.is_main_process:
+            keep_prompts(self.output, self._trained_prompts())
             plot_training(self.output)
             if self.ema is not None:
                 self.ema.copy_to(self.policy.parameters())
             where = Provenance(run_id, self.labelers, self.accelerator.num_processes)
             write_result(self.output, config, self.policy, self.model, self.data, where, summary)
         return plain(summary)
+
+    def _trained_prompts(self) -> set[UUID]:
+        """The prompts of the pairs that the steps so far have seen."""
+        config, data = self.config, self.data
+        per_step = config.train_batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
+        n, seen = len(data.pairs.train), self.step * per_step
+        pairs = data.pairs.train if seen >= n else data.pairs.train.taken(data.order(0)[:seen])
+        return {UUID(bytes=identity) for identity in pairs.table["prompt_id"].unique().to_pylist()}

@@ -11,12 +11,14 @@ import torch
 from ..store import IntegrityError, PairStore
 from ..store.ids import canonical, content_id
 from ..store.models import Model, fingerprint
+from ..store.runs import StopSignal
+from .begin import other_ways
 from .cache import Rows, Shards, cache_latents, cache_texts
 from .config import TrainConfig
 from .data import TrainingData, image_frames
 from .errors import Denoising
 from .family import family_of, load_noise
-from .pairs import select_pairs
+from .pairs import Pairs
 from .policy import load_text_encoders, load_vae
 
 # What the reference's errors of a pair's draws depend on, beside its pair, its model and the seed.
@@ -35,16 +37,22 @@ _DRAWN = (
 )
 
 
-def prepared(config: TrainConfig, store: PairStore, model: Model, device: torch.device) -> tuple[TrainingData, Any]:
+def prepared(
+    config: TrainConfig,
+    store: PairStore,
+    model: Model,
+    device: torch.device,
+    pairs: Pairs,
+    stop: StopSignal,
+) -> tuple[TrainingData, Any]:
     """The data and the noise schedule; what is not cached yet is encoded, and the encoders are gone when this returns."""
-    pairs = select_pairs(store, config)
     family = family_of(model)
     frames = image_frames(pairs, config, family)
     vae = load_vae(model, config.vae, device)
-    latents, pairs = cache_latents(store, pairs, frames, vae, _vae_key(config, model))
+    latents, pairs = cache_latents(store, pairs, frames, vae, _vae_key(config, model), stop)
     del vae
     encode = load_text_encoders(model, family, device)
-    texts = cache_texts(store, pairs, encode, model.root.model_id.hex)
+    texts = cache_texts(store, pairs, encode, model.root.model_id.hex, stop)
     del encode
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -60,7 +68,14 @@ def _vae_key(config: TrainConfig, model: Model) -> str:
     return content_id(canonical({"vae": config.vae, "model": model.root.model_id.hex}).encode()).hex
 
 
-def with_reference(data: TrainingData, denoising: Denoising, store: PairStore, model: Model, step: int) -> TrainingData:
+def with_reference(
+    data: TrainingData,
+    denoising: Denoising,
+    store: PairStore,
+    model: Model,
+    step: int,
+    stop: StopSignal | None = None,
+) -> TrainingData:
     """The data with the reference's errors of every draw that returns; computed by the model before its first step.
 
     Raises:
@@ -90,7 +105,7 @@ def with_reference(data: TrainingData, denoising: Denoising, store: PairStore, m
     if missing and step and not denoising.policy.has_reference:
         raise IntegrityError(
             f"{shards.folder} was deleted while the run in {data.config.output_dir} was under way: the reference is gone; "
-            "give --overwrite"
+            f"give {other_ways(Path(data.config.output_dir))}"
         )
-    shards.fill(missing, errors_of, "asking the reference", data.config.train_batch_size)
+    shards.fill(missing, errors_of, "asking the reference", data.config.train_batch_size, stop)
     return replace(data, reference=shards)

@@ -15,6 +15,7 @@ from .data import TrainingData
 from .folder import replacing
 from .optimizers import learning_rate, optimizer_name
 from .policy import Policy
+from .readme import write_readme
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def write_result(
             policy.save_weights(folder, data.family)
         if config.kohya:
             policy.save_kohya(folder, data.family)
-        (folder / "README.md").write_text(model_card(told, []))
+        write_readme(folder, model_card(told, []))
         (folder / RESULT_FILE).write_text(json.dumps(told, indent=1))
 
 
@@ -91,7 +92,7 @@ def write_card(folder: Path, store: PairStore) -> int:
     """Write the README.md of a result anew, with what `eval` has found about it since; the number of evaluations.
 
     Raises:
-        UsageError: where the folder is no finished result.
+        UsageError: where the folder is no finished result, or its README.md is not as it was written.
     """
     path = folder / RESULT_FILE
     if not path.is_file():
@@ -99,5 +100,5 @@ def write_card(folder: Path, store: PairStore) -> int:
             f"{folder} holds no finished result: {RESULT_FILE} is not there; name a folder that train wrote"
         )
     found = evaluations_of(store, find_model(str(folder)).model_id)
-    (folder / "README.md").write_text(model_card(json.loads(path.read_text()), found))
+    write_readme(folder, model_card(json.loads(path.read_text()), found))
     return len(found)

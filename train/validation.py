@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .config import TrainConfig
 from .data import Batch, Draw, TrainingData, derived_seed
 from .losses import dpo_logits
+from .mark import write_whole
 from .objective import Errors
 
 COLUMNS = (
@@ -64,19 +66,21 @@ class Validation:
         """Compute the reference's errors, once for a run, and keep them beside it."""
         self.reference = self._errors(errors_of)
         about = {"seed": str(self.config.seed), "draws": self._name()}
-        save_file(dict(zip(("chosen", "rejected"), self.reference, strict=True)), folder / REFERENCE_FILE, about)
+        kept = dict(zip(("chosen", "rejected"), self.reference, strict=True))
+        write_whole(folder / REFERENCE_FILE, save(kept, about))
 
     def recall_reference(self, folder: Path) -> bool:
         """Take the errors an earlier part of the run kept; whether they are of these pairs."""
         path = folder / REFERENCE_FILE
         if not path.exists():
             return False
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            if file.metadata().get("draws") != self._name():
-                return False
-        kept = load_file(path)
+        try:
+            with safe_open(path, "pt") as file:
+                if file.metadata().get("draws") != self._name():
+                    return False
+            kept = load_file(path)
+        except SafetensorError:
+            return False
         self.reference = (kept["chosen"], kept["rejected"])
         return True
 
