@@ -41,7 +41,8 @@ def claimed(output: Path, config: TrainConfig, resume: bool, overwrite: bool, n_
             raise OSError(errno.ENOSPC, "No space left on device")
     except OSError as error:
         _unmake(output, made)
-        raise cannot_write(output, error, n_bytes or None) from error
+        full = error.errno == errno.ENOSPC
+        raise cannot_write(output, error, max(n_bytes, _LEAST) if full else None) from error
     try:
         with locked(output / ".lock", f"the training run {output}"):
             try:

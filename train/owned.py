@@ -15,8 +15,8 @@ _NOTE = "result.json"
 _RUN_FILE = re.compile(
     r"\.lock"
     r"|\.run/(\.?)(run\.json|pairs\.parquet|prompts\.txt|result\.json|validation_reference\.safetensors)(\.\d+)?(\.tmp)?"
-    r"|(metrics|validation)\.csv|\.(metrics|validation)\.csv\.\d+\.tmp|training\.png"
-    r"|samples/(reference-\d+|step-\d{6,})\.png"
+    r"|(metrics|validation)\.csv|training\.png|\.((metrics|validation)\.csv|training\.png)\.\d+\.tmp"
+    r"|samples/((reference-\d+|step-\d{6,})\.png|\.(reference-\d+|step-\d{6,})\.png\.\d+\.tmp)"
     r"|logs/(.+/)?(events\.out\.tfevents\.[^/]+|hparams\.yml)"
     r"|\.checkpoint-\d+\.tmp/.+|\.result\.tmp/.+"
 )
