@@ -129,8 +129,9 @@ def test_a_result_is_finished_by_its_last_file_when_the_others_are_on_disk(
     assert calls[last + 1] == ("fsync", tmp_path.name)
 
 
+@pytest.mark.parametrize("call", ["unlink", "replace"])
 def test_a_result_that_was_being_replaced_is_not_taken_for_a_finished_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ):
     def write(text: str) -> None:
         with replacing(tmp_path) as folder:
@@ -138,15 +139,15 @@ def test_a_result_that_was_being_replaced_is_not_taken_for_a_finished_one(
                 (folder / name).write_text(text)
 
     write("1")
-    whole = os.replace
+    whole = getattr(os, call)
 
-    def killed(source: Path, target: Path) -> None:
-        if Path(target).name == "weights":
+    def killed(*paths: Path, **more: Any) -> None:
+        if Path(paths[-1]).name == "weights":
             raise KeyboardInterrupt
-        whole(source, target)
+        whole(*paths, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", killed)
+        patched.setattr(os, call, killed)
         with pytest.raises(KeyboardInterrupt):
             write("2")
     assert not (tmp_path / "prefloop.json").exists()

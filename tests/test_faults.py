@@ -203,7 +203,7 @@ def test_a_folder_without_room_is_found_before_anything_is_encoded(
     from prefloop.train.loop import train
 
     free = shutil.disk_usage(labelled.path).free
-    monkeypatch.setattr("prefloop.train.loop._checkpoint_bytes", lambda *_: 10 * free)
+    monkeypatch.setattr("prefloop.train.loop.checkpoint_bytes", lambda *_: 10 * free)
     with pytest.raises(PrefloopError, match=rf"cannot write .*tuned \({10 * free} bytes\): No space left"):
         train(config, labelled)
     assert not Path(config.output_dir).exists()

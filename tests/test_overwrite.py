@@ -126,6 +126,15 @@ def test_overwriting_names_the_files_of_others_in_a_runs_folder(
     assert content_of(finished) == before
 
 
+def test_a_run_does_not_overwrite_what_it_reads(finished: Path, labelled: PairStore, config: TrainConfig):
+    before = content_of(finished)
+    for reads in ({"model": finished}, {"vae": finished / "vae"}, {"unet_init": finished / "checkpoint-1" / "unet"}):
+        changed = replace(config, lora_rank=2, **{name: str(path) for name, path in reads.items()})
+        with pytest.raises(UsageError, match="which this run reads; name another folder"):
+            train(changed, labelled, overwrite=True)
+    assert content_of(finished) == before
+
+
 def test_resume_and_overwrite_are_not_taken_together(finished: Path, labelled: PairStore, config: TrainConfig):
     before = content_of(finished)
     with pytest.raises(UsageError, match=r"--resume.*--overwrite") as caught:
@@ -168,10 +177,11 @@ def test_killed_at_any_moment_of_overwriting_the_old_or_the_new_run_is_whole(
     new = replace(config, beta_dpo=7.0)
 
     def run_of(folder: Path, which: TrainConfig, text: str) -> None:
+        def write(checkpoint: Path) -> None:
+            (checkpoint / "weights").write_text(text)
+
         (folder / "metrics.csv").write_text(text)
-        save_checkpoint(
-            folder, 3, {"config": which.identity()}, lambda at: (at / "weights").write_text(text) and None, 2
-        )
+        save_checkpoint(folder, 3, {"config": which.identity()}, write, 2)
 
     begun = tmp_path / "begun"
     with claimed(begun, config, False, False):
@@ -183,7 +193,7 @@ def test_killed_at_any_moment_of_overwriting_the_old_or_the_new_run_is_whole(
     old = content_of(begun)
     calls = ("rename", "replace", "unlink", "rmdir", "mkdir")
     whole = {name: getattr(os, name) for name in calls}
-    seen = set()
+    seen, moment = set(), 0
     for moment in range(200):
         folder = shutil.copytree(begun, tmp_path / f"killed-{moment}")
         left = moment

@@ -211,7 +211,7 @@ def test_a_signal_while_starting_or_encoding_is_obeyed_and_what_is_encoded_stays
 
 
 def _signal_while_starting() -> None:
-    from prefloop.train import pairs
+    from prefloop.train import loop, pairs
 
     whole = pairs.select_pairs
 
@@ -220,6 +220,7 @@ def _signal_while_starting() -> None:
         return whole(*arguments)
 
     pairs.select_pairs = select
+    del loop.train  # where the command gets on
 
 
 def test_the_command_obeys_a_signal_while_it_starts(labelled: PairStore, config: TrainConfig, tmp_path: Path):

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import content
 import pytest
@@ -280,7 +281,7 @@ def _two_processes(words: list[object], cwd: Path) -> tuple[list[int | None], li
     outs = [cwd / f"printed-{rank}" for rank in (0, 1)]
     processes = []
     for rank in ("0", "1"):
-        found = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        found: Any = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         found |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         processes.append(content.started(*words, cwd=cwd, out=outs[int(rank)], **found))
     for process in processes:

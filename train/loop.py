@@ -4,7 +4,6 @@ import importlib.util
 import json
 import math
 import signal
-import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, nullcontext
@@ -22,7 +21,7 @@ from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..store import IntegrityError, NumericalError, PairStore, PrefloopError
+from ..store import NumericalError, PairStore, PrefloopError
 from ..store.errors import Interrupted, cannot_write, is_full
 from ..store.models import Model, find_model
 from ..store.runs import Run, StopSignal, plain, progress, quiet_libraries, run
@@ -31,15 +30,15 @@ from .checkpoint import written_badly
 from .config import TrainConfig
 from .data import Batch
 from .errors import Denoising
-from .kept import keep_pairs, keep_prompts, n_changed, read_pairs
+from .kept import keep_prompts
 from .looks import Looks
+from .needs import checkpoint_bytes, levers
 from .objective import pair_losses, shown
 from .optimizers import learning_rate, optimizer_for, optimizer_name
-from .pairs import select_pairs
 from .place import refuse_both, refuse_place
 from .plots import plot_training
 from .policy import Policy, load_unet
-from .prepare import prepared, with_reference
+from .prepare import as_begun, with_reference
 from .processes import at_once, on_cpu
 from .result import Provenance, beta_sum, write_result
 from .state import TABLES, State
@@ -92,7 +91,7 @@ def train(
         main = accelerator.is_main_process
         at_once(
             accelerator,
-            lambda: held.enter_context(claimed(output, config, resume, overwrite, _checkpoint_bytes(config, model))),
+            lambda: held.enter_context(claimed(output, config, resume, overwrite, checkpoint_bytes(config, model))),
         )
         # one row for the run, whatever the number of processes
         with run(store, "train", config) if main else nullcontext(Run(uuid4(), "train", {})) as this:
@@ -100,7 +99,7 @@ def train(
                 trainer = _Trainer(config, store, stop, accelerator, model, overwrite)
                 this.summary |= trainer.train(str(this.run_id))
             except torch.OutOfMemoryError as error:
-                raise PrefloopError(_levers(config)) from error
+                raise PrefloopError(levers(config)) from error
             except (OSError, RuntimeError, SafetensorError) as error:
                 if (cause := written_badly(error)) is None or not is_full(cause):
                     raise
@@ -108,31 +107,9 @@ def train(
     return this.summary
 
 
-def _checkpoint_bytes(config: TrainConfig, model: Model) -> int:
-    """What a checkpoint takes at least, before anything is loaded: weights twice and two moments of each; 0 where unknown."""
-    weights = Path(config.unet_init or Path(model.root.source) / "unet").glob("*.safetensors")
-    return 0 if config.lora_rank else 4 * sum(path.stat().st_size for path in weights)
-
-
 def _refuse_missing_tracker(name: str | None) -> None:
     if name is not None and (importlib.util.find_spec(name) is None or name not in LoggerType.list()):
         raise PrefloopError(f"{name} is not installed, or accelerate is older than it: pip install 'prefloop[{name}]'")
-
-
-def _levers(config: TrainConfig) -> str:
-    half = max(1, config.train_batch_size // 2)
-    levers = []
-    if config.train_batch_size > 1:
-        more = config.gradient_accumulation_steps * config.train_batch_size // half
-        levers.append(f"--train-batch-size {half} --gradient-accumulation-steps {more}")
-    if not config.gradient_checkpointing:
-        levers.append("--gradient-checkpointing")
-    if not config.lora_rank:
-        levers.append("--lora-rank 16")
-    if config.mixed_precision == "no":
-        levers.append("--mixed-precision bf16")
-    levers += ["--optimizer adafactor", "--resolution, smaller"]
-    return f"memory ran out; checkpoints are kept; try {', or '.join(levers[:3])}; --dry-run estimates what each saves"
 
 
 class _Trainer:
@@ -150,12 +127,13 @@ class _Trainer:
         self.config, self.store, self.stop = config, store, stop
         self.output = Path(config.output_dir)
         self.accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision, cpu=config.cpu)
+        self.main = self.accelerator.is_main_process
         if config.allow_tf32:
             torch.backends.cuda.matmul.allow_tf32 = True
         device = self.accelerator.device
         self.model = model or find_model(config.model, config.revision)
         with self.accelerator.main_process_first():
-            self._prepare()
+            self.data, self.scheduler = as_begun(config, store, self.model, device, stop, main=self.main)
         self.labelers = {
             name: json.loads(settings)
             for name, settings in store.rows(
@@ -185,29 +163,8 @@ class _Trainer:
         self.step = 0
         stop.check("nothing was trained yet")
 
-    def _prepare(self) -> None:
-        """The data: of the pairs that the run was begun with, or of those there are now, which are kept with it."""
-        config, store, main = self.config, self.store, self.accelerator.is_main_process
-        kept = read_pairs(self.output, config, store)
-        pairs = select_pairs(store, config) if kept is None else kept
-        self.data, self.scheduler = prepared(config, store, self.model, self.accelerator.device, pairs, self.stop)
-        used = self.data.pairs
-        if kept is None:
-            if main:
-                keep_pairs(self.output, config, pairs, used)
-        elif lost := len(pairs) - len(used):
-            raise IntegrityError(
-                f"the images of {lost} pairs that the run in {self.output} was begun with cannot be used any more; "
-                "`prefloop store check` names them; put them back, or name another folder"
-            )
-        elif main and (changed := n_changed(self.output, config, store)):
-            print(
-                f"{changed} label{'s' * (changed > 1)} changed since; the run in {self.output} goes on with those it began with",
-                file=sys.stderr,
-            )
-
     def train(self, run_id: str) -> dict:
-        config, main = self.config, self.accelerator.is_main_process
+        config = self.config
         self.step = self.state.restore()
         if config.cache_reference:
             with self.accelerator.main_process_first():
@@ -220,7 +177,7 @@ class _Trainer:
         self.looks.begin(self.step)
         with (
             closing(self.data.ahead(self._starts(), config.train_batch_size)) as micro_batches,
-            progress(config.max_train_steps, "training", initial=self.step) if main else nullcontext() as bar,
+            progress(config.max_train_steps, "training", initial=self.step) if self.main else nullcontext() as bar,
         ):
             while self.step < config.max_train_steps:
                 self.recent.append(self._optimize(micro_batches))

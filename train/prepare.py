@@ -1,5 +1,6 @@
 """What must be there before the first step: cached latents, texts and, where asked for, the reference's errors."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +19,8 @@ from .config import TrainConfig
 from .data import TrainingData, image_frames
 from .errors import Denoising
 from .family import family_of, load_noise
-from .pairs import Pairs
+from .kept import keep_pairs, n_changed, read_pairs
+from .pairs import Pairs, select_pairs
 from .policy import load_text_encoders, load_vae
 
 # What the reference's errors of a pair's draws depend on, beside its pair, its model and the seed.
@@ -35,6 +37,37 @@ _DRAWN = (
     "mixed_precision",
     "lora_rank",
 )
+
+
+def as_begun(
+    config: TrainConfig, store: PairStore, model: Model, device: torch.device, stop: StopSignal, *, main: bool
+) -> tuple[TrainingData, Any]:
+    """As `prepared`, of the pairs that the run in the folder was begun with; where it begins they are kept with it.
+
+    Args:
+        main: whether this process writes and speaks for all.
+
+    Raises:
+        IntegrityError: where pairs it was begun with cannot be used any more.
+    """
+    output = Path(config.output_dir)
+    kept = read_pairs(output, config, store)
+    pairs = select_pairs(store, config) if kept is None else kept
+    data, scheduler = prepared(config, store, model, device, pairs, stop)
+    if kept is None:
+        if main:
+            keep_pairs(output, config, pairs, data.pairs)
+    elif lost := len(pairs) - len(data.pairs):
+        raise IntegrityError(
+            f"the images of {lost} pairs that the run in {output} was begun with cannot be used any more; "
+            "`prefloop store check` names them; put them back, or name another folder"
+        )
+    elif main and (changed := n_changed(output, config, store)):
+        print(
+            f"{changed} label{'s' * (changed > 1)} changed since; the run in {output} goes on with those it began with",
+            file=sys.stderr,
+        )
+    return data, scheduler
 
 
 def prepared(

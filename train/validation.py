@@ -66,8 +66,8 @@ class Validation:
         """Compute the reference's errors, once for a run, and keep them beside it."""
         self.reference = self._errors(errors_of)
         about = {"seed": str(self.config.seed), "draws": self._name()}
-        kept = dict(zip(("chosen", "rejected"), self.reference, strict=True))
-        write_whole(folder / REFERENCE_FILE, save(kept, about))
+        chosen, rejected = self.reference
+        write_whole(folder / REFERENCE_FILE, save({"chosen": chosen, "rejected": rejected}, about))
 
     def recall_reference(self, folder: Path) -> bool:
         """Take the errors an earlier part of the run kept; whether they are of these pairs."""
