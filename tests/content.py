@@ -3,10 +3,13 @@
 import multiprocessing
 import multiprocessing.process
 import os
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from uuid import UUID
@@ -83,6 +86,18 @@ def fill(store: PairStore, n_prompts: int = 3, images_per_prompt: int = 2) -> li
         pairs += [add_pair(store, prompt, *both) for both in pairwise(images)]
     store.absorb()
     return pairs
+
+
+@contextmanager
+def no_file_beyond(n_bytes: int) -> Iterator[None]:
+    """No file of this process can grow beyond some size, as on a full disk."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def environment(**more: str) -> dict[str, str]:

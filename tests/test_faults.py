@@ -2,9 +2,11 @@
 
 import os
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +157,82 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_last_one(tmp_path: Path):
     found = latest_checkpoint(tmp_path)
     assert found is not None
     assert found[1]["step"] == 1
+
+
+def test_a_run_whose_files_find_no_room_ends_in_a_line_with_path_and_room(trainer: Callable[..., Any]):
+    made = trainer(lora_rank=0)
+    made._optimize()
+    made.state.save(1)
+    made._optimize()
+    with (
+        content.no_file_beyond(20_000),
+        pytest.raises(PrefloopError, match=r"cannot write .*checkpoint-2 \(\d+ bytes\): .*MB are free"),
+    ):
+        made.state.save(2)
+    assert [path.name for path in made.output.glob("*checkpoint-*")] == ["checkpoint-1"]
+
+
+def test_a_result_that_finds_no_room_leaves_the_checkpoint_and_the_same_command_ends(
+    labelled: PairStore, config: Any, monkeypatch: pytest.MonkeyPatch
+):
+    from prefloop.train.loop import _Trainer, train
+
+    whole = _Trainer._finish
+
+    def finish(self: _Trainer, run_id: str) -> dict:
+        with content.no_file_beyond(room):
+            return whole(self, run_id)
+
+    output = Path(config.output_dir)
+    for room, named in ((20_000, "tuned/training.png"), (200_000, "tuned")):  # noqa: B007  # read by finish
+        with monkeypatch.context() as patched:
+            patched.setattr(_Trainer, "_finish", finish)
+            with pytest.raises(
+                PrefloopError, match=rf"cannot write .*{named}( \(\d+ bytes\))?: .*MB are free"
+            ) as caught:
+                train(config, labelled)
+        assert "\n" not in str(caught.value)
+        assert not list(output.glob(".*.tmp"))
+        assert not (output / "prefloop.json").exists()
+    assert train(config, labelled)["steps"] == 3
+
+
+def test_a_folder_without_room_is_found_before_anything_is_encoded(
+    labelled: PairStore, config: Any, monkeypatch: pytest.MonkeyPatch
+):
+    from prefloop.train.loop import train
+
+    free = shutil.disk_usage(labelled.path).free
+    monkeypatch.setattr("prefloop.train.loop.checkpoint_bytes", lambda *_: 10 * free)
+    with pytest.raises(PrefloopError, match=rf"cannot write .*tuned \({10 * free} bytes\): No space left"):
+        train(config, labelled)
+    assert not Path(config.output_dir).exists()
+    assert not list((labelled.path / "cache").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("folder", "code", "message"),
+    [
+        ("file", 2, "is a file"),
+        ("file/tuned", 1, "cannot write .*file/tuned: Not a directory"),
+        ("/proc/tuned", 1, "cannot write /proc/tuned"),
+        ("tuned\0", 2, "output-dir holds a NUL character"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_named_in_one_line(
+    labelled: PairStore,
+    config: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: str,
+    code: int,
+    message: str,
+):
+    from prefloop.train.loop import train
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(PrefloopError, match=message) as caught:
+        train(replace(config, output_dir=folder), labelled)
+    assert caught.value.exit_code == code
+    assert (tmp_path / "file").read_text() == "mine"

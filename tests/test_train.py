@@ -243,21 +243,6 @@ def test_an_interrupted_run_ends_bit_equal(
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_resume_is_refused_on_another_list_of_pairs_and_with_other_settings(labelled: PairStore, config: TrainConfig):
-    Path(config.output_dir).mkdir()
-    begun = _Trainer(config, labelled, StopSignal())
-    begun._optimize()
-    begun.step = 1
-    begun.state.save(begun.step)
-    with pytest.raises(UsageError, match="other settings"):
-        train(replace(config, beta_dpo=7.0), labelled)
-    pair = select_pairs(labelled, config).train[0]
-    content.add_label(labelled, pair.pair_id, "redder", "tie", rep=1)
-    labelled.absorb()
-    with pytest.raises(IntegrityError, match="another list of pairs"):
-        train(config, labelled)
-
-
 def test_a_finished_run_is_neither_continued_nor_overwritten_unasked(labelled: PairStore, config: TrainConfig):
     train(config, labelled)
     before = weights(config)
@@ -267,14 +252,6 @@ def test_a_finished_run_is_neither_continued_nor_overwritten_unasked(labelled: P
     assert train(replace(config, max_train_steps=4), labelled, resume=True)["steps"] == 4
     assert train(config, labelled, overwrite=True)["steps"] == 3
     assert all(torch.equal(tensor, weights(config)[name]) for name, tensor in before.items())
-
-
-def test_a_folder_that_holds_something_else_is_left_alone(labelled: PairStore, config: TrainConfig):
-    Path(config.output_dir).mkdir()
-    (Path(config.output_dir) / "thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError, match="holds no run"):
-        train(config, labelled)
-    assert (Path(config.output_dir) / "thesis.txt").read_text() == "years of work"
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])

@@ -2,11 +2,11 @@
 
 import gc
 import math
-import os
 import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import content
 import pytest
@@ -273,37 +273,56 @@ def test_buckets_train_images_of_several_shapes(store: PairStore, config: TrainC
     assert len(whole) == n
 
 
-def _one_of_two(rank: int, port: int, config: TrainConfig, store: Path) -> None:
-    """What torchrun starts: a process that finds its place in its environment."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    train(config, PairStore.open(store))
+def _two_processes(words: list[object], cwd: Path) -> tuple[list[int | None], list[str]]:
+    """What torchrun starts: two processes that find their places in their environment; exit codes and what each printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    outs = [cwd / f"printed-{rank}" for rank in (0, 1)]
+    processes = []
+    for rank in ("0", "1"):
+        found: Any = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        found |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        processes.append(content.started(*words, cwd=cwd, out=outs[int(rank)], **found))
+    for process in processes:
+        process.join(120)
+    return [process.exitcode for process in processes], [out.read_text() for out in outs]
 
 
-@pytest.mark.slow  # two processes that load torch and find each other
-def test_two_processes_with_half_the_batch_each_make_the_step_of_one(
+@pytest.mark.slow  # processes that load torch and find each other
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="two processes would share a GPU")
+def test_two_processes_with_half_the_batch_each_make_the_steps_of_one_and_are_resumed_as_two(
     labelled: PairStore, config: TrainConfig, tmp_path: Path
 ):
     # with so large an epsilon AdamW's step is the gradient itself
-    alike = {"adam_epsilon": 1.0, "learning_rate": 1.0, "adam_weight_decay": 0.0, "max_train_steps": 2, "lora_rank": 2}
+    alike = {"adam_epsilon": 1.0, "learning_rate": 1.0, "adam_weight_decay": 0.0, "lora_rank": 2}
+    alike |= {"lr_scheduler": "constant", "max_train_steps": 2}
     one = replace(config, output_dir=str(tmp_path / "one"), train_batch_size=8, **alike)
     two = replace(config, output_dir=str(tmp_path / "two"), train_batch_size=4, **alike)
     train(one, labelled)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [content.forked(_one_of_two, rank, port, two, labelled.path) for rank in (0, 1)]
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0]
+    words: list[object] = ["train", "--labels", "redder", "--store", labelled.path, "--json", "--resume"]
+    for name in ("model", "output_dir", "train_batch_size", "lr_warmup_steps", *alike):
+        words += [f"--{name.replace('_', '-')}", getattr(two, name)]
+    # no --cpu: without a GPU they would take themselves for two runs of one process each
+    codes, printed = _two_processes([*words, "--max-train-steps", 1], tmp_path)
+    assert codes == [0, 0], printed
+    with pytest.raises(UsageError, match=r"begun by 2 processes and this is 1; go on .* `torchrun --nproc-per-node 2`"):
+        train(two, labelled, resume=True)
+    codes, printed = _two_processes(words, tmp_path)
+    assert codes == [0, 0], printed
+    assert ["steps" in out for out in printed] == [True, False]  # one of them speaks
     states = [load_file(Path(c.output_dir) / "checkpoint-2" / "trainable.safetensors") for c in (one, two)]
     moved = max(float(value.abs().max()) for name, value in states[0].items() if "lora_B" in name)
     assert moved > 1e-3
     for name, value in states[0].items():
         assert torch.allclose(value, states[1][name], rtol=1e-3, atol=1e-6), name
+    # the last row is the mean of both steps, of which the second processes' first is in the checkpoint too
     losses = [float(read_rows(Path(c.output_dir) / "metrics.csv")[-1]["loss"]) for c in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    assert labelled.rows("select count(*) from runs where kind = 'train'") == [(2,)]
+    assert labelled.rows("select count(*) from runs where kind = 'train' and status = 'done'") == [(3,)]
+    codes, printed = _two_processes(words, tmp_path)  # both end where one refuses
+    assert codes == [2, 2], printed
+    assert not any("Traceback" in out for out in printed)
 
 
 @pytest.mark.parametrize(

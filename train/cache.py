@@ -141,7 +141,7 @@ def cache_latents(
     frames: Mapping[UUID, set[Frame]],
     vae: Any,
     key: str,
-    stop: StopSignal,
+    stop: StopSignal | None = None,
     max_bad: float = 0.01,
 ) -> tuple[Shards, Pairs]:
     """Encode the images of the pairs, in their frames, that are not in the cache yet.
@@ -203,7 +203,11 @@ def cache_latents(
 
 
 def cache_texts(
-    store: PairStore, pairs: Pairs, encode: Callable[[list[str]], dict[str, Tensor]], key: str, stop: StopSignal
+    store: PairStore,
+    pairs: Pairs,
+    encode: Callable[[list[str]], dict[str, Tensor]],
+    key: str,
+    stop: StopSignal | None = None,
 ) -> Shards:
     """Encode each distinct prompt once, and the empty one.
 

@@ -1,5 +1,6 @@
 """Checkpoints that are whole or not there: temporary folder, fsync, manifest, rename; then the old ones go."""
 
+import errno
 import hashlib
 import json
 import os
@@ -13,48 +14,71 @@ from safetensors import SafetensorError
 from ..store import IntegrityError
 from ..store.errors import cannot_write, is_full
 from ..store.journal import sync_folder
+from .mark import follow_umask
 
 MANIFEST = "MANIFEST.json"
 _PREFIX = "checkpoint-"
 
 
-def save_checkpoint(output: Path, step: int, about: dict, write: Callable[[Path], None], keep: int) -> Path:
+def save_checkpoint(
+    output: Path, step: int, about: dict, write: Callable[[Path], None], keep: int, n_bytes: int = 0
+) -> Path:
     """Write `checkpoint-STEP` with whatever `write` puts into a folder, and prune older ones.
 
     Args:
         about: what the manifest says beside files and step; JSON.
         keep: how many valid checkpoints stay.
+        n_bytes: what will be written at least; refused at once where the disk has less.
+
+    Raises:
+        PrefloopError: where it cannot be written; the checkpoints that were there stay.
     """
     final = output / f"{_PREFIX}{step}"
     temporary = output / f".{_PREFIX}{step}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    files = {}
     try:
         temporary.mkdir(parents=True)
+        if shutil.disk_usage(temporary).free < n_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(temporary)
+        _finish(temporary, {"step": step} | about)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        sync_folder(output)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) or is_full(error):  # torch and safetensors have errors of their own
-            raise cannot_write(final, error) from error
-        raise
-    for path in sorted(p for p in temporary.rglob("*") if p.is_file()):
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())
-        files[path.relative_to(temporary).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-    manifest = temporary / MANIFEST
-    with open(manifest, "w") as file:
-        json.dump({"step": step, "files": files} | about, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    for folder in {p.parent for p in temporary.rglob("*")}:
-        sync_folder(folder)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(temporary, final)
-    sync_folder(output)
-    valid = [path for path in _newest_first(output) if (path / MANIFEST).exists()]
+        cause = written_badly(error)
+        if cause is None:
+            raise
+        raise cannot_write(final, cause, n_bytes or None) from error
+    valid = [path for path in newest_first(output) if (path / MANIFEST).exists()]
     for path in valid[keep:]:
         shutil.rmtree(path)
     return final
+
+
+def _finish(folder: Path, about: dict) -> None:
+    """Have the files on disk, and a manifest of them."""
+    follow_umask(folder)
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    with open(folder / MANIFEST, "w") as file:
+        json.dump(about | {"files": files}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    for part in {p.parent for p in folder.rglob("*")}:
+        sync_folder(part)
+
+
+def written_badly(error: BaseException) -> Exception | None:
+    """What the system said where an error means that a file could not be written; torch and safetensors have their own."""
+    for cause in (error, error.__cause__, error.__context__):
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause
+    return error if isinstance(error, Exception) and is_full(error) else None
 
 
 def read_manifest(checkpoint: Path) -> dict:
@@ -66,11 +90,12 @@ def read_manifest(checkpoint: Path) -> dict:
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text())
         files = manifest["files"]
-    except (OSError, ValueError, KeyError) as error:
+        named = list(files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{checkpoint} has no readable {MANIFEST}") from error
-    for name, expected in files.items():
+    for name, expected in named:
         path = checkpoint / name
-        if not path.is_file() or path.stat().st_size != expected["bytes"] or _sha256(path) != expected["sha256"]:
+        if not path.is_file() or path.stat().st_size != expected["bytes"] or sha256(path) != expected["sha256"]:
             raise IntegrityError(f"{path} is missing or has changed since it was written")
     return manifest
 
@@ -79,7 +104,7 @@ def latest_checkpoint(output: Path) -> tuple[Path, dict] | None:
     """The newest checkpoint that verifies, with its manifest; damaged ones are skipped with a warning."""
     for left_over in output.glob(f".{_PREFIX}*.tmp"):
         shutil.rmtree(left_over, ignore_errors=True)
-    for path in _newest_first(output):
+    for path in newest_first(output):
         try:
             return path, read_manifest(path)
         except IntegrityError as error:
@@ -87,11 +112,11 @@ def latest_checkpoint(output: Path) -> tuple[Path, dict] | None:
     return None
 
 
-def _newest_first(output: Path) -> list[Path]:
+def newest_first(output: Path) -> list[Path]:
     found = [path for path in output.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
     return sorted(found, key=lambda path: int(path.name.removeprefix(_PREFIX)), reverse=True)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,7 @@
 """`prefloop train`."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -230,7 +231,10 @@ def train(
     checkpoints_total_limit: Annotated[int, typer.Option(rich_help_panel=_RUN)] = _D.checkpoints_total_limit,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a finished run.", rich_help_panel=_RUN)] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Empty the folder and begin anew.", rich_help_panel=_RUN)
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace the run in the folder, once the new one stands.", rich_help_panel=_RUN
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -241,20 +245,31 @@ def train(
     settings = _settings(context, config)
     # what can be wrong in the store or in names is found before anything slow is imported
     from ..store.models import find_model
+    from ..store.runs import StopSignal
+    from .kept import has_pairs
     from .pairs import select_pairs
+    from .place import refuse_both, refuse_place
 
-    opened = PairStore.open(store)
-    find_model(settings.model, settings.revision)
-    select_pairs(opened, settings)
-    if dry_run:
-        from .dry_run import dry_run as estimated
+    refuse_both(resume, overwrite)
+    stop = StopSignal()
+    with nullcontext() if dry_run else stop.listening():
+        opened = PairStore.open(store)
+        refuse_place(settings, opened.path, find_model(settings.model, settings.revision))
+        if dry_run or overwrite or not has_pairs(Path(settings.output_dir), settings):
+            select_pairs(opened, settings)
+        if dry_run:
+            from .dry_run import dry_run as estimated
 
-        text, values = estimated(settings, opened)
-        say(json.dumps(values) if as_json else text)
+            text, values = estimated(settings, opened)
+            say(json.dumps(values) if as_json else text)
+            return
+        stop.check("nothing was trained yet")
+        from .loop import train as run_training
+        from .processes import is_main
+
+        summary = run_training(settings, opened, resume=resume, overwrite=overwrite, stop=stop)
+    if not is_main():
         return
-    from .loop import train as run_training
-
-    summary = run_training(settings, opened, resume=resume, overwrite=overwrite)
     say(json.dumps(summary) if as_json else _told(summary))
     if settings.push_to_hub is not None:
         _pushed(settings.output_dir, settings.push_to_hub, private=False)

@@ -1,7 +1,7 @@
 """What a run tells while it is under way: tables, trackers, the progress line, pictures, and when to end early."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,17 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..store.models import Model
+from ..store.runs import StopSignal
 from .config import TrainConfig
-from .data import TrainingData
-from .errors import Denoising
+from .data import Batch, TrainingData
+from .errors import Denoising, Errors
 from .evidence import should_stop
 from .folder import add_rows
+from .mark import RUN
 from .objective import SHOWN
 from .policy import Policy
 from .samples import Samples
-from .tables import read_rows
+from .tables import looks, read_rows
 from .validation import COLUMNS, Validation
 
 METRICS = ("step", *SHOWN, "learning_rate", "grad_norm")
@@ -35,7 +37,9 @@ class Looks:
         denoising: Denoising,
         model: Model,
         accelerator: Accelerator,
+        stop: StopSignal | None = None,
     ) -> None:
+        self.stop = stop or StopSignal()
         self.config, self.denoising, self.accelerator = config, denoising, accelerator
         self.model, self.output = model, Path(config.output_dir)
         self.validation = Validation(data, config)
@@ -45,17 +49,36 @@ class Looks:
 
     def begin(self, step: int) -> None:
         """Have the reference look at the held-out pairs, once for a run; before the first step the model is its reference."""
+        if step:
+            self._recall()
         if not len(self.validation) or not self.accelerator.is_main_process:
             return
-        if step and self.validation.recall_reference(self.output):
+        kept = self.output / RUN
+        kept.mkdir(exist_ok=True)
+        if step and self.validation.recall_reference(kept):
             return
         denoising = self.denoising.of_the_beginning(self.model) if step else self.denoising
-        self.validation.ask_reference(denoising.of_reference, self.output)
+        self.validation.ask_reference(self._unless_stopped(denoising.of_reference), kept)
         if step == 0:
-            self._look(0)
+            self._look(0, self._unless_stopped(self.denoising.of_model))
 
-    def _look(self, step: int) -> None:
-        rows = self.validation.look(self.denoising.of_model, step)
+    def _unless_stopped(self, errors_of: Callable[[list[Batch]], Errors]) -> Callable[[list[Batch]], Errors]:
+        def asked(batches: list[Batch]) -> Errors:
+            self.stop.check("nothing was trained yet")
+            return errors_of(batches)
+
+        return asked
+
+    def _recall(self) -> None:
+        """Take up what was told last, from the tables."""
+        for row in read_rows(self.output / "metrics.csv")[-1:]:
+            self.last_metrics = {name: float(row[name]) for name in METRICS[1:]}
+        for row in looks(read_rows(self.output / "validation.csv"))[-1:]:
+            kinds = dict.fromkeys(("step", "timestep_low", "timestep_high", "n_pairs"), int) | {"bin": str}
+            self.last_look = {name: kinds.get(name, float)(row[name]) for name in COLUMNS}
+
+    def _look(self, step: int, errors_of: Callable[[list[Batch]], Errors] | None = None) -> None:
+        rows = self.validation.look(errors_of or self.denoising.of_model, step)
         add_rows(self.output / "validation.csv", COLUMNS, rows)
         self.last_look = rows[0]
         for row in rows if self.config.report_to else ():

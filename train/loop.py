@@ -5,7 +5,7 @@ import math
 import signal
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,29 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..store import NumericalError, PairStore, PrefloopError
-from ..store.locks import locked
+from ..store.errors import Interrupted, cannot_write, is_full
+from ..store.model import Model
 from ..store.models import find_model, with_parts
 from ..store.runs import Run, StopSignal, plain, progress, quiet_libraries, run
+from .begin import claimed
+from .checkpoint import written_badly
 from .config import TrainConfig
 from .data import Batch
 from .errors import Denoising
-from .folder import refuse_finished
 from .looks import Looks
+from .needs import checkpoint_bytes, levers
 from .objective import pair_losses, shown
 from .optimizers import learning_rate, optimizer_for, optimizer_name
+from .place import refuse_both, refuse_place
 from .plots import plot_training
 from .policy import Policy, load_unet
 from .preflight import refuse_impossible
-from .prepare import prepared, with_reference
+from .prepare import as_begun, with_reference
+from .processes import at_once, on_cpu
 from .result import Provenance, beta_sum, write_result
 from .state import TABLES, State
 from .tables import read_rows
@@ -42,78 +48,86 @@ LOG_EVERY = 10
 Scalar = int | float | str | bool  # what every tracker takes
 
 
-def train(config: TrainConfig, store: PairStore, *, resume: bool = False, overwrite: bool = False) -> dict:
+def train(
+    config: TrainConfig,
+    store: PairStore,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    stop: StopSignal | None = None,
+) -> dict:
     """Tune a model on the labels of a store.
 
-    An interrupted run is continued by the same call. The result lies in `output_dir`: the whole pipeline, its U-Net, or a LoRA;
-    `prefloop.json` says what it was made from, `metrics.csv` and `validation.csv` how it went.
+    An interrupted run is continued by the same call, on the pairs it was begun with. The result lies in `output_dir`: the whole
+    pipeline, its U-Net, or a LoRA; `prefloop.json` says what it was made from, `metrics.csv` and `validation.csv` how it went.
 
     Args:
         resume: go on with a finished run, where max_train_steps has grown.
-        overwrite: begin a run anew.
+        overwrite: begin again in a folder that holds a run; the old one stays until the new one has a checkpoint.
+        stop: has heard the signals since before this call.
 
     Returns:
         n_pairs, steps, loss, implicit_accuracy, validation (its last row for all timesteps), output_dir, beta_mean, beta_sum.
 
     Raises:
-        UsageError: where the folder holds a finished run, a run with other settings, or something else, or where the settings
-            cannot be run on this machine.
+        UsageError: where the folder holds a finished run, a run with other settings, or something else, or is one that the run
+            reads, or where the settings cannot be run on this machine.
         NumericalError: where a loss or gradient is not finite; nothing is written then.
-        PrefloopError: where memory runs out, a package is not installed, or the result could not be pushed to the hub.
+        PrefloopError: where memory or the disk runs out, a package is not installed, or the result could not be pushed to the hub.
     """
+    refuse_both(resume, overwrite)
     output = Path(config.output_dir)
     refuse_impossible(config)
-    output.mkdir(parents=True, exist_ok=True)
-    AcceleratorState._reset_state()  # else a second run of a process keeps the first one's precision
-    tracker: dict[str, Any] = (
-        {"log_with": config.report_to, "project_dir": str(output / "logs")} if config.report_to else {}
-    )
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=config.cpu, **tracker)
-    main = accelerator.is_main_process
-    lock = locked(output / ".lock", f"the training run {output}") if main else nullcontext()
-    with lock, StopSignal().listening() as stop:
-        if main:
-            refuse_finished(output, config, resume, overwrite)
-        accelerator.wait_for_everyone()
+    with (stop or StopSignal()).listening() as stop, ExitStack() as held:
+        model = with_parts(find_model(config.model, config.revision), config.unet_init, config.vae)
+        refuse_place(config, store.path, model)
+        stop.check("nothing was trained yet")
+        AcceleratorState._reset_state()  # else a second run of a process keeps the first one's precision
+        tracker: dict[str, Any] = (
+            {"log_with": config.report_to, "project_dir": str(output / "logs")} if config.report_to else {}
+        )
+        accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=on_cpu(config.cpu), **tracker)
+        main = accelerator.is_main_process
+        at_once(
+            accelerator,
+            lambda: held.enter_context(claimed(output, config, resume, overwrite, checkpoint_bytes(config, model))),
+        )
         # one row for the run, whatever the number of processes
         with run(store, "train", config) if main else nullcontext(Run(uuid4(), "train", {})) as this:
             try:
-                this.summary |= _Trainer(config, store, stop, accelerator).train(str(this.run_id))
+                trainer = _Trainer(config, store, stop, accelerator, model, overwrite)
+                this.summary |= trainer.train(str(this.run_id))
             except torch.OutOfMemoryError as error:
-                raise PrefloopError(_levers(config)) from error
+                raise PrefloopError(levers(config)) from error
+            except (OSError, RuntimeError, SafetensorError) as error:
+                if (cause := written_badly(error)) is None or not is_full(cause):
+                    raise
+                raise cannot_write(output, cause) from error
     return this.summary
-
-
-def _levers(config: TrainConfig) -> str:
-    half = max(1, config.train_batch_size // 2)
-    levers = []
-    if config.train_batch_size > 1:
-        more = config.gradient_accumulation_steps * config.train_batch_size // half
-        levers.append(f"--train-batch-size {half} --gradient-accumulation-steps {more}")
-    if not config.gradient_checkpointing:
-        levers.append("--gradient-checkpointing")
-    if not config.lora_rank:
-        levers.append("--lora-rank 16")
-    if config.mixed_precision == "no":
-        levers.append("--mixed-precision bf16")
-    levers += ["--optimizer adafactor", "--resolution, smaller"]
-    return f"memory ran out; checkpoints are kept; try {', or '.join(levers[:3])}; --dry-run estimates what each saves"
 
 
 class _Trainer:
     def __init__(
-        self, config: TrainConfig, store: PairStore, stop: StopSignal, accelerator: Accelerator | None = None
+        self,
+        config: TrainConfig,
+        store: PairStore,
+        stop: StopSignal,
+        accelerator: Accelerator | None = None,
+        model: Model | None = None,
+        overwrite: bool = False,
     ) -> None:
         quiet_libraries()
+        self.overwrite = overwrite
         self.config, self.store, self.stop = config, store, stop
         self.output = Path(config.output_dir)
         self.accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision, cpu=config.cpu)
+        self.main = self.accelerator.is_main_process
         if config.allow_tf32:
             torch.backends.cuda.matmul.allow_tf32 = True
         device = self.accelerator.device
-        self.model = with_parts(find_model(config.model, config.revision), config.unet_init, config.vae)
+        self.model = model or with_parts(find_model(config.model, config.revision), config.unet_init, config.vae)
         with self.accelerator.main_process_first():
-            self.data, self.scheduler = prepared(config, store, self.model, device, stop)
+            self.data, self.scheduler = as_begun(config, store, self.model, device, stop, main=self.main)
         self.labelers = {
             name: json.loads(settings)
             for name, settings in store.rows(
@@ -135,11 +149,14 @@ class _Trainer:
         self.ema = None
         if config.ema_decay is not None:
             self.ema = EMAModel(self.policy.parameters(), decay=config.ema_decay, foreach=True)
-        self.state = State(config, self.data, self.policy, self.optimizer, self.schedule, self.ema, self.accelerator)
-        self.denoising = Denoising(self.policy, self.unet, self.scheduler, config, self.accelerator)
-        self.looks = Looks(config, self.data, self.policy, self.denoising, self.model, self.accelerator)
-        self.step = 0
         self.recent: deque[Tensor] = deque(maxlen=LOG_EVERY)  # as _optimize returns them
+        self.state = State(
+            config, self.data, self.policy, self.optimizer, self.schedule, self.ema, self.accelerator, self.recent
+        )
+        self.denoising = Denoising(self.policy, self.unet, self.scheduler, config, self.accelerator)
+        self.looks = Looks(config, self.data, self.policy, self.denoising, self.model, self.accelerator, stop)
+        self.step = 0
+        stop.check("nothing was trained yet")
 
     def train(self, run_id: str) -> dict:
         config = self.config
@@ -155,15 +172,18 @@ class _Trainer:
         self.looks.begin(self.step)
         with (
             closing(self.data.ahead(self._starts(), config.train_batch_size)) as micro_batches,
-            progress(config.max_train_steps, "training", initial=self.step) as bar,
+            progress(config.max_train_steps, "training", initial=self.step) if self.main else nullcontext() as bar,
         ):
             while self.step < config.max_train_steps:
                 self.recent.append(self._optimize(micro_batches))
                 self.step += 1
-                bar.update()
+                if bar is not None:
+                    bar.update()
                 last = self.step == config.max_train_steps
                 if self.step % LOG_EVERY == 0 or last:
-                    bar.set_postfix_str(self.looks.log(self.step, self.recent))
+                    line = self.looks.log(self.step, self.recent)
+                    if bar is not None:
+                        bar.set_postfix_str(line)
                 if self.step % config.validation_steps == 0 or last:
                     last = self.looks.validate(self.step) or last
                 if config.sample_steps and (self.step % config.sample_steps == 0 or last):
@@ -174,8 +194,11 @@ class _Trainer:
                 if last:
                     break
                 if stopping:
-                    self.stop.number = self.stop.number or signal.SIGTERM  # it may have come to another process
-                    self.stop.check(f"step {self.step} of {config.max_train_steps} is in {self.output}")
+                    same = "the same command without --overwrite" if self.overwrite else "the same command"
+                    raise Interrupted(
+                        f"interrupted: step {self.step} of {config.max_train_steps} is in {self.output}; {same} goes on from here",
+                        self.stop.number or signal.SIGTERM,  # it may have come to another process
+                    )
         self.accelerator.end_training()
         return self._finish(run_id)
 

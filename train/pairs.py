@@ -39,6 +39,9 @@ class Pairs:
     validation: Records[Pair]
     """Of prompts that no training pair has."""
 
+    def __len__(self) -> int:
+        return len(self.train) + len(self.validation)
+
     def fingerprint(self) -> str:
         """Hash of the ordered training list: pairs and which image is chosen."""
         digest = hashlib.sha256()
@@ -122,10 +125,7 @@ def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
     except UsageError as error:
         raise UsageError(f"--where {config.where!r} cannot be used: {error}") from error
     texts = store.texts()
-    train, held_out = (
-        _pairs(answer.filter(pc.call_function("equal", [answer["held_out"], side])).drop_columns("held_out"), texts)
-        for side in (0, 1)
-    )
+    train, held_out = _parts(answer, texts)
     if not train:
         why = f" where {config.where}" if config.where else ""
         raise UsageError(
@@ -145,3 +145,31 @@ def _refuse_mixed(store: PairStore, labelers: tuple[str, ...]) -> None:
         group by name having count(distinct scorer) > 1"""
     for name, _, both in store.rows(query, {"labelers": list(labelers)}):
         raise IntegrityError(f"the labels come from two versions of {name}: {both}; train on those of one")
+
+
+def _parts(rows: pa.Table, texts: Mapping[bytes, str]) -> tuple[Records[Pair], Records[Pair]]:
+    """The training pairs and those of held-out prompts, by the column held_out."""
+    train, held_out = (
+        _pairs(rows.filter(pc.call_function("equal", [rows["held_out"], side])).drop_columns("held_out"), texts)
+        for side in (0, 1)
+    )
+    return train, held_out
+
+
+def kept_rows(selected: Pairs, used: Pairs) -> pa.Table:
+    """Both lists as one table; held_out is 2 in pairs that were selected and are not used."""
+    parts = []
+    for held_out, (every, some) in enumerate(((selected.train, used.train), (selected.validation, used.validation))):
+        side = [held_out] * len(every)
+        if len(some) < len(every):
+            names = ("pair_id", "labeler")
+            there = set(zip(*(some.table[name].to_pylist() for name in names), strict=True))
+            keys = zip(*(every.table[name].to_pylist() for name in names), strict=True)
+            side = [held_out if key in there else 2 for key in keys]
+        parts.append(every.table.add_column(0, "held_out", pa.array(side, pa.int32())))
+    return pa.concat_tables(parts)
+
+
+def kept_pairs(rows: pa.Table, texts: Mapping[bytes, str]) -> Pairs:
+    """The lists that `kept_rows` made a table of, without the pairs that were not used."""
+    return Pairs(*_parts(rows, texts))

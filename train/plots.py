@@ -1,11 +1,13 @@
 """A run as one picture: training.png, drawn from metrics.csv and validation.csv."""
 
+import io
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .mark import write_whole
 from .tables import Floats, Rows, column, error_changes, looks, read_rows
 from .verdicts import Verdict, verdicts
 
@@ -40,8 +42,9 @@ def plot_training(folder: Path, learning_rate: float | None = None) -> Path:
     _norm(figure.add_subplot(gradient[1]), metrics)
     _bins(figure.add_subplot(grid[1, 1]), validation)
     _words(figure.add_subplot(grid[1, 2]), verdicts(metrics, validation, learning_rate))
-    path = folder / "training.png"
-    figure.savefig(path, dpi=100)
+    path, picture = folder / "training.png", io.BytesIO()
+    figure.savefig(picture, format="png", dpi=100)
+    write_whole(path, picture.getvalue())
     return path
 
 

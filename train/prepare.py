@@ -1,5 +1,6 @@
 """What must be there before the first step: cached latents, texts and, where asked for, the reference's errors."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from uuid import UUID
 
 import torch
 
-from ..store import PairStore
+from ..store import IntegrityError, PairStore
 from ..store.hashing import fingerprint
 from ..store.ids import canonical, content_id
 from ..store.model import Model
@@ -19,7 +20,8 @@ from .config import TrainConfig
 from .data import TrainingData, image_frames
 from .errors import Denoising
 from .family import family_of, load_noise
-from .pairs import select_pairs
+from .kept import keep_pairs, n_changed, read_pairs
+from .pairs import Pairs, select_pairs
 from .policy import load_text_encoders, load_vae
 
 # What the reference's errors of a pair's draws depend on, beside its pair, its model and the seed.
@@ -38,15 +40,46 @@ _DRAWN = (
 )
 
 
-def prepared(
-    config: TrainConfig, store: PairStore, model: Model, device: torch.device, stop: StopSignal
+def as_begun(
+    config: TrainConfig, store: PairStore, model: Model, device: torch.device, stop: StopSignal, *, main: bool
 ) -> tuple[TrainingData, Any]:
-    """The data and the noise schedule; what is not cached yet is encoded, and the encoders are gone when this returns.
+    """As `prepared`, of the pairs that the run in the folder was begun with; where it begins they are kept with it.
+
+    Args:
+        main: whether this process writes and speaks for all.
 
     Raises:
-        Interrupted: where a signal has come; what was encoded is kept.
+        IntegrityError: where pairs it was begun with cannot be used any more.
     """
-    pairs = select_pairs(store, config)
+    output = Path(config.output_dir)
+    kept = read_pairs(output, config, store)
+    pairs = select_pairs(store, config) if kept is None else kept
+    data, scheduler = prepared(config, store, model, device, pairs, stop)
+    if kept is None:
+        if main:
+            keep_pairs(output, config, pairs, data.pairs)
+    elif lost := len(pairs) - len(data.pairs):
+        raise IntegrityError(
+            f"the images of {lost} pairs that the run in {output} was begun with cannot be used any more; "
+            "`prefloop store check` names them; put them back, or name another folder"
+        )
+    elif main and (changed := n_changed(output, config, store)):
+        print(
+            f"{changed} label{'s' * (changed > 1)} changed since; the run in {output} goes on with those it began with",
+            file=sys.stderr,
+        )
+    return data, scheduler
+
+
+def prepared(
+    config: TrainConfig,
+    store: PairStore,
+    model: Model,
+    device: torch.device,
+    pairs: Pairs,
+    stop: StopSignal,
+) -> tuple[TrainingData, Any]:
+    """The data and the noise schedule; what is not cached yet is encoded, and the encoders are gone when this returns."""
     family = family_of(model)
     frames = image_frames(pairs, config, family)
     vae = load_vae(model, config.vae, device)
@@ -73,7 +106,12 @@ def _vae_key(config: TrainConfig, model: Model) -> str:
 
 
 def with_reference(
-    data: TrainingData, denoising: Denoising, store: PairStore, model: Model, step: int, stop: StopSignal
+    data: TrainingData,
+    denoising: Denoising,
+    store: PairStore,
+    model: Model,
+    step: int,
+    stop: StopSignal | None = None,
 ) -> TrainingData:
     """The data with the reference's errors of every draw that returns; computed by the model before its first step.
 

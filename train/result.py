@@ -19,6 +19,7 @@ from .data import TrainingData
 from .folder import replacing
 from .optimizers import learning_rate, optimizer_name
 from .policy import Policy
+from .readme import write_readme
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def write_result(
             policy.save_kohya(folder, data.family, model)
         settle(folder)
         write_trained_prompts(folder, data.trained_prompts(told["steps"] * told["effective_batch"]))
-        (folder / "README.md").write_text(model_card(told, [], model))
+        write_readme(folder, model_card(told, [], model))
         (folder / RESULT_FILE).write_text(json.dumps(told | {"files": digests(folder)}, indent=1))
 
 
@@ -117,7 +118,7 @@ def write_card(folder: Path, store: PairStore) -> int:
     """Write the README.md of a result anew, with what `eval` has found about it since; the number of evaluations.
 
     Raises:
-        UsageError: where the folder is no finished result.
+        UsageError: where the folder is no finished result, or its README.md is not as it was written.
         IntegrityError: where the result is not as train wrote it.
     """
     path = folder / RESULT_FILE
@@ -131,5 +132,5 @@ def write_card(folder: Path, store: PairStore) -> int:
         card = model_card(model.trained_with or {}, found, model.trained_on)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IntegrityError(f"{path} lacks what a card tells: {type(error).__name__} {error}") from error
-    (folder / "README.md").write_text(card)
+    write_readme(folder, card)
     return len(found)

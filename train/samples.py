@@ -9,11 +9,13 @@ import torch
 from PIL import Image, ImageDraw
 
 from ..store import UsageError
+from ..store.images import png_bytes
 from ..store.loading import load_root
 from ..store.model import Model
 from .cache import EMPTY
 from .config import TrainConfig
 from .data import TrainingData, derived_seed
+from .mark import write_whole
 from .pairs import Pair
 from .policy import Policy, load_vae
 
@@ -42,10 +44,11 @@ class Samples:
                 return
             with self.policy.reference(self.policy.unet):
                 for path, image in zip(kept, self._images(pipeline, device), strict=True):
-                    image.save(path)
+                    write_whole(path, png_bytes(image))
         images = self._images(pipeline, device)
         before = [Image.open(path).convert("RGB") for path in kept]
-        sheet(before, images, [pair.prompt for pair in self.pairs]).save(self.folder / f"step-{step:06d}.png")
+        drawn = sheet(before, images, [pair.prompt for pair in self.pairs])
+        write_whole(self.folder / f"step-{step:06d}.png", png_bytes(drawn))
 
     def _pipeline(self, device: torch.device) -> Any:
         pipeline = load_root(

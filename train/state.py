@@ -1,26 +1,39 @@
-"""What a run must hold on to in order to go on bit for bit: weights, optimizer, schedule, scaler, average."""
+"""What a run must hold on to in order to go on bit for bit: weights, optimizer, schedule, scaler, average, the last steps."""
 
+import pickle
 import sys
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from ..store import IntegrityError, UsageError
+from ..store import IntegrityError, PrefloopError, UsageError
+from .begin import drop_previous, other_ways
 from .checkpoint import latest_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .data import TrainingData
-from .folder import cut_table
+from .folder import cut_table, sync_file
 from .policy import Policy
 
 TABLES = ("metrics", "validation")
+# what the loaders raise where a file is not what a checkpoint has under that name
+_UNUSABLE = (PrefloopError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError)
+_UNUSABLE += (pickle.UnpicklingError, SafetensorError)
 
 
 class State:
-    """Writes and reads the checkpoints of one run."""
+    """Writes and reads the checkpoints of one run.
+
+    Args:
+        recent: the numbers of the last steps, of which a row of metrics.csv is the mean.
+    """
 
     def __init__(
         self,
@@ -31,9 +44,11 @@ class State:
         schedule: Any,
         ema: EMAModel | None,
         accelerator: Accelerator,
+        recent: deque[Tensor],
     ) -> None:
         self.config, self.data, self.policy, self.accelerator = config, data, policy, accelerator
         self.optimizer, self.schedule, self.ema = optimizer, schedule, ema
+        self.recent = recent
         self.output = Path(config.output_dir)
         self.fingerprint = data.pairs.fingerprint()
 
@@ -48,25 +63,45 @@ class State:
 
     def save(self, step: int) -> None:
         """Write checkpoint-STEP, with a `unet/` or a LoRA that diffusers loads; by the main process."""
+        recent = self._recent_of_all()
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             return
+        parts = {name: part.state_dict() for name, part in self._parts().items()} | {"recent": recent}
 
         def write(folder: Path) -> None:
             state = {name: value.contiguous().cpu() for name, value in self.policy.trainable_state().items()}
             save_file(state, folder / "trainable.safetensors")
-            torch.save({name: part.state_dict() for name, part in self._parts().items()}, folder / "optimizer.pt")
+            with open(folder / "optimizer.pt", "wb") as file:  # torch's own writer does not say what the system said
+                torch.save(parts, file)
             self.policy.save_weights(folder, self.data.family)
 
-        about = {"config": self.config.identity(), "pairs": self.fingerprint, "n_pairs": len(self.data.pairs.train)}
-        save_checkpoint(self.output, step, about, write, self.config.checkpoints_total_limit)
+        about = {
+            "config": self.config.identity(),
+            "pairs": self.fingerprint,
+            "n_pairs": len(self.data.pairs.train),
+            "processes": self.accelerator.num_processes,
+        }
+        for table in TABLES:  # a checkpoint must not be on disk before the rows of its steps
+            sync_file(self.output / f"{table}.csv")
+        learned = list(self.policy.trainable_state().values())
+        n_bytes = sum(tensor.nbytes for tensor in [*learned, *learned, *_tensors(parts)])
+        save_checkpoint(self.output, step, about, write, self.config.checkpoints_total_limit, n_bytes)
+        drop_previous(self.output)
+
+    def _recent_of_all(self) -> Tensor | None:
+        """The numbers of the last steps in every process, (processes, steps, numbers)."""
+        if not self.recent:
+            return None
+        recent: Any = self.accelerator.gather(torch.stack(list(self.recent))[None])
+        return recent.cpu()
 
     def restore(self) -> int:
         """Take up the newest checkpoint that verifies; its step, 0 where there is none.
 
         Raises:
-            UsageError: where it is of other settings.
-            IntegrityError: where it is of another list of pairs.
+            UsageError: where it is of other settings, or of another number of processes.
+            IntegrityError: where it is of another list of pairs, or holds what no run of ours wrote.
         """
         main = self.accelerator.is_main_process
         found = latest_checkpoint(self.output)
@@ -75,20 +110,16 @@ class State:
                 (self.output / f"{table}.csv").unlink(missing_ok=True)
             return 0
         path, manifest = found
-        if manifest["config"] != self.config.identity():
-            raise UsageError(
-                f"{self.output} holds a run with other settings; give them again, --overwrite or another folder"
-            )
-        if manifest["pairs"] != self.fingerprint:
+        self._refuse_other(path, manifest)
+        try:
+            self._load(path)
+        except _UNUSABLE as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            reason = str(error).strip().split("\n")[0]
             raise IntegrityError(
-                f"{path} was trained on another list of pairs ({manifest['n_pairs']} then, {len(self.data.pairs.train)} now); "
-                "give --overwrite or another folder"
-            )
-        device = self.accelerator.device
-        self.policy.load_trainable_state(load_file(path / "trainable.safetensors", device=str(device)))
-        rest: dict[str, Any] = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
-        for name, part in self._parts().items():
-            part.load_state_dict(rest[name])
+                f"{path} cannot be taken up: {type(error).__name__}: {reason}; remove that checkpoint to go on from the one before"
+            ) from error
         step = manifest["step"]
         if main:
             for table in TABLES:
@@ -96,3 +127,40 @@ class State:
             print(f"going on from step {step} in {self.output}", file=sys.stderr)
         self.accelerator.wait_for_everyone()
         return step
+
+    def _refuse_other(self, path: Path, manifest: dict) -> None:
+        if manifest.get("config") != self.config.identity():
+            raise UsageError(
+                f"{self.output} holds a run with other settings; give them again, or {other_ways(self.output)}"
+            )
+        if manifest.get("pairs") != self.fingerprint:
+            raise IntegrityError(
+                f"{path} was trained on another list of pairs ({manifest.get('n_pairs')} then, "
+                f"{len(self.data.pairs.train)} now); give {other_ways(self.output)}"
+            )
+        then, now = manifest.get("processes"), self.accelerator.num_processes
+        if then is not None and then != now:  # which pairs a step sees depends on it
+            raise UsageError(
+                f"the run in {self.output} was begun by {then} process{'es' * (then > 1)} and this is {now}; "
+                f"go on with as many, such as by `torchrun --nproc-per-node {then}`, or give {other_ways(self.output)}"
+            )
+
+    def _load(self, path: Path) -> None:
+        device = self.accelerator.device
+        device = torch.device("cpu") if device.type == "cpu" else device  # a CPU has no number in a file
+        self.policy.load_trainable_state(load_file(path / "trainable.safetensors", device=str(device)))
+        rest: dict[str, Any] = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
+        for name, part in self._parts().items():
+            part.load_state_dict(rest[name])
+        self.recent.clear()
+        if rest.get("recent") is not None:
+            mine = rest["recent"][self.accelerator.process_index]
+            self.recent.extend(mine.to(self.accelerator.device).unbind())
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, dict | list | tuple):
+        for part in state.values() if isinstance(state, dict) else state:
+            yield from _tensors(part)

@@ -1,7 +1,6 @@
 """Tensors in a file that is there whole or not at all, and that tells damage when it is read."""
 
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..store.errors import PrefloopError, cannot_write
-from ..store.journal import sync_folder
+from ..store.errors import PrefloopError
+from .mark import write_whole
 
 _SUM = "crc32"  # finds accidents, which is all that a cache must; half the time of sha256, about that of reading
 
@@ -29,17 +28,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     """
     parts = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(parts, {**about, _SUM: _sum(parts, about)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error, len(data)) from error
+    write_whole(path, data)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
