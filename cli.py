@@ -31,6 +31,12 @@ class _Group(typer.core.TyperGroup):
         except PrefloopError as error:
             say(f"prefloop: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(error.exit_code) from None
+        except BrokenPipeError:  # whoever read along has enough: typer ends without a word
+            raise
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            say(f"prefloop: {where}{error.strerror or error}", err=True)
+            raise typer.Exit(1) from None
 
 
 app = typer.Typer(

@@ -95,13 +95,25 @@ def first_lines(error: Exception) -> str:
 
 
 def write(answer: "pa.Table", form: str, out: BinaryIO) -> None:
-    """The answer in one of the formats. Text is UTF-8."""
+    """The answer in one of the formats. Text is UTF-8.
+
+    Raises:
+        UsageError: where a value has no place in the format.
+    """
+    import pyarrow as pa
+
     if form == "parquet":
         import pyarrow.parquet as pq
 
-        pq.write_table(answer, out, compression="zstd")
+        try:
+            pq.write_table(answer, out, compression="zstd")
+        except pa.ArrowNotImplementedError as error:
+            raise UsageError(f"Parquet cannot hold a column of the answer: {error}; cast it to varchar") from error
         return
-    rows = answer.to_pylist()
+    try:
+        rows = answer.to_pylist()
+    except (OverflowError, ValueError) as error:  # Python knows the years 1 to 9999, and microseconds
+        raise UsageError(f"a date or time of the answer cannot be written: {error}; cast it to varchar") from error
     if form == "json":
         out.write((json_text([_strict(row) for row in rows], indent=1) + "\n").encode())
     elif form == "jsonl":

@@ -103,7 +103,7 @@ def run(store: PairStore, kind: str, config: Any, parents: list[UUID] | None = N
             "git_commit": _git_commit(),
             "parents": [str(parent) for parent in this.parents],
             "summary": json.dumps(plain(this.summary), sort_keys=True),
-            "error": error,
+            "error": error and _utf8(error),
         }
         store.append("runs", [row])
         if status != "running":
@@ -122,16 +122,21 @@ def run(store: PairStore, kind: str, config: Any, parents: list[UUID] | None = N
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON knows it: paths and ids as text, tuples as lists, nan and inf as null."""
+    """The value as JSON in UTF-8 knows it: paths and ids as text, tuples as lists, nan and inf as null."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {_utf8(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set):
         return [plain(item) for item in value]
     if isinstance(value, float) and not -float("inf") < value < float("inf"):
         return None
-    if value is None or isinstance(value, str | int | float | bool):
+    if value is None or isinstance(value, int | float | bool):
         return value
-    return str(value)
+    return _utf8(str(value))
+
+
+def _utf8(text: str) -> str:
+    """A text that the database can read; of a file's name that is not UTF-8, the other bytes are written as \\udcNN."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def versions() -> dict[str, str]:

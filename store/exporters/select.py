@@ -61,9 +61,8 @@ def selected_labels(store: PairStore, config: ExportConfig) -> pa.Table:
     except UsageError as error:
         raise UsageError(f"--where {config.where!r} cannot be used: {error}") from error
     if not rows.num_rows:
-        raise UsageError(
-            f"there is no label to export{f' where {config.where}' if config.where else ''}; loosen --where"
-        )
+        why = f" where {config.where}; loosen --where" if config.where else "; `prefloop relabel` makes some"
+        raise UsageError(f"there is no label to export{why}")
     return rows
 
 

@@ -28,7 +28,12 @@ def read_json(paths: Sequence[Path], root: Path | None = None) -> Iterator[Batch
 def as_table(rows: Sequence[dict], path: Path) -> pa.Table:
     names = dict.fromkeys(name for row in rows for name in row)
     try:
+        json.dumps(
+            rows, ensure_ascii=False, default=lambda _: ""
+        ).encode()  # inside of nested values too, and before anything is kept
         return pa.table({name: [row.get(name) for row in rows] for name in names})
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{path} holds an escape that is half a character: {error}; write it whole") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise UsageError(f"{path}: a column holds values of several kinds: {error}; write them alike") from error
 

@@ -51,9 +51,16 @@ def query(
         answer = ask(PairStore.open(store), saved.sql, timeout, saved.values(values))
     else:
         assert sql is not None
-        answer = ask(PairStore.open(store), sys.stdin.read() if sql == "-" else sql, timeout, values)
+        answer = ask(PairStore.open(store), _from_stdin() if sql == "-" else sql, timeout, values)
     write(answer, chosen, sys.stdout.buffer)
     sys.stdout.buffer.flush()
+
+
+def _from_stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise UsageError("the query on stdin is not UTF-8 text") from None
 
 
 def _listed():

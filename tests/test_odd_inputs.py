@@ -1,0 +1,82 @@
+"""Odd stores, queries and outputs end in one line that names them, and in the right exit code."""
+
+import json
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from content import add_label, add_labeler, command, environment, fill
+from prefloop.cli import app
+from prefloop.store import PairStore, PrefloopError
+from prefloop.store.check import check
+from prefloop.store.runs import run
+from typer.testing import CliRunner
+
+
+@pytest.fixture
+def filled(store: PairStore) -> PairStore:
+    pairs = fill(store)
+    add_labeler(store, "me")
+    add_label(store, pairs[0], "me", "a")
+    store.absorb()
+    return store
+
+
+def test_odd_inputs_and_outputs_end_in_one_line(filled: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no store")
+    (tmp_path / "folder").mkdir()
+    here, long = ["--store", str(filled.path)], "x" * 300
+    stores = {"nope": "there is no store", "file": "there is no store", "folder": "there is no store", long: "too long"}
+    verbs = (["query", "select 1"], ["schema"], ["export", "out"], ["agreement"])
+    lines = [(1, ["store", *verb, "--store", name], why) for name, why in stores.items() for verb in verbs]
+    lines += [
+        (1, [verb, "--port", "0", "--store", name], why) for name, why in stores.items() for verb in ("label", "browse")
+    ]
+    quality = ["scorers", "quality", "--against", "nobody"]
+    lines += [
+        (2, ["store", "query", "select '\udcff'", *here], "encode"),
+        (2, ["store", "query", "-", *here], "the query on stdin is not UTF-8 text"),
+        (2, ["store", "export", "folder", *here], "folder exists; name another folder"),
+        (1, ["store", "export", "file/out", *here], "file"),
+        (1, ["store", "export", long, *here], "too long"),
+        (2, [*quality, *here], "no labels of 'nobody'"),
+        (2, ["label", "--pairs", "select '\udcff'", "--port", "0", *here], "encode"),
+    ]
+    for code, words, why in lines:
+        ended = CliRunner().invoke(app, words, input=b"\xff\xfe")
+        assert (ended.exit_code, ended.stdout) == (code, ""), (words, ended.output, ended.exception)
+        assert ended.stderr.startswith("prefloop: "), words
+        assert ended.stderr.count("\n") == 1
+        assert why in ended.stderr, words
+
+
+def test_an_output_that_is_full_ends_in_one_line(filled: PairStore):
+    with open("/dev/full", "wb") as full:
+        words = command("store", "query", "select 1", "--store", filled.path)
+        ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, env=environment(), text=True, timeout=30)
+    assert (ended.returncode, ended.stderr) == (1, "prefloop: No space left on device\n")
+
+
+def test_a_name_that_is_not_utf8_in_the_settings_of_a_run_leaves_the_store_whole(store: PairStore):
+    """Its row is JSON in the journal: what the database cannot read there would be in the way of every command."""
+    for error in (None, PrefloopError("cannot read \udcff")):
+        with suppress(PrefloopError), run(store, "import", {"source": Path("\udcff.parquet"), "\udcff": 1}) as this:
+            this.summary["from"] = "\udcff"
+            if error:
+                raise error
+    opened = PairStore.open(store.path)
+    rows = opened.rows("select config ->> 'source', error from runs order by error nulls first")
+    assert rows == [("\\udcff.parquet", None), ("\\udcff.parquet", "PrefloopError: cannot read \\udcff")]
+    assert check(opened) == []
+
+
+@pytest.mark.parametrize("odd", [{"prompt": "\ud800"}, {"tags": {"\ud800": "x"}}, {"chosen_model": "\ud800"}])
+def test_half_a_character_in_json_is_refused_in_one_line(tmp_path: Path, odd: dict):
+    rows = tmp_path / "pairs.jsonl"
+    rows.write_text(json.dumps({"prompt": "x", "chosen": "a.png", "rejected": "b.png"} | odd))
+    ended = CliRunner().invoke(app, ["store", "import", str(rows), "--store", str(tmp_path / "new")])
+    assert (ended.exit_code, ended.stderr.count("\n")) == (2, 1), ended.output
+    assert "half a character" in ended.stderr
+    assert not (tmp_path / "new").exists()
