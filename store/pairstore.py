@@ -201,10 +201,13 @@ class PairStore:
         """Put rows into the journal: safe on disk when this returns, and so are the pictures they mention; in the tables
         after `absorb`."""
         if table == "images":
-            rows = rows if isinstance(rows, pa.Table) else list(rows)
-            named = rows["image_id"].to_pylist() if isinstance(rows, pa.Table) else [row["image_id"] for row in rows]
-            if named:
-                sync_names(self.path / "images", named)
+            if not isinstance(rows, pa.Table):
+                rows = list(rows)
+                mentioned = [row["image_id"] for row in rows]
+            else:
+                mentioned = rows["image_id"].to_pylist()
+            if mentioned:
+                sync_names(self.path / "images", mentioned)
         journal.append(self.journal, table, rows)
 
     def add_prompts(self, prompts: Iterable[tuple[str, Mapping[str, str]]]) -> None:
