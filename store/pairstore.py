@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import duckdb
@@ -201,13 +202,13 @@ class PairStore:
         """Put rows into the journal: safe on disk when this returns, and so are the pictures they mention; in the tables
         after `absorb`."""
         if table == "images":
-            if not isinstance(rows, pa.Table):
-                rows = list(rows)
-                mentioned = [row["image_id"] for row in rows]
+            if isinstance(rows, pa.Table):
+                chunks: Any = rows["image_id"].chunks
+                mentioned = [identity for chunk in chunks for identity in chunk.storage.to_pylist()]
             else:
-                mentioned = rows["image_id"].to_pylist()
-            if mentioned:
-                sync_names(self.path / "images", mentioned)
+                rows = list(rows)
+                mentioned = [row["image_id"].bytes for row in rows]
+            sync_names(self.path / "images", mentioned)
         journal.append(self.journal, table, rows)
 
     def add_prompts(self, prompts: Iterable[tuple[str, Mapping[str, str]]]) -> None:
