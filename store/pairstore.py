@@ -203,8 +203,8 @@ class PairStore:
         after `absorb`."""
         if table == "images":
             if isinstance(rows, pa.Table):
-                chunks: Any = rows["image_id"].chunks
-                mentioned = [identity for chunk in chunks for identity in chunk.storage.to_pylist()]
+                table_rows: Any = rows
+                mentioned = [image for chunk in table_rows["image_id"].chunks for image in chunk.storage.to_pylist()]
             else:
                 rows = list(rows)
                 mentioned = [row["image_id"].bytes for row in rows]
