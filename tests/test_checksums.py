@@ -134,7 +134,10 @@ def test_a_cut_part_without_a_checksum_is_named(first_version: PairStore):  # no
         first_version.rebuild()
 
 
-@pytest.mark.parametrize("name", ["zzz.parquet", "01795536539404796773-labels-1-abc (1).parquet", "1-odd-1-2.parquet"])
+@pytest.mark.parametrize(
+    "name",
+    ["zzz.parquet", "01795536539404796773-labels-1-abc (1).parquet", "01795536539404796773-odd-1-0123abcd.parquet"],
+)
 def test_a_foreign_file_in_the_journal_is_named(every_table: PairStore, name: str):
     part = sorted(every_table.journal.glob("*-labels-*.parquet"))[0]
     shutil.copy(part, every_table.journal / name)
