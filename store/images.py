@@ -120,10 +120,17 @@ def write_image(folder: Path, data: bytes, extension: str = "png") -> UUID:
     return identity
 
 
-def sync_names(folder: Path, images: Iterable[UUID]) -> None:
-    """Put the names of pictures on disk, and those of the folders they are in."""
+def sync_names(folder: Path, images: Iterable[bytes]) -> None:
+    """Put the names of pictures on disk, and those of the folders they are in.
+
+    Args:
+        images: their ids.
+    """
+    folders = sorted({image[:1].hex() for image in images})
+    if not folders:
+        return
     try:
-        for name in sorted({image.hex[:2] for image in images}):
+        for name in folders:
             with suppress(FileNotFoundError):  # `prefloop store check` tells of pictures that are gone
                 sync_folder(folder / name)
         sync_folder(folder)

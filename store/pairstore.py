@@ -206,11 +206,13 @@ class PairStore:
         """Put rows into the journal: safe on disk when this returns, and so are the pictures they mention; in the tables
         after `absorb`."""
         if table == "images":
-            kept: Any = rows if isinstance(rows, pa.Table) else [*rows]  # pyright does not know Arrow's types
-            rows = kept
-            named = [row["image_id"] for row in (kept if isinstance(kept, list) else kept.to_pylist())]
-            if named:
-                sync_names(self.path / "images", named)
+            if isinstance(rows, pa.Table):
+                table_rows: Any = rows
+                mentioned = [image for chunk in table_rows["image_id"].chunks for image in chunk.storage.to_pylist()]
+            else:
+                rows = list(rows)
+                mentioned = [row["image_id"].bytes for row in rows]
+            sync_names(self.path / "images", mentioned)
         journal.append(self.journal, table, rows)
 
     def add_prompts(self, prompts: Iterable[tuple[str, Mapping[str, str]]]) -> None:

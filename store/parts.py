@@ -4,7 +4,7 @@ import base64
 import hashlib
 import zlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +30,15 @@ def footer(path: Path) -> Footer:
     return Footer(metadata.num_rows, replaced)
 
 
-def missing(folder: Path, listed: Iterable[str], found: Iterable[str]) -> list[str]:
-    """Names of parts that are listed, but are neither found nor replaced by one that is found."""
+def missing(folder: Path, listed: Iterable[str], found: Collection[str]) -> list[str]:
+    """Names of parts that are listed, but are neither found nor replaced by one that is found.
+
+    Raises:
+        IntegrityError: where found parts are damaged, so that nobody can tell.
+    """
     gone = set(listed).difference(found)
     if gone:
+        refuse_damaged(folder, found)
         for name in found:
             gone.difference_update(footer(folder / name).replaced)
     return sorted(gone)

@@ -13,7 +13,7 @@ import duckdb
 from . import journal
 from .engine import attached
 from .errors import IntegrityError, PrefloopError, cannot_write, reading
-from .parts import missing, refuse_damaged
+from .parts import missing
 from .taking import take
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ def rebuild(store: "PairStore", *, allow_missing: bool = False) -> Rebuilt:
     listed = _listed(store)
     with store._lock(shared=False):
         found = journal.parts(store.journal)
-        refuse_damaged(store.journal, found)
         gone = missing(store.journal, listed or (), found)
         if gone and not allow_missing:
             raise IntegrityError(

@@ -117,9 +117,10 @@ def rows_of_parts(table: str) -> str:
 
 
 def _order(table: str, of: str = "") -> str:
-    """What decides between two rows of one key: of a run that it has ended, then which is smaller, column by column.
+    """What decides between two rows of one key: the smaller one stays, column by column.
 
-    Never a clock, nor which row came first: in whatever order parts are taken, the same rows stay.
+    Never a clock, nor which row came first: in whatever order parts are taken, the same rows stay. Of a run's rows it is the
+    one that tells its end: done, failed and interrupted come before running.
     """
     columns = []
     for column in journal.TABLES[table]:
@@ -128,7 +129,7 @@ def _order(table: str, of: str = "") -> str:
             columns.append(
                 f"{of}{column.name}{'' if plain else '::varchar'}"
             )  # text and lists of it are JSON and ids there
-    return ", ".join([f"{of}status = 'running'", *columns] if table == "runs" else columns)
+    return ", ".join(columns)
 
 
 def _insert(table: str) -> str:

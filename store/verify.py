@@ -1,5 +1,6 @@
 """What is looked at each time a store is opened: that its database has what the journal put into it."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -35,12 +36,13 @@ def verified_parts(store: "PairStore", connection: duckdb.DuckDBPyConnection) ->
         counts = {table: row_count(connection, table) for table in journal.TABLES}
         taken = taken_parts(connection)
         n_listed = row_count(connection, "parts")
-        size = "select total_blocks, block_size from pragma_database_size() where database_name = current_database()"
+        size = "select used_blocks, block_size from pragma_database_size() where database_name = current_database()"
         ((n_blocks, block_size),) = connection.execute(size).fetchall()
     except duckdb.Error as error:
         raise _lost_tables(store) from error
-    # more than its blocks is what a full disk left of one that was to be added
-    if store.database.stat().st_size < _HEADERS + n_blocks * block_size:
+    whole_blocks, rest = divmod(store.database.stat().st_size - _HEADERS, block_size)
+    # with a write-ahead log, the rest is what a full disk took of a block that was to be added
+    if whole_blocks < n_blocks or (rest and not Path(f"{store.database}.wal").exists()):
         raise IntegrityError(f"{store.database} has been cut off; {store.rebuild_hint()}")
     if n_listed != len(taken):  # a write-ahead log was replayed whose rows were in the database already
         raise IntegrityError(f"{store.database} has rows twice; {store.rebuild_hint()}")

@@ -79,8 +79,19 @@ def test_a_damaged_part_is_named_by_whoever_reads_it(every_table: PairStore, tmp
         with pytest.raises(IntegrityError, match=part.name) as caught:
             call()
         assert caught.value.exit_code == 5
+    with pytest.raises(IntegrityError, match=str(part)):
+        backup(store, copy)  # the part is named, not its copy
     assert not copy.exists()
     assert store.rows("select labeler from labelers where labeler <> 'other'") == [("me",)]
+
+
+def test_a_damaged_part_beside_a_lost_one_is_named(every_table: PairStore):
+    sorted(every_table.journal.glob("*-labels-*.parquet"))[0].unlink()
+    part = sorted(every_table.journal.glob("*-pairs-*.parquet"))[0]
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(IntegrityError, match=part.name):
+        every_table.rebuild()
+    assert [p.what for p in check(every_table) if "part" in p.what] == ["journal part damaged", "journal part gone"]
 
 
 def compact_two_labelers(store: PairStore) -> None:
@@ -123,7 +134,10 @@ def test_a_cut_part_without_a_checksum_is_named(first_version: PairStore):  # no
         first_version.rebuild()
 
 
-@pytest.mark.parametrize("name", ["zzz.parquet", "01795536539404796773-labels-1-abc (1).parquet", "1-odd-1-2.parquet"])
+@pytest.mark.parametrize(
+    "name",
+    ["zzz.parquet", "01795536539404796773-labels-1-abc (1).parquet", "01795536539404796773-odd-1-0123abcd.parquet"],
+)
 def test_a_foreign_file_in_the_journal_is_named(every_table: PairStore, name: str):
     part = sorted(every_table.journal.glob("*-labels-*.parquet"))[0]
     shutil.copy(part, every_table.journal / name)
