@@ -1,6 +1,7 @@
 """What a run is said to need before it begins: counted without data, held against real tensors and known counts."""
 
 import json
+import re
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
@@ -343,7 +344,7 @@ def test_a_lever_says_what_an_estimate_with_it_would():
             "gradient_accumulation_steps": 8,
         },
         "--mixed-precision bf16": {"mixed_precision": "bf16"},
-        "--cache-reference": {"cache_reference": True},
+        "--cache-reference 1": {"cache_reference": True},
     }
     for option, changed in changes.items():
         other = estimate(TINY, DATA, replace(SETTINGS, resolution=512, **changed), SPEED)
@@ -401,6 +402,18 @@ def test_the_estimate_is_json_and_a_few_lines():
     assert lines[0] == "pairs     100; 50 steps of 8 pairs are 4 epochs"
     assert lines[-1].startswith("An estimate.")
     assert "50% of the 1 TFLOP/s that a matrix product reached on cuda" in lines[-1]
+
+
+def test_every_number_of_the_estimate_is_finite_and_has_its_unit():
+    # from a run of one tiny step to one of a billion
+    for steps in (1, 10**9):
+        told = text(estimate(TINY, DATA, replace(SETTINGS, max_train_steps=steps), SPEED))
+        assert "inf" not in told
+        assert "nan" not in told
+        sizes = [part for line in told.splitlines()[1:6] for part in re.split(", |: ", line) if re.search(r" \d", part)]
+        assert len(sizes) > 8
+        for part in sizes:
+            assert re.search(r"[1-9][\d.]* (GiB|MiB|s|min|h|days)\b", part), part
 
 
 def test_speed_is_measured_for_each_precision():

@@ -85,3 +85,8 @@ def test_offline_a_push_is_refused_with_what_to_do_instead(
 def test_a_name_the_hub_cannot_have_is_no_setting(name: str, config: TrainConfig):
     with pytest.raises(UsageError, match="like owner/name"):
         replace(config, push_to_hub=name)
+
+
+def test_a_learning_rate_that_scaling_makes_infinite_is_no_setting(config: TrainConfig):
+    with pytest.raises(UsageError, match="times the pairs of a step"):
+        replace(config, learning_rate=1e308, scale_lr=True, train_batch_size=4)

@@ -203,7 +203,7 @@ def test_a_signal_while_starting_or_encoding_is_obeyed_and_what_is_encoded_stays
 
     monkeypatch.setattr(cache, "load_image", load)
     monkeypatch.setattr(cache, "ENCODE_PIXELS", 4 * 32 * 32)
-    with pytest.raises(Interrupted, match="encoding images has not ended") as caught:
+    with pytest.raises(Interrupted, match="encoding images: 4 of 60 are kept") as caught:
         train(config, labelled, stop=stop)
     assert caught.value.exit_code == 143
     assert len(loaded) == 4  # its batch

@@ -185,6 +185,8 @@ class TrainConfig:
             raise UsageError("output lora wants a --lora-rank above 0")
         if self.kohya and not self.lora_rank:
             raise UsageError("kohya is a layout of LoRAs; give a --lora-rank above 0")
+        if self.scale_lr and math.isinf(self.learning_rate * self.train_batch_size * self.gradient_accumulation_steps):
+            raise UsageError(f"learning-rate {self.learning_rate:g} times the pairs of a step is not finite; lower it")
         if self.push_to_hub is not None:
             from .hub import refuse_bad_name  # the hub's client takes a while to import
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..store import PairStore
+from ..store import PairStore, PrefloopError
 from ..store.model import Model
 from ..store.models import find_model, with_parts
 from ..store.runs import plain
@@ -78,7 +78,11 @@ def _pipeline(model: Model, family: Family) -> Pipeline:
             continue
         if part == "text_encoder_2" and not family.is_xl:
             continue
-        settings: Any = CLIPTextConfig.from_pretrained(model.root.source, subfolder=part, **model.root.loading())
+        try:
+            settings: Any = CLIPTextConfig.from_pretrained(model.root.source, subfolder=part, **model.root.loading())
+        except (OSError, ValueError) as error:
+            line = " ".join(str(error).split())[:300]
+            raise PrefloopError(f"cannot load the {part} of the model {model.root.name}: {line}") from error
         encoders.append(settings.to_dict())
     return Pipeline(unet=family.unet, vae=family.vae, text_encoders=tuple(encoders))
 

@@ -41,7 +41,7 @@ class Denoising:
         """The same with the weights that the run began with: for one that is under way and keeps no reference in memory."""
         if self.policy.has_reference:
             return self
-        policy = Policy(load_unet(model, self.config.unet_init), self.config).to(self.accelerator.device)
+        policy = Policy(load_unet(model), self.config).to(self.accelerator.device)
         return Denoising(policy, policy.unet, self.scheduler, self.config, self.accelerator)
 
     def errors(self, batches: Sequence[Batch]) -> Errors:

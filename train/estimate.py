@@ -98,7 +98,7 @@ def _changes(settings: Settings) -> dict[str, Settings]:
         changes["--optimizer adafactor"] = replace(settings, optimizer="adafactor")
         changes["--optimizer adamw8bit"] = replace(settings, optimizer="adamw8bit")
     if settings.has_reference and not settings.cache_reference:
-        changes["--cache-reference"] = replace(settings, cache_reference=True)
+        changes["--cache-reference 1"] = replace(settings, cache_reference=True)
     return changes
 
 
@@ -137,15 +137,15 @@ def _matmul_seconds(matrix: torch.Tensor) -> float:
 
 def text(estimate: Estimate) -> str:
     """A dozen lines for people."""
-    one, gib = estimate, 2**30
+    one = estimate
     lines = [
         f"pairs     {one.n_pairs:,}; {one.n_steps:,} steps of {one.pairs_per_step:,} pairs are {one.epochs:.3g} epochs",
-        f"memory    {one.peak_bytes / gib:.1f} GiB on each device, at its peak:",
+        f"memory    {_size(one.peak_bytes)} on each device, at its peak:",
     ]
     for phase, parts in one.memory_bytes.items():
-        named = ", ".join(f"{name} {n / gib:.2f}" for name, n in sorted(parts.items(), key=lambda part: -part[1]))
-        lines.append(f"          {sum(parts.values()) / gib:.1f} GiB in {phase}: {named}")
-    disk = ", ".join(f"{name} {n / gib:.2f} GiB" for name, n in one.cache_bytes.items())
+        named = ", ".join(f"{name} {_size(n)}" for name, n in sorted(parts.items(), key=lambda part: -part[1]))
+        lines.append(f"          {_size(sum(parts.values()))} in {phase}: {named}")
+    disk = ", ".join(f"{name} {_size(n)}" for name, n in one.cache_bytes.items())
     lines.append(f"disk      {disk}, in the store's cache")
     times = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in one.seconds.items() if seconds)
     lines.append(f"time      {_duration(one.total_seconds)}: {times}")
@@ -155,15 +155,19 @@ def text(estimate: Estimate) -> str:
     rate = one.speed.flops_per_second[one.mixed_precision]
     lines.append(
         f"An estimate. Operations ({one.flops_per_pair / 1e12:.3g} TFLOP a pair and training step) and activations are "
-        f"counted on the model's config; memory adds {CONTEXT_BYTES / gib:g} GiB for the driver; time takes "
+        f"counted on the model's config; memory adds {_size(CONTEXT_BYTES)} for the driver; time takes "
         f"{one.speed.share:.0%} of the {rate / 1e12:.3g} TFLOP/s that a matrix product reached on {one.speed.device}, "
         "and leaves out loading, validation and checkpoints."
     )
     return "\n".join(lines)
 
 
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:.3g} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.3g} MiB"
+
+
 def _memory_change(saved_bytes: int) -> str:
-    return f"{'saves' if saved_bytes >= 0 else 'costs'} {abs(saved_bytes) / 2**30:.2f} GiB"
+    return f"{'saves' if saved_bytes >= 0 else 'costs'} {_size(abs(saved_bytes))}"
 
 
 def _time_change(change: float) -> str:
@@ -175,4 +179,6 @@ def _time_change(change: float) -> str:
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.2g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.3g} h" if seconds < 48 * 3600 else f"{seconds / 86400:,.0f} days"
