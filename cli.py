@@ -29,7 +29,7 @@ class _Group(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except PrefloopError as error:
-            say(f"prefloop: {' '.join(str(error).split())}", err=True)
+            say(f"prefloop: {' '.join(str(error).splitlines())}", err=True)
             raise typer.Exit(error.exit_code) from None
         except BrokenPipeError:  # whoever read along has enough: typer ends without a word
             raise

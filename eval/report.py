@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from .run import Evaluation, Side
 
 N_SHOWN = 12
+PAGE, FILES = "report.html", ("results.json", "win_rates.png", "samples.png")
 
 
 def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folder: Path) -> None:
-    """Write report.html, results.json, win_rates.png, samples.png and the pictures they show into the folder."""
+    """Write report.html, results.json, win_rates.png, samples.png and the pictures they show into the folder, the page first."""
     try:
         (folder / "images").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -41,17 +42,17 @@ def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folde
         f"Largest losses by {judge}": [s for s in ranked[:N_SHOWN] if s.scores[judge][1] < s.scores[judge][0]],
         "A random sample": sample,
     }
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        (files("prefloop.eval") / "report.html").read_text()
+    )
+    shown = {title: [_row(side) for side in part] for title, part in sections.items()}
+    (folder / PAGE).write_text(template.render(result=result, sections=shown, config=evaluation.config))
     for side in {id(s): s for part in sections.values() for s in part}.values():
         for image in (side.base, side.tuned):
             shutil.copyfile(store.image_path(image), folder / "images" / f"{image.hex}.png")
     plot_win_rates(result, folder / "win_rates.png")
     draw_samples(evaluation, sample, store, folder / "samples.png")
     (folder / "results.json").write_text(json.dumps(result, indent=1, allow_nan=False))
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        (files("prefloop.eval") / "report.html").read_text()
-    )
-    shown = {title: [_row(side) for side in part] for title, part in sections.items()}
-    (folder / "report.html").write_text(template.render(result=result, sections=shown, config=evaluation.config))
 
 
 def ranking_scorer(evaluation: "Evaluation") -> str:

@@ -17,6 +17,7 @@ from ..relabel.scoring import score_images, unscored_images
 from ..relabel.writing import write_labels
 from ..store import PairStore, prompt_id
 from ..store.errors import BadDataError
+from ..store.folder import refuse_report_over_others
 from ..store.models import Model, find_model
 from ..store.pairstore import new_pair
 from ..store.runs import StopSignal, plain, run
@@ -66,7 +67,7 @@ def evaluate(config: EvalConfig, store: PairStore) -> dict:
         sampler (the settings that both models drew with).
 
     Raises:
-        UsageError: where no baseline is known or the two cannot be compared.
+        UsageError: where no baseline is known, the two cannot be compared, or the report would overwrite other files.
         BadDataError: where no scorer has a result.
     """
     scorers = load_scorers(config.scorers, config.weights, config.device)
@@ -74,8 +75,10 @@ def evaluate(config: EvalConfig, store: PairStore) -> dict:
     base = baseline(config, tuned)
     config = decided(config, base, tuned, store)
     plans = [plan(config.drawing(model.name), store, model) for model in (base, tuned)]
-    from .report import write_report
+    from .report import FILES, PAGE, write_report
 
+    if config.report is not None:
+        refuse_report_over_others(Path(config.report), PAGE, *FILES)
     with (
         store.stage_lock("eval", tuned.model_id.hex[:16]),
         StopSignal().listening() as stop,
@@ -120,7 +123,7 @@ def _compared_models(config: EvalConfig, tuned: Model, sides: list[Side], names:
         overall=there,
         without_result=[name for name in names if name not in there],
         by_tag=_by_tag(sides, list(there), config.n_resamples),
-        in_sample=_training_scorers(tuned.trained_with or {}),
+        in_sample=_training_scorers(tuned),
         n_trained_prompts=_trained_prompts(tuned, sides),
         run_id=run_id,
     )
@@ -206,9 +209,10 @@ def _by_tag(
     }
 
 
-def _training_scorers(trained: dict) -> set[str]:
-    keys = [key for labeler in trained.get("labelers", {}).values() for key in labeler.get("scorers", [])]
-    return {key.split("@")[0] for key in keys}
+def _training_scorers(tuned: Model) -> set[str]:
+    """Scorers whose labels trained the model, or what it was trained on."""
+    labelers = [one for model in ancestry(tuned) for one in (model.trained_with or {}).get("labelers", {}).values()]
+    return {key.split("@")[0] for labeler in labelers for key in labeler.get("scorers", [])}
 
 
 def _trained_prompts(tuned: Model, sides: list[Side]) -> int | None:

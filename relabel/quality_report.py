@@ -10,6 +10,7 @@ import jinja2
 from ..store import PairStore
 from ..store.agreement import agreement
 from ..store.errors import cannot_write
+from ..store.folder import refuse_report_over_others
 from ..store.text import visible
 from .measure import BAND_PART, FEWEST_FOR_BAND, Fight, Measured, fights, positions
 
@@ -17,14 +18,15 @@ N_FIGHTS = 60
 
 
 def write_quality(store: PairStore, labeler: str, measured: list[Measured], folder: Path) -> Path:
-    """Write quality.html, calibration.png and the pictures they show into the folder; the page's path."""
+    """Write quality.html, calibration.png and the pictures they show into the folder; the page's path.
+
+    Raises:
+        UsageError: where files of somebody else would be overwritten.
+    """
+    refuse_report_over_others(folder, "quality.html", "calibration.png")
     shown = fights(store, N_FIGHTS)
     try:
         (folder / "images").mkdir(parents=True, exist_ok=True)
-        for path in sorted({path for fight in shown for path in (fight.image_a, fight.image_b)}):
-            if (store.path / path).exists():  # a picture that is gone is missing on the page; the rest is there
-                shutil.copyfile(store.path / path, folder / "images" / Path(path).name)
-        plot_calibration(measured, labeler, folder / "calibration.png")
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
         environment.filters["visible"] = visible
         template = environment.from_string((files("prefloop.relabel") / "quality.html").read_text())
@@ -40,6 +42,10 @@ def write_quality(store: PairStore, labeler: str, measured: list[Measured], fold
                 fights=[_row(fight) for fight in shown],
             )
         )
+        for path in sorted({path for fight in shown for path in (fight.image_a, fight.image_b)}):
+            if (store.path / path).exists():  # a picture that is gone is missing on the page; the rest is there
+                shutil.copyfile(store.path / path, folder / "images" / Path(path).name)
+        plot_calibration(measured, labeler, folder / "calibration.png")
     except OSError as error:
         raise cannot_write(folder, error) from error
     return page

@@ -42,6 +42,30 @@ def new_folder(path: Path, n_bytes: int = 0) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+_MARK = '<meta name="generator" content="prefloop">'
+
+
+def refuse_report_over_others(folder: Path, page: str, *others: str) -> None:
+    """Check a folder for a report, in which an earlier report may lie.
+
+    Args:
+        page: name of the report's page, which is written first and bears a mark.
+        others: names of the report's other files.
+
+    Raises:
+        UsageError: where a file of somebody else would be written over.
+    """
+    path = folder / page
+    try:
+        if path.is_file() and _MARK in path.read_text(errors="replace"):
+            return
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    for name in (page, *others):
+        if os.path.lexists(folder / name):
+            raise UsageError(f"{folder / name} is not of a report that prefloop wrote; name another folder")
+
+
 def refuse_existing(path: Path) -> None:
     if os.path.lexists(path):
         raise UsageError(f"{path} exists; name another folder, or remove it first")

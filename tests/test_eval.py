@@ -13,7 +13,7 @@ import torch
 from prefloop.cli import app
 from prefloop.eval import EvalConfig
 from prefloop.eval.cli import table
-from prefloop.eval.run import Side, _trained_prompts, evaluate
+from prefloop.eval.run import Side, _trained_prompts, _training_scorers, evaluate
 from prefloop.generate import read_prompts
 from prefloop.store import PairStore, PrefloopError, UsageError, prompt_id
 from prefloop.store.models import RESULT_FILE, find_model
@@ -162,6 +162,20 @@ def test_a_result_has_seen_the_prompts_of_the_results_before_it_and_silence_is_n
         _trained_prompts(find_model(str(tuned)), sides)
 
 
+def test_scorers_that_trained_any_model_of_the_chain_are_in_sample(tuned: Path, tmp_path: Path):
+    def trained_by(folder: Path, scorer: str) -> None:
+        path = folder / RESULT_FILE
+        told = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(told | {"labelers": {scorer: {"scorers": [f"{scorer}@1"]}}}))
+
+    trained_by(tuned, "hps")
+    again = shutil.copytree(tuned, tmp_path / "again")
+    (again / "note.json").write_text("{}")  # another model id
+    (again / RESULT_FILE).write_text(json.dumps({"base_model": str(tuned)}))
+    trained_by(again, "clip")
+    assert _training_scorers(find_model(str(again))) == {"hps", "clip"}
+
+
 def test_a_group_without_a_finite_score_has_no_result_and_the_rest_is_reported(store: PairStore, config: EvalConfig):
     result = evaluate(replace(config, scorers=("little_scorers:Speechless",)), store)
     assert (result["scorers"]["speechless"]["n_pairs"], result["scorers"]["speechless"]["n_left_out"]) == (6, 6)
@@ -193,3 +207,14 @@ def test_a_scorer_without_a_finite_score_is_named_at_the_end_and_the_others_are_
 def test_the_oracle_may_judge_but_only_prompts_it_can_read(store: PairStore, config: EvalConfig):
     with pytest.raises(ValueError, match="no shape of the built-in world"):
         evaluate(EvalConfig(**{**vars(config), "scorers": ("oracle",)}), store)
+
+
+@pytest.mark.parametrize("name", ["report.html", "results.json", "samples.png"])
+def test_a_report_is_not_written_over_files_of_others(store: PairStore, config: EvalConfig, name: str):
+    folder = Path(config.report or "")
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    with pytest.raises(UsageError, match=f"{name} is not of a report that prefloop wrote"):
+        evaluate(config, store)
+    assert (folder / name).read_text() == "mine"
+    assert store.rows("select * from generations") == []  # found before anything is drawn

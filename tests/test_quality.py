@@ -338,3 +338,11 @@ def test_the_page_shows_hostile_text_as_text_and_every_picture_it_names(store: P
         assert f"images/{image.hex}.png" in page
         assert (tmp_path / "out" / "images" / f"{image.hex}.png").exists()
     assert (tmp_path / "out" / "calibration.png").stat().st_size > 1000
+    assert (
+        CliRunner().invoke(app, [*words, "--store", str(store.path)]).exit_code == 0
+    )  # an earlier page is written again
+    (tmp_path / "out" / "quality.html").write_text("mine")
+    ended = CliRunner().invoke(app, [*words, "--store", str(store.path)])
+    assert ended.exit_code == 2
+    assert "quality.html is not of a report that prefloop wrote; name another folder" in ended.stderr
+    assert (tmp_path / "out" / "quality.html").read_text() == "mine"

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from prefloop.train.checkpoint import MANIFEST, sha256
 from prefloop.train.kept import read_pairs
 from prefloop.train.loop import _Trainer, train
 from prefloop.train.pairs import select_pairs
+from safetensors.torch import load_file, save_file
 
 TABLES = ("metrics.csv", "validation.csv")
 
@@ -125,6 +127,17 @@ def test_other_settings_are_refused_before_anything_is_loaded(
     monkeypatch.setattr("prefloop.train.loop._Trainer", lambda *_: pytest.fail("it began"))
     with pytest.raises(UsageError, match="other settings; give them again, or --overwrite or another folder"):
         train(replace(config, beta_dpo=7.0), labelled)
+
+
+def test_a_run_does_not_go_on_with_a_model_that_has_changed(labelled: PairStore, config: TrainConfig, tmp_path: Path):
+    model = Path(shutil.copytree(config.model, tmp_path / "base"))
+    config = replace(config, model=str(model), lora_rank=2)
+    ended({0: "stop"}, config, labelled)
+    path = model / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    save_file({name: tensor + 1e-3 for name, tensor in state.items()}, path)
+    with pytest.raises(IntegrityError, match=f"{model} has changed since the run in .* began; restore it"):
+        train(config, labelled)
 
 
 def test_the_prompts_that_were_trained_on_are_those_of_the_pairs_of_its_steps(labelled: PairStore, config: TrainConfig):

@@ -268,12 +268,16 @@ def test_only_old_pictures_that_no_row_mentions_are_removed(store: PairStore):
     half.write_bytes(b"half")
     old(half)
     young = store.image_path(store.write_image(picture((4, 5, 6)), 8, 8)["image_id"])
+    others = [store.path / "images" / name for name in ("notes.txt", "holiday.png", f"{lone.parent.name}/holiday.png")]
+    for path in others:  # somebody else's
+        path.write_bytes(b"kept")
+        old(path)
     found = unmentioned(store)
     assert {path for path, _ in found} == {lone, half}
     assert all(path.exists() for path, _ in found)
     remove(found)
     left = {path for path in (store.path / "images").rglob("*") if path.is_file()}
-    assert left == {*mentioned, young}
+    assert left == {*mentioned, young, *others}
     assert check(store) == []
 
 

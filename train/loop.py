@@ -151,7 +151,15 @@ class _Trainer:
             self.ema = EMAModel(self.policy.parameters(), decay=config.ema_decay, foreach=True)
         self.recent: deque[Tensor] = deque(maxlen=LOG_EVERY)  # as _optimize returns them
         self.state = State(
-            config, self.data, self.policy, self.optimizer, self.schedule, self.ema, self.accelerator, self.recent
+            config,
+            self.data,
+            self.policy,
+            self.optimizer,
+            self.schedule,
+            self.ema,
+            self.accelerator,
+            self.recent,
+            self.model.model_id,
         )
         self.denoising = Denoising(self.policy, self.unet, self.scheduler, config, self.accelerator)
         self.looks = Looks(config, self.data, self.policy, self.denoising, self.model, self.accelerator, stop)

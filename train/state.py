@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import torch
 from accelerate import Accelerator
@@ -33,6 +34,7 @@ class State:
 
     Args:
         recent: the numbers of the last steps, of which a row of metrics.csv is the mean.
+        model_id: of the model that is trained.
     """
 
     def __init__(
@@ -45,10 +47,11 @@ class State:
         ema: EMAModel | None,
         accelerator: Accelerator,
         recent: deque[Tensor],
+        model_id: UUID,
     ) -> None:
         self.config, self.data, self.policy, self.accelerator = config, data, policy, accelerator
         self.optimizer, self.schedule, self.ema = optimizer, schedule, ema
-        self.recent = recent
+        self.recent, self.model_id = recent, str(model_id)
         self.output = Path(config.output_dir)
         self.fingerprint = data.pairs.fingerprint()
 
@@ -78,6 +81,7 @@ class State:
 
         about = {
             "config": self.config.identity(),
+            "model": self.model_id,
             "pairs": self.fingerprint,
             "n_pairs": len(self.data.pairs.train),
             "processes": self.accelerator.num_processes,
@@ -101,7 +105,7 @@ class State:
 
         Raises:
             UsageError: where it is of other settings, or of another number of processes.
-            IntegrityError: where it is of another list of pairs, or holds what no run of ours wrote.
+            IntegrityError: where it is of another model or list of pairs, or holds what no run of ours wrote.
         """
         main = self.accelerator.is_main_process
         found = latest_checkpoint(self.output)
@@ -132,6 +136,10 @@ class State:
         if manifest.get("config") != self.config.identity():
             raise UsageError(
                 f"{self.output} holds a run with other settings; give them again, or {other_ways(self.output)}"
+            )
+        if manifest.get("model", self.model_id) != self.model_id:
+            raise IntegrityError(
+                f"{self.config.model} has changed since the run in {self.output} began; restore it, or give {other_ways(self.output)}"
             )
         if manifest.get("pairs") != self.fingerprint:
             raise IntegrityError(

@@ -1,6 +1,7 @@
 """Pictures that no row mentions, such as those of a batch that was killed before its rows were written."""
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from ..errors import cannot_write
 from ..pairstore import PairStore
 
+_NAME = re.compile(r"[0-9a-f]{2}/(?:[0-9a-f]{32}\.(?:png|jpg|webp)|\.[0-9a-f]{32}\.(?:png|jpg|webp)\.\d+\.tmp)")
 MIN_AGE = 3600.0  # seconds: a picture is written, or touched, before its row; younger ones may be mentioned soon
 
 
@@ -33,6 +35,10 @@ def remove(files: list[tuple[Path, int]]) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    """Files by the names that images have, or had while they were written; whatever else is there is somebody else's."""
     for where, folders, names in os.walk(folder):
         folders.sort()
-        yield from (Path(where) / name for name in sorted(names))
+        for name in sorted(names):
+            path = Path(where) / name
+            if _NAME.fullmatch(path.relative_to(folder).as_posix()):
+                yield path
