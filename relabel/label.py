@@ -69,6 +69,7 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
                 not_finite += found.pop("not finite", 0)
                 counts |= found  # the larger of the two: each scorer meets the same bad pictures
             counts += Counter({"not finite": not_finite})
+            too_many = _too_many_not_finite(store, scorers, config.max_bad)
             temperatures = _temperatures(config, store, scorers)
             choices, new = write_labels(
                 store, labeler, config, scorers, TRAINING_SOURCES, this.run_id, list(temperatures.values())
@@ -84,7 +85,8 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
                 "temperatures": temperatures,
             }
             _refuse_bad(counts, store, config.max_bad)
-            _refuse_not_finite(store, scorers, config.max_bad)
+            if too_many:
+                raise BadDataError(too_many)
     return this.summary
 
 
@@ -140,8 +142,9 @@ _NOT_FINITE = f"""
 """
 
 
-def _refuse_not_finite(store: PairStore, scorers: Sequence[Scorer], max_bad: float) -> None:
-    """Of what is in the store, so that the same command says it again: a score that is there is not asked for again."""
+def _too_many_not_finite(store: PairStore, scorers: Sequence[Scorer], max_bad: float) -> str | None:
+    """The line for an error, or None. It counts what is in the store, so that the same command says it again: a score that is
+    there is not asked for again."""
     keys = [identity(scorer) for scorer in scorers]
     bad = dict(store.rows(_NOT_FINITE, {"scorers": keys, "sources": list(TRAINING_SOURCES)}))
     all_scores = dict(
@@ -150,11 +153,12 @@ def _refuse_not_finite(store: PairStore, scorers: Sequence[Scorer], max_bad: flo
     told = [
         f"{n} of {all_scores[key]} scores of {key}" for key, n in sorted(bad.items()) if n > max_bad * all_scores[key]
     ]
-    if told:
-        raise BadDataError(
-            f"{' and '.join(told)} are not finite, more than --max-bad {max_bad:g}: they decide no pair, and are kept; a "
-            "scorer that is mended needs another revision to be asked again"
-        )
+    if not told:
+        return None
+    return (
+        f"{' and '.join(told)} are not finite, more than --max-bad {max_bad:g}: they decide no pair, and are kept; a "
+        "scorer that is mended needs another revision to be asked again"
+    )
 
 
 def default_labeler(rule: Rule, scorers: Sequence[Scorer]) -> str:

@@ -9,6 +9,7 @@ from .errors import IntegrityError, PrefloopError, UsageError
 from .hub import cannot_fetch
 from .lora import attach, fuse, read_adapter
 from .model import Model, Part
+from .model_files import INDEX, read_settings
 from .runs import quiet_libraries
 
 if TYPE_CHECKING:
@@ -31,8 +32,25 @@ def load_root(model: Model, **parts: Any) -> Any:
 
     root = model.root
     quiet_libraries()
+    _refuse_incomplete(root, parts)
     with named_errors("model", root.source, root.name):
         return DiffusionPipeline.from_pretrained(root.source, use_safetensors=True, **parts, **root.loading())
+
+
+def _refuse_incomplete(root: Model, parts: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        IntegrityError: where the folder of a component is missing or empty; transformers makes up a tokenizer then.
+    """
+    folder = Path(root.source)
+    if not folder.is_dir():
+        return
+    for name, value in read_settings(folder / INDEX).items():
+        component = isinstance(value, list) and value != [None, None] and not name.startswith("_")
+        if component and name not in parts and not any((folder / name).glob("*")):
+            raise IntegrityError(
+                f"cannot load the model {root.name}: its {name} is missing; fetch or save the model again"
+            )
 
 
 def load_unet(model: Model) -> Any:

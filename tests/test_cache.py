@@ -192,7 +192,7 @@ def test_the_references_errors_are_computed_again_though_the_run_has_left_its_re
     train(replace(cut, max_train_steps=2), labelled)
     (training,) = (labelled.path / "cache").glob("reference-*/*.safetensors")
     flip(training, 8 * training.stat().st_size - 4)
-    (tmp_path / "cut" / REFERENCE_FILE).unlink()
+    (tmp_path / "cut" / ".run" / REFERENCE_FILE).unlink()
     train(cut, labelled, resume=True)
     weights = [load_file(tmp_path / name / "unet" / "diffusion_pytorch_model.safetensors") for name in ("whole", "cut")]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())

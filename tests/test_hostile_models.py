@@ -123,8 +123,33 @@ def test_a_model_of_pickles_alone_is_not_loaded(hostile: Callable[..., TrainConf
     assert_one_line(raised.value)
 
 
+def cut(path: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        data = (folder / path).read_bytes()
+        (folder / path).write_bytes(data[: len(data) // 2])
+
+    return change
+
+
+BROKEN = {
+    "unet weights cut": cut("unet/diffusion_pytorch_model.safetensors"),
+    "vae weights cut": cut("vae/diffusion_pytorch_model.safetensors"),
+    "text encoder cut": cut("text_encoder/model.safetensors"),
+    "text encoder gone": lambda folder: (folder / "text_encoder" / "model.safetensors").unlink(),
+    "tokenizer cut": cut("tokenizer/tokenizer.json"),
+    "tokenizer gone": lambda folder: shutil.rmtree(folder / "tokenizer"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_files_that_are_cut_or_gone_are_one_line(hostile: Callable[..., TrainConfig], labelled: PairStore, how: str):
+    with pytest.raises(PrefloopError, match="cannot load the model") as raised:
+        train(hostile(BROKEN[how]), labelled)
+    assert_one_line(raised.value)
+
+
 def test_a_dry_run_names_a_text_encoder_without_settings(hostile: Callable[..., TrainConfig], labelled: PairStore):
-    with pytest.raises(PrefloopError, match="text_encoder of the model") as raised:
+    with pytest.raises(PrefloopError, match="cannot be read as JSON") as raised:
         dry_run(hostile(text("text_encoder/config.json", "{")), labelled)
     assert_one_line(raised.value)
 

@@ -28,11 +28,18 @@ def test_odd_inputs_and_outputs_end_in_one_line(filled: PairStore, tmp_path: Pat
     (tmp_path / "file").write_text("no store")
     (tmp_path / "folder").mkdir()
     here, long = ["--store", str(filled.path)], "x" * 300
-    stores = {"nope": "there is no store", "file": "there is no store", "folder": "there is no store", long: "too long"}
+    stores = {
+        "nope": (1, "there is no store"),
+        "file": (2, "a store is a folder"),
+        "folder": (1, "there is no store"),
+        long: (1, "too long"),
+    }
     verbs = (["query", "select 1"], ["schema"], ["export", "out"], ["agreement"])
-    lines = [(1, ["store", *verb, "--store", name], why) for name, why in stores.items() for verb in verbs]
+    lines = [(code, ["store", *verb, "--store", name], why) for name, (code, why) in stores.items() for verb in verbs]
     lines += [
-        (1, [verb, "--port", "0", "--store", name], why) for name, why in stores.items() for verb in ("label", "browse")
+        (code, [verb, "--port", "0", "--store", name], why)
+        for name, (code, why) in stores.items()
+        for verb in ("label", "browse")
     ]
     quality = ["scorers", "quality", "--against", "nobody"]
     lines += [

@@ -9,7 +9,7 @@ from pathlib import Path
 import content
 import pytest
 import torch
-from prefloop.store import IntegrityError, NumericalError, PairStore, PrefloopError, UsageError
+from prefloop.store import IntegrityError, NumericalError, PairStore, UsageError
 from prefloop.store.images import image_path
 from prefloop.store.models import find_model
 from prefloop.store.runs import StopSignal
@@ -284,15 +284,6 @@ def test_the_loss_falls_and_the_model_learns_who_is_chosen(labelled: PairStore, 
     assert summary["loss"] < 0.5 < math.log(2)
     assert summary["implicit_accuracy"] > 0.75
     assert summary["validation"]["implicit_accuracy"] > 0.5
-
-
-def test_a_tracker_that_is_not_installed_is_named_before_anything_is_made(
-    labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(PrefloopError, match=r"wandb is not installed.*pip install 'prefloop\[wandb\]'"):
-        train(replace(config, report_to="wandb"), labelled)
-    assert not Path(config.output_dir).exists()
 
 
 def test_sft_lowers_the_error_of_chosen_pictures(labelled: PairStore, config: TrainConfig):
