@@ -53,8 +53,14 @@ def refuse_report_over_others(folder: Path, page: str, *others: str) -> None:
         others: names of the report's other files.
 
     Raises:
-        UsageError: where a file of somebody else would be written over.
+        UsageError: where it is a store or a file, or a file of somebody else would be written over.
     """
+    if "\0" in str(folder):
+        raise UsageError(f"no path can be {str(folder)!r}: it holds a NUL character")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; name a folder")
+    if (folder / "journal").is_dir():
+        raise UsageError(f"{folder} is a store; name another folder")
     path = folder / page
     try:
         if path.is_file() and _MARK in path.read_text(errors="replace"):

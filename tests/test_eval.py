@@ -218,3 +218,15 @@ def test_a_report_is_not_written_over_files_of_others(store: PairStore, config: 
         evaluate(config, store)
     assert (folder / name).read_text() == "mine"
     assert store.rows("select * from generations") == []  # found before anything is drawn
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [("a\0b", "NUL character"), ("file", "is a file; name a folder"), ("store", "is a store")]
+)
+def test_a_place_where_no_report_can_be_is_found_before_anything_is_drawn(
+    store: PairStore, config: EvalConfig, tmp_path: Path, name: str, line: str
+):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match=line):
+        evaluate(replace(config, report=str(tmp_path / name)), store)
+    assert store.rows("select * from generations") == []

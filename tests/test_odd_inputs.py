@@ -87,3 +87,32 @@ def test_half_a_character_in_json_is_refused_in_one_line(tmp_path: Path, odd: di
     assert (ended.exit_code, ended.stderr.count("\n")) == (2, 1), ended.output
     assert "half a character" in ended.stderr
     assert not (tmp_path / "new").exists()
+
+
+NUL = [
+    ["store", "merge", "a\0b"],
+    ["store", "export", "a\0b"],
+    ["store", "backup", "a\0b"],
+    ["generate", "--prompts", "a\0b"],
+    ["generate", "--model", "a\0b"],
+    ["train", "--labels", "x", "--output-dir", "out", "--config", "a\0b"],
+    ["train", "--labels", "x", "--output-dir", "out", "--unet-init", "a\0b"],
+    ["relabel", "--scorer", "clip", "--weights", "clip=a\0b"],
+    ["scorers", "quality", "--against", "nobody", "--output-dir", "a\0b"],
+    ["card", "a\0b"],
+    ["demo", "--dir", "a\0b"],
+]
+
+
+@pytest.mark.parametrize("words", NUL, ids=lambda words: " ".join(words).replace("\0", "␀"))
+def test_a_path_with_a_nul_character_ends_without_a_traceback(
+    filled: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+):
+    monkeypatch.chdir(tmp_path)
+    here = [] if words[0] == "demo" else ["--store", str(filled.path)]
+    ended = CliRunner().invoke(app, [*words, *here])
+    assert isinstance(ended.exception, SystemExit), ended.exception
+    assert ended.exit_code in (1, 2)
+    # Typer itself refuses what it knows to be a path
+    assert "embedded null byte" in ended.stderr or len(ended.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
