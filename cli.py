@@ -33,11 +33,6 @@ class _Group(typer.core.TyperGroup):
             raise typer.Exit(error.exit_code) from None
         except BrokenPipeError:  # whoever read along has enough: typer ends without a word
             raise
-        except ValueError as error:
-            if "null byte" not in str(error):  # what Python says of a path that cannot be
-                raise
-            say("prefloop: a path holds a NUL character; name another one", err=True)
-            raise typer.Exit(2) from None
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             say(f"prefloop: {where}{error.strerror or error}", err=True)
