@@ -129,8 +129,8 @@ def rebuild(
     made = rebuild_store(PairStore(store), allow_missing=allow_missing)
     PairStore.open(store)
     if not made.compared:
-        line = "prefloop: there was no database that could be read, so a rebuild cannot tell whether journal parts are gone"
-        say(f"{line}; `prefloop store check --store {store}` finds rows that others refer to", err=True)
+        line = "prefloop: neither the database nor the one kept before it could be read, so a rebuild cannot tell whether journal parts are gone"
+        say(f"{line}; compare the counts of `prefloop store stats --store {store}` with a backup", err=True)
     line = f"made {store / 'pairs.duckdb'} from {made.n_parts} journal parts"
     if gone := made.missing:
         line += f", without {len(gone)} part{'s that are' if len(gone) > 1 else ' that is'} gone: {', '.join(gone)}"

@@ -63,7 +63,8 @@ def _expression(connection: duckdb.DuckDBPyConnection, sql: str) -> dict[str, An
     except RecursionError:
         raise UsageError("it is nested too deeply") from None
     if tree["error"]:
-        raise UsageError(tree["error_message"])
+        # what DuckDB says of a statement behind a semicolon speaks of our way of parsing
+        raise UsageError(_ONE if "serialized to json" in tree["error_message"] else tree["error_message"])
     node = tree["statements"][0]["node"]
     plain = (
         len(tree["statements"]) == 1

@@ -144,6 +144,10 @@ def _kind(folder: Path, trained_with: dict) -> Kind:
         ("unet", folder / "unet" / "config.json"),
     )
     there: list[Kind] = [kind for kind, path in tells if path.exists()]
+    if not there and (folder / ".run").is_dir():
+        raise PrefloopError(
+            f"{folder} holds a training run that has not ended; the command that began it goes on with it"
+        )
     if not there:
         raise PrefloopError(f"{folder} holds no model: neither model_index.json, {LORA_FILE} nor unet/ is there")
     written: list[Kind] = [kind for kind in there if kind == str(trained_with.get("output"))]

@@ -3,6 +3,7 @@
 import datetime
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -14,12 +15,13 @@ from . import journal
 from .engine import attached
 from .errors import IntegrityError, PrefloopError, cannot_write, reading
 from .parts import missing
-from .taking import take
+from .taking import take, taken_parts
 
 if TYPE_CHECKING:
     from .pairstore import PairStore
 
 SCHEMA_VERSION = 1
+_KEPT, _DAMAGED = "pairs.duckdb.old", "pairs.duckdb.damaged"
 TEMPORARY = ".pairs."
 _READABLE_SINCE = "v1.2.0"  # version of DuckDB: a shell need not be as new as the package
 
@@ -49,33 +51,42 @@ def rebuild(store: "PairStore", *, allow_missing: bool = False) -> Rebuilt:
     with reading(store.path):
         if not store.journal.is_dir():
             raise PrefloopError(f"there is no store at {store.path}")
-    listed = _listed(store)
+    listed, readable = _listed(store)
     with store._lock(shared=False):
         found = journal.parts(store.journal)
         gone = missing(store.journal, listed or (), found)
         if gone and not allow_missing:
             raise IntegrityError(
-                f"{store.database} was made from {len(gone)} journal part{'s' * (len(gone) > 1)} that "
+                f"the database of {store.path} was made from {len(gone)} journal part{'s' * (len(gone) > 1)} that "
                 f"{'are' if len(gone) > 1 else 'is'} gone: {', '.join(gone[:3])}{', …' * (len(gone) > 3)}; bring "
                 f"{'them' if len(gone) > 1 else 'it'} back from a backup, or run `prefloop store rebuild "
                 f"--allow-missing --store {store.path}` to drop the rows"
             )
-        kept = make_database(store.path, found)
+        # one that cannot be read does not take the place of an earlier one that can
+        kept = make_database(store.path, found, _KEPT if readable else _DAMAGED)
     return Rebuilt(len(found), gone, listed is not None, kept)
 
 
-def _listed(store: "PairStore") -> set[str] | None:
-    """Parts that the database there is was made from; None where there is none that can be read."""
-    if not store.database.exists():
-        return None
-    try:
-        return {name for (name,) in store.rows("select name from parts")}
-    except (duckdb.Error, IntegrityError):
-        return None
+def _listed(store: "PairStore") -> tuple[set[str] | None, bool]:
+    """Parts that the database, or the one kept before it, was made from, and whether the database itself can be read.
+
+    None where neither can be read.
+    """
+    if store.database.exists():
+        with suppress(duckdb.Error, IntegrityError):
+            return {name for (name,) in store.rows("select name from parts")}, True
+    earlier = store.path / _KEPT
+    if earlier.exists():
+        with suppress(duckdb.Error, IntegrityError), attached(earlier, read_only=True) as connection:
+            return taken_parts(connection), False
+    return None, False
 
 
-def make_database(folder: Path, found: Mapping[str, str]) -> Path | None:
+def make_database(folder: Path, found: Mapping[str, str], keep_as: str = _KEPT) -> Path | None:
     """The database of a store from parts, name → table. The caller holds the store's lock.
+
+    Args:
+        keep_as: name that the database before gets.
 
     Returns:
         Where the database is that was there before.
@@ -94,7 +105,7 @@ def make_database(folder: Path, found: Mapping[str, str]) -> Path | None:
             connection.execute("checkpoint")  # closing would do it too, but says nothing where it fails
         with open(temporary, "rb+") as file:  # closed by DuckDB: the descriptor drops no lock
             os.fsync(file.fileno())
-        kept = _keep(database, temporary.with_suffix(".old"))
+        kept = _keep(database, temporary.with_suffix(".old"), folder / keep_as)
         os.replace(temporary, database)
         journal.sync_folder(folder)
     except (OSError, duckdb.IOException, duckdb.FatalException) as error:
@@ -105,12 +116,12 @@ def make_database(folder: Path, found: Mapping[str, str]) -> Path | None:
     return kept
 
 
-def _keep(database: Path, temporary: Path) -> Path | None:
+def _keep(database: Path, temporary: Path, kept: Path) -> Path | None:
     """Give the database, with its write-ahead log, a second name beside it; the one kept before goes.
 
     A new database beside the log of an old one would have its rows twice.
     """
-    kept, log = database.with_suffix(".duckdb.old"), Path(f"{database}.wal")
+    log = Path(f"{database}.wal")
     if not database.exists():
         log.unlink(missing_ok=True)
         return None

@@ -83,7 +83,27 @@ def test_a_rebuild_that_cannot_know_says_so_and_makes_the_database(labelled_stor
     assert ended.exit_code == 0, ended.stderr
     assert "cannot tell whether journal parts are gone" in ended.stderr
     assert logical_hashes(store) == before
-    assert kept(store).exists() == (state == "cut")
+    assert not kept(store).exists()
+    assert (store.path / "pairs.duckdb.damaged").exists() == (state == "cut")
+
+
+@pytest.mark.parametrize("state", ["gone", "cut"])
+def test_the_database_kept_before_tells_what_is_gone_where_the_last_one_cannot_be_read(
+    labelled_store: PairStore, state: str
+):
+    store, words = labelled_store, ["store", "rebuild", "--store", str(labelled_store.path)]
+    assert RUNNER.invoke(app, words).exit_code == 0  # keeps one that lists every part
+    lost = part_of(store, "labels")
+    lost.unlink()
+    if state == "gone":
+        store.database.unlink()
+    else:
+        store.database.write_bytes(b"cut")
+    ended = RUNNER.invoke(app, words)
+    assert (ended.exit_code, ended.stdout) == (5, "")
+    assert lost.name in ended.stderr
+    assert RUNNER.invoke(app, [*words, "--allow-missing"]).exit_code == 0
+    assert (n_labels(store.database), n_labels(kept(store))) == (8, 12)
 
 
 def test_a_write_ahead_log_goes_with_the_database_it_belongs_to(labelled_store: PairStore):

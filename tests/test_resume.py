@@ -12,8 +12,9 @@ from pathlib import Path
 import content
 import pytest
 import torch
-from prefloop.store import IntegrityError, NumericalError, PairStore, UsageError
+from prefloop.store import IntegrityError, NumericalError, PairStore, PrefloopError, UsageError
 from prefloop.store.errors import Interrupted
+from prefloop.store.models import find_model
 from prefloop.store.runs import StopSignal
 from prefloop.store.trained_prompts import read_trained_prompts
 from prefloop.train import TrainConfig
@@ -86,7 +87,7 @@ def test_labels_that_change_while_a_run_is_interrupted_do_not_keep_it_from_endin
     capsys.readouterr()
     train(cut, labelled)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "changed since" in line]
-    assert line == f"3 labels changed since; the run in {cut.output_dir} goes on with those it began with"
+    assert line == f"3 labels new or changed since; the run in {cut.output_dir} goes on with those it began with"
     assert weights(whole) == weights(cut)
     for table in TABLES:
         one, other = ((Path(c.output_dir) / table).read_text() for c in (whole, cut))
@@ -107,7 +108,7 @@ def test_a_run_whose_labels_are_all_undone_ends_by_the_same_command(
     words += ["--max-train-steps", 3, "--train-batch-size", 2, "--lora-rank", 2, "--lr-warmup-steps", 0]
     code, printed = content.finished(*words, "--output-dir", config.output_dir, cwd=tmp_path)
     assert code == 0, printed
-    assert f"{len(pairs)} labels changed since" in printed
+    assert f"{len(pairs)} labels new or changed since" in printed
 
 
 def test_a_list_of_pairs_that_was_altered_is_named(labelled: PairStore, config: TrainConfig):
@@ -263,3 +264,17 @@ def test_an_interrupted_overwriting_says_how_it_goes_on(
         with pytest.raises(Interrupted, match="the same command without --overwrite goes on"):
             train(config, labelled, overwrite=True)
     assert train(config, labelled)["steps"] == 3
+
+
+def test_a_run_that_has_not_ended_is_named_where_a_model_is_asked_for(labelled: PairStore, config: TrainConfig):
+    ended({0: "stop"}, config, labelled)
+    with pytest.raises(PrefloopError, match="holds a training run that has not ended"):
+        find_model(config.output_dir)
+
+
+def test_equal_checkpoints_have_equal_bytes(labelled: PairStore, config: TrainConfig):
+    trainer = _Trainer(replace(config, lora_rank=2, checkpoints_total_limit=9), labelled, StopSignal())
+    for step in range(1, 9):  # safetensors writes the two names of a header's metadata in any order
+        trainer.state.save(step)
+    paths = Path(config.output_dir).glob("checkpoint-*/pytorch_lora_weights.safetensors")
+    assert len({path.read_bytes() for path in paths}) == 1

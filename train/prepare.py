@@ -65,7 +65,7 @@ def as_begun(
         )
     elif main and (changed := n_changed(output, config, store)):
         print(
-            f"{changed} label{'s' * (changed > 1)} changed since; the run in {output} goes on with those it began with",
+            f"{changed} label{'s' * (changed > 1)} new or changed since; the run in {output} goes on with those it began with",
             file=sys.stderr,
         )
     return data, scheduler

@@ -22,6 +22,7 @@ from .config import TrainConfig
 from .data import TrainingData
 from .folder import cut_table, sync_file
 from .policy import Policy
+from .result import settle
 
 TABLES = ("metrics", "validation")
 # what the loaders raise where a file is not what a checkpoint has under that name
@@ -78,6 +79,7 @@ class State:
             with open(folder / "optimizer.pt", "wb") as file:  # torch's own writer does not say what the system said
                 torch.save(parts, file)
             self.policy.save_weights(folder, self.data.family)
+            settle(folder)
 
         about = {
             "config": self.config.identity(),
