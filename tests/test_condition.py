@@ -137,7 +137,7 @@ def test_whatever_passes_rows_are_of_the_given_labelers_and_of_no_evaluation(mix
 def test_every_command_that_takes_a_condition_refuses_the_same(mixed: PairStore, config: TrainConfig, tmp_path: Path):
     little.pickapic(tmp_path / "x.parquet")
     commands = (
-        ["train", "--labels", "redder", "--model", config.model, "--output-dir", "out"],
+        ["train", "--labels", "redder", "--model", config.model, "--output-dir", str(tmp_path / "out")],
         ["store", "export", str(tmp_path / "out")],
         ["store", "import", str(tmp_path / "x.parquet")],
     )
