@@ -127,6 +127,7 @@ def test_win_rates_stand_with_their_interval_and_number():
     assert "| `hps` | 64.2 % | 59.2 to 69.2 % | 400 | 799 |\n" in card
     assert "| `pickscore` (in-sample) | 61.3 % | 56.3 to 66.3 % | 400 | 799 |\n" in card
     assert "on 400 prompts; 7 of them were trained on." in card
+    assert "which of them were trained on is not known" in model_card(about(), [evaluation(n_trained_prompts=None)])
     assert card.index("Against `owner/base`") < card.index("Against `other`")
     assert card.count("it is no witness") == 1
     outside = evaluation(scorers={"hps": evaluation()["scorers"]["hps"]})

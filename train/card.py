@@ -202,6 +202,8 @@ def _provenance(about: dict, on: Model | None) -> list[str]:
 def _evaluation(result: dict) -> str:
     trained = result["n_trained_prompts"]
     seen = f"; {trained} of them were trained on" if trained else ""
+    if trained is None:
+        seen = "; which of them were trained on is not known"
     lines = [
         f"Against {_code(result['against'])}, from the same noise, on {result['n_prompts']} prompts{seen}. Ties count one "
         "half; intervals are of 95 %, over prompts.",
