@@ -21,6 +21,7 @@ LIBRARIES = ("diffusers", "transformers")
 # Classes that look up in the folder's files which class, or whose code, they become.
 CHOOSING = ("AutoModel", "AutoPipeline")
 NAMES_CODE = ("auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code", "_module")
+SAFE = (".safetensors", ".safetensors.index.json")
 KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 
 
@@ -119,6 +120,8 @@ def _refuse_settings(path: Path) -> None:
             method = value.get("quant_method") if isinstance(value, dict) else None
             if not str(method).startswith("bitsandbytes"):
                 raise UsageError(f"{path}: weights quantized by {method!r} are not loaded; save them unquantized")
+        if key == "transformers_weights" and value and not str(value).endswith(SAFE):
+            raise UsageError(f"{path}: {key} names {value!r}, which is not a safetensors file of this folder")
         if key in KERNELS and "/" in str(value):
             raise UsageError(f"{path}: {key} names code on the hub, {value!r}; remove the line")
 

@@ -90,6 +90,10 @@ def _pickled_shards(folder: Path) -> None:
     (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(shards))
 
 
+def _other_weights(folder: Path) -> None:
+    change(folder / "text_encoder" / "config.json", transformers_weights="model.bin")
+
+
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a list as the pipeline's class": (_pipeline_list, "evil.py: no code of a model folder is run"),
     "a component's module": (_component_file, 'unet of the StableDiffusionPipeline is ["evil", "Unet"]'),
@@ -102,6 +106,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "an adapter of a component": (_adapter_of_a_component, "adapter_config.json lays an adapter"),
     "a kernel from the hub": (_kernel_from_the_hub, "names code on the hub"),
     "a quantizer": (_quantizer, "quantized by 'quanto'"),
+    "other weights than safetensors": (_other_weights, "'model.bin', which is not a safetensors file"),
     "pickled shards": (_pickled_shards, "is not a safetensors file of this folder"),
 }
 BROKEN: dict[str, tuple[str, str]] = {
