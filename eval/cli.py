@@ -101,6 +101,7 @@ def table(result: dict) -> str:
             f"{name:<12}{row['win_rate']:>9.1%}  {row['low']:.1%} – {row['high']:.1%}    {row['base_mean']:>9.4f}"
             f"{row['tuned_mean']:>9.4f}{row['diff']:>+9.4f}  {row['diff_low']:+.4f} – {row['diff_high']:+.4f}"
             + ("  in-sample" if row["in_sample"] else "")
+            + (f"  {row['n_pairs']} of {result['n_pairs']} pairs" if row["n_left_out"] else "")
         )
     lines.append(f"report: {result['report']}/report.html")
     return "\n".join(lines)

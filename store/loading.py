@@ -1,5 +1,6 @@
 """Load what a model is put together from: the one way for drawing, training and exporting alike."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,6 +147,9 @@ def named_errors(what: str, source: str, name: str) -> Iterator[None]:
     """Turn whatever diffusers and transformers raise in the block into one line that names the thing and the cure."""
     import torch
 
+    theirs = logging.getLogger("diffusers")
+    level = theirs.level
+    theirs.setLevel(logging.CRITICAL)  # it logs an error that it then raises: one line is enough
     try:
         yield
     except (PrefloopError, torch.OutOfMemoryError, MemoryError):
@@ -155,3 +159,5 @@ def named_errors(what: str, source: str, name: str) -> Iterator[None]:
             line = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
             raise IntegrityError(f"cannot load the {what} {name}: {line}") from error
         raise cannot_fetch(what, name, source, error) from error
+    finally:
+        theirs.setLevel(level)

@@ -185,6 +185,14 @@ def test_a_group_without_a_finite_score_has_no_result_and_the_rest_is_reported(s
     assert "no result" in page[page.index("By parity") :]
 
 
+def test_a_scorer_that_judged_some_pairs_alone_says_how_many(store: PairStore, config: EvalConfig):
+    result = evaluate(config, store)
+    row = next(iter(result["scorers"].values()))
+    assert "pairs" not in table(result).splitlines()[2]
+    row["n_left_out"], row["n_pairs"] = 2, result["n_pairs"] - 2
+    assert table(result).splitlines()[2].endswith(f"{result['n_pairs'] - 2} of {result['n_pairs']} pairs")
+
+
 def test_a_scorer_without_a_finite_score_is_named_at_the_end_and_the_others_are_reported(
     store: PairStore, config: EvalConfig
 ):

@@ -87,6 +87,22 @@ def test_a_name_the_hub_cannot_have_is_no_setting(name: str, config: TrainConfig
         replace(config, push_to_hub=name)
 
 
-def test_a_learning_rate_that_scaling_makes_infinite_is_no_setting(config: TrainConfig):
+def test_a_learning_rate_that_scaling_makes_too_large_is_refused(config: TrainConfig):
     with pytest.raises(UsageError, match="times the pairs of a step"):
-        replace(config, learning_rate=1e308, scale_lr=True, train_batch_size=4)
+        replace(config, learning_rate=1e4, scale_lr=True, train_batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"learning_rate": 1e38}, "learning-rate must be at most 10000"),
+        ({"adam_weight_decay": 1e39}, "takes all of a weight in one step"),
+        ({"lora_rank": 1_000_000}, "lora-rank must be at most 4096"),
+        ({"resolution": 100_000}, "resolution must be a multiple of 8 from 8 to 16384"),
+    ],
+)
+def test_settings_that_would_destroy_the_model_or_fill_the_memory_are_refused(
+    config: TrainConfig, settings: dict, line: str
+):
+    with pytest.raises(UsageError, match=line):
+        replace(config, **settings)

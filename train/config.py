@@ -17,6 +17,10 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 PAIRWISE = ("dpo", "ipo", "hinge", "mapo")
 """Losses of the difference between two errors, which the safeguard can hold."""
 WITH_REFERENCE = ("dpo", "ipo", "hinge", "kto")
+MOST_RATE = 1e4
+MOST_RANK = 4096
+"""No projection of attention that a LoRA is put on is wider in the models that are known."""
+MOST_PIXELS = 16384
 # What may differ between a run and its continuation.
 _FREE = (
     "output_dir",
@@ -143,13 +147,15 @@ class TrainConfig:
         _choice("lr-scheduler", self.lr_scheduler, SCHEDULES)
         if self.report_to is not None:
             _choice("report-to", self.report_to, TRACKERS)
-        for name in ("beta_dpo", "learning_rate", "adam_epsilon", "max_grad_norm"):
+        for name in ("beta_dpo", "adam_epsilon", "max_grad_norm"):
             _range(name, getattr(self, name), above=0)
+        _range("learning_rate", self.learning_rate, above=0, most=MOST_RATE)
+        _range("lora_rank", self.lora_rank, least=0, most=MOST_RANK)
         for name in ("train_batch_size", "gradient_accumulation_steps", "max_train_steps", "checkpointing_steps"):
             _range(name, getattr(self, name), least=1, most=10**9)
         for name in ("checkpoints_total_limit", "validation_steps", "n_samples"):
             _range(name, getattr(self, name), least=1, most=10**9)
-        for name in ("lora_rank", "lr_warmup_steps", "seed", "early_stopping", "sample_steps", "cache_reference"):
+        for name in ("lr_warmup_steps", "seed", "early_stopping", "sample_steps", "cache_reference"):
             _range(name, getattr(self, name), least=0, most=2**62)
         _range("dataloader_num_workers", self.dataloader_num_workers, least=0, most=64)
         for name in ("adam_weight_decay", "noise_offset", "input_perturbation"):
@@ -166,11 +172,22 @@ class TrainConfig:
                 _range(name, getattr(self, name), least=0, most=1)
         if self.max_train_samples is not None:
             _range("max_train_samples", self.max_train_samples, least=1)
-        if self.resolution is not None and (self.resolution <= 0 or self.resolution % 8):
-            raise UsageError(f"resolution must be a positive multiple of 8, got {self.resolution}")
+        if self.resolution is not None and not (0 < self.resolution <= MOST_PIXELS and self.resolution % 8 == 0):
+            raise UsageError(f"resolution must be a multiple of 8 from 8 to {MOST_PIXELS}, got {self.resolution}")
         self._refuse_contradictions()
 
     def _refuse_contradictions(self) -> None:
+        rate = self.learning_rate
+        if self.scale_lr:
+            rate *= self.train_batch_size * self.gradient_accumulation_steps
+            if rate > MOST_RATE:
+                raise UsageError(
+                    f"learning-rate {self.learning_rate:g} times the pairs of a step is {rate:g}; lower it"
+                )
+        if rate * self.adam_weight_decay >= 1:
+            raise UsageError(
+                f"adam-weight-decay {self.adam_weight_decay:g} at learning-rate {rate:g} takes all of a weight in one step; lower it"
+            )
         if self.safeguard is not None and self.loss not in PAIRWISE:
             raise UsageError(f"safeguard holds pairwise losses ({', '.join(PAIRWISE)}); {self.loss} is none")
         if self.loss != "dpo" and (self.soft_labels or self.label_smoothing):
@@ -185,8 +202,6 @@ class TrainConfig:
             raise UsageError("output lora wants a --lora-rank above 0")
         if self.kohya and not self.lora_rank:
             raise UsageError("kohya is a layout of LoRAs; give a --lora-rank above 0")
-        if self.scale_lr and math.isinf(self.learning_rate * self.train_batch_size * self.gradient_accumulation_steps):
-            raise UsageError(f"learning-rate {self.learning_rate:g} times the pairs of a step is not finite; lower it")
         if self.push_to_hub is not None:
             from .hub import refuse_bad_name  # the hub's client takes a while to import
 

@@ -82,7 +82,7 @@ def family_of(model: Model) -> Family:
     if not isinstance(name, str):
         raise IntegrityError(f"the model {base.name} does not name the class of its pipeline: _class_name is {name!r}")
     for part in ("unet", "vae", "text_encoder", "text_encoder_2", "scheduler"):
-        if index.get(part) is not None and not (isinstance(index[part], list | tuple) and len(index[part]) == 2):
+        if index.get(part) is not None and not _is_class(index[part], optional=part.startswith("text")):
             raise IntegrityError(f"the model {base.name} does not name the class of its {part}: it is {index[part]!r}")
     unet = _made(base.name, "U-Net", UNet2DConditionModel, unet)
     vae = _made(base.name, "VAE", AutoencoderKL, vae)
@@ -104,6 +104,13 @@ def family_of(model: Model) -> Family:
         unet=unet,
         vae=vae,
     )
+
+
+def _is_class(value: Any, *, optional: bool) -> bool:
+    """Whether an entry of the index names a library and a class; an optional part may have none."""
+    if not (isinstance(value, list | tuple) and len(value) == 2):
+        return False
+    return all(isinstance(name, str) for name in value) or (optional and list(value) == [None, None])
 
 
 def _known(model: str, settings: Any) -> dict[str, Any]:
