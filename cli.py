@@ -7,18 +7,18 @@ import typer
 import typer.core
 
 from . import __version__
+from .core.errors import PrefloopError
 from .eval.cli import evaluate
 from .generate.cli import generate
+from .relabel.annotate.cli import browse, label
 from .relabel.cli import relabel, scorers_app
-from .relabel.page.cli import browse, label
 from .shapes.cli import demo
 from .store.cli import app as store_app
 from .store.cli import say
-from .store.errors import PrefloopError
 from .store.exporters.cli import export
 from .store.importers.cli import import_
+from .store.maintenance.cli import backup, compact, gc, merge, migrate
 from .store.queries.cli import query, schema
-from .store.upkeep.cli import backup, compact, gc, merge, migrate
 from .train.cli import card, train
 
 

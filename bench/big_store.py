@@ -14,8 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..core.ids import canonical, content_bytes, split_of
 from ..store import PairStore
-from ..store.ids import canonical, content_bytes, split_of
 from ..store.images import png_bytes
 from ..store.journal import TABLES
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..train.meter import Meter
+from ..train.cost.flop_counter import Meter
 
 
 class Clock:

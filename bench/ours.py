@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.signals import StopSignal
 from ..store import PairStore, load_image
-from ..store.runs import StopSignal
 from ..train.config import TrainConfig
-from ..train.frames import cut
-from ..train.loop import _Trainer
+from ..train.crops import cut
 from ..train.objective import SHOWN
 from ..train.prepare import with_reference
+from ..train.trainer import _Trainer
 from .measure import Parts
 from .plain_twin import Example
 

@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 import numpy as np
 import pyarrow as pa
 from prefloop.relabel import RelabelConfig
-from prefloop.relabel.registry import load_scorers
-from prefloop.relabel.writing import write_labels
+from prefloop.relabel.labels import write_labels
+from prefloop.relabel.scorers.registry import load_scorers
 from prefloop.store import PairStore
 from prefloop.store.journal import TABLES
 from prefloop.store.pairstore import new_pair

@@ -21,13 +21,13 @@ import numpy as np
 import open_clip
 import torch
 from PIL import Image
-from prefloop.relabel.hps import HPS
-from prefloop.relabel.pickscore import PickScore
-from prefloop.relabel.scoring import score_images, unscored
+from prefloop.core.signals import StopSignal
+from prefloop.relabel.scorers.hps import HPS
+from prefloop.relabel.scorers.pickscore import PickScore
+from prefloop.relabel.scores import score_images, unscored
 from prefloop.store import PairStore, prompt_id
 from prefloop.store.images import png_bytes
 from prefloop.store.pairstore import new_pair
-from prefloop.store.runs import StopSignal
 from torchvision.transforms import functional as tv
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 

@@ -50,7 +50,7 @@ def win_rates(path: Path, _: int) -> int:
 
 
 def nothing_unscored(path: Path, _: int) -> int:
-    from ..relabel.scoring import unscored
+    from ..relabel.scores import unscored
 
     assert not unscored(PairStore.open(path), SCORERS[0], SOURCES)
     return 1
@@ -58,7 +58,7 @@ def nothing_unscored(path: Path, _: int) -> int:
 
 def all_unscored(path: Path, _: int) -> int:
     """The work list of a scorer that is new to the store."""
-    from ..relabel.scoring import unscored
+    from ..relabel.scores import unscored
 
     return len(unscored(PairStore.open(path), "new@1", SOURCES))
 

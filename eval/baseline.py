@@ -3,10 +3,10 @@
 from dataclasses import fields, replace
 
 from ..generate.defaults import FROM_A_RUN, settled
-from ..generate.kinds import Kind, kind_of
+from ..models.kinds import Kind, kind_of
+from ..models.model import Model
+from ..models.resolve import find_model
 from ..store import PairStore, UsageError
-from ..store.model import Model
-from ..store.models import find_model
 from .config import EvalConfig
 
 _WORDS = {

@@ -4,9 +4,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from ..core.errors import BadDataError
 from ..relabel.config import parse_weights
 from ..store.cli import DEFAULT, StoreOption, say
-from ..store.errors import BadDataError
 from ..store.pairstore import PairStore
 from .config import EvalConfig
 
@@ -78,8 +78,8 @@ def evaluate(
         report=report,
     )
     opened = PairStore.open(store)
-    from .run import as_json as strict_json
-    from .run import evaluate as run_evaluation
+    from .stage import as_json as strict_json
+    from .stage import evaluate as run_evaluation
 
     result = run_evaluation(config, opened)
     say(strict_json(result) if as_json else table(result))

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from ..core.errors import UsageError
 from ..generate.config import GenerateConfig, positive
-from ..store.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)

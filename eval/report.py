@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from ..core.errors import cannot_write
 from ..store import PairStore
-from ..store.errors import cannot_write
 from ..store.query import visible
 
 if TYPE_CHECKING:
-    from .run import Evaluation, Side
+    from .stage import Evaluation, Side
 
 N_SHOWN = 12
 PAGE, FILES = "report.html", ("results.json", "win_rates.png", "samples.png")

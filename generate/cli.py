@@ -80,8 +80,8 @@ def generate(
         device=device,
     )
     from .defaults import described
-    from .draw import generate as draw_and_pair
-    from .draw import plan
+    from .stage import generate as draw_and_pair
+    from .stage import plan
 
     there = PairStore(Path(store)).exists()
     # names are looked up before a store is made, so that a mistyped one leaves nothing behind
@@ -98,7 +98,7 @@ def generate(
     else:
         sampler = None
         if not there:  # a model that cannot be loaded must leave no store behind
-            from .sampling import Sampler
+            from .sampler import Sampler
 
             sampler = Sampler(planned.model, planned.config)
         summary = draw_and_pair(planned.config, PairStore.create(store), sampler)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..store.errors import UsageError
+from ..core.errors import UsageError
 
 Pairing = Literal["all", "random", "adjacent"]
 # Short names of the schedulers people ask for; any scheduler class of diffusers can be named in full.

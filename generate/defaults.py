@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from ..core.errors import UsageError
+from ..models.kinds import kind_of
+from ..models.model import Model
 from ..store import PairStore
-from ..store.errors import UsageError
-from ..store.model import Model
 from .config import GenerateConfig
-from .kinds import kind_of
 
 # Kind of model → its usual number of steps and guidance scale.
 USUAL = {"built-in": (10, 2.5), "sd": (25, 7.5), "sdxl": (30, 5.0), "turbo": (4, 0.0)}
@@ -95,7 +95,7 @@ def usual(model: Model) -> tuple[int, float]:
     kind = kind_of(model)
     if kind.name in USUAL:
         return USUAL[kind.name]
-    from .text_to_image import own_defaults
+    from ..models.text_to_image import own_defaults
 
     own = own_defaults(kind.pipeline_class)
     if own is None:

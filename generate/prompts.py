@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from ..store.errors import UsageError
+from ..core.errors import UsageError
 
 BUILT_IN = {"shapes": "train.jsonl", "shapes-heldout": "heldout.jsonl"}
 FORMATS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")

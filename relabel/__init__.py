@@ -1,6 +1,6 @@
 """Scores for pictures, and the rules that turn scores into labels."""
 
 from .config import RelabelConfig
-from .registry import Scorer, load_scorer, scorer_names
+from .scorers.registry import Scorer, load_scorer, scorer_names
 
 __all__ = ["RelabelConfig", "Scorer", "load_scorer", "scorer_names"]

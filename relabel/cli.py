@@ -7,8 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from ..core.errors import PrefloopError, UsageError
 from ..store.cli import DEFAULT, StoreOption, say
-from ..store.errors import PrefloopError, UsageError
 from ..store.pairstore import PairStore
 from .config import RelabelConfig, parse_shares, parse_weights
 
@@ -82,7 +82,7 @@ def relabel(
     if dry_run:
         _say_plan(config, opened, as_json)
         return
-    from .label import relabel as score_and_label
+    from .stage import relabel as score_and_label
 
     summary = score_and_label(config, opened)
     if as_json:
@@ -100,8 +100,8 @@ def relabel(
 
 
 def _open_page(scorers: list[str], labeler: str | None, store: Path, as_json: bool) -> None:
-    from .page.cli import run_label
-    from .page.config import LabelConfig
+    from .annotate.cli import run_label
+    from .annotate.config import LabelConfig
 
     if len(scorers) > 1:
         raise UsageError("human chooses by itself; name it alone, and compare with `prefloop store agreement`")
@@ -129,7 +129,7 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] =
 
     Example: prefloop scorers ls
     """
-    from .check import described
+    from .validation.check import described
 
     rows = described()
     if as_json:
@@ -153,9 +153,9 @@ def check(
 
     Example: prefloop scorers check pickscore --weights shapes
     """
-    from ..store.errors import IntegrityError
-    from .check import check_scorer, check_weights
-    from .registry import scorer_names
+    from ..core.errors import IntegrityError
+    from .scorers.registry import scorer_names
+    from .validation.check import check_scorer, check_weights
 
     given, failed = parse_weights(weights or []), []
     for name in names or scorer_names():
@@ -192,7 +192,7 @@ def quality(
 
     Example: prefloop scorers quality --against human:me --output-dir quality
     """
-    from .measure import lines_of, measure
+    from .validation.validate import lines_of, measure
 
     opened = PairStore.open(store)
     measured = measure(opened, against)
@@ -201,6 +201,6 @@ def quality(
     else:
         say("\n".join(line for one in measured for line in lines_of(one)))
     if output_dir is not None:
-        from .quality_report import write_quality
+        from .validation.report import write_quality
 
         say(f"wrote {write_quality(opened, against, measured, output_dir)}", err=True)

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from ..store.errors import UsageError
-from ..store.text import refuse_unseen
-from .precision import DTYPES
+from ..core.errors import UsageError
+from ..core.text import refuse_unseen
+from .scorers.precision import DTYPES
 
 Rule = Literal["single", "mean-rank", "weighted", "majority", "unanimous"]
 Pairs = Literal["all", "best-worst"]

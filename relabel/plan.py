@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from ..store import PairStore
 from .config import RelabelConfig
-from .decoding import BATCHES_AHEAD
-from .embeddings import EmbeddingCache
-from .judging import Judge, unjudged
-from .label import TRAINING_SOURCES
-from .registry import Scorer, identity, load_scorers
-from .scoring import unscored
-from .towers import Towers
+from .embedding_cache import EmbeddingCache
+from .image_loader import BATCHES_AHEAD
+from .pairwise import Judge, unjudged
+from .scorers.dual_encoder import Towers
+from .scorers.registry import Scorer, identity, load_scorers
+from .scores import unscored
+from .stage import TRAINING_SOURCES
 
 PIXELS = 224 * 224 * 3 * 4  # bytes of a preprocessed picture
 _SPEEDS = """

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..store import PairStore, UsageError
-from .judged import judged, known_labeler
+from .validation.labelled_scores import judged, known_labeler
 
 FEWEST = 10  # decided pairs
 

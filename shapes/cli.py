@@ -21,7 +21,7 @@ def demo(
     """
     config = DemoConfig(dir=dir, seed=seed, quick=quick)
     from ..eval.cli import table
-    from ..eval.run import as_json as strict_json
+    from ..eval.stage import as_json as strict_json
     from ..store.cli import say
     from .demo import demo as run_demo
 

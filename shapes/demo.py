@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..models.lineage import read_result
 from ..store import PairStore, UsageError
-from ..store.lineage import read_result
 
 if TYPE_CHECKING:
     from ..eval.config import EvalConfig
@@ -69,11 +69,11 @@ def demo(config: DemoConfig) -> dict:
 
     A second call does only what is missing.
     """
-    from ..eval.run import evaluate
-    from ..generate.draw import generate
+    from ..eval.stage import evaluate
+    from ..generate.stage import generate
     from ..relabel.config import RelabelConfig
-    from ..relabel.label import relabel
-    from ..train.loop import train
+    from ..relabel.stage import relabel
+    from ..train.trainer import train
 
     planned = stages(config)
     store = PairStore.create(Path(config.dir) / "store")

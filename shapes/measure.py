@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from ..generate.config import GenerateConfig
-from ..generate.draw import Generation
 from ..generate.prompts import read_prompts
-from ..generate.sampling import Sampler
-from ..relabel.registry import load_scorers
-from ..store.models import find_model
+from ..generate.sampler import Sampler
+from ..generate.stage import Generation
+from ..models.resolve import find_model
+from ..relabel.scorers.registry import load_scorers
 from .oracle import judge
 from .scene import all_scenes, render, wrong
 from .vae import pixels

@@ -1,6 +1,6 @@
 """The floor of the house: prompts, pictures, pairs, scores and labels, in one folder. Nothing here imports torch."""
 
-from .errors import (
+from ..core.errors import (
     BadDataError,
     BusyError,
     IntegrityError,
@@ -9,7 +9,7 @@ from .errors import (
     PrefloopError,
     UsageError,
 )
-from .ids import generation_id, image_id, pair_id, prompt_id
+from ..core.ids import generation_id, image_id, pair_id, prompt_id
 from .images import ImageError, load_image
 from .pairstore import PairStore
 

@@ -10,12 +10,12 @@ from uuid import UUID
 
 import duckdb
 
+from ..core.ids import image_id
 from . import journal
-from .ids import image_id
+from .ingest import taken_parts
 from .pairstore import PairStore
 from .parts import damage, missing
 from .rebuild import make_database
-from .taking import taken_parts
 
 _REFERENCES = (
     ("generations", "prompt_id", "prompts", "prompt_id"),

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from .errors import IntegrityError
+from ..core.errors import IntegrityError
+from ..core.text import visible_lines
 from .pairstore import PairStore
-from .text import visible_lines
 
 app = typer.Typer(no_args_is_help=True, help="Look into a store, ask it in SQL, prove it whole; pairs in and out.")
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the store.")]

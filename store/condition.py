@@ -6,7 +6,7 @@ from typing import Any
 
 import duckdb
 
-from .errors import UsageError
+from ..core.errors import UsageError
 from .query import CLOSED, first_lines
 
 _ONE = "it must be one expression, such as margin > 1 and split = 'train'"

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
-from .errors import PrefloopError, cannot_write
-from .ids import image_id
-from .journal import sync_folder
+from ..core.errors import PrefloopError, cannot_write
+from ..core.files import sync_folder
+from ..core.ids import image_id
 
 if TYPE_CHECKING:
     from PIL import Image

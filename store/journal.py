@@ -15,7 +15,8 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import IntegrityError, cannot_write, reading
+from ..core.errors import IntegrityError, cannot_write, reading
+from ..core.files import sync_folder
 
 _ID, _TEXT, _TIME = pa.uuid(), pa.string(), pa.timestamp("us")
 
@@ -123,14 +124,6 @@ def write_part(folder: Path, table: str, rows: pa.Table, time_text: str, replace
             temporary.unlink()
         raise cannot_write(path, error, len(data)) from error
     return path
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def parts(folder: Path) -> dict[str, str]:

@@ -14,9 +14,7 @@ from uuid import UUID
 import duckdb
 import pyarrow as pa
 
-from . import journal
-from .engine import attached, is_broken, is_held, table_with_ids
-from .errors import (
+from ..core.errors import (
     BusyError,
     IntegrityError,
     PrefloopError,
@@ -27,11 +25,13 @@ from .errors import (
     reading,
     why,
 )
-from .ids import canonical, pair_id, prompt_id, split_of
+from ..core.ids import canonical, pair_id, prompt_id, split_of
+from ..core.locks import locked
+from . import journal
+from .connection import attached, is_broken, is_held, table_with_ids
 from .images import image_path, sync_names, write_image
-from .locks import locked
+from .ingest import take, taken_parts
 from .rebuild import TEMPORARY, make_database, rebuild
-from .taking import take, taken_parts
 from .verify import schema_version, verified_parts
 from .views import are_current, renew
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from .errors import IntegrityError
+from ..core.errors import IntegrityError
 from .journal import CHECKSUM_LENGTH, REPLACED
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import duckdb
 
-from .engine import is_broken
-from .errors import PrefloopError, UsageError
+from ..core.errors import PrefloopError, UsageError
+from ..core.text import guarded, json_text, visible
+from .connection import is_broken
 from .pairstore import PairStore
-from .text import guarded, json_text, visible
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
+from ..core.errors import IntegrityError, PrefloopError, cannot_write, reading
+from ..core.files import sync_folder
 from . import journal
-from .engine import attached
-from .errors import IntegrityError, PrefloopError, cannot_write, reading
+from .connection import attached
+from .ingest import take, taken_parts
 from .parts import missing
-from .taking import take, taken_parts
 
 if TYPE_CHECKING:
     from .pairstore import PairStore
@@ -107,7 +108,7 @@ def make_database(folder: Path, found: Mapping[str, str], keep_as: str = _KEPT) 
             os.fsync(file.fileno())
         kept = _keep(database, temporary.with_suffix(".old"), folder / keep_as)
         os.replace(temporary, database)
-        journal.sync_folder(folder)
+        sync_folder(folder)
     except (OSError, duckdb.IOException, duckdb.FatalException) as error:
         raise cannot_write(database, error) from error
     finally:

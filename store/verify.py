@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
+from ..core.errors import IntegrityError
 from . import journal
-from .errors import IntegrityError
+from .ingest import row_count, taken_parts
 from .rebuild import SCHEMA_VERSION
-from .taking import row_count, taken_parts
 
 if TYPE_CHECKING:
     from .pairstore import PairStore

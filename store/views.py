@@ -6,10 +6,10 @@ from pathlib import Path
 
 import duckdb
 
-from .engine import attached
-from .errors import PrefloopError
-from .locks import locked
-from .text import visible
+from ..core.errors import PrefloopError
+from ..core.locks import locked
+from ..core.text import visible
+from .connection import attached
 
 WAIT = 2.0
 """Seconds for others to let go of the store."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from prefloop.train import TrainConfig
-    from prefloop.train.loop import _Trainer
+    from prefloop.train.trainer import _Trainer
 
 
 @pytest.fixture(scope="session")
@@ -91,8 +91,8 @@ def config(tiny_pipeline: Path, tmp_path: Path) -> "TrainConfig":
 @pytest.fixture
 def trainer(labelled: PairStore, config: "TrainConfig") -> "Callable[..., _Trainer]":
     """A trainer that has done no step yet, with some settings changed."""
-    from prefloop.store.runs import StopSignal
-    from prefloop.train.loop import _Trainer
+    from prefloop.core.signals import StopSignal
+    from prefloop.train.trainer import _Trainer
 
     def make(**changes: object) -> _Trainer:
         changed = replace(config, **changes)  # type: ignore[arg-type]  # names are checked by the dataclass

@@ -121,8 +121,8 @@ def command(*arguments: object) -> Sequence[str]:
 _LOADED = multiprocessing.get_context("forkserver")
 _LOADED.set_forkserver_preload(
     [
-        "prefloop.eval.run",
-        "prefloop.train.loop",
+        "prefloop.eval.stage",
+        "prefloop.train.trainer",
         "open_clip",
         "matplotlib.pyplot",
         "transformers.models.clip.modeling_clip",

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from html import unescape
 from uuid import UUID, uuid4
 
-from prefloop.relabel.page.app import LabelPage, label_app
-from prefloop.relabel.page.config import LabelConfig
+from prefloop.relabel.annotate.app import LabelPage, label_app
+from prefloop.relabel.annotate.config import LabelConfig
 from prefloop.store import PairStore
 from starlette.testclient import TestClient
 

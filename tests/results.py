@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
-from prefloop.generate.pipelines import load_pipeline
+from prefloop.core.hashing import RESULT_FILE, digests
+from prefloop.models.lineage import lineage
+from prefloop.models.loading import load_unet
+from prefloop.models.pipelines import load_pipeline
+from prefloop.models.resolve import LORA_FILE, find_model
 from prefloop.store import IntegrityError
-from prefloop.store.hashing import RESULT_FILE, digests
-from prefloop.store.lineage import lineage
-from prefloop.store.loading import load_unet
-from prefloop.store.models import LORA_FILE, find_model
 from safetensors.torch import load_file, save_file
 
 

@@ -9,9 +9,9 @@ from prefloop.bench.big_store import PERSON, fill
 from prefloop.bench.store import TARGETS, missed
 from prefloop.bench.store_plot import plot
 from prefloop.bench.store_steps import measured
+from prefloop.core.ids import prompt_id
 from prefloop.store import PairStore, pair_id
 from prefloop.store.check import check
-from prefloop.store.ids import prompt_id
 
 N = 300
 

@@ -14,10 +14,10 @@ import content
 import pytest
 import torch
 from prefloop.generate import GenerateConfig
-from prefloop.generate.sampling import Sampler
+from prefloop.generate.sampler import Sampler
+from prefloop.models.resolve import find_model
 from prefloop.store import PairStore, PrefloopError
 from prefloop.store.check import check
-from prefloop.store.models import find_model
 
 
 def signalled(number: int, when: Callable[[], bool], *arguments: object, cwd: Path, **more: Any) -> tuple[int, str]:
@@ -74,7 +74,7 @@ def test_a_signal_ends_training_at_a_checkpoint(store: PairStore, tiny_pipeline:
 def test_a_batch_is_halved_where_memory_runs_out(
     tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    from prefloop.generate.draw import plan
+    from prefloop.generate.stage import plan
 
     prompts = tiny_pipeline.parent / "prompts.txt"
     prompts.write_text("\n".join(f"a red circle {number}" for number in range(5)))
@@ -175,7 +175,7 @@ def test_a_run_whose_files_find_no_room_ends_in_a_line_with_path_and_room(traine
 def test_a_result_that_finds_no_room_leaves_the_checkpoint_and_the_same_command_ends(
     labelled: PairStore, config: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    from prefloop.train.loop import _Trainer, train
+    from prefloop.train.trainer import _Trainer, train
 
     whole = _Trainer._finish
 
@@ -200,10 +200,10 @@ def test_a_result_that_finds_no_room_leaves_the_checkpoint_and_the_same_command_
 def test_a_folder_without_room_is_found_before_anything_is_encoded(
     labelled: PairStore, config: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    from prefloop.train.loop import train
+    from prefloop.train.trainer import train
 
     free = shutil.disk_usage(labelled.path).free
-    monkeypatch.setattr("prefloop.train.loop.checkpoint_bytes", lambda *_: 10 * free)
+    monkeypatch.setattr("prefloop.train.trainer.checkpoint_bytes", lambda *_: 10 * free)
     with pytest.raises(PrefloopError, match=rf"cannot write .*tuned \({10 * free} bytes\): No space left"):
         train(config, labelled)
     assert not Path(config.output_dir).exists()
@@ -228,7 +228,7 @@ def test_a_folder_that_cannot_be_made_is_named_in_one_line(
     code: int,
     message: str,
 ):
-    from prefloop.train.loop import train
+    from prefloop.train.trainer import train
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("mine")

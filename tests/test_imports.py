@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("eval", "generate", "relabel", "shapes", "store", "train")
+FOLDERS = ("core", "store", "models", "generate", "relabel", "train", "eval", "shapes")
 ALLOWED = {
-    "store": {"store"},
-    "generate": {"generate", "store"},
-    "relabel": {"relabel", "store"},
-    "train": {"train", "store"},
-    "eval": {"eval", "generate", "relabel", "store"},
+    "core": {"core"},
+    "store": {"core", "store"},
+    "models": {"core", "store", "models"},
+    "generate": {"core", "store", "models", "generate"},
+    "relabel": {"core", "store", "models", "relabel"},
+    "train": {"core", "store", "models", "train"},
+    "eval": {"core", "store", "models", "generate", "relabel", "eval"},
 }
 SLOW = {"torch", "diffusers", "transformers", "open_clip", "accelerate", "peft", "torchvision", "matplotlib"}
 SERVERS = {"starlette", "uvicorn", "jinja2"}
@@ -47,14 +49,14 @@ def test_imports_run_one_way(folder: str):
 
 
 def test_the_import_reader_sees_relative_imports():
-    assert "prefloop.store.errors.UsageError" in set(imported(ROOT / "store" / "query.py"))
-    assert "prefloop.store.model.Model" in set(imported(ROOT / "generate" / "pipelines.py"))
-    assert "torch" in set(imported(ROOT / "generate" / "pipelines.py", module_level=True))
+    assert "prefloop.core.errors.UsageError" in set(imported(ROOT / "store" / "query.py"))
+    assert "prefloop.models.model.Model" in set(imported(ROOT / "models" / "pipelines.py"))
+    assert "torch" in set(imported(ROOT / "models" / "pipelines.py", module_level=True))
 
 
 def test_commands_and_the_store_import_nothing_slow_at_module_level():
     commands = [path for path in modules(*FOLDERS) if path.name in ("cli.py", "config.py")]
-    for path in [*modules("store"), ROOT / "cli.py", *commands]:
+    for path in [*modules("core", "store"), ROOT / "cli.py", *commands]:
         slow = {name for name in imported(path, module_level=True) if name.split(".")[0] in SLOW | SERVERS}
         assert not slow, f"{path.relative_to(ROOT)} imports {slow}"
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from content import command, environment, fill, finished, started
 from prefloop.generate import GenerateConfig
-from prefloop.generate.draw import generate
+from prefloop.generate.stage import generate
 from prefloop.relabel import RelabelConfig
-from prefloop.relabel.label import relabel
+from prefloop.relabel.stage import relabel
 from prefloop.store import PairStore
 from prefloop.store.check import check
 

@@ -14,13 +14,14 @@ from uuid import UUID
 import torch
 from torch import Tensor
 
+from ..core.errors import cannot_write
+from ..core.ids import content_id
+from ..core.progress import progress
+from ..core.signals import StopSignal
 from ..store import BadDataError, ImageError, PairStore, load_image
-from ..store.errors import cannot_write
-from ..store.ids import content_id
-from ..store.runs import StopSignal, progress
-from .frames import Frame, cut
+from .crops import Frame, cut
 from .pairs import Pairs
-from .tensors import DamagedError, read_about, read_tensors, write_tensors
+from .tensor_file import DamagedError, read_about, read_tensors, write_tensors
 
 ENCODE_PIXELS = 16 * 512 * 512  # at once; sixteen pictures of 1024² at once would need more memory than training
 SHARD = 1024  # rows a file

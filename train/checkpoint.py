@@ -11,10 +11,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from ..core.errors import cannot_write, is_full
+from ..core.files import sync_folder
 from ..store import IntegrityError
-from ..store.errors import cannot_write, is_full
-from ..store.journal import sync_folder
-from .mark import follow_umask
+from .run_folder.mark import follow_umask
 
 MANIFEST = "MANIFEST.json"
 _PREFIX = "checkpoint-"

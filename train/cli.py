@@ -8,8 +8,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from ..core.errors import UsageError
 from ..store.cli import DEFAULT, StoreOption, say
-from ..store.errors import UsageError
 from ..store.pairstore import PairStore
 from .config import TrainConfig
 
@@ -244,11 +244,11 @@ def train(
     """
     settings = _settings(context, config)
     # what can be wrong in the store or in names is found before anything slow is imported
-    from ..store.models import find_model
-    from ..store.runs import StopSignal
-    from .kept import has_pairs
+    from ..core.signals import StopSignal
+    from ..models.resolve import find_model
     from .pairs import select_pairs
-    from .place import refuse_both, refuse_place
+    from .run_folder.kept_pairs import has_pairs
+    from .run_folder.place import refuse_both, refuse_place
 
     refuse_both(resume, overwrite)
     stop = StopSignal()
@@ -258,14 +258,14 @@ def train(
         if dry_run or overwrite or not has_pairs(Path(settings.output_dir), settings):
             select_pairs(opened, settings)
         if dry_run:
-            from .dry_run import dry_run as estimated
+            from .cost.dry_run import dry_run as estimated
 
             text, values = estimated(settings, opened)
             say(json.dumps(values) if as_json else text)
             return
         stop.check("nothing was trained yet")
-        from .loop import train as run_training
-        from .processes import is_main
+        from .distributed import is_main
+        from .trainer import train as run_training
 
         summary = run_training(settings, opened, resume=resume, overwrite=overwrite, stop=stop)
     if not is_main():
@@ -286,7 +286,7 @@ def card(
     Example: prefloop card tuned
     """
     opened = PairStore.open(store)
-    from .result import write_card
+    from .export.result import write_card
 
     n = write_card(folder, opened)
     say(f"{folder / 'README.md'} tells of {n} evaluation{'' if n == 1 else 's'}")
@@ -295,7 +295,7 @@ def card(
 
 
 def _pushed(folder: str, repository: str, private: bool) -> None:
-    from .hub import push
+    from .export.hub import push
 
     say(push(Path(folder), repository, private=private), err=True)
 

@@ -5,8 +5,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
-from ..store.errors import UsageError
-from ..store.ids import canonical
+from ..core.errors import UsageError
+from ..core.ids import canonical
 
 Loss = Literal["dpo", "sft", "ipo", "hinge", "mapo", "kto"]
 Optimizer = Literal["auto", "adamw", "adafactor", "adamw8bit"]
@@ -203,7 +203,7 @@ class TrainConfig:
         if self.kohya and not self.lora_rank:
             raise UsageError("kohya is a layout of LoRAs; give a --lora-rank above 0")
         if self.push_to_hub is not None:
-            from .hub import refuse_bad_name  # the hub's client takes a while to import
+            from .export.hub import refuse_bad_name  # the hub's client takes a while to import
 
             refuse_bad_name(self.push_to_hub)
 

@@ -13,11 +13,11 @@ from uuid import UUID
 import torch
 from torch import Tensor
 
-from ..store.ids import canonical, content_id
+from ..core.ids import canonical, content_id
+from ..models.family import Family
 from .cache import EMPTY, Shards
 from .config import TrainConfig
-from .family import Family
-from .frames import CROPS, Frame, bucket
+from .crops import CROPS, Frame, bucket
 from .pairs import Pair, Pairs
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import losses
 from .config import TrainConfig
-from .errors import Errors
+from .pair_denoiser import Errors
 from .pairs import Pair
 
 

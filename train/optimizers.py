@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..models.family import Family
 from .config import TrainConfig
-from .family import Family
 
 
 def optimizer_name(config: TrainConfig, family: Family) -> str:

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from ..store import IntegrityError, PairStore, UsageError
 from ..store.condition import condition
 from ..store.images import stored_at
+from ..store.lazy_rows import Records
 from ..store.query import ask
-from ..store.records import Records
 from .config import TrainConfig
 
 

@@ -12,14 +12,14 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from ..store import loading
-from ..store.errors import PrefloopError
-from ..store.lora import Adapter, adapter_of, combined, fuse, read_adapter
-from ..store.model import Model
-from ..store.models import LORA_FILE, with_parts
+from ..core.errors import PrefloopError
+from ..models import loading
+from ..models.family import Family
+from ..models.lora import Adapter, adapter_of, combined, fuse, read_adapter
+from ..models.model import Model
+from ..models.resolve import LORA_FILE, with_parts
 from .config import TrainConfig
-from .family import Family
-from .kohya import save_kohya
+from .export.kohya import save_kohya
 
 KOHYA_FILE = "kohya.safetensors"
 LORA_TARGETS = ["to_k", "to_q", "to_v", "to_out.0"]

@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from ..store.errors import PrefloopError, UsageError
+from ..core.errors import PrefloopError, UsageError
 from .config import TrainConfig
 
 
@@ -21,7 +21,7 @@ def refuse_impossible(config: TrainConfig) -> None:
     if config.report_to is not None:
         _refuse_missing_tracker(config.report_to)
     if config.push_to_hub is not None:
-        from .hub import refuse_unpushable
+        from .export.hub import refuse_unpushable
 
         refuse_unpushable(config.push_to_hub, config.output_dir)
 

@@ -9,20 +9,20 @@ from uuid import UUID
 
 import torch
 
+from ..core.hashing import fingerprint
+from ..core.ids import canonical, content_id
+from ..core.signals import StopSignal
+from ..models.family import family_of, load_noise
+from ..models.model import Model
+from ..models.resolve import with_parts
 from ..store import IntegrityError, PairStore
-from ..store.hashing import fingerprint
-from ..store.ids import canonical, content_id
-from ..store.model import Model
-from ..store.models import with_parts
-from ..store.runs import StopSignal
 from .cache import Rows, Shards, cache_latents, cache_texts
 from .config import TrainConfig
 from .data import TrainingData, image_frames
-from .errors import Denoising
-from .family import family_of, load_noise
-from .kept import keep_pairs, n_changed, read_pairs
+from .pair_denoiser import Denoising
 from .pairs import Pairs, select_pairs
 from .policy import load_text_encoders, load_vae
+from .run_folder.kept_pairs import keep_pairs, n_changed, read_pairs
 
 # What the reference's errors of a pair's draws depend on, beside its pair, its model and the seed.
 _DRAWN = (

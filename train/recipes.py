@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..store.errors import PrefloopError, UsageError
+from ..core.errors import PrefloopError, UsageError
 from .config import TrainConfig
 
 _FOLDER = Path(str(files("prefloop.train").joinpath("recipes")))

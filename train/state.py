@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..store import IntegrityError, PrefloopError, UsageError
-from .begin import drop_previous, other_ways
 from .checkpoint import latest_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .data import TrainingData
-from .folder import cut_table, sync_file
+from .export.result import settle
 from .policy import Policy
-from .result import settle
+from .run_folder.claim import drop_previous, other_ways
+from .run_folder.tables import cut_table, sync_file
 
 TABLES = ("metrics", "validation")
 # what the loaders raise where a file is not what a checkpoint has under that name

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UsageError
+from ...core.errors import UsageError
 
 FORMATS = ("pickapic", "datasets", "webdataset", "folders", "csv", "jsonl")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..errors import UsageError
+from ...core.errors import UsageError
 from ..images import format_of
 from ..pairstore import PairStore
 from .select import decided, pictures

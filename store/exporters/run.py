@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from ..folder import new_folder, refuse_existing
+from ...core.files import new_folder, refuse_existing
 from ..pairstore import PairStore
 from .card import card
 from .config import ExportConfig

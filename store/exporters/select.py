@@ -5,9 +5,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from ...core.errors import IntegrityError, UsageError
+from ...core.ids import content_bytes
 from ..condition import condition
-from ..errors import IntegrityError, UsageError
-from ..ids import content_bytes
 from ..pairstore import PairStore
 from ..query import ask
 from .config import ExportConfig

@@ -7,8 +7,8 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from ...core.errors import UsageError
 from ..condition import condition
-from ..errors import UsageError
 from ..query import CLOSED, first_lines
 
 

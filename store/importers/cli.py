@@ -5,8 +5,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from ...core.errors import UsageError
 from ..cli import DEFAULT, StoreOption, say
-from ..errors import UsageError
 from ..pairstore import PairStore
 
 

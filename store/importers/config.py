@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..errors import UsageError
-from ..text import refuse_unseen
+from ...core.errors import UsageError
+from ...core.text import refuse_unseen
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from ..errors import PrefloopError, UsageError
+from ...core.errors import PrefloopError, UsageError
 from .batches import Batch, selected
 from .config import ImportConfig
 from .folders import read_folders, sides

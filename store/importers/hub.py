@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ..errors import PrefloopError
-from ..models import hub_reachable
+from ...core.errors import PrefloopError
+from ...core.hub import hub_reachable
 
 _PATTERNS = ["*.parquet", "*.arrow", "*.json", "*.jsonl", "*.tar", "*.jpg", "*.png", "*.webp"]
 

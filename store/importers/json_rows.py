@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import UsageError
+from ...core.errors import UsageError
 from .batches import Batch
 
 _ROWS = 4096

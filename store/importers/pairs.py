@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import UsageError
-from ..text import visible
+from ...core.errors import UsageError
+from ...core.text import visible
 from .batches import Batch
 from .record import Bad, Choice, Judgement, Picture, Record, bad_prompt
 

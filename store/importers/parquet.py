@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import PrefloopError
+from ...core.errors import PrefloopError
 from .batches import Batch
 
 _BATCH_BYTES = 64_000_000

@@ -6,10 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
 
+from ...core.ids import content_bytes
 from .. import journal
-from ..ids import content_bytes
+from ..dedupe import lacking, refuse_other_labelers, relabelled
 from ..images import ImageError, format_of, load_image, write_image
-from ..lacking import lacking, refuse_other_labelers, relabelled
 from ..pairstore import PairStore
 from .record import Picture, Record
 from .rows import Rows

@@ -5,8 +5,8 @@ from uuid import UUID
 
 import pyarrow as pa
 
+from ...core.ids import canonical, content_bytes, split_of
 from .. import journal
-from ..ids import canonical, content_bytes, split_of
 from .record import Judgement, Record
 
 _UNKNOWN = -1  # seed of a picture of which only its model is known

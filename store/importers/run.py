@@ -4,11 +4,13 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import BadDataError
-from ..ids import content_id
-from ..lacking import refuse_other_labelers
+from ...core.errors import BadDataError
+from ...core.ids import content_id
+from ...core.progress import progress
+from ...core.signals import StopSignal
+from ..dedupe import refuse_other_labelers
 from ..pairstore import PairStore
-from ..runs import StopSignal, progress, run
+from ..runs import run
 from .config import ImportConfig
 from .formats import Source
 from .part import Part

@@ -7,7 +7,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import PrefloopError
+from ...core.errors import PrefloopError
 from .batches import Batch
 from .json_rows import as_table
 

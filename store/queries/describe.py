@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-from ..errors import UsageError
+from ...core.errors import UsageError
 from ..pairstore import PairStore
 from ..rebuild import schema_sql
 

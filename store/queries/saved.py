@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from ..errors import UsageError
+from ...core.errors import UsageError
 from .parameters import parsed
 
 _PARAMETER = re.compile(r"-- \$(\w+) = (.+?): (.+)")

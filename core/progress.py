@@ -1,0 +1,33 @@
+"""One progress bar, and quiet from the libraries below it."""
+
+import sys
+
+
+def quiet_libraries() -> None:
+    """Silence the bars and advice of the libraries that are loaded: a stage shows one bar, its own."""
+    import logging
+    import warnings
+
+    for name in ("diffusers", "transformers"):
+        if name in sys.modules:
+            sys.modules[name].utils.logging.disable_progress_bar()
+            sys.modules[name].utils.logging.set_verbosity_error()
+    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns on the root logger
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def progress(total: int, what: str, initial: int = 0):
+    """A bar on a terminal; elsewhere a line every 30 seconds. Written to stderr."""
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=what,
+        file=sys.stderr,
+        mininterval=0.2 if terminal else 30,
+        miniters=None if terminal else 1,
+        maxinterval=10 if terminal else 30,
+        dynamic_ncols=terminal,
+    )

@@ -1,0 +1,61 @@
+"""A stop that was asked for by signal: noticed between two steps, or at once where nothing is written."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .errors import Interrupted
+
+
+class StopSignal:
+    """Becomes `requested` at the first SIGINT or SIGTERM; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._at_once = False
+
+    @property
+    def requested(self) -> bool:
+        return self.number != 0
+
+    def check(self, done: str) -> None:
+        """Raise Interrupted where a signal has come. `done` says what is safe."""
+        if self.requested:
+            raise Interrupted(f"interrupted: {done}; the same command goes on from here", self.number)
+
+    def _handle(self, number: int, _frame: object) -> None:
+        if self.requested:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.number = number
+        if self._at_once:
+            self.check("nothing is lost")
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """A block that a signal ends where it is: for what takes long and writes nothing, such as reading weights."""
+        done = "nothing is lost"
+        self.check(done)
+        self._at_once = True
+        try:
+            yield
+        except Exception:
+            self._at_once = False
+            self.check(done)  # libraries make errors of their own out of what ended them
+            raise
+        finally:
+            self._at_once = False
+        self.check(done)  # or go on without a word
+
+    @contextmanager
+    def listening(self) -> Iterator["StopSignal"]:
+        try:
+            before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: whoever owns it handles signals
+            yield self
+            return
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

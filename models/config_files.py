@@ -1,0 +1,156 @@
+"""The settings of a model folder, read before any loader sees them; refused where they name code to be run.
+
+Loaders of diffusers, transformers and peft can import a module, or fetch one, because a file of the model names it. Which
+of them do so by themselves differs between their versions, so that none is asked: what is not plain data is refused here.
+"""
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import PrefloopError, UsageError
+from ..core.hub import cannot_fetch
+
+if TYPE_CHECKING:
+    from .model import Model
+
+INDEX = "model_index.json"
+LIBRARIES = ("diffusers", "transformers")
+# Classes that look up in the folder's files which class, or whose code, they become.
+CHOOSING = ("AutoModel", "AutoPipeline")
+NAMES_CODE = ("auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code", "_module")
+SAFE = (".safetensors", ".safetensors.index.json")
+KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+
+
+def config_folder(model: "Model") -> Path:
+    """The folder with the settings of a model's pipeline, checked; of a hub id the settings alone are fetched.
+
+    Raises:
+        PrefloopError: where they cannot be fetched, cannot be read, or name code.
+    """
+    folder = Path(model.source)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(model.source, allow_patterns=["*.json"], **model.loading()))
+        except (OSError, ValueError) as error:
+            raise cannot_fetch("model", model.name, model.source, error) from error
+    refuse_code(folder)
+    return folder
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The JSON object of a file; empty where there is no such file.
+
+    Raises:
+        PrefloopError: where it holds something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+    except (ValueError, RecursionError, OSError) as error:
+        raise PrefloopError(f"{path} cannot be read as JSON: {_line(error)}; fetch or save the model again") from error
+    if not isinstance(found, dict):
+        raise PrefloopError(f"{path} holds a {type(found).__name__} and not the settings of a model")
+    return found
+
+
+def refuse_code(folder: Path) -> None:
+    """Check a local folder of a pipeline or of one of its parts. Loads nothing.
+
+    Raises:
+        UsageError: where a file names code, or a library that is neither diffusers nor transformers.
+        PrefloopError: where a file cannot be read.
+    """
+    parts = [path for path in folder.iterdir() if path.is_dir() and any(path.glob("*config.json"))]
+    for where in (folder, *sorted(parts)):
+        for path in where.glob("*.py"):
+            raise UsageError(
+                f"{path}: no code of a model folder is run; move it elsewhere if the model loads without it"
+            )
+        for path in sorted(where.glob("*.json")):
+            if path.name == INDEX:
+                _refuse_classes(path)
+            elif path.name == "adapter_config.json":
+                raise UsageError(f"{path} lays an adapter on a part of the model; save the model with it fused")
+            elif path.name.endswith(".safetensors.index.json"):
+                _refuse_pickled_shards(path)
+            elif path.name.endswith("config.json"):
+                _refuse_settings(path)
+
+
+def _refuse_classes(path: Path) -> None:
+    index = read_settings(path)
+    name = index.get("_class_name")
+    if not isinstance(name, str) or not name.isidentifier() or name.startswith(CHOOSING):
+        raise UsageError(f"{path}: the pipeline must be a class of diffusers, got {json.dumps(name)[:100]}")
+    _refuse_names(path, index)
+    for part, value in index.items():
+        if not isinstance(value, list) or part.startswith("_"):
+            continue
+        if value == [None, None]:
+            continue
+        library, kind = value if len(value) == 2 else (None, None)
+        known = isinstance(library, str) and (library in LIBRARIES or _of_a_pipeline(library))
+        # transformers' own Auto… classes all choose; of diffusers' there are AutoencoderKL and others that do not
+        choosing = CHOOSING if library != "transformers" else ("Auto",)
+        if not known or not isinstance(kind, str) or not kind.isidentifier() or kind.startswith(choosing):
+            raise UsageError(
+                f"{path}: {part} of the {name} is {json.dumps(value)[:100]}, which does not name a class of {' or '.join(LIBRARIES)}"
+            )
+
+
+def _of_a_pipeline(library: str) -> bool:
+    """Whether it is one of diffusers' own folders of pipelines, such as stable_diffusion with its safety checker."""
+    found = importlib.util.find_spec("diffusers")
+    roots = (found.submodule_search_locations if found else None) or []
+    return library.isidentifier() and any((Path(root) / "pipelines" / library).is_dir() for root in roots)
+
+
+def _refuse_settings(path: Path) -> None:
+    settings = read_settings(path)
+    _refuse_names(path, settings)
+    for key, value in _items(settings):
+        if key == "quantization_config" and value:
+            method = value.get("quant_method") if isinstance(value, dict) else None
+            if not str(method).startswith("bitsandbytes"):
+                raise UsageError(f"{path}: weights quantized by {method!r} are not loaded; save them unquantized")
+        if key == "transformers_weights" and value and not str(value).endswith(SAFE):
+            raise UsageError(f"{path}: {key} names {value!r}, which is not a safetensors file of this folder")
+        if key in KERNELS and "/" in str(value):
+            raise UsageError(f"{path}: {key} names code on the hub, {value!r}; remove the line")
+
+
+def _refuse_names(path: Path, settings: dict) -> None:
+    for key, value in _items(settings):
+        if key in NAMES_CODE and value:
+            raise UsageError(f"{path}: {key} names code, and no code of a model folder is run; remove it")
+
+
+def _items(value: object) -> Iterator[tuple[str, Any]]:
+    """Every key with its value, at any depth."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            yield from one.items()
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+
+
+def _refuse_pickled_shards(path: Path) -> None:
+    shards = read_settings(path).get("weight_map")
+    names = set(map(str, shards.values())) if isinstance(shards, dict) else {str(shards)}
+    for name in sorted(names):
+        if not name.endswith(".safetensors") or "/" in name or "\\" in name:
+            raise UsageError(f"{path}: {name!r} is not a safetensors file of this folder")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

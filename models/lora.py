@@ -1,0 +1,198 @@
+"""LoRAs of U-Nets: read without running or configuring anything from the file, fused, attached, combined."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import IntegrityError
+from .resolve import LORA_FILE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LAYER = re.compile(r"unet\.([\w.]+)\.lora_([AB])\.weight")
+# Settings of peft under which the weights mean something else than B A alpha / r.
+_UNSUPPORTED = (
+    "alora_invocation_tokens",
+    "alpha_pattern",
+    "fan_in_fan_out",
+    "layer_replication",
+    "lora_bias",
+    "modules_to_save",
+    "rank_pattern",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
+    "use_rslora",
+)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The weights of a LoRA: each layer gains B A alpha / rank."""
+
+    layers: "dict[str, tuple[Tensor, Tensor]]"
+    """The layer's name in the U-Net → A (rank, inputs), B (outputs, rank); float32."""
+    rank: int
+    alpha: float
+    source: str = "the LoRA"
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / self.rank
+
+    def state(self) -> "dict[str, Tensor]":
+        """The weights by peft's names."""
+        return {
+            f"{name}.lora_{letter}.weight": matrix
+            for name, matrices in self.layers.items()
+            for letter, matrix in zip("AB", matrices, strict=True)
+        }
+
+
+def adapter_of(unet: Any) -> Adapter:
+    """A copy of the one adapter of peft on a U-Net, in float32 on the CPU."""
+    from peft.utils import get_peft_model_state_dict
+
+    state = {name: tensor.detach().float().cpu().clone() for name, tensor in get_peft_model_state_dict(unet).items()}
+    names = sorted(name.removesuffix(".lora_A.weight") for name in state if name.endswith(".lora_A.weight"))
+    settings = unet.peft_config["default"]
+    layers = {name: (state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"]) for name in names}
+    return Adapter(layers, settings.r, float(settings.lora_alpha))
+
+
+def read_adapter(folder: str | Path) -> Adapter:
+    """The LoRA that `train` wrote into a folder.
+
+    Raises:
+        IntegrityError: where the file holds anything else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(folder) / LORA_FILE
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise IntegrityError(f"{path} holds no weights that can be loaded safely: {str(error)[:200]}") from error
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        match = _LAYER.fullmatch(name)
+        if match is None:
+            raise IntegrityError(
+                f"{path} holds {name[:100]!r}; only LoRAs of a U-Net in diffusers' layout are known here"
+            )
+        parts.setdefault(match[1], {})[match[2]] = tensor.float()
+    ranks = set()
+    for name, part in parts.items():
+        a, b = part.get("A"), part.get("B")
+        if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
+            raise IntegrityError(f"{path}: the two matrices of {name} do not belong together")
+        ranks.add(a.shape[0])
+    if len(ranks) != 1:
+        raise IntegrityError(f"{path}: its layers have {len(ranks)} ranks where train writes one")
+    (rank,) = ranks
+    alpha = _alpha(path, metadata.get("lora_adapter_metadata"), rank)
+    return Adapter({name: (part["A"], part["B"]) for name, part in sorted(parts.items())}, rank, alpha, str(path))
+
+
+def _alpha(path: Path, text: str | None, rank: int) -> float:
+    """The one number of peft's settings that is used; without settings it is the rank, as diffusers takes it to be."""
+    if text is None:
+        return float(rank)
+    try:
+        settings = json.loads(text)
+        odd = [name for name in _UNSUPPORTED if settings.get(f"unet.{name}")]
+        alpha, stated = settings.get("unet.lora_alpha", rank), settings.get("unet.r", rank)
+        number = float(alpha) if isinstance(alpha, int | float) and not isinstance(alpha, bool) else math.nan
+    except (ValueError, AttributeError, RecursionError, OverflowError) as error:
+        raise IntegrityError(f"{path}: the settings in its header are not those of a LoRA") from error
+    if odd or settings.get("unet.bias", "none") != "none":
+        raise IntegrityError(f"{path}: it was made with {', '.join(odd) or 'bias'}, which is not known here")
+    if not 0 < number < math.inf or stated != rank:
+        raise IntegrityError(
+            f"{path}: its header says rank {stated!r} and alpha {alpha!r}; its layers have rank {rank}"
+        )
+    return number
+
+
+def _checked(unet: Any, adapter: Adapter) -> None:
+    """
+    Raises:
+        IntegrityError: where a layer is not in the U-Net or has another shape there.
+    """
+    from torch import nn
+
+    modules = dict(unet.named_modules())
+    for name, (a, b) in adapter.layers.items():
+        module = modules.get(name)
+        if not isinstance(module, nn.Linear) or tuple(module.weight.shape) != (b.shape[0], a.shape[1]):
+            raise IntegrityError(f"{adapter.source} does not fit the U-Net it was trained on: {name}")
+
+
+def fuse(unet: Any, adapter: Adapter) -> None:
+    """Add the LoRA to the weights of a float32 U-Net.
+
+    Raises:
+        IntegrityError: where it does not fit.
+    """
+    import torch
+
+    _checked(unet, adapter)
+    with torch.no_grad():
+        for name, (a, b) in adapter.layers.items():
+            weight = unet.get_submodule(name).weight
+            weight += ((b @ a) * adapter.scaling).to(weight.device)
+
+
+def attach(unet: Any, adapter: Adapter) -> None:
+    """Put the LoRA beside the weights, in their dtype, as an adapter of peft made from our own settings.
+
+    Raises:
+        IntegrityError: where it does not fit.
+    """
+    import torch
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    _checked(unet, adapter)
+    settings: dict[str, Any] = {"r": adapter.rank, "lora_alpha": adapter.alpha}  # a float alpha works
+    with torch.random.fork_rng(devices=[]):
+        unet.add_adapter(LoraConfig(**settings, target_modules=sorted(adapter.layers)))
+    found: dict[str, Any] = {
+        name: module for name, module in unet.named_modules() if isinstance(module, BaseTunerLayer)
+    }
+    if found.keys() != adapter.layers.keys():
+        raise IntegrityError(f"{adapter.source}: its layers are named so that others match too")
+    with torch.no_grad():
+        for name, (a, b) in adapter.layers.items():
+            for matrix, value in ((found[name].lora_A, a), (found[name].lora_B, b)):
+                matrix["default"].to(unet.dtype).weight.copy_(value)
+    unet.requires_grad_(False)
+
+
+def combined(adapters: Sequence[Adapter]) -> Adapter:
+    """One LoRA that adds what several add one after the other: their matrices side by side, so that the ranks add up.
+
+    A layer that only some of them have gets zeros from the others.
+    """
+    import torch
+
+    rank = sum(adapter.rank for adapter in adapters)
+    shapes = {name: (a.shape[1], b.shape[0]) for adapter in adapters for name, (a, b) in adapter.layers.items()}
+    layers = {}
+    for name, (inputs, outputs) in sorted(shapes.items()):
+        parts = [
+            adapter.layers.get(name, (torch.zeros(adapter.rank, inputs), torch.zeros(outputs, adapter.rank)))
+            for adapter in adapters
+        ]
+        scaled = [b * adapter.scaling for adapter, (_, b) in zip(adapters, parts, strict=True)]
+        layers[name] = (torch.cat([a for a, _ in parts]), torch.cat(scaled, dim=1))
+    return Adapter(layers, rank, float(rank), adapters[-1].source)

@@ -1,0 +1,93 @@
+"""A model that was found: what it is put together from, and what it was trained on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+from uuid import UUID
+
+from ..core.errors import PrefloopError
+from ..core.hub import loading
+
+Kind = Literal["pipeline", "unet", "lora", "parts"]
+PartName = Literal["unet", "vae"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A U-Net or a VAE that stands in for the one of a pipeline."""
+
+    source: str
+    """A local folder, or a hub id."""
+    subfolder: str | None
+    part_id: UUID
+    revision: str | None = None
+
+    def loading(self) -> dict[str, Any]:
+        """Arguments of diffusers' from_pretrained."""
+        below = {} if self.subfolder is None else {"subfolder": self.subfolder}
+        return below | loading(self.source, self.revision)
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What a model is put together from: a pipeline, parts that replace its own, and LoRAs on the U-Net, first to last."""
+
+    root: "Model"
+    unet: Part | None = None
+    vae: Part | None = None
+    loras: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model by the name the user gave, found."""
+
+    name: str
+    source: str
+    """A local folder, or a hub id; of `parts`, its name again."""
+    model_id: UUID
+    kind: Kind = "pipeline"
+    """What its folder holds: a whole pipeline, or a U-Net or a LoRA that needs its base. `parts` is a base with another U-Net
+    or VAE, named in the settings of a run."""
+    base: "Model | None" = None
+    """The model it is loaded on top of; None for a whole pipeline."""
+    unet: Part | None = None
+    vae: Part | None = None
+    trained_with: dict | None = None
+    """What `train` wrote beside the weights; None where another program made them."""
+    revision: str | None = None
+    """The revision of a hub id."""
+    find_parent: "Callable[[], Model] | None" = field(default=None, repr=False, compare=False)
+    """Finds what a whole pipeline was trained on, where `train` wrote that down."""
+    built_in: bool = False
+
+    @property
+    def root(self) -> "Model":
+        """The pipeline at the bottom: its base's root, or itself."""
+        return self if self.base is None else self.base.root
+
+    @cached_property
+    def trained_on(self) -> "Model | None":
+        """The model that `train` started from and measured against, or None where that is unknown or no longer there."""
+        if self.kind in ("lora", "unet"):
+            return self.base
+        try:
+            return None if self.find_parent is None else self.find_parent()
+        except (PrefloopError, OSError):
+            return None
+
+    @property
+    def composition(self) -> Composition:
+        if self.base is None:
+            return Composition(self)
+        below = self.base.composition
+        if self.kind == "lora":
+            return Composition(below.root, below.unet, below.vae, (*below.loras, self.source))
+        unet = Part(self.source, "unet", self.model_id) if self.kind == "unet" else self.unet
+        loras = below.loras if unet is None else ()
+        return Composition(below.root, unet or below.unet, self.vae or below.vae, loras)
+
+    def loading(self) -> dict[str, Any]:
+        """Arguments of diffusers' and transformers' from_pretrained."""
+        return loading(self.source, self.revision)

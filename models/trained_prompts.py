@@ -1,0 +1,35 @@
+"""Which prompts a result was trained on, kept beside its weights: their ids, which mean the same in every store."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from uuid import UUID
+
+from ..core.errors import PrefloopError
+
+FILE = "training_prompts.csv"
+_HEADER = "prompt_id"
+
+
+def write_trained_prompts(folder: Path, prompts: Iterable[UUID]) -> None:
+    lines = sorted(prompt.hex for prompt in prompts)
+    (folder / FILE).write_text("\n".join([_HEADER, *lines]) + "\n")
+
+
+def read_trained_prompts(folder: Path) -> set[UUID] | None:
+    """None where the result does not tell.
+
+    Raises:
+        PrefloopError: where the file is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        header, *lines = path.read_text().splitlines()
+        if header != _HEADER:
+            raise ValueError(f"its first line is not {_HEADER!r}")
+        return {UUID(hex=line) for line in lines}
+    except (ValueError, OSError) as error:
+        raise PrefloopError(
+            f"{path} cannot be read: {error}; move it away, and the prompts count as not known"
+        ) from error

@@ -1,0 +1,74 @@
+"""Settings of `label` and `browse`."""
+
+import math
+import re
+from dataclasses import dataclass
+
+from ...core.errors import UsageError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_NAME = re.compile(r"\w[\w.@-]{0,63}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0 takes any free one."""
+    allow_hosts: tuple[str, ...] = ()
+    """Names under which browsers reach the server, besides its own: of a proxy, say."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise UsageError(f"port must be from 0 to 65535, got {self.port}")
+        for host in (self.host, *self.allow_hosts):
+            if not re.fullmatch(r"[A-Za-z0-9.:-]+", host):
+                raise UsageError(f"a host is a name or an address without a port, got {host!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig(ServeConfig):
+    port: int = 8420
+    pairs: str = "random"
+    """A query for the pairs to label, in order, with a column pair_id; or the name of one of `queue.QUEUES`."""
+    labelers: tuple[str, ...] = ()
+    """A link for each; none lets whoever opens the link choose a name."""
+    overlap: int = 1
+    """How many people decide each pair."""
+    repeats: float = 0.0
+    """Share of what a person is shown that they have decided before."""
+    limit: int | None = None
+    """Pairs, the first of the queue."""
+    seed: int = 0
+    """Of the order random, of sides and repeats."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.pairs.strip():
+            raise UsageError("pairs is empty; give a query with a column pair_id, or leave it out")
+        named = [labeler_name(name) for name in self.labelers]
+        if len(set(named)) < len(named):
+            raise UsageError(f"a labeler is named twice: {', '.join(named)}")
+        if not 1 <= self.overlap <= 1000:
+            raise UsageError(f"overlap must be at least 1, got {self.overlap}")
+        if not (math.isfinite(self.repeats) and 0 <= self.repeats <= 0.5):
+            raise UsageError(f"repeats must be a share from 0 to 0.5, got {self.repeats}")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"limit must be at least 1, got {self.limit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrowseConfig(ServeConfig):
+    port: int = 8421
+
+
+def labeler_name(typed: str) -> str:
+    """human:NAME for what somebody typed, with the prefix or without.
+
+    Raises:
+        UsageError: where it is no name.
+    """
+    name = typed.strip().removeprefix("human:")
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"a name has up to 64 letters, digits, dots, hyphens, underscores or @; got {typed[:80]!r}")
+    return f"human:{name}"

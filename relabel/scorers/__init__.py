@@ -1,0 +1,1 @@
+"""Choice models: one file each, and what several of them need."""

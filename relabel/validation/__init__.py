@@ -1,0 +1,1 @@
+"""How well scorers predict labels."""

@@ -1,0 +1,283 @@
+"""A result remembers what it was trained on: what is loaded is what was in memory at the end of training, at any depth."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import content
+import pytest
+import tiny
+import torch
+from prefloop.core.hashing import RESULT_FILE, fingerprint
+from prefloop.core.signals import StopSignal
+from prefloop.models.model import Model
+from prefloop.models.pipelines import load_pipeline
+from prefloop.models.resolve import find_model
+from prefloop.store import IntegrityError, PairStore, UsageError
+from prefloop.train import TrainConfig
+from prefloop.train.policy import load_unet
+from prefloop.train.prepare import _vae_key
+from prefloop.train.trainer import _Trainer
+from safetensors.torch import load_file
+from torch import Tensor
+
+OUTPUTS = ("lora", "unet", "pipeline", "fused")
+CHAINS = [
+    (*rest, last)
+    for rest in (("lora", "lora"), ("unet", "lora"), ("pipeline", "lora"), ("lora", "unet"))
+    for last in OUTPUTS
+]
+
+
+class World:
+    """Trains one step at a time; each chain of results is made once, and what was in memory at its end is kept."""
+
+    def __init__(self, folder: Path, store: PairStore) -> None:
+        self.folder, self.store = folder, store
+        self.base = tiny.saved("sd15", folder / "base")
+        with torch.random.fork_rng():
+            torch.manual_seed(9)
+            other: Any = tiny.pipeline("sd15")
+            for parameter in (*other.unet.parameters(), *other.vae.parameters()):
+                parameter.data += 0.05 * torch.randn_like(parameter)
+        self.other = folder / "other"
+        other.save_pretrained(self.other)
+        self.memory: dict[Path, tuple[dict[str, Tensor], bytes]] = {}
+
+    def trained(self, on: Path, name: str, output: str, **more: Any) -> Path:
+        folder = self.folder / name
+        if folder in self.memory:
+            return folder
+        lora = output in ("lora", "fused")
+        settings: dict[str, Any] = {"learning_rate": 0.05, "max_train_steps": 1, "train_batch_size": 2, "cpu": True}
+        settings |= {"lora_rank": 2 if lora else 0, "lora_alpha": 3.0, "lr_warmup_steps": 0, "validation_steps": 10**9}
+        settings |= {"output": "pipeline" if output == "fused" else output, "resolution": 32, "loss": "sft"}
+        config = TrainConfig(output_dir=str(folder), labels=("redder",), model=str(on), **(settings | more))
+        folder.mkdir()
+        trainer = _Trainer(config, self.store, StopSignal())
+        if lora:  # a LoRA that has done one step is next to nothing; this one would show
+            with torch.no_grad():
+                for parameter in trainer.policy.parameters():
+                    parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+        trainer.step = 0
+        trainer._optimize()
+        trainer.step = 1
+        trainer._finish("run")
+        unet = trainer.policy.unet.eval()
+        vae = trainer.looks.samples._pipeline(torch.device("cpu")).vae
+        self.memory[folder] = (named(unet), drawn(on, unet, vae))
+        return folder
+
+    def chain(self, outputs: tuple[str, ...]) -> Path:
+        on = self.base
+        for depth, output in enumerate(outputs):
+            on = self.trained(on, "-".join(outputs[: depth + 1]), output)
+        return on
+
+
+def named(unet: Any) -> dict[str, Tensor]:
+    """The weights of a U-Net by name, with peft's own part of the names left out."""
+    return {
+        name.replace(".base_layer", "").replace(".default_0", ".default"): value.clone()
+        for name, value in unet.state_dict().items()
+    }
+
+
+def drawn(root: Path | Model, unet: Any = None, vae: Any = None) -> bytes:
+    pipeline: Any
+    if isinstance(root, Model):
+        pipeline = load_pipeline(root, "cpu", torch.float32)
+    else:
+        pipeline = load_pipeline(find_model(str(root)).root, "cpu", torch.float32)
+        pipeline.unet = unet
+        pipeline.vae = vae
+    asked = {"num_inference_steps": 2, "height": 32, "width": 32, "generator": torch.Generator().manual_seed(0)}
+    return pipeline("a red circle", **asked).images[0].tobytes()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("lineage")
+    store = PairStore.create(folder / "store")
+    content.add_labeler(store, "redder")
+    for pair in content.fill(store, 8):
+        content.add_label(store, pair, "redder", "a", margin=1.0)
+    store.absorb()
+    return World(folder, store)
+
+
+@pytest.mark.parametrize("outputs", CHAINS, ids="-".join)
+def test_what_is_loaded_is_what_was_in_memory_at_the_end_of_training(world: World, outputs: tuple[str, ...]):
+    folder = world.chain(outputs)
+    weights, image = world.memory[folder]
+    model = find_model(str(folder))
+    pipeline: Any = load_pipeline(model, "cpu", torch.float32)
+    loaded = named(pipeline.unet)
+    if outputs[-1] == "fused":
+        weights = fused(weights, 3.0 / 2)
+    assert loaded.keys() == weights.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in weights.items())
+    differ = max(abs(a - b) for a, b in zip(drawn(model), image, strict=True))
+    assert differ <= (1 if outputs[-1] == "fused" else 0)  # levels of a pixel
+    # what training would start from
+    start = named(load_unet(model))
+    flat = fused(weights, 3.0 / 2)
+    assert start.keys() == flat.keys()
+    assert all(torch.equal(start[name], value) for name, value in flat.items())
+    on = model.trained_on
+    assert on is not None
+    assert Path(on.source) == world.folder / "-".join(outputs[:-1])
+
+
+def fused(weights: dict[str, Tensor], scaling: float) -> dict[str, Tensor]:
+    flat = {name: value.clone() for name, value in weights.items() if ".lora_" not in name}
+    for name, a in weights.items():
+        if name.endswith(".lora_A.default.weight"):
+            layer = name.removesuffix(".lora_A.default.weight")
+            flat[f"{layer}.weight"] += (weights[f"{layer}.lora_B.default.weight"] @ a) * scaling
+    return flat
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_another_unet_and_vae_are_loaded_again_and_trained_on(world: World, output: str):
+    parts = {"unet_init": str(world.other / "unet"), "vae": str(world.other)}
+    folder = world.trained(world.base, f"parts-{output}", output, **parts)
+    results = [folder]
+    if output in ("lora", "unet"):
+        results.append(world.trained(folder, f"parts-{output}-lora", "lora"))
+    vae = find_state(world.other / "vae")
+    for result in results:
+        weights, image = world.memory[result]
+        weights = fused(weights, 3.0 / 2) if result == folder and output == "fused" else weights
+        model = find_model(str(result))
+        pipeline: Any = load_pipeline(model, "cpu", torch.float32)
+        loaded = named(pipeline.unet)
+        assert all(torch.equal(loaded[name], value) for name, value in weights.items())
+        assert all(torch.equal(pipeline.vae.state_dict()[name], value) for name, value in vae.items())
+        assert max(abs(a - b) for a, b in zip(drawn(model), image, strict=True)) <= 1
+    on = find_model(str(folder)).trained_on
+    assert on is not None
+    assert (on.kind, on.composition.root.source) == ("parts", str(world.base))
+    # as a baseline it is the base with these parts
+    assert all(
+        torch.equal(value, find_state(world.other / "unet")[name]) for name, value in load_unet(on).state_dict().items()
+    )
+    assert on.model_id != find_model(str(world.base)).model_id
+
+
+def test_latents_are_kept_apart_by_the_vae_in_force(world: World):
+    base = find_model(str(world.base))
+    config = TrainConfig(output_dir="x", labels=("redder",))
+    own, other = (fingerprint(folder / "vae").hex for folder in (world.base, world.other))
+    assert own != other
+    assert _vae_key(config, base) == own
+    assert _vae_key(replace(config, vae=str(world.other)), base) == other
+    folder = world.trained(world.base, "parts-lora", "lora", unet_init=str(world.other / "unet"), vae=str(world.other))
+    assert _vae_key(config, find_model(str(folder))) == other  # a round later, without naming it again
+
+
+def find_state(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "diffusion_pytorch_model.safetensors")
+
+
+def test_a_unet_or_vae_that_does_not_fit_is_refused_by_name(world: World, tmp_path: Path):
+    wide = tiny.saved("sdxl", tmp_path / "wide")
+    with pytest.raises(UsageError, match=r"wide does not fit .*: its cross_attention_dim is 40, not 16"):
+        load_unet(find_model(str(world.base)), str(wide))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="empty holds no U-Net"):
+        load_unet(find_model(str(world.base)), str(tmp_path / "empty"))
+
+
+def moved(world: World, outputs: tuple[str, ...], folder: Path) -> list[Path]:
+    """Copies of a chain's results in another folder, the first one first."""
+    world.chain(outputs)
+    names = ["-".join(outputs[: depth + 1]) for depth in range(len(outputs))]
+    return [Path(shutil.copytree(world.folder / name, folder / name)) for name in names]
+
+
+def test_what_was_trained_on_is_found_from_any_folder_and_where_both_were_moved(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = world.chain(("lora", "lora"))
+    expected = named(load_unet(find_model(str(folder))))
+    monkeypatch.chdir(folder)
+    there = find_model(".")
+    assert all(torch.equal(value, expected[name]) for name, value in named(load_unet(there)).items())
+    first, second = moved(world, ("lora", "lora"), tmp_path)
+    hidden = world.folder / "hidden"
+    (world.folder / "lora").rename(hidden)
+    try:
+        found = find_model(str(second))
+        assert found.base is not None
+        assert Path(found.base.source).resolve() == first
+        assert found.model_id == there.model_id
+        shutil.rmtree(first)
+        with pytest.raises(IntegrityError, match=r"lora-lora needs .*/lora, which is not there"):
+            find_model(str(second))
+    finally:
+        hidden.rename(world.folder / "lora")
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_a_base_that_has_changed_is_refused_and_nothing_is_loaded(world: World, tmp_path: Path, output: str):
+    *_, first, second = moved(world, ("lora", "unet", output), tmp_path)
+    told = json.loads((second / RESULT_FILE).read_text())
+    told["trained_on"] = told["trained_on"] | {"folder": str(first)}
+    (second / RESULT_FILE).write_text(json.dumps(told))
+    (first / "unet" / "more.json").write_text("{}")
+    if output in ("pipeline", "fused"):  # whole without it
+        model = find_model(str(second))
+        assert model.trained_on is None
+        assert drawn(model)
+        return
+    with pytest.raises(IntegrityError, match=rf"{second} was trained on {first}, which has changed") as caught:
+        find_model(str(second))
+    assert (caught.value.exit_code, len(str(caught.value).splitlines())) == (5, 1)
+
+
+def test_the_card_tells_how_diffusers_alone_loads_the_chain(world: World, monkeypatch: pytest.MonkeyPatch):
+    for outputs in (("lora", "lora", "lora"), ("unet", "lora", "lora"), ("lora", "unet")):
+        folder = world.chain(outputs)
+        expected = named(load_pipeline(find_model(str(folder)), "cpu", torch.float32).unet)
+        assert_snippet(folder, expected, monkeypatch)
+    folder = world.trained(world.base, "parts-lora", "lora", unet_init=str(world.other / "unet"), vae=str(world.other))
+    pipeline = load_pipeline(find_model(str(folder)), "cpu", torch.float32)
+    made = assert_snippet(folder, named(pipeline.unet), monkeypatch)
+    assert torch.equal(made.vae.decoder.conv_out.bias, pipeline.vae.decoder.conv_out.bias)
+    card = (folder / "README.md").read_text()
+    assert f"It needs the U-Net `{world.other / 'unet'}`, the VAE `{world.other}` below it" in card
+    assert "It needs" not in (world.chain(("lora",)) / "README.md").read_text()
+
+
+def assert_snippet(folder: Path, expected: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(folder)
+    (code,) = re.findall(r"```python\n(.*?)\n```", (folder / "README.md").read_text(), re.DOTALL)
+    made: dict[str, Any] = {}
+    exec(code.rsplit("\n", 1)[0], made)
+    loaded = named(made["pipeline"].unet)
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in expected.items())
+    return made["pipeline"]
+
+
+def test_kohyas_file_of_a_chain_holds_all_its_loras_for_the_pipeline_at_the_bottom(world: World):
+    first = world.chain(("lora",))
+    folder = world.trained(first, "lora-kohya", "lora", kohya=True, lora_rank=3)
+    expected = load_unet(find_model(str(folder))).state_dict()
+    pipeline: Any = load_pipeline(find_model(str(world.base)), "cpu", torch.float32)
+    before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
+    pipeline.load_lora_weights(folder, weight_name="kohya.safetensors")
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    loaded = pipeline.unet.state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(loaded[name], value, atol=1e-6, rtol=1e-5)
+    one = load_unet(find_model(str(first))).state_dict()
+    assert any((value - one[name]).abs().max() > 1e-2 for name, value in loaded.items())
+    assert any((value - before[name]).abs().max() > 1e-2 for name, value in loaded.items())
+    card = (folder / "README.md").read_text()
+    assert f"`kohya.safetensors` holds the 2 LoRAs in one, for `{world.base}`" in card

@@ -1,0 +1,318 @@
+"""Looking through pairs: every filter against what a store is known to hold, and reports as they were written."""
+
+import json
+import os
+import re
+from html import unescape
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from content import add_generation, add_label, add_labeler, add_pair, add_picture, add_prompt, add_scores
+from pages import ROOT
+from PIL import Image
+from prefloop.relabel.annotate.browse import browse_app
+from prefloop.relabel.annotate.browse_queries import page_of_pairs
+from prefloop.relabel.annotate.config import BrowseConfig
+from prefloop.relabel.annotate.filters import PAGE, Filters
+from prefloop.relabel.annotate.security import Door
+from prefloop.relabel.annotate.thumbnails import THUMBNAIL, Pictures
+from prefloop.store import PairStore
+from prefloop.store.images import png_bytes
+from starlette.testclient import TestClient
+
+OLD, NEW = UUID(int=1), UUID(int=2)
+HOSTILE = "<b onmouseover=alert(1)>100% 'of' \"it\"</b>"
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[PairStore, list[UUID]]:
+    """Six pairs: kind=odd of the old model, kind=even of both; margins of 'one' are 0.5, 1.5, …; 'two' says always b."""
+    store = PairStore.create(tmp_path_factory.mktemp("browse") / "store")
+    store.append("models", [{"model_id": m, "name": n, "config": "{}"} for m, n in ((OLD, "old"), (NEW, "new"))])
+    for labeler in ("one", "two"):
+        add_labeler(store, labeler, kind="ai")
+    pairs, scores = [], {}
+    for number in range(6):
+        kind = ("even", "odd")[number % 2]
+        text = HOSTILE if number == 5 else f"Prompt number {number} of 100_percent"
+        prompt = add_prompt(store, text, kind=kind, **{'we"ird': "x'y"})
+        images = sorted(add_picture(store, (40 * number, shade, 0)) for shade in (10, 200))
+        for image, model in zip(images, (OLD, NEW if kind == "even" else OLD), strict=True):
+            add_generation(store, prompt, model, image)
+        source = "eval" if number == 4 else "generate"
+        pairs.append(add_pair(store, prompt, *images, source=source))
+        choice = ("a", "b", "tie")[number % 3]
+        add_label(store, pairs[-1], "one", choice, margin=number + 0.5, p_a=0.25)
+        if number < 4:
+            add_label(store, pairs[-1], "two", "b", margin=0.0)
+        scores |= {(prompt, images[0]): float(number), (prompt, images[1]): 2.0}
+    add_scores(store, "clip@1", scores)
+    store.absorb()
+    return store, pairs
+
+
+@pytest.fixture(scope="module")
+def client(known: tuple[PairStore, list[UUID]]) -> TestClient:
+    return entered(known[0])
+
+
+def entered(store: PairStore) -> TestClient:
+    tokens: list[str] = []
+    door: Door[str] = Door(lambda token, _: tokens.append(token))
+    door.invite()
+    client = TestClient(browse_app(BrowseConfig(), store, door, 8420), base_url=ROOT, follow_redirects=False)
+    assert client.post("/enter", data={"token": tokens[0]}, headers={"origin": ROOT}).status_code == 303
+    return client
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, {0, 1, 2, 3, 4, 5}),
+        ({"text": "NUMBER 3"}, {3}),
+        ({"text": "100_p"}, {0, 1, 2, 3, 4}),  # _ and % stand for themselves
+        ({"text": "0%"}, {5}),
+        ({"text": "' or true --"}, set()),
+        ({"labeler": "one"}, {0, 1, 2, 3, 4, 5}),
+        ({"labeler": "two"}, {0, 1, 2, 3}),
+        ({"labeler": "nobody"}, set()),
+        ({"labeler": "one", "choice": "tie"}, {2, 5}),
+        ({"labeler": "one", "choice": "decided"}, {0, 1, 3, 4}),
+        ({"labeler": "two", "choice": "none"}, {4, 5}),
+        ({"choice": "skip"}, set()),
+        ({"labeler": "one", "least": "1.5", "most": "3.5"}, {1, 2, 3}),
+        ({"least": "4.6"}, {5}),
+        ({"differs": "any"}, {0, 3}),  # one says a, two says b
+        ({"labeler": "one", "differs": "two"}, {0, 3}),
+        ({"labeler": "two", "differs": "one"}, {0, 3}),
+        ({"labeler": "one", "differs": "any"}, {0, 3}),
+        ({"model": NEW.hex}, {0, 2, 4}),
+        ({"model": OLD.hex}, {0, 1, 2, 3, 4, 5}),
+        ({"model": UUID(int=3).hex}, set()),
+        ({"source": "eval"}, {4}),
+        ({"tag": "kind=odd"}, {1, 3, 5}),
+        ({"tag": "we\"ird=x'y"}, {0, 1, 2, 3, 4, 5}),
+        ({"tag": "kind=x' or '1'='1"}, set()),
+        ({"tag": "kind=even", "source": "generate", "labeler": "one", "most": "1"}, {0}),
+    ],
+    ids=str,
+)
+def test_a_filter_finds_what_is_like_it(known: tuple[PairStore, list[UUID]], query: dict[str, str], expected: set[int]):
+    store, pairs = known
+    found, total = page_of_pairs(store, Filters.of(query))
+    assert {pairs.index(one.pair) for one in found} == expected
+    assert total == len(expected)
+
+
+def test_orders_are_as_they_say(known: tuple[PairStore, list[UUID]]):
+    store, pairs = known
+    orders = {"": sorted(pairs), "surest": pairs[::-1], "closest": pairs, "prompt": [pairs[5], *pairs[:5]]}
+    for order, expected in orders.items():
+        query = {"order": order, "labeler": "one"}
+        assert [one.pair for one in page_of_pairs(store, Filters.of(query))[0]] == expected, order
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("page=0", "page must be a number"),
+        ("page=x", "page must be a number"),
+        ("page=99999999999", "page must be a number"),
+        ("order=margin;drop", "order must be one of surest, closest, prompt"),
+        ("choice=c", "choice must be one of"),
+        ("least=nan", "least must be a number"),
+        ("most=1e999", "most must be a number"),
+        ("model=shapes", "32 hex digits"),
+        ("tag=kind", "KEY=VALUE"),
+        ("source=x", "source must be one of"),
+    ],
+)
+def test_a_filter_that_is_none_is_said_to_be(client: TestClient, query: str, said: str):
+    answer = client.get(f"/?{query}")
+    assert answer.status_code == 400
+    assert said in unescape(answer.text)
+
+
+def test_what_is_asked_for_stands_in_the_address():
+    asked = {"labeler": "human:me & you", "text": "a+b=c", "tag": "k=v", "order": "closest", "page": "3"}
+    filters = Filters.of(asked)
+    address = filters.address()
+    client_sees = dict(re.findall(r"(\w+)=([^&]*)", address.removeprefix("/?")))
+    assert client_sees.keys() == asked.keys()
+    from urllib.parse import parse_qsl
+
+    assert Filters.of(dict(parse_qsl(address.removeprefix("/?")))) == filters
+    assert Filters().address() == "/"
+
+
+def test_pages_follow_one_another_and_hold_every_pair_once(store: PairStore):
+    prompt = add_prompt(store, "many")
+    images = sorted(add_picture(store, (value, 0, 0)) for value in range(9))
+    pairs = {add_pair(store, prompt, a, b) for a in images for b in images if a < b}
+    store.absorb()
+    client = entered(store)
+    address, seen = "/", []
+    for _ in range(5):
+        text = client.get(address).text
+        seen += re.findall(r'href="/pair/(\w{32})"', text)
+        following = re.findall(r'href="([^"]+)" rel="next"', text)
+        if not following:
+            break
+        address = unescape(following[0])
+    # 36 pairs are a page of 24 and one of 12
+    assert (len(pairs), PAGE, len(seen)) == (36, 24, 36)
+    assert {UUID(found) for found in seen} == pairs
+
+
+def test_a_pair_shows_everything_said_of_it(known: tuple[PairStore, list[UUID]], client: TestClient):
+    _, pairs = known
+    text = unescape(re.sub(r"<[^>]+>", " ", client.get(f"/pair/{pairs[3].hex}").text))
+    words = " ".join(text.split())
+    assert "Prompt number 3 of 100_percent" in words
+    assert "kind=odd" in words
+    assert "clip@1 3.0000 2.0000 +1.0000" in words
+    assert "one 1 a 0.250 3.5" in words
+    assert "two 1 b 0" in words
+    assert "old, seed 0, picture 0" in words
+    assert client.get(f"/pair/{UUID(int=3).hex}").status_code == 404
+
+
+def test_prompts_and_names_are_shown_as_text(known: tuple[PairStore, list[UUID]], client: TestClient):
+    for path in ("/", f"/pair/{known[1][5].hex}"):
+        text = client.get(path).text
+        assert "&lt;b onmouseover=alert(1)&gt;" in text
+        assert "<b onmouseover" not in text
+    text = client.get("/?text=%22%3E%3Cscript%3Ealert(1)%3C/script%3E").text
+    assert "<script>" not in text
+    assert "&#34;&gt;&lt;script&gt;" in text
+
+
+# Pictures
+
+
+def test_a_page_shows_the_pixels_that_scorers_see(store: PairStore, tmp_path: Path):
+    red = Image.new("RGB", (20, 10), (200, 0, 0))
+    turned = red.copy()
+    turned.paste((0, 0, 200), (0, 0, 10, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    clear = png_bytes(Image.new("RGBA", (4, 4), (0, 0, 0, 0)))
+    plain = png_bytes(red)
+    rows = [store.write_image((tmp_path / "turned.jpg").read_bytes(), 10, 20, "jpg")]
+    rows += [store.write_image(clear, 4, 4), store.write_image(plain, 20, 10)]
+    store.append("images", rows)
+    store.absorb()
+    pictures = Pictures(store)
+    first, second, third = (pictures.shown(row["image_id"]) for row in rows)
+    assert (_opened(first[0]).size, first[1]) == ((10, 20), "image/png")
+    assert _opened(second[0]).getpixel((0, 0)) == (255, 255, 255)
+    assert third == (plain, "image/png")  # the file itself
+
+
+def test_a_thumbnail_is_small(store: PairStore):
+    row = store.write_image(png_bytes(Image.effect_noise((900, 600), 80).convert("RGB")), 900, 600)
+    store.append("images", [row])
+    store.absorb()
+    data, media_type = Pictures(store).shown(row["image_id"], small=True)
+    assert media_type == "image/webp"
+    assert _opened(data).size == (THUMBNAIL, THUMBNAIL * 600 // 900 + 1)
+
+
+def test_a_picture_that_changed_is_not_shown(store: PairStore):
+    image = add_picture(store, (9, 9, 9))
+    store.absorb()
+    store.image_path(image).write_bytes(png_bytes(Image.new("RGB", (8, 8))))
+    answer = entered(store).get(f"/image/{image.hex}")
+    assert answer.status_code == 410
+    assert "cannot be shown: hash" in answer.text
+
+
+def _opened(data: bytes) -> Image.Image:
+    import io
+
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+# Reports
+
+
+def add_run(store: PairStore, report: Path | str | None, kind: str = "eval") -> UUID:
+    import datetime
+
+    run, now = uuid4(), datetime.datetime(2026, 1, 1)
+    row = {
+        "run_id": run,
+        "kind": kind,
+        "status": "done",
+        "started": now,
+        "updated": now,
+        "config": "{}",
+        "versions": "{}",
+    }
+    store.append("runs", [row | {"summary": json.dumps({"report": report and str(report)}), "parents": []}])
+    store.absorb()
+    return run
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Path:
+    folder = tmp_path / "report"
+    (folder / "images").mkdir(parents=True)
+    (folder / "report.html").write_text("<style>p { color: red }</style><p>won</p><style>evil</style>")
+    (folder / "images" / f"{'0a' * 16}.png").write_bytes(png_bytes(Image.new("RGB", (2, 2))))
+    (folder / "secret.txt").write_text("secret")
+    (folder.parent / "outside.png").write_text("secret")
+    return folder
+
+
+def test_the_report_of_an_evaluation_opens_with_its_own_style_and_no_other(store: PairStore, report: Path):
+    run = add_run(store, report)
+    client = entered(store)
+    assert f'href="/runs/{run.hex}/report.html"' in client.get("/runs").text
+    answer = client.get(f"/runs/{run.hex}/report.html")
+    assert "won" in answer.text
+    # sha256 of "p { color: red }" alone
+    import base64
+    import hashlib
+
+    digest = base64.b64encode(hashlib.sha256(b"p { color: red }").digest()).decode()
+    assert re.findall(r"style-src ([^;]+);", answer.headers["content-security-policy"]) == [f"'sha256-{digest}'"]
+    assert "script-src" not in answer.headers["content-security-policy"]
+    assert client.get(f"/runs/{run.hex}/images/{'0a' * 16}.png").headers["content-type"] == "image/png"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "secret.txt",
+        "../outside.png",
+        "..%2foutside.png",
+        "images/../secret.txt",
+        "images/x.png",
+        "report.html%00",
+        "samples.png",
+        "",
+    ],
+)
+def test_a_report_has_no_other_files(store: PairStore, report: Path, name: str):
+    os.symlink("/etc/hostname", report / "samples.png")  # a link out of the folder
+    run = add_run(store, report)
+    assert entered(store).get(f"/runs/{run.hex}/{name}").status_code == 404
+
+
+def test_a_run_without_a_report_here_says_so(store: PairStore, tmp_path: Path):
+    gone, other = add_run(store, tmp_path / "gone"), add_run(store, "/etc", kind="train")
+    client = entered(store)
+    assert "is not on this machine" in client.get("/runs").text
+    for run in (gone, other):
+        assert client.get(f"/runs/{run.hex}/report.html").status_code == 404
+
+
+def test_a_report_below_the_store_is_found_from_anywhere(store: PairStore):
+    folder = store.path / "reports" / "abc"
+    folder.mkdir(parents=True)
+    (folder / "report.html").write_text("won")
+    run = add_run(store, "somewhere/else/reports/abc")
+    assert entered(store).get(f"/runs/{run.hex}/report.html").text == "won"

@@ -1,0 +1,50 @@
+"""docs/labelling.md: its commands have the options they are given, and its queries run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from content import add_label, add_labeler, fill
+from prefloop.cli import app
+from prefloop.relabel.annotate.config import LabelConfig
+from prefloop.relabel.annotate.queue import QUEUES, pairs_to_label
+from prefloop.store import PairStore
+from prefloop.store.query import ask
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "labelling.md").read_text()
+COMMANDS = [
+    shlex.split(line)
+    for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S)
+    for line in block.splitlines()
+    if line.startswith("prefloop ")
+]
+
+
+def test_every_command_has_the_options_it_is_given():
+    assert len(COMMANDS) == 9
+    for words in COMMANDS:
+        verbs = [word for word in words[1:3] if re.fullmatch("[a-z]+", word)]
+        shown = CliRunner().invoke(app, [*verbs, "--help"], env={"COLUMNS": "200"})
+        assert shown.exit_code == 0, words
+        for option in (word for word in words if word.startswith("--")):
+            assert option in shown.output, (words, option)
+
+
+def test_every_query_runs(store: PairStore):
+    pairs = fill(store)
+    add_labeler(store, "pickscore", kind="ai")
+    add_label(store, pairs[1], "pickscore", "a", margin=0.25)
+    store.absorb()
+    queries = [words[words.index("--pairs") + 1] for words in COMMANDS if "--pairs" in words]
+    (asked,) = [words[3] for words in COMMANDS if words[1:3] == ["store", "query"]]
+    assert ask(store, asked).num_rows == 0
+    assert pairs_to_label(store, LabelConfig(pairs=queries[0])) == [pairs[1]]
+    assert ask(store, queries[1]).num_rows == 0
+
+
+@pytest.mark.parametrize("name", QUEUES)
+def test_every_queue_is_told(name: str):
+    assert f"| `{name}` |" in TEXT

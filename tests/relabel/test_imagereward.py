@@ -1,0 +1,170 @@
+"""ImageReward gives the numbers of BLIP written out plainly, from a checkpoint with its authors' names."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plain_clip as plain
+import pytest
+import torch
+import torch.nn.functional as F
+from prefloop.relabel.scorers.imagereward import ImageReward
+from prefloop.store import IntegrityError, load_image
+from test_faithful import PICTURES
+from torch import Tensor
+from transformers import BertTokenizer
+
+WIDE, NARROW, LAYERS = 128, 64, 2  # heads of 64: two in the picture's tower, one in the reader
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "circle", "##s", "left", "of", "blue", "square", ","]
+Weights = dict[str, Tensor]
+
+
+def weights() -> Weights:
+    generator = torch.Generator().manual_seed(5)
+    found: Weights = {}
+
+    def linear(name: str, to: int, of: int) -> None:
+        found[f"{name}.weight"] = torch.randn(to, of, generator=generator) * of**-0.5
+        found[f"{name}.bias"] = torch.randn(to, generator=generator) * 0.1
+
+    def norm(name: str, width: int) -> None:
+        found[f"{name}.weight"] = 1 + torch.randn(width, generator=generator) * 0.1
+        found[f"{name}.bias"] = torch.randn(width, generator=generator) * 0.1
+
+    eye, reader = "blip.visual_encoder", "blip.text_encoder"
+    found[f"{eye}.cls_token"] = torch.randn(1, 1, WIDE, generator=generator)
+    found[f"{eye}.pos_embed"] = torch.randn(1, 197, WIDE, generator=generator)
+    found[f"{eye}.patch_embed.proj.weight"] = torch.randn(WIDE, 3, 16, 16, generator=generator) * 0.05
+    found[f"{eye}.patch_embed.proj.bias"] = torch.randn(WIDE, generator=generator)
+    norm(f"{eye}.norm", WIDE)
+    found[f"{reader}.embeddings.word_embeddings.weight"] = torch.randn(len(WORDS), NARROW, generator=generator)
+    found[f"{reader}.embeddings.position_embeddings.weight"] = torch.randn(40, NARROW, generator=generator)
+    norm(f"{reader}.embeddings.LayerNorm", NARROW)
+    for n in range(LAYERS):
+        for one in (1, 2):
+            norm(f"{eye}.blocks.{n}.norm{one}", WIDE)
+        linear(f"{eye}.blocks.{n}.attn.qkv", 3 * WIDE, WIDE)
+        linear(f"{eye}.blocks.{n}.attn.proj", WIDE, WIDE)
+        linear(f"{eye}.blocks.{n}.mlp.fc1", 4 * WIDE, WIDE)
+        linear(f"{eye}.blocks.{n}.mlp.fc2", WIDE, 4 * WIDE)
+        at = f"{reader}.encoder.layer.{n}"
+        for kind, of in (("attention", NARROW), ("crossattention", WIDE)):
+            linear(f"{at}.{kind}.self.query", NARROW, NARROW)
+            linear(f"{at}.{kind}.self.key", NARROW, of)
+            linear(f"{at}.{kind}.self.value", NARROW, of)
+            linear(f"{at}.{kind}.output.dense", NARROW, NARROW)
+            norm(f"{at}.{kind}.output.LayerNorm", NARROW)
+        linear(f"{at}.intermediate.dense", 4 * NARROW, NARROW)
+        linear(f"{at}.output.dense", NARROW, 4 * NARROW)
+        norm(f"{at}.output.LayerNorm", NARROW)
+    for number, (to, of) in {0: (32, NARROW), 2: (16, 32), 4: (8, 16), 6: (4, 8), 7: (1, 4)}.items():
+        linear(f"mlp.layers.{number}", to, of)
+    found["blip.text_proj.weight"] = torch.zeros(8, NARROW)  # of its pretraining; not used
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("imagereward")
+    torch.save(weights(), folder / "ImageReward.pt")
+    kind: Any = BertTokenizer
+    kind(vocab={word: at for at, word in enumerate(WORDS)}, model_max_length=512).save_pretrained(folder)
+    return folder
+
+
+def lin(w: Weights, name: str, x: Tensor) -> Tensor:
+    return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+
+def norm(w: Weights, name: str, x: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Heads of 64."""
+    q, k, v = (one.unflatten(-1, (-1, 64)).transpose(0, 1) for one in (q, k, v))
+    return ((q @ k.transpose(1, 2) / 8).softmax(-1) @ v).transpose(0, 1).flatten(1)
+
+
+def reward(w: Weights, tokens: list[int], pixels: Tensor) -> float:
+    """One picture and one prompt, without padding."""
+    eye, reader = "blip.visual_encoder", "blip.text_encoder"
+    patches = F.conv2d(pixels[None], w[f"{eye}.patch_embed.proj.weight"], w[f"{eye}.patch_embed.proj.bias"], stride=16)
+    x = torch.cat([w[f"{eye}.cls_token"][0], patches[0].flatten(1).T]) + w[f"{eye}.pos_embed"][0]
+    for n in range(LAYERS):
+        at = f"{eye}.blocks.{n}"
+        q, k, v = lin(w, f"{at}.attn.qkv", norm(w, f"{at}.norm1", x, 1e-6)).chunk(3, -1)
+        x = x + lin(w, f"{at}.attn.proj", attend(q, k, v))
+        x = x + lin(w, f"{at}.mlp.fc2", F.gelu(lin(w, f"{at}.mlp.fc1", norm(w, f"{at}.norm2", x, 1e-6))))
+    grid = norm(w, f"{eye}.norm", x, 1e-6)
+    y = w[f"{reader}.embeddings.word_embeddings.weight"][tokens]
+    y = y + w[f"{reader}.embeddings.position_embeddings.weight"][: len(tokens)]
+    y = norm(w, f"{reader}.embeddings.LayerNorm", y, 1e-12)
+    for n in range(LAYERS):
+        for kind in ("attention", "crossattention"):
+            at = f"{reader}.encoder.layer.{n}.{kind}"
+            of = y if kind == "attention" else grid
+            mixed = attend(lin(w, f"{at}.self.query", y), lin(w, f"{at}.self.key", of), lin(w, f"{at}.self.value", of))
+            y = norm(w, f"{at}.output.LayerNorm", y + lin(w, f"{at}.output.dense", mixed), 1e-12)
+        at = f"{reader}.encoder.layer.{n}"
+        wide = F.gelu(lin(w, f"{at}.intermediate.dense", y))
+        y = norm(w, f"{at}.output.LayerNorm", y + lin(w, f"{at}.output.dense", wide), 1e-12)
+    r = y[0]
+    for number in (0, 2, 4, 6, 7):
+        r = lin(w, f"mlp.layers.{number}", r)
+    return (float(r) - 0.16717362830052426) / 1.0333394966054072
+
+
+def test_imagereward_gives_the_numbers_of_the_plain_one(folder: Path):
+    w = weights()
+    images = [load_image(PICTURES[kind]) for kind in ("square", "odd", "tall", "tiny", "alpha")]
+    # words of the little vocabulary by their places in it, between [CLS] and [SEP]; at most 35
+    prompts = {
+        "a red circle left of a blue square": [2, 5, 6, 7, 9, 10, 5, 11, 12, 3],
+        "": [2, 3],
+        "Red circles, square": [2, 6, 7, 8, 13, 12, 3],
+        "a red " * 30: [2, *[5, 6] * 16, 5, 3],
+    }
+    asked = [(prompt, image) for prompt in prompts for image in images]
+    found = ImageReward(str(folder), "cpu").score([p for p, _ in asked], [image for _, image in asked])
+    expected = np.array([reward(w, prompts[p], plain.crop(image, rounding=True)) for p, image in asked])
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).max() < 2e-5
+    assert np.diff(np.sort(expected)).min() > 2e-5  # far enough apart to tell them from one another
+
+
+def test_imagereward_counts_prompts_of_more_than_35_words(folder: Path):
+    fits, one_more = "a " * 33, "a " * 34  # and [CLS] and [SEP]
+    assert ImageReward(str(folder), "cpu").n_truncated([fits, one_more]) == 1
+
+
+@pytest.mark.parametrize("gone", ["blip.visual_encoder.blocks.1.attn.qkv.bias", "mlp.layers.7.weight"])
+def test_a_checkpoint_without_a_weight_is_refused(folder: Path, tmp_path: Path, gone: str):
+    state = weights()
+    del state[gone]
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    torch.save(state, tmp_path / "ImageReward.pt")
+    scorer = ImageReward(str(tmp_path), "cpu")
+    with pytest.raises(IntegrityError, match="holds no ImageReward"):
+        scorer.score(["a"], [load_image(PICTURES["tiny"])])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("blip.visual_encoder.pos_embed", torch.zeros(1)),
+        ("blip.visual_encoder.patch_embed.proj.weight", torch.zeros(3, 3)),
+        ("blip.text_encoder.embeddings.word_embeddings.weight", torch.zeros(len(WORDS), 32)),
+        ("blip.text_encoder.encoder.layer.x.weight", torch.zeros(1)),
+        ("mlp.layers.x.weight", torch.zeros(1)),
+        ("mlp.layers.0.weight", torch.zeros(1)),
+    ],
+)
+def test_weights_of_an_odd_shape_or_name_are_refused_in_one_line(
+    folder: Path, tmp_path: Path, name: str, value: Tensor
+):
+    torch.save(weights() | {name: value}, tmp_path / "ImageReward.pt")
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    with pytest.raises(IntegrityError, match="holds no ImageReward"):
+        ImageReward(str(tmp_path), "cpu").score(["a"], [load_image(PICTURES["tiny"])])

@@ -1,0 +1,167 @@
+"""A scorer's identity changes with everything that can change a score, and with nothing else."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import test_imagereward
+import torch
+from content import fill
+from PIL import Image
+from prefloop.relabel import RelabelConfig
+from prefloop.relabel.scorers import vlm
+from prefloop.relabel.scorers.checkpoints import built_in
+from prefloop.relabel.scorers.registry import identity, load_scorer
+from prefloop.relabel.scorers.vocabulary import read_vocabulary
+from prefloop.relabel.stage import relabel
+from prefloop.store import IntegrityError, PairStore, UsageError
+from transformers import BertTokenizer
+
+PROMPTS = ["a red circle left of a blue square", "two green triangles"]
+
+
+def swapped(folder: Path) -> None:
+    """Two words of the tokenizer change places."""
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    words = content["model"]["vocab"]
+    one, other = ("red", "blue") if "blue" in words else ("red</w>", "blue</w>")
+    words[one], words[other] = words[other], words[one]
+    path.write_text(json.dumps(content))
+
+
+def setting(file: str, *keys: str, value: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        content = json.loads((folder / file).read_text())
+        section = content
+        for key in keys[:-1]:
+            section = section[key]
+        assert section.get(keys[-1]) != value
+        section[keys[-1]] = value
+        (folder / file).write_text(json.dumps(content))
+
+    return change
+
+
+OPEN_CLIP = "open_clip_config.json"
+CHANGES: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "pickscore's activation": ("pickscore", setting("config.json", "vision_config", "hidden_act", value="gelu")),
+    "pickscore's heads": ("pickscore", setting("config.json", "text_config", "num_attention_heads", value=2)),
+    "pickscore's epsilon": ("pickscore", setting("config.json", "vision_config", "layer_norm_eps", value=0.5)),
+    "pickscore's end": ("pickscore", setting("config.json", "text_config", "eos_token_id", value=133)),
+    "pickscore's words": ("pickscore", swapped),
+    "clip's activation": ("clip", setting(OPEN_CLIP, "model_cfg", "quick_gelu", value=True)),
+    "clip's heads": ("clip", setting(OPEN_CLIP, "model_cfg", "vision_cfg", "head_width", value=56)),
+    "clip's words": ("clip", swapped),
+    "hps' heads": ("hps", setting(OPEN_CLIP, "model_cfg", "text_cfg", "heads", value=2)),
+    "hps' words": ("hps", swapped),
+    "hpsv2's words": ("hpsv2", swapped),
+    "aesthetics' activation": ("aesthetics", setting("config.json", "hidden_act", value="gelu")),
+    "imagereward's words": ("imagereward", swapped),
+}
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    values = np.random.default_rng(1).integers(0, 256, (2, 80, 64, 3), dtype=np.uint8)
+    return [Image.fromarray(value) for value in values]
+
+
+def copied(name: str, to: Path) -> Path:
+    if name != "imagereward":
+        return shutil.copytree(built_in("hps" if name == "hpsv2" else name), to)
+    to.mkdir()
+    torch.save(test_imagereward.weights(), to / "ImageReward.pt")
+    kind: Any = BertTokenizer
+    kind(vocab={word: at for at, word in enumerate(test_imagereward.WORDS)}).save_pretrained(to)
+    return to
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_setting_or_vocabulary_gives_other_scores_under_another_identity(
+    tmp_path: Path, images: list[Image.Image], change: str
+):
+    name, spoil = CHANGES[change]
+    folder = copied(name, tmp_path / "weights")
+    before = load_scorer(name, str(folder), "cpu")
+    scores = before.score(PROMPTS, images)
+    spoil(folder)
+    after = load_scorer(name, str(folder), "cpu")
+    assert not np.array_equal(scores, after.score(PROMPTS, images))
+    assert identity(before) != identity(after)
+    if name != "imagereward":  # what is kept is told apart too
+        assert before.backbone != after.backbone  # type: ignore[attr-defined]  # of towers
+
+
+@pytest.mark.parametrize("name", ["pickscore", "clip", "hps", "aesthetics", "imagereward"])
+def test_what_no_score_depends_on_leaves_the_identity_as_it_is(tmp_path: Path, images: list[Image.Image], name: str):
+    folder = copied(name, tmp_path / "weights")
+    before = load_scorer(name, str(folder), "cpu")
+    for path in folder.glob("*.json"):
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, "transformers_version": "9", "note": "another"}, indent=3))
+    after = load_scorer(name, str(folder), "cpu")
+    assert identity(before) == identity(after)
+    assert np.array_equal(before.score(PROMPTS, images), after.score(PROMPTS, images))
+
+
+def test_pickscores_size_is_part_of_its_identity(tmp_path: Path):
+    folder = copied("pickscore", tmp_path / "weights")
+    before = load_scorer("pickscore", str(folder))
+    setting("config.json", "vision_config", "image_size", value=128)(folder)
+    assert identity(before) != identity(load_scorer("pickscore", str(folder)))
+
+
+def test_the_question_and_the_model_are_part_of_vlms_identity(monkeypatch: pytest.MonkeyPatch):
+    def known(model: str) -> str:
+        return identity(load_scorer("vlm", f"http://localhost:1/v1#{model}"))
+
+    first = known("little")
+    assert first == known("little")
+    assert first != known("large")
+    monkeypatch.setattr(vlm, "QUESTION", vlm.QUESTION.replace("better", "worse"))
+    assert first != known("little")
+
+
+def test_scores_of_before_stay_in_the_store_beside_the_new_ones(store: PairStore, tmp_path: Path):
+    fill(store, 1)
+    folder = copied("clip", tmp_path / "weights")
+    config = RelabelConfig(scorers=("clip",), weights={"clip": str(folder)}, device="cpu")
+    relabel(config, store)
+    before = store.rows("select * from scores order by all")
+    setting(OPEN_CLIP, "model_cfg", "quick_gelu", value=True)(folder)
+    with pytest.raises(UsageError, match="give --labeler another name"):
+        relabel(config, store)
+    relabel(RelabelConfig(**{**vars(config), "labeler": "clip-2"}), store)
+    assert len(before) == 2
+    assert store.rows("select * from scores where scorer = ? order by all", [before[0][0]]) == before
+    assert store.rows("select count(*), count(distinct scorer) from scores") == [(4, 2)]
+
+
+def test_a_vocabulary_reads_the_same_from_either_form_of_its_files(tmp_path: Path):
+    whole = read_vocabulary(built_in("clip"), "CLIP")
+    (tmp_path / "vocab.json").write_text(json.dumps(whole.tokens))
+    merges = "".join(f"{left} {right}\n" for left, right in whole.merges)
+    (tmp_path / "merges.txt").write_text(f"#version: 0.2\n{merges}")
+    apart = read_vocabulary(tmp_path, "CLIP")
+    assert apart.digest == whole.digest
+    assert apart.tokenizer(135)(PROMPTS).input_ids == whole.tokenizer(135)(PROMPTS).input_ids
+    (tmp_path / "vocab.txt").write_text("\n".join(test_imagereward.WORDS) + "\n")
+    assert read_vocabulary(tmp_path, "BERT").tokens == {word: at for at, word in enumerate(test_imagereward.WORDS)}
+
+
+def test_a_vocabulary_of_another_model_is_refused():
+    with pytest.raises(IntegrityError, match="tokens up to number 134, the model only 134 embeddings"):
+        read_vocabulary(built_in("clip"), "CLIP").tokenizer(134)
+    with pytest.raises(IntegrityError, match=r"holds no tokenizer: tokenizer.json is not one of BERT"):
+        read_vocabulary(built_in("clip"), "BERT")
+
+
+def test_open_clip_counts_prompts_that_are_cut_as_its_tokenizer_sees_them():
+    scorer: Any = load_scorer("clip", "shapes", "cpu")
+    fits = "red, " * 7  # 14 tokens and the two ends are 16
+    assert scorer.n_truncated([fits, fits + ",", "red&#44; " * 7]) == 1

@@ -1,0 +1,348 @@
+"""Agreement, accuracy, calibration and position bias come out as worked by hand; the page shows hostile text as text."""
+
+import json
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from content import add_label, add_labeler, add_pair, add_picture, add_prompt, add_scores, fill
+from prefloop.cli import app
+from prefloop.relabel.validation.metrics import (
+    best_tie_band,
+    calibration,
+    calibration_error,
+    decided,
+    points,
+    tie_aware,
+    wilson,
+)
+from prefloop.relabel.validation.validate import fights, lines_of, measure, positions
+from prefloop.store import PairStore, UsageError, prompt_id
+from prefloop.store.agreement import agreement
+from prefloop.store.pairstore import new_pair
+from typer.testing import CliRunner
+
+
+def say(store: PairStore, pairs: list, **choices: str) -> None:
+    """Labels by labeler: a letter for each pair, t is a tie, s a skip and - nothing."""
+    words = {"a": "a", "b": "b", "t": "tie", "s": "skip"}
+    for labeler, letters in choices.items():
+        add_labeler(store, labeler)
+        for pair, letter in zip(pairs, letters, strict=True):
+            if letter != "-":
+                add_label(store, pair, labeler, words[letter])
+    store.absorb()
+
+
+def test_agreement_is_counted_with_ties_and_without(store: PairStore):
+    pairs = fill(store, 10)
+    say(store, pairs, x="aaaaabbbts", y="aaaabbbatt", z="-" * 10)
+    (row,) = agreement(store).to_pylist()
+    # nine pairs, without the skipped one: same in aaaa, bb, t: 7
+    # x: 5 a, 3 b, 1 tie; y: 5 a, 3 b, 1 tie of 9; chance (25 + 9 + 1) / 81
+    chance = 35 / 81
+    assert (row["n"], row["agree"]) == (9, pytest.approx(7 / 9))
+    assert row["kappa"] == pytest.approx((7 / 9 - chance) / (1 - chance))
+    # decided by both: eight, same in 6; x: 5 a 3 b; y: 5 a 3 b; chance 34/64
+    assert (row["n_decided"], row["agree_decided"]) == (8, pytest.approx(6 / 8))
+    assert row["kappa_decided"] == pytest.approx((6 / 8 - 34 / 64) / (1 - 34 / 64))
+
+
+def test_labelers_that_always_say_the_same_have_no_kappa(store: PairStore):
+    say(store, fill(store, 3), x="aaa", y="aaa", z="ttt")
+    rows = {(row["labeler"], row["other"]): row for row in agreement(store).to_pylist()}
+    assert (rows["x", "y"]["agree"], rows["x", "y"]["kappa"]) == (1.0, None)
+    # x says a and z tie: they never agree, and by chance never would; none was decided by both
+    assert (rows["x", "z"]["agree"], rows["x", "z"]["kappa"], rows["x", "z"]["n_decided"]) == (0.0, 0.0, 0)
+    assert rows["x", "z"]["agree_decided"] is None
+
+
+def test_store_agreement_prints_what_it_finds(store: PairStore):
+    say(store, fill(store, 4), x="aabb", y="abbb")
+    ended = CliRunner().invoke(app, ["store", "agreement", "--json", "--store", str(store.path)])
+    (row,) = json.loads(ended.stdout)
+    # 3 of 4 the same; chance (2·1 + 2·3) / 16 = 0.5
+    assert (row["n"], row["agree"], row["kappa"]) == (4, 0.75, 0.5)
+    table = CliRunner().invoke(app, ["store", "agreement", "--store", str(store.path)]).stdout
+    assert "kappa_decided" in table
+
+
+def test_a_tie_of_one_side_counts_one_half():
+    preferred = np.array([1, 0, 0.5, 1, 0.5, 1])
+    difference = np.array([2, 3, 0.4, 0.3, 9, -1.0])
+    # right, wrong, tie for a tie, tie for a choice, choice for a tie, wrong
+    assert points(preferred, difference, 0.5).tolist() == [1, 0, 1, 0.5, 0.5, 0]
+
+
+def test_the_best_tie_band_is_the_best_of_all_bands():
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        difference = rng.integers(-4, 5, 12).astype(float)  # equal sizes among them
+        preferred = rng.choice([0, 0.5, 1], 12)
+        band = best_tie_band(preferred, difference)
+        every = {one: points(preferred, difference, one).mean() for one in [0.0, *np.abs(difference)]}
+        assert every[band] == max(every.values())
+        assert band == min(one for one, mean in every.items() if mean == every[band])
+    assert best_tie_band(np.array([]), np.array([])) == 0.0
+
+
+def test_the_interval_is_over_prompts_and_not_over_pairs():
+    """Ten prompts of 100 pairs each, all right or all wrong: ten facts, not a thousand."""
+    prompt = np.repeat([f"{n}" for n in range(10)], 100)
+    preferred = np.tile([1.0, 0.0], 500)
+    difference = np.repeat([1.0, -1.0], 500) * (2 * preferred - 1)
+    found = decided(preferred, difference, prompt)
+    assert found is not None
+    assert found.kappa is not None
+    assert (found.n, found.n_prompts, found.accuracy.value, found.kappa.value) == (1000, 10, 0.5, 0.0)
+    for estimate in (found.accuracy, tie_aware(preferred, difference, prompt, 0.0).accuracy):
+        # the standard error of ten coins is 0.158: an interval of ±0.31 or so; of a thousand it would be ±0.03
+        assert 0.1 <= estimate.low <= 0.3
+        assert 0.7 <= estimate.high <= 0.9
+    assert -0.8 <= found.kappa.low <= -0.4
+    assert 0.4 <= found.kappa.high <= 0.8
+    with pytest.raises(ValueError, match="no pair"):
+        tie_aware(np.array([]), np.array([]), np.array([]), 0.0)
+
+
+def test_an_interval_of_few_prompts_that_agree_is_not_a_point():
+    preferred, prompt = np.array([1.0, 0.0, 1.0, 0.0]), np.array(list("wxyz"))
+    found = decided(preferred, preferred - 0.5, prompt)
+    assert found is not None
+    assert found.kappa is not None
+    assert (found.accuracy.value, found.accuracy.high, found.kappa.value, found.kappa.high) == (1.0, 1.0, 1.0, 1.0)
+    low = 4 / (4 + 1.959963984540054**2)  # Wilson's lower end of n of n
+    assert found.accuracy.low == pytest.approx(low)
+    assert found.kappa.low == pytest.approx(2 * low - 1)  # half of the pairs are a: chance is ½
+    assert tie_aware(preferred, preferred - 0.5, prompt, 0.0).accuracy.low == pytest.approx(low)
+    assert wilson(0.5, 100)[0] == pytest.approx(0.40383, abs=1e-5)
+
+
+def test_ties_of_the_labeler_are_left_out_and_those_of_the_scorer_count_one_half():
+    preferred = np.array([1, 1, 1, 0, 0, 0.5, 0.5])
+    difference = np.array([2, 3, -1, -1, 0, 5, -5.0])
+    found = decided(preferred, difference, np.array(list("abcdefg")))
+    assert found is not None
+    assert found.kappa is not None
+    # right, right, wrong, right, ½ of five; the scorer says a in 2 + ½ of them, the labeler in 3
+    assert (found.n, found.accuracy.value) == (5, pytest.approx(3.5 / 5))
+    chance = 0.5 * 0.6 + 0.5 * 0.4
+    assert found.kappa.value == pytest.approx((0.7 - chance) / (1 - chance))
+    assert decided(np.array([0.5]), np.array([1.0]), np.array(["a"])) is None
+    same = decided(np.ones(3), np.ones(3), np.array(list("abc")))
+    assert same is not None
+    assert (same.accuracy.value, same.kappa) == (1.0, None)
+
+
+def test_chance_and_always_tie_are_told_beside_accuracy_with_ties():
+    preferred = np.array([1, 0, 0.5, 0.5])
+    difference = np.array([3, 1, 0.1, -2.0])
+    found = tie_aware(preferred, difference, np.array(list("abcd")), 0.5)
+    # right, wrong, right, ½
+    assert (found.accuracy.value, found.always_tie) == (2.5 / 4, 3 / 4)
+    # the scorer says a, a, tie, b; each of its words against the labeler's shares ¼, ½, ¼ of b, tie, a:
+    # a scores ¼ + ¼, b the same, a tie ½ + ¼
+    assert found.chance == pytest.approx(0.75 * 0.5 + 0.25 * 0.75)
+
+
+def test_calibration_compares_confidence_with_what_was_chosen():
+    # confidences sigmoid(1) = 0.731 four times, sigmoid(4) = 0.982 twice; the side is a and b in turn
+    difference = np.array([1.0, -1.0, 1.0, -1.0, 4.0, -4.0])
+    preferred = np.array([1.0, 0.0, 0.0, 0.5, 1.0, 0.0])  # right, right, wrong, tie; right, right
+    few, sure = calibration(preferred, difference, 1.0)
+    assert (few.n, few.right, few.confidence) == (4, 2.5 / 4, pytest.approx(0.7310586))
+    assert (sure.n, sure.right, sure.confidence) == (2, 1.0, pytest.approx(0.9820138))
+    expected = (4 * abs(0.7310586 - 0.625) + 2 * abs(0.9820138 - 1)) / 6
+    assert calibration_error([few, sure]) == pytest.approx(expected)
+
+
+def test_swapping_a_and_b_changes_no_measure():
+    rng = np.random.default_rng(1)
+    difference, preferred = rng.normal(size=60), rng.choice([0, 0.5, 1], 60)
+    prompt = np.array([f"{n % 7}" for n in range(60)])
+    assert tie_aware(preferred, difference, prompt, 0.3) == tie_aware(1 - preferred, -difference, prompt, 0.3)
+    one, other = decided(preferred, difference, prompt), decided(1 - preferred, -difference, prompt)
+    assert one is not None
+    assert other is not None
+    assert (one.accuracy, one.n) == (other.accuracy, other.n)
+    assert one.kappa is not None
+    assert other.kappa is not None
+    assert astuple(one.kappa) == pytest.approx(astuple(other.kappa))
+    assert calibration(preferred, difference, 1.0) == calibration(1 - preferred, -difference, 1.0)
+    assert best_tie_band(preferred, difference) == best_tie_band(1 - preferred, -difference)
+
+
+def judged_store(store: PairStore, n: int = 40) -> list:
+    """One pair for each prompt; the person likes the redder picture, `right` scores redness and `wrong` its opposite."""
+    pairs, red_is_a, right, wrong = [], [], {}, {}
+    for number in range(n):
+        prompt = add_prompt(store, f"prompt {number}")
+        dim, red = (add_picture(store, (value, number, 0)) for value in (50, 150))
+        pairs.append(add_pair(store, prompt, dim, red))
+        red_is_a.append(red < dim)
+        right |= {(prompt, red): 1.0, (prompt, dim): 0.0}
+        wrong |= {(prompt, red): 0.0, (prompt, dim): 1.0}
+    add_scores(store, "right@1", right)
+    add_scores(store, "wrong@1", wrong)
+    say(store, pairs, **{"human:me": "".join("a" if one else "b" for one in red_is_a)})
+    return pairs
+
+
+def test_a_scorer_that_foretells_a_person_is_right_and_its_opposite_wrong(store: PairStore):
+    judged_store(store)
+    right, wrong = measure(store, "human:me")
+    assert right.decided is not None
+    assert wrong.decided is not None
+    assert (right.scorer, right.decided.accuracy.value, wrong.decided.accuracy.value) == ("right@1", 1.0, 0.0)
+    assert (right.decided.n, right.decided.n_prompts) == (40, 40)
+    # no tie was said: there is nothing to choose a tie band on
+    assert (right.tie_aware, right.band_ties) == (None, 0)
+    assert 5 <= right.band_decided <= 22  # about a third
+    assert right.fitted_temperature is not None
+    assert right.fitted_temperature < 1
+    assert wrong.fitted_temperature is None
+
+
+def random_rater(store: PairStore, n: int, share_of_ties: float, seed: int) -> None:
+    """A pair for each prompt, scores that mean nothing, and a person who answers without looking."""
+    rng = np.random.default_rng(seed)
+    one, other = add_picture(store, (1, 0, 0)), add_picture(store, (2, 0, 0))
+    store.add_prompts((f"prompt {number}", {}) for number in range(n))
+    prompts = [prompt_id(f"prompt {number}") for number in range(n)]
+    pairs = [new_pair(prompt, one, other, "generate") for prompt in prompts]
+    rows = [pair for pair in pairs if pair]
+    store.append("pairs", rows)
+    scored = rng.normal(size=(n, 2)).tolist()
+    scores = {
+        (p, i): s for p, both in zip(prompts, scored, strict=True) for i, s in zip((one, other), both, strict=True)
+    }
+    add_scores(store, "noise@1", scores)
+    add_labeler(store, "human:me")
+    said = rng.choice(["a", "b", "tie"], n, p=[(1 - share_of_ties) / 2, (1 - share_of_ties) / 2, share_of_ties])
+    store.append(
+        "labels",
+        [
+            {"pair_id": row["pair_id"], "labeler": "human:me", "rep": 0, "choice": choice}
+            for row, choice in zip(rows, said.tolist(), strict=True)
+        ],
+    )
+    store.absorb()
+
+
+def test_scores_that_mean_nothing_are_told_to_mean_nothing(store: PairStore):
+    """To a person who says tie of two pairs in five, always saying tie would score 70 %."""
+    random_rater(store, 400, 0.4, seed=0)
+    (noise,) = measure(store, "human:me")
+    assert noise.decided is not None
+    assert noise.decided.kappa is not None
+    assert noise.decided.n > 200
+    assert noise.decided.accuracy.low < 0.5 < noise.decided.accuracy.high
+    assert noise.decided.accuracy.high - noise.decided.accuracy.low < 0.15
+    assert noise.decided.kappa.low < 0 < noise.decided.kappa.high
+    found = noise.tie_aware
+    assert found is not None
+    assert min(noise.band_decided, noise.band_ties) >= 20
+    assert found.n + noise.band_decided + noise.band_ties == 400
+    assert found.accuracy.value <= found.always_tie + 0.01  # no number without what it must be compared with
+    assert found.accuracy.low < found.chance < found.accuracy.high
+    (name, first, second, third) = lines_of(noise)
+    assert name == "noise@1"
+    accuracy = noise.decided.accuracy
+    assert f"right {accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%}) by chance 50%" in first
+    assert f"by chance 0; {noise.decided.n} decided pairs" in first
+    assert f"always tie {found.always_tie:.1%}" in second
+    assert "calibration error" in third
+
+
+def test_nine_of_ten_intervals_of_meaningless_scores_hold_chance():
+    """They are 95 % intervals: of 100 about five miss, and more than ten in one of 35 cases."""
+    rng, held, kappas = np.random.default_rng(1), 0, 0
+    prompt = np.array([f"{n}" for n in range(80)])
+    for _ in range(100):
+        found = decided(rng.choice([0.0, 0.5, 1.0], 80), rng.normal(size=80), prompt)
+        assert found is not None
+        assert found.kappa is not None
+        held += found.accuracy.low <= 0.5 <= found.accuracy.high
+        kappas += found.kappa.low <= 0 <= found.kappa.high
+    assert held >= 90
+    assert kappas >= 90
+
+
+def test_a_tie_band_from_too_few_pairs_is_refused_and_says_why(store: PairStore):
+    random_rater(store, 60, 0.4, seed=2)
+    (noise,) = measure(store, "human:me")
+    assert noise.tie_aware is None
+    assert 0 < noise.band_ties < 20
+    why = f"a tie band takes 20 decided pairs and 20 ties of one prompt in 3; there are {noise.band_decided} and {noise.band_ties}"
+    assert why in lines_of(noise)[2]
+    ended = CliRunner().invoke(app, ["scorers", "quality", "--against", "human:me", "--store", str(store.path)])
+    assert ended.exit_code == 0
+    assert why in ended.stdout
+    (row,) = json.loads(
+        CliRunner().invoke(app, ["scorers", "quality", "--against", "human:me", "--json", "--store", str(store.path)]).stdout
+    )  # fmt: skip
+    assert (row["tie_aware"], row["decided"]["n"]) == (None, noise.decided.n if noise.decided else 0)
+
+
+def test_quality_says_who_has_labels_and_what_was_scored(store: PairStore):
+    judged_store(store, 3)
+    with pytest.raises(UsageError, match="no labels of 'human:you'; there are labels of human:me"):
+        measure(store, "human:you")
+    unscored = add_pair(store, add_prompt(store, "new"), add_picture(store, (9, 9, 9)), add_picture(store, (8, 9, 9)))
+    say(store, [unscored], other="a")
+    with pytest.raises(UsageError, match="no scorer has scored the pairs that other judged"):
+        measure(store, "other")
+
+
+def test_the_left_picture_is_counted_where_it_is_known(store: PairStore):
+    pairs = fill(store, 4)
+    add_labeler(store, "human:me")
+    rows = zip(pairs, "aabb", ["a", "a", "b", "a"], strict=True)  # chosen and left: same, same, same, other
+    columns = [{"pair_id": pair, "labeler": "human:me", "rep": 0, "choice": choice, "shown_left": left} for pair, choice, left in rows]  # fmt: skip
+    store.append("labels", columns)
+    store.absorb()
+    (found,) = positions(store)
+    assert (found.labeler, found.n, found.left) == ("human:me", 4, 0.75)
+    assert found.low < 0.75 < found.high
+
+
+def test_fights_begin_with_the_most_even_one(store: PairStore):
+    pairs = fill(store, 4)
+    # agreed; one against three; two against two; a tie is no side
+    say(store, pairs, w="aaab", x="aaat", y="aabt", z="abb-")
+    assert [(fight.pair_id, fight.for_a, fight.for_b) for fight in fights(store, 9)] == [
+        (pairs[2], ["w", "x"], ["y", "z"]),
+        (pairs[1], ["w", "x", "y"], ["z"]),
+    ]
+    assert len(fights(store, 1)) == 1
+
+
+def test_the_page_shows_hostile_text_as_text_and_every_picture_it_names(store: PairStore, tmp_path: Path):
+    prompt = add_prompt(store, "<script>alert(1)</script> \x1b[31m")
+    one, other = add_picture(store, (1, 0, 0)), add_picture(store, (2, 0, 0))
+    pair = add_pair(store, prompt, one, other)
+    add_scores(store, "right@1", {(prompt, one): 1.0, (prompt, other): 0.0})
+    say(store, [pair], **{"human:<b>": "a", "x$": "b"})
+    words = ["scorers", "quality", "--against", "human:<b>", "--output-dir", str(tmp_path / "out")]
+    ended = CliRunner().invoke(app, [*words, "--store", str(store.path)])
+    assert ended.exit_code == 0, ended.output
+    assert ended.stdout.startswith("right@1")
+    page = (tmp_path / "out" / "quality.html").read_text()
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert "\x1b" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "default-src 'none'" in page
+    for image in (one, other):
+        assert f"images/{image.hex}.png" in page
+        assert (tmp_path / "out" / "images" / f"{image.hex}.png").exists()
+    assert (tmp_path / "out" / "calibration.png").stat().st_size > 1000
+    assert (
+        CliRunner().invoke(app, [*words, "--store", str(store.path)]).exit_code == 0
+    )  # an earlier page is written again
+    (tmp_path / "out" / "quality.html").write_text("mine")
+    ended = CliRunner().invoke(app, [*words, "--store", str(store.path)])
+    assert ended.exit_code == 2
+    assert "quality.html is not of a report that prefloop wrote; name another folder" in ended.stderr
+    assert (tmp_path / "out" / "quality.html").read_text() == "mine"

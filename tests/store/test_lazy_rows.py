@@ -1,0 +1,63 @@
+"""Rows as objects that are made when asked for: they behave as the list of them would."""
+
+from uuid import UUID
+
+import pyarrow as pa
+import pytest
+from prefloop.store.lazy_rows import Records
+
+N = 10_000  # more than are made at once
+IDS = [UUID(int=number) for number in range(N)]
+
+
+def record(identity: bytes, text: str, number: int | None) -> tuple[UUID, str, int | None]:
+    return UUID(bytes=identity), text, number
+
+
+@pytest.fixture(scope="module")
+def both() -> tuple[Records, list]:
+    numbers = [None if at % 3 == 0 else at for at in range(N)]
+    halves = []
+    for part in (slice(0, 4000), slice(4000, N)):  # a table in two pieces, as DuckDB gives them
+        ids = pa.array([identity.bytes for identity in IDS[part]], pa.uuid())
+        halves.append(pa.table({"id": ids, "text": [f"t{i.int}" for i in IDS[part]], "number": numbers[part]}))
+    rows = [(identity, f"t{identity.int}", number) for identity, number in zip(IDS, numbers, strict=True)]
+    return Records(pa.concat_tables(halves), record), rows
+
+
+def test_records_are_read_as_a_list_is(both: tuple[Records, list]):
+    records, rows = both
+    assert len(records) == N
+    assert list(records) == rows
+    assert [records[at] for at in (0, 3999, 4000, -1, -N)] == [rows[at] for at in (0, 3999, 4000, -1, -N)]
+    for cut in (
+        slice(3990, 4010),
+        slice(5, 5),
+        slice(9990, 20_000),
+        slice(None, None, 777),
+        slice(20, 3, -2),
+        slice(-5, None),
+    ):
+        assert list(records[cut]) == rows[cut], cut
+    assert list(records[4000:][10:20]) == rows[4010:4020]
+    assert list(records[:3] + records[-2:]) == rows[:3] + rows[-2:]
+    assert list(records.taken([7, 7, 9999, 0])) == [rows[7], rows[7], rows[9999], rows[0]]
+    assert list(records.taken(at for at in (1, 2))) == rows[1:3]
+    assert records[1:3] == records.taken([1, 2])
+    assert records[1:3] != records[1:4]
+    assert records[1:3] != records.taken([2, 1])
+    for at in (N, -N - 1):
+        with pytest.raises(IndexError, match=f"of {N}"):
+            records[at]
+
+
+def test_no_rows_are_no_records(both: tuple[Records, list]):
+    empty = both[0][:0]
+    assert not empty
+    assert list(empty) == list(empty.taken([])) == []
+    # as DuckDB gives no rows: columns of ids without a piece
+    schema = pa.schema([("id", pa.uuid()), ("text", pa.string()), ("number", pa.int64())])
+    for columns in ([pa.chunked_array([], kind) for kind in schema.types], schema.empty_table().columns):
+        none = Records(pa.table(columns, schema=schema), record)
+        assert list(none) == []
+        assert list(none + both[0][:1]) == list(both[0][:1] + none) == both[1][:1]

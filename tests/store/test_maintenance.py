@@ -1,0 +1,443 @@
+"""Merging, backing up, removing, compacting and migrating change where things lie, never what a store says."""
+
+import json
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pytest
+from content import (
+    TESTS,
+    add_label,
+    add_labeler,
+    add_pair,
+    add_picture,
+    add_prompt,
+    add_scores,
+    fill,
+    forked,
+    picture,
+)
+from prefloop.cli import app
+from prefloop.store import IntegrityError, PairStore, UsageError
+from prefloop.store.check import check, logical_hashes
+from prefloop.store.maintenance.backup import backup
+from prefloop.store.maintenance.compact import compact
+from prefloop.store.maintenance.gc import remove, unmentioned
+from prefloop.store.maintenance.merge import merge
+from prefloop.store.maintenance.migrate import migrate
+from prefloop.store.runs import run
+from typer.testing import CliRunner
+
+RUNNER = CliRunner()
+
+
+def judged(store: PairStore, name: str = "me", n_prompts: int = 3) -> PairStore:
+    """Many small parts: pairs, labels that were changed, scores, and a run with its two rows."""
+    with run(store, "test", {}):
+        pairs = fill(store, n_prompts)
+    add_labeler(store, name)
+    for pair in pairs:
+        add_label(store, pair, name, "a")
+        add_label(store, pair, name, "b", rep=1)
+    add_scores(store, "red@1", dict.fromkeys(store.rows("select prompt_id, image_a from pairs"), 1.5))
+    store.absorb()
+    return store
+
+
+# Compacting
+
+
+def test_compacting_leaves_one_part_of_each_table_and_every_row(store: PairStore):
+    before = logical_hashes(judged(store))
+    n_parts = len(list(store.journal.iterdir()))
+    # runs, prompts, images, pairs, scorers, scores, labelers, labels
+    assert compact(store) == (n_parts, 8)
+    assert sorted(path.name.split("-")[1] for path in store.journal.iterdir()) == sorted(
+        ["runs", "prompts", "images", "pairs", "scorers", "scores", "labelers", "labels"]
+    )
+    assert logical_hashes(store) == before
+    assert check(store) == []
+    store.database.unlink()
+    store.rebuild()
+    assert logical_hashes(PairStore.open(store.path)) == before
+    assert compact(store) == (8, 8)
+
+
+def test_compacting_does_not_change_which_row_of_a_key_counts(store: PairStore):
+    add_prompt(store, "one", turn="2nd")
+    add_prompt(store, "two")
+    store.absorb()
+    compact(store)
+    add_prompt(store, "one", turn="1st")
+    add_prompt(store, "one", turn="3rd")
+    store.absorb()
+    for _ in range(2):
+        assert store.rows("select tags from prompts where prompt = 'one'") == [('{"turn":"1st"}',)]
+        compact(store)
+        store.rebuild()
+
+
+def test_a_process_that_knew_the_old_parts_goes_on(store: PairStore):
+    other = PairStore.open(judged(store).path)
+    compact(store)
+    add_prompt(other, "new")
+    assert other.absorb() == 1
+    assert check(other) == []
+
+
+def test_parts_that_are_compacted_while_one_waits_for_the_lock_are_not_missed(
+    store: PairStore, monkeypatch: pytest.MonkeyPatch
+):
+    waiting = PairStore.open(judged(store).path)
+    add_prompt(waiting, "new")
+    session = waiting.session
+
+    def compacted_before(*, write: bool = False, wait: float | None = None):
+        if write:
+            monkeypatch.setattr(waiting, "session", session)
+            compact(store)
+        return session(write=write, wait=wait)
+
+    waiting._taken.clear()
+    monkeypatch.setattr(waiting, "session", compacted_before)
+    waiting.absorb()
+    assert check(waiting) == []
+
+
+def _compact_and_die(path: Path, left: int) -> None:
+    """Compact a store; at the file operation after so many the process is gone."""
+
+    def counted(call: Callable) -> Callable:
+        def counting(*arguments: object, **named: object) -> object:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os._exit(9)
+            return call(*arguments, **named)
+
+        return counting
+
+    store = PairStore.open(path)
+    os.replace, os.fsync = counted(os.replace), counted(os.fsync)
+    Path.unlink = counted(Path.unlink)  # type: ignore[method-assign]  # in a process of its own
+    compact(store)
+
+
+def test_compacting_that_is_killed_anywhere_loses_nothing(tmp_path: Path):
+    store = PairStore.create(tmp_path / "whole")
+    for number in range(3):
+        add_prompt(store, f"prompt {number}")
+    add_labeler(store, "me")
+    add_labeler(store, "you")
+    store.absorb()
+    before = logical_hashes(store)
+    # of each of the two tables: part to disk, renamed, folder to disk, old parts gone (3 and 2), folder to disk
+    steps, killed = 4 + 3 + 4 + 2, 0
+    for step in range(steps + 1):
+        copy = tmp_path / str(step)
+        shutil.copytree(store.path, copy)
+        process = forked(_compact_and_die, copy, step)
+        process.join(60)
+        killed += process.exitcode == 9
+        opened = PairStore.open(copy)
+        assert logical_hashes(opened) == before, step
+        assert check(opened) == [], step
+        compact(opened)
+        assert len(list(opened.journal.glob("*.parquet"))) == 2
+        assert logical_hashes(opened) == before, step
+    assert killed == steps
+
+
+# Merging
+
+
+def test_merging_takes_what_is_new_and_nothing_twice(store: PairStore, tmp_path: Path):
+    judged(store, n_prompts=2)
+    other = judged(PairStore.create(tmp_path / "other"), n_prompts=4)
+    whole = judged(PairStore.create(tmp_path / "whole"), n_prompts=4)
+    summary = merge(store, other)
+    # two more prompts of two pictures, a pair and two labels; the other's run
+    expected = {"runs": 1, "prompts": 2, "images": 4, "pairs": 2, "labels": 4, "scores": 2, "conflicts": 0}
+    assert {name: n for name, n in summary.items() if n or name == "conflicts"} == expected
+    ours, all_ = logical_hashes(store), logical_hashes(whole)
+    assert {table: ours[table] for table in ours if table != "runs"} == {
+        table: all_[table] for table in all_ if table != "runs"
+    }
+    assert store.rows("select status, count(*) from runs group by all") == [("done", 2)]
+    assert check(store) == []
+    parts = len(list(store.journal.iterdir()))
+    assert set(merge(store, other).values()) == {0}
+    assert len(list(store.journal.iterdir())) == parts
+    store.rebuild()
+    assert logical_hashes(store) == ours
+
+
+def test_merging_keeps_our_label_where_both_have_one_and_says_so(store: PairStore, tmp_path: Path):
+    other = PairStore.create(tmp_path / "other")
+    for one, choice, score in ((store, "a", 1.0), (other, "b", 2.0)):
+        (pair,) = fill(one, n_prompts=1)
+        add_labeler(one, "me")
+        add_label(one, pair, "me", choice)
+        add_scores(one, "red@1", dict.fromkeys(one.rows("select prompt_id, image_a from pairs"), score))
+        one.absorb()
+    assert merge(store, other)["conflicts"] == 2
+    assert store.rows("select choice from labels") == [("a",)]
+    assert store.rows("select score from scores") == [(1.0,)]
+
+
+def test_a_name_that_means_two_things_is_refused(store: PairStore, tmp_path: Path):
+    other = PairStore.create(tmp_path / "other")
+    for one, config in ((store, '{"rule":"single"}'), (other, '{"rule":"majority"}')):
+        one.append("labelers", [{"labeler": "pickscore", "kind": "ai", "config": config}])
+        add_prompt(one, config)
+        one.absorb()
+    before = logical_hashes(store)
+    with pytest.raises(UsageError, match=r"'pickscore' is .*majority"):
+        merge(store, other)
+    assert logical_hashes(store) == before
+
+
+def test_a_store_is_not_merged_into_itself_nor_one_with_a_lost_picture(store: PairStore, tmp_path: Path):
+    with pytest.raises(UsageError, match="is the same store"):
+        merge(store, PairStore.open(store.path))
+    other = judged(PairStore.create(tmp_path / "other"))
+    lost = next((other.path / "images").rglob("*.png"))
+    lost.write_bytes(b"x")
+    with pytest.raises(IntegrityError, match="has changed since it was stored"):
+        merge(store, other)
+    lost.unlink()
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        merge(store, other)
+    assert store.rows("select count(*) from pairs") == [(0,)]
+
+
+def test_a_run_that_ended_since_it_was_merged_has_ended_here_too(store: PairStore, tmp_path: Path):
+    other = PairStore.create(tmp_path / "other")
+    with run(other, "test", {}):
+        merge(store, PairStore.open(other.path))
+        assert store.rows("select status from runs") == [("running",)]
+    merge(store, other)
+    assert store.rows("select status from runs") == [("done",)]
+    assert check(store) == []
+
+
+# Backing up
+
+
+def test_a_backup_is_a_store_that_says_the_same(store: PairStore, tmp_path: Path):
+    judged(store)
+    summary = backup(store, tmp_path / "copy")
+    assert (summary["pictures"], summary["lost"]) == (6, [])
+    copy = PairStore.open(tmp_path / "copy")
+    assert logical_hashes(copy) == logical_hashes(store)
+    assert check(copy) == []
+    shutil.rmtree(store.path)
+    assert check(PairStore.open(tmp_path / "copy")) == []
+
+
+def test_a_backup_names_the_pictures_it_could_not_copy(store: PairStore, tmp_path: Path):
+    judged(store)
+    lost = sorted((store.path / "images").rglob("*.png"))[:2]
+    lost[0].unlink()
+    lost[1].write_bytes(picture((9, 9, 9)))
+    ended = RUNNER.invoke(app, ["store", "backup", str(tmp_path / "copy"), "--store", str(store.path)])
+    assert ended.exit_code == 5
+    assert "2 pictures are gone or have changed" in ended.stderr
+    assert len(list((tmp_path / "copy" / "images").rglob("*.png"))) == 4
+
+
+# Removing
+
+
+def old(path: Path) -> Path:
+    past = time.time() - 7200
+    os.utime(path, (past, past))
+    return path
+
+
+def test_only_old_pictures_that_no_row_mentions_are_removed(store: PairStore):
+    judged(store)
+    mentioned = [old(path) for path in sorted((store.path / "images").rglob("*.png"))]
+    lone = old(store.image_path(store.write_image(picture((1, 2, 3)), 8, 8)["image_id"]))
+    half = lone.with_name(f".{lone.name}.1.tmp")
+    half.write_bytes(b"half")
+    old(half)
+    young = store.image_path(store.write_image(picture((4, 5, 6)), 8, 8)["image_id"])
+    others = [store.path / "images" / name for name in ("notes.txt", "holiday.png", f"{lone.parent.name}/holiday.png")]
+    for path in others:  # somebody else's
+        path.write_bytes(b"kept")
+        old(path)
+    found = unmentioned(store)
+    assert {path for path, _ in found} == {lone, half}
+    assert all(path.exists() for path, _ in found)
+    remove(found)
+    left = {path for path in (store.path / "images").rglob("*") if path.is_file()}
+    assert left == {*mentioned, young, *others}
+    assert check(store) == []
+
+
+def test_a_picture_that_is_written_again_is_young_again(store: PairStore):
+    path = old(store.image_path(store.write_image(picture((1, 2, 3)), 8, 8)["image_id"]))
+    assert [found for found, _ in unmentioned(store)] == [path]
+    store.write_image(picture((1, 2, 3)), 8, 8)  # its row is about to come
+    assert unmentioned(store) == []
+
+
+def test_a_picture_of_a_part_that_was_not_taken_yet_stays(store: PairStore):
+    identity = add_picture(store, (1, 2, 3))  # in the journal alone
+    old(store.image_path(identity))
+    assert unmentioned(store) == []
+
+
+def test_gc_says_what_it_would_remove_and_then_removes_it(store: PairStore):
+    lone = old(store.image_path(store.write_image(picture((1, 2, 3)), 8, 8)["image_id"]))
+    words = ["store", "gc", "--store", str(store.path)]
+    ended = RUNNER.invoke(app, [*words, "--dry-run"])
+    assert ended.stdout.startswith("1 pictures that no row mentions")
+    assert lone.exists()
+    assert RUNNER.invoke(app, words).exit_code == 0
+    assert not lone.exists()
+
+
+# Migrating
+
+
+@pytest.fixture
+def first_version(tmp_path: Path) -> PairStore:
+    """A store that the first version of prefloop made."""
+    with zipfile.ZipFile(TESTS / "stores" / "v1.zip") as archive:
+        archive.extractall(tmp_path / "v1")
+    return PairStore(tmp_path / "v1")
+
+
+def says(store: PairStore, expected: dict[str, list]) -> None:
+    columns = {"runs": "run_id, kind, status, summary"}
+    for table, rows in expected.items():
+        found = store.rows(f"select {columns.get(table, '*')} from {table} order by all")
+        assert [[None if value is None else str(value) for value in row] for row in found] == rows, table
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_a_store_of_the_first_version_opens_and_says_what_it_said(first_version: PairStore, rebuilt: bool):
+    expected = json.loads((TESTS / "stores" / "v1.json").read_text())
+    assert len(expected["labels"]) == 13
+    if rebuilt:
+        first_version.rebuild()
+    assert migrate(first_version) == (1, 1)
+    opened = PairStore.open(first_version.path)
+    says(opened, expected)
+    assert check(opened) == []
+
+
+def with_old_views(store: PairStore) -> PairStore:
+    """A label of an evaluation, in a database whose views an earlier prefloop made."""
+    add_labeler(store, "eval:me")
+    images = [add_picture(store, (1, 2, value)) for value in (3, 4)]
+    add_label(store, add_pair(store, add_prompt(store, "one"), *images, source="eval"), "eval:me", "a")
+    store.absorb()
+    with duckdb.connect(store.database) as connection:
+        connection.execute(
+            """create or replace view preferences as select l.labeler, q.split, p.source
+            from current_labels l join pairs p using (pair_id) join prompts q using (prompt_id);
+            comment on table meta is 'The schema''s version and when this database was made.'"""
+        )
+    return store
+
+
+def test_views_of_an_earlier_prefloop_are_renewed_on_opening(store: PairStore):
+    with_old_views(store)
+    assert store.rows("select split from preferences") in ([("train",)], [("validation",)])
+    before = logical_hashes(store)
+    opened = PairStore.open(store.path)
+    assert opened.rows("select split, p_chosen from preferences") == [("eval", None)]
+    assert check(opened) == []
+    assert logical_hashes(opened) == before
+    written = store.database.stat().st_mtime_ns
+    PairStore.open(store.path)
+    assert store.database.stat().st_mtime_ns == written  # once is enough
+
+
+def test_a_store_whose_views_cannot_be_renewed_now_is_opened_with_those_it_has(
+    store: PairStore, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    with_old_views(store)
+    monkeypatch.setattr("prefloop.store.views.WAIT", 0.0)
+    with store.session():  # somebody reads
+        opened = PairStore.open(store.path)
+    assert opened.rows("select count(*) from preferences") == [(1,)]
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "pairs of evaluations have the split of their prompt; they could not be renewed: the store" in line
+    PairStore.open(store.path)
+    assert store.rows("select split from preferences") == [("eval",)]
+
+
+def test_an_older_schema_is_refused_with_its_cure_and_migrated(store: PairStore):
+    before = logical_hashes(judged(store))
+    with duckdb.connect(store.database) as connection:
+        connection.execute("update meta set schema_version = 0; drop view agreement")
+    with pytest.raises(IntegrityError, match=f"prefloop store migrate --store {store.path}"):
+        PairStore.open(store.path)
+    ended = RUNNER.invoke(app, ["store", "migrate", "--store", str(store.path)])
+    assert (ended.exit_code, ended.stdout) == (0, f"{store.path} is of schema 1, was 0\n")
+    assert logical_hashes(PairStore.open(store.path)) == before
+    assert store.rows("select count(*) from agreement") == [(0,)]
+
+
+def test_a_newer_schema_is_refused_and_left_alone(store: PairStore):
+    with duckdb.connect(store.database) as connection:
+        connection.execute("update meta set schema_version = 99")
+    for attempt in (PairStore.open, lambda path: migrate(PairStore(path))):
+        with pytest.raises(IntegrityError, match="of schema 99 and this prefloop knows 1; update prefloop"):
+            attempt(store.path)
+    assert store.schema_version() == 99
+
+
+# The command line
+
+
+BAD = [
+    ("merge other --store stroe", 1, "there is no store at stroe"),
+    ("merge stroe --store STORE", 1, "there is no store at stroe"),
+    ("merge STORE --store STORE", 2, "is the same store"),
+    ("backup out --store stroe", 1, "there is no store at stroe"),
+    ("backup there --store STORE", 2, "there exists; name another folder"),
+    ("gc --store stroe", 1, "there is no store at stroe"),
+    ("compact --store stroe", 1, "there is no store at stroe"),
+    ("migrate --store stroe", 1, "there is no store at stroe"),
+]
+
+
+@pytest.mark.parametrize(("line", "code", "message"), BAD, ids=[line for line, _, _ in BAD])
+def test_what_is_wrong_is_said_in_one_line_and_nothing_is_made(
+    store: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, code: int, message: str
+):
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    ended = RUNNER.invoke(app, ["store", *(str(store.path) if word == "STORE" else word for word in line.split())])
+    assert (ended.exit_code, ended.stdout) == (code, "")
+    (said,) = ended.stderr.splitlines()
+    assert message in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "there"]
+
+
+def test_the_commands_say_what_they_did(store: PairStore, tmp_path: Path):
+    judged(store)
+    other = PairStore.create(tmp_path / "other")
+    add_pair(other, add_prompt(other, "one"), add_picture(other, (1, 1, 1)), add_picture(other, (2, 2, 2)))
+    other.absorb()
+
+    def said(*words: object) -> str:
+        ended = RUNNER.invoke(app, ["store", *map(str, words), "--store", str(store.path)])
+        assert ended.exit_code == 0, ended.stderr
+        return ended.stdout
+
+    assert said("merge", other.path) == f"new from {other.path}: 1 prompts, 2 images, 1 pairs\n"
+    assert said("merge", other.path) == f"new from {other.path}: nothing\n"
+    assert said("compact").endswith("journal parts are 8 now\n")
+    assert said("backup", tmp_path / "copy") == f"8 journal parts and 8 pictures in {tmp_path / 'copy'}\n"
+    assert said("migrate") == f"{store.path} is of schema 1; nothing to do\n"

@@ -1,0 +1,234 @@
+"""What a run removes: files that a run of ours wrote, in a folder it began in, once the new run has a checkpoint."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from prefloop.store import NumericalError, PairStore, UsageError
+from prefloop.train import TrainConfig
+from prefloop.train.checkpoint import newest_first, save_checkpoint
+from prefloop.train.export.readme import write_readme
+from prefloop.train.run_folder.claim import claimed, drop_previous
+from prefloop.train.run_folder.ownership import owned
+from prefloop.train.run_folder.tables import replacing
+from prefloop.train.trainer import _Trainer, train
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    """Every file below, but the lock and caches of a store that reading makes."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if "duckdb" not in path.name}
+
+
+@pytest.mark.parametrize(
+    "place", ["images", "store", "parent of the store", "model", "current", "home", "in the model"]
+)
+def test_overwriting_leaves_what_is_not_a_runs_alone(
+    labelled: PairStore, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+):
+    model = shutil.copytree(config.model, tmp_path / "model")
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "holiday.png").write_bytes(b"ours")
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".profile").write_text("export EDITOR=vi")
+    monkeypatch.setenv("HOME", str(home))
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / ".git").mkdir()
+    (here / ".git" / "HEAD").write_text("ref: refs/heads/main")
+    monkeypatch.chdir(here)
+    folder = {
+        "images": images,
+        "store": labelled.path,
+        "parent of the store": tmp_path,
+        "model": model,
+        "current": Path("."),
+        "home": home,
+        "in the model": model / "unet",
+    }[place]
+    if place in ("current", "home"):  # with a run's mark and no other file the place alone is the reason
+        shutil.rmtree(folder / ".git", ignore_errors=True)
+        (folder / ".run").mkdir()
+        (folder / ".run" / "run.json").write_text('{"written_by": "prefloop train", "config": "other"}')
+    before = content_of(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        train(replace(config, model=str(model), output_dir=str(folder)), labelled, overwrite=True)
+    assert "give --overwrite" not in str(caught.value)
+    assert content_of(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["thesis.txt", "samples/mine.png", "metrics.csv", "logs/app.log", "training-data/a.png"]
+)
+def test_a_folder_without_a_run_is_left_alone_and_overwriting_it_is_not_proposed(
+    labelled: PairStore, config: TrainConfig, name: str
+):
+    path = Path(config.output_dir) / name
+    path.parent.mkdir(parents=True)
+    path.write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="name another folder") as caught:
+            train(config, labelled, overwrite=overwrite)
+        assert "or give --overwrite" not in str(caught.value)
+        assert path.read_text() == "years of work"
+
+
+@pytest.fixture
+def finished(labelled: PairStore, config: TrainConfig) -> Path:
+    train(replace(config, max_train_steps=1), labelled)
+    return Path(config.output_dir)
+
+
+def test_a_run_is_overwritten_when_the_new_one_has_a_checkpoint_and_not_before(
+    finished: Path, labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+):
+    before = content_of(finished)
+    assert owned(finished)[1] == []  # every file of a run is known as such
+
+    def sick(*_):
+        assert (finished / "prefloop.json").exists()
+        assert not (finished / "checkpoint-1").exists()
+        raise NumericalError("the loss is nan")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Trainer, "_optimize", sick)
+        with pytest.raises(NumericalError):
+            train(replace(config, lora_rank=2), labelled, overwrite=True)
+    assert content_of(finished) == before
+    # a LoRA has none of the files of a pipeline: they go
+    assert train(replace(config, lora_rank=2), labelled, overwrite=True)["steps"] == 3
+    assert not (finished / "unet").exists()
+    assert not list(finished.glob(".previous*"))
+    assert [path.name for path in newest_first(finished)] == ["checkpoint-3"]
+    assert json.loads((finished / "prefloop.json").read_text())["kind"] == "lora"
+    assert owned(finished)[1] == []
+
+
+def test_overwriting_names_the_files_of_others_in_a_runs_folder(
+    finished: Path, labelled: PairStore, config: TrainConfig
+):
+    (finished / "samples").mkdir()
+    mine = [finished / name for name in ("notes.txt", "samples/cat.png", "unet/notes.txt", "checkpoint-1/notes.txt")]
+    for path in mine:
+        path.write_text("mine")
+    edited = finished / "README.md"
+    edited.write_text(edited.read_text().replace("tuned", "well tuned"))
+    before = content_of(finished)
+    with pytest.raises(UsageError, match=r"README.md, notes.txt, checkpoint-1/notes.txt and 2 more; move them away"):
+        train(config, labelled, overwrite=True)
+    with pytest.raises(UsageError, match="give --resume, or another folder"):  # overwriting is not proposed
+        train(config, labelled)
+    assert content_of(finished) == before
+
+
+def test_a_run_does_not_overwrite_what_it_reads(finished: Path, labelled: PairStore, config: TrainConfig):
+    before = content_of(finished)
+    for reads in ({"model": finished}, {"vae": finished / "vae"}, {"unet_init": finished / "checkpoint-1" / "unet"}):
+        changed = replace(config, lora_rank=2, **{name: str(path) for name, path in reads.items()})
+        with pytest.raises(UsageError, match="which this run reads; name another folder"):
+            train(changed, labelled, overwrite=True)
+    assert content_of(finished) == before
+
+
+def test_resume_and_overwrite_are_not_taken_together(finished: Path, labelled: PairStore, config: TrainConfig):
+    before = content_of(finished)
+    with pytest.raises(UsageError, match=r"--resume.*--overwrite") as caught:
+        train(config, labelled, resume=True, overwrite=True)
+    assert caught.value.exit_code == 2
+    assert content_of(finished) == before
+
+
+def test_a_readme_or_unet_of_the_users_is_not_written_over(labelled: PairStore, config: TrainConfig):
+    output = Path(config.output_dir)
+    stopped = replace(config, max_train_steps=1)
+
+    def put(*_):
+        (output / "README.md").write_text("my notes")
+        (output / "unet").mkdir()
+        (output / "unet" / "config.json").write_text("mine")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("prefloop.train.trainer.plot_training", put)  # the last thing before the result
+        with pytest.raises(UsageError, match=r"unet/config.json is not as train wrote it; move it away"):
+            train(stopped, labelled)
+    assert (output / "unet" / "config.json").read_text() == "mine"
+    shutil.rmtree(output / "unet")
+    summary = train(stopped, labelled)  # the same command goes on
+    assert summary["loss"] == pytest.approx(0.693, abs=0.01)  # known though no step was done
+    assert summary["validation"]["n_pairs"] > 0
+    assert (output / "unet" / "diffusion_pytorch_model.safetensors").exists()
+    assert (output / "README.md").read_text() == "my notes"
+    with pytest.raises(UsageError, match="move it away"):
+        write_readme(output, "# A card\n")
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing is done after it."""
+
+
+def test_killed_at_any_moment_of_overwriting_the_old_or_the_new_run_is_whole(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    new = replace(config, beta_dpo=7.0)
+
+    def run_of(folder: Path, which: TrainConfig, text: str) -> None:
+        def write(checkpoint: Path) -> None:
+            (checkpoint / "weights").write_text(text)
+
+        (folder / "metrics.csv").write_text(text)
+        save_checkpoint(folder, 3, {"config": which.identity()}, write, 2)
+
+    begun = tmp_path / "begun"
+    with claimed(begun, config, False, False):
+        run_of(begun, config, "old")
+        with replacing(begun) as result:
+            (result / "unet").mkdir()
+            (result / "unet" / "weights").write_text("old")
+            (result / "prefloop.json").write_text('{"steps": 3}')
+    old = content_of(begun)
+    calls = ("rename", "replace", "unlink", "rmdir", "mkdir")
+    whole = {name: getattr(os, name) for name in calls}
+    seen, moment = set(), 0
+    for moment in range(200):
+        folder = shutil.copytree(begun, tmp_path / f"killed-{moment}")
+        left = moment
+
+        def dying(name: str):
+            def call(*arguments, **more):
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    raise Killed
+                return whole[name](*arguments, **more)
+
+            return call
+
+        with monkeypatch.context() as patched:
+            for name in calls:
+                patched.setattr(os, name, dying(name))
+            try:
+                with claimed(folder, new, False, True):
+                    run_of(folder, new, "new")
+                    drop_previous(folder)
+            except Killed:
+                pass
+        # what the next command finds, whatever it is
+        with pytest.raises(UsageError), claimed(folder, replace(config, beta_dpo=8.0), False, False):
+            pass
+        (checkpoint,) = newest_first(folder)
+        text = (checkpoint / "weights").read_text()
+        assert (folder / "metrics.csv").read_text() == text
+        assert (folder / "prefloop.json").exists() == (text == "old")
+        assert not list(folder.glob(".previous*"))
+        if text == "old":
+            assert content_of(folder) == old
+        seen.add(text)
+        if left >= 0:
+            break
+    assert seen == {"old", "new"}
+    assert moment > 20

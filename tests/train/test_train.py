@@ -1,0 +1,348 @@
+"""Training on a tiny pipeline: what a step is, what a result is, and that a run can be interrupted."""
+
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import content
+import pytest
+import torch
+from prefloop.core.signals import StopSignal
+from prefloop.models.resolve import find_model
+from prefloop.store import IntegrityError, NumericalError, PairStore, UsageError
+from prefloop.store.images import image_path
+from prefloop.train import TrainConfig
+from prefloop.train.cache import EMPTY
+from prefloop.train.cli import _told as told
+from prefloop.train.objective import SHOWN, pair_losses, shown
+from prefloop.train.pairs import select_pairs
+from prefloop.train.trainer import _Trainer, train
+from safetensors.torch import load_file
+
+
+def metrics(config: TrainConfig) -> list[dict[str, str]]:
+    with open(Path(config.output_dir) / "metrics.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(config: TrainConfig) -> dict[str, torch.Tensor]:
+    return load_file(Path(config.output_dir) / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def test_ties_never_become_wins(labelled: PairStore, config: TrainConfig):
+    pairs = select_pairs(labelled, config)
+    assert len(pairs.train) + len(pairs.validation) == 30  # 40 without the 10 ties
+    prompts = {pair.prompt for pair in pairs.train + pairs.validation}
+    assert not prompts & {f"prompt {number}" for number in range(0, 40, 4)}
+
+
+def test_validation_prompts_are_not_trained_on(labelled: PairStore, config: TrainConfig):
+    pairs = select_pairs(labelled, config)
+    assert pairs.validation
+    assert not {p.prompt_id for p in pairs.train} & {p.prompt_id for p in pairs.validation}
+
+
+def test_where_selects_by_any_sql_over_preferences(labelled: PairStore, config: TrainConfig):
+    some = select_pairs(labelled, replace(config, where="prompt like 'prompt 1%' and margin > 0.5"))
+    assert {pair.prompt for pair in some.train + some.validation} == {
+        f"prompt {number}" for number in (1, *range(10, 20)) if number % 4
+    }
+    with pytest.raises(UsageError, match="decided no training pair"):
+        select_pairs(labelled, replace(config, where="margin > 5"))
+    with pytest.raises(UsageError, match="--where"):
+        select_pairs(labelled, replace(config, where="no_such_column = 1"))
+    with pytest.raises(UsageError, match="--where"):
+        select_pairs(labelled, replace(config, where="true) or (true"))
+    with pytest.raises(UsageError, match="redder"):
+        select_pairs(labelled, replace(config, labels=("nobody",)))
+
+
+def test_pairs_of_evaluations_are_never_trained_on(labelled: PairStore, config: TrainConfig):
+    prompt = content.add_prompt(labelled, "held out")
+    images = [content.add_picture(labelled, (1, 2, value), side=32) for value in (3, 4)]
+    content.add_label(labelled, content.add_pair(labelled, prompt, *images, source="eval"), "redder", "a")
+    labelled.absorb()
+    pairs = select_pairs(labelled, config)
+    assert "held out" not in {pair.prompt for pair in pairs.train + pairs.validation}
+
+
+def test_labels_by_two_versions_of_a_scorer_are_refused(labelled: PairStore, config: TrainConfig):
+    for version in ("1", "2"):
+        row = {"labeler": f"s{version}", "kind": "ai", "config": json.dumps({"scorers": [f"s@{version}"]})}
+        labelled.append("labelers", [row])
+        labelled.append("scorers", [{"scorer": f"s@{version}", "name": "s", "config": "{}"}])
+        pair = select_pairs(labelled, config).train[0]
+        content.add_label(labelled, pair.pair_id, f"s{version}", "a")
+    labelled.absorb()
+    with pytest.raises(IntegrityError, match="two versions of s"):
+        select_pairs(labelled, replace(config, labels=("s1", "s2")))
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_before_the_first_step_the_loss_is_log_2_and_implicit_accuracy_one_half(trainer, lora_rank: int):
+    first = trainer(lora_rank=lora_rank)
+    with torch.no_grad():
+        batches = first.data.batch(0, 8)
+        errors = first.denoising.errors(batches)
+        loss = pair_losses(errors, [pair for batch in batches for pair in batch.pairs], first.config)
+        row = dict(zip(SHOWN, shown(errors, loss, first.config).tolist(), strict=True))
+    assert row["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert row["implicit_accuracy"] == 0.5
+    assert row["chosen_error_change"] == row["margin"] == 0.0
+    assert row["gradient_left"] == 0.5
+
+
+def test_an_adapter_that_is_off_gives_the_errors_of_a_frozen_copy(trainer):
+    full, lora = trainer(), trainer(lora_rank=2)
+    with torch.no_grad():  # move the adapter away from zero, so that it would show
+        for name, parameter in lora.policy.unet.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.05)
+        of_full, of_lora = (one.denoising.errors(one.data.batch(0, 8)) for one in (full, lora))
+    assert torch.equal(of_full.ref_chosen, of_lora.ref_chosen)
+    assert torch.equal(of_full.ref_rejected, of_lora.ref_rejected)
+    assert not torch.allclose(of_full.chosen, of_lora.chosen)
+
+
+def test_one_flip_is_drawn_for_both_images_of_a_pair(trainer):
+    data = trainer(random_flip=True, aspect_buckets=False).data
+    pair = data.pairs.train[0]
+    frame = data.frames[pair.pair_id]
+    plain, flipped = (
+        data.latents.rows("mean", [replace(frame, mirrored=mirrored).key(pair.chosen)])[0] for mirrored in (False, True)
+    )
+    assert not torch.equal(plain, flipped)
+    asked: list[list[bool]] = []
+    rows = data.latents.rows
+    mirrored = {
+        replace(data.frames[p.pair_id], mirrored=True).key(i) for p in data.pairs.train for i in (p.chosen, p.rejected)
+    }
+
+    def seen(name, ids):
+        if name == "mean":
+            asked.append([identity in mirrored for identity in ids])
+        return rows(name, ids)
+
+    data.latents.rows = seen
+    data.batch(0, 20)
+    chosen, rejected = asked
+    assert chosen == rejected
+    assert len(set(chosen)) == 2  # some are mirrored and some are not
+
+
+def test_what_is_drawn_for_a_pair_does_not_depend_on_the_batch(trainer):
+    data = trainer(input_perturbation=0.1, noise_offset=0.1).data
+    (whole,) = data.batch(3, 6)
+    parts = [*data.batch(3, 2), *data.batch(5, 4)]
+    for name in ("chosen", "rejected", "hidden", "timesteps", "noise", "input_noise"):
+        assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts])), name
+    assert [pair.pair_id for pair in whole.pairs] == [pair.pair_id for part in parts for pair in part.pairs]
+
+
+def test_batches_prepared_ahead_are_the_same(trainer):
+    drawn = []
+    for workers in (0, 2):
+        data = trainer(dataloader_num_workers=workers).data
+        drawn.append([batch.noise for batches in data.ahead(iter(range(0, 12, 3)), 3) for batch in batches])
+    assert len(drawn[0]) == 4
+    assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
+
+
+def test_an_epoch_shows_every_pair_once(trainer):
+    data = trainer().data
+    n = len(data.pairs.train)
+    assert sorted(data.order(0)) == list(range(n))
+    assert data.order(0) != data.order(1)
+    assert [draw.pair.pair_id for draw in data.draws(n, n)] == [data.pairs.train[at].pair_id for at in data.order(1)]
+
+
+def test_some_prompts_are_dropped_for_both_images(trainer):
+    data = trainer(proportion_empty_prompts=0.5).data
+    empty = data.texts.rows("hidden", [EMPTY]).float()[0]
+    dropped = [torch.equal(hidden, empty) for hidden in data.batch(0, 40)[0].hidden]
+    assert 8 <= sum(dropped) <= 32  # 20 are expected; 4 standard deviations are 12.6
+    assert not any(
+        torch.equal(hidden, empty) for hidden in trainer(proportion_empty_prompts=0.0).data.batch(0, 40)[0].hidden
+    )
+
+
+def test_accumulation_of_four_times_two_is_one_times_eight(trainer, tmp_path: Path):
+    # with so large an epsilon AdamW's first step is the gradient itself: g / (|g| + 1)
+    alike = {"adam_epsilon": 1.0, "learning_rate": 1.0, "adam_weight_decay": 0.0}
+    one = trainer(train_batch_size=8, output_dir=str(tmp_path / "one"), **alike)
+    four = trainer(train_batch_size=2, gradient_accumulation_steps=4, output_dir=str(tmp_path / "four"), **alike)
+    before = {name: value.clone() for name, value in one.policy.trainable_state().items()}
+    for each in (one, four):
+        each._optimize()
+    for (name, a), (_, b) in zip(
+        one.policy.trainable_state().items(), four.policy.trainable_state().items(), strict=True
+    ):
+        assert torch.allclose(a - before[name], b - before[name], rtol=1e-3, atol=1e-6), name
+    assert any(not torch.allclose(a, before[name], atol=1e-3) for name, a in one.policy.trainable_state().items())
+
+
+def test_a_full_result_loads_in_diffusers_and_as_a_model(labelled: PairStore, config: TrainConfig):
+    from diffusers import StableDiffusionPipeline
+
+    summary = train(config, labelled)
+    assert summary["steps"] == 3
+    assert summary["beta_sum"] == pytest.approx(config.beta_dpo / (4 * 4 * 4))  # latents are 4 x 4 x 4
+    assert StableDiffusionPipeline.from_pretrained(config.output_dir).unet is not None
+    found = find_model(config.output_dir)
+    assert found.model_id != find_model(config.model).model_id
+    assert found.trained_with is not None
+    assert found.trained_with["labels"] == ["redder"]
+    ((status, kind),) = labelled.rows("select status, kind from runs where kind = 'train'")
+    assert (status, kind) == ("done", "train")
+    row = metrics(config)[-1]
+    assert int(row["step"]) == 3
+    assert math.isfinite(float(row["loss"]))
+
+
+def test_a_lora_result_is_laid_on_its_base(labelled: PairStore, config: TrainConfig, tiny_pipeline: Path):
+    from prefloop.models.pipelines import load_pipeline
+
+    config = replace(config, lora_rank=2, lora_alpha=4.0)
+    train(config, labelled)
+    model = find_model(config.output_dir)
+    assert model.base is not None
+    assert model.base.name == str(tiny_pipeline)
+    tuned, base = (load_pipeline(m, "cpu", torch.float32).unet for m in (model, model.base))
+    sample, hidden = torch.randn(1, 4, 4, 4), torch.randn(1, 5, 16)
+    with torch.no_grad():
+        of_tuned, of_base = (unet(sample, 10, hidden).sample for unet in (tuned, base))
+    assert not torch.allclose(of_tuned, of_base)
+    # alpha and rank survive the round trip: the layer scales by alpha / rank = 2
+    layer = next(module for module in tuned.modules() if hasattr(module, "scaling"))
+    assert list(layer.scaling.values()) == [2.0]
+
+
+@pytest.mark.parametrize(("accumulation", "lora_rank"), [(1, 0), (3, 0), (1, 2)])
+def test_an_interrupted_run_ends_bit_equal(
+    labelled: PairStore, config: TrainConfig, tmp_path: Path, accumulation, lora_rank
+):
+    config = replace(
+        config, gradient_accumulation_steps=accumulation, lora_rank=lora_rank, max_train_steps=6, checkpointing_steps=2
+    )
+    whole = replace(config, output_dir=str(tmp_path / "whole"))
+    train(whole, labelled)
+    cut = replace(config, output_dir=str(tmp_path / "cut"))
+    killed = _Trainer(cut, labelled, StopSignal()) if Path(cut.output_dir).mkdir() is None else None
+    assert killed is not None
+    for _ in range(5):  # two steps beyond the last checkpoint are lost, as by kill -9
+        killed._optimize()
+        killed.step += 1
+        if killed.step in (2, 4):
+            killed.state.save(killed.step)
+    train(cut, labelled)
+    name = "trainable.safetensors"
+    one, other = (load_file(Path(c.output_dir) / "checkpoint-6" / name) for c in (whole, cut))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_finished_run_is_neither_continued_nor_overwritten_unasked(labelled: PairStore, config: TrainConfig):
+    train(config, labelled)
+    before = weights(config)
+    with pytest.raises(UsageError, match=r"--resume.*--overwrite"):
+        train(config, labelled)
+    assert all(torch.equal(tensor, weights(config)[name]) for name, tensor in before.items())
+    assert train(replace(config, max_train_steps=4), labelled, resume=True)["steps"] == 4
+    assert train(config, labelled, overwrite=True)["steps"] == 3
+    assert all(torch.equal(tensor, weights(config)[name]) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(trainer, poison: float):
+    sick = trainer()
+    data, drawn = sick.data, type(sick.data).batch
+
+    def batch(self, first, count):
+        (found,) = drawn(self, first, count)
+        return [replace(found, chosen=torch.full_like(found.chosen, poison))]
+
+    before = {name: tensor.clone() for name, tensor in sick.policy.trainable_state().items()}
+    type(data).batch = batch
+    try:
+        with pytest.raises(NumericalError, match=str(data.batch(0, 1)[0].pairs[0].pair_id)):
+            sick._optimize()
+    finally:
+        type(data).batch = drawn
+    assert all(torch.equal(tensor, sick.policy.trainable_state()[name]) for name, tensor in before.items())
+    assert not list(sick.output.glob("checkpoint-*"))
+
+
+def test_the_loss_falls_and_the_model_learns_who_is_chosen(labelled: PairStore, config: TrainConfig):
+    # the shipped model: a random autoencoder would hide the pictures in its own noise
+    shipped = TrainConfig(
+        output_dir=config.output_dir, labels=("redder",), max_train_steps=30, train_batch_size=8, cpu=True
+    )
+    summary = train(shipped, labelled)
+    # chosen pictures are all much redder, which a few steps suffice to learn
+    assert summary["loss"] < 0.5 < math.log(2)
+    assert summary["implicit_accuracy"] > 0.75
+    assert summary["validation"]["implicit_accuracy"] > 0.5
+
+
+def test_sft_lowers_the_error_of_chosen_pictures(labelled: PairStore, config: TrainConfig):
+    config = replace(config, loss="sft", max_train_steps=40, train_batch_size=8)
+    train(config, labelled)
+    losses = [float(row["loss"]) for row in metrics(config)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_latents_are_encoded_once_and_shared_by_runs(labelled: PairStore, config: TrainConfig, tmp_path: Path):
+    train(config, labelled)
+    files = {path: path.stat().st_mtime_ns for path in (labelled.path / "cache").rglob("*.safetensors")}
+    assert files
+    train(replace(config, output_dir=str(tmp_path / "second")), labelled)
+    assert {path: path.stat().st_mtime_ns for path in (labelled.path / "cache").rglob("*.safetensors")} == files
+
+
+def test_a_changed_picture_is_left_out_or_ends_the_run(labelled: PairStore, config: TrainConfig):
+    from prefloop.store import BadDataError
+
+    image = select_pairs(labelled, config).train[0].chosen
+    image_path(labelled.path / "images", image).write_bytes(content.picture((0, 0, 0), 32))
+    # one of 60 pictures is more than 1 %
+    with pytest.raises(BadDataError, match=r"1 of 60 .*hash"):
+        train(config, labelled)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("beta_dpo", math.nan),
+        ("learning_rate", math.inf),
+        ("learning_rate", -1.0),
+        ("train_batch_size", 0),
+        ("loss", "ppo"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(config: TrainConfig, name: str, value: object):
+    with pytest.raises(UsageError, match=name.replace("_", "-")):
+        replace(config, **{name: value})  # type: ignore[arg-type]  # wrong on purpose
+
+
+@pytest.mark.parametrize("loss", ["sft", "ipo"])
+def test_numbers_a_loss_does_not_have_are_left_empty_and_small_ones_keep_their_digits(
+    labelled: PairStore, config: TrainConfig, capsys: pytest.CaptureFixture[str], loss: str
+):
+    summary = train(replace(config, loss=loss, max_train_steps=2, beta_dpo=5000.0), labelled)
+    shown = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
+    text = told(summary)
+    assert "nan" not in shown + text
+    (row,) = metrics(config)
+    assert "nan" not in row.values()
+    if loss == "sft":
+        assert "implicit accuracy" not in shown
+        assert (row["implicit_accuracy"], row["margin"]) == ("", "")
+        assert summary["beta_mean"] is None
+        assert "beta" not in text
+    else:
+        # about 1 / (2 * 5000)^2 = 1e-8 and what the errors stray
+        assert 0 < summary["loss"] < 1e-4
+        assert f"loss {summary['loss']:.4g}, implicit accuracy" in shown
+        assert "5000 per element mean" in text

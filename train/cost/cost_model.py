@@ -1,0 +1,234 @@
+"""Memory, disk and time of training under given settings: counted on models without data, the rest by arithmetic."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from peft import LoraConfig
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from ..policy import LORA_TARGETS
+from .flop_counter import Known, Pass, checkpointed, count_pass
+
+Optimizer = Literal["adamw", "adafactor", "adamw8bit"]
+Phase = Literal["caching", "forward and backward", "optimizer step"]
+
+FLOAT_BYTES = 4
+HALF_BYTES = 2
+CONTEXT_BYTES = 2**30
+"""The CUDA context, cuBLAS and cuDNN workspaces, and what the allocator loses: an allowance, not counted."""
+HALF = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """The settings of a pipeline's parts, as their config.json have them."""
+
+    unet: dict
+    vae: dict
+    text_encoders: tuple[dict, ...]
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent value, along one side."""
+        return 2 ** (len(self.vae["block_out_channels"]) - 1)
+
+    @property
+    def tokens(self) -> int:
+        return self.text_encoders[0]["max_position_embeddings"]
+
+    @property
+    def pooled_width(self) -> int:
+        """Values a prompt has beside those of its tokens; 0 but for SDXL."""
+        return self.text_encoders[-1]["projection_dim"] if self.unet.get("addition_embed_type") == "text_time" else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    n_pairs: int
+    """Of the training split."""
+    n_images: int
+    """Distinct ones, as are the prompts: each is encoded once."""
+    n_prompts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    resolution: int
+    """Side in pixels."""
+    train_batch_size: int
+    """Pairs per device and pass."""
+    gradient_accumulation_steps: int
+    max_train_steps: int
+    n_processes: int
+    lora_rank: int
+    """0 tunes every weight."""
+    mixed_precision: Literal["no", "fp16", "bf16"]
+    gradient_checkpointing: bool
+    optimizer: Optimizer
+    images_per_pair: int
+    """Those the loss looks at: 1 or 2."""
+    has_reference: bool
+    """Whether the loss compares with a frozen model."""
+    cache_reference: bool
+    ema: bool
+    flip: bool
+    encode_batch: int
+    """Images the VAE encodes at once."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    device: str
+    flops_per_second: dict[str, float]
+    """Of a matrix product, by mixed_precision."""
+    share: float
+    """Of that rate which training reaches."""
+
+
+def cache_bytes(pipeline: Pipeline, data: Data, settings: Settings) -> dict[str, int]:
+    latent = pipeline.vae["latent_channels"] * (settings.resolution // pipeline.factor) ** 2
+    text = pipeline.tokens * pipeline.unet["cross_attention_dim"] + pipeline.pooled_width
+    n_latents = data.n_images * (2 if settings.flip else 1)
+    return {
+        "latents": n_latents * 2 * latent * HALF_BYTES,  # mean and standard deviation
+        "texts": (data.n_prompts + 1) * text * HALF_BYTES,  # and the empty prompt
+    }
+
+
+class Costs:
+    """Memory and time under any settings; models and passes that were counted once are kept."""
+
+    def __init__(self, pipeline: Pipeline, data: Data, speed: Speed) -> None:
+        self.pipeline = pipeline
+        self.data = data
+        self.speed = speed
+        self._known: Known = {}
+        self._unets: dict[int, Any] = {}
+        self._passes: dict[tuple, Pass] = {}
+        with torch.device("meta"):
+            vae: Any = AutoencoderKL.from_config(pipeline.vae)
+            texts = [CLIPTextModel(CLIPTextConfig(**config)) for config in pipeline.text_encoders]
+        self._vae = vae.requires_grad_(False)
+        self._vae_parameters = _n_parameters(vae)
+        self._text_parameters = sum(_n_parameters(text) for text in texts)
+
+    def memory(self, settings: Settings) -> dict[Phase, dict[str, int]]:
+        weights = list(self._unet(settings.lora_rank).parameters())
+        learning = [weight.shape for weight in weights if weight.requires_grad]
+        n_weights, n_learning = sum(weight.numel() for weight in weights), sum(map(math.prod, learning))
+        frozen_bytes = FLOAT_BYTES if HALF[settings.mixed_precision] is None else HALF_BYTES
+        kept = {
+            # under a LoRA the frozen weights are kept in half precision where there is any
+            "weights": FLOAT_BYTES * n_learning + frozen_bytes * (n_weights - n_learning),
+            # with several processes, each also keeps the buckets in which gradients travel
+            "gradients": FLOAT_BYTES * n_learning * (1 if settings.n_processes == 1 else 2),
+            "optimizer": sum(optimizer_bytes(settings.optimizer, shape) for shape in learning),
+            "context": CONTEXT_BYTES,
+        }
+        if settings.has_reference and settings.lora_rank == 0 and not settings.cache_reference:
+            kept["reference"] = FLOAT_BYTES * n_weights
+        if settings.ema:
+            kept["average"] = FLOAT_BYTES * n_learning
+        # AdamW goes through all weights at once on a GPU, and through one after the other elsewhere and otherwise
+        at_once = settings.optimizer == "adamw" and self.speed.device.startswith("cuda")
+        update = n_learning if at_once else max(map(math.prod, learning))
+        return {
+            "caching": {
+                "encoders": FLOAT_BYTES * (self._vae_parameters + self._text_parameters),
+                "activations": self._encoding_pass(settings).peak_bytes,
+                "context": CONTEXT_BYTES,
+            },
+            "forward and backward": kept | {"activations": self.training_pass(settings).peak_bytes},
+            "optimizer step": kept | {"update": FLOAT_BYTES * update},
+        }
+
+    def seconds(self, settings: Settings) -> dict[str, float]:
+        n_pairs_seen = settings.max_train_steps * settings.gradient_accumulation_steps * settings.train_batch_size
+        one, encoding = self.training_pass(settings), self._encoding_pass(settings)
+        n_encoded = self.data.n_images * (2 if settings.flip else 1)
+        n_compared = n_pairs_seen if settings.has_reference else 0
+        if settings.cache_reference:
+            n_compared = min(n_compared, math.ceil(self.data.n_pairs / settings.n_processes))
+        caching = encoding.forward_flops / settings.encode_batch * n_encoded
+        caching += 2 * self._text_parameters * self.pipeline.tokens * (self.data.n_prompts + 1)
+        return {
+            "caching": self._seconds(caching, "no"),
+            "reference": self._seconds(
+                one.forward_flops / settings.train_batch_size * n_compared, settings.mixed_precision
+            ),
+            "training": self._seconds(
+                (one.forward_flops + one.backward_flops) / settings.train_batch_size * n_pairs_seen,
+                settings.mixed_precision,
+            ),
+        }
+
+    def training_pass(self, settings: Settings) -> Pass:
+        """Forward and backward, for one batch of pairs."""
+        config, n_images = self.pipeline.unet, settings.train_batch_size * settings.images_per_pair
+        key = (settings.lora_rank, settings.gradient_checkpointing, settings.mixed_precision, n_images)
+        if key not in self._passes:
+            unet, half = self._unet(settings.lora_rank), HALF[settings.mixed_precision]
+            if settings.gradient_checkpointing:
+                unet.enable_gradient_checkpointing(checkpointed(half))
+            else:
+                unet.disable_gradient_checkpointing()
+            side = settings.resolution // self.pipeline.factor
+            inputs = [
+                _meta(n_images, config["in_channels"], side, side),
+                _meta(n_images),
+                _meta(n_images, self.pipeline.tokens, config["cross_attention_dim"]),
+            ]
+            added = None
+            if pooled := self.pipeline.pooled_width:
+                n_ids = (config["projection_class_embeddings_input_dim"] - pooled) // config["addition_time_embed_dim"]
+                added = {"text_embeds": _meta(n_images, pooled), "time_ids": _meta(n_images, n_ids)}
+            self._passes[key] = count_pass(
+                unet, lambda: unet(*inputs, added_cond_kwargs=added).sample, half, self._known
+            )
+        return self._passes[key]
+
+    def _encoding_pass(self, settings: Settings) -> Pass:
+        key = ("encoding", settings.encode_batch, settings.resolution)
+        if key not in self._passes:
+            pixels = _meta(settings.encode_batch, 3, settings.resolution, settings.resolution)
+            self._passes[key] = count_pass(
+                self._vae, lambda: self._vae.encode(pixels).latent_dist.mean, None, self._known
+            )
+        return self._passes[key]
+
+    def _unet(self, lora_rank: int) -> Any:
+        if lora_rank not in self._unets:
+            with torch.device("meta"):
+                unet: Any = UNet2DConditionModel.from_config(self.pipeline.unet)
+                if lora_rank:
+                    unet.requires_grad_(False)
+                    unet.add_adapter(LoraConfig(r=lora_rank, target_modules=LORA_TARGETS))
+            self._unets[lora_rank] = unet.train()
+        return self._unets[lora_rank]
+
+    def _seconds(self, flops: float, precision: str) -> float:
+        return flops / (self.speed.flops_per_second[precision] * self.speed.share)
+
+
+def _n_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _meta(*shape: int) -> Tensor:
+    return torch.empty(shape, device="meta")
+
+
+def optimizer_bytes(optimizer: Optimizer, shape: tuple[int, ...]) -> int:
+    """State of one weight: both moments, or what stands for them."""
+    n = math.prod(shape)
+    if optimizer == "adafactor" and len(shape) > 1:
+        return FLOAT_BYTES * (n // shape[-1] + n // shape[-2])  # a mean for each row and each column
+    if optimizer == "adafactor":
+        return FLOAT_BYTES * n
+    if optimizer == "adamw8bit" and n >= 4096:  # bitsandbytes leaves small weights in float32
+        return 2 * (n + FLOAT_BYTES * math.ceil(n / 256))  # and a scale for each block of 256
+    return 2 * FLOAT_BYTES * n

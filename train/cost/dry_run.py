@@ -1,0 +1,109 @@
+"""What `prefloop train --dry-run` says: the settings as they were resolved, and what they would cost."""
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from ...core.json import plain
+from ...models.family import Family, family_of
+from ...models.model import Model
+from ...models.resolve import find_model, with_parts
+from ...store import PairStore, PrefloopError
+from ..cache import encode_batch
+from ..config import TrainConfig
+from ..optimizers import learning_rate, optimizer_name
+from ..pairs import select_pairs
+from ..preflight import refuse_impossible
+from .cost_model import Data, Pipeline, Settings
+from .estimate import estimate, measured_speed, text
+
+
+def dry_run(config: TrainConfig, store: PairStore) -> tuple[str, dict]:
+    """The lines for people, and the same as JSON; nothing is loaded but configs, nothing is written.
+
+    Raises:
+        UsageError, PrefloopError: where training would be refused too; see refuse_impossible.
+    """
+    refuse_impossible(config)
+    model = with_parts(find_model(config.model, config.revision), config.unet_init, config.vae)
+    family = family_of(model)
+    pairs = select_pairs(store, config)
+    accelerator = not config.cpu and torch.cuda.is_available()
+    device = torch.device("cuda" if accelerator else "cpu")
+    n_devices = max(1, torch.cuda.device_count()) if accelerator else 1
+    data = Data(n_pairs=len(pairs.train), n_images=len(pairs.image_paths()), n_prompts=len(pairs.prompts()))
+    found = estimate(_pipeline(model, family), data, _settings(config, family), measured_speed(device))
+    resolved = asdict(config) | {
+        "optimizer": optimizer_name(config, family),
+        "resolution": config.resolution or family.resolution,
+        "lora_alpha": config.lora_alpha or config.lora_rank,
+    }
+    shape = family.vae["latent_channels"], *([(config.resolution or family.resolution) // family.vae_factor] * 2)
+    beta = None if config.loss == "sft" else config.beta_dpo
+    told = {
+        "family": family.kind,
+        "n_validation_pairs": len(pairs.validation),
+        "beta_mean": beta,
+        "beta_sum": None if beta is None else beta / math.prod(shape),
+        "absolute_learning_rate": learning_rate(config, n_devices),
+    }
+    values = plain({"config": resolved} | told | {"estimate": asdict(found)})
+    lines = [
+        f"{name.replace('_', '-')} = {json.dumps(value)}"
+        for name, value in plain(resolved).items()
+        if value is not None
+    ]
+    lines += [
+        "",
+        f"family    {family.kind}, predicts {family.prediction_type}; {len(pairs.validation)} pairs are held out",
+        f"beta      {beta:g} per element mean = {beta / math.prod(shape):.4g} per sum over "
+        f"{shape[0]} x {shape[1]} x {shape[2]} values"
+        if beta is not None
+        else "beta      sft has none",
+        f"rate      {told['absolute_learning_rate']:.4g}, absolute",
+        text(found),
+    ]
+    return "\n".join(lines), values
+
+
+def _pipeline(model: Model, family: Family) -> Pipeline:
+    from transformers import CLIPTextConfig
+
+    encoders = []
+    for part in ("text_encoder", "text_encoder_2"):
+        if part == "text_encoder" and family.kind == "sdxl-refiner":
+            continue
+        if part == "text_encoder_2" and not family.is_xl:
+            continue
+        try:
+            settings: Any = CLIPTextConfig.from_pretrained(model.root.source, subfolder=part, **model.root.loading())
+        except (OSError, ValueError) as error:
+            line = " ".join(str(error).split())[:300]
+            raise PrefloopError(f"cannot load the {part} of the model {model.root.name}: {line}") from error
+        encoders.append(settings.to_dict())
+    return Pipeline(unet=family.unet, vae=family.vae, text_encoders=tuple(encoders))
+
+
+def _settings(config: TrainConfig, family: Family) -> Settings:
+    name: Any = optimizer_name(config, family)
+    resolution = config.resolution or family.resolution
+    return Settings(
+        resolution=resolution,
+        train_batch_size=config.train_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        max_train_steps=config.max_train_steps,
+        n_processes=1,
+        lora_rank=config.lora_rank,
+        mixed_precision=config.mixed_precision,
+        gradient_checkpointing=config.gradient_checkpointing,
+        optimizer=name,
+        images_per_pair=1 if config.loss == "sft" else 2,
+        has_reference=config.needs_reference,
+        cache_reference=bool(config.cache_reference),
+        ema=config.ema_decay is not None,
+        flip=config.random_flip,
+        encode_batch=encode_batch(resolution, resolution),
+    )

@@ -1,0 +1,1 @@
+"""What a finished run leaves: weights, their lineage, the model card, other formats, the hub."""

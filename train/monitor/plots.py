@@ -1,0 +1,187 @@
+"""A run as one picture: training.png, drawn from metrics.csv and validation.csv."""
+
+import io
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..run_folder.mark import write_whole
+from .diagnose import Verdict, verdicts
+from .tables import Floats, Rows, column, error_changes, looks, read_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours, which colour-blind people tell apart
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
+
+
+def plot_training(folder: Path, learning_rate: float | None = None) -> Path:
+    """Draw `training.png` into the folder of a run; its path.
+
+    A panel without numbers says so: a run may have no held-out pairs, and sft has no implicit accuracy.
+
+    Args:
+        learning_rate: as it was given, for the advice.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    metrics, validation = read_rows(folder / "metrics.csv"), read_rows(folder / "validation.csv")
+    figure = Figure(figsize=(16, 9), layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15))
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(2, 3, wspace=0.08, hspace=0.08)
+    _loss(figure.add_subplot(grid[0, 0]), metrics)
+    _accuracy(figure.add_subplot(grid[0, 1]), metrics, validation)
+    _errors(figure.add_subplot(grid[0, 2]), validation)
+    gradient = grid[1, 0].subgridspec(2, 1)
+    _gradient_left(figure.add_subplot(gradient[0]), metrics)
+    _norm(figure.add_subplot(gradient[1]), metrics)
+    _bins(figure.add_subplot(grid[1, 1]), validation)
+    _words(figure.add_subplot(grid[1, 2]), verdicts(metrics, validation, learning_rate))
+    path, picture = folder / "training.png", io.BytesIO()
+    figure.savefig(picture, format="png", dpi=100)
+    write_whole(path, picture.getvalue())
+    return path
+
+
+def _loss(axes: "Axes", metrics: Rows) -> None:
+    _frame(axes, "Loss", "mean of ten steps", "step")
+    if not _line(axes, metrics, column(metrics, "loss"), BLUE):
+        _blank(axes)
+
+
+def _accuracy(axes: "Axes", metrics: Rows, validation: Rows) -> None:
+    rows = looks(validation)
+    _frame(axes, "Implicit accuracy", "share of pairs", "step")
+    trained = _line(axes, metrics, column(metrics, "implicit_accuracy"), GREY, "training pairs", linewidth=1)
+    accuracy = column(rows, "implicit_accuracy")
+    held_out = _line(axes, rows, accuracy, BLUE, "held-out pairs, 95 % interval", marker="o")
+    if not (trained or held_out):
+        return _blank(axes)
+    if held_out:
+        steps = column(rows, "step")
+        axes.fill_between(steps, column(rows, "low"), column(rows, "high"), color=BLUE, alpha=0.15, linewidth=0)
+        best = np.nanargmax(accuracy)
+        axes.plot(steps[best], accuracy[best], "o", color=BLUE, fillstyle="none", markersize=13, label="best look")
+    _level(axes, 0.5)
+    axes.yaxis.set_major_formatter(_percent)
+    axes.legend(frameon=False, fontsize=11)
+
+
+def _errors(axes: "Axes", validation: Rows) -> None:
+    rows = looks(validation)
+    reference = np.isfinite(column(rows, "ref_chosen_error")).any()
+    _frame(axes, "Held-out errors", f"change against the {'reference' if reference else 'first look'}", "step")
+    drawn = [
+        _line(axes, rows, error_changes(rows, f"{name}_error"), colour, name, marker=marker)
+        for name, colour, marker in (("chosen", BLUE, "o"), ("rejected", ORANGE, "s"))
+    ]
+    if not any(drawn):
+        return _blank(axes)
+    _level(axes, 0)
+    axes.yaxis.set_major_formatter(_change)
+    axes.legend(frameon=False, fontsize=11)
+
+
+def _gradient_left(axes: "Axes", metrics: Rows) -> None:
+    _frame(axes, "Gradient: weight left, norm before clipping", "weight left", "")
+    if not _line(axes, metrics, column(metrics, "gradient_left"), BLUE):
+        return _blank(axes)
+    _level(axes, 0.5)
+    axes.set_ylim(0, 1)
+
+
+def _norm(axes: "Axes", metrics: Rows) -> None:
+    norms = column(metrics, "grad_norm")
+    _frame(axes, "", "norm", "step")
+    if not _line(axes, metrics, norms, BLUE):
+        return _blank(axes)
+    if np.nanmax(norms) > 10 * np.nanmin(norms) > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def _bins(axes: "Axes", validation: Rows) -> None:
+    last = max(column(validation, "step"), default=0)
+    rows = [row for row in validation if row["bin"] != "all" and float(row["step"]) == last]
+    accuracy, low, high = (column(rows, name) for name in ("implicit_accuracy", "low", "high"))
+    _frame(
+        axes, f"By timestep, at step {last:.0f}", "held-out implicit accuracy", "timestep; the higher, the more noise"
+    )
+    if not np.isfinite(accuracy).any():
+        return _blank(axes)
+    at = np.arange(len(rows))
+    axes.bar(at, accuracy, color=BLUE, alpha=0.6, width=0.7)
+    axes.vlines(at, low, high, color="black", linewidth=1.5)
+    edges = zip(column(rows, "timestep_low"), column(rows, "timestep_high"), strict=True)
+    axes.set_xticks(at, [f"{first:.0f}–{end:.0f}" for first, end in edges], fontsize=10 if len(rows) < 7 else 7)
+    _level(axes, 0.5)
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(_percent)
+
+
+def _words(axes: "Axes", found: list[Verdict]) -> None:
+    axes.set_axis_off()
+    axes.set_title("Is it learning?", loc="left", fontsize=14)
+    height = 0.96
+    size, width = (12, 46) if len(found) <= 2 else (9, 62)  # so that all of them have room
+    for verdict in found:
+        colour = BLUE if verdict.name == "learning" else ORANGE
+        parts = ((verdict.name, "bold", colour), (verdict.reason, "normal", "black"), (verdict.lever, "normal", colour))
+        for text, weight, shade in parts:
+            lines = textwrap.wrap(text, width, break_on_hyphens=False)
+            # matplotlib would read $…$ as mathematics
+            shown = "\n".join(lines).replace("$", r"\$")
+            axes.text(0, height, shown, va="top", fontsize=size, fontweight=weight, color=shade, in_layout=False)
+            height -= 0.0052 * size * len(lines) + 0.025
+        height -= 0.03
+
+
+def _frame(axes: "Axes", title: str, left: str, below: str) -> None:
+    axes.set_title(title, loc="left", fontsize=14)
+    axes.set_xlabel(below, fontsize=12)
+    axes.set_ylabel(left, fontsize=12)
+    axes.tick_params(labelsize=11)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _line(
+    axes: "Axes", rows: Rows, values: Floats, colour: str, label: str = "", linewidth: float = 2, marker: str = ""
+) -> bool:
+    """Draw the values that are numbers over their steps; whether there are any."""
+    known = np.isfinite(values)
+    if known.any():
+        steps = column(rows, "step")[known]
+        axes.plot(steps, values[known], color=colour, label=label, linewidth=linewidth, marker=marker, markersize=5)
+    return bool(known.any())
+
+
+def _level(axes: "Axes", value: float) -> None:
+    """What a model that equals its reference shows."""
+    axes.axhline(value, color="black", linestyle="--", linewidth=1)
+
+
+def _change(value: float, _: float) -> str:
+    percent = 100 * value
+    if abs(percent) < 1e-7:
+        return "0%"
+    return f"{percent:+,.0f}%" if abs(percent) >= 100 else f"{percent:+.3g}%"
+
+
+def _percent(value: float, _: float) -> str:
+    return f"{value:.0%}"
+
+
+def _blank(axes: "Axes") -> None:
+    axes.text(0.5, 0.5, "no numbers", transform=axes.transAxes, ha="center", color=GREY, fontsize=12)
+    axes.set_xticks([])
+    axes.set_yticks([])
