@@ -7,6 +7,7 @@ import typer
 import typer.core
 
 from . import __version__
+from .core.cli import renamed, say
 from .core.errors import PrefloopError
 from .eval.cli import evaluate
 from .generate.cli import generate
@@ -14,12 +15,22 @@ from .relabel.annotate.cli import browse, label
 from .relabel.cli import relabel, scorers_app
 from .shapes.cli import demo
 from .store.cli import app as store_app
-from .store.cli import say
 from .store.exporters.cli import export
 from .store.importers.cli import import_
 from .store.maintenance.cli import backup, compact, gc, merge, migrate
 from .store.queries.cli import query, schema
 from .train.cli import card, train
+from .train.config import RENAMED
+
+# earlier names of options, which keep working
+_TRAIN = {f"--{old.replace('_', '-')}": f"--{new.replace('_', '-')}" for old, new in RENAMED.items()}
+_TRAIN |= {"--labels": "--labeler", "--choice-model": "--labeler"}
+_SCORING = {
+    "--weights": "--checkpoint",
+    "--share": "--scorer-weight",
+    "--pairs": "--select",
+    "--max-bad": "--max-unreadable",
+}
 
 
 class _Group(typer.core.TyperGroup):
@@ -47,19 +58,21 @@ app = typer.Typer(
     help="A preference loop for text-to-image diffusion models: generate, relabel, train, eval, around one store.",
 )
 app.command()(demo)
-app.command()(generate)
-app.command()(relabel)
-app.command()(label)
+app.command(cls=renamed({"--pairs": "--pairing"}))(generate)
+app.command(cls=renamed(_SCORING))(relabel)
+app.command(cls=renamed({"--pairs": "--queue"}))(label)
 app.command()(browse)
-app.command()(train)
+app.command(cls=renamed(_TRAIN))(train)
 app.command()(card)
-app.command("eval")(evaluate)
+app.command("eval", cls=renamed({"--against": "--baseline", "--weights": "--checkpoint"}))(evaluate)
 for command in (query, schema):
     store_app.command()(command)
-store_app.command("import", rich_help_panel="Pairs in and out")(import_)
-store_app.command(rich_help_panel="Pairs in and out")(export)
+store_app.command("import", rich_help_panel="Import and export", cls=renamed({"--max-bad": "--max-unreadable"}))(
+    import_
+)
+store_app.command(rich_help_panel="Import and export", cls=renamed({"--labels": "--labeler"}))(export)
 for command in (merge, backup, gc, compact, migrate):
-    store_app.command(rich_help_panel="Upkeep")(command)
+    store_app.command(rich_help_panel="Maintenance")(command)
 app.add_typer(scorers_app, name="scorers")
 app.add_typer(store_app, name="store")
 

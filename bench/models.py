@@ -69,7 +69,7 @@ def save_pairs(store: PairStore, size: Size, n_pairs: int) -> None:
         store.append("images", rows)
         store.append("pairs", [pair])
         store.append("labels", [{"pair_id": pair["pair_id"], "labeler": LABELER, "rep": 0, "choice": "a"}])
-    store.absorb()
+    store.ingest()
 
 
 def _sd15(size: Size) -> StableDiffusionPipeline:

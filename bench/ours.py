@@ -14,7 +14,7 @@ from ..train.config import TrainConfig
 from ..train.crops import cut
 from ..train.objective import SHOWN
 from ..train.prepare import with_reference
-from ..train.trainer import _Trainer
+from ..train.trainer import Trainer
 from .measure import Parts
 from .plain_twin import Example
 
@@ -24,14 +24,14 @@ class Ours:
 
     def __init__(self, config: TrainConfig, store: PairStore) -> None:
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-        self.trainer: Any = _Trainer(config, store, StopSignal())  # whose methods are replaced where parts are watched
-        if config.cache_reference:
+        self.trainer: Any = Trainer(config, store, StopSignal())  # whose methods are replaced where parts are watched
+        if config.reference_draws:
             self.trainer.data = with_reference(
                 self.trainer.data,
-                self.trainer.denoising,
+                self.trainer.denoiser,
                 store,
                 self.trainer.model,
-                self.trainer.step,
+                self.trainer.global_step,
                 self.trainer.stop,
             )
         self.store, self.config = store, config
@@ -48,14 +48,14 @@ class Ours:
 
     def step(self) -> float:
         """One optimizer step; the mean logit of its pairs."""
-        row = self.trainer._optimize(self._batches)
-        self.trainer.step += 1
+        row = self.trainer.step(self._batches)
+        self.trainer.global_step += 1
         return float(row[SHOWN.index("margin")])
 
     def watch(self, parts: Parts) -> None:
         """Have the parts of a step timed from outside."""
         trainer, batches = self.trainer, self._batches
-        reference, clipped, stepped = trainer.policy.reference, trainer._clipped, trainer.optimizer.step
+        reference, clipped, stepped = trainer.policy.reference, trainer.clip_gradients, trainer.optimizer.step
 
         def timed_batches() -> Iterator[Any]:
             while True:
@@ -77,7 +77,11 @@ class Ours:
                 stepped()
 
         self._batches = timed_batches()
-        trainer.policy.reference, trainer._clipped, trainer.optimizer.step = timed_reference, timed_clipped, timed_step
+        trainer.policy.reference, trainer.clip_gradients, trainer.optimizer.step = (
+            timed_reference,
+            timed_clipped,
+            timed_step,
+        )
 
     def examples(self, first: int, count: int) -> list[Example]:
         """The pairs number first to first + count for the twin, with what is drawn for them here."""

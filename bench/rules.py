@@ -1,4 +1,4 @@
-"""How long another rule takes over scores that are there: `python -m bench.rules --pairs 100000`."""
+"""How long another rule takes over scores that are there: `python -m bench.rules --queue 100000`."""
 
 import argparse
 import tempfile
@@ -35,7 +35,7 @@ def filled(folder: Path, n_pairs: int) -> PairStore:
     """Prompts with four pictures each, all six pairs, and two scores of each picture; without files."""
     store, rng = PairStore.create(folder), np.random.default_rng(0)
     store.add_prompts([(f"prompt {number}", {}) for number in range(n_pairs // 6)])
-    store.absorb()
+    store.ingest()
     pairs, scores = [], []
     for (prompt,) in store.rows("select prompt_id from prompts"):
         images = [UUID(bytes=rng.bytes(16)) for _ in range(CANDIDATES)]
@@ -51,13 +51,13 @@ def filled(folder: Path, n_pairs: int) -> PairStore:
         "run_id": pa.nulls(len(scores), pa.uuid()),
     }
     store.append("scores", pa.table(columns, schema=TABLES["scores"]))
-    store.absorb()
+    store.ingest()
     return store
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=100_000)
+    parser.add_argument("--queue", type=int, default=100_000)
     n_pairs = parser.parse_args().pairs
     names = ("bench.rules:First", "bench.rules:Second")
     with tempfile.TemporaryDirectory() as folder:

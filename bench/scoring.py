@@ -68,7 +68,7 @@ def filled(folder: Path, n_prompts: int, candidates: int) -> tuple[PairStore, Ta
         both = list(combinations([row["image_id"] for row in rows], 2))
         store.append("pairs", [new_pair(prompt_id(prompt), a, b, "generate") for a, b in both])
         task += [(prompt, store.image_path(a), store.image_path(b)) for a, b in both]
-    store.absorb()
+    store.ingest()
     return store, task
 
 

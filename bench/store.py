@@ -1,6 +1,6 @@
 """Measure a store at growing numbers of pairs, against what it is meant to keep to.
 
-    OMP_NUM_THREADS=1 python -m prefloop.bench.store --folder FOLDER --pairs 10000 --pairs 100000 --pairs 1000000
+    OMP_NUM_THREADS=1 python -m prefloop.bench.store --folder FOLDER --queue 10000 --queue 100000 --queue 1000000
 
 Makes the stores below the folder, prints a line for each step, and removes them again.
 """
@@ -110,7 +110,7 @@ def _say(n: int, name: str, step: dict[str, float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--pairs", type=int, action="append")
+    parser.add_argument("--queue", type=int, action="append")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="Write what was found to this file.")
     parser.add_argument("--plot", type=Path, help="Write a plot to this file.")

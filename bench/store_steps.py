@@ -28,7 +28,7 @@ def make(path: Path, n: int) -> int:
 
 def take(path: Path, _: int) -> int:
     """The journal into the tables, as the first command after many parts does."""
-    return PairStore(path).absorb()
+    return PairStore(path).ingest()
 
 
 def open_(path: Path, _: int) -> int:
@@ -69,7 +69,7 @@ def manifest(path: Path, _: int) -> int:
     from ..train.pairs import select_pairs
 
     start = Measured.begin()  # without loading torch
-    pairs = select_pairs(PairStore.open(path), TrainConfig(output_dir="unused", labels=(SCORERS[0].split("@")[0],)))
+    pairs = select_pairs(PairStore.open(path), TrainConfig(output_dir="unused", labelers=(SCORERS[0].split("@")[0],)))
     pairs.fingerprint()
     Measured.instead = start
     return len(pairs.train) + len(pairs.validation)

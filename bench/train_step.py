@@ -147,21 +147,21 @@ class Bench:
         )
         return PlainTwin(self.folder / "model", config, self.device)
 
-    def _config(self, lora_rank: int, cache_reference: int, precision: Precision) -> TrainConfig:
+    def _config(self, lora_rank: int, reference_draws: int, precision: Precision) -> TrainConfig:
         on_cpu = self.device.type == "cpu"
         return TrainConfig(
-            output_dir=str(self.folder / f"rank {lora_rank} cached {cache_reference} {precision}"),
-            labels=(LABELER,),
+            output_dir=str(self.folder / f"rank {lora_rank} cached {reference_draws} {precision}"),
+            labelers=(LABELER,),
             model=str(self.folder / "model"),
             lora_rank=lora_rank,
-            beta_dpo=BETA,
+            beta=BETA,
             learning_rate=LEARNING_RATE,
             lr_scheduler="constant",
             lr_warmup_steps=0,
             train_batch_size=self.pairs,
             max_train_steps=1000,
             proportion_empty_prompts=0.0,
-            cache_reference=cache_reference,
+            reference_draws=reference_draws,
             mixed_precision=precision,
             gradient_checkpointing=self.size.is_xl,
             # on a CPU a thread would spend process time in another's turn
@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--model", choices=SIZES, help="small is the default, on a GPU sd15; sd15 and sdxl want a GPU")
     parser.add_argument("--only", choices=("full", "lora"))
     parser.add_argument("--precision", choices=("no", "fp16", "bf16"), action="append", help="may be repeated")
-    parser.add_argument("--pairs", type=int, help="of an optimizer step")
+    parser.add_argument("--queue", type=int, help="of an optimizer step")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()

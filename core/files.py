@@ -10,7 +10,7 @@ from .errors import UsageError, cannot_write
 
 
 @contextmanager
-def new_folder(path: Path, n_bytes: int = 0) -> Iterator[Path]:
+def atomic_folder(path: Path, n_bytes: int = 0) -> Iterator[Path]:
     """The temporary folder to fill.
 
     Args:

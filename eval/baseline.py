@@ -24,9 +24,11 @@ def baseline(config: EvalConfig, tuned: Model) -> Model:
     Raises:
         UsageError: where neither is known, or it is the tuned model itself.
     """
-    found = tuned.trained_on if config.against is None else find_model(config.against)
+    found = tuned.trained_on if config.baseline is None else find_model(config.baseline)
     if found is None:
-        raise UsageError(f"what {tuned.name} was trained on is not known; name the model to compare it with: --against")
+        raise UsageError(
+            f"what {tuned.name} was trained on is not known; name the model to compare it with: --baseline"
+        )
     if found.model_id == tuned.model_id:
         raise UsageError(f"{tuned.name} and {found.name} are the same model; name the tuned one with --model")
     return found
@@ -46,12 +48,12 @@ def decided(config: EvalConfig, base: Model, tuned: Model, store: PairStore) -> 
         if mine != its:
             raise UsageError(
                 f"{tuned.name} and {base.name} cannot be compared: they differ in {_WORDS[field.name]}, {_text(mine)} "
-                f"against {_text(its)}; name a model of the same kind with --against"
+                f"against {_text(its)}; name a model of the same kind with --baseline"
             )
     drawing = settled(config.drawing(tuned.name), tuned, store, built_in_prompts="shapes-heldout")
     return replace(
         config,
-        against=base.name,
+        baseline=base.name,
         prompts=drawing.prompts,
         **{name: getattr(drawing, name) for name in FROM_A_RUN},
     )

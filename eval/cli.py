@@ -1,82 +1,36 @@
 """`prefloop eval`."""
 
-from typing import Annotated, Optional
+from typing import Annotated, Any
 
 import typer
 
-from ..core.errors import BadDataError
-from ..relabel.config import parse_weights
-from ..store.cli import DEFAULT, StoreOption, say
+from ..core.cli import DEFAULT, StoreOption, options_of, say
+from ..core.errors import BadDataError, UsageError
+from ..relabel.config import parse_checkpoints
 from ..store.pairstore import PairStore
 from .config import EvalConfig
 
-_SAMPLER = "Sampler"
 
-
+@options_of(
+    EvalConfig,
+    panels={
+        "Sampling": "num_inference_steps guidance_scale resolution scheduler negative_prompt",
+        "Machine": "batch_size dtype device",
+    },
+    parsers={"checkpoints": parse_checkpoints},
+)
 def evaluate(
-    model: Annotated[str, typer.Option(help="The tuned model: a folder, or a hub id.")],
-    against: Annotated[
-        Optional[str], typer.Option(help="The model it is compared with; the one it was trained on if not given.")
-    ] = EvalConfig.against,
-    prompts: Annotated[
-        Optional[str],
-        typer.Option(
-            help="A prompts file as for generate, shapes or shapes-heldout; shapes-heldout for the built-in model."
-        ),
-    ] = EvalConfig.prompts,
-    scorer: Annotated[
-        Optional[list[str]],
-        typer.Option(
-            help="A scorer's name or module:Class; again for several. pickscore, hps, clip, aesthetics if none."
-        ),
-    ] = None,
-    weights: Annotated[
-        Optional[list[str]],
-        typer.Option(help="PATH, SCORER=PATH, a hub id, or shapes; the official ones if not given."),
-    ] = None,
+    given: dict[str, Any],
     store: StoreOption = DEFAULT,
-    images_per_prompt: Annotated[int, typer.Option(help="Pairs per prompt.")] = EvalConfig.images_per_prompt,
-    limit: Annotated[Optional[int], typer.Option(help="Use the first so many prompts.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise, the same for both models.")] = EvalConfig.seed,
-    report: Annotated[Optional[str], typer.Option(help="Folder of the report; below the store if not given.")] = None,
-    num_inference_steps: Annotated[
-        Optional[int],
-        typer.Option(help="As the training images were drawn, or the model's usual number.", rich_help_panel=_SAMPLER),
-    ] = EvalConfig.num_inference_steps,
-    guidance_scale: Annotated[
-        Optional[float], typer.Option(help="Likewise; 1 is none.", rich_help_panel=_SAMPLER)
-    ] = EvalConfig.guidance_scale,
-    resolution: Annotated[Optional[int], typer.Option(rich_help_panel=_SAMPLER)] = None,
-    scheduler: Annotated[Optional[str], typer.Option(rich_help_panel=_SAMPLER)] = None,
-    negative_prompt: Annotated[str, typer.Option(rich_help_panel=_SAMPLER)] = EvalConfig.negative_prompt,
-    batch_size: Annotated[int, typer.Option(rich_help_panel=_SAMPLER)] = EvalConfig.batch_size,
-    dtype: Annotated[str, typer.Option(rich_help_panel=_SAMPLER)] = EvalConfig.dtype,
-    device: Annotated[Optional[str], typer.Option(rich_help_panel=_SAMPLER)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Say how often a tuned model wins, with intervals, and write a report.
+    """Measure how often a tuned model wins, with intervals, and write a report.
 
-    Example: prefloop eval --model tuned --scorer hps --scorer oracle --weights shapes
+    Example: prefloop eval --model tuned --scorer hps --scorer oracle --checkpoint shapes
     """
-    config = EvalConfig(
-        model=model,
-        against=against,
-        prompts=prompts,
-        scorers=tuple(scorer or ("pickscore", "hps", "clip", "aesthetics")),
-        weights=parse_weights(weights or []),
-        images_per_prompt=images_per_prompt,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        resolution=resolution,
-        scheduler=scheduler,
-        negative_prompt=negative_prompt,
-        batch_size=batch_size,
-        seed=seed,
-        limit=limit,
-        dtype=dtype,
-        device=device,
-        report=report,
-    )
+    if not given.get("model"):
+        raise UsageError("name the tuned model with --model")
+    config = EvalConfig(**given)
     opened = PairStore.open(store)
     from .stage import as_json as strict_json
     from .stage import evaluate as run_evaluation

@@ -3,35 +3,48 @@
 from dataclasses import dataclass, field
 
 from ..core.errors import UsageError
-from ..generate.config import GenerateConfig, positive
+from ..generate.config import Dtype, GenerateConfig, positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     model: str
-    """The tuned model."""
-    against: str | None = None
-    """The model it is compared with; None is the one that it was trained on."""
+    """The tuned model: a folder or a hub id."""
+    baseline: str | None = None
+    """Model to compare it with; by default the one it was trained on."""
     prompts: str | None = None
-    """None is shapes-heldout, for the built-in model and what was trained on it alone."""
+    """Prompt file as for generate, shapes or shapes-heldout. Defaults to shapes-heldout for the built-in model and what was
+    trained on it; any other model needs its own."""
     scorers: tuple[str, ...] = ("pickscore", "hps", "clip", "aesthetics")
-    weights: dict[str, str] = field(default_factory=dict)
+    """Scorer's name or module:Class; repeat for several. Defaults to pickscore, hps, clip and aesthetics."""
+    checkpoints: dict[str, str] = field(default_factory=dict)
+    """Scorer's weights: PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official ones."""
     images_per_prompt: int = 1
-    """Pairs per prompt; both models draw from the same noise."""
-    num_inference_steps: int | None = GenerateConfig.num_inference_steps
-    guidance_scale: float | None = GenerateConfig.guidance_scale
-    resolution: int | None = None
-    scheduler: str | None = None
-    negative_prompt: str = ""
-    batch_size: int = GenerateConfig.batch_size
-    seed: int = 1
+    """Pairs per prompt; both models start from the same noise."""
     limit: int | None = None
-    dtype: str = "auto"
-    device: str | None = None
+    """Use only the first N prompts."""
+    seed: int = 1
+    """Seed of the noise, the same for both models."""
     report: str | None = None
-    """Folder of the report; None is one below the store's reports/."""
+    """Folder for the report; by default below the store's reports/."""
     n_resamples: int = 10_000
-    """Of the bootstrap over prompts."""
+    """Bootstrap resamples over prompts."""
+    num_inference_steps: int | None = GenerateConfig.num_inference_steps
+    """Denoising steps; by default as the training images were generated, or the usual number for this kind of model."""
+    guidance_scale: float | None = GenerateConfig.guidance_scale
+    """Classifier-free guidance, where 1 disables it; by default as for the number of steps."""
+    resolution: int | None = None
+    """Side in pixels; the model's own if not given."""
+    scheduler: str | None = None
+    """Noise scheduler: a short name (ddim, dpm++, euler, …) or a diffusers class; the model's own if not given."""
+    negative_prompt: str = ""
+    """What the images should not show."""
+    batch_size: int = GenerateConfig.batch_size
+    """Images generated at once."""
+    dtype: Dtype = "auto"
+    """auto, float32, float16 or bfloat16; auto is float16 on a GPU and float32 on a CPU."""
+    device: str | None = None
+    """cuda, mps or cpu; the best available if not given."""
 
     def __post_init__(self) -> None:
         if not self.scorers:
@@ -55,6 +68,6 @@ class EvalConfig:
             batch_size=self.batch_size,
             seed=self.seed,
             limit=self.limit,
-            dtype=self.dtype,  # type: ignore[arg-type]  # checked there
+            dtype=self.dtype,
             device=self.device,
         )

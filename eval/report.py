@@ -120,7 +120,8 @@ def draw_samples(evaluation: "Evaluation", sides: "list[Side]", store: PairStore
     figure = Figure(figsize=(3.0 * columns, 1.95 * rows + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(
-        f"left: {Path(evaluation.config.against or '').name}   right: {Path(evaluation.config.model).name}", fontsize=10
+        f"left: {Path(evaluation.config.baseline or '').name}   right: {Path(evaluation.config.model).name}",
+        fontsize=10,
     )
     grid = figure.add_gridspec(rows, columns)
     for at, side in enumerate(sides):

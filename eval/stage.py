@@ -72,7 +72,7 @@ def evaluate(config: EvalConfig, store: PairStore) -> dict:
         UsageError: where no baseline is known, the two cannot be compared, or the report would overwrite other files.
         BadDataError: where no scorer has a result.
     """
-    scorers = load_scorers(config.scorers, config.weights, config.device)
+    scorers = load_scorers(config.scorers, config.checkpoints, config.device)
     tuned = find_model(config.model)
     base = baseline(config, tuned)
     config = decided(config, base, tuned, store)
@@ -138,7 +138,7 @@ def summary_of(evaluation: Evaluation) -> dict:
     return plain(
         {
             "model": evaluation.config.model,
-            "against": evaluation.config.against,
+            "against": evaluation.config.baseline,
             "n_prompts": len({side.prompt for side in evaluation.sides}),
             "n_pairs": len(evaluation.sides),
             "n_trained_prompts": evaluation.n_trained_prompts,
@@ -165,7 +165,7 @@ def _paired(base: Plan, tuned: Plan, store: PairStore, run_id: UUID) -> list[Sid
             pairs[pair["pair_id"]] = pair
     known = {identity for (identity,) in store.rows("select pair_id from pairs")}
     store.append("pairs", [pair for identity, pair in pairs.items() if identity not in known])
-    store.absorb()
+    store.ingest()
     return sides
 
 

@@ -39,31 +39,37 @@ def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
     model: str = "shapes"
-    """The built-in model, a folder, or a hub id."""
+    """shapes (built in), a folder, or a hub id."""
     prompts: str | None = None
-    """The built-in prompts, or a file; None is the built-in ones, for the built-in model and what was trained on it alone."""
+    """Prompt file (.txt, .jsonl, .json, .csv, .tsv or .parquet), shapes or shapes-heldout. Defaults to shapes for the
+    built-in model and what was trained on it; any other model needs its own."""
     images_per_prompt: int = 4
-    pairs: Pairing = "all"
-    """all: every two pictures of a prompt; adjacent: each with the next; random: each in one pair."""
-    num_inference_steps: int | None = None
-    """None is what defaults.settled finds: the training images', or what is usual for such models."""
-    guidance_scale: float | None = None
-    resolution: int | None = None
-    """Side of the square picture in pixels; None is the model's own."""
-    scheduler: str | None = None
-    """A short name or a diffusers class; None is the model's own."""
-    negative_prompt: str = ""
-    batch_size: int = 32
-    seed: int = 0
+    """Candidate images per prompt."""
+    pairing: Pairing = "all"
+    """all: every two images of a prompt; adjacent: each with the next; random: each image in one pair."""
     limit: int | None = None
-    """Use the first so many prompts."""
+    """Use only the first N prompts."""
+    seed: int = 0
+    """Seed of the noise."""
+    num_inference_steps: int | None = None
+    """Denoising steps; by default as the training images were generated, or the usual number for this kind of model."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance, where 1 disables it; by default as for the number of steps."""
+    resolution: int | None = None
+    """Side in pixels; the model's own if not given."""
+    scheduler: str | None = None
+    """Noise scheduler: a short name (ddim, dpm++, euler, …) or a diffusers class; the model's own if not given."""
+    negative_prompt: str = ""
+    """What the images should not show."""
+    batch_size: int = 32
+    """Images generated at once."""
     dtype: Dtype = "auto"
-    """auto is float16 on a GPU and float32 elsewhere."""
+    """auto, float32, float16 or bfloat16; auto is float16 on a GPU and float32 on a CPU."""
     device: str | None = None
-    """None is the best there is."""
+    """cuda, mps or cpu; the best available if not given."""
 
     def __post_init__(self) -> None:
-        one_of("pairs", self.pairs, get_args(Pairing))
+        one_of("pairing", self.pairing, get_args(Pairing))
         one_of("dtype", self.dtype, get_args(Dtype))
         positive("images-per-prompt", self.images_per_prompt, 10_000)
         if self.num_inference_steps is not None:

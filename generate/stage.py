@@ -113,7 +113,7 @@ def draw(
     known = {identity for (identity,) in store.rows("select prompt_id from prompts")}
     store.add_prompts((p.text, p.tags) for p in planned.prompts if prompt_id(p.text) not in known)
     if not planned.missing:
-        store.absorb()
+        store.ingest()
         return summary
     from .sampler import Sampler
 
@@ -130,9 +130,9 @@ def draw(
             _keep(store, planned.model, batch, images, config, this.run_id)
             bar.update(len(batch))
             if number % ABSORB_EVERY == 0:
-                store.absorb_or_leave()
+                store.try_ingest()
             stop.check(f"{bar.n} of {len(planned.wanted)} images are in {store.path}")
-    store.absorb()
+    store.ingest()
     return summary
 
 
@@ -180,14 +180,14 @@ def _pair(wanted: list[Generation], config: GenerateConfig, store: PairStore, ru
     pairs = {}
     for prompt, candidates in of_prompt.items():
         identity = prompt_id(prompt)
-        for first, second in paired(candidates, config.pairs, f"{config.seed}:{identity}"):
+        for first, second in paired(candidates, config.pairing, f"{config.seed}:{identity}"):
             pair = new_pair(identity, first, second, "generate", run_id)
             if pair is not None:
                 pairs[pair["pair_id"]] = pair
     known = {identity for (identity,) in store.rows("select pair_id from pairs")}
     new = [pair for identity, pair in pairs.items() if identity not in known]
     store.append("pairs", new)
-    store.absorb_or_leave()
+    store.try_ingest()
     return {"pairs": len(pairs), "new_pairs": len(new)}
 
 

@@ -84,7 +84,7 @@ def lineage(model: Model, result: Path) -> dict[str, Any]:
         result: the folder of the prefloop.json; the way from there is written too where the two lie together.
     """
     if model.kind == "parts" and model.base is not None:
-        parts = {"unet_init": model.unet, "vae": model.vae}
+        parts = {"init_from": model.unet, "vae": model.vae}
         return lineage(model.base, result) | {
             name: {
                 **_written(part.source, part.revision, part.subfolder, result),

@@ -161,11 +161,11 @@ def _parent(folder: Path, trained_with: Mapping[str, Any], within: tuple[Path, .
     on = trained_with.get("trained_on")
     if on is None:
         return _first_parent(folder, trained_with, within)
-    parts: dict[str, Part | None] = {"unet_init": None, "vae": None}
+    parts: dict[str, Part | None] = {"init_from": None, "vae": None}
     for name in parts:
         if (place := on.get(name)) is not None:
             parts[name] = _part(folder, place, name)
-    return _with(_named(folder, on, within), parts["unet_init"], parts["vae"])
+    return _with(_named(folder, on, within), parts["init_from"], parts["vae"])
 
 
 def _named(folder: Path, on: Mapping[str, Any], within: tuple[Path, ...]) -> Model:
@@ -237,14 +237,14 @@ def _first_parent(folder: Path, trained_with: Mapping[str, Any], within: tuple[P
             f"{folder} was trained on {config.get('model', root)}, which is not there, has changed, or was itself trained; "
             "restore it, or train again"
         )
-    for option in ("unet_init", "vae"):
+    for option in ("init_from", "vae"):
         value = config.get(option)
         if value is not None and (not isinstance(value, str) or not HUB_ID.fullmatch(value) or Path(value).exists()):
             raise IntegrityError(
                 f"{folder} was trained with {option.replace('_', '-')} {value} by version 0.1, which kept no hash of it: what "
                 "it needs cannot be told; train again"
             )
-    return with_parts(found, config.get("unet_init"), config.get("vae"))
+    return with_parts(found, config.get("init_from"), config.get("vae"))
 
 
 def _first_id(model: Model) -> UUID:

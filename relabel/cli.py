@@ -3,81 +3,45 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
+from ..core.cli import DEFAULT, StoreOption, options_of, renamed, say
 from ..core.errors import PrefloopError, UsageError
-from ..store.cli import DEFAULT, StoreOption, say
 from ..store.pairstore import PairStore
-from .config import RelabelConfig, parse_shares, parse_weights
+from .config import RelabelConfig, parse_checkpoints, parse_scorer_weights
 
 scorers_app = typer.Typer(no_args_is_help=True, help="List and check the scorers that are installed.")
-_WEIGHTS = "PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; the official ones if not given."
+_CHECKPOINT = "Weights: PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official ones."
 
 
+@options_of(
+    RelabelConfig,
+    panels={
+        "Rule": "rule scorer_weights tie_band tie_quantile select temperature fit_temperature",
+        "Machine": "batch_size device dtype",
+    },
+    parsers={"checkpoints": parse_checkpoints, "scorer_weights": parse_scorer_weights},
+)
 def relabel(
-    scorer: Annotated[
-        Optional[list[str]], typer.Option(help="A scorer's name, module:Class, or human; give it again for several.")
-    ] = None,
-    weights: Annotated[Optional[list[str]], typer.Option(help=_WEIGHTS)] = None,
-    rule: Annotated[str, typer.Option(help="single, mean-rank, weighted, majority or unanimous.")] = RelabelConfig.rule,
-    share: Annotated[
-        Optional[list[str]], typer.Option(help="SCORER=NUMBER: how much it counts by the rule weighted; else 1.")
-    ] = None,
-    tie_band: Annotated[float, typer.Option(help="Margins up to this are ties.")] = RelabelConfig.tie_band,
-    tie_quantile: Annotated[
-        float, typer.Option(help="Share of the pairs, with the smallest margins, that are ties.")
-    ] = RelabelConfig.tie_quantile,
-    pairs: Annotated[
-        str, typer.Option(help="all, or best-worst: of each prompt only the pair with the largest margin.")
-    ] = RelabelConfig.pairs,
-    temperature: Annotated[
-        Optional[float], typer.Option(help="Difference of scores that makes one logit; the scorer's own if not given.")
-    ] = RelabelConfig.temperature,
-    fit_temperature: Annotated[
-        Optional[str], typer.Option(help="Labeler, such as human:me, whose choices say how sure a margin is.")
-    ] = RelabelConfig.fit_temperature,
-    labeler: Annotated[
-        Optional[str], typer.Option(help="Name of the labels; the scorer's, or rule:scorer+scorer, if not given.")
-    ] = RelabelConfig.labeler,
+    given: dict[str, Any],
     store: StoreOption = DEFAULT,
-    batch_size: Annotated[int, typer.Option(help="Images scored at once.")] = RelabelConfig.batch_size,
-    max_bad: Annotated[
-        float, typer.Option(help="Maximum fraction of unreadable images, or of scores that are not finite.")
-    ] = RelabelConfig.max_bad,
-    device: Annotated[Optional[str], typer.Option(help="cuda, mps or cpu; the best there is if not given.")] = None,
-    dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16 or float16: what the models run in.")
-    ] = RelabelConfig.dtype,
-    dry_run: Annotated[bool, typer.Option(help="Say what is unscored and what it will take; score nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what is unscored and what scoring will take, and exit.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Score images and label pairs. Each image is scored once; another rule scores nothing again.
 
     --scorer human opens the page of `prefloop label`, whose help tells its options.
 
-    Example: prefloop relabel --scorer pickscore --weights shapes
+    Example: prefloop relabel --scorer pickscore --checkpoint shapes
     """
-    if "human" in (scorer or ()):
-        _open_page(scorer or [], labeler, store, as_json)
+    if "human" in given.get("scorers", ()):
+        _open_page(given["scorers"], given.get("labeler"), store, as_json)
         return
-    config = RelabelConfig(
-        scorers=tuple(scorer or RelabelConfig.scorers),
-        weights=parse_weights(weights or []),
-        rule=rule,  # type: ignore[arg-type]  # checked by the config
-        shares=parse_shares(share or []),
-        tie_band=tie_band,
-        tie_quantile=tie_quantile,
-        pairs=pairs,  # type: ignore[arg-type]  # checked by the config
-        temperature=temperature,
-        fit_temperature=fit_temperature,
-        labeler=labeler,
-        batch_size=batch_size,
-        max_bad=max_bad,
-        device=device,
-        dtype=dtype,
-    )
+    config = RelabelConfig(**given)
     opened = PairStore.open(store)
     if dry_run:
         _say_plan(config, opened, as_json)
@@ -99,7 +63,7 @@ def relabel(
         say(f"{count} {reason}", err=True)
 
 
-def _open_page(scorers: list[str], labeler: str | None, store: Path, as_json: bool) -> None:
+def _open_page(scorers: tuple[str, ...], labeler: str | None, store: Path, as_json: bool) -> None:
     from .annotate.cli import run_label
     from .annotate.config import LabelConfig
 
@@ -142,22 +106,22 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] =
         )
 
 
-@scorers_app.command()
+@scorers_app.command(cls=renamed({"--weights": "--checkpoint"}))
 def check(
     names: Annotated[
         Optional[list[str]], typer.Argument(help="Scorers; all that are installed if none is named.")
     ] = None,
-    weights: Annotated[Optional[list[str]], typer.Option(help=_WEIGHTS)] = None,
+    checkpoint: Annotated[Optional[list[str]], typer.Option(help=_CHECKPOINT)] = None,
 ) -> None:
     """Load scorers and have them rank a right picture above a wrong one. Exit code 5 where one does not.
 
-    Example: prefloop scorers check pickscore --weights shapes
+    Example: prefloop scorers check pickscore --checkpoint shapes
     """
     from ..core.errors import IntegrityError
     from .scorers.registry import scorer_names
     from .validation.check import check_scorer, check_weights
 
-    given, failed = parse_weights(weights or []), []
+    given, failed = parse_checkpoints(checkpoint or []), []
     for name in names or scorer_names():
         own = {key: path for key, path in given.items() if key in ("", name)}
         try:
@@ -179,9 +143,9 @@ def check(
         raise IntegrityError(f"not passed: {', '.join(failed)}")
 
 
-@scorers_app.command()
+@scorers_app.command(cls=renamed({"--against": "--labeler"}))
 def quality(
-    against: Annotated[str, typer.Option(help="Labeler whose choices are the measure, such as human:me.")],
+    labeler: Annotated[str, typer.Option(help="Labeler whose choices the scorers should predict, such as human:me.")],
     store: StoreOption = DEFAULT,
     output_dir: Annotated[
         Optional[Path], typer.Option(help="Folder for a page with curves and the pairs that labelers fight over.")
@@ -190,12 +154,12 @@ def quality(
 ) -> None:
     """Measure scorers against somebody's choices: accuracy and kappa on decided pairs with their intervals, calibration.
 
-    Example: prefloop scorers quality --against human:me --output-dir quality
+    Example: prefloop scorers quality --labeler human:me --output-dir quality
     """
     from .validation.validate import lines_of, measure
 
     opened = PairStore.open(store)
-    measured = measure(opened, against)
+    measured = measure(opened, labeler)
     if as_json:
         say(json.dumps([asdict(one) for one in measured]))
     else:
@@ -203,4 +167,4 @@ def quality(
     if output_dir is not None:
         from .validation.report import write_quality
 
-        say(f"wrote {write_quality(opened, against, measured, output_dir)}", err=True)
+        say(f"wrote {write_quality(opened, labeler, measured, output_dir)}", err=True)

@@ -9,39 +9,42 @@ from ..core.text import refuse_unseen
 from .scorers.precision import DTYPES
 
 Rule = Literal["single", "mean-rank", "weighted", "majority", "unanimous"]
-Pairs = Literal["all", "best-worst"]
+Select = Literal["all", "best-worst"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RelabelConfig:
     scorers: tuple[str, ...] = ("pickscore",)
-    """Names of entry points, or module:Class."""
-    weights: dict[str, str] = field(default_factory=dict)
-    """Weights of a scorer by its name; under "" those of all that are not named."""
+    """Scorer's name, module:Class, or human for the labelling page; repeat for several. Defaults to pickscore."""
+    checkpoints: dict[str, str] = field(default_factory=dict)
+    """Scorer's weights: PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official ones."""
     rule: Rule = "single"
+    """How scores become labels: single, mean-rank, weighted, majority or unanimous."""
+    scorer_weights: dict[str, float] = field(default_factory=dict)
+    """SCORER=NUMBER: the scorer's weight in the rule weighted; 1 if not given."""
     tie_band: float = 0.0
     """Margins up to this are ties: in the scorer's unit for single, majority and unanimous, in ranks for mean-rank, in
     logits for weighted."""
     tie_quantile: float = 0.0
-    """Share of the pairs, those with the smallest margins, that are ties; for majority and unanimous of each scorer's
+    """Fraction of pairs, those with the smallest margins, that are ties; for majority and unanimous, of each scorer's
     votes."""
-    shares: dict[str, float] = field(default_factory=dict)
-    """For weighted: how much a scorer counts, by its name; 1 where it is not named."""
+    select: Select = "all"
+    """Which pairs to label: all, or best-worst for only the pair with the largest margin of each prompt."""
     temperature: float | None = None
-    """Difference of scores that makes one logit of the soft label; None takes each scorer's own."""
+    """Difference of scores that makes one logit of the soft label; by default the scorer's own."""
     fit_temperature: str | None = None
-    """Labeler, such as human:me, whose choices say how sure a difference of scores is."""
-    pairs: Pairs = "all"
-    """best-worst labels of each prompt only the pair with the largest margin."""
+    """Labeler, such as human:me, from whose choices to fit the temperature."""
     labeler: str | None = None
-    """None is the scorer's name for a single one, else rule:scorer+scorer."""
+    """Name of the labels; by default the scorer's name, or rule:scorer+scorer."""
     batch_size: int = 64
-    max_bad: float = 0.01
-    """Share of unreadable images, of scores that are not finite, or of pairs without a judge's answer, above which the
-    run ends with exit code 3."""
+    """Images scored at once."""
+    max_unreadable: float = 0.01
+    """Maximum fraction of unreadable images, of scores that are not finite, or of pairs without an answer. Above it the exit
+    code is 3."""
     device: str | None = None
+    """cuda, mps or cpu; the best available if not given."""
     dtype: str = "float32"
-    """What the models run in; scores are float32 whatever it is."""
+    """float32, bfloat16 or float16: what the models run in. Scores are float32 either way."""
 
     def __post_init__(self) -> None:
         if not self.scorers:
@@ -67,49 +70,51 @@ class RelabelConfig:
                 raise UsageError("give --temperature or --fit-temperature, not both")
             if len(self.scorers) > 1:
                 raise UsageError("--temperature is in the unit of one scorer; --fit-temperature finds it for several")
-        if self.shares and self.rule != "weighted":
-            raise UsageError("--share is for the rule weighted; give --rule weighted")
-        for name, share in self.shares.items():
+        if self.scorer_weights and self.rule != "weighted":
+            raise UsageError("--scorer-weight is for the rule weighted; give --rule weighted")
+        for name, weight in self.scorer_weights.items():
             if name not in self.scorers:
-                raise UsageError(f"--share names {name!r}, which is none of the scorers: {', '.join(self.scorers)}")
-            if not (math.isfinite(share) and share > 0):
-                raise UsageError(f"the share of {name} must be above 0, got {share}")
-        if self.pairs not in get_args(Pairs):
-            raise UsageError(f"pairs knows no {self.pairs!r}; there are {', '.join(get_args(Pairs))}")
+                raise UsageError(
+                    f"--scorer-weight names {name!r}, which is not one of the scorers: {', '.join(self.scorers)}"
+                )
+            if not (math.isfinite(weight) and weight > 0):
+                raise UsageError(f"the weight of {name} must be above 0, got {weight}")
+        if self.select not in get_args(Select):
+            raise UsageError(f"unknown select {self.select!r}; choose from {', '.join(get_args(Select))}")
         if self.dtype not in DTYPES:
             raise UsageError(f"no dtype is called {self.dtype!r}; there are {', '.join(DTYPES)}")
         if not 0 < self.batch_size <= 100_000:
             raise UsageError(f"batch-size must be at least 1, got {self.batch_size}")
-        if not 0 <= self.max_bad <= 1:
-            raise UsageError(f"max-bad must be a share between 0 and 1, got {self.max_bad}")
+        if not 0 <= self.max_unreadable <= 1:
+            raise UsageError(f"max-unreadable must be between 0 and 1, got {self.max_unreadable}")
         if self.labeler is not None and (not self.labeler.strip() or self.labeler.startswith("human:")):
             raise UsageError(f"labeler must be a name, and human: is for people; got {self.labeler!r}")
         refuse_unseen(self.labeler or "", "labeler")
 
 
-def parse_shares(values: list[str]) -> dict[str, float]:
-    """From `--share SCORER=NUMBER`."""
+def parse_scorer_weights(values: list[str]) -> dict[str, float]:
+    """From `--scorer-weight SCORER=NUMBER`."""
     found: dict[str, float] = {}
     for value in values:
         name, _, number = value.rpartition("=")
         try:
-            share = float(number)
+            weight = float(number)
         except ValueError:
-            share = math.nan
-        if not name or name in found or math.isnan(share):
-            raise UsageError(f"--share takes SCORER=NUMBER, each once; got {value!r}")
-        found[name] = share
+            weight = math.nan
+        if not name or name in found or math.isnan(weight):
+            raise UsageError(f"--scorer-weight takes SCORER=NUMBER, each scorer once; got {value!r}")
+        found[name] = weight
     return found
 
 
-def parse_weights(values: list[str]) -> dict[str, str]:
-    """From `--weights PATH` and `--weights NAME=PATH`."""
+def parse_checkpoints(values: list[str]) -> dict[str, str]:
+    """From `--checkpoint PATH` and `--checkpoint SCORER=PATH`."""
     found: dict[str, str] = {}
     for value in values:
         name, equals, path = value.partition("=")
         if not equals:
             name, path = "", value
         if not path or name in found:
-            raise UsageError(f"--weights takes PATH or SCORER=PATH, each once; got {value!r}")
+            raise UsageError(f"--checkpoint takes PATH or SCORER=PATH, each scorer once; got {value!r}")
         found[name] = path
     return found

@@ -77,7 +77,7 @@ def write_labels(
     ids, prompts = (table[name].to_numpy(zero_copy_only=False)[:: len(keys)] for name in ("pair_id", "prompt_id"))
     decided = _decided(table, how, temperatures or [getattr(scorer, "temperature", 1.0) for scorer in scorers])
     known = decided.choice != ""
-    kept = known if how.pairs == "all" else widest(prompts, decided)
+    kept = known if how.select == "all" else widest(prompts, decided)
     labels = pa.table(
         {
             "pair_id": ids[known],
@@ -88,7 +88,7 @@ def write_labels(
     )
     new = _changed(store, labeler, labels, run_id)
     store.append("labels", new)
-    store.absorb_or_leave()
+    store.try_ingest()
     choices = Counter(decided.choice[kept].tolist())
     undecided = n_pairs - int(known.sum())
     return {"a": choices["a"], "b": choices["b"], "tie": choices["tie"], "undecided": undecided}, new.num_rows
@@ -102,7 +102,7 @@ def _decided(table: pa.Table, how: RelabelConfig, temperatures: Sequence[float])
     heat = np.asarray(temperatures, np.float64)
     if how.rule == "mean-rank":
         return decide_by_rank(a, b, rank_a, rank_b, heat, how.tie_band, how.tie_quantile)
-    shares = np.array([how.shares.get(name, 1.0) for name in how.scorers]) if how.rule == "weighted" else None
+    shares = np.array([how.scorer_weights.get(name, 1.0) for name in how.scorers]) if how.rule == "weighted" else None
     return decide(how.rule, a, b, heat, how.tie_band, how.tie_quantile, shares)
 
 

@@ -84,7 +84,7 @@ def judge_pairs(
             counts["without an answer"] += len(good) - len(labels)
             bar.update(len(batch))
             stop.check(f"{at + len(batch)} pairs judged by {judge.name} are in {store.path}")
-    store.absorb()
+    store.ingest()
     return +counts
 
 

@@ -36,7 +36,7 @@ class Planned:
 
 def plan(config: RelabelConfig, store: PairStore) -> list[Planned]:
     """For each scorer; nothing is loaded and nothing is written."""
-    scorers = load_scorers(config.scorers, config.weights, config.device, config.dtype)
+    scorers = load_scorers(config.scorers, config.checkpoints, config.device, config.dtype)
     return [_planned(config, store, scorer) for scorer in scorers]
 
 

@@ -15,7 +15,7 @@ from ..core.progress import progress
 from ..core.signals import StopSignal
 from ..store import PairStore
 from ..store.images import stored_at
-from ..store.lazy_rows import Records
+from ..store.lazy_rows import LazyRows
 from .auto_batch import WithinMemory
 from .embedding_cache import EmbeddingCache
 from .image_loader import Item, decoded
@@ -44,32 +44,32 @@ IN_PAIRS = """
 """
 
 
-def unscored(store: PairStore, scorer: str, sources: Sequence[str]) -> Records[Item]:
+def unscored(store: PairStore, scorer: str, sources: Sequence[str]) -> LazyRows[Item]:
     """The pictures in pairs of these sources that a scorer (name@revision) has not scored; pictures of a prompt lie
     together, so that its text is embedded once."""
     return _items(store, IN_PAIRS, {"scorer": scorer, "sources": list(sources)})
 
 
-def unscored_images(store: PairStore, scorer: str, images: Sequence[tuple[UUID, UUID]]) -> Records[Item]:
+def unscored_images(store: PairStore, scorer: str, images: Sequence[tuple[UUID, UUID]]) -> LazyRows[Item]:
     """Those of the (prompt id, image id) that a scorer (name@revision) has not scored."""
     wanted = "select distinct unnest($prompts::uuid[]) as prompt_id, unnest($images::uuid[]) as image_id"
     asked = {"scorer": scorer, "prompts": [p for p, _ in images], "images": [i for _, i in images]}
     return _items(store, wanted, asked)
 
 
-def _items(store: PairStore, wanted: str, asked: dict) -> Records[Item]:
+def _items(store: PairStore, wanted: str, asked: dict) -> LazyRows[Item]:
     rows = store.sql(UNSCORED.format(wanted=wanted), asked, as_ids=True)
-    texts = store.texts()
+    texts = store.prompts_by_id()
 
     def item(prompt: bytes, image: bytes, extension: str) -> Item:
         identity = UUID(bytes=image)
         return Item(UUID(bytes=prompt), identity, texts[prompt], stored_at(identity, extension))
 
-    return Records(rows, item)
+    return LazyRows(rows, item)
 
 
 def score_images(
-    store: PairStore, scorer: Scorer, items: Records[Item], *, batch_size: int, run_id: UUID, stop: StopSignal
+    store: PairStore, scorer: Scorer, items: LazyRows[Item], *, batch_size: int, run_id: UUID, stop: StopSignal
 ) -> Counter[str]:
     """Score the items and put the scores into the store.
 
@@ -86,7 +86,7 @@ def score_images(
     if key not in known:
         store.append("scorers", [{"scorer": key, "name": scorer.name, "config": described}])
     if not items:
-        store.absorb()
+        store.ingest()
         return counts
     if isinstance(scorer, Towers):
         found = _by_embeddings(store, scorer, items, batch_size, counts)
@@ -99,7 +99,7 @@ def score_images(
             store.append("scores", [_row(key, *one, run_id) for one in zip(batch, scores, strict=True)])
             bar.update(len(batch))
             stop.check(f"{counts['scored']} scores of {scorer.name} are in {store.path}")
-    store.absorb()
+    store.ingest()
     return counts
 
 
@@ -116,7 +116,9 @@ def _row(scorer: str, item: Item, score: float, run_id: UUID) -> dict:
 Batches = Generator[tuple[list[Item], NDArray[np.float32]]]
 
 
-def _by_pictures(store: PairStore, scorer: Scorer, items: Records[Item], batch_size: int, bad: Counter[str]) -> Batches:
+def _by_pictures(
+    store: PairStore, scorer: Scorer, items: LazyRows[Item], batch_size: int, bad: Counter[str]
+) -> Batches:
     """Items with their scores, from the scorer's `score`."""
     within_memory = WithinMemory(scorer.name)
     _count_truncated(scorer, list({item.prompt for item in items}), bad)
@@ -140,7 +142,7 @@ def _count_truncated(scorer: Scorer, prompts: list[str], counts: Counter[str]) -
 
 
 def _by_embeddings(
-    store: PairStore, scorer: Towers, items: Records[Item], batch_size: int, bad: Counter[str]
+    store: PairStore, scorer: Towers, items: LazyRows[Item], batch_size: int, bad: Counter[str]
 ) -> Batches:
     """Items with their scores, from embeddings: those of the cache first, then the others, each picture once."""
     folder = store.path / "cache" / "embeddings" / scorer.backbone

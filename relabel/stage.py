@@ -33,10 +33,10 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
 
     Raises:
         UsageError: where a scorer may only judge, or the labeler exists with another rule.
-        BadDataError: where more images than `max_bad` are unreadable, more scores not finite, or more pairs without a
+        BadDataError: where more images than `max_unreadable` are unreadable, more scores not finite, or more pairs without a
             judge's answer; what could be scored is kept and labelled.
     """
-    scorers = load_scorers(config.scorers, config.weights, config.device, config.dtype)
+    scorers = load_scorers(config.scorers, config.checkpoints, config.device, config.dtype)
     for scorer in scorers:
         if getattr(scorer, "judge_only", False):
             raise UsageError(
@@ -70,7 +70,7 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
                 not_finite += found.pop("not finite", 0)
                 counts |= found  # the larger of the two: each scorer meets the same bad pictures
             counts += Counter({"not finite": not_finite})
-            too_many = _too_many_not_finite(store, scorers, config.max_bad)
+            too_many = _too_many_not_finite(store, scorers, config.max_unreadable)
             temperatures = _temperatures(config, store, scorers)
             choices, new = write_labels(
                 store, labeler, config, scorers, TRAINING_SOURCES, this.run_id, list(temperatures.values())
@@ -85,7 +85,7 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
                 "seconds": seconds,
                 "temperatures": temperatures,
             }
-            _refuse_bad(counts, store, config.max_bad)
+            _refuse_bad(counts, store, config.max_unreadable)
             if too_many:
                 raise BadDataError(too_many)
     return this.summary
@@ -103,12 +103,12 @@ def _judged(
     undecided = len(unjudged(store, labeler, TRAINING_SOURCES))
     labels = {choice: choices.get(choice, 0) for choice in ("a", "b", "tie")} | {"undecided": undecided}
     told = {"labeler": labeler, "scored": {judge.name: 0}, "labels": labels, "new_labels": new, "bad": dict(counts)}
-    _refuse_bad(counts, store, config.max_bad)
+    _refuse_bad(counts, store, config.max_unreadable)
     silent, asked = counts["without an answer"], new + counts["without an answer"]
-    if silent > config.max_bad * asked:
+    if silent > config.max_unreadable * asked:
         raise BadDataError(
-            f"{judge.name} gave no answer that can be read for {silent} of {asked} pairs, more than --max-bad "
-            f"{config.max_bad:g}; its other answers are kept, and the same command asks for the rest again"
+            f"{judge.name} gave no answer that can be read for {silent} of {asked} pairs, more than --max-unreadable "
+            f"{config.max_unreadable:g}; its other answers are kept, and the same command asks for the rest again"
         )
     return told
 
@@ -121,15 +121,15 @@ def _temperatures(config: RelabelConfig, store: PairStore, scorers: Sequence[Sco
     return {scorer.name: fitted_temperature(store, config.fit_temperature, identity(scorer))[0] for scorer in scorers}
 
 
-def _refuse_bad(counts: Counter[str], store: PairStore, max_bad: float) -> None:
+def _refuse_bad(counts: Counter[str], store: PairStore, max_unreadable: float) -> None:
     bad = sum(count for reason, count in counts.items() if reason.startswith("image "))
     if not bad:
         return
     ((n_images,),) = store.rows("select count(*) from images")
-    if bad > max_bad * n_images:
+    if bad > max_unreadable * n_images:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
         raise BadDataError(
-            f"{bad} of {n_images} images cannot be used ({reasons}), more than --max-bad {max_bad:g}; "
+            f"{bad} of {n_images} images cannot be used ({reasons}), more than --max-unreadable {max_unreadable:g}; "
             f"`prefloop store check --store {store.path}` names them"
         )
 
@@ -143,7 +143,7 @@ _NOT_FINITE = f"""
 """
 
 
-def _too_many_not_finite(store: PairStore, scorers: Sequence[Scorer], max_bad: float) -> str | None:
+def _too_many_not_finite(store: PairStore, scorers: Sequence[Scorer], max_unreadable: float) -> str | None:
     """The line for an error, or None. It counts what is in the store, so that the same command says it again: a score that is
     there is not asked for again."""
     keys = [identity(scorer) for scorer in scorers]
@@ -152,12 +152,14 @@ def _too_many_not_finite(store: PairStore, scorers: Sequence[Scorer], max_bad: f
         store.rows("select scorer, count(*) from scores where scorer in (select unnest(?)) group by all", [keys])
     )
     told = [
-        f"{n} of {all_scores[key]} scores of {key}" for key, n in sorted(bad.items()) if n > max_bad * all_scores[key]
+        f"{n} of {all_scores[key]} scores of {key}"
+        for key, n in sorted(bad.items())
+        if n > max_unreadable * all_scores[key]
     ]
     if not told:
         return None
     return (
-        f"{' and '.join(told)} are not finite, more than --max-bad {max_bad:g}: they decide no pair, and are kept; a "
+        f"{' and '.join(told)} are not finite, more than --max-unreadable {max_unreadable:g}: they decide no pair, and are kept; a "
         "scorer that is mended needs another revision to be asked again"
     )
 
@@ -170,16 +172,16 @@ def default_labeler(rule: Rule, scorers: Sequence[Scorer]) -> str:
 def describe_labeler(store: PairStore, labeler: str, how: RelabelConfig, scorers: Sequence[Scorer]) -> None:
     """Enter a labeler; one of that name that decides otherwise is refused, so that a name means one thing."""
     config: dict = {"rule": how.rule, "scorers": [identity(scorer) for scorer in scorers], "tie_band": how.tie_band}
-    settings = {"tie_quantile": how.tie_quantile, "shares": how.shares}
+    settings = {"tie_quantile": how.tie_quantile, "shares": how.scorer_weights}
     settings |= {"temperature": how.temperature, "fit_temperature": how.fit_temperature}
     config |= {name: value for name, value in settings.items() if value}
-    if how.pairs != "all":
-        config["pairs"] = how.pairs
+    if how.select != "all":
+        config["pairs"] = how.select
     known = store.rows("select config from labelers where labeler = ?", [labeler])
     if not known:
         kind = "ai" if len(scorers) == 1 else "ensemble"
         store.append("labelers", [{"labeler": labeler, "kind": kind, "config": canonical(config)}])
-        store.absorb()
+        store.ingest()
     elif json.loads(known[0][0]) != config:
         raise UsageError(
             f"the labeler {labeler!r} is there and decides by {known[0][0]}, not by {canonical(config)}; "

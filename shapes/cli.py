@@ -20,9 +20,9 @@ def demo(
     Example: prefloop demo --quick
     """
     config = DemoConfig(dir=dir, seed=seed, quick=quick)
+    from ..core.cli import say
     from ..eval.cli import table
     from ..eval.stage import as_json as strict_json
-    from ..store.cli import say
     from .demo import demo as run_demo
 
     result = run_demo(config)

@@ -45,13 +45,13 @@ def stages(config: DemoConfig) -> Stages:
     drawing = GenerateConfig(seed=config.seed, limit=16 if few else N_PROMPTS, images_per_prompt=2 if few else 4)
     size: dict[str, Any] = {"max_train_steps": 4, "train_batch_size": 8, "lr_warmup_steps": 2} if few else {}
     training = TrainConfig(
-        output_dir=output, labels=("pickscore",), seed=config.seed, where=None if few else CLEAR, **size
+        output_dir=output, labelers=("pickscore",), seed=config.seed, where=None if few else CLEAR, **size
     )
     evaluation = EvalConfig(
         model=output,
-        against="shapes",
+        baseline="shapes",
         scorers=("oracle", "hps", "clip", "pickscore", "aesthetics"),
-        weights={"hps": "shapes", "clip": "shapes", "pickscore": "shapes", "aesthetics": "shapes"},
+        checkpoints={"hps": "shapes", "clip": "shapes", "pickscore": "shapes", "aesthetics": "shapes"},
         limit=8 if few else None,
         images_per_prompt=1 if few else 2,
         seed=config.seed + 1_000_000,
@@ -78,7 +78,7 @@ def demo(config: DemoConfig) -> dict:
     planned = stages(config)
     store = PairStore.create(Path(config.dir) / "store")
     generate(planned.generate, store)
-    relabel(RelabelConfig(scorers=("pickscore",), weights={"pickscore": "shapes"}), store)
+    relabel(RelabelConfig(scorers=("pickscore",), checkpoints={"pickscore": "shapes"}), store)
     if not _finished(planned.train):
         train(planned.train, store)
     return evaluate(planned.eval, store)

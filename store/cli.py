@@ -2,23 +2,15 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..core.cli import DEFAULT, StoreOption, say
 from ..core.errors import IntegrityError
-from ..core.text import visible_lines
 from .pairstore import PairStore
 
 app = typer.Typer(no_args_is_help=True, help="Look into a store, ask it in SQL, prove it whole; pairs in and out.")
-StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the store.")]
-DEFAULT = Path("prefloop-store")
-
-
-def say(text: str, *, err: bool = False) -> None:
-    """Print for a person or a machine; names and prompts in it cannot steer the terminal."""
-    typer.echo(visible_lines(text), err=err)
 
 
 @app.command()

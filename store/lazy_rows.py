@@ -9,7 +9,7 @@ T = TypeVar("T")
 _AT_ONCE = 4096  # rows
 
 
-class Records(Sequence[T], Generic[T]):
+class LazyRows(Sequence[T], Generic[T]):
     """Of each row an object, from the values of its columns in their order; ids come as 16 bytes.
 
     Args:
@@ -25,12 +25,12 @@ class Records(Sequence[T], Generic[T]):
     @overload
     def __getitem__(self, at: int) -> T: ...
     @overload
-    def __getitem__(self, at: slice) -> "Records[T]": ...
-    def __getitem__(self, at: "int | slice") -> "T | Records[T]":
+    def __getitem__(self, at: slice) -> "LazyRows[T]": ...
+    def __getitem__(self, at: "int | slice") -> "T | LazyRows[T]":
         if isinstance(at, slice):
             start, stop, step = at.indices(len(self))
             if step == 1:
-                return Records(self.table.slice(start, max(0, stop - start)), self._make)
+                return LazyRows(self.table.slice(start, max(0, stop - start)), self._make)
             return self.taken(range(start, stop, step))
         if not -len(self) <= at < len(self):
             raise IndexError(f"row {at} of {len(self)}")
@@ -42,17 +42,17 @@ class Records(Sequence[T], Generic[T]):
             some = self.table.slice(first, _AT_ONCE)
             yield from map(self._make, *(column.to_pylist() for column in some.columns))
 
-    def __add__(self, other: "Records[T]") -> "Records[T]":
-        return Records(pa.concat_tables([self.table, other.table]), self._make)
+    def __add__(self, other: "LazyRows[T]") -> "LazyRows[T]":
+        return LazyRows(pa.concat_tables([self.table, other.table]), self._make)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Records) and self.table.equals(other.table)
+        return isinstance(other, LazyRows) and self.table.equals(other.table)
 
     __hash__ = None  # type: ignore[assignment]  # as a list has none
 
-    def taken(self, rows: Iterable[int]) -> "Records[T]":
+    def taken(self, rows: Iterable[int]) -> "LazyRows[T]":
         """Those rows, in that order."""
-        return Records(self.table.take(pa.array(rows, pa.int64())), self._make)
+        return LazyRows(self.table.take(pa.array(rows, pa.int64())), self._make)
 
 
 def _plain(table: pa.Table) -> pa.Table:

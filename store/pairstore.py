@@ -73,7 +73,7 @@ class PairStore:
         if not current:
             renew(store.database, store.path / "store.lock")
         try:
-            store.absorb()
+            store.ingest()
         except WriteError as error:  # what is in the tables can be read
             print(f"prefloop: {error}; the newest parts of the journal are not in the tables", file=sys.stderr)
         return store
@@ -194,7 +194,7 @@ class PairStore:
         with self.session() as connection:
             return connection.execute(query, parameters).fetchall()
 
-    def texts(self) -> dict[bytes, str]:
+    def prompts_by_id(self) -> dict[bytes, str]:
         """Every prompt by the 16 bytes of its id: they are few beside pairs and pictures."""
         table = self.sql("select prompt_id, prompt from prompts", as_ids=True)
         ids = (chunk.storage for chunk in table["prompt_id"].chunks)
@@ -233,7 +233,7 @@ class PairStore:
     def image_path(self, image: UUID, extension: str = "png") -> Path:
         return image_path(self.path / "images", image, extension)
 
-    def absorb(self, wait: float | None = None) -> int:
+    def ingest(self, wait: float | None = None) -> int:
         """Take finished journal parts into the tables; the number of rows that were new.
 
         Idempotent: a crash at any point costs nothing, the next call takes what is left.
@@ -251,10 +251,10 @@ class PairStore:
         self._taken |= found.keys()
         return added
 
-    def absorb_or_leave(self, wait: float | None = None) -> None:
+    def try_ingest(self, wait: float | None = None) -> None:
         """As `absorb`; where others have the database, say so and leave the parts to the next command: they are safe."""
         try:
-            self.absorb(wait)
+            self.ingest(wait)
         except BusyError as error:
             line = f"{error}; what is new is in the journal, and the next command takes it into the tables"
             print(f"prefloop: {line}", file=sys.stderr)

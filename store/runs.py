@@ -53,7 +53,7 @@ def run(store: PairStore, kind: str, config: Any, parents: list[UUID] | None = N
         }
         store.append("runs", [row])
         if status != "running":
-            store.absorb_or_leave(wait=2.0 if status == "interrupted" else None)  # who ends a run does not wait long
+            store.try_ingest(wait=2.0 if status == "interrupted" else None)  # who ends a run does not wait long
 
     write("running")
     try:

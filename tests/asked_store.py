@@ -106,7 +106,7 @@ def asked_store(path: Path) -> PairStore:
         filling.labels_by_score(evaluated, "eval:clip@1", lead + chance.gauss(0, 1.5), scored)
     for table, rows in filling.rows.items():
         store.append(table, rows)
-    store.absorb()
+    store.ingest()
     return store
 
 

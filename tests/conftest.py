@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from prefloop.train import TrainConfig
-    from prefloop.train.trainer import _Trainer
+    from prefloop.train.trainer import Trainer
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +67,7 @@ def labelled(store: PairStore) -> PairStore:
         pair = content.add_pair(store, prompt, dull, red)
         choice = "tie" if number % 4 == 0 else ("a" if red < dull else "b")
         content.add_label(store, pair, "redder", choice, p_a=0.9 if choice == "a" else 0.1, margin=1.0)
-    store.absorb()
+    store.ingest()
     return store
 
 
@@ -77,7 +77,7 @@ def config(tiny_pipeline: Path, tmp_path: Path) -> "TrainConfig":
 
     return TrainConfig(
         output_dir=str(tmp_path / "tuned"),
-        labels=("redder",),
+        labelers=("redder",),
         model=str(tiny_pipeline),
         max_train_steps=3,
         train_batch_size=2,
@@ -89,15 +89,15 @@ def config(tiny_pipeline: Path, tmp_path: Path) -> "TrainConfig":
 
 
 @pytest.fixture
-def trainer(labelled: PairStore, config: "TrainConfig") -> "Callable[..., _Trainer]":
+def trainer(labelled: PairStore, config: "TrainConfig") -> "Callable[..., Trainer]":
     """A trainer that has done no step yet, with some settings changed."""
     from prefloop.core.signals import StopSignal
-    from prefloop.train.trainer import _Trainer
+    from prefloop.train.trainer import Trainer
 
-    def make(**changes: object) -> _Trainer:
+    def make(**changes: object) -> Trainer:
         changed = replace(config, **changes)  # type: ignore[arg-type]  # names are checked by the dataclass
         Path(changed.output_dir).mkdir(parents=True, exist_ok=True)
-        return _Trainer(changed, labelled, StopSignal())
+        return Trainer(changed, labelled, StopSignal())
 
     return make
 

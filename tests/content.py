@@ -84,7 +84,7 @@ def fill(store: PairStore, n_prompts: int = 3, images_per_prompt: int = 2) -> li
             add_picture(store, (10 + 200 * index // images_per_prompt, 0, number)) for index in range(images_per_prompt)
         ]
         pairs += [add_pair(store, prompt, *both) for both in pairwise(images)]
-    store.absorb()
+    store.ingest()
     return pairs
 
 

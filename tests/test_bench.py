@@ -31,15 +31,15 @@ def both(store: PairStore, folder: Path, lora_rank: int) -> tuple[Ours, PlainTwi
         images = [add_noise(store, 2 * number + side) for side in range(2)]
         pair = content.add_pair(store, content.add_prompt(store, f"prompt {number}"), *images)
         content.add_label(store, pair, "bench", "a")
-    store.absorb()
+    store.ingest()
     # with so large an epsilon AdamW's first step is the gradient itself, g / (|g| + 1); clipped in one case and not in the other
     alike: dict[str, float] = {"learning_rate": 1e-3, "adam_epsilon": 1.0, "max_grad_norm": 1e6 if lora_rank else 1.0}
     config = TrainConfig(
         output_dir=str(folder.parent / "tuned"),
-        labels=("bench",),
+        labelers=("bench",),
         model=str(folder),
         lora_rank=lora_rank,
-        beta_dpo=5000.0,
+        beta=5000.0,
         **alike,  # type: ignore[arg-type]  # three numbers
         lr_scheduler="constant",
         lr_warmup_steps=0,
@@ -80,7 +80,7 @@ def test_the_twin_and_the_loop_take_the_same_step(store: PairStore, tmp_path: Pa
     examples = ours.examples(0, N_PAIRS)
     logits = torch.tensor(twin.step(examples))
     with torch.no_grad():
-        errors = ours.trainer.denoising.errors(ours.trainer.data.batch(0, N_PAIRS))
+        errors = ours.trainer.denoiser.errors(ours.trainer.data.batch(0, N_PAIRS))
     four = (errors.chosen, errors.rejected, errors.ref_chosen, errors.ref_rejected)
     of_loop = dpo_logits(*four, beta=5000.0)
     assert logits.square().mean().sqrt() > 0.5  # far enough from the reference that a difference would show

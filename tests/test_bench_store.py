@@ -20,7 +20,7 @@ N = 300
 def big(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
     store = PairStore.create(tmp_path_factory.mktemp("big") / "store")
     fill(store, N, n_files=2 * N)
-    store.absorb()
+    store.ingest()
     return store
 
 

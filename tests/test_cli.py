@@ -50,7 +50,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
         add_labeler(store, labeler)
     for pair in pairs:
         add_label(store, pair, "me", "a")
-    store.absorb()
+    store.ingest()
     return store
 
 
@@ -96,7 +96,7 @@ BAD = [
     ("store check --store stroe", 1, "there is no store at stroe"),
     ("store rebuild --store stroe", 1, "there is no store at stroe"),
     ("store query select --store stroe", 1, "there is no store at stroe"),
-    ("train --labels me --output-dir out --store stroe", 1, "there is no store at stroe"),
+    ("train --labeler me --output-dir out --store stroe", 1, "there is no store at stroe"),
     ("generate --prompts gone.txt --store new", 2, "there is no prompts file gone.txt"),
     ("generate --prompts empty.txt --store new", 2, "empty.txt holds no prompt"),
     ("generate --prompts notes.txt --limit 0 --store new", 2, "limit must be above 0"),
@@ -110,7 +110,7 @@ BAD = [
     ("generate --batch-size 0 --store new", 2, "batch-size must be above 0"),
     ("generate --seed -1 --store new", 2, "seed must be at least 0"),
     ("generate --scheduler dimm --store new", 2, "no scheduler is called 'dimm'"),
-    ("generate --pairs some --store new", 2, "pairs knows no 'some'"),
+    ("generate --pairing some --store new", 2, "pairing knows no 'some'"),
     ("relabel --scorer nope --store STORE", 2, "no scorer is called 'nope'; there are aesthetics"),
     ("relabel --scorer gone:X --store STORE", 2, "the scorer 'gone:X' cannot be imported: ModuleNotFoundError"),
     ("relabel --scorer oracle --store STORE", 2, "oracle only judges"),
@@ -118,30 +118,30 @@ BAD = [
     ("relabel --scorer clip --rule best --store STORE", 2, "no rule is called 'best'"),
     ("relabel --tie-band nan --store STORE", 2, "tie-band must be finite"),
     ("relabel --tie-band -1 --store STORE", 2, "tie-band must be finite"),
-    ("relabel --max-bad 2 --store STORE", 2, "max-bad must be a share"),
+    ("relabel --max-unreadable 2 --store STORE", 2, "max-unreadable must be"),
     ("relabel --batch-size 0 --store STORE", 2, "batch-size must be at least 1"),
     ("store query --format xml select --store STORE", 2, "no format is called 'xml'"),
     ("store query --timeout nan select --store STORE", 2, "timeout must be above 0"),
     ("store query selct --store STORE", 2, "syntax error"),
     ("store query table(gone) --store STORE", 2, "syntax error"),
-    ("train --labels nobody --output-dir out --store STORE", 2, "no labeler is called 'nobody'; there are me, silent"),
-    ("train --labels silent --output-dir out --store STORE", 2, "the labeler 'silent' has no labels"),
+    ("train --labeler nobody --output-dir out --store STORE", 2, "no labeler is called 'nobody'; there are me, silent"),
+    ("train --labeler silent --output-dir out --store STORE", 2, "the labeler 'silent' has no labels"),
     (
-        "train --labels me --where margin>99 --output-dir out --store STORE",
+        "train --labeler me --where margin>99 --output-dir out --store STORE",
         2,
         "decided no training pair where margin>99",
     ),
-    ("train --labels me --where marg>1 --output-dir out --store STORE", 2, "--where 'marg>1' cannot be used"),
+    ("train --labeler me --where marg>1 --output-dir out --store STORE", 2, "--where 'marg>1' cannot be used"),
     (
-        "train --labels me --learning-rate nan --output-dir out --store STORE",
+        "train --labeler me --learning-rate nan --output-dir out --store STORE",
         2,
         "learning-rate must be a finite number",
     ),
-    ("train --labels me --learning-rate -1 --output-dir out --store STORE", 2, "learning-rate must be above 0"),
-    ("train --labels me --beta-dpo inf --output-dir out --store STORE", 2, "beta-dpo must be a finite number"),
-    ("train --labels me --loss dbo --output-dir out --store STORE", 2, "loss knows no 'dbo'"),
-    ("train --labels me --max-train-steps 0 --output-dir out --store STORE", 2, "max-train-steps must be at least 1"),
-    ("train --labels me --model shapez --output-dir out --store STORE", 1, "there is no model 'shapez'"),
+    ("train --labeler me --learning-rate -1 --output-dir out --store STORE", 2, "learning-rate must be above 0"),
+    ("train --labeler me --beta inf --output-dir out --store STORE", 2, "beta must be a finite number"),
+    ("train --labeler me --loss dbo --output-dir out --store STORE", 2, "loss knows no 'dbo'"),
+    ("train --labeler me --max-train-steps 0 --output-dir out --store STORE", 2, "max-train-steps must be at least 1"),
+    ("train --labeler me --model shapez --output-dir out --store STORE", 1, "there is no model 'shapez'"),
 ]
 
 
@@ -167,7 +167,7 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_made(
     "line",
     [
         "relabel --store stroe",
-        "train --labels me --where marg>1 --output-dir out --store STORE",
+        "train --labeler me --where marg>1 --output-dir out --store STORE",
         "generate --prompts x",
     ],
 )
@@ -186,7 +186,7 @@ def test_as_a_process_it_is_the_same_line_soon_and_without_torch(filled: PairSto
 def test_bad_sql_in_where_reads_no_file(filled: PairStore, tmp_path: Path):
     (tmp_path / "x.csv").write_text("a\n1\n")
     where = f"exists (from read_csv('{tmp_path}/x.csv'))"
-    words = ["train", "--labels", "me", "--output-dir", str(tmp_path / "out"), "--where", where]
+    words = ["train", "--labeler", "me", "--output-dir", str(tmp_path / "out"), "--where", where]
     ended = RUNNER.invoke(app, [*words, "--store", str(filled.path)])
     assert ended.exit_code == 2
     assert not (tmp_path / "out").exists()

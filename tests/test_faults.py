@@ -55,8 +55,8 @@ def test_a_signal_ends_training_at_a_checkpoint(store: PairStore, tiny_pipeline:
     content.add_labeler(store, "me")
     for pair in content.fill(store, n_prompts=12):
         content.add_label(store, pair, "me", "a")
-    store.absorb()
-    words = ["train", "--labels", "me", "--model", tiny_pipeline, "--store", store.path, "--output-dir", "tuned"]
+    store.ingest()
+    words = ["train", "--labeler", "me", "--model", tiny_pipeline, "--store", store.path, "--output-dir", "tuned"]
     words += ["--max-train-steps", 200, "--train-batch-size", 1, "--validation-steps", 10, "--resolution", 32, "--cpu"]
     at_work = (tmp_path / "tuned" / "metrics.csv").exists
     code, printed = signalled(signal.SIGTERM, at_work, *words, cwd=tmp_path)
@@ -161,9 +161,9 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_last_one(tmp_path: Path):
 
 def test_a_run_whose_files_find_no_room_ends_in_a_line_with_path_and_room(trainer: Callable[..., Any]):
     made = trainer(lora_rank=0)
-    made._optimize()
+    made.step()
     made.state.save(1)
-    made._optimize()
+    made.step()
     with (
         content.no_file_beyond(20_000),
         pytest.raises(PrefloopError, match=r"cannot write .*checkpoint-2 \(\d+ bytes\): .*MB are free"),
@@ -175,18 +175,18 @@ def test_a_run_whose_files_find_no_room_ends_in_a_line_with_path_and_room(traine
 def test_a_result_that_finds_no_room_leaves_the_checkpoint_and_the_same_command_ends(
     labelled: PairStore, config: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    from prefloop.train.trainer import _Trainer, train
+    from prefloop.train.trainer import Trainer, train
 
-    whole = _Trainer._finish
+    whole = Trainer._finish
 
-    def finish(self: _Trainer, run_id: str) -> dict:
+    def finish(self: Trainer, run_id: str) -> dict:
         with content.no_file_beyond(room):
             return whole(self, run_id)
 
     output = Path(config.output_dir)
     for room, named in ((20_000, "tuned/training.png"), (200_000, "tuned")):  # noqa: B007  # read by finish
         with monkeypatch.context() as patched:
-            patched.setattr(_Trainer, "_finish", finish)
+            patched.setattr(Trainer, "_finish", finish)
             with pytest.raises(
                 PrefloopError, match=rf"cannot write .*{named}( \(\d+ bytes\))?: .*MB are free"
             ) as caught:

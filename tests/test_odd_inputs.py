@@ -19,7 +19,7 @@ def filled(store: PairStore) -> PairStore:
     pairs = fill(store)
     add_labeler(store, "me")
     add_label(store, pairs[0], "me", "a")
-    store.absorb()
+    store.ingest()
     return store
 
 
@@ -41,7 +41,7 @@ def test_odd_inputs_and_outputs_end_in_one_line(filled: PairStore, tmp_path: Pat
         for name, (code, why) in stores.items()
         for verb in ("label", "browse")
     ]
-    quality = ["scorers", "quality", "--against", "nobody"]
+    quality = ["scorers", "quality", "--labeler", "nobody"]
     lines += [
         (2, ["store", "query", "select '\udcff'", *here], "encode"),
         (2, ["store", "query", "-", *here], "the query on stdin is not UTF-8 text"),
@@ -49,7 +49,7 @@ def test_odd_inputs_and_outputs_end_in_one_line(filled: PairStore, tmp_path: Pat
         (1, ["store", "export", "file/out", *here], "file"),
         (1, ["store", "export", long, *here], "too long"),
         (2, [*quality, *here], "no labels of 'nobody'"),
-        (2, ["label", "--pairs", "select '\udcff'", "--port", "0", *here], "encode"),
+        (2, ["label", "--queue", "select '\udcff'", "--port", "0", *here], "encode"),
     ]
     for code, words, why in lines:
         ended = CliRunner().invoke(app, words, input=b"\xff\xfe")
@@ -95,10 +95,10 @@ NUL = [
     ["store", "backup", "a\0b"],
     ["generate", "--prompts", "a\0b"],
     ["generate", "--model", "a\0b"],
-    ["train", "--labels", "x", "--output-dir", "out", "--config", "a\0b"],
-    ["train", "--labels", "x", "--output-dir", "out", "--unet-init", "a\0b"],
-    ["relabel", "--scorer", "clip", "--weights", "clip=a\0b"],
-    ["scorers", "quality", "--against", "nobody", "--output-dir", "a\0b"],
+    ["train", "--labeler", "x", "--output-dir", "out", "--config", "a\0b"],
+    ["train", "--labeler", "x", "--output-dir", "out", "--init-from", "a\0b"],
+    ["relabel", "--scorer", "clip", "--checkpoint", "clip=a\0b"],
+    ["scorers", "quality", "--labeler", "nobody", "--output-dir", "a\0b"],
     ["card", "a\0b"],
     ["demo", "--dir", "a\0b"],
 ]

@@ -26,7 +26,7 @@ def _no_file_beyond(n_bytes: int) -> None:
 def test_a_database_that_finds_no_room_recovers_by_itself(store: PairStore, kilobytes: int):
     pairs = fill(store, n_prompts=4)
     add_labeler(store, "me")
-    store.absorb()
+    store.ingest()
     for pair in pairs:
         add_label(store, pair, "me", "a")
     store.add_prompts((f"{number:06}" * 100, {}) for number in range(3000))
@@ -34,7 +34,7 @@ def test_a_database_that_finds_no_room_recovers_by_itself(store: PairStore, kilo
     _no_file_beyond(store.database.stat().st_size + 1024 * kilobytes)
     try:
         with pytest.raises(PrefloopError, match=r"cannot write .*pairs\.duckdb: File too large; .* MB are free"):
-            store.absorb()
+            store.ingest()
         assert PairStore.open(store.path).rows("select count(*) from pairs") == [(4,)]  # what is there can be read
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -95,7 +95,7 @@ def test_a_store_on_read_only_media_can_be_read(store: PairStore, tmp_path: Path
     add_labeler(store, "me")
     for pair in fill(store):
         add_label(store, pair, "me", "a")
-    store.absorb()
+    store.ingest()
     add_prompt(store, "not taken yet")
     if lock == "gone":
         (store.path / "store.lock").unlink(missing_ok=True)

@@ -25,12 +25,12 @@ from .tensor_file import DamagedError, read_about, read_tensors, write_tensors
 
 ENCODE_PIXELS = 16 * 512 * 512  # at once; sixteen pictures of 1024² at once would need more memory than training
 SHARD = 1024  # rows a file
-EMPTY = content_id(b"empty prompt")
+EMPTY_PROMPT_ID = content_id(b"empty prompt")
 _NAME = re.compile("[0-9a-f]{32}")  # of our files; others are left alone
 Rows = tuple[list[UUID], dict[str, Tensor]]
 
 
-class Shards:
+class TensorCache:
     """Rows of tensors by id, in safetensors files of one folder; finished files are never changed.
 
     A file is verified before its first row is taken. One that is damaged, or has no checksum, is removed, and its rows are
@@ -144,7 +144,7 @@ def cache_latents(
     key: str,
     stop: StopSignal | None = None,
     max_bad: float = 0.01,
-) -> tuple[Shards, Pairs]:
+) -> tuple[TensorCache, Pairs]:
     """Encode the images of the pairs, in their frames, that are not in the cache yet.
 
     Args:
@@ -159,7 +159,7 @@ def cache_latents(
         BadDataError: where more than `max_bad` of the images cannot be read.
         Interrupted: where a signal has come.
     """
-    shards = Shards(store.path / "cache" / f"latents-{key[:16]}")
+    shards = TensorCache(store.path / "cache" / f"latents-{key[:16]}")
     paths = pairs.image_paths()
     work = {frame.key(image): (image, frame) for image, asked in frames.items() for frame in asked}
     bad: dict[UUID, str] = {}
@@ -209,15 +209,15 @@ def cache_texts(
     encode: Callable[[list[str]], dict[str, Tensor]],
     key: str,
     stop: StopSignal | None = None,
-) -> Shards:
+) -> TensorCache:
     """Encode each distinct prompt once, and the empty one.
 
     Args:
         encode: from N prompts to `hidden` (N, tokens, width), for SDXL with `pooled` (N, width) too.
         key: of the encoders' weights.
     """
-    shards = Shards(store.path / "cache" / f"texts-{key[:16]}")
-    texts = {EMPTY: ""} | pairs.prompts()
+    shards = TensorCache(store.path / "cache" / f"texts-{key[:16]}")
+    texts = {EMPTY_PROMPT_ID: ""} | pairs.prompts()
 
     def encoded(ids: Sequence[UUID]) -> Rows:
         with torch.inference_mode():

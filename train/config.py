@@ -41,105 +41,133 @@ _FREE = (
 )
 
 
+RENAMED = {"labels": "labelers", "beta_dpo": "beta", "unet_init": "init_from", "cache_reference": "reference_draws"}
+"""Names of settings in version 0.1 and in the reference code, which options and files may still use."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Defaults are for the built-in world. `prefloop train --recipes` lists those for Stable Diffusion 1.5 and XL."""
 
     output_dir: str
-    labels: tuple[str, ...]
-    """Labelers whose choices are learned; NAME=WEIGHT multiplies the loss of a labeler's pairs."""
+    """Folder for the result and its checkpoints."""
+    labelers: tuple[str, ...]
+    """Labeler whose choices to train on, or LABELER=WEIGHT, which multiplies the loss of its pairs; repeat for several."""
     model: str = "shapes"
-    """The model that is tuned, and its own reference: the built-in one, a folder, or a hub id."""
-    revision: str | None = None
-    """Of a hub id."""
-    vae: str | None = None
-    """A VAE to encode with instead of the model's own: a folder or a hub id."""
-    unet_init: str | None = None
-    """A U-Net to begin from, and to be measured against, instead of the model's own: a folder or a hub id."""
+    """Model to tune, which is also its own reference: shapes (built in), a folder, or a hub id."""
     where: str | None = None
-    """SQL condition over the view `preferences`."""
-    max_train_samples: int | None = None
-    """Only so many training pairs, drawn by the seed."""
+    """SQL condition over the view preferences, such as "margin > 0.1"."""
     loss: Loss = "dpo"
-    beta_dpo: float = 500.0
-    """Multiplies a per-element mean of squared errors, as in the reference code; divided by the number of latent values
-    it is the beta of a sum."""
+    """dpo, sft, ipo, hinge, mapo or kto."""
+    beta: float = 500.0
+    """Strength of the pull towards the reference. Multiplies a per-element mean of squared errors, as in the reference code
+    (SD 1.5: 2000 to 5000); divided by the number of latent values it is the beta of a sum."""
     label_smoothing: float = 0.0
-    """Of dpo: every label is taken to be right with probability 1 minus this."""
+    """dpo only: probability that a label is wrong, the same for every pair."""
     soft_labels: bool = False
-    """Of dpo: every label is taken to be right with its stored probability."""
+    """dpo only: use each label's stored probability."""
     safeguard: float | None = None
-    """SDPO's mu for pairwise losses: 0.9 for SD 1.5, 0.6 for SDXL in its paper. None is without."""
+    """SDPO's mu: keep the rejected image's gradient from raising the chosen one's error. 0.9 for SD 1.5 and 0.6 for SDXL in
+    its paper; pairwise losses only."""
     min_snr_gamma: float | None = None
-    """Weights each timestep's errors by min-SNR; 5 in its paper. None is without."""
+    """Weight each timestep's errors by min-SNR; 5 in its paper."""
     lora_rank: int = 16
-    """0 tunes every weight of the U-Net."""
+    """Rank of the LoRA; 0 tunes every weight."""
     lora_alpha: float | None = None
-    """None is the rank."""
+    """Alpha of the LoRA; the rank if not given."""
     learning_rate: float = 1e-3
+    """Peak learning rate. The default suits the built-in world; use about 1e-5 for a LoRA of SD 1.5."""
     scale_lr: bool = False
-    """Multiply the learning rate by the pairs of an optimizer step."""
+    """Multiply the learning rate by the number of pairs per optimizer step."""
     lr_scheduler: str = "cosine"
+    """constant, constant_with_warmup, linear, cosine, cosine_with_restarts or polynomial."""
     lr_warmup_steps: int = 10
+    """Optimizer steps over which the learning rate rises to its peak."""
     optimizer: Optimizer = "auto"
-    """auto is Adafactor for full fine-tuning of SDXL and AdamW for the rest."""
+    """adamw, adafactor or adamw8bit; auto is Adafactor for full fine-tuning of SDXL and AdamW otherwise."""
+    max_train_steps: int = 240
+    """Optimizer steps."""
     train_batch_size: int = 32
     """Pairs per device and forward pass."""
     gradient_accumulation_steps: int = 1
-    max_train_steps: int = 240
-    """Optimizer steps."""
+    """Forward passes per optimizer step."""
     adam_beta1: float = 0.9
+    """First moment's decay."""
     adam_beta2: float = 0.999
+    """Second moment's decay."""
     adam_weight_decay: float = 1e-2
+    """Decoupled weight decay."""
     adam_epsilon: float = 1e-8
+    """Added to Adam's denominator."""
     max_grad_norm: float = 1.0
-    """Adafactor clips by its own rule, and only by that."""
+    """Gradient norm above which gradients are scaled down; Adafactor uses its own rule instead."""
     ema_decay: float | None = None
-    """Keep an exponential moving average of the weights, which becomes the result. None is without."""
-    mixed_precision: MixedPrecision = "no"
-    gradient_checkpointing: bool = False
-    allow_tf32: bool = False
-    resolution: int | None = None
-    """Side in pixels; None is the model's own. Images are scaled by their shorter side and cut."""
-    random_crop: bool = False
-    """Cut each pair at a random place, both images alike, instead of in the middle."""
-    aspect_buckets: bool = False
-    """Keep each pair's aspect ratio, as near as frames of the same area allow."""
-    random_flip: bool = False
-    """Mirror half of the pairs, both images alike. Off by default: prompts that say "left" would become wrong."""
+    """Keep an exponential moving average of the weights, such as 0.999, and make it the result."""
+    max_train_samples: int | None = None
+    """Train on at most this many pairs, chosen by the seed."""
     proportion_empty_prompts: float = 0.1
+    """Fraction of pairs trained with an empty prompt."""
+    resolution: int | None = None
+    """Side in pixels; the model's own if not given. Images are resized by their shorter side and cropped."""
+    random_crop: bool = False
+    """Crop each pair at a random position, both images alike, instead of at the center."""
+    aspect_buckets: bool = False
+    """Keep each pair's aspect ratio, to the nearest crop of the same area."""
+    random_flip: bool = False
+    """Mirror half of the pairs, both images alike. Off by default, because it makes prompts that say "left" wrong."""
     noise_offset: float = 0.0
+    """Strength of a per-channel offset added to the noise."""
     input_perturbation: float = 0.0
-    """Standard deviation of what is added to the noise of the input, the same for both images; the target stays."""
-    cache_reference: int = 0
-    """Draw timestep, noise and mirroring only so often for each pair, and compute the reference's errors of these draws once,
-    before the first step: no reference in memory, none computed again, but the same noise returns. 0 is without."""
+    """Standard deviation of extra noise in the input, the same for both images; the target does not change."""
+    reference_draws: int = 0
+    """Fixed noise draws per pair, whose reference errors are computed before the first step: no reference in memory, none
+    computed again, but the same noise returns. 0 disables this."""
     dataloader_num_workers: int = 0
-    """Threads that prepare batches ahead. They change nothing but the time: worth it beside a GPU, in the way on a CPU."""
+    """Threads that prepare batches ahead. They change only speed: useful beside a GPU, slower on a CPU."""
     seed: int = 0
-    checkpointing_steps: int = 100
-    checkpoints_total_limit: int = 2
+    """Seed of order, noise, timesteps, crops and initial LoRA weights."""
     validation_steps: int = 50
+    """Optimizer steps between validation passes."""
     early_stopping: int = 0
-    """End when the held-out implicit accuracy was not better for so many looks. 0 is never."""
+    """Stop when implicit accuracy on held-out pairs has not improved for this many validation passes; 0 disables this."""
     sample_steps: int = 0
-    """Draw pictures for a few held-out prompts every so many steps, beside the reference's. 0 is never."""
+    """Optimizer steps between sample images for held-out prompts; 0 disables them."""
     n_samples: int = 4
+    """Sample images each time."""
     report_to: str | None = None
+    """Log to tensorboard, wandb or trackio as well as to CSV files."""
     tracker_project_name: str = "prefloop"
+    """Project name for the tracker."""
     output: Output = "auto"
-    """What is written: the whole pipeline, the U-Net alone, or the LoRA. auto is lora where one is trained, else pipeline; in a
-    pipeline or a U-Net a LoRA is fused."""
+    """What to write: pipeline, unet or lora. auto is lora if one is trained, otherwise pipeline; pipeline and unet have the
+    LoRA fused."""
     kohya: bool = False
-    """Write the LoRA in kohya's layout too."""
+    """Also write the LoRA in kohya's format."""
     push_to_hub: str | None = None
-    """Repository to upload the result to."""
+    """Hub repository to upload the result to."""
+    mixed_precision: MixedPrecision = "no"
+    """no, fp16 or bf16."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    allow_tf32: bool = False
+    """Faster float32 on NVIDIA Ampere GPUs and later."""
     cpu: bool = False
+    """Train on the CPU even if there is a GPU."""
+    revision: str | None = None
+    """Revision of a hub id."""
+    vae: str | None = None
+    """VAE to encode with instead of the model's own: a folder or a hub id."""
+    init_from: str | None = None
+    """U-Net to start from instead of the model's own, also used as the reference: a folder or a hub id."""
+    checkpointing_steps: int = 100
+    """Optimizer steps between checkpoints."""
+    checkpoints_total_limit: int = 2
+    """Number of checkpoints to keep."""
 
     def __post_init__(self) -> None:
-        if not self.labels:
-            raise UsageError("name at least one labeler with --labels; `prefloop store ls` lists them")
-        _ = self.labelers
+        if not self.labelers:
+            raise UsageError("name at least one labeler with --labeler; `prefloop store ls` lists them")
+        _ = self.labeler_weights
         _choice("loss", self.loss, get_args(Loss))
         _choice("mixed-precision", self.mixed_precision, get_args(MixedPrecision))
         _choice("optimizer", self.optimizer, get_args(Optimizer))
@@ -147,7 +175,7 @@ class TrainConfig:
         _choice("lr-scheduler", self.lr_scheduler, SCHEDULES)
         if self.report_to is not None:
             _choice("report-to", self.report_to, TRACKERS)
-        for name in ("beta_dpo", "adam_epsilon", "max_grad_norm"):
+        for name in ("beta", "adam_epsilon", "max_grad_norm"):
             _range(name, getattr(self, name), above=0)
         _range("learning_rate", self.learning_rate, above=0, most=MOST_RATE)
         _range("lora_rank", self.lora_rank, least=0, most=MOST_RANK)
@@ -155,7 +183,7 @@ class TrainConfig:
             _range(name, getattr(self, name), least=1, most=10**9)
         for name in ("checkpoints_total_limit", "validation_steps", "n_samples"):
             _range(name, getattr(self, name), least=1, most=10**9)
-        for name in ("lr_warmup_steps", "seed", "early_stopping", "sample_steps", "cache_reference"):
+        for name in ("lr_warmup_steps", "seed", "early_stopping", "sample_steps", "reference_draws"):
             _range(name, getattr(self, name), least=0, most=2**62)
         _range("dataloader_num_workers", self.dataloader_num_workers, least=0, most=64)
         for name in ("adam_weight_decay", "noise_offset", "input_perturbation"):
@@ -194,10 +222,10 @@ class TrainConfig:
             raise UsageError(f"soft-labels and label-smoothing are for the loss dpo, not {self.loss}")
         if self.soft_labels and self.label_smoothing:
             raise UsageError("give soft-labels or label-smoothing, not both")
-        if self.cache_reference and not self.needs_reference:
-            raise UsageError(f"the loss {self.loss} has no reference that cache-reference could keep")
-        if self.cache_reference and self.min_snr_gamma is not None:
-            raise UsageError("cache-reference and min-snr-gamma do not go together; leave one out")
+        if self.reference_draws and not self.needs_reference:
+            raise UsageError(f"the loss {self.loss} has no reference that reference-draws could keep")
+        if self.reference_draws and self.min_snr_gamma is not None:
+            raise UsageError("reference-draws and min-snr-gamma do not go together; leave one out")
         if self.output == "lora" and not self.lora_rank:
             raise UsageError("output lora wants a --lora-rank above 0")
         if self.kohya and not self.lora_rank:
@@ -208,10 +236,10 @@ class TrainConfig:
             refuse_bad_name(self.push_to_hub)
 
     @property
-    def labelers(self) -> dict[str, float]:
+    def labeler_weights(self) -> dict[str, float]:
         """Each labeler's name and the weight of its pairs."""
         found: dict[str, float] = {}
-        for label in self.labels:
+        for label in self.labelers:
             name, equals, weight = label.rpartition("=")
             try:
                 value = float(weight) if equals else 1.0

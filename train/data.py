@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.ids import canonical, content_id
 from ..models.family import Family
-from .cache import EMPTY, Shards
+from .cache import EMPTY_PROMPT_ID, TensorCache
 from .config import TrainConfig
 from .crops import CROPS, Frame, bucket
 from .pairs import Pair, Pairs
@@ -55,11 +55,11 @@ class TrainingData:
     """Cached pairs and the order they come in."""
 
     pairs: Pairs
-    latents: Shards
-    texts: Shards
+    latents: TensorCache
+    texts: TensorCache
     config: TrainConfig
     family: Family
-    reference: Shards | None = None
+    reference: TensorCache | None = None
     """The reference's errors of the draws that return, where they are cached."""
 
     def order(self, epoch: int) -> list[int]:
@@ -96,8 +96,8 @@ class TrainingData:
         found = []
         for at in range(first, first + count):
             pair = self.pairs.train[self.order(at // n)[at % n]]
-            if config.cache_reference:
-                turn = derived_seed(config.seed, "turn", at) % config.cache_reference
+            if config.reference_draws:
+                turn = derived_seed(config.seed, "turn", at) % config.reference_draws
                 found.append(self.fixed(pair, turn))
             else:
                 found.append(Draw(pair, derived_seed(config.seed, "pair", at)))
@@ -114,7 +114,7 @@ class TrainingData:
         return Draw(pair, derived_seed(*parts), reference=content_id(canonical([str(part) for part in parts]).encode()))
 
     def every_fixed(self) -> list[Draw]:
-        return [self.fixed(pair, turn) for pair in self.pairs.train for turn in range(self.config.cache_reference)]
+        return [self.fixed(pair, turn) for pair in self.pairs.train for turn in range(self.config.reference_draws)]
 
     def batch(self, first: int, count: int) -> list[Batch]:
         """Pairs number first to first + count of the sequence; several batches where their frames differ in size."""
@@ -144,7 +144,9 @@ class TrainingData:
             frame = self.frames[draw.pair.pair_id]
             mirrored = training and config.random_flip and flip < 0.5
             frames.append(Frame(frame.height, frame.width, frame.place, mirrored))
-            texts.append(EMPTY if training and drop < config.proportion_empty_prompts else draw.pair.prompt_id)
+            texts.append(
+                EMPTY_PROMPT_ID if training and drop < config.proportion_empty_prompts else draw.pair.prompt_id
+            )
             timesteps.append(timestep if draw.timestep is None else draw.timestep)
             generators.append(generator)
         keys = [

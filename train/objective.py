@@ -13,7 +13,7 @@ from .pairs import Pair
 
 def pair_losses(errors: Errors, pairs: Sequence[Pair], config: TrainConfig) -> Tensor:
     """The loss of each pair, times its labeler's weight; (B,)."""
-    weights = torch.tensor([config.labelers[pair.labeler] for pair in pairs], device=errors.chosen.device)
+    weights = torch.tensor([config.labeler_weights[pair.labeler] for pair in pairs], device=errors.chosen.device)
     return weights * _unweighted(errors, pairs, config)
 
 
@@ -21,7 +21,7 @@ def _unweighted(errors: Errors, pairs: Sequence[Pair], config: TrainConfig) -> T
     if config.loss == "sft":
         return losses.sft(errors.chosen)
     if config.loss == "mapo":
-        return losses.mapo(errors.chosen, errors.rejected, config.beta_dpo)
+        return losses.mapo(errors.chosen, errors.rejected, config.beta)
     assert errors.ref_chosen is not None
     assert errors.ref_rejected is not None
     four = (errors.chosen, errors.rejected, errors.ref_chosen, errors.ref_rejected)
@@ -29,17 +29,17 @@ def _unweighted(errors: Errors, pairs: Sequence[Pair], config: TrainConfig) -> T
         p_chosen: Tensor | float = 1 - config.label_smoothing
         if config.soft_labels:
             p_chosen = torch.tensor([pair.p_chosen for pair in pairs], device=errors.chosen.device)
-        return losses.diffusion_dpo(*four, beta=config.beta_dpo, p_chosen=p_chosen)
-    return {"ipo": losses.ipo, "hinge": losses.hinge, "kto": losses.kto}[config.loss](*four, beta=config.beta_dpo)
+        return losses.diffusion_dpo(*four, beta=config.beta, p_chosen=p_chosen)
+    return {"ipo": losses.ipo, "hinge": losses.hinge, "kto": losses.kto}[config.loss](*four, beta=config.beta)
 
 
 SHOWN = (
     "loss",
     "implicit_accuracy",
-    "chosen_error_change",
-    "rejected_error_change",
+    "chosen_error_delta",
+    "rejected_error_delta",
     "margin",
-    "gradient_left",
+    "dpo_weight",
 )
 
 
@@ -49,7 +49,7 @@ def shown(errors: Errors, loss: Tensor, config: TrainConfig) -> Tensor:
     if errors.ref_chosen is None or errors.ref_rejected is None:
         return torch.cat([loss.mean()[None], torch.full((5,), float("nan"), device=loss.device)])
     four = (errors.chosen, errors.rejected, errors.ref_chosen, errors.ref_rejected)
-    logits = losses.dpo_logits(*four, beta=config.beta_dpo)
+    logits = losses.dpo_logits(*four, beta=config.beta)
     return torch.stack(
         [
             loss.mean(),

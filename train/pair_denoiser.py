@@ -27,22 +27,22 @@ class Errors:
     ref_rejected: Tensor | None = None
 
 
-class Denoising:
+class PairDenoiser:
     """Asks both models to denoise."""
 
     def __init__(
-        self, policy: Policy, unet: Any, scheduler: Any, config: TrainConfig, accelerator: Accelerator
+        self, policy: Policy, unet: Any, noise_scheduler: Any, config: TrainConfig, accelerator: Accelerator
     ) -> None:
-        self.policy, self.scheduler, self.config, self.accelerator = policy, scheduler, config, accelerator
+        self.policy, self.noise_scheduler, self.config, self.accelerator = policy, noise_scheduler, config, accelerator
         self.unet = unet
         """The model as accelerate has it."""
 
-    def of_the_beginning(self, model: Model) -> "Denoising":
+    def of_the_beginning(self, model: Model) -> "PairDenoiser":
         """The same with the weights that the run began with: for one that is under way and keeps no reference in memory."""
         if self.policy.has_reference:
             return self
         policy = Policy(load_unet(model), self.config).to(self.accelerator.device)
-        return Denoising(policy, policy.unet, self.scheduler, self.config, self.accelerator)
+        return PairDenoiser(policy, policy.unet, self.noise_scheduler, self.config, self.accelerator)
 
     def errors(self, batches: Sequence[Batch]) -> Errors:
         """The model's, to learn from, and the reference's where the loss wants them."""
@@ -71,11 +71,11 @@ class Denoising:
         return own if reference is None else replace(own, ref_chosen=reference[0], ref_rejected=reference[1])
 
     @torch.no_grad()
-    def of_model(self, batches: Sequence[Batch]) -> Errors:
+    def policy_errors(self, batches: Sequence[Batch]) -> Errors:
         """The model's alone, as it stands, in this process alone."""
         return joined([self._plain(self.policy.unet, batch) for batch in batches])
 
-    def of_reference(self, batches: Sequence[Batch]) -> Errors:
+    def reference_errors(self, batches: Sequence[Batch]) -> Errors:
         """The reference's as if it were the model; see Policy.reference for where it can be asked."""
         with self.policy.reference(self.policy.unet) as unet:
             return joined([self._plain(unet, batch) for batch in batches])
@@ -92,7 +92,7 @@ class Denoising:
         parts = (batch.chosen, batch.rejected, batch.hidden, batch.noise, batch.timesteps)
         optional = (batch.input_noise, batch.pooled, batch.time_ids)
         return noisy_pair(
-            self.scheduler,
+            self.noise_scheduler,
             *(self._there(part) for part in parts),
             *(None if part is None else self._there(part) for part in optional),
         )
@@ -100,7 +100,7 @@ class Denoising:
     def _weights(self, pair: NoisyPair) -> Tensor | None:
         if self.config.min_snr_gamma is None:
             return None
-        return min_snr_weights(self.scheduler, pair.timesteps.chunk(2)[0], self.config.min_snr_gamma)
+        return min_snr_weights(self.noise_scheduler, pair.timesteps.chunk(2)[0], self.config.min_snr_gamma)
 
 
 def joined(parts: Sequence[Errors]) -> Errors:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from ..store import IntegrityError, PairStore, UsageError
 from ..store.condition import condition
 from ..store.images import stored_at
-from ..store.lazy_rows import Records
+from ..store.lazy_rows import LazyRows
 from ..store.query import ask
 from .config import TrainConfig
 
@@ -35,8 +35,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    train: Records[Pair]
-    validation: Records[Pair]
+    train: LazyRows[Pair]
+    validation: LazyRows[Pair]
     """Of prompts that no training pair has."""
 
     def __len__(self) -> int:
@@ -80,7 +80,7 @@ _QUERY = """
 """
 
 
-def _pairs(rows: pa.Table, texts: Mapping[bytes, str]) -> Records[Pair]:
+def _pairs(rows: pa.Table, texts: Mapping[bytes, str]) -> LazyRows[Pair]:
     """From rows of the query, and the prompts by their ids."""
 
     def pair(
@@ -100,7 +100,7 @@ def _pairs(rows: pa.Table, texts: Mapping[bytes, str]) -> Records[Pair]:
         size = round(height), round(width)
         return Pair(UUID(bytes=identity), UUID(bytes=prompt), texts[prompt], *images, *paths, labeler, p_chosen, size)
 
-    return Records(rows, pair)
+    return LazyRows(rows, pair)
 
 
 def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
@@ -112,24 +112,24 @@ def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
     """
     query = "select labeler, exists (select 1 from labels l where l.labeler = r.labeler) from labelers r"
     known: dict[str, bool] = dict(store.rows(query))
-    for labeler in config.labelers:
+    for labeler in config.labeler_weights:
         if labeler not in known:
             there = ", ".join(sorted(known)) or "none yet; `prefloop relabel` makes labels"
             raise UsageError(f"no labeler is called {labeler!r}; there are {there}")
         if not known[labeler]:
             raise UsageError(f"the labeler {labeler!r} has no labels; `prefloop relabel` makes some")
-    _refuse_mixed(store, tuple(config.labelers))
+    _refuse_mixed(store, tuple(config.labeler_weights))
     query = _QUERY.format(where=condition(config.where) if config.where else "true")
     try:
-        answer = ask(store, query, parameters={"labelers": list(config.labelers)}, as_ids=True)
+        answer = ask(store, query, parameters={"labelers": list(config.labeler_weights)}, as_ids=True)
     except UsageError as error:
         raise UsageError(f"--where {config.where!r} cannot be used: {error}") from error
-    texts = store.texts()
+    texts = store.prompts_by_id()
     train, held_out = _parts(answer, texts)
     if not train:
         why = f" where {config.where}" if config.where else ""
         raise UsageError(
-            f"{', '.join(config.labelers)} decided no training pair{why}; loosen --where or label more pairs"
+            f"{', '.join(config.labeler_weights)} decided no training pair{why}; loosen --where or label more pairs"
         )
     if config.max_train_samples is not None and config.max_train_samples < len(train):
         train = train.taken(sorted(random.Random(config.seed).sample(range(len(train)), config.max_train_samples)))
@@ -147,7 +147,7 @@ def _refuse_mixed(store: PairStore, labelers: tuple[str, ...]) -> None:
         raise IntegrityError(f"the labels come from two versions of {name}: {both}; train on those of one")
 
 
-def _parts(rows: pa.Table, texts: Mapping[bytes, str]) -> tuple[Records[Pair], Records[Pair]]:
+def _parts(rows: pa.Table, texts: Mapping[bytes, str]) -> tuple[LazyRows[Pair], LazyRows[Pair]]:
     """The training pairs and those of held-out prompts, by the column held_out."""
     train, held_out = (
         _pairs(rows.filter(pc.call_function("equal", [rows["held_out"], side])).drop_columns("held_out"), texts)

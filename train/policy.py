@@ -55,13 +55,13 @@ def load_text_encoders(model: Model, family: Family, device: torch.device) -> An
     return encode
 
 
-def load_unet(model: Model, unet_init: str | None = None) -> Any:
+def load_unet(model: Model, init_from: str | None = None) -> Any:
     """The U-Net in float32, with all that the model was trained on fused.
 
     Args:
-        unet_init: a U-Net to take instead: a folder, or a hub id.
+        init_from: a U-Net to take instead: a folder, or a hub id.
     """
-    return loading.load_unet(with_parts(model, unet=unet_init))
+    return loading.load_unet(with_parts(model, unet=init_from))
 
 
 class Policy:
@@ -90,7 +90,7 @@ class Policy:
             self._layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
         else:
             unet.requires_grad_(True)
-            if config.needs_reference and not config.cache_reference:
+            if config.needs_reference and not config.reference_draws:
                 copy: Any = UNet2DConditionModel.from_config(unet.config)
                 copy.load_state_dict(unet.state_dict())
                 self._reference = copy.requires_grad_(False).eval()

@@ -16,10 +16,10 @@ from ..models.family import family_of, load_noise
 from ..models.model import Model
 from ..models.resolve import with_parts
 from ..store import IntegrityError, PairStore
-from .cache import Rows, Shards, cache_latents, cache_texts
+from .cache import Rows, TensorCache, cache_latents, cache_texts
 from .config import TrainConfig
 from .data import TrainingData, image_frames
-from .pair_denoiser import Denoising
+from .pair_denoiser import PairDenoiser
 from .pairs import Pairs, select_pairs
 from .policy import load_text_encoders, load_vae
 from .run_folder.kept_pairs import keep_pairs, n_changed, read_pairs
@@ -27,7 +27,7 @@ from .run_folder.kept_pairs import keep_pairs, n_changed, read_pairs
 # What the reference's errors of a pair's draws depend on, beside its pair, its model and the seed.
 _DRAWN = (
     "vae",
-    "unet_init",
+    "init_from",
     "resolution",
     "random_crop",
     "aspect_buckets",
@@ -107,7 +107,7 @@ def _vae_key(config: TrainConfig, model: Model) -> str:
 
 def with_reference(
     data: TrainingData,
-    denoising: Denoising,
+    denoiser: PairDenoiser,
     store: PairStore,
     model: Model,
     step: int,
@@ -120,14 +120,14 @@ def with_reference(
     """
     settings = {name: value for name, value in asdict(data.config).items() if name in _DRAWN}
     name = content_id(canonical(settings | {"model": model.model_id.hex}).encode()).hex
-    shards = Shards(store.path / "cache" / f"reference-{name[:16]}")
+    shards = TensorCache(store.path / "cache" / f"reference-{name[:16]}")
     draws = {draw.reference: draw for draw in data.every_fixed() if draw.reference is not None}
 
     def errors_of(ids: Sequence[UUID]) -> Rows:
         chosen, order = [], []
         batches = replace(data, reference=None).drawn([draws[identity] for identity in ids])
         for batch in batches:
-            errors = denoising.of_reference([batch])
+            errors = denoiser.reference_errors([batch])
             chosen.append(torch.stack([errors.chosen, errors.rejected], dim=1).float().cpu())
         # batches of several frames come frame by frame
         by_frame: dict[tuple[int, int], list[UUID]] = {}
@@ -140,6 +140,6 @@ def with_reference(
 
     missing = shards.missing(sorted(draws))
     if missing and step:
-        denoising = denoising.of_the_beginning(model)
+        denoiser = denoiser.of_the_beginning(model)
     shards.fill(missing, errors_of, "asking the reference", data.config.train_batch_size, stop)
     return replace(data, reference=shards)

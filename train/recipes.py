@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import PrefloopError, UsageError
-from .config import TrainConfig
+from .config import RENAMED, TrainConfig
 
 _FOLDER = Path(str(files("prefloop.train").joinpath("recipes")))
 
@@ -36,14 +36,14 @@ def read_settings(name: str) -> dict[str, Any]:
         raise UsageError(f"{path} is no TOML: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise PrefloopError(f"{path} cannot be read: {error}") from error
-    settings = {key.replace("-", "_"): value for key, value in settings.items()}
+    settings = {RENAMED.get(name := key.replace("-", "_"), name): value for key, value in settings.items()}
     known = {f.name: f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in fields(TrainConfig)}
     for key, value in settings.items():
         if key not in known:
             raise UsageError(f"{path} sets {key!r}, which is no option of train; `prefloop train --help` lists them")
         _refuse_type(path, key, value, known[key])
-    if isinstance(settings.get("labels"), list):
-        settings["labels"] = tuple(settings["labels"])
+    if isinstance(settings.get("labelers"), list):
+        settings["labelers"] = tuple(settings["labelers"])
     return settings
 
 

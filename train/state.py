@@ -44,14 +44,14 @@ class State:
         data: TrainingData,
         policy: Policy,
         optimizer: Any,
-        schedule: Any,
+        lr_scheduler: Any,
         ema: EMAModel | None,
         accelerator: Accelerator,
         recent: deque[Tensor],
         model_id: UUID,
     ) -> None:
         self.config, self.data, self.policy, self.accelerator = config, data, policy, accelerator
-        self.optimizer, self.schedule, self.ema = optimizer, schedule, ema
+        self.optimizer, self.lr_scheduler, self.ema = optimizer, lr_scheduler, ema
         self.recent, self.model_id = recent, str(model_id)
         self.output = Path(config.output_dir)
         self.fingerprint = data.pairs.fingerprint()
@@ -59,7 +59,7 @@ class State:
     def _parts(self) -> dict[str, Any]:
         parts = {
             "optimizer": self.optimizer,
-            "schedule": self.schedule,
+            "lr_scheduler": self.lr_scheduler,
             "scaler": self.accelerator.scaler,
             "ema": self.ema,
         }

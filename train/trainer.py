@@ -33,12 +33,12 @@ from .data import Batch
 from .distributed import at_once, on_cpu
 from .export.result import Provenance, beta_sum, write_result
 from .monitor.diagnose import verdicts
-from .monitor.monitor import Looks
+from .monitor.monitor import Monitor
 from .monitor.plots import plot_training
 from .monitor.tables import read_rows
 from .objective import pair_losses, shown
 from .optimizers import learning_rate, optimizer_for, optimizer_name
-from .pair_denoiser import Denoising
+from .pair_denoiser import PairDenoiser
 from .policy import Policy, load_unet
 from .preflight import refuse_impossible
 from .prepare import as_begun, with_reference
@@ -82,7 +82,7 @@ def train(
     output = Path(config.output_dir)
     refuse_impossible(config)
     with (stop or StopSignal()).listening() as stop, ExitStack() as held:
-        model = with_parts(find_model(config.model, config.revision), config.unet_init, config.vae)
+        model = with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
         refuse_place(config, store.path, model)
         stop.check("nothing was trained yet")
         AcceleratorState._reset_state()  # else a second run of a process keeps the first one's precision
@@ -98,7 +98,7 @@ def train(
         # one row for the run, whatever the number of processes
         with run(store, "train", config) if main else nullcontext(Run(uuid4(), "train", {})) as this:
             try:
-                trainer = _Trainer(config, store, stop, accelerator, model, overwrite)
+                trainer = Trainer(config, store, stop, accelerator, model, overwrite)
                 this.summary |= trainer.train(str(this.run_id))
             except torch.OutOfMemoryError as error:
                 raise PrefloopError(levers(config)) from error
@@ -109,7 +109,7 @@ def train(
     return this.summary
 
 
-class _Trainer:
+class Trainer:
     def __init__(
         self,
         config: TrainConfig,
@@ -128,9 +128,9 @@ class _Trainer:
         if config.allow_tf32:
             torch.backends.cuda.matmul.allow_tf32 = True
         device = self.accelerator.device
-        self.model = model or with_parts(find_model(config.model, config.revision), config.unet_init, config.vae)
+        self.model = model or with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
         with self.accelerator.main_process_first():
-            self.data, self.scheduler = as_begun(config, store, self.model, device, stop, main=self.main)
+            self.data, self.noise_scheduler = as_begun(config, store, self.model, device, stop, main=self.main)
         self.labelers = {
             name: json.loads(settings)
             for name, settings in store.rows(
@@ -142,7 +142,7 @@ class _Trainer:
         self.rate = learning_rate(config, self.accelerator.num_processes)
         optimizer = optimizer_for(config, self.data.family, self.policy.parameters(), self.rate)
         self.clips = optimizer_name(config, self.data.family) != "adafactor"
-        self.schedule = get_scheduler(
+        self.lr_scheduler = get_scheduler(
             config.lr_scheduler,
             optimizer,
             num_warmup_steps=config.lr_warmup_steps,
@@ -152,62 +152,66 @@ class _Trainer:
         self.ema = None
         if config.ema_decay is not None:
             self.ema = EMAModel(self.policy.parameters(), decay=config.ema_decay, foreach=True)
-        self.recent: deque[Tensor] = deque(maxlen=LOG_EVERY)  # as _optimize returns them
+        self.recent: deque[Tensor] = deque(maxlen=LOG_EVERY)  # as step returns them
         self.state = State(
             config,
             self.data,
             self.policy,
             self.optimizer,
-            self.schedule,
+            self.lr_scheduler,
             self.ema,
             self.accelerator,
             self.recent,
             self.model.model_id,
         )
-        self.denoising = Denoising(self.policy, self.unet, self.scheduler, config, self.accelerator)
-        self.looks = Looks(config, self.data, self.policy, self.denoising, self.model, self.accelerator, stop)
-        self.step = 0
+        self.denoiser = PairDenoiser(self.policy, self.unet, self.noise_scheduler, config, self.accelerator)
+        self.monitor = Monitor(config, self.data, self.policy, self.denoiser, self.model, self.accelerator, stop)
+        self.global_step = 0
         stop.check("nothing was trained yet")
 
     def train(self, run_id: str) -> dict:
         config = self.config
-        self.step = self.state.restore()
-        if config.cache_reference:
+        self.global_step = self.state.restore()
+        if config.reference_draws:
             with self.accelerator.main_process_first():
-                self.data = with_reference(self.data, self.denoising, self.store, self.model, self.step, self.stop)
+                self.data = with_reference(
+                    self.data, self.denoiser, self.store, self.model, self.global_step, self.stop
+                )
         if config.report_to:
             settings = {
                 name: value if isinstance(value, Scalar) else str(value) for name, value in asdict(config).items()
             }
             self.accelerator.init_trackers(config.tracker_project_name, config=settings)
-        self.looks.begin(self.step)
+        self.monitor.begin(self.global_step)
         with (
             closing(self.data.ahead(self._starts(), config.train_batch_size)) as micro_batches,
-            progress(config.max_train_steps, "training", initial=self.step) if self.main else nullcontext() as bar,
+            progress(config.max_train_steps, "training", initial=self.global_step)
+            if self.main
+            else nullcontext() as bar,
         ):
-            while self.step < config.max_train_steps:
-                self.recent.append(self._optimize(micro_batches))
-                self.step += 1
+            while self.global_step < config.max_train_steps:
+                self.recent.append(self.step(micro_batches))
+                self.global_step += 1
                 if bar is not None:
                     bar.update()
-                last = self.step == config.max_train_steps
-                if self.step % LOG_EVERY == 0 or last:
-                    line = self.looks.log(self.step, self.recent)
+                last = self.global_step == config.max_train_steps
+                if self.global_step % LOG_EVERY == 0 or last:
+                    line = self.monitor.log(self.global_step, self.recent)
                     if bar is not None:
                         bar.set_postfix_str(line)
-                if self.step % config.validation_steps == 0 or last:
-                    last = self.looks.validate(self.step) or last
-                if config.sample_steps and (self.step % config.sample_steps == 0 or last):
-                    self.looks.sample(self.step)
-                stopping = self.looks.any_process(self.stop.requested)
-                if self.step % config.checkpointing_steps == 0 or last or stopping:
-                    self.state.save(self.step)
+                if self.global_step % config.validation_steps == 0 or last:
+                    last = self.monitor.validate(self.global_step) or last
+                if config.sample_steps and (self.global_step % config.sample_steps == 0 or last):
+                    self.monitor.sample(self.global_step)
+                stopping = self.monitor.any_process(self.stop.requested)
+                if self.global_step % config.checkpointing_steps == 0 or last or stopping:
+                    self.state.save(self.global_step)
                 if last:
                     break
                 if stopping:
                     same = "the same command without --overwrite" if self.overwrite else "the same command"
                     raise Interrupted(
-                        f"interrupted: step {self.step} of {config.max_train_steps} is in {self.output}; {same} goes on from here",
+                        f"interrupted: step {self.global_step} of {config.max_train_steps} is in {self.output}; {same} goes on from here",
                         self.stop.number or signal.SIGTERM,  # it may have come to another process
                     )
         self.accelerator.end_training()
@@ -217,10 +221,10 @@ class _Trainer:
         """Where the micro-batches of this process begin, from this step to the last."""
         config, world, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
         n = config.gradient_accumulation_steps
-        for micro in range(self.step * n, config.max_train_steps * n):
+        for micro in range(self.global_step * n, config.max_train_steps * n):
             yield (micro * world + rank) * config.train_batch_size
 
-    def _optimize(self, micro_batches: Iterator[list[Batch]] | None = None) -> Tensor:
+    def step(self, micro_batches: Iterator[list[Batch]] | None = None) -> Tensor:
         """One optimizer step over all micro-batches; raises before the weights change where anything is not finite.
 
         Returns:
@@ -234,13 +238,13 @@ class _Trainer:
             these = [pair for batch in batches for pair in batch.pairs]
             pairs += [str(pair.pair_id) for pair in these]
             with nullcontext() if micro == n - 1 else accelerator.no_sync(self.unet):
-                errors = self.denoising.errors(batches)
+                errors = self.denoiser.errors(batches)
                 loss = pair_losses(errors, these, config)
                 accelerator.backward(loss.mean() / n)
             parts.append(shown(errors, loss, config))
-        norm = self._clipped()
+        norm = self.clip_gradients()
         mean = torch.stack(parts).mean(dim=0)
-        rate = self.schedule.get_last_lr()[0]
+        rate = self.lr_scheduler.get_last_lr()[0]
         row = torch.cat([mean, torch.tensor([rate, 0.0], device=mean.device)])
         row[-1] = norm
         finite = torch.isfinite(torch.stack([mean[0], norm])).tolist()  # the one wait of a step
@@ -252,12 +256,12 @@ class _Trainer:
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step()
+        self.lr_scheduler.step()
         if self.ema is not None:
             self.ema.step(self.policy.parameters())
         return row
 
-    def _clipped(self) -> Tensor:
+    def clip_gradients(self) -> Tensor:
         """The gradient's norm, from before it was clipped; Adafactor clips by itself, and once is enough."""
         most = self.config.max_grad_norm if self.clips else math.inf
         norm = self.accelerator.clip_grad_norm_(self.policy.parameters(), most)
@@ -267,20 +271,20 @@ class _Trainer:
     def _not_finite(self, what: str, value: float, pairs: list[str]) -> NumericalError:
         named = ", ".join(pairs[:4]) + (" …" if len(pairs) > 4 else "")
         return NumericalError(
-            f"the {what} is {value} at step {self.step}, nothing was changed; pairs {named}; "
-            "lower --learning-rate or --beta-dpo, or look at those pairs"
+            f"the {what} is {value} at step {self.global_step}, nothing was changed; pairs {named}; "
+            "lower --learning-rate or --beta, or look at those pairs"
         )
 
     def _finish(self, run_id: str) -> dict:
         config = self.config
         tables = [read_rows(self.output / f"{table}.csv") for table in TABLES]
         summary = {
-            "steps": self.step,
+            "steps": self.global_step,
             "n_pairs": len(self.data.pairs.train),
-            "loss": self.looks.last_metrics.get("loss"),
-            "implicit_accuracy": self.looks.last_metrics.get("implicit_accuracy"),
-            "validation": self.looks.last_look,
-            "beta_mean": None if config.loss == "sft" else config.beta_dpo,
+            "loss": self.monitor.last_metrics.get("loss"),
+            "implicit_accuracy": self.monitor.last_metrics.get("implicit_accuracy"),
+            "validation": self.monitor.last_look,
+            "beta_mean": None if config.loss == "sft" else config.beta,
             "beta_sum": None if config.loss == "sft" else beta_sum(config, self.data),
             "verdicts": [asdict(verdict) for verdict in verdicts(*tables, learning_rate=config.learning_rate)],
             "output_dir": str(self.output),

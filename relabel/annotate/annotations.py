@@ -64,7 +64,7 @@ class Answers:
         with self._lock:
             new = self._new
         if new:
-            self.store.absorb()
+            self.store.ingest()
             compact_small(self.store, "labels")
             with self._lock:
                 self._new -= new

@@ -31,7 +31,7 @@ class LabelPage:
         self, config: LabelConfig, store: PairStore, run_id: UUID, announce: Callable[[str, str | None], None]
     ) -> None:
         self.config, self.store = config, store
-        store.absorb()  # labels that another run of the page wrote last
+        store.ingest()  # labels that another run of the page wrote last
         self.desk = Desk(config, pairs_to_label(store, config))
         self.desk.load(standing(store))
         self.answers = Answers(store, run_id)

@@ -13,10 +13,11 @@ _NAME = re.compile(r"\w[\w.@-]{0,63}")
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
     host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets others on the network connect, unencrypted."""
     port: int = 0
-    """0 takes any free one."""
+    """Port to listen on; 0 picks a free one."""
     allow_hosts: tuple[str, ...] = ()
-    """Names under which browsers reach the server, besides its own: of a proxy, say."""
+    """Another name by which browsers reach the server, such as a proxy's; repeat for several."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
@@ -29,23 +30,25 @@ class ServeConfig:
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig(ServeConfig):
     port: int = 8420
-    pairs: str = "random"
-    """A query for the pairs to label, in order, with a column pair_id; or the name of one of `queue.QUEUES`."""
+    """Port to listen on; 0 picks a free one."""
+    queue: str = "random"
+    """Which pairs, in order: random, fights (scorers disagree), close (smallest margins), eval, or a query that selects
+    pair_id."""
     labelers: tuple[str, ...] = ()
-    """A link for each; none lets whoever opens the link choose a name."""
-    overlap: int = 1
-    """How many people decide each pair."""
-    repeats: float = 0.0
-    """Share of what a person is shown that they have decided before."""
+    """Who labels, each with a link; repeat for several. If not given, the page asks for a name."""
     limit: int | None = None
-    """Pairs, the first of the queue."""
+    """Use only the first N pairs of the queue."""
+    overlap: int = 1
+    """How many people label each pair."""
+    repeats: float = 0.0
+    """Fraction of pairs shown again to the same person, to measure self-agreement."""
     seed: int = 0
-    """Of the order random, of sides and repeats."""
+    """Seed of the random order, of the sides and of the repeats."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.pairs.strip():
-            raise UsageError("pairs is empty; give a query with a column pair_id, or leave it out")
+        if not self.queue.strip():
+            raise UsageError("queue is empty; give a query with a column pair_id, or leave it out")
         named = [labeler_name(name) for name in self.labelers]
         if len(set(named)) < len(named):
             raise UsageError(f"a labeler is named twice: {', '.join(named)}")
@@ -60,6 +63,7 @@ class LabelConfig(ServeConfig):
 @dataclass(frozen=True, kw_only=True)
 class BrowseConfig(ServeConfig):
     port: int = 8421
+    """Port to listen on; 0 picks a free one."""
 
 
 def labeler_name(typed: str) -> str:

@@ -52,8 +52,8 @@ def label(config: LabelConfig, store: PairStore, say: Callable[[str, str | None]
 class _Ending(PairStore):
     """The store as a run has it whose end waits for nobody: what is in the journal is safe, and is taken in by any command."""
 
-    def absorb(self, wait: float | None = None) -> int:
-        absorb = partial(super().absorb, wait)
+    def ingest(self, wait: float | None = None) -> int:
+        absorb = partial(super().ingest, wait)
         ending = threading.Thread(target=tried, args=(absorb, "the labels are in the journal"), daemon=True)
         ending.start()
         ending.join(LAST)

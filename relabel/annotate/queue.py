@@ -82,16 +82,16 @@ def pairs_to_label(store: PairStore, config: LabelConfig) -> list[UUID]:
     Raises:
         UsageError: where the query is none, has no column pair_id, names something else, or finds nothing.
     """
-    if config.pairs in QUEUES:
-        query = QUEUES[config.pairs]
+    if config.queue in QUEUES:
+        query = QUEUES[config.queue]
         parameters = {"seed": str(config.seed)} if "$seed" in query else None
         found = [pair for (pair,) in store.rows(query, parameters)]
-        nothing = _NOTHING[config.pairs]
+        nothing = _NOTHING[config.queue]
     else:
-        found = _asked(store, config.pairs)
+        found = _asked(store, config.queue)
         nothing = "try the query with `prefloop store query`"
     if not found:
-        raise UsageError(f"--pairs {config.pairs!r} finds no pairs in {store.path}; {nothing}")
+        raise UsageError(f"--queue {config.queue!r} finds no pairs in {store.path}; {nothing}")
     return list(dict.fromkeys(found))[: config.limit]
 
 
@@ -100,16 +100,16 @@ def _asked(store: PairStore, query: str) -> list[UUID]:
         answer = ask(store, query)
     except UsageError as error:
         names = ", ".join(QUEUES)
-        raise UsageError(f"--pairs is none of {names}, and no query: {error}") from error
+        raise UsageError(f"--queue is none of {names}, and no query: {error}") from error
     if "pair_id" not in answer.column_names:
-        raise UsageError(f"--pairs needs a column pair_id; the query gives {', '.join(answer.column_names)}")
+        raise UsageError(f"--queue needs a column pair_id; the query gives {', '.join(answer.column_names)}")
     try:
         found = [UUID(str(value)) for value in answer["pair_id"].to_pylist()]
     except ValueError as error:
-        raise UsageError(f"--pairs gives a pair_id that is no id: {error}") from error
+        raise UsageError(f"--queue gives a pair_id that is no id: {error}") from error
     known = {pair for (pair,) in store.rows("select pair_id from pairs where pair_id in (select unnest($1))", [found])}
     if foreign := [pair for pair in found if pair not in known]:
-        raise UsageError(f"--pairs gives {foreign[0]}, which is no pair of {store.path}")
+        raise UsageError(f"--queue gives {foreign[0]}, which is no pair of {store.path}")
     return found
 
 

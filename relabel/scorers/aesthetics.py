@@ -123,8 +123,8 @@ def known_values(weight: NDArray[np.float32], bias: float) -> dict[str, float]:
 def _found(weights: str | None) -> Path:
     if weights is None:
         raise PrefloopError(
-            f"aesthetics needs the file of its head: fetch {HEAD_URL} and give --weights aesthetics=FILE; "
-            "`--weights shapes` takes the built-in world's"
+            f"aesthetics needs the file of its head: fetch {HEAD_URL} and give --checkpoint aesthetics=FILE; "
+            "`--checkpoint shapes` takes the built-in world's"
         )
     return files.find("aesthetics", weights, "")
 

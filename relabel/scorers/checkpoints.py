@@ -93,7 +93,7 @@ def from_hub(scorer: str, wanted: str) -> Path:
     fetch = " ".join(["hf download", repository, *([file] if file else [])])
     raise PrefloopError(
         f"{wanted} for {scorer} is neither a local path nor in the hub's cache, and prefloop is offline: {why}. "
-        f"With a network, `{fetch}` fetches it; `--weights shapes` takes the built-in world's"
+        f"With a network, `{fetch}` fetches it; `--checkpoint shapes` takes the built-in world's"
     )
 
 

@@ -138,7 +138,7 @@ def load_scorers(
 ) -> list[Scorer]:
     """Several scorers. Weights under "" are for all that take some and are not named."""
     for named in weights.keys() - {"", *names}:
-        raise UsageError(f"--weights names {named!r}, which is none of the scorers asked for: {', '.join(names)}")
+        raise UsageError(f"--checkpoint names {named!r}, which is none of the scorers asked for: {', '.join(names)}")
     loaded = []
     for name in names:
         for_all = weights.get("") if "weights" in _parameters(scorer_class(name)) else None

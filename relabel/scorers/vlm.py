@@ -36,7 +36,7 @@ class VLM:
         url, _, self.model = (weights or "").partition("#")
         if not (url.startswith(("http://", "https://")) and self.model):
             raise UsageError(
-                f"vlm needs an endpoint and a model: --weights vlm=http://localhost:8000/v1#MODEL; got {weights!r}"
+                f"vlm needs an endpoint and a model: --checkpoint vlm=http://localhost:8000/v1#MODEL; got {weights!r}"
             )
         self.url = f"{url.rstrip('/')}/chat/completions"
         self.revision = files.revision(self.model, QUESTION, "both orders, png, 1")

@@ -67,7 +67,7 @@ def _front_matter(form: str, splits: list[str]) -> list[str]:
 
 def _command(config: ExportConfig) -> str:
     words = ["prefloop store export OUT", f"--format {config.format}"]
-    words += [f"--labels {json.dumps(visible(labeler), ensure_ascii=False)}" for labeler in config.labels]
+    words += [f"--labeler {json.dumps(visible(labeler), ensure_ascii=False)}" for labeler in config.labelers]
     if config.where:
         words.append(f"--where {json.dumps(visible(config.where), ensure_ascii=False)}")
     return " ".join(words)

@@ -11,13 +11,13 @@ FORMATS = ("pickapic", "datasets", "webdataset", "folders", "csv", "jsonl")
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     out: Path
-    """Folder to be made."""
+    """Folder to create."""
     format: str = "datasets"
-    """One of FORMATS."""
-    labels: tuple[str, ...] = ()
-    """Labelers; all of them where empty."""
+    """pickapic, datasets, webdataset, folders, csv or jsonl."""
+    labelers: tuple[str, ...] = ()
+    """Labeler whose labels to export; repeat for several. Defaults to all."""
     where: str | None = None
-    """A condition in SQL over the columns of `preferences`."""
+    """SQL condition over the view preferences."""
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:

@@ -19,7 +19,7 @@ def write_folders(folder: Path, rows: pa.Table, store: PairStore) -> None:
     """
     labelers = sorted(set(rows["labeler"].to_pylist()))
     if len(labelers) > 1:
-        raise UsageError(f"folders hold the labels of one labeler; give --labels with one of {', '.join(labelers)}")
+        raise UsageError(f"folders hold the labels of one labeler; give --labeler with one of {', '.join(labelers)}")
     for side in ("chosen", "rejected"):
         (folder / side).mkdir()
     for part in slices(rows, _ROWS):

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from ...core.files import new_folder, refuse_existing
+from ...core.files import atomic_folder, refuse_existing
 from ..pairstore import PairStore
 from .card import card
 from .config import ExportConfig
@@ -36,7 +36,7 @@ def export_pairs(config: ExportConfig, store: PairStore) -> dict:
     refuse_existing(config.out)
     rows = selected_labels(store, config)
     with_pictures = config.format not in ("csv", "jsonl")
-    with new_folder(config.out, _picture_bytes(store, rows) if with_pictures else 0) as folder:
+    with atomic_folder(config.out, _picture_bytes(store, rows) if with_pictures else 0) as folder:
         (folder / "README.md").write_text(card(store, rows, config), "utf-8")
         _WRITERS[config.format](folder, rows, store)
     return {"labels": rows.num_rows} | {

@@ -49,13 +49,13 @@ def selected_labels(store: PairStore, config: ExportConfig) -> pa.Table:
         UsageError: where a labeler is unknown, the condition is not one expression, or nothing is left.
     """
     known = [labeler for (labeler,) in store.rows("select labeler from labelers order by labeler")]
-    for labeler in config.labels:
+    for labeler in config.labelers:
         if labeler not in known:
             there = ", ".join(known) or "none yet; `prefloop relabel` makes labels"
             raise UsageError(f"no labeler is called {labeler!r}; there are {there}")
     where = condition(config.where) if config.where else "true"
     query = _QUERY.format(where=where, choices=_CHOICES.get(config.format, _DECIDED))
-    parameters = {"everybody": not config.labels, "labelers": list(config.labels)}
+    parameters = {"everybody": not config.labelers, "labelers": list(config.labelers)}
     try:
         rows = ask(store, query, 3600, parameters)
     except UsageError as error:

@@ -115,7 +115,7 @@ class Part:
             if name in new:
                 self.store.append(name, new[name])
                 self.counts[f"new_{name}"] += new[name].num_rows
-        self._taking = self._taker.submit(self.store.absorb)
+        self._taking = self._taker.submit(self.store.ingest)
 
 
 def _keep(folder: Path, data: bytes) -> tuple[int, int, str, int]:

@@ -1,4 +1,4 @@
-"""Records with known ids → rows of the store's tables, each key once."""
+"""LazyRows with known ids → rows of the store's tables, each key once."""
 
 from typing import Any
 from uuid import UUID

@@ -81,11 +81,11 @@ def summary(source: Source, part: Part) -> dict:
     }
 
 
-def refuse_bad(summary: dict, max_bad: float) -> None:
+def refuse_bad(summary: dict, max_unreadable: float) -> None:
     """Raise BadDataError where more of the pairs were left out than the caller allows."""
     n_bad = sum(summary["left_out"].values())
     n = summary["pairs"] + n_bad
-    if n_bad > max_bad * n:
+    if n_bad > max_unreadable * n:
         raise BadDataError(
-            f"{n_bad} of {n} pairs cannot be used, more than --max-bad {max_bad:g}: {'; '.join(summary['examples'])}"
+            f"{n_bad} of {n} pairs cannot be used, more than --max-unreadable {max_unreadable:g}: {'; '.join(summary['examples'])}"
         )

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from ...core.errors import IntegrityError
-from ...core.files import new_folder, refuse_existing
+from ...core.files import atomic_folder, refuse_existing
 from ...core.ids import content_id
 from .. import journal
 from ..ingest import taken_parts
@@ -19,10 +19,10 @@ def backup(store: PairStore, out: Path) -> dict:
         parts and pictures (counts), and lost: pictures that are gone or have changed, which the copy lacks.
     """
     refuse_existing(out)
-    store.absorb()
+    store.ingest()
     pictures = store.rows("select image_id, path, n_bytes from image_files join images using (image_id) order by path")
     lost = []
-    with new_folder(out, sum(n_bytes for *_, n_bytes in pictures)) as folder:
+    with atomic_folder(out, sum(n_bytes for *_, n_bytes in pictures)) as folder:
         copy = PairStore(folder)
         for name in ("journal", "images", "cache"):
             (folder / name).mkdir()

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from ...core.cli import DEFAULT, StoreOption, say
 from ...core.errors import IntegrityError
-from ..cli import DEFAULT, StoreOption, say
 from ..pairstore import PairStore
 
 

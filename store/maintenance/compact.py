@@ -22,7 +22,7 @@ def compact(store: PairStore) -> tuple[int, int]:
     A table's new part is on disk before the database knows of it, and the database knows of it before the old parts go.
     Parts of both kinds hold the same rows, so that taking any of them again adds nothing.
     """
-    store.absorb()
+    store.ingest()
     with store.session(write=True) as connection:  # nobody takes parts meanwhile; who appends some is not disturbed
         found = journal.parts(store.journal)
         taken = taken_parts(connection)

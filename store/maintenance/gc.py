@@ -15,7 +15,7 @@ MIN_AGE = 3600.0  # seconds: a picture is written, or touched, before its row; y
 
 def unmentioned(store: PairStore) -> list[tuple[Path, int]]:
     """The files and their sizes, in the order of their names."""
-    store.absorb()
+    store.ingest()
     mentioned = {path for (path,) in store.rows("select path from image_files")}
     before = time.time() - MIN_AGE
     found = []

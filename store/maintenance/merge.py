@@ -43,7 +43,7 @@ def merge(store: PairStore, other: PairStore) -> dict[str, int]:
                 conflicts += n
         store.append(table, found)
         new[table] = found.num_rows
-    store.absorb()
+    store.ingest()
     return new | {"conflicts": conflicts}
 
 

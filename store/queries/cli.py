@@ -6,8 +6,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from ...core.cli import DEFAULT, StoreOption, say
 from ...core.errors import UsageError
-from ..cli import DEFAULT, StoreOption, say
 from ..pairstore import PairStore
 
 

@@ -56,7 +56,7 @@ def hostile(store: PairStore) -> PairStore:
         content.add_labeler(store, labeler)
         content.add_label(store, pair, labeler, "a")
     content.add_scores(store, f"{HOSTILE}@1", dict.fromkeys(((prompt, image) for image in images), 1.0))
-    store.absorb()
+    store.ingest()
     return store
 
 
@@ -71,14 +71,14 @@ def test_no_command_lets_a_name_steer_the_terminal(hostile: PairStore, tmp_path:
         (2, ["store", "query", f"select {HOSTILE}"]),
         (2, ["store", "query", "--name", HOSTILE]),
         (2, ["store", "schema", HOSTILE]),
-        (2, ["store", "export", "out", "--labels", "nobody"]),
+        (2, ["store", "export", "out", "--labeler", "nobody"]),
         (2, ["store", "export", "out", "--where", HOSTILE]),
         (0, ["store", "export", "out", "--format", "csv"]),
         (1, ["store", "import", HOSTILE]),
-        (2, ["train", "--labels", "nobody", "--output-dir", "tuned"]),
-        (2, ["train", "--labels", HOSTILE, "--output-dir", "tuned", "--where", f"{HOSTILE} = 1"]),
-        (2, ["label", "--pairs", HOSTILE, "--port", "0"]),
-        (2, ["scorers", "quality", "--against", "nobody"]),
+        (2, ["train", "--labeler", "nobody", "--output-dir", "tuned"]),
+        (2, ["train", "--labeler", HOSTILE, "--output-dir", "tuned", "--where", f"{HOSTILE} = 1"]),
+        (2, ["label", "--queue", HOSTILE, "--port", "0"]),
+        (2, ["scorers", "quality", "--labeler", "nobody"]),
         (2, ["relabel", "--scorer", HOSTILE]),
         (2, ["relabel", "--labeler", HOSTILE]),
         (1, ["store", "stats", "--store", HOSTILE.replace("\0", "")]),
@@ -102,7 +102,7 @@ def test_a_new_labeler_has_a_name_that_is_seen(store: PairStore, tmp_path: Path)
     rows = [{**row, "who": name} for row, name in zip(little.pickapic_rows(2), ("ann", HOSTILE), strict=True)]
 
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
-    words = ["store", "import", str(tmp_path / "x.parquet"), "--map", "labeler=who", "--max-bad", "1"]
+    words = ["store", "import", str(tmp_path / "x.parquet"), "--map", "labeler=who", "--max-unreadable", "1"]
     ended = CliRunner().invoke(app, [*words, "--json", "--store", str(store.path)])
     assert ended.exit_code == 0, ended.output
     summary = json.loads(ended.stdout)
@@ -118,4 +118,4 @@ def test_every_command_prints_through_one_function():
         if ".venv" not in path.parts
         for _ in re.findall(r"\btyper\.echo\(|\bprint\(", path.read_text())
     ]
-    assert found == ["store/cli.py"]  # that is `say` itself
+    assert found == ["core/cli.py"]  # that is `say` itself

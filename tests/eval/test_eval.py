@@ -45,7 +45,7 @@ def config(tiny_pipeline: Path, tuned: Path, tmp_path: Path) -> EvalConfig:
     prompts.write_text("prompt,parity\n" + "\n".join(f'"{r.split(",")[0]}",{r.split(",")[1]}' for r in rows) + "\n")
     return EvalConfig(
         model=str(tuned),
-        against=str(tiny_pipeline),
+        baseline=str(tiny_pipeline),
         prompts=str(prompts),
         scorers=("little_scorers:Redness",),
         images_per_prompt=2,
@@ -119,7 +119,7 @@ def test_evaluation_pairs_are_no_training_pairs(store: PairStore, config: EvalCo
 
 def test_a_model_is_not_compared_with_itself(store: PairStore, config: EvalConfig):
     with pytest.raises(UsageError, match="the same model"):
-        evaluate(EvalConfig(**{**vars(config), "model": config.against}), store)
+        evaluate(EvalConfig(**{**vars(config), "model": config.baseline}), store)
 
 
 def test_the_prompts_that_count_as_trained_on_are_those_of_the_run(store: PairStore, config: EvalConfig):
@@ -130,7 +130,7 @@ def test_the_prompts_that_count_as_trained_on_are_those_of_the_run(store: PairSt
         dull, red = (content.add_picture(store, (value, number, 0)) for value in (10, 200))
         pair = content.add_pair(store, content.add_prompt(store, prompt), dull, red)
         content.add_label(store, pair, "redness", "a")
-    store.absorb()
+    store.ingest()
     write_trained_prompts(Path(config.model), [prompt_id(prompts[0]), prompt_id("of another evaluation")])
     result = evaluate(config, store)
     assert result["n_trained_prompts"] == 1

@@ -71,9 +71,9 @@ def test_the_baseline_is_what_the_model_was_trained_on(
     second = result(first, base_model=str(first), steps=2)
     (second / "note.json").write_text("{}")  # other files than the first: another model
     (first / "note.json").write_text('{"first": 1}')
-    assert choice(asked(first, prompts), store).against == str(settings / "sdxl")
-    assert choice(asked(second, prompts), store).against == str(first)
-    assert choice(asked(second, prompts, against=str(settings / "sdxl")), store).against == str(settings / "sdxl")
+    assert choice(asked(first, prompts), store).baseline == str(settings / "sdxl")
+    assert choice(asked(second, prompts), store).baseline == str(first)
+    assert choice(asked(second, prompts, baseline=str(settings / "sdxl")), store).baseline == str(settings / "sdxl")
 
 
 def test_where_the_baseline_is_not_known_it_is_asked_for(
@@ -84,7 +84,7 @@ def test_where_the_baseline_is_not_known_it_is_asked_for(
     ended = CliRunner().invoke(app, list(map(str, [*words, "--store", store.path])))
     assert ended.exit_code == 2
     (line,) = ended.stderr.splitlines()
-    assert line.endswith("was trained on is not known; name the model to compare it with: --against")
+    assert line.endswith("was trained on is not known; name the model to compare it with: --baseline")
     assert store.rows("select count(*) from runs") == [(0,)]
 
 
@@ -110,7 +110,7 @@ def test_models_of_different_shapes_are_not_compared(
 ):
     folder = shutil.copytree(settings / "sd15", tmp_path / "other")
     other(folder, part, **changes)
-    config = asked(settings / "sd15", prompts, against=str(folder))
+    config = asked(settings / "sd15", prompts, baseline=str(folder))
     with pytest.raises(UsageError, match=message):
         evaluate(config, store)
     assert store.rows("select count(*) from runs") == [(0,)]
@@ -124,7 +124,7 @@ def test_models_of_different_kinds_are_not_compared(
 ):
     named = against if against == "shapes" else str(settings / against)
     with pytest.raises(UsageError, match="cannot be compared: they differ in"):
-        evaluate(asked(settings / model, prompts, against=named), store)
+        evaluate(asked(settings / model, prompts, baseline=named), store)
     assert store.rows("select count(*) from runs") == [(0,)]
 
 
@@ -162,7 +162,7 @@ def test_the_settings_of_the_training_images_go_before_the_usual_ones(
     content.add_labeler(store, "me")
     for (pair,) in store.rows("select pair_id from pairs"):
         content.add_label(store, pair, "me", "a")
-    store.absorb()
+    store.ingest()
     tuned = result(tiny_pipeline, base_model=str(tiny_pipeline), labels=["me"])
     (tuned / "note.json").write_text("{}")
     found = choice(asked(tuned, prompts), store)
@@ -180,7 +180,7 @@ def test_the_settings_of_the_training_images_go_before_the_usual_ones(
 def test_prompts_are_named_unless_the_model_is_the_built_in_one_or_trained_on_it(
     store: PairStore, settings: Path, result: Callable[..., Path]
 ):
-    for words in (["generate"], ["eval", "--against", str(settings / "sdxl"), "--scorer", "little_scorers:Redness"]):
+    for words in (["generate"], ["eval", "--baseline", str(settings / "sdxl"), "--scorer", "little_scorers:Redness"]):
         model = result(settings / "sdxl", base_model=str(settings / "sdxl"))
         (model / "note.json").write_text("{}")
         ended = CliRunner().invoke(app, [*words, "--model", str(model), "--store", str(store.path)])
@@ -191,7 +191,7 @@ def test_prompts_are_named_unless_the_model_is_the_built_in_one_or_trained_on_it
     tuned = result(built_in, base_model="shapes")
     (tuned / "note.json").write_text("{}")
     found = choice(asked(tuned, None), store)
-    assert (found.against, found.prompts) == ("shapes", "shapes-heldout")
+    assert (found.baseline, found.prompts) == ("shapes", "shapes-heldout")
     assert (found.num_inference_steps, found.guidance_scale) == (10, 2.5)
     assert settled(GenerateConfig(model=str(tuned)), find_model(str(tuned)), store).prompts == "shapes"
 

@@ -81,7 +81,7 @@ def test_generate_draws_k_pictures_of_each_prompt_and_again_draws_nothing(config
     more = generate(replace(config, images_per_prompt=3), store)
     assert (more["drawn"], more["pairs"], more["new_pairs"]) == (3, 9, 6)
     # another way to pair draws nothing; of 3 candidates adjacent ones are 2, and all are there
-    adjacent = generate(replace(config, images_per_prompt=3, pairs="adjacent"), store)
+    adjacent = generate(replace(config, images_per_prompt=3, pairing="adjacent"), store)
     assert (adjacent["drawn"], adjacent["pairs"], adjacent["new_pairs"]) == (0, 6, 0)
 
 
@@ -174,7 +174,7 @@ def test_prompts_longer_than_the_encoder_reads_are_counted(config: GenerateConfi
         ({"seed": 2**63}, "seed"),
         ({"limit": 0}, "limit"),
         ({"resolution": 100}, "resolution must be a multiple of 8"),
-        ({"pairs": "some"}, "pairs knows no 'some'; there are all, random, adjacent"),
+        ({"pairs": "some"}, "pairing knows no 'some'; there are all, random, adjacent"),
         ({"dtype": "float8"}, "dtype knows no 'float8'"),
         ({"scheduler": "dimm"}, "no scheduler is called 'dimm'"),
     ],

@@ -173,7 +173,7 @@ def test_a_signal_while_weights_are_read_is_obeyed_at_once(
     if stage == "eval":
         other = shutil.copytree(tiny_pipeline, tmp_path / "other")
         (other / "note.json").write_text("{}")
-        asked += ["--against", other, "--scorer", "little_scorers:Redness"]
+        asked += ["--baseline", other, "--scorer", "little_scorers:Redness"]
     code, printed = content.finished(
         stage, *asked, cwd=tmp_path, first=_signal_at_the_first_part, OPENED=str(tmp_path / "opened")
     )

@@ -40,13 +40,13 @@ def wide(store: PairStore) -> PairStore:
             images.append(row["image_id"])
         pair = content.add_pair(store, prompt, *images)
         content.add_label(store, pair, "redder", "a" if images[1] < images[0] else "b", margin=1.0)
-    store.absorb()
+    store.ingest()
     return store
 
 
 def config(model: Path, folder: Path, **more: object) -> TrainConfig:
     settings = {"max_train_steps": 2, "train_batch_size": 2, "learning_rate": 1e-3, "lr_warmup_steps": 0, "cpu": True}
-    return TrainConfig(output_dir=str(folder), labels=("redder",), model=str(model), **(settings | more))  # type: ignore[arg-type]  # checked by the dataclass
+    return TrainConfig(output_dir=str(folder), labelers=("redder",), model=str(model), **(settings | more))  # type: ignore[arg-type]  # checked by the dataclass
 
 
 def loaded(folder: Path) -> Any:
@@ -78,12 +78,12 @@ def test_the_noise_of_turbo_ends_without_signal_and_that_of_the_others_does_not(
 
 def test_time_ids_tell_the_truth_about_size_and_cut(models: dict[str, Path], wide: PairStore, tmp_path: Path):
     from prefloop.core.signals import StopSignal
-    from prefloop.train.trainer import _Trainer
+    from prefloop.train.trainer import Trainer
 
     for kind, rest in (("sdxl", [32.0, 32.0]), ("sdxl-refiner", [6.0])):
         output = tmp_path / kind
         output.mkdir()
-        (batch,) = _Trainer(config(models[kind], output), wide, StopSignal()).data.batch(0, 3)
+        (batch,) = Trainer(config(models[kind], output), wide, StopSignal()).data.batch(0, 3)
         assert batch.time_ids is not None
         # 48 high and 64 wide; scaled to 32 x 43 and cut 5 or 6 columns from the left
         assert batch.time_ids.shape == (6, 4 + len(rest))
@@ -124,7 +124,7 @@ def test_every_kind_is_trained_and_loaded_by_diffusers_again(
 @pytest.mark.parametrize("loss", ["sft", "ipo", "hinge", "mapo", "kto"])
 def test_every_objective_trains(models: dict[str, Path], wide: PairStore, tmp_path: Path, loss: str):
     beta = {"mapo": 0.1}.get(loss, 500.0)
-    result = train(config(models["sdxl"], tmp_path / "tuned", loss=loss, beta_dpo=beta, lora_rank=2), wide)
+    result = train(config(models["sdxl"], tmp_path / "tuned", loss=loss, beta=beta, lora_rank=2), wide)
     assert result["steps"] == 2
     with open(tmp_path / "tuned" / "validation.csv") as file:
         rows = [row for row in csv.DictReader(file) if row["bin"] == "all"]
@@ -222,9 +222,9 @@ def test_kohyas_layout_holds_what_diffusers_layout_holds(models: dict[str, Path]
 
 def test_another_vae_and_another_unet_can_be_named(models: dict[str, Path], wide: PairStore, tmp_path: Path):
     output = tmp_path / "tuned"
-    settings = {"vae": str(models["sd15"] / "vae"), "unet_init": str(models["sd15"] / "unet"), "max_train_steps": 1}
+    settings = {"vae": str(models["sd15"] / "vae"), "init_from": str(models["sd15"] / "unet"), "max_train_steps": 1}
     train(config(models["sd21v"], output, lora_rank=2, **settings), wide)
-    assert json.loads((output / "prefloop.json").read_text())["config"]["unet_init"] == settings["unet_init"]
+    assert json.loads((output / "prefloop.json").read_text())["config"]["init_from"] == settings["init_from"]
     from prefloop.store import PrefloopError
 
     with pytest.raises(PrefloopError, match="there is no VAE 'nowhere'"):

@@ -20,7 +20,7 @@ from prefloop.store import IntegrityError, PairStore, UsageError
 from prefloop.train import TrainConfig
 from prefloop.train.policy import load_unet
 from prefloop.train.prepare import _vae_key
-from prefloop.train.trainer import _Trainer
+from prefloop.train.trainer import Trainer
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -55,19 +55,19 @@ class World:
         settings: dict[str, Any] = {"learning_rate": 0.05, "max_train_steps": 1, "train_batch_size": 2, "cpu": True}
         settings |= {"lora_rank": 2 if lora else 0, "lora_alpha": 3.0, "lr_warmup_steps": 0, "validation_steps": 10**9}
         settings |= {"output": "pipeline" if output == "fused" else output, "resolution": 32, "loss": "sft"}
-        config = TrainConfig(output_dir=str(folder), labels=("redder",), model=str(on), **(settings | more))
+        config = TrainConfig(output_dir=str(folder), labelers=("redder",), model=str(on), **(settings | more))
         folder.mkdir()
-        trainer = _Trainer(config, self.store, StopSignal())
+        trainer = Trainer(config, self.store, StopSignal())
         if lora:  # a LoRA that has done one step is next to nothing; this one would show
             with torch.no_grad():
                 for parameter in trainer.policy.parameters():
                     parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
-        trainer.step = 0
-        trainer._optimize()
-        trainer.step = 1
+        trainer.global_step = 0
+        trainer.step()
+        trainer.global_step = 1
         trainer._finish("run")
         unet = trainer.policy.unet.eval()
-        vae = trainer.looks.samples._pipeline(torch.device("cpu")).vae
+        vae = trainer.monitor.samples._pipeline(torch.device("cpu")).vae
         self.memory[folder] = (named(unet), drawn(on, unet, vae))
         return folder
 
@@ -105,7 +105,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     content.add_labeler(store, "redder")
     for pair in content.fill(store, 8):
         content.add_label(store, pair, "redder", "a", margin=1.0)
-    store.absorb()
+    store.ingest()
     return World(folder, store)
 
 
@@ -143,7 +143,7 @@ def fused(weights: dict[str, Tensor], scaling: float) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_another_unet_and_vae_are_loaded_again_and_trained_on(world: World, output: str):
-    parts = {"unet_init": str(world.other / "unet"), "vae": str(world.other)}
+    parts = {"init_from": str(world.other / "unet"), "vae": str(world.other)}
     folder = world.trained(world.base, f"parts-{output}", output, **parts)
     results = [folder]
     if output in ("lora", "unet"):
@@ -170,12 +170,12 @@ def test_another_unet_and_vae_are_loaded_again_and_trained_on(world: World, outp
 
 def test_latents_are_kept_apart_by_the_vae_in_force(world: World):
     base = find_model(str(world.base))
-    config = TrainConfig(output_dir="x", labels=("redder",))
+    config = TrainConfig(output_dir="x", labelers=("redder",))
     own, other = (fingerprint(folder / "vae").hex for folder in (world.base, world.other))
     assert own != other
     assert _vae_key(config, base) == own
     assert _vae_key(replace(config, vae=str(world.other)), base) == other
-    folder = world.trained(world.base, "parts-lora", "lora", unet_init=str(world.other / "unet"), vae=str(world.other))
+    folder = world.trained(world.base, "parts-lora", "lora", init_from=str(world.other / "unet"), vae=str(world.other))
     assert _vae_key(config, find_model(str(folder))) == other  # a round later, without naming it again
 
 
@@ -244,7 +244,7 @@ def test_the_card_tells_how_diffusers_alone_loads_the_chain(world: World, monkey
         folder = world.chain(outputs)
         expected = named(load_pipeline(find_model(str(folder)), "cpu", torch.float32).unet)
         assert_snippet(folder, expected, monkeypatch)
-    folder = world.trained(world.base, "parts-lora", "lora", unet_init=str(world.other / "unet"), vae=str(world.other))
+    folder = world.trained(world.base, "parts-lora", "lora", init_from=str(world.other / "unet"), vae=str(world.other))
     pipeline = load_pipeline(find_model(str(folder)), "cpu", torch.float32)
     made = assert_snippet(folder, named(pipeline.unet), monkeypatch)
     assert torch.equal(made.vae.decoder.conv_out.bias, pipeline.vae.decoder.conv_out.bias)

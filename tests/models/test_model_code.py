@@ -130,7 +130,7 @@ def labelled_once(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
     content.add_labeler(store, "redder")
     for pair in content.fill(store, n_prompts=12):
         content.add_label(store, pair, "redder", "a")
-    store.absorb()
+    store.ingest()
     return store
 
 
@@ -152,12 +152,12 @@ def model(tiny_pipeline: Path, tmp_path: Path) -> Path:
 def stages(model: Path, store: PairStore, tiny_pipeline: Path) -> dict[str, list[str]]:
     """Every command that loads a model, from its weights to the folder that another one was trained on."""
     drawing = ["--prompts", "shapes", "--limit", "1", "--num-inference-steps", "2", "--guidance-scale", "1"]
-    training = ["train", "--labels", "redder", "--max-train-steps", "1", "--output-dir", "out", "--cpu"]
+    training = ["train", "--labeler", "redder", "--max-train-steps", "1", "--output-dir", "out", "--cpu"]
     judging = ["eval", *drawing, "--scorer", "little_scorers:Redness"]
     found = {
         "generate": ["generate", *drawing, "--model", str(model)],
-        "eval": [*judging, "--model", str(model), "--against", str(tiny_pipeline)],
-        "eval against": [*judging, "--model", str(tiny_pipeline), "--against", str(model)],
+        "eval": [*judging, "--model", str(model), "--baseline", str(tiny_pipeline)],
+        "eval against": [*judging, "--model", str(tiny_pipeline), "--baseline", str(model)],
         "train": [*training, "--model", str(model)],
         "train --dry-run": [*training, "--model", str(model), "--dry-run"],
     }

@@ -48,7 +48,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[PairStore, list[UUI
             add_label(store, pairs[-1], "two", "b", margin=0.0)
         scores |= {(prompt, images[0]): float(number), (prompt, images[1]): 2.0}
     add_scores(store, "clip@1", scores)
-    store.absorb()
+    store.ingest()
     return store, pairs
 
 
@@ -150,7 +150,7 @@ def test_pages_follow_one_another_and_hold_every_pair_once(store: PairStore):
     prompt = add_prompt(store, "many")
     images = sorted(add_picture(store, (value, 0, 0)) for value in range(9))
     pairs = {add_pair(store, prompt, a, b) for a in images for b in images if a < b}
-    store.absorb()
+    store.ingest()
     client = entered(store)
     address, seen = "/", []
     for _ in range(5):
@@ -203,7 +203,7 @@ def test_a_page_shows_the_pixels_that_scorers_see(store: PairStore, tmp_path: Pa
     rows = [store.write_image((tmp_path / "turned.jpg").read_bytes(), 10, 20, "jpg")]
     rows += [store.write_image(clear, 4, 4), store.write_image(plain, 20, 10)]
     store.append("images", rows)
-    store.absorb()
+    store.ingest()
     pictures = Pictures(store)
     first, second, third = (pictures.shown(row["image_id"]) for row in rows)
     assert (_opened(first[0]).size, first[1]) == ((10, 20), "image/png")
@@ -214,7 +214,7 @@ def test_a_page_shows_the_pixels_that_scorers_see(store: PairStore, tmp_path: Pa
 def test_a_thumbnail_is_small(store: PairStore):
     row = store.write_image(png_bytes(Image.effect_noise((900, 600), 80).convert("RGB")), 900, 600)
     store.append("images", [row])
-    store.absorb()
+    store.ingest()
     data, media_type = Pictures(store).shown(row["image_id"], small=True)
     assert media_type == "image/webp"
     assert _opened(data).size == (THUMBNAIL, THUMBNAIL * 600 // 900 + 1)
@@ -222,7 +222,7 @@ def test_a_thumbnail_is_small(store: PairStore):
 
 def test_a_picture_that_changed_is_not_shown(store: PairStore):
     image = add_picture(store, (9, 9, 9))
-    store.absorb()
+    store.ingest()
     store.image_path(image).write_bytes(png_bytes(Image.new("RGB", (8, 8))))
     answer = entered(store).get(f"/image/{image.hex}")
     assert answer.status_code == 410
@@ -252,7 +252,7 @@ def add_run(store: PairStore, report: Path | str | None, kind: str = "eval") -> 
         "versions": "{}",
     }
     store.append("runs", [row | {"summary": json.dumps({"report": report and str(report)}), "parents": []}])
-    store.absorb()
+    store.ingest()
     return run
 
 

@@ -37,11 +37,11 @@ def test_every_query_runs(store: PairStore):
     pairs = fill(store)
     add_labeler(store, "pickscore", kind="ai")
     add_label(store, pairs[1], "pickscore", "a", margin=0.25)
-    store.absorb()
-    queries = [words[words.index("--pairs") + 1] for words in COMMANDS if "--pairs" in words]
+    store.ingest()
+    queries = [words[words.index("--queue") + 1] for words in COMMANDS if "--queue" in words]
     (asked,) = [words[3] for words in COMMANDS if words[1:3] == ["store", "query"]]
     assert ask(store, asked).num_rows == 0
-    assert pairs_to_label(store, LabelConfig(pairs=queries[0])) == [pairs[1]]
+    assert pairs_to_label(store, LabelConfig(queue=queries[0])) == [pairs[1]]
     assert ask(store, queries[1]).num_rows == 0
 
 

@@ -77,7 +77,7 @@ def test_each_picture_and_each_prompt_is_embedded_once(store: PairStore):
     shared = add_picture(store, (9, 9, 9))
     for prompt, image in store.rows("select prompt_id, image_a from pairs"):
         add_pair(store, prompt, image, shared)  # one picture under three prompts
-    store.absorb()
+    store.ingest()
     assert relabel(COLOURS, store)["scored"] == {"colours": 15}
     assert Colours.embedded == {"images": 13, "prompts": 3}
 
@@ -183,7 +183,7 @@ def test_a_dry_run_counts_and_changes_nothing(store: PairStore):
     relabel(COLOURS, store)
     prompt = add_prompt(store, "new")
     add_pair(store, prompt, add_picture(store, (1, 1, 1)), add_picture(store, (2, 1, 1)))
-    store.absorb()
+    store.ingest()
     (new,) = plan(COLOURS, store)
     assert (new.unscored, new.batches) == (2, 1)
     assert new.seconds is not None
@@ -195,7 +195,7 @@ def test_a_dry_run_counts_and_changes_nothing(store: PairStore):
 def test_a_dry_run_of_the_command_line_tells_each_scorer_and_its_weights(store: PairStore):
     fill(store, 2)
     words = ["relabel", "--scorer", "hps", "--scorer", "test_embeddings:Colours", "--rule", "majority", "--dry-run"]
-    ended = CliRunner().invoke(app, [*words, "--weights", "shapes", "--store", str(store.path)])
+    ended = CliRunner().invoke(app, [*words, "--checkpoint", "shapes", "--store", str(store.path)])
     first, second = ended.stdout.splitlines()
     assert first.startswith("hps           4 unscored, 0 of them embedded already; 1 batches; time unknown")
     assert second.startswith("colours       4 unscored")
@@ -211,7 +211,7 @@ def test_dtype_is_for_scorers_that_take_one(store: PairStore):
     assert (ended.exit_code, ended.stdout) == (2, "")
     assert "takes no dtype" in ended.stderr
     ended = CliRunner().invoke(
-        app, ["relabel", "--scorer", "hps", "--weights", "shapes", "--dtype", "int8", "--store", str(store.path)]
+        app, ["relabel", "--scorer", "hps", "--checkpoint", "shapes", "--dtype", "int8", "--store", str(store.path)]
     )
     assert ended.exit_code == 2
     assert "no dtype is called 'int8'; there are float32, bfloat16, float16" in ended.stderr

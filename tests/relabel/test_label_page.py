@@ -146,7 +146,7 @@ def test_two_people_never_get_the_same_pair(store: PairStore):
             person.look()
         shown = [tuple(sorted(person.images)) for person in people if person.images]
         assert len(set(shown)) == len(shown)
-    store.absorb()
+    store.ingest()
     assert store.rows("select count(*), count(distinct pair_id) from labels") == [(30, 30)]
 
 
@@ -157,7 +157,7 @@ def test_with_overlap_each_pair_is_decided_by_so_many_people(store: PairStore):
         person = place.enter(name)
         while person.images:
             person.choose("left")
-    store.absorb()
+    store.ingest()
     assert store.rows("select distinct n from (select count(distinct labeler) as n from labels group by pair_id)") == [
         (2,)
     ]
@@ -199,7 +199,7 @@ def test_a_choice_that_is_none_is_refused_and_the_pair_stays(store: PairStore, c
 @pytest.mark.parametrize("ms", ["", "-5", "1e9", "٣", "9" * 400])
 def test_a_time_that_is_none_is_not_kept(store: PairStore, ms: str):
     office(store).enter().choose("left", ms=ms)
-    store.absorb()
+    store.ingest()
     assert store.rows("select ms from labels") == [(None,)]
 
 
@@ -238,7 +238,7 @@ def test_imported_labels_of_other_people_do_not_count_as_decided(store: PairStor
     store.append("labelers", [{"labeler": "human:pickapic", "kind": "human", "config": '{"imported":true}'}])
     for pair in pairs:
         add_label(store, pair, "human:pickapic", "a")
-    store.absorb()
+    store.ingest()
     assert office(store).page.desk.n_open() == 30
     # who goes on under that name has decided them
     assert not office(store).enter("pickapic").images
@@ -247,7 +247,7 @@ def test_imported_labels_of_other_people_do_not_count_as_decided(store: PairStor
 @of_thirty
 def test_a_name_of_a_scorer_is_refused_on_the_page(store: PairStore):
     add_labeler(store, "human:robot", kind="ai")
-    store.absorb()
+    store.ingest()
     place = office(store)
     for name, said in (
         ("robot", "of kind ai"),
@@ -308,7 +308,7 @@ def test_prompts_are_shown_as_text(store: PairStore):
     text = "<script>alert(1)</script> {{ 7*7 }} \x00\x1b[31m\u202e </h1><img src=x onerror=alert(1)>"
     prompt = add_prompt(store, text)
     add_pair(store, prompt, add_picture(store, (1, 2, 3)), add_picture(store, (3, 2, 1)))
-    store.absorb()
+    store.ingest()
     shown = office(store).enter().prompt
     assert "&lt;script&gt;alert(1)&lt;/script&gt; {{ 7*7 }} \N{REPLACEMENT CHARACTER}" in shown
     assert not {"<", "\x00", "\x1b", "\u202e"} & set(shown)
@@ -317,7 +317,7 @@ def test_prompts_are_shown_as_text(store: PairStore):
 def test_the_page_is_blind(store: PairStore):
     (pair,) = fill(store, n_prompts=1)
     add_label(store, pair, "pickscore", "a", margin=3.25)
-    store.absorb()
+    store.ingest()
     text = office(store).enter().text
     assert not any(word in text for word in ("pickscore", "3.25", str(pair), pair.hex, "model", ">a<", ">b<"))
 
@@ -339,15 +339,15 @@ def test_fights_and_close_pairs_come_first(store: PairStore):
     pairs = {(x, y): add_pair(store, prompt, images[x], images[y]) for x in range(4) for y in range(x + 1, 4)}
     for name, scores in {"one@1": (0, 1, 2, 9), "two@1": (0, 1, 9, 2), "three@1": (0, 3, 2, 4)}.items():
         add_scores(store, name, {(prompt, image): score for image, score in zip(images, scores, strict=True)})
-    store.absorb()
+    store.ingest()
     # one and three put picture 3 above 2, two puts 2 above 3; three alone puts 1 above 2
-    fought = pairs_to_label(store, LabelConfig(pairs="fights"))
+    fought = pairs_to_label(store, LabelConfig(queue="fights"))
     assert set(fought) == {pairs[2, 3], pairs[1, 2]}
     add_scores(store, "four@1", {(prompt, image): score for image, score in zip(images, (0, 3, 2, 4), strict=True)})
-    store.absorb()
+    store.ingest()
     # now 1 against 2 is two to two, 2 against 3 three to one
-    assert pairs_to_label(store, LabelConfig(pairs="fights")) == [pairs[1, 2], pairs[2, 3]]
-    store_close = pairs_to_label(store, LabelConfig(pairs="close"))
+    assert pairs_to_label(store, LabelConfig(queue="fights")) == [pairs[1, 2], pairs[2, 3]]
+    store_close = pairs_to_label(store, LabelConfig(queue="close"))
     assert sorted(store_close) == sorted(pairs.values())
     # the ends of the line are far apart for every scorer
     assert store_close[-1] == pairs[0, 3]
@@ -355,7 +355,7 @@ def test_fights_and_close_pairs_come_first(store: PairStore):
 
 def test_any_query_that_gives_pair_ids_is_a_queue(store: PairStore, pairs: list):
     query = "select pair_id, 1 as more from pairs order by pair_id desc limit 5"
-    assert pairs_to_label(store, LabelConfig(pairs=query)) == sorted(pairs, reverse=True)[:5]
+    assert pairs_to_label(store, LabelConfig(queue=query)) == sorted(pairs, reverse=True)[:5]
 
 
 @of_thirty
@@ -375,7 +375,7 @@ def test_any_query_that_gives_pair_ids_is_a_queue(store: PairStore, pairs: list)
 )
 def test_a_queue_that_is_none_is_refused(store: PairStore, query: str, said: str):
     with pytest.raises(UsageError, match=said):
-        pairs_to_label(store, LabelConfig(pairs=query))
+        pairs_to_label(store, LabelConfig(queue=query))
 
 
 # Repeats
@@ -412,7 +412,7 @@ def test_an_undone_answer_is_no_repetition(store: PairStore):
     person = office(store).enter()
     person.choose("left").choose("undo")
     person.choose("right")
-    store.absorb()
+    store.ingest()
     assert agreement(store).to_pylist() == []
 
 
@@ -448,7 +448,7 @@ def test_a_row_that_was_never_taken_is_not_compacted_into_an_older_place(
     row = {"labeler": "me", "rep": 0, "choice": "b"}
     store.append("labels", [row | {"pair_id": pair} for pair in (pairs[0], *pairs[2:])])  # … a large one, before …
     add_label(store, pairs[0], "me", "tie")  # … one that says otherwise
-    store.absorb()
+    store.ingest()
     assert store.rows("select choice from labels where pair_id = ?", [pairs[0]]) == [("b",)]
     assert compact.compact_small(store, "labels") == 2
     store.rebuild()
@@ -483,7 +483,7 @@ def test_new_pairs_join_a_queue_that_runs_out(store: PairStore):
         ("label --labeler a/b", 2, "a name has up to 64"),
         ("label --labeler me --labeler human:me", 2, "a labeler is named twice"),
         ("label --host http://x", 2, "a host is a name or an address"),
-        ("label --pairs nothing --port 0", 2, "--pairs is none of random, fights, close, eval, and no query"),
+        ("label --queue nothing --port 0", 2, "--queue is none of random, fights, close, eval, and no query"),
         ("browse --port -1", 2, "port must be from 0 to 65535"),
         ("relabel --scorer human --scorer clip", 2, "human chooses by itself"),
         ("relabel --scorer human --labeler a/b", 2, "a name has up to 64"),

@@ -144,7 +144,7 @@ def test_twenty_pairs_by_keyboard_and_one_undone_are_found_in_sql(store: PairSto
     assert store.rows("select list(rep order by rep) from labels group by pair_id having count(*) > 1") == [
         ([0, 1, 2],)
     ]
-    words = ["train", "--labels", "human:ann", "--max-train-steps", 1, "--train-batch-size", 2, "--cpu"]
+    words = ["train", "--labeler", "human:ann", "--max-train-steps", 1, "--train-batch-size", 2, "--cpu"]
     words += ["--output-dir", tmp_path / "tuned", "--store", store.path]
     code, printed = finished(*words, cwd=tmp_path)
     assert code == 0, printed

@@ -17,7 +17,7 @@ def test_a_scorer_of_an_installed_distribution_is_listed_and_labels(store: PairS
     prompt = add_prompt(store, "grass")
     red, green = add_picture(store, (200, 0, 0)), add_picture(store, (0, 200, 0))
     add_pair(store, prompt, red, green)
-    store.absorb()
+    store.ingest()
 
     there = {"cwd": tmp_path, "PYTHONPATH": str(tmp_path / "site")}
     listed = json.loads(prefloop("scorers", "ls", "--json", **there).stdout)

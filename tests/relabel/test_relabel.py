@@ -12,7 +12,7 @@ from content import add_label, add_labeler, add_pair, add_picture, add_prompt, a
 from little_scorers import Redness
 from prefloop.cli import app
 from prefloop.relabel import RelabelConfig
-from prefloop.relabel.config import parse_shares, parse_weights
+from prefloop.relabel.config import parse_checkpoints, parse_scorer_weights
 from prefloop.relabel.labels import write_labels
 from prefloop.relabel.scorers.registry import load_scorers
 from prefloop.relabel.stage import relabel
@@ -37,7 +37,7 @@ def test_relabel_prefers_the_higher_score_with_its_margin_and_probability(store:
     prompt = add_prompt(store, "something red")
     dim, red = add_picture(store, (50, 0, 0)), add_picture(store, (150, 0, 0))
     pair = add_pair(store, prompt, dim, red)
-    store.absorb()
+    store.ingest()
     summary = relabel(REDNESS, store)
     assert summary.pop("seconds")["redness"] > 0
     assert summary == {
@@ -71,7 +71,7 @@ def test_only_new_pictures_are_scored(store: PairStore):
     before = labels(store)
     prompt = add_prompt(store, "another")
     add_pair(store, prompt, add_picture(store, (77, 0, 0)), add_picture(store, (78, 0, 0)))
-    store.absorb()
+    store.ingest()
     assert relabel(REDNESS, store)["scored"] == {"redness": 2}
     assert len(labels(store)) == 3
     assert labels(store)[first] == before[first]
@@ -109,7 +109,7 @@ def test_mean_rank_counts_ranks_among_the_pictures_of_the_prompt(store: PairStor
     # redness 200, 150, 100: ranks 1, 2, 3; darkness 255 - 200/3, 255 - 250/3, 255 - 100/3: ranks 2, 3, 1
     x, y, z = (add_picture(store, colour) for colour in ((200, 0, 0), (200, 50, 0), (100, 0, 0)))
     pairs = {add_pair(store, prompt, *both): both for both in ((x, y), (x, z), (y, z))}
-    store.absorb()
+    store.ingest()
     relabel(RelabelConfig(scorers=("little_scorers:Redness", "little_scorers:Darkness"), rule="mean-rank"), store)
     found = store.rows("select pair_id, chosen, margin from preferences")
     # mean ranks: x 1.5, y 2.5, z 2: x over y by 1, x over z by 0.5, z over y by 0.5
@@ -122,7 +122,7 @@ def test_equal_scores_share_their_rank(store: PairStore):
     # redness 90, 90, 10: ranks 1.5, 1.5, 3
     x, y, z = (add_picture(store, colour) for colour in ((90, 0, 0), (90, 0, 9), (10, 0, 0)))
     pairs = [add_pair(store, prompt, *both) for both in ((x, y), (x, z))]
-    store.absorb()
+    store.ingest()
     relabel(RelabelConfig(scorers=("little_scorers:Redness",), rule="mean-rank"), store)
     rows = dict(store.rows("select pair_id, margin from current_labels"))
     assert [rows[pair] for pair in pairs] == [0.0, 1.5]
@@ -134,12 +134,12 @@ def test_pictures_drawn_for_evaluation_do_not_change_mean_ranks(store: PairStore
     add_pair(store, prompt, red, dim)
     between, other = add_picture(store, (150, 0, 0)), add_picture(store, (151, 0, 0))
     add_pair(store, prompt, between, other, source="eval")
-    store.absorb()
+    store.ingest()
     config = RelabelConfig(scorers=("little_scorers:Redness",), rule="mean-rank")
     relabel(config, store)
     # as eval scores its own pictures
     add_scores(store, "redness@1", {(prompt, between): 150.0, (prompt, other): 151.0})
-    store.absorb()
+    store.ingest()
     assert relabel(config, store)["new_labels"] == 0
     assert store.rows("select margin from current_labels") == [(1.0,)]
 
@@ -148,7 +148,7 @@ def test_pairs_of_an_evaluation_are_neither_scored_nor_labelled(store: PairStore
     fill(store, n_prompts=1)
     prompt = add_prompt(store, "held out")
     add_pair(store, prompt, add_picture(store, (1, 2, 3)), add_picture(store, (3, 2, 1)), source="eval")
-    store.absorb()
+    store.ingest()
     assert relabel(REDNESS, store)["scored"] == {"redness": 2}
     assert len(labels(store)) == 1
 
@@ -157,7 +157,7 @@ def test_a_tie_band_makes_ties(store: PairStore):
     prompt = add_prompt(store, "one")
     x, y, z = (add_picture(store, (red, 0, 0)) for red in (100, 110, 121))
     near, far = add_pair(store, prompt, x, y), add_pair(store, prompt, y, z)
-    store.absorb()
+    store.ingest()
     summary = relabel(replace(REDNESS, tie_band=10.0), store)
     # differences 10, which is in the band, and 11
     assert labels(store)[near] == "tie"
@@ -204,8 +204,8 @@ def test_a_score_that_is_no_number_decides_nothing_and_is_counted(store: PairSto
     prompt = add_prompt(store, "one")
     black, red, dim = (add_picture(store, (red, 0, 0)) for red in (0, 200, 100))
     blind, seen = add_pair(store, prompt, black, red), add_pair(store, prompt, red, dim)
-    store.absorb()
-    blindness = RelabelConfig(scorers=("little_scorers:Blindness",), max_bad=0.4)
+    store.ingest()
+    blindness = RelabelConfig(scorers=("little_scorers:Blindness",), max_unreadable=0.4)
     summary = relabel(blindness, store)
     assert summary["bad"] == {"not finite": 1}
     assert summary["labels"]["undecided"] == 1
@@ -222,16 +222,16 @@ def test_too_many_scores_that_are_not_finite_end_the_run_after_the_rest_is_kept(
     seen = add_pair(store, prompt, red, dim)
     # an evaluation's scores say nothing of the pairs that are labelled
     add_pair(store, prompt, add_picture(store, (1, 0, 0)), add_picture(store, (2, 0, 0)), source="eval")
-    store.absorb()
-    config = RelabelConfig(scorers=("little_scorers:Blindness",), max_bad=0.3)
-    said = r"1 of 3 scores of blindness@1 are not finite, more than --max-bad 0.3: .*another revision"
+    store.ingest()
+    config = RelabelConfig(scorers=("little_scorers:Blindness",), max_unreadable=0.3)
+    said = r"1 of 3 scores of blindness@1 are not finite, more than --max-unreadable 0.3: .*another revision"
     for _ in range(2):  # the second scores nothing, and says the same
         with pytest.raises(BadDataError, match=said) as caught:
             relabel(config, store)
         assert caught.value.exit_code == 3
         assert labels(store, "blindness").keys() == {seen}
     assert store.rows("select status from runs") == [("failed",)] * 2
-    assert relabel(replace(config, max_bad=0.34), store)["new_labels"] == 0
+    assert relabel(replace(config, max_unreadable=0.34), store)["new_labels"] == 0
 
 
 def test_a_scorer_that_is_nan_everywhere_ends_with_3(store: PairStore):
@@ -240,7 +240,7 @@ def test_a_scorer_that_is_nan_everywhere_ends_with_3(store: PairStore):
     for _ in range(2):
         ended = CliRunner().invoke(app, words)
         assert ended.exit_code == 3, ended.output
-        assert "4 of 4 scores of nans@1 are not finite, more than --max-bad 0.01" in ended.stderr
+        assert "4 of 4 scores of nans@1 are not finite, more than --max-unreadable 0.01" in ended.stderr
     both = RelabelConfig(scorers=("odd_scorers:Nans", "little_scorers:Redness"), rule="majority")
     with pytest.raises(BadDataError, match="4 of 4 scores of nans@1 are not finite"):
         relabel(both, store)
@@ -255,7 +255,7 @@ def test_only_a_pair_whose_images_all_scorers_have_scored_is_decided(store: Pair
     by_one, by_other, by_both = (add_pair(store, prompt, images[at], images[at + 1]) for at in (0, 2, 4))
     add_scores(store, "redness@1", {(prompt, images[at]): float(at) for at in (0, 1, 2, 4, 5)})
     add_scores(store, "darkness@1", {(prompt, images[at]): float(at) for at in (1, 2, 3, 4, 5)})
-    store.absorb()
+    store.ingest()
     for rule in ("majority", "unanimous", "weighted", "mean-rank"):
         how = RelabelConfig(scorers=names, rule=rule)
         counts, _ = write_labels(store, rule, how, load_scorers(names, {}), ("generate",), uuid4())
@@ -273,10 +273,10 @@ def test_a_corrupt_picture_is_left_out_and_named_by_reason(store: PairStore):
     bad, gone, dim, red = (add_picture(store, (value, 0, 0)) for value in (1, 2, 100, 200))
     pairs = [add_pair(store, prompt, bad, dim), add_pair(store, prompt, gone, dim)]
     whole = add_pair(store, prompt, dim, red)
-    store.absorb()
+    store.ingest()
     corrupt(store, bad)
     store.image_path(gone).unlink()
-    summary = relabel(replace(REDNESS, max_bad=0.5), store)
+    summary = relabel(replace(REDNESS, max_unreadable=0.5), store)
     assert summary["bad"] == {"image hash": 1, "image missing": 1}
     assert summary["scored"] == {"redness": 2}
     assert labels(store).keys() == {whole}
@@ -292,11 +292,11 @@ def test_more_bad_pictures_than_are_borne_end_the_run_after_the_rest_is_kept(sto
     ((image,),) = store.rows("select image_a from pairs where pair_id = ?", [pairs[0]])
     corrupt(store, image)
     with pytest.raises(BadDataError, match=r"1 of 10 images cannot be used \(1 image hash\).*store check") as caught:
-        relabel(replace(REDNESS, max_bad=0.09), store)
+        relabel(replace(REDNESS, max_unreadable=0.09), store)
     assert caught.value.exit_code == 3
     assert labels(store).keys() == set(pairs[1:])
     assert store.rows("select status from runs") == [("failed",)]
-    assert relabel(replace(REDNESS, max_bad=0.1), store)["new_labels"] == 0  # just so many are borne
+    assert relabel(replace(REDNESS, max_unreadable=0.1), store)["new_labels"] == 0  # just so many are borne
 
 
 def test_a_bad_picture_counts_once_however_many_scorers_read_it(store: PairStore):
@@ -304,7 +304,7 @@ def test_a_bad_picture_counts_once_however_many_scorers_read_it(store: PairStore
     ((image,),) = store.rows("select image_a from pairs where pair_id = ?", [pairs[0]])
     corrupt(store, image)
     both = ("little_scorers:Redness", "little_scorers:Darkness")
-    summary = relabel(RelabelConfig(scorers=both, rule="majority", max_bad=0.1), store)
+    summary = relabel(RelabelConfig(scorers=both, rule="majority", max_unreadable=0.1), store)
     assert summary["bad"]["image hash"] == 1
 
 
@@ -315,7 +315,7 @@ def test_a_label_whose_scores_became_others_is_superseded_and_stays_in_the_store
     ((right,),) = store.rows("select choice from current_labels")
     wrong = "b" if right == "a" else "a"
     store.append("labels", [{"pair_id": pair, "labeler": "redness", "rep": 1, "choice": wrong}])
-    store.absorb()
+    store.ingest()
     assert relabel(REDNESS, store)["new_labels"] == 1
     assert store.rows("select choice from labels order by rep") == [(right,), (wrong,), (right,)]
     assert check(store) == []
@@ -357,14 +357,14 @@ def test_a_wrong_scorer_is_refused_by_name(store: PairStore, scorer: str, messag
 def test_weights_for_a_scorer_that_takes_none_are_refused(store: PairStore):
     fill(store)
     with pytest.raises(UsageError, match="takes no weights"):
-        relabel(replace(REDNESS, weights={"little_scorers:Redness": "somewhere"}), store)
+        relabel(replace(REDNESS, checkpoints={"little_scorers:Redness": "somewhere"}), store)
     with pytest.raises(UsageError, match="none of the scorers"):
-        relabel(replace(REDNESS, weights={"hps": "somewhere"}), store)
+        relabel(replace(REDNESS, checkpoints={"hps": "somewhere"}), store)
 
 
 def test_weights_for_all_scorers_are_for_those_that_take_some(store: PairStore):
     fill(store)
-    summary = relabel(replace(REDNESS, weights={"": "shapes"}), store)
+    summary = relabel(replace(REDNESS, checkpoints={"": "shapes"}), store)
     assert summary["new_labels"] == summary["pairs"]
 
 
@@ -388,17 +388,17 @@ def test_the_run_tells_what_was_asked_and_what_came_out(store: PairStore):
         ({"tie_quantile": 1.0}, "tie-quantile"),
         ({"tie_quantile": float("nan")}, "tie-quantile"),
         ({"tie_quantile": 0.1, "tie_band": 0.1}, "not both"),
-        ({"shares": {"pickscore": 1.0}}, "give --rule weighted"),
-        ({"rule": "weighted", "shares": {"hps": 1.0}}, "--share names 'hps'"),
-        ({"rule": "weighted", "shares": {"pickscore": 0.0}}, "share of pickscore must be above 0"),
-        ({"pairs": "some"}, "pairs knows no 'some'"),
+        ({"scorer_weights": {"pickscore": 1.0}}, "give --rule weighted"),
+        ({"rule": "weighted", "scorer_weights": {"hps": 1.0}}, "--scorer-weight names 'hps'"),
+        ({"rule": "weighted", "scorer_weights": {"pickscore": 0.0}}, "share of pickscore must be above 0"),
+        ({"pairs": "some"}, "pairing knows no 'some'"),
         ({"batch_size": 0}, "batch-size"),
         ({"temperature": 0.0}, "temperature must be finite and above 0"),
         ({"temperature": float("inf")}, "temperature must be finite and above 0"),
         ({"temperature": 1.0, "fit_temperature": "human:me"}, "not both"),
         ({"temperature": 1.0, "scorers": ("x", "y"), "rule": "majority"}, "in the unit of one scorer"),
-        ({"max_bad": 1.1}, "max-bad"),
-        ({"max_bad": float("nan")}, "max-bad"),
+        ({"max_unreadable": 1.1}, "max-unreadable"),
+        ({"max_unreadable": float("nan")}, "max-unreadable"),
         ({"labeler": " "}, "labeler must be a name"),
         ({"labeler": "human:me"}, "human: is for people"),
     ],
@@ -409,18 +409,18 @@ def test_a_setting_out_of_range_is_refused_by_name(settings: dict, message: str)
 
 
 def test_shares_are_numbers_of_scorers():
-    assert parse_shares(["hps=0.5", "module:Class=2"]) == {"hps": 0.5, "module:Class": 2.0}
+    assert parse_scorer_weights(["hps=0.5", "module:Class=2"]) == {"hps": 0.5, "module:Class": 2.0}
     for wrong in (["0.5"], ["hps="], ["hps=half"], ["hps=nan"], ["hps=1", "hps=2"]):
         with pytest.raises(UsageError, match="SCORER=NUMBER"):
-            parse_shares(wrong)
+            parse_scorer_weights(wrong)
 
 
 def test_best_worst_labels_one_pair_of_each_prompt_and_takes_back_what_is_no_longer_it(store: PairStore):
     prompt = add_prompt(store, "one")
     dim, mid, red = (add_picture(store, (value, 0, 0)) for value in (50, 100, 200))
     pairs = {add_pair(store, prompt, *both): both for both in ((dim, mid), (mid, red), (dim, red))}
-    store.absorb()
-    how = replace(REDNESS, pairs="best-worst")
+    store.ingest()
+    how = replace(REDNESS, select="best-worst")
     summary = relabel(how, store)
     assert store.rows("select chosen, rejected, margin from preferences") == [(red, dim, 150.0)]
     assert (summary["new_labels"], summary["labels"]["undecided"]) == (1, 0)
@@ -428,7 +428,7 @@ def test_best_worst_labels_one_pair_of_each_prompt_and_takes_back_what_is_no_lon
     # another candidate, redder than all
     redder = add_picture(store, (250, 0, 0))
     add_pair(store, prompt, dim, redder)
-    store.absorb()
+    store.ingest()
     assert relabel(how, store)["new_labels"] == 2
     assert store.rows("select chosen, rejected, margin from preferences") == [(redder, dim, 200.0)]
     assert sorted(labels(store).values())[-1] == "skip"
@@ -441,9 +441,9 @@ def test_a_weighted_ensemble_follows_its_shares(store: PairStore):
     # redness 200 and 0 at a temperature of 50: 4 logits; darkness 255 - 200/3 and 255: -66.7 logits
     red, black = add_picture(store, (200, 0, 0)), add_picture(store, (0, 0, 0))
     add_pair(store, prompt, red, black)
-    store.absorb()
+    store.ingest()
     both = ("little_scorers:Redness", "little_scorers:Darkness")
-    relabel(RelabelConfig(scorers=both, rule="weighted", shares={both[0]: 99.0}), store)
+    relabel(RelabelConfig(scorers=both, rule="weighted", scorer_weights={both[0]: 99.0}), store)
     # (99 · 4 - 66.67) / 100 = 3.2933
     ((chosen, margin),) = store.rows("select chosen, margin from preferences")
     assert (chosen, margin) == (red, pytest.approx(3.293333))
@@ -461,7 +461,7 @@ def test_a_temperature_is_fitted_on_choices_of_people(store: PairStore):
     add_labeler(store, "human:me")
     for number, (pair, red_is_a) in enumerate(pairs):
         add_label(store, pair, "human:me", "a" if red_is_a == (number < 7) else "b")
-    store.absorb()
+    store.ingest()
     relabel(REDNESS, store)
     summary = relabel(replace(REDNESS, fit_temperature="human:me", labeler="sure"), store)
     # of 12, (7·11 + 3·1) / 12 = 6.667 of 10 by Platt's targets: logit ln 2 at a difference of 100
@@ -480,7 +480,7 @@ def test_a_scorer_of_whole_pictures_counts_the_prompts_it_cuts(store: PairStore,
 def test_a_temperature_given_is_that_of_the_soft_label(store: PairStore):
     prompt = add_prompt(store, "one")
     add_pair(store, prompt, add_picture(store, (50, 0, 0)), add_picture(store, (150, 0, 0)))
-    store.absorb()
+    store.ingest()
     assert relabel(replace(REDNESS, temperature=200.0), store)["temperatures"] == {"redness": 200.0}
     # 100 apart: 1 / (1 + e^-0.5)
     assert store.rows("select p_chosen from preferences") == [(pytest.approx(0.622459, abs=1e-5),)]
@@ -496,7 +496,7 @@ def test_a_temperature_needs_labels(store: PairStore, labeler: str, message: str
     add_labeler(store, "human:me")
     for pair in fill(store, 2):
         add_label(store, pair, "human:me", "a")
-    store.absorb()
+    store.ingest()
     with pytest.raises(UsageError, match=message):
         relabel(replace(REDNESS, fit_temperature=labeler), store)
 
@@ -511,15 +511,15 @@ def test_choices_against_the_scores_have_no_temperature():
 
 
 def test_weights_are_for_all_scorers_or_for_one():
-    assert parse_weights(["shapes", "clip=a/b=c"]) == {"": "shapes", "clip": "a/b=c"}
+    assert parse_checkpoints(["shapes", "clip=a/b=c"]) == {"": "shapes", "clip": "a/b=c"}
     for wrong in (["x", "y"], ["clip="], [""]):
         with pytest.raises(UsageError, match="each once"):
-            parse_weights(wrong)
+            parse_checkpoints(wrong)
 
 
 def test_a_device_that_is_not_there_is_named_in_one_line(store: PairStore):
     fill(store, 1)
-    config = RelabelConfig(scorers=("clip",), weights={"clip": "shapes"}, device="gpu0")
+    config = RelabelConfig(scorers=("clip",), checkpoints={"clip": "shapes"}, device="gpu0")
     with pytest.raises(UsageError, match="no device 'gpu0'"):
         relabel(config, store)
     assert store.rows("select count(*) from scores") == [(0,)]

@@ -110,7 +110,7 @@ def test_spoilt_weights_end_with_5_and_score_nothing(
     (folder / file).unlink()
     spoil(built_in(name) / file, folder / file)
     fill(store, 1)
-    ended = RUNNER.invoke(app, ["relabel", "--scorer", name, "--weights", str(folder), "--store", str(store.path)])
+    ended = RUNNER.invoke(app, ["relabel", "--scorer", name, "--checkpoint", str(folder), "--store", str(store.path)])
     assert (ended.exit_code, ended.stdout) == (5, ""), ended.output
     said = [line for line in ended.stderr.splitlines() if line and "scoring by" not in line]  # the bar
     assert len(said) == 1
@@ -127,14 +127,14 @@ def test_a_malicious_pickle_would_have_run(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_built_in_world_has_no_weights_for_some_scorers():
-    ended = RUNNER.invoke(app, ["scorers", "check", "hpsv2", "--weights", "shapes"])
+    ended = RUNNER.invoke(app, ["scorers", "check", "hpsv2", "--checkpoint", "shapes"])
     assert ended.exit_code == 2
     assert "the built-in world has no weights for hpsv2, only for aesthetics, clip, hps, pickscore" in ended.stderr
 
 
 def test_one_scorer_under_two_names_is_asked_for_once(store: PairStore):
     words = ["relabel", "--scorer", "hps", "--scorer", "hpsv2.1", "--rule", "majority", "--store", str(store.path)]
-    ended = RUNNER.invoke(app, [*words, "--weights", str(built_in("hps"))])
+    ended = RUNNER.invoke(app, [*words, "--checkpoint", str(built_in("hps"))])
     assert ended.exit_code == 2
     assert "two of hps, hpsv2.1 are the same scorer" in ended.stderr
 
@@ -169,7 +169,7 @@ def test_the_published_head_is_known_by_its_hash_and_its_values(tmp_path: Path, 
 
 def test_checking_aesthetics_tells_the_values_of_a_head_before_its_backbone_is_there(tmp_path: Path):
     aesthetics_head(tmp_path / "mine.pth")
-    ended = RUNNER.invoke(app, ["scorers", "check", "aesthetics", "--weights", str(tmp_path / "mine.pth")])
+    ended = RUNNER.invoke(app, ["scorers", "check", "aesthetics", "--checkpoint", str(tmp_path / "mine.pth")])
     assert ended.stdout.startswith("aesthetics    another head than the published one: ‖w‖ ")
     assert ended.exit_code == 1  # the backbone is on the hub, which does not answer
     assert "openai/clip-vit-large-patch14" in ended.stderr
@@ -180,7 +180,7 @@ def test_a_head_for_another_backbone_is_refused(store: PairStore, tmp_path: Path
     (folder / "head.safetensors").unlink()
     published_head(folder / "other.pth")
     fill(store, 1)
-    words = ["relabel", "--scorer", "aesthetics", "--weights", str(folder), "--store", str(store.path)]
+    words = ["relabel", "--scorer", "aesthetics", "--checkpoint", str(folder), "--store", str(store.path)]
     ended = RUNNER.invoke(app, words)
     assert ended.exit_code == 5
     assert "reads embeddings of 768 values" in ended.stderr
@@ -191,6 +191,6 @@ def test_an_open_clip_checkpoint_of_another_architecture_is_refused(store: PairS
     folder = shutil.copytree(built_in("hps"), tmp_path / "weights")
     shutil.copy(tmp_path / "narrow" / "hps.pt", folder / "hps.pt")
     fill(store, 1)
-    ended = RUNNER.invoke(app, ["relabel", "--scorer", "hps", "--weights", str(folder), "--store", str(store.path)])
+    ended = RUNNER.invoke(app, ["relabel", "--scorer", "hps", "--checkpoint", str(folder), "--store", str(store.path)])
     assert ended.exit_code == 5
     assert "does not fit" in ended.stderr

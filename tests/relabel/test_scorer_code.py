@@ -39,7 +39,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def checked(name: str, folder: Path) -> tuple[int, str, str]:
-    ended = RUNNER.invoke(app, ["scorers", "check", name, "--weights", str(folder)])
+    ended = RUNNER.invoke(app, ["scorers", "check", name, "--checkpoint", str(folder)])
     return ended.exit_code, ended.stdout, ended.stderr
 
 
@@ -51,7 +51,7 @@ def test_settings_that_name_code_change_neither_score_nor_identity_and_run_none(
     folder = shutil.copytree(folders(name), tmp_path / "weights")
     bird = plant(folder, how)
     fill(store, 1)
-    words = ["relabel", "--scorer", name, "--weights", str(folder), "--store", str(store.path), "--json"]
+    words = ["relabel", "--scorer", name, "--checkpoint", str(folder), "--store", str(store.path), "--json"]
     ended = RUNNER.invoke(app, words)
     assert (ended.exit_code, not bird.imported) == (0, True), ended.output
     assert json.loads(ended.stdout)["scored"] == {load_scorer(name, str(folder)).name: 2}
@@ -76,7 +76,7 @@ def test_open_clip_settings_with_arguments_for_a_loader_end_with_5(
     bird = plant(folder, how, of_text)
     fill(store, 1)
     words = {"relabel": ["relabel", "--store", str(store.path), "--scorer"], "check": ["scorers", "check"]}[command]
-    ended = RUNNER.invoke(app, [*words, name, "--weights", str(folder)])
+    ended = RUNNER.invoke(app, [*words, name, "--checkpoint", str(folder)])
     assert (ended.exit_code, ended.stdout, not bird.imported) == (5, "", True)
     assert "sets text_cfg.tokenizer_kwargs, which prefloop does not load" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
@@ -93,10 +93,10 @@ def test_an_evaluation_runs_no_code_of_a_scorers_folder(
     (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
     config = EvalConfig(
         model=str(other),
-        against=str(tiny_pipeline),
+        baseline=str(tiny_pipeline),
         prompts=str(tmp_path / "prompts.txt"),
         scorers=("clip",),
-        weights={"clip": str(folder)},
+        checkpoints={"clip": str(folder)},
         images_per_prompt=1,
         num_inference_steps=1,
         n_resamples=100,

@@ -77,7 +77,7 @@ def test_what_was_scored_before_a_scorer_failed_is_kept(store: PairStore, monkey
     monkeypatch.setattr(little_scorers.Redness, "score", second_fails)
     words = ["relabel", "--scorer", "little_scorers:Redness", "--batch-size", "2", "--store", str(store.path)]
     assert RUNNER.invoke(app, words).exit_code == 1
-    store.absorb()
+    store.ingest()
     assert store.rows("select count(*) from scores") == [(2,)]
     assert RUNNER.invoke(app, words).exit_code == 0
     assert calls == [2, 2, 2]

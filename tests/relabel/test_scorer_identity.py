@@ -130,7 +130,7 @@ def test_the_question_and_the_model_are_part_of_vlms_identity(monkeypatch: pytes
 def test_scores_of_before_stay_in_the_store_beside_the_new_ones(store: PairStore, tmp_path: Path):
     fill(store, 1)
     folder = copied("clip", tmp_path / "weights")
-    config = RelabelConfig(scorers=("clip",), weights={"clip": str(folder)}, device="cpu")
+    config = RelabelConfig(scorers=("clip",), checkpoints={"clip": str(folder)}, device="cpu")
     relabel(config, store)
     before = store.rows("select * from scores order by all")
     setting(OPEN_CLIP, "model_cfg", "quick_gelu", value=True)(folder)

@@ -1,4 +1,4 @@
-"""What `--weights` means: a local path, else a hub id; what is not there is named with the command that fetches it."""
+"""What `--checkpoint` means: a local path, else a hub id; what is not there is named with the command that fetches it."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ RUNNER = CliRunner()
 
 
 def checked(given: str, name: str = "clip") -> tuple[int, str]:
-    ended = RUNNER.invoke(app, ["scorers", "check", name, "--weights", f"{name}={given}"])
+    ended = RUNNER.invoke(app, ["scorers", "check", name, "--checkpoint", f"{name}={given}"])
     assert ended.stdout == "", ended.exception
     (line,) = ended.stderr.splitlines()
     return ended.exit_code, line
@@ -49,7 +49,7 @@ def test_a_local_path_that_is_missing_is_not_asked_of_the_hub(
 def test_a_relative_path_is_taken_before_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     shutil.copytree(built_in("clip"), tmp_path / "weights" / "clip")
     monkeypatch.chdir(tmp_path)
-    ended = RUNNER.invoke(app, ["scorers", "check", "clip", "--weights", "clip=weights/clip"])
+    ended = RUNNER.invoke(app, ["scorers", "check", "clip", "--checkpoint", "clip=weights/clip"])
     assert ended.exit_code == 0, ended.output
 
 
@@ -62,7 +62,7 @@ def test_offline_errors_say_offline_and_the_command_that_fetches(given: str, fet
     assert code == 1
     assert line == (
         f"prefloop: {given} for clip is neither a local path nor in the hub's cache, and prefloop is offline: "
-        f"HF_HUB_OFFLINE is set. With a network, `{fetch}` fetches it; `--weights shapes` takes the built-in world's"
+        f"HF_HUB_OFFLINE is set. With a network, `{fetch}` fetches it; `--checkpoint shapes` takes the built-in world's"
     )
 
 

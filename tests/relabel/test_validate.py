@@ -32,7 +32,7 @@ def say(store: PairStore, pairs: list, **choices: str) -> None:
         for pair, letter in zip(pairs, letters, strict=True):
             if letter != "-":
                 add_label(store, pair, labeler, words[letter])
-    store.absorb()
+    store.ingest()
 
 
 def test_agreement_is_counted_with_ties_and_without(store: PairStore):
@@ -227,7 +227,7 @@ def random_rater(store: PairStore, n: int, share_of_ties: float, seed: int) -> N
             for row, choice in zip(rows, said.tolist(), strict=True)
         ],
     )
-    store.absorb()
+    store.ingest()
 
 
 def test_scores_that_mean_nothing_are_told_to_mean_nothing(store: PairStore):
@@ -276,11 +276,11 @@ def test_a_tie_band_from_too_few_pairs_is_refused_and_says_why(store: PairStore)
     assert 0 < noise.band_ties < 20
     why = f"a tie band takes 20 decided pairs and 20 ties of one prompt in 3; there are {noise.band_decided} and {noise.band_ties}"
     assert why in lines_of(noise)[2]
-    ended = CliRunner().invoke(app, ["scorers", "quality", "--against", "human:me", "--store", str(store.path)])
+    ended = CliRunner().invoke(app, ["scorers", "quality", "--labeler", "human:me", "--store", str(store.path)])
     assert ended.exit_code == 0
     assert why in ended.stdout
     (row,) = json.loads(
-        CliRunner().invoke(app, ["scorers", "quality", "--against", "human:me", "--json", "--store", str(store.path)]).stdout
+        CliRunner().invoke(app, ["scorers", "quality", "--labeler", "human:me", "--json", "--store", str(store.path)]).stdout
     )  # fmt: skip
     assert (row["tie_aware"], row["decided"]["n"]) == (None, noise.decided.n if noise.decided else 0)
 
@@ -301,7 +301,7 @@ def test_the_left_picture_is_counted_where_it_is_known(store: PairStore):
     rows = zip(pairs, "aabb", ["a", "a", "b", "a"], strict=True)  # chosen and left: same, same, same, other
     columns = [{"pair_id": pair, "labeler": "human:me", "rep": 0, "choice": choice, "shown_left": left} for pair, choice, left in rows]  # fmt: skip
     store.append("labels", columns)
-    store.absorb()
+    store.ingest()
     (found,) = positions(store)
     assert (found.labeler, found.n, found.left) == ("human:me", 4, 0.75)
     assert found.low < 0.75 < found.high
@@ -324,7 +324,7 @@ def test_the_page_shows_hostile_text_as_text_and_every_picture_it_names(store: P
     pair = add_pair(store, prompt, one, other)
     add_scores(store, "right@1", {(prompt, one): 1.0, (prompt, other): 0.0})
     say(store, [pair], **{"human:<b>": "a", "x$": "b"})
-    words = ["scorers", "quality", "--against", "human:<b>", "--output-dir", str(tmp_path / "out")]
+    words = ["scorers", "quality", "--labeler", "human:<b>", "--output-dir", str(tmp_path / "out")]
     ended = CliRunner().invoke(app, [*words, "--store", str(store.path)])
     assert ended.exit_code == 0, ended.output
     assert ended.stdout.startswith("right@1")

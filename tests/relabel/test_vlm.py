@@ -57,7 +57,7 @@ class Endpoint:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def config(self) -> RelabelConfig:
-        return RelabelConfig(scorers=("vlm",), weights={"vlm": f"{self.url}#little"}, batch_size=2)
+        return RelabelConfig(scorers=("vlm",), checkpoints={"vlm": f"{self.url}#little"}, batch_size=2)
 
 
 def red(url: str) -> float:
@@ -79,7 +79,7 @@ def test_a_judge_decides_pairs_by_what_it_sees_and_is_asked_in_both_orders(store
     dim, bright, same = (add_picture(store, colour) for colour in ((50, 0, 0), (150, 0, 0), (150, 9, 0)))
     add_pair(store, prompt, dim, bright)
     tie = add_pair(store, prompt, bright, same)
-    store.absorb()
+    store.ingest()
     summary = relabel(endpoint.config(), store)
     assert (summary["labeler"], summary["new_labels"], summary["labels"]["tie"]) == ("vlm", 2, 1)
     assert store.rows("select chosen, p_chosen from preferences") == [(bright, 1.0)]
@@ -104,7 +104,7 @@ def test_what_was_judged_is_not_asked_again_and_a_failed_run_keeps_its_answers(s
     endpoint.answer = dies
     with pytest.raises(PrefloopError, match=r"answers 400: .*out of credit"):
         relabel(endpoint.config(), store)
-    store.absorb()
+    store.ingest()
     assert store.rows("select count(*) from labels") == [(2,)]
     (planned,) = plan(endpoint.config(), store)
     assert (planned.unscored, planned.batches) == (3, 2)
@@ -133,7 +133,7 @@ def test_a_busy_endpoint_is_asked_again(store: PairStore, endpoint: Endpoint):
 def test_an_answer_that_says_nothing_makes_no_label_and_is_counted(store: PairStore, endpoint: Endpoint):
     fill(store, 1)
     endpoint.answer = lambda _reds, _text: (200, "The first is red, the second is not.")
-    summary = relabel(replace(endpoint.config(), max_bad=1.0), store)
+    summary = relabel(replace(endpoint.config(), max_unreadable=1.0), store)
     assert (summary["labels"]["undecided"], summary["bad"]) == (1, {"without an answer": 1})
     assert [_read(text) for text in ("First", "second!", " It is a TIE", "neither", "firstly")] == [
         1,
@@ -147,7 +147,9 @@ def test_an_answer_that_says_nothing_makes_no_label_and_is_counted(store: PairSt
 def test_too_many_pairs_without_an_answer_end_with_3_after_the_rest_is_kept(store: PairStore, endpoint: Endpoint):
     fill(store, 4)
     endpoint.answer = lambda reds, text: (200, "neither") if "prompt 1" in text else redder(reds, text)
-    with pytest.raises(BadDataError, match=r"vlm gave no answer that can be read for 1 of 4 pairs.*--max-bad 0.01"):
+    with pytest.raises(
+        BadDataError, match=r"vlm gave no answer that can be read for 1 of 4 pairs.*--max-unreadable 0.01"
+    ):
         relabel(endpoint.config(), store)
     assert store.rows("select count(*) from current_labels") == [(3,)]
     endpoint.answer = redder
@@ -184,11 +186,11 @@ def test_an_endpoint_that_does_not_work_is_named(store: PairStore, endpoint: End
 
 def test_a_judge_is_named_alone_with_an_endpoint(store: PairStore, endpoint: Endpoint):
     fill(store, 1)
-    weights = endpoint.config().weights
+    weights = endpoint.config().checkpoints
     with pytest.raises(UsageError, match="name it alone"):
-        relabel(RelabelConfig(scorers=("vlm", "little_scorers:Redness"), rule="majority", weights=weights), store)
+        relabel(RelabelConfig(scorers=("vlm", "little_scorers:Redness"), rule="majority", checkpoints=weights), store)
     with pytest.raises(UsageError, match="name it alone"):
-        relabel(RelabelConfig(scorers=("vlm",), tie_band=0.1, weights=weights), store)
+        relabel(RelabelConfig(scorers=("vlm",), tie_band=0.1, checkpoints=weights), store)
     for wrong in ({}, {"vlm": "shapes"}, {"vlm": endpoint.url}, {"vlm": "#little"}):
         with pytest.raises(UsageError, match="vlm needs an endpoint and a model"):
-            relabel(RelabelConfig(scorers=("vlm",), weights=wrong), store)
+            relabel(RelabelConfig(scorers=("vlm",), checkpoints=wrong), store)

@@ -59,7 +59,7 @@ def _write(store: PairStore, until: float) -> None:
         )
         add_label(store, pair, "me", "a")
         if number % 3 == 0:
-            store.absorb()
+            store.ingest()
         if number % 10 == 0:
             compact(store)
 
@@ -67,7 +67,7 @@ def _write(store: PairStore, until: float) -> None:
 def test_checks_beside_a_writer_find_nothing(store: PairStore):
     fill(store, n_prompts=1)
     store.append("labelers", [{"labeler": "me", "kind": "human", "config": "{}"}])
-    store.absorb()
+    store.ingest()
     until = time.monotonic() + 2.5
     if (child := os.fork()) == 0:
         try:

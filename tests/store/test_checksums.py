@@ -31,7 +31,7 @@ def every_table(store: PairStore) -> PairStore:
     add_scores(store, "red@1", {(prompt, image): 1.5})
     add_labeler(store, "me")
     add_label(store, pair, "me", "a")
-    store.absorb()
+    store.ingest()
     return store
 
 
@@ -73,7 +73,7 @@ def test_a_damaged_part_is_named_by_whoever_reads_it(every_table: PairStore, tmp
         assert ("journal part damaged", part.name) in [(p.what, p.where) for p in check(PairStore.open(store.path))]
         calls.append(lambda: compact_two_labelers(store))
     else:
-        calls += [store.absorb, lambda: PairStore.open(store.path)]
+        calls += [store.ingest, lambda: PairStore.open(store.path)]
         assert [(p.what, p.where) for p in check(store)] == [("journal part damaged", part.name)]
     for call in calls:
         with pytest.raises(IntegrityError, match=part.name) as caught:

@@ -99,7 +99,7 @@ def mixed(labelled: PairStore) -> PairStore:
     prompt = content.add_prompt(labelled, "of an evaluation")
     images = [content.add_picture(labelled, (1, 2, value)) for value in (3, 4)]
     content.add_label(labelled, content.add_pair(labelled, prompt, *images, source="eval"), "redder", "a", margin=1.0)
-    labelled.absorb()
+    labelled.ingest()
     return labelled
 
 
@@ -129,7 +129,7 @@ def test_whatever_passes_rows_are_of_the_given_labelers_and_of_no_evaluation(mix
         pairs = select_pairs(mixed, replace(config, where=where))
         assert len(pairs.train) + len(pairs.validation) == 30, where
         assert {pair.labeler for pair in pairs.train + pairs.validation} == {"redder"}
-        rows = selected_labels(mixed, ExportConfig(out=Path("out"), labels=("redder",), where=where))
+        rows = selected_labels(mixed, ExportConfig(out=Path("out"), labelers=("redder",), where=where))
         assert (rows.num_rows, set(rows["labeler"].to_pylist())) == (30, {"redder"}), where
         assert set(rows["source"].to_pylist()) == {"generate"}
 
@@ -137,7 +137,7 @@ def test_whatever_passes_rows_are_of_the_given_labelers_and_of_no_evaluation(mix
 def test_every_command_that_takes_a_condition_refuses_the_same(mixed: PairStore, config: TrainConfig, tmp_path: Path):
     little.pickapic(tmp_path / "x.parquet")
     commands = (
-        ["train", "--labels", "redder", "--model", config.model, "--output-dir", str(tmp_path / "out")],
+        ["train", "--labeler", "redder", "--model", config.model, "--output-dir", str(tmp_path / "out")],
         ["store", "export", str(tmp_path / "out")],
         ["store", "import", str(tmp_path / "x.parquet")],
     )
@@ -174,6 +174,6 @@ def test_every_condition_of_the_documents_can_be_used(mixed: PairStore):
 def test_a_result_names_the_labelers_whose_pairs_it_was_trained_on(mixed: PairStore, config: TrainConfig):
     from prefloop.train.trainer import train
 
-    train(replace(config, labels=("redder", "other"), where="labeler = 'redder'", max_train_steps=1), mixed)
+    train(replace(config, labelers=("redder", "other"), where="labeler = 'redder'", max_train_steps=1), mixed)
     told = json.loads((Path(config.output_dir) / "prefloop.json").read_text())
     assert (told["labels"], told["labelers"]) == (["redder"], {"redder": {}})

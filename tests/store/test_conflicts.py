@@ -39,7 +39,7 @@ def test_writers_with_skewed_clocks_keep_the_same_picture_of_a_generation(store:
             clock(hour)
             row = {"generation_id": UUID(int=7), "prompt_id": prompt, "model_id": model, "image_id": images[which]}
             ours.append("generations", [row | {"sampler": "{}", "seed": 0, "image_index": 0}])
-            ours.absorb()
+            ours.ingest()
         stores.append(ours)
     taken = [ours.rows("select image_id from generations") for ours in stores]
     assert taken == [[(min(images),)]] * 6
@@ -66,7 +66,7 @@ def test_every_table_keeps_the_same_row_in_whatever_order_parts_are_taken(store:
             ours.append("labelers", [{"labeler": "me", "kind": ("human", "imported")[number], "config": "{}"}])
             ours.append("models", [{"model_id": UUID(int=1), "name": str(number), "config": "{}"}])
             add_generation(ours, prompt, UUID(int=1), image, index=number)
-            ours.absorb()
+            ours.ingest()
     assert logical_hashes(store) == logical_hashes(other)
     assert check(store) == check(other) == []
     # the smaller one, column by column; nothing is larger than something
@@ -88,7 +88,7 @@ def test_a_run_that_was_merged_before_it_ended_ends_though_the_clock_stands_stil
 def test_a_clock_that_is_set_back_leaves_no_run_running(store: PairStore, clock):
     clock(12)
     with run(store, "test", {}):
-        store.absorb()
+        store.ingest()
         clock(9)
     assert store.rows("select status from runs") == [("done",)]
     store.rebuild()

@@ -39,7 +39,7 @@ def test_threads_read_beside_each_other_and_see_what_was_written(store: PairStor
     with ThreadPoolExecutor(4) as pool:
         assert set(map(tuple, pool.map(count, range(12)))) == {((80_000, 20_000),)}
     add_prompt(store, "one more")
-    store.absorb()
+    store.ingest()
     assert store.rows("select count(*) from prompts") == [(5,)]
     assert check(store) == []
 
@@ -66,7 +66,7 @@ def test_a_forked_process_reads_and_writes(store: PairStore):
     child = os.fork()
     if child == 0:
         add_prompt(store, "of the child")
-        store.absorb()
+        store.ingest()
         os._exit(0 if store.rows("select count(*) from prompts") == [(3,)] else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert store.rows("select count(*) from prompts") == [(3,)]

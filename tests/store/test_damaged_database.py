@@ -51,7 +51,7 @@ def test_a_damaged_block_ends_every_command_with_one_line_and_the_cure(store: Pa
     add_labeler(store, "me")
     for pair in fill(store, n_prompts=2):
         add_label(store, pair, "me", "a")
-    store.absorb()
+    store.ingest()
     good, refused = store.database.read_bytes(), set()
     for block in range(3 * 4096, len(good), 262_144):
         store.database.write_bytes(good[: block + 20] + bytes([good[block + 20] ^ 1]) + good[block + 21 :])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from content import add_label, add_picture, add_prompt, fill, picture
-from prefloop.core.files import new_folder
+from prefloop.core.files import atomic_folder
 from prefloop.store import PairStore, PrefloopError
 from prefloop.store import ingest as taking
 from prefloop.store.importers.config import ImportConfig
@@ -133,7 +133,7 @@ def test_a_new_database_is_on_disk_before_its_name(tmp_path: Path, log: Log):
 def test_a_compacted_part_is_on_disk_before_the_old_ones_go(store: PairStore, log: Log):
     for number in range(3):
         add_prompt(store, f"prompt {number}")
-    store.absorb()
+    store.ingest()
     old = parts(store, "prompts")
     log.clear()
     compact(store)
@@ -144,7 +144,7 @@ def test_a_compacted_part_is_on_disk_before_the_old_ones_go(store: PairStore, lo
 
 
 def test_a_new_folder_is_on_disk_before_its_name(tmp_path: Path, log: Log):
-    with new_folder(tmp_path / "out") as folder:
+    with atomic_folder(tmp_path / "out") as folder:
         (folder / "inner").mkdir()
         (folder / "inner" / "file").write_text("x")
     at = log.index(("replace", str(tmp_path / "out")))

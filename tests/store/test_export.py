@@ -69,7 +69,7 @@ def labelled(store: PairStore) -> PairStore:
             add_label(store, pair, "human:me", ("a", "b", "tie", "skip")[turn % 4])
             p_a = 0.125 + turn / 16
             add_label(store, pair, "scorer", "a" if p_a > 0.5 else "b", p_a=p_a, margin=abs(p_a - 0.5))
-    store.absorb()
+    store.ingest()
     return store
 
 
@@ -77,7 +77,7 @@ def labelled(store: PairStore) -> PairStore:
 
 
 def test_pick_a_pic_comes_in_again_with_its_ties(labelled: PairStore, tmp_path: Path):
-    out = exported(labelled, tmp_path / "out", format="pickapic", labels=("human:me",))
+    out = exported(labelled, tmp_path / "out", format="pickapic", labelers=("human:me",))
     again = imported_again(out, labeler="human:me")
     everything = "'a', 'b', 'tie'"
     assert len(labels(again, everything)) == 9
@@ -112,7 +112,7 @@ def test_a_data_sets_folder_comes_in_again_with_labelers_probabilities_and_tags(
 def test_the_library_datasets_opens_the_folder_with_pictures(labelled: PairStore, tmp_path: Path):
     import datasets
 
-    out = exported(labelled, tmp_path / "out", format="datasets", labels=("scorer",))
+    out = exported(labelled, tmp_path / "out", format="datasets", labelers=("scorer",))
     loaded = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
     splits = dict(labelled.rows("select split, count(*) from preferences where labeler = 'scorer' group by all"))
     assert {split: len(rows) for split, rows in loaded.items()} == splits  # type: ignore[union-attr]
@@ -133,7 +133,7 @@ def test_shards_come_in_again(labelled: PairStore, tmp_path: Path):
 
 
 def test_folders_come_in_again(labelled: PairStore, tmp_path: Path):
-    out = exported(labelled, tmp_path / "out", format="folders", labels=("human:me",))
+    out = exported(labelled, tmp_path / "out", format="folders", labelers=("human:me",))
     mine = [row for row in labels(labelled) if row[5] == "human:me"]
     assert labels(imported_again(out, labeler="human:me")) == mine
     assert len(mine) == 6
@@ -153,7 +153,7 @@ def test_a_jpeg_stays_the_same_to_the_byte(store: PairStore, tmp_path: Path):
 
 
 def test_csv_guards_formulas_and_holds_ties_and_skips(labelled: PairStore, tmp_path: Path):
-    out = exported(labelled, tmp_path / "out", format="csv", labels=("human:me",))
+    out = exported(labelled, tmp_path / "out", format="csv", labelers=("human:me",))
     with open(out / "labels.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert sorted(row["choice"] for row in rows) == ["a"] * 3 + ["b"] * 3 + ["skip"] * 3 + ["tie"] * 3
@@ -184,7 +184,7 @@ def test_pairs_of_an_evaluation_stay_at_home(labelled: PairStore, tmp_path: Path
     prompt = add_prompt(labelled, "held out")
     pair = add_pair(labelled, prompt, add_picture(labelled, (1, 1, 1)), add_picture(labelled, (2, 2, 2)), source="eval")
     add_label(labelled, pair, "human:me", "a")
-    labelled.absorb()
+    labelled.ingest()
     assert "held out" not in (exported(labelled, tmp_path / "out", format="csv") / "labels.csv").read_text()
 
 
@@ -202,7 +202,7 @@ def test_the_card_says_where_the_rows_are_from(labelled: PairStore, tmp_path: Pa
     add_labeler(labelled, "human:<b>|x", "human")
     (pair,) = labelled.rows("select pair_id from pairs order by 1 limit 1")[0]
     add_label(labelled, pair, "human:<b>|x", "a")
-    labelled.absorb()
+    labelled.ingest()
     out = exported(labelled, tmp_path / "out", format="pickapic", where="p_chosen is null or margin >= 0")
     card = (out / "README.md").read_text()
     assert card.startswith('---\ntags: ["preference"')
@@ -245,9 +245,9 @@ def test_a_disk_without_room_is_found_before_anything_is_written(
 
 BAD = [
     ("out --format xml", 2, "no format is called 'xml'; there are pickapic, datasets"),
-    ("out --labels nobody", 2, "no labeler is called 'nobody'; there are human:me, scorer"),
+    ("out --labeler nobody", 2, "no labeler is called 'nobody'; there are human:me, scorer"),
     ("out --where margin>99", 2, "there is no label to export where margin>99"),
-    ("out --format folders", 2, "give --labels with one of human:me, scorer"),
+    ("out --format folders", 2, "give --labeler with one of human:me, scorer"),
     ("there", 2, "there exists; name another folder"),
     ("out --push-to-hub me/pairs", 1, "hf upload me/pairs out --repo-type dataset"),
 ]
@@ -267,7 +267,7 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_made(
 
 
 def test_the_command_writes_a_folder_and_says_how_much(labelled: PairStore, tmp_path: Path):
-    words = ["store", "export", str(tmp_path / "out"), "--labels", "scorer", "--json", "--store", str(labelled.path)]
+    words = ["store", "export", str(tmp_path / "out"), "--labeler", "scorer", "--json", "--store", str(labelled.path)]
     ended = RUNNER.invoke(app, words)
     assert json.loads(ended.stdout) == {"labels": 12, "pairs": 12, "prompts": 6, "labelers": 1}
     assert RUNNER.invoke(app, words).exit_code == 2  # it is there now

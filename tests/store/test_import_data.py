@@ -312,7 +312,7 @@ def test_a_caption_that_leaves_the_folder_is_never_read(store: PairStore, tmp_pa
 
 def test_labels_from_outside_never_join_a_scorers(store: PairStore, tmp_path: Path):
     add_labeler(store, "pickscore", "ai")
-    store.absorb()
+    store.ingest()
     source = little.pickapic(tmp_path / "x.parquet")
     with pytest.raises(UsageError, match="'pickscore' is there, of kind ai"):
         imported(store, source, labeler="pickscore")
@@ -344,8 +344,8 @@ def test_too_much_bad_data_ends_with_3_after_the_report(tmp_path: Path):
     ended = run(source, "--json", cwd=tmp_path)
     assert ended.exit_code == 3
     assert json.loads(ended.stdout)["pairs"] == 9
-    assert "1 of 10 pairs cannot be used, more than --max-bad 0.01" in ended.stderr
-    assert run(source, "--max-bad", 0.1, cwd=tmp_path).exit_code == 0  # 1 of 10 is not more than 0.1
+    assert "1 of 10 pairs cannot be used, more than --max-unreadable 0.01" in ended.stderr
+    assert run(source, "--max-unreadable", 0.1, cwd=tmp_path).exit_code == 0  # 1 of 10 is not more than 0.1
 
 
 def test_a_dry_run_tells_and_keeps_nothing(tmp_path: Path):
@@ -361,8 +361,8 @@ BAD = [
     ("./gone", 1, "there is no ./gone"),
     ("x.parquet --format xml", 2, "no format is called 'xml'; there are auto, pickapic"),
     ("x.parquet --limit 0", 2, "limit must be above 0"),
-    ("x.parquet --max-bad nan", 2, "max-bad must be a share"),
-    ("x.parquet --max-bad 2", 2, "max-bad must be a share"),
+    ("x.parquet --max-unreadable nan", 2, "max-unreadable must be"),
+    ("x.parquet --max-unreadable 2", 2, "max-unreadable must be"),
     ("x.parquet --map prompt", 2, "--map takes OURS=THEIRS"),
     ("x.parquet --map promt=caption", 2, "--map knows no 'promt'; there are prompt"),
     ("x.parquet --map prompt=captoin", 2, "there is no column 'captoin'; there are are_different"),
@@ -406,7 +406,7 @@ def test_a_data_set_in_the_hubs_cache_needs_no_network(
 
     cache = tmp_path / "hub"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
-    repository, commit = cache / "datasets--owner--pairs", "0" * 40
+    repository, commit = cache / "datasets--owner--queue", "0" * 40
     little.pickapic(repository / "snapshots" / commit / "data" / "train.parquet")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)

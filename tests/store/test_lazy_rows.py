@@ -4,7 +4,7 @@ from uuid import UUID
 
 import pyarrow as pa
 import pytest
-from prefloop.store.lazy_rows import Records
+from prefloop.store.lazy_rows import LazyRows
 
 N = 10_000  # more than are made at once
 IDS = [UUID(int=number) for number in range(N)]
@@ -15,17 +15,17 @@ def record(identity: bytes, text: str, number: int | None) -> tuple[UUID, str, i
 
 
 @pytest.fixture(scope="module")
-def both() -> tuple[Records, list]:
+def both() -> tuple[LazyRows, list]:
     numbers = [None if at % 3 == 0 else at for at in range(N)]
     halves = []
     for part in (slice(0, 4000), slice(4000, N)):  # a table in two pieces, as DuckDB gives them
         ids = pa.array([identity.bytes for identity in IDS[part]], pa.uuid())
         halves.append(pa.table({"id": ids, "text": [f"t{i.int}" for i in IDS[part]], "number": numbers[part]}))
     rows = [(identity, f"t{identity.int}", number) for identity, number in zip(IDS, numbers, strict=True)]
-    return Records(pa.concat_tables(halves), record), rows
+    return LazyRows(pa.concat_tables(halves), record), rows
 
 
-def test_records_are_read_as_a_list_is(both: tuple[Records, list]):
+def test_records_are_read_as_a_list_is(both: tuple[LazyRows, list]):
     records, rows = both
     assert len(records) == N
     assert list(records) == rows
@@ -51,13 +51,13 @@ def test_records_are_read_as_a_list_is(both: tuple[Records, list]):
             records[at]
 
 
-def test_no_rows_are_no_records(both: tuple[Records, list]):
+def test_no_rows_are_no_records(both: tuple[LazyRows, list]):
     empty = both[0][:0]
     assert not empty
     assert list(empty) == list(empty.taken([])) == []
     # as DuckDB gives no rows: columns of ids without a piece
     schema = pa.schema([("id", pa.uuid()), ("text", pa.string()), ("number", pa.int64())])
     for columns in ([pa.chunked_array([], kind) for kind in schema.types], schema.empty_table().columns):
-        none = Records(pa.table(columns, schema=schema), record)
+        none = LazyRows(pa.table(columns, schema=schema), record)
         assert list(none) == []
         assert list(none + both[0][:1]) == list(both[0][:1] + none) == both[1][:1]

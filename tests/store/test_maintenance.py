@@ -45,7 +45,7 @@ def judged(store: PairStore, name: str = "me", n_prompts: int = 3) -> PairStore:
         add_label(store, pair, name, "a")
         add_label(store, pair, name, "b", rep=1)
     add_scores(store, "red@1", dict.fromkeys(store.rows("select prompt_id, image_a from pairs"), 1.5))
-    store.absorb()
+    store.ingest()
     return store
 
 
@@ -71,11 +71,11 @@ def test_compacting_leaves_one_part_of_each_table_and_every_row(store: PairStore
 def test_compacting_does_not_change_which_row_of_a_key_counts(store: PairStore):
     add_prompt(store, "one", turn="2nd")
     add_prompt(store, "two")
-    store.absorb()
+    store.ingest()
     compact(store)
     add_prompt(store, "one", turn="1st")
     add_prompt(store, "one", turn="3rd")
-    store.absorb()
+    store.ingest()
     for _ in range(2):
         assert store.rows("select tags from prompts where prompt = 'one'") == [('{"turn":"1st"}',)]
         compact(store)
@@ -86,7 +86,7 @@ def test_a_process_that_knew_the_old_parts_goes_on(store: PairStore):
     other = PairStore.open(judged(store).path)
     compact(store)
     add_prompt(other, "new")
-    assert other.absorb() == 1
+    assert other.ingest() == 1
     assert check(other) == []
 
 
@@ -105,7 +105,7 @@ def test_parts_that_are_compacted_while_one_waits_for_the_lock_are_not_missed(
 
     waiting._taken.clear()
     monkeypatch.setattr(waiting, "session", compacted_before)
-    waiting.absorb()
+    waiting.ingest()
     assert check(waiting) == []
 
 
@@ -134,7 +134,7 @@ def test_compacting_that_is_killed_anywhere_loses_nothing(tmp_path: Path):
         add_prompt(store, f"prompt {number}")
     add_labeler(store, "me")
     add_labeler(store, "you")
-    store.absorb()
+    store.ingest()
     before = logical_hashes(store)
     # of each of the two tables: part to disk, renamed, folder to disk, old parts gone (3 and 2), folder to disk
     steps, killed = 4 + 3 + 4 + 2, 0
@@ -184,7 +184,7 @@ def test_merging_keeps_our_label_where_both_have_one_and_says_so(store: PairStor
         add_labeler(one, "me")
         add_label(one, pair, "me", choice)
         add_scores(one, "red@1", dict.fromkeys(one.rows("select prompt_id, image_a from pairs"), score))
-        one.absorb()
+        one.ingest()
     assert merge(store, other)["conflicts"] == 2
     assert store.rows("select choice from labels") == [("a",)]
     assert store.rows("select score from scores") == [(1.0,)]
@@ -195,7 +195,7 @@ def test_a_name_that_means_two_things_is_refused(store: PairStore, tmp_path: Pat
     for one, config in ((store, '{"rule":"single"}'), (other, '{"rule":"majority"}')):
         one.append("labelers", [{"labeler": "pickscore", "kind": "ai", "config": config}])
         add_prompt(one, config)
-        one.absorb()
+        one.ingest()
     before = logical_hashes(store)
     with pytest.raises(UsageError, match=r"'pickscore' is .*majority"):
         merge(store, other)
@@ -339,7 +339,7 @@ def with_old_views(store: PairStore) -> PairStore:
     add_labeler(store, "eval:me")
     images = [add_picture(store, (1, 2, value)) for value in (3, 4)]
     add_label(store, add_pair(store, add_prompt(store, "one"), *images, source="eval"), "eval:me", "a")
-    store.absorb()
+    store.ingest()
     with duckdb.connect(store.database) as connection:
         connection.execute(
             """create or replace view preferences as select l.labeler, q.split, p.source
@@ -429,7 +429,7 @@ def test_the_commands_say_what_they_did(store: PairStore, tmp_path: Path):
     judged(store)
     other = PairStore.create(tmp_path / "other")
     add_pair(other, add_prompt(other, "one"), add_picture(other, (1, 1, 1)), add_picture(other, (2, 2, 2)))
-    other.absorb()
+    other.ingest()
 
     def said(*words: object) -> str:
         ended = RUNNER.invoke(app, ["store", *map(str, words), "--store", str(store.path)])

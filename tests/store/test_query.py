@@ -22,7 +22,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
     store = PairStore.create(tmp_path_factory.mktemp("query") / "store")
     for text in ("one", "two"):
         add_prompt(store, text)
-    store.absorb()
+    store.ingest()
     return store
 
 

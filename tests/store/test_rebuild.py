@@ -24,7 +24,7 @@ def labelled_store(store: PairStore) -> PairStore:
     for first in range(0, 12, 4):
         rows = [{"pair_id": pair, "labeler": "me", "rep": 0, "choice": "a"} for pair in pairs[first : first + 4]]
         store.append("labels", rows)
-    store.absorb()
+    store.ingest()
     return store
 
 
@@ -130,7 +130,7 @@ def older(labelled_store: PairStore, tmp_path: Path) -> Path:
     for text in ("new", "newer"):
         compact(labelled_store)
         add_prompt(labelled_store, text)
-        labelled_store.absorb()
+        labelled_store.ingest()
     compact(labelled_store)
     return copy
 

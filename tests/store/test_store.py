@@ -37,7 +37,7 @@ def test_what_goes_in_comes_out(store: PairStore):
     prompt = add_prompt(store, "a red circle", relation="alone")
     red, blue = add_picture(store, (255, 0, 0)), add_picture(store, (0, 0, 255))
     pair = add_pair(store, prompt, red, blue)
-    store.absorb()
+    store.ingest()
     ((text, split, tags),) = store.rows("select prompt, split, tags from prompts")
     assert (text, json.loads(tags)) == ("a red circle", {"relation": "alone"})
     assert split in ("train", "validation")
@@ -53,13 +53,13 @@ def test_importing_twice_adds_nothing(store: PairStore):
     before = logical_hashes(store)
     fill(store)
     assert logical_hashes(store) == before
-    assert store.absorb() == 0
+    assert store.ingest() == 0
 
 
 def test_absorbing_again_takes_nothing_and_a_reopened_store_is_the_same(store: PairStore):
     store.add_prompts([("one", {}), ("two", {})])
-    assert store.absorb() == 2
-    assert store.absorb() == 0
+    assert store.ingest() == 2
+    assert store.ingest() == 0
     before = logical_hashes(store)
     assert logical_hashes(PairStore.open(store.path)) == before
 
@@ -75,7 +75,7 @@ def test_a_half_written_part_is_ignored(store: PairStore):
     before = logical_hashes(store)
     whole = next(store.journal.glob("*-prompts-*.parquet")).read_bytes()
     (store.journal / ".00000000000000000001-prompts-1-aaaaaaaa.parquet.tmp").write_bytes(whole[: len(whole) // 2])
-    assert PairStore.open(store.path).absorb() == 0
+    assert PairStore.open(store.path).ingest() == 0
     assert logical_hashes(store) == before
     assert check(store) == []
 
@@ -83,7 +83,7 @@ def test_a_half_written_part_is_ignored(store: PairStore):
 def test_of_many_rows_of_a_prompt_the_smallest_counts_however_many_parts_are_taken_at_once(store: PairStore):
     for number in range(60):
         store.add_prompts((f"prompt {n}", {"import": str(number)}) for n in range(number, number + 5))
-    store.absorb()
+    store.ingest()
     rows = store.rows("select prompt, json_extract_string(tags, '$.import') from prompts")
     # prompt n is in imports n - 4 … n; the tags that come first as text count
     assert dict(rows) == {f"prompt {n}": min(map(str, range(max(0, n - 4), min(n, 59) + 1))) for n in range(64)}
@@ -93,7 +93,7 @@ def test_every_prompt_is_in_exactly_one_split(store: PairStore):
     texts = [f"prompt {number}" for number in range(2000)]
     store.add_prompts((text, {}) for text in texts)
     store.add_prompts((text, {"again": "yes"}) for text in texts)
-    store.absorb()
+    store.ingest()
     counts = dict(store.rows("select split, count(*) from prompts group by all"))
     assert sum(counts.values()) == 2000
     # 1 in 20: 100 expected, standard deviation sqrt(2000 * 0.05 * 0.95) = 9.7; five of them
@@ -106,7 +106,7 @@ def test_a_pair_of_one_picture_with_itself_is_none_and_order_does_not_matter(sto
     assert add_pair(store, prompt, red, blue) == add_pair(store, prompt, blue, red)
     with pytest.raises(AssertionError):
         add_pair(store, prompt, red, red)
-    store.absorb()
+    store.ingest()
     assert store.rows("select count(*), bool_and(image_a < image_b) from pairs") == [(1, True)]
 
 
@@ -119,7 +119,7 @@ def test_a_later_label_supersedes_and_none_is_overwritten(store: PairStore):
     add_label(store, pair, "me", "a", rep=0)
     add_label(store, pair, "me", "b", rep=1)
     add_label(store, pair, "me", "tie", rep=1)  # the same repetition again: the smaller one counts
-    store.absorb()
+    store.ingest()
     assert store.rows("select choice from labels order by rep") == [("a",), ("b",)]
     assert store.rows("select choice from current_labels") == [("b",)]
     ((chosen, image_b),) = store.rows("select chosen, image_b from preferences join pairs using (pair_id)")
@@ -135,7 +135,7 @@ def test_pairs_of_an_evaluation_are_a_split_of_their_own(store: PairStore):
             prompt = add_prompt(store, f"prompt {number}")
             images = (add_picture(store, (value, number, len(source))) for value in (1, 2))
             add_label(store, add_pair(store, prompt, *images, source=source), "me", "a")
-    store.absorb()
+    store.ingest()
     for source, split in store.rows("select distinct source, split from preferences"):
         splits[source].add(split)
     assert splits == {"generate": {"train", "validation"}, "eval": {"eval"}}
@@ -146,7 +146,7 @@ def test_preferences_have_the_chosen_side_and_no_ties_or_skips(store: PairStore)
     add_labeler(store, "me")
     for pair, choice in zip(pairs, ("a", "b", "tie", "skip"), strict=True):
         add_label(store, pair, "me", choice, p_a=0.75)
-    store.absorb()
+    store.ingest()
     rows = store.rows(
         "select pair_id, chosen = image_a, rejected = image_b, p_chosen from preferences join pairs using (pair_id)"
     )
@@ -160,7 +160,7 @@ def test_agreement_on_five_pairs(store: PairStore):
     for pair, x, y in zip(fill(store, n_prompts=5), x_choices, y_choices, strict=True):
         add_label(store, pair, "x", x)
         add_label(store, pair, "y", y)
-    store.absorb()
+    store.ingest()
     # the skipped pair is out: 4 pairs, 2 alike; of the 3 that both decided, 2 alike
     assert store.rows("select * from agreement") == [("x", "y", 4, 0.5, 3, pytest.approx(2 / 3))]
 
@@ -181,7 +181,7 @@ def test_win_rates_fold_both_orders_and_count_a_tie_one_half(store: PairStore):
         first = "m" if of_m < of_n else "n"
         m_is_a.add(first)
         add_label(store, pair, "me", winner if winner in ("tie", "skip") else "a" if winner == first else "b")
-    store.absorb()
+    store.ingest()
     assert m_is_a == {"m", "n"}, "the pictures must stand in both orders, or folding is not tested"
     # 7 judged: m wins 4, n wins 2, one tie: (4 + 0.5) / 7
     rows = store.rows("select labeler, model, other, n, win_rate, ties from win_rates")
@@ -194,7 +194,7 @@ def test_score_pairs_takes_a_scorer_by_name_or_with_its_revision(store: PairStor
     add_scores(store, "red@1", {(prompt, a): 1.0, (prompt, b): 2.0})
     add_scores(store, "red@2", {(prompt, a): 5.0, (prompt, b): 4.0})
     add_scores(store, "redder@1", {(prompt, a): 9.0, (prompt, b): 9.0})
-    store.absorb()
+    store.ingest()
     query = "select pair_id, scorer, score_a, score_b from score_pairs(?) order by scorer"
     assert store.rows(query, ["red"]) == [(pair, "red@1", 1.0, 2.0), (pair, "red@2", 5.0, 4.0)]
     assert store.rows(query, ["red@2"]) == [(pair, "red@2", 5.0, 4.0)]
@@ -205,7 +205,7 @@ def test_score_pairs_takes_a_scorer_by_name_or_with_its_revision(store: PairStor
 
 def test_a_run_is_written_when_it_begins_and_when_it_ends(store: PairStore):
     with run(store, "test", {"nothing": float("nan"), "where": Path("x")}) as this:
-        store.absorb()
+        store.ingest()
         assert store.rows("select status from runs") == [("running",)]
         this.summary["n"] = 3
     ((status, config, summary),) = store.rows("select status, config, summary from runs")
@@ -237,7 +237,7 @@ def whole(store: PairStore) -> PairStore:
         add_label(store, pair, "me", "a", p_a=0.5)
     add_scores(store, "red@1", dict.fromkeys(store.rows("select prompt_id, image_a from pairs"), 1.5))
     with run(store, "test", {}):
-        store.absorb()
+        store.ingest()
     return store
 
 
@@ -272,7 +272,7 @@ def test_check_finds_a_missing_reference(whole: PairStore, table: str, row: dict
     if table == "pairs":
         row |= {"prompt_id": prompt, "image_a": image, "image_b": UUID(int=2**128 - 1)}
     whole.append(table, [row])
-    whole.absorb()
+    whole.ingest()
     assert [(p.what, p.where, p.n) for p in check(whole)] == [("missing reference", where, 1)]
 
 
@@ -362,7 +362,7 @@ def test_a_row_removed_behind_the_journal_is_found_on_opening(whole: PairStore):
 def test_an_older_database_under_a_newer_journal_catches_up(whole: PairStore, tmp_path: Path):
     shutil.copy(whole.database, tmp_path / "old")
     add_prompt(whole, "newer")
-    whole.absorb()
+    whole.ingest()
     before = logical_hashes(whole)
     shutil.copy(tmp_path / "old", whole.database)
     assert logical_hashes(PairStore.open(whole.path)) == before
@@ -391,7 +391,7 @@ def test_a_store_whose_making_was_killed_is_made_the_next_time(tmp_path: Path):
         (tmp_path / "store" / left_over).write_bytes(b"half")
     store = PairStore.create(tmp_path / "store")
     add_prompt(store, "one")
-    store.absorb()
+    store.ingest()
     assert check(PairStore.open(store.path)) == []
     assert not list(store.path.glob(".pairs.*"))
 
@@ -404,7 +404,7 @@ from prefloop.store import PairStore
 store = PairStore.create(sys.argv[1])
 for number in range(8):
     store.add_prompts([(f"{sys.argv[2]} {number}", {}), (f"both {number}", {})])
-    store.absorb()
+    store.ingest()
 """
 
 
@@ -482,7 +482,7 @@ def collecting(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
 @example(["a" * 1_000_000])
 def test_any_prompt_comes_back_exactly_under_its_own_id(collecting: PairStore, texts: list[str]):
     collecting.add_prompts((text, {"tag": text[:20]}) for text in texts)
-    collecting.absorb()
+    collecting.ingest()
     found = dict(collecting.rows("select prompt_id, prompt from prompts"))
     assert all(found[prompt_id(text)] == text for text in texts)
     assert len({prompt_id(text) for text in texts}) == len(set(texts))
@@ -496,7 +496,7 @@ def test_a_journal_taken_in_stretches_gives_the_tables_of_one_stretch(
     for number, pair in enumerate(pairs):
         add_label(store, pair, "me", "a" if number % 2 else "b")
         add_label(store, pair, "me", "tie")  # of the same key: the smaller one counts
-    store.absorb()
+    store.ingest()
     whole = logical_hashes(store)
     monkeypatch.setattr(taking, "ROWS_AT_ONCE", 5)
     store.rebuild()
@@ -512,7 +512,7 @@ def test_a_taking_that_ends_between_stretches_goes_on(store: PairStore, monkeypa
     store.append("prompts", [{"prompt_id": prompt_id("x"), "prompt": "x", "split": "neither", "tags": "{}"}])
     (last, *_) = sorted(store.journal.glob("*-prompts-*.parquet"), reverse=True)
     with pytest.raises(IntegrityError, match="cannot be taken"):
-        store.absorb()
+        store.ingest()
     assert 0 < store.rows("select count(*) from prompts")[0][0] < 8
     last.unlink()
     again = PairStore.open(store.path)
@@ -524,6 +524,6 @@ def test_a_database_opens_in_a_duckdb_since_1_2(store: PairStore):
     # the header tells which storage it is: 65 is that of DuckDB 1.2
     assert int.from_bytes(store.database.read_bytes()[12:20], "little") <= 65
     add_prompt(store, "one")
-    store.absorb()
+    store.ingest()
     store.rebuild()
     assert int.from_bytes(store.database.read_bytes()[12:20], "little") <= 65

@@ -24,7 +24,7 @@ def label(path: Path, pairs: list[UUID], out: Path) -> None:
     for number, pair in enumerate(pairs):
         start = time.monotonic()
         content.add_label(store, pair, "human:me", "ab"[number % 2])
-        store.absorb()
+        store.ingest()
         assert store.rows("select count(*) from labels where labeler = 'human:me'") == [(number + 1,)]
         turns.append(time.monotonic() - start)
         time.sleep(0.1)
@@ -56,7 +56,7 @@ def started(target: Callable, *arguments: object):
 def test_four_processes_at_once_lose_nothing(store: PairStore, tiny_pipeline: Path, tmp_path: Path):
     pairs = content.fill(store, n_prompts=4, images_per_prompt=5)
     content.add_labeler(store, "human:me")
-    store.absorb()
+    store.ingest()
     (tmp_path / "prompts.txt").write_text("\n".join(f"a red circle {number}" for number in range(6)))
     generate = ["generate", "--model", tiny_pipeline, "--prompts", tmp_path / "prompts.txt", "--store", store.path]
     generate += ["--images-per-prompt", 2, "--num-inference-steps", 2, "--batch-size", 2, "--device", "cpu"]

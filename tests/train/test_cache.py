@@ -15,7 +15,7 @@ from PIL import Image
 from prefloop.core.signals import StopSignal
 from prefloop.store import Interrupted, PairStore, load_image
 from prefloop.train import TrainConfig
-from prefloop.train.cache import SHARD, Rows, Shards
+from prefloop.train.cache import SHARD, Rows, TensorCache
 from prefloop.train.monitor.validation import REFERENCE_FILE
 from prefloop.train.tensor_file import DamagedError, read_tensors, write_tensors
 from prefloop.train.trainer import train
@@ -32,7 +32,7 @@ def rows_of(ids: Sequence[UUID]) -> Rows:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A cache of 20 rows in two files."""
-    shards = Shards(tmp_path / "latents")
+    shards = TensorCache(tmp_path / "latents")
     shards.fill(IDS[:12], rows_of, "encoding", batch=4)
     shards.fill(IDS[12:], rows_of, "encoding", batch=4)
     return shards.folder
@@ -67,7 +67,7 @@ def test_any_flipped_bit_of_a_cache_is_found_and_its_rows_are_made_again(
         path.write_bytes(whole)
         flip(path, bit)
         capsys.readouterr()
-        shards = Shards(folder)
+        shards = TensorCache(folder)
         missing = shards.missing(IDS)
         assert len(missing) in (8, 12), bit  # those of the one file
         (warning,) = capsys.readouterr().err.splitlines()
@@ -82,7 +82,7 @@ def test_any_flipped_bit_of_a_cache_is_found_and_its_rows_are_made_again(
 def test_a_cache_file_that_was_cut_is_made_again(folder: Path, kept: int):
     path, _ = files(folder)
     path.write_bytes(path.read_bytes()[:kept])
-    shards = Shards(folder)
+    shards = TensorCache(folder)
     shards.fill(shards.missing(IDS), rows_of, "encoding", batch=4)
     assert torch.equal(shards.rows("mean", IDS), VALUES)
 
@@ -90,7 +90,7 @@ def test_a_cache_file_that_was_cut_is_made_again(folder: Path, kept: int):
 def test_a_whole_cache_is_read_without_a_word(folder: Path, capsys: pytest.CaptureFixture[str]):
     before = {path: path.stat().st_mtime_ns for path in files(folder)}
     capsys.readouterr()
-    shards = Shards(folder)
+    shards = TensorCache(folder)
     assert shards.missing(IDS) == []
     assert torch.equal(shards.rows("mean", IDS[::-1]), VALUES.flip(0))
     assert capsys.readouterr().err == ""
@@ -102,18 +102,18 @@ def test_a_cache_file_of_before_checksums_is_made_again_and_foreign_files_stay(f
     save_file({"mean": VALUES[:12]}, path, {"ids": str([str(one) for one in IDS[:12]]).replace("'", '"')})
     foreign = folder / "mine.safetensors"
     foreign.write_bytes(b"mine")
-    shards = Shards(folder)
+    shards = TensorCache(folder)
     assert len(shards.missing(IDS)) in (8, 12)
     shards.fill(shards.missing(IDS), rows_of, "encoding", batch=4)
     assert torch.equal(shards.rows("mean", IDS), VALUES)
-    assert Shards(folder).missing(IDS) == []
+    assert TensorCache(folder).missing(IDS) == []
     assert foreign.read_bytes() == b"mine"
 
 
 def test_files_that_a_run_does_not_ask_for_are_left_as_they_are(folder: Path):
     for path in files(folder):
         flip(path, 8 * path.stat().st_size - 1)
-    assert Shards(folder).missing([UUID(int=99)]) == [UUID(int=99)]
+    assert TensorCache(folder).missing([UUID(int=99)]) == [UUID(int=99)]
     assert len(files(folder)) == 2
 
 
@@ -158,12 +158,12 @@ def test_a_signal_while_encoding_ends_after_the_batch_and_keeps_what_was_encoded
             stop.number = 15
         return rows_of(ids)
 
-    shards = Shards(tmp_path)
+    shards = TensorCache(tmp_path)
     with pytest.raises(Interrupted, match=r"6 of 20.*the same command goes on") as raised:
         shards.fill(IDS, encoded, "encoding images", batch=3, stop=stop)
     assert raised.value.exit_code == 143
     assert batches == [3, 3]
-    again = Shards(tmp_path)
+    again = TensorCache(tmp_path)
     assert again.missing(IDS) == IDS[6:]
     again.fill(IDS[6:], rows_of, "encoding images", batch=3, stop=StopSignal())
     assert torch.equal(again.rows("mean", IDS), VALUES)
@@ -177,16 +177,16 @@ def test_batches_are_those_of_an_undisturbed_run_after_an_interruption(tmp_path:
         seen.append(list(batch))
         return list(batch), {"mean": torch.zeros(len(batch))}
 
-    Shards(tmp_path / "whole").fill(ids, encoded, "encoding", batch=7)
+    TensorCache(tmp_path / "whole").fill(ids, encoded, "encoding", batch=7)
     undisturbed, seen = seen, []
-    Shards(tmp_path / "rest").fill(ids[7 * 7 :], encoded, "encoding", batch=7)
+    TensorCache(tmp_path / "rest").fill(ids[7 * 7 :], encoded, "encoding", batch=7)
     assert seen == undisturbed[7:]
 
 
 def test_the_references_errors_are_computed_again_though_the_run_has_left_its_reference_behind(
     labelled: PairStore, config: TrainConfig, tmp_path: Path
 ):
-    config = replace(config, lr_scheduler="constant", cache_reference=1, validation_steps=2, max_train_steps=4)
+    config = replace(config, lr_scheduler="constant", reference_draws=1, validation_steps=2, max_train_steps=4)
     whole, cut = (replace(config, output_dir=str(tmp_path / name)) for name in ("whole", "cut"))
     train(whole, labelled)
     train(replace(cut, max_train_steps=2), labelled)

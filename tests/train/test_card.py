@@ -219,7 +219,7 @@ def test_evaluations_of_a_folder_are_those_of_the_model_that_was_in_it(store: Pa
         ]
     ):
         add_run(store, minute, kind, {"model": "tuned", "model_id": str(model), "n": minute}, status)
-    store.absorb()
+    store.ingest()
     assert [found["n"] for found in evaluations_of(store, old)] == [0, 4]
     assert [found["n"] for found in evaluations_of(store, new)] == [3]
     assert evaluations_of(store, UUID(int=9)) == []

@@ -20,9 +20,9 @@ BINS = 4
 
 def metrics(steps: int = 100, **last: Any) -> list[dict[str, Any]]:
     """A row every ten steps: the first is that of a run that begins, the others show `last`."""
-    first = {"loss": 0.7, "implicit_accuracy": 0.52, "gradient_left": 0.5, "grad_norm": 3.0, "learning_rate": 1e-3}
+    first = {"loss": 0.7, "implicit_accuracy": 0.52, "dpo_weight": 0.5, "grad_norm": 3.0, "learning_rate": 1e-3}
     return [
-        {"step": step, "chosen_error_change": 0.0, "rejected_error_change": 0.0, "margin": 0.1}
+        {"step": step, "chosen_error_delta": 0.0, "rejected_error_delta": 0.0, "margin": 0.1}
         | (first if step == 10 else first | last)
         for step in range(10, steps + 1, 10)
     ]
@@ -52,7 +52,7 @@ def look(
         "implicit_accuracy": accuracy if reference else "",
         "low": accuracy - reach if reference else "",
         "high": accuracy + reach if reference else "",
-        "gradient_left": 0.5 if reference else "",
+        "dpo_weight": 0.5 if reference else "",
     }
     bins = [
         row | {"bin": str(k), "timestep_low": k * 1000 // BINS, "timestep_high": (k + 1) * 1000 // BINS}
@@ -68,12 +68,12 @@ def looks(*accuracies: float, **last: Any) -> list[dict[str, Any]]:
 
 
 def sft(*errors: float) -> list[dict[str, Any]]:
-    """Looks without reference; changes against the first look's error."""
+    """Monitor without reference; changes against the first look's error."""
     return [row for k, chosen in enumerate(errors) for row in look(20 * k, chosen=chosen, reference=False)]
 
 
 def sft_metrics(**last: Any) -> list[dict[str, Any]]:
-    empty = dict.fromkeys(("implicit_accuracy", "margin", "gradient_left", "chosen_error_change"), math.nan)
+    empty = dict.fromkeys(("implicit_accuracy", "margin", "dpo_weight", "chosen_error_delta"), math.nan)
     return [row | empty for row in metrics(**last)]
 
 
@@ -219,31 +219,31 @@ def test_pairs_learned_by_heart_are_overfitting_though_no_look_fell():
 
 
 def test_little_gradient_left_is_saturated():
-    (found,) = verdicts(metrics(gradient_left=0.1, implicit_accuracy=0.74), looks(0.5, 0.7, 0.7))
+    (found,) = verdicts(metrics(dpo_weight=0.1, implicit_accuracy=0.74), looks(0.5, 0.7, 0.7))
     assert found.name == "saturated"
     assert "0.10 of the gradient's weight" in found.reason
-    assert "--beta-dpo" in found.lever
-    assert names(metrics(gradient_left=0.11), looks(0.5, 0.7, 0.7)) == ["learning"]
+    assert "--beta" in found.lever
+    assert names(metrics(dpo_weight=0.11), looks(0.5, 0.7, 0.7)) == ["learning"]
 
 
 def test_a_loss_that_grows_while_the_errors_stay_is_saturated_by_beta_and_not_diverging():
     found = verdicts(metrics(loss=5.0), looks(0.5, 0.52, 0.52, chosen=0.001, rejected=0.002))
     assert [verdict.name for verdict in found] == ["saturated"]
     assert "0.7 to 5" in found[0].reason
-    assert "tenth of the --beta-dpo" in found[0].lever
+    assert "tenth of the --beta" in found[0].lever
     assert names(metrics(loss=1.39), looks(0.5, 0.6, 0.6, chosen=0.001, rejected=0.002)) == ["learning"]
     for moved in ({"chosen": 0.03, "rejected": 0.01}, {"chosen": 0.01, "rejected": 0.03}):
         assert names(metrics(loss=5.0), looks(0.5, 0.6, 0.6, **moved)) == ["learning"]
 
 
 def test_a_lower_beta_is_not_proposed_where_the_chosen_error_is_far_from_the_references():
-    driven, saturated = verdicts(metrics(gradient_left=0.05), looks(0.5, 0.7, 0.7, chosen=0.1, rejected=0.2))
-    assert "three times the --beta-dpo" in driven.lever
+    driven, saturated = verdicts(metrics(dpo_weight=0.05), looks(0.5, 0.7, 0.7, chosen=0.1, rejected=0.2))
+    assert "three times the --beta" in driven.lever
     assert "beta" not in saturated.lever
 
 
 def test_several_verdicts_hold_at_once_the_worst_first():
-    rows = metrics(implicit_accuracy=0.95, gradient_left=0.05)
+    rows = metrics(implicit_accuracy=0.95, dpo_weight=0.05)
     assert names(rows, looks(0.5, 0.7, 0.6, chosen=0.1, rejected=0.2)) == [
         "driven by the rejected picture",
         "overfitting",
@@ -252,7 +252,7 @@ def test_several_verdicts_hold_at_once_the_worst_first():
 
 
 def test_beside_diverging_nothing_else_is_said():
-    rows = metrics(implicit_accuracy=0.95, gradient_left=0.05, loss=2.0, grad_norm=20.0)
+    rows = metrics(implicit_accuracy=0.95, dpo_weight=0.05, loss=2.0, grad_norm=20.0)
     assert names(rows, looks(0.5, 0.7, 0.6, chosen=0.1, rejected=0.2)) == ["diverging"]
 
 
@@ -330,7 +330,7 @@ def test_patience_below_one_is_refused():
 FAULTY: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
     "driven by the rejected picture": (metrics(), looks(0.5, 0.55, 0.6, chosen=0.1, rejected=0.2)),
     "overfitting": (metrics(implicit_accuracy=0.95), looks(0.5, 0.7, 0.6)),
-    "saturated": (metrics(gradient_left=0.05), looks(0.5, 0.7, 0.7)),
+    "saturated": (metrics(dpo_weight=0.05), looks(0.5, 0.7, 0.7)),
     "not learning": (metrics(), looks(0.5, 0.42, 0.42)),
     "learning": (metrics(), looks(0.5, 0.6, 0.7, chosen=0.01)),
     "overfitting of sft": (sft_metrics(), sft(0, -0.05, -0.01)),
@@ -374,12 +374,12 @@ def test_no_verdict_says_more_than_its_tables(
     first: tuple[float, float],
     preference: bool,
 ):
-    shown = dict(zip(("loss", "grad_norm", "implicit_accuracy", "gradient_left"), recent, strict=True))
+    shown = dict(zip(("loss", "grad_norm", "implicit_accuracy", "dpo_weight"), recent, strict=True))
     rows = metrics(steps, **shown) or metrics(10, **shown)
     rows[0] |= {"step": min(10, steps), "loss": first[0], "grad_norm": first[1]}
     rows[-1]["step"] = steps
     if not preference:
-        rows = [row | dict.fromkeys(("implicit_accuracy", "gradient_left"), math.nan) for row in rows]
+        rows = [row | dict.fromkeys(("implicit_accuracy", "dpo_weight"), math.nan) for row in rows]
     validation = []
     for at, value in enumerate(accuracies, 1):
         chosen, rejected = changes if at == len(accuracies) else (0.0, 0.0)

@@ -91,7 +91,7 @@ SETTINGS = Settings(
     optimizer="adamw",
     images_per_pair=2,
     has_reference=True,
-    cache_reference=False,
+    reference_draws=False,
     ema=False,
     flip=False,
     encode_batch=1,
@@ -223,7 +223,7 @@ def test_a_lora_keeps_state_of_its_own_weights_alone(costs: Costs):
     assert "reference" not in memory
 
 
-@pytest.mark.parametrize("changes", [{"has_reference": False}, {"cache_reference": True}])
+@pytest.mark.parametrize("changes", [{"has_reference": False}, {"reference_draws": True}])
 def test_no_copy_is_kept_without_a_reference_or_with_its_errors_cached(costs: Costs, changes: dict):
     assert "reference" not in costs.memory(replace(SETTINGS, **changes))["forward and backward"]
 
@@ -311,10 +311,10 @@ def test_time_is_operations_over_speed(costs: Costs):
 
 def test_a_cached_reference_is_asked_once_for_each_pair(costs: Costs):
     always = costs.seconds(SETTINGS)["reference"]  # 400 pairs are seen, 100 are there
-    assert costs.seconds(replace(SETTINGS, cache_reference=True))["reference"] == pytest.approx(always / 4)
+    assert costs.seconds(replace(SETTINGS, reference_draws=True))["reference"] == pytest.approx(always / 4)
     assert costs.seconds(replace(SETTINGS, has_reference=False))["reference"] == 0
     # four processes see 400 pairs each, and ask for 25 each
-    on_four = costs.seconds(replace(SETTINGS, cache_reference=True, n_processes=4))["reference"]
+    on_four = costs.seconds(replace(SETTINGS, reference_draws=True, n_processes=4))["reference"]
     assert on_four == pytest.approx(always / 16)
 
 
@@ -344,7 +344,7 @@ def test_a_lever_says_what_an_estimate_with_it_would():
             "gradient_accumulation_steps": 8,
         },
         "--mixed-precision bf16": {"mixed_precision": "bf16"},
-        "--cache-reference 1": {"cache_reference": True},
+        "--reference-draws 1": {"reference_draws": True},
     }
     for option, changed in changes.items():
         other = estimate(TINY, DATA, replace(SETTINGS, resolution=512, **changed), SPEED)
@@ -376,7 +376,7 @@ def test_levers_already_pulled_are_not_offered():
         mixed_precision="bf16",
         gradient_checkpointing=True,
         optimizer="adafactor",
-        cache_reference=True,
+        reference_draws=True,
     )
     assert estimate(TINY, DATA, settings, SPEED).levers == ()
 

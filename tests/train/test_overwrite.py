@@ -14,7 +14,7 @@ from prefloop.train.export.readme import write_readme
 from prefloop.train.run_folder.claim import claimed, drop_previous
 from prefloop.train.run_folder.ownership import owned
 from prefloop.train.run_folder.tables import replacing
-from prefloop.train.trainer import _Trainer, train
+from prefloop.train.trainer import Trainer, train
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
@@ -96,7 +96,7 @@ def test_a_run_is_overwritten_when_the_new_one_has_a_checkpoint_and_not_before(
         raise NumericalError("the loss is nan")
 
     with monkeypatch.context() as patched:
-        patched.setattr(_Trainer, "_optimize", sick)
+        patched.setattr(Trainer, "step", sick)
         with pytest.raises(NumericalError):
             train(replace(config, lora_rank=2), labelled, overwrite=True)
     assert content_of(finished) == before
@@ -128,7 +128,7 @@ def test_overwriting_names_the_files_of_others_in_a_runs_folder(
 
 def test_a_run_does_not_overwrite_what_it_reads(finished: Path, labelled: PairStore, config: TrainConfig):
     before = content_of(finished)
-    for reads in ({"model": finished}, {"vae": finished / "vae"}, {"unet_init": finished / "checkpoint-1" / "unet"}):
+    for reads in ({"model": finished}, {"vae": finished / "vae"}, {"init_from": finished / "checkpoint-1" / "unet"}):
         changed = replace(config, lora_rank=2, **{name: str(path) for name, path in reads.items()})
         with pytest.raises(UsageError, match="which this run reads; name another folder"):
             train(changed, labelled, overwrite=True)
@@ -174,7 +174,7 @@ class Killed(BaseException):
 def test_killed_at_any_moment_of_overwriting_the_old_or_the_new_run_is_whole(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    new = replace(config, beta_dpo=7.0)
+    new = replace(config, beta=7.0)
 
     def run_of(folder: Path, which: TrainConfig, text: str) -> None:
         def write(checkpoint: Path) -> None:
@@ -218,7 +218,7 @@ def test_killed_at_any_moment_of_overwriting_the_old_or_the_new_run_is_whole(
             except Killed:
                 pass
         # what the next command finds, whatever it is
-        with pytest.raises(UsageError), claimed(folder, replace(config, beta_dpo=8.0), False, False):
+        with pytest.raises(UsageError), claimed(folder, replace(config, beta=8.0), False, False):
             pass
         (checkpoint,) = newest_first(folder)
         text = (checkpoint / "weights").read_text()

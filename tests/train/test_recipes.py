@@ -16,17 +16,17 @@ def test_every_recipe_is_whole_and_says_its_absolute_rate_batch_and_beta():
     assert set(recipes()) == {"sd15-paper", "sdxl-paper", "sdxl-turbo", "sd15-lora", "sdxl-lora"}
     # values of a latent: 4 channels of an eighth of the side
     for name, line in recipes().items():
-        config = TrainConfig(output_dir="out", labels=("someone",), **read_settings(name))
+        config = TrainConfig(output_dir="out", labelers=("someone",), **read_settings(name))
         pairs = config.train_batch_size * config.gradient_accumulation_steps
         rate = config.learning_rate * (pairs if config.scale_lr else 1)
         shown = f"{rate:.4g}".replace("e-0", "e-")
         assert f"{pairs} pairs a step, absolute learning rate {shown}" in line
         second = (Path(__file__).parents[2] / "train" / "recipes" / f"{name}.toml").read_text().splitlines()[1]
         assert config.resolution is not None
-        beta_sum = config.beta_dpo / (4 * (config.resolution // 8) ** 2)
+        beta_sum = config.beta / (4 * (config.resolution // 8) ** 2)
         found = re.search(r"beta (\d+) per element mean = ([\d.]+) per sum", second)
         assert found is not None, name
-        assert float(found[1]) == config.beta_dpo
+        assert float(found[1]) == config.beta
         assert float(found[2]) == pytest.approx(beta_sum, rel=5e-3)
 
 
@@ -38,13 +38,13 @@ def test_options_on_the_command_line_win_over_the_file(tmp_path: Path):
     content.add_labeler(store, "me")
     for pair in content.fill(store, n_prompts=12):
         content.add_label(store, pair, "me", "a")
-    store.absorb()
+    store.ingest()
     (tmp_path / "mine.toml").write_text('labels = ["me"]\nbeta-dpo = 700\nmax_train_steps = 7\n')
     words = ["train", "--config", str(tmp_path / "mine.toml"), "--store", str(store.path), "--max-train-steps", "9"]
     told = CliRunner().invoke(app, [*words, "--output-dir", str(tmp_path / "out"), "--dry-run", "--json", "--cpu"])
     assert told.exit_code == 0, told.output
     answer = json.loads(told.stdout)
-    assert (answer["config"]["beta_dpo"], answer["config"]["max_train_steps"]) == (700, 9)
+    assert (answer["config"]["beta"], answer["config"]["max_train_steps"]) == (700, 9)
     assert answer["beta_sum"] == pytest.approx(700 / 512)  # 8 x 8 x 8 values
     assert answer["config"]["optimizer"] == "adamw"
     assert answer["estimate"]["n_steps"] == 9
@@ -55,11 +55,11 @@ def test_options_on_the_command_line_win_over_the_file(tmp_path: Path):
     ("text", "named"),
     [
         ("betadpo = 1", "betadpo"),
-        ('beta_dpo = "much"', "beta_dpo"),
+        ('beta = "much"', "beta"),
         ("lora_rank = 1.5", "lora_rank"),
         ('labels = "me"', "labels"),
         ("random_flip = 1", "random_flip"),
-        ("beta_dpo = ", "TOML"),
+        ("beta = ", "TOML"),
     ],
 )
 def test_a_wrong_line_of_a_file_is_named(tmp_path: Path, text: str, named: str):

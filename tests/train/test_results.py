@@ -79,7 +79,7 @@ def test_no_command_hashes_a_model_twice(
     content.add_labeler(store, "me")
     for pair in content.fill(store, n_prompts=4):
         content.add_label(store, pair, "me", "a", margin=1.0)
-    store.absorb()
+    store.ingest()
     base = Path(shutil.copytree(tiny_pipeline, tmp_path / "base"))
     rewrite(lora, trained_on=lineage(find_model(str(base)), lora))
     for path in (*base.rglob("*.*"), *lora.rglob("*.*")):
@@ -87,7 +87,7 @@ def test_no_command_hashes_a_model_twice(
     hashing._known.clear()
     hashed, slow = [], hashing._hashed
     monkeypatch.setattr(hashing, "_hashed", lambda path: hashed.append(path) or slow(path))
-    words = ["train", "--model", lora, "--labels", "me", "--store", store.path, "--output-dir", tmp_path / "second"]
+    words = ["train", "--model", lora, "--labeler", "me", "--store", store.path, "--output-dir", tmp_path / "second"]
     words += ["--max-train-steps", 1, "--train-batch-size", 1, "--resolution", 32, "--lora-rank", 1, "--cpu"]
     ended = CliRunner().invoke(app, [str(word) for word in words])
     assert ended.exit_code == 0, ended.output
@@ -105,7 +105,7 @@ from prefloop.models.family import family_of
 from prefloop.train.policy import Policy, load_unet
 from prefloop.train.export.result import settle
 model, output = find_model(sys.argv[1]), Path(sys.argv[2])
-policy = Policy(load_unet(model), TrainConfig(output_dir="x", labels=("me",), lora_rank=2, seed=1))
+policy = Policy(load_unet(model), TrainConfig(output_dir="x", labelers=("me",), lora_rank=2, seed=1))
 policy.save_weights(output, family_of(model))
 policy.save_kohya(output, family_of(model), model)
 policy.save_pipeline(output, model)

@@ -21,7 +21,7 @@ from prefloop.train import TrainConfig
 from prefloop.train.checkpoint import MANIFEST, sha256
 from prefloop.train.pairs import select_pairs
 from prefloop.train.run_folder.kept_pairs import read_pairs
-from prefloop.train.trainer import _Trainer, train
+from prefloop.train.trainer import Trainer, train
 from safetensors.torch import load_file, save_file
 
 TABLES = ("metrics.csv", "validation.csv")
@@ -33,17 +33,17 @@ class Killed(BaseException):
 
 def ended(when: dict[int, str], config: TrainConfig, store: PairStore) -> None:
     """Train until the signal or the kill that comes in a step."""
-    whole = _Trainer._optimize
+    whole = Trainer.step
 
-    def optimize(self: _Trainer, micro_batches=None):
-        if when.get(self.step) == "kill":
+    def optimize(self: Trainer, micro_batches=None):
+        if when.get(self.global_step) == "kill":
             raise Killed
-        if when.get(self.step) == "stop":
+        if when.get(self.global_step) == "stop":
             self.stop.number = signal.SIGTERM
         return whole(self, micro_batches)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(_Trainer, "_optimize", optimize)
+        patched.setattr(Trainer, "step", optimize)
         with pytest.raises(Killed if "kill" in when.values() else Interrupted):
             train(config, store)
 
@@ -83,7 +83,7 @@ def test_labels_that_change_while_a_run_is_interrupted_do_not_keep_it_from_endin
     content.add_label(labelled, pairs.validation[0].pair_id, "redder", "skip", rep=1)
     ties = labelled.rows("select pair_id from current_labels where choice = 'tie' order by pair_id limit 1")
     content.add_label(labelled, ties[0][0], "redder", "a", rep=1)  # new
-    labelled.absorb()
+    labelled.ingest()
     capsys.readouterr()
     train(cut, labelled)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "changed since" in line]
@@ -103,8 +103,8 @@ def test_a_run_whose_labels_are_all_undone_ends_by_the_same_command(
     ended({0: "stop"}, replace(config, lora_rank=2), labelled)
     for pair in (pairs := select_pairs(labelled, config)).train + pairs.validation:
         content.add_label(labelled, pair.pair_id, "redder", "skip", rep=1)
-    labelled.absorb()
-    words = ["train", "--labels", "redder", "--model", config.model, "--store", labelled.path, "--cpu"]
+    labelled.ingest()
+    words = ["train", "--labeler", "redder", "--model", config.model, "--store", labelled.path, "--cpu"]
     words += ["--max-train-steps", 3, "--train-batch-size", 2, "--lora-rank", 2, "--lr-warmup-steps", 0]
     code, printed = content.finished(*words, "--output-dir", config.output_dir, cwd=tmp_path)
     assert code == 0, printed
@@ -125,9 +125,9 @@ def test_other_settings_are_refused_before_anything_is_loaded(
     labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
     ended({0: "stop"}, config, labelled)
-    monkeypatch.setattr("prefloop.train.trainer._Trainer", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr("prefloop.train.trainer.Trainer", lambda *_: pytest.fail("it began"))
     with pytest.raises(UsageError, match="other settings; give them again, or --overwrite or another folder"):
-        train(replace(config, beta_dpo=7.0), labelled)
+        train(replace(config, beta=7.0), labelled)
 
 
 def test_a_run_does_not_go_on_with_a_model_that_has_changed(labelled: PairStore, config: TrainConfig, tmp_path: Path):
@@ -144,7 +144,7 @@ def test_a_run_does_not_go_on_with_a_model_that_has_changed(labelled: PairStore,
 def test_the_prompts_that_were_trained_on_are_those_of_the_pairs_of_its_steps(labelled: PairStore, config: TrainConfig):
     output = Path(config.output_dir)
     train(replace(config, max_train_steps=1), labelled)
-    data = _Trainer(replace(config, max_train_steps=1), labelled, StopSignal()).data
+    data = Trainer(replace(config, max_train_steps=1), labelled, StopSignal()).data
     seen = read_trained_prompts(output)
     assert seen == {draw.pair.prompt_id for draw in data.draws(0, 2)}  # one step of two pairs
     train(replace(config, max_train_steps=30), labelled, resume=True)
@@ -187,12 +187,12 @@ def test_a_checkpoint_that_is_not_ours_runs_no_code_and_ends_in_one_line(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(trainer: Callable[..., _Trainer], value: float):
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(trainer: Callable[..., Trainer], value: float):
     sick = trainer()
     before = {name: tensor.clone() for name, tensor in sick.policy.trainable_state().items()}
     sick.policy.parameters()[0].register_hook(lambda gradient: torch.full_like(gradient, value))
     with pytest.raises(NumericalError, match=r"the gradient norm is (nan|inf) at step 0"):
-        sick._optimize()
+        sick.step()
     assert all(torch.equal(tensor, sick.policy.trainable_state()[name]) for name, tensor in before.items())
 
 
@@ -240,7 +240,7 @@ def _signal_while_starting() -> None:
 
 
 def test_the_command_obeys_a_signal_while_it_starts(labelled: PairStore, config: TrainConfig, tmp_path: Path):
-    words = ["train", "--labels", "redder", "--model", config.model, "--store", labelled.path, "--cpu"]
+    words = ["train", "--labeler", "redder", "--model", config.model, "--store", labelled.path, "--cpu"]
     code, printed = content.finished(
         *words, "--output-dir", config.output_dir, cwd=tmp_path, first=_signal_while_starting
     )
@@ -254,14 +254,14 @@ def test_an_interrupted_overwriting_says_how_it_goes_on(
     labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
     train(replace(config, max_train_steps=1), labelled)
-    whole = _Trainer._optimize
+    whole = Trainer.step
 
     def optimize(self, batches):
         self.stop.number = signal.SIGTERM
         return whole(self, batches)
 
     with monkeypatch.context() as patched:
-        patched.setattr(_Trainer, "_optimize", optimize)
+        patched.setattr(Trainer, "step", optimize)
         with pytest.raises(Interrupted, match="the same command without --overwrite goes on"):
             train(config, labelled, overwrite=True)
     assert train(config, labelled)["steps"] == 3
@@ -274,7 +274,7 @@ def test_a_run_that_has_not_ended_is_named_where_a_model_is_asked_for(labelled: 
 
 
 def test_equal_checkpoints_have_equal_bytes(labelled: PairStore, config: TrainConfig):
-    trainer = _Trainer(replace(config, lora_rank=2, checkpoints_total_limit=9), labelled, StopSignal())
+    trainer = Trainer(replace(config, lora_rank=2, checkpoints_total_limit=9), labelled, StopSignal())
     for step in range(1, 9):  # safetensors writes the two names of a header's metadata in any order
         trainer.state.save(step)
     paths = Path(config.output_dir).glob("checkpoint-*/pytorch_lora_weights.safetensors")

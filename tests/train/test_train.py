@@ -14,11 +14,11 @@ from prefloop.models.resolve import find_model
 from prefloop.store import IntegrityError, NumericalError, PairStore, UsageError
 from prefloop.store.images import image_path
 from prefloop.train import TrainConfig
-from prefloop.train.cache import EMPTY
+from prefloop.train.cache import EMPTY_PROMPT_ID
 from prefloop.train.cli import _told as told
 from prefloop.train.objective import SHOWN, pair_losses, shown
 from prefloop.train.pairs import select_pairs
-from prefloop.train.trainer import _Trainer, train
+from prefloop.train.trainer import Trainer, train
 from safetensors.torch import load_file
 
 
@@ -56,14 +56,14 @@ def test_where_selects_by_any_sql_over_preferences(labelled: PairStore, config: 
     with pytest.raises(UsageError, match="--where"):
         select_pairs(labelled, replace(config, where="true) or (true"))
     with pytest.raises(UsageError, match="redder"):
-        select_pairs(labelled, replace(config, labels=("nobody",)))
+        select_pairs(labelled, replace(config, labelers=("nobody",)))
 
 
 def test_pairs_of_evaluations_are_never_trained_on(labelled: PairStore, config: TrainConfig):
     prompt = content.add_prompt(labelled, "held out")
     images = [content.add_picture(labelled, (1, 2, value), side=32) for value in (3, 4)]
     content.add_label(labelled, content.add_pair(labelled, prompt, *images, source="eval"), "redder", "a")
-    labelled.absorb()
+    labelled.ingest()
     pairs = select_pairs(labelled, config)
     assert "held out" not in {pair.prompt for pair in pairs.train + pairs.validation}
 
@@ -75,9 +75,9 @@ def test_labels_by_two_versions_of_a_scorer_are_refused(labelled: PairStore, con
         labelled.append("scorers", [{"scorer": f"s@{version}", "name": "s", "config": "{}"}])
         pair = select_pairs(labelled, config).train[0]
         content.add_label(labelled, pair.pair_id, f"s{version}", "a")
-    labelled.absorb()
+    labelled.ingest()
     with pytest.raises(IntegrityError, match="two versions of s"):
-        select_pairs(labelled, replace(config, labels=("s1", "s2")))
+        select_pairs(labelled, replace(config, labelers=("s1", "s2")))
 
 
 @pytest.mark.parametrize("lora_rank", [0, 2])
@@ -85,13 +85,13 @@ def test_before_the_first_step_the_loss_is_log_2_and_implicit_accuracy_one_half(
     first = trainer(lora_rank=lora_rank)
     with torch.no_grad():
         batches = first.data.batch(0, 8)
-        errors = first.denoising.errors(batches)
+        errors = first.denoiser.errors(batches)
         loss = pair_losses(errors, [pair for batch in batches for pair in batch.pairs], first.config)
         row = dict(zip(SHOWN, shown(errors, loss, first.config).tolist(), strict=True))
     assert row["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert row["implicit_accuracy"] == 0.5
-    assert row["chosen_error_change"] == row["margin"] == 0.0
-    assert row["gradient_left"] == 0.5
+    assert row["chosen_error_delta"] == row["margin"] == 0.0
+    assert row["dpo_weight"] == 0.5
 
 
 def test_an_adapter_that_is_off_gives_the_errors_of_a_frozen_copy(trainer):
@@ -100,7 +100,7 @@ def test_an_adapter_that_is_off_gives_the_errors_of_a_frozen_copy(trainer):
         for name, parameter in lora.policy.unet.named_parameters():
             if "lora_B" in name:
                 parameter.add_(0.05)
-        of_full, of_lora = (one.denoising.errors(one.data.batch(0, 8)) for one in (full, lora))
+        of_full, of_lora = (one.denoiser.errors(one.data.batch(0, 8)) for one in (full, lora))
     assert torch.equal(of_full.ref_chosen, of_lora.ref_chosen)
     assert torch.equal(of_full.ref_rejected, of_lora.ref_rejected)
     assert not torch.allclose(of_full.chosen, of_lora.chosen)
@@ -160,7 +160,7 @@ def test_an_epoch_shows_every_pair_once(trainer):
 
 def test_some_prompts_are_dropped_for_both_images(trainer):
     data = trainer(proportion_empty_prompts=0.5).data
-    empty = data.texts.rows("hidden", [EMPTY]).float()[0]
+    empty = data.texts.rows("hidden", [EMPTY_PROMPT_ID]).float()[0]
     dropped = [torch.equal(hidden, empty) for hidden in data.batch(0, 40)[0].hidden]
     assert 8 <= sum(dropped) <= 32  # 20 are expected; 4 standard deviations are 12.6
     assert not any(
@@ -175,7 +175,7 @@ def test_accumulation_of_four_times_two_is_one_times_eight(trainer, tmp_path: Pa
     four = trainer(train_batch_size=2, gradient_accumulation_steps=4, output_dir=str(tmp_path / "four"), **alike)
     before = {name: value.clone() for name, value in one.policy.trainable_state().items()}
     for each in (one, four):
-        each._optimize()
+        each.step()
     for (name, a), (_, b) in zip(
         one.policy.trainable_state().items(), four.policy.trainable_state().items(), strict=True
     ):
@@ -188,7 +188,7 @@ def test_a_full_result_loads_in_diffusers_and_as_a_model(labelled: PairStore, co
 
     summary = train(config, labelled)
     assert summary["steps"] == 3
-    assert summary["beta_sum"] == pytest.approx(config.beta_dpo / (4 * 4 * 4))  # latents are 4 x 4 x 4
+    assert summary["beta_sum"] == pytest.approx(config.beta / (4 * 4 * 4))  # latents are 4 x 4 x 4
     assert StableDiffusionPipeline.from_pretrained(config.output_dir).unet is not None
     found = find_model(config.output_dir)
     assert found.model_id != find_model(config.model).model_id
@@ -229,13 +229,13 @@ def test_an_interrupted_run_ends_bit_equal(
     whole = replace(config, output_dir=str(tmp_path / "whole"))
     train(whole, labelled)
     cut = replace(config, output_dir=str(tmp_path / "cut"))
-    killed = _Trainer(cut, labelled, StopSignal()) if Path(cut.output_dir).mkdir() is None else None
+    killed = Trainer(cut, labelled, StopSignal()) if Path(cut.output_dir).mkdir() is None else None
     assert killed is not None
     for _ in range(5):  # two steps beyond the last checkpoint are lost, as by kill -9
-        killed._optimize()
-        killed.step += 1
-        if killed.step in (2, 4):
-            killed.state.save(killed.step)
+        killed.step()
+        killed.global_step += 1
+        if killed.global_step in (2, 4):
+            killed.state.save(killed.global_step)
     train(cut, labelled)
     name = "trainable.safetensors"
     one, other = (load_file(Path(c.output_dir) / "checkpoint-6" / name) for c in (whole, cut))
@@ -267,7 +267,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(trainer, pois
     type(data).batch = batch
     try:
         with pytest.raises(NumericalError, match=str(data.batch(0, 1)[0].pairs[0].pair_id)):
-            sick._optimize()
+            sick.step()
     finally:
         type(data).batch = drawn
     assert all(torch.equal(tensor, sick.policy.trainable_state()[name]) for name, tensor in before.items())
@@ -277,7 +277,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(trainer, pois
 def test_the_loss_falls_and_the_model_learns_who_is_chosen(labelled: PairStore, config: TrainConfig):
     # the shipped model: a random autoencoder would hide the pictures in its own noise
     shipped = TrainConfig(
-        output_dir=config.output_dir, labels=("redder",), max_train_steps=30, train_batch_size=8, cpu=True
+        output_dir=config.output_dir, labelers=("redder",), max_train_steps=30, train_batch_size=8, cpu=True
     )
     summary = train(shipped, labelled)
     # chosen pictures are all much redder, which a few steps suffice to learn
@@ -314,7 +314,7 @@ def test_a_changed_picture_is_left_out_or_ends_the_run(labelled: PairStore, conf
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("beta_dpo", math.nan),
+        ("beta", math.nan),
         ("learning_rate", math.inf),
         ("learning_rate", -1.0),
         ("train_batch_size", 0),
@@ -330,7 +330,7 @@ def test_bad_settings_are_refused_by_name(config: TrainConfig, name: str, value:
 def test_numbers_a_loss_does_not_have_are_left_empty_and_small_ones_keep_their_digits(
     labelled: PairStore, config: TrainConfig, capsys: pytest.CaptureFixture[str], loss: str
 ):
-    summary = train(replace(config, loss=loss, max_train_steps=2, beta_dpo=5000.0), labelled)
+    summary = train(replace(config, loss=loss, max_train_steps=2, beta=5000.0), labelled)
     shown = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
     text = told(summary)
     assert "nan" not in shown + text

@@ -17,18 +17,18 @@ from prefloop.train import TrainConfig
 from prefloop.train.denoise import noisy_pair, pair_errors, residuals
 from prefloop.train.monitor.tables import read_rows
 from prefloop.train.objective import pair_losses
-from prefloop.train.trainer import _Trainer, train
+from prefloop.train.trainer import Trainer, train
 from safetensors.torch import load_file
 
-Make = Callable[..., _Trainer]
+Make = Callable[..., Trainer]
 
 
-def gradients(trainer: _Trainer, swap: bool = False, first: int = 0, count: int = 8) -> list[torch.Tensor]:
+def gradients(trainer: Trainer, swap: bool = False, first: int = 0, count: int = 8) -> list[torch.Tensor]:
     """Of the loss of some pairs, by weight."""
     (batch,) = trainer.data.batch(first, count)
     if swap:
         batch = replace(batch, chosen=batch.rejected, rejected=batch.chosen)
-    errors = trainer.denoising.errors([batch])
+    errors = trainer.denoiser.errors([batch])
     pair_losses(errors, batch.pairs, trainer.config).mean().backward()
     found = [parameter.grad for parameter in trainer.policy.parameters() if parameter.grad is not None]
     assert found
@@ -74,9 +74,9 @@ def test_cached_latents_and_texts_give_the_errors_of_encoding_anew(trainer: Make
         ).input_ids
         hidden = pipeline.text_encoder(ids).last_hidden_state
         chosen, rejected = drawn
-        pair = noisy_pair(made.scheduler, chosen, rejected, hidden, batch.noise, batch.timesteps)
+        pair = noisy_pair(made.noise_scheduler, chosen, rejected, hidden, batch.noise, batch.timesteps)
         anew = pair_errors(residuals(made.policy.unet, pair))
-        cached = made.denoising.of_model([batch])
+        cached = made.denoiser.policy_errors([batch])
     # the cache holds float16
     assert torch.allclose(anew[0], cached.chosen, rtol=2e-3)
     assert torch.allclose(anew[1], cached.rejected, rtol=2e-3)
@@ -88,7 +88,7 @@ def test_sft_asks_for_chosen_images_alone(trainer: Make):
         made, seen = trainer(loss=loss, min_snr_gamma=5.0), []
         made.policy.unet.register_forward_hook(lambda _, asked, __, seen=seen: seen.append(len(asked[0])))
         batches = made.data.batch(0, 4)
-        found[loss] = made.denoising.errors(batches).chosen
+        found[loss] = made.denoiser.errors(batches).chosen
         assert seen == {"sft": [4], "dpo": [8]}[loss]
     assert torch.allclose(found["sft"], found["dpo"], rtol=1e-5)
 
@@ -112,7 +112,7 @@ def test_adafactor_clips_by_its_own_rule_and_only_once(trainer: Make):
         made = trainer(optimizer=name, max_grad_norm=1e-4)
         gradients(made)
         before = [p.grad.clone() for p in made.policy.parameters() if p.grad is not None]
-        norm = made._clipped()
+        norm = made.clip_gradients()
         after = [p.grad for p in made.policy.parameters() if p.grad is not None]
         assert float(norm) > 1e-3
         clipped[name] = not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
@@ -125,9 +125,9 @@ def test_a_resumed_run_decodes_no_picture_and_begins_at_its_own_pairs(
     config = replace(config, max_train_steps=5, dataloader_num_workers=0)
     first = trainer(max_train_steps=5)
     for _ in range(3):
-        first._optimize()
-        first.step += 1
-    first.state.save(first.step)
+        first.step()
+        first.global_step += 1
+    first.state.save(first.global_step)
     monkeypatch.setattr("prefloop.train.cache.load_image", lambda *_: pytest.fail("a picture was decoded"))
     asked: list[int] = []
     draws = type(first.data).draws
@@ -148,7 +148,7 @@ def test_a_resumed_run_decodes_no_picture_and_begins_at_its_own_pairs(
         {"mixed_precision": "bf16"},
         {"mixed_precision": "bf16", "lora_rank": 2, "dataloader_num_workers": 0},
         {"optimizer": "adafactor", "ema_decay": 0.9},
-        {"cache_reference": 2},
+        {"reference_draws": 2},
         {"lr_scheduler": "linear", "safeguard": 0.9, "min_snr_gamma": 5.0},
     ],
     ids=lambda changes: "-".join(f"{name}={value}" for name, value in changes.items()),
@@ -162,18 +162,18 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_undisturbed_one(
     # ended after its third step, as by a signal; then killed in its fourth, so that the third is lost
     stop = StopSignal()
     Path(cut.output_dir).mkdir()
-    killed = _Trainer(cut, labelled, stop)
+    killed = Trainer(cut, labelled, stop)
     killed.state.restore()
-    if config.cache_reference:
+    if config.reference_draws:
         from prefloop.train.prepare import with_reference
 
-        killed.data = with_reference(killed.data, killed.denoising, labelled, killed.model, 0, stop)
-    killed.looks.begin(0)
+        killed.data = with_reference(killed.data, killed.denoiser, labelled, killed.model, 0, stop)
+    killed.monitor.begin(0)
     for _ in range(3):
-        killed._optimize()
-        killed.step += 1
-        if killed.step == 2:
-            killed.state.save(killed.step)
+        killed.step()
+        killed.global_step += 1
+        if killed.global_step == 2:
+            killed.state.save(killed.global_step)
     train(cut, labelled)
     one, other = (load_file(Path(c.output_dir) / "checkpoint-4" / "trainable.safetensors") for c in (whole, cut))
     assert all(torch.equal(one[key], other[key]) for key in one)
@@ -184,13 +184,13 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_undisturbed_one(
 def test_cached_reference_errors_are_those_of_the_reference(trainer: Make, labelled: PairStore):
     from prefloop.train.prepare import with_reference
 
-    made = trainer(cache_reference=2)
+    made = trainer(reference_draws=2)
     assert not made.policy.has_reference  # no copy in memory
-    made.data = with_reference(made.data, made.denoising, labelled, made.model, 0, made.stop)
+    made.data = with_reference(made.data, made.denoiser, labelled, made.model, 0, made.stop)
     n = len(made.data.pairs.train)
     assert len(made.data.every_fixed()) == 2 * n
     (batch,) = made.data.batch(3, 6)
-    of_reference = made.denoising.of_reference([batch])
+    of_reference = made.denoiser.reference_errors([batch])
     assert batch.ref_chosen is not None
     assert batch.ref_rejected is not None
     assert torch.allclose(batch.ref_chosen, of_reference.chosen, rtol=1e-5)
@@ -202,9 +202,9 @@ def test_cached_reference_errors_are_those_of_the_reference(trainer: Make, label
 
 
 def test_a_labelers_weight_multiplies_the_loss_of_its_pairs(trainer: Make):
-    plain, heavy = trainer(), trainer(labels=("redder=3",))
+    plain, heavy = trainer(), trainer(labelers=("redder=3",))
     (batch,) = plain.data.batch(0, 4)
-    losses = [pair_losses(made.denoising.errors([batch]), batch.pairs, made.config) for made in (plain, heavy)]
+    losses = [pair_losses(made.denoiser.errors([batch]), batch.pairs, made.config) for made in (plain, heavy)]
     assert torch.allclose(losses[1], 3 * losses[0])
 
 
@@ -215,7 +215,7 @@ def test_soft_labels_are_the_stored_probabilities(trainer: Make):
             next(iter(made.policy.parameters())).add_(0.1)
     (batch,) = hard.data.batch(0, 4)
     assert [pair.p_chosen for pair in batch.pairs] == pytest.approx([0.9] * 4)
-    errors = hard.denoising.errors([batch])
+    errors = hard.denoiser.errors([batch])
     one, other = (pair_losses(errors, batch.pairs, made.config) for made in (hard, soft))
     # -0.9 log sigmoid(u) - 0.1 log sigmoid(-u) = -log sigmoid(u) + 0.1 u
     logits = torch.log(torch.expm1(one) ** -1)
@@ -259,17 +259,17 @@ def test_buckets_train_images_of_several_shapes(store: PairStore, config: TrainC
             store.append("images", [row])
             images.append(row["image_id"])
         content.add_label(store, content.add_pair(store, prompt, *images), "redder", "a")
-    store.absorb()
-    made = _Trainer(replace(config, aspect_buckets=True, resolution=64, train_batch_size=4), store, StopSignal())
+    store.ingest()
+    made = Trainer(replace(config, aspect_buckets=True, resolution=64, train_batch_size=4), store, StopSignal())
     sizes = {(frame.height, frame.width) for frame in made.data.frames.values()}
     assert len(sizes) == 3
     n = len(made.data.pairs.train)
     assert sorted(made.data.order(0)) == list(range(n))
     assert len(made.data.batch(0, 4)) == 1  # pairs of one shape stand together
     assert len(made.data.batch(0, n)) == 3
-    assert math.isfinite(float(made._optimize()[0]))
+    assert math.isfinite(float(made.step()[0]))
     # one forward for each shape gives the errors of all of them at once
-    whole = made.denoising.of_model(made.data.batch(0, n)).chosen
+    whole = made.denoiser.policy_errors(made.data.batch(0, n)).chosen
     assert len(whole) == n
 
 
@@ -300,7 +300,7 @@ def test_two_processes_with_half_the_batch_each_make_the_steps_of_one_and_are_re
     one = replace(config, output_dir=str(tmp_path / "one"), train_batch_size=8, **alike)
     two = replace(config, output_dir=str(tmp_path / "two"), train_batch_size=4, **alike)
     train(one, labelled)
-    words: list[object] = ["train", "--labels", "redder", "--store", labelled.path, "--json", "--resume"]
+    words: list[object] = ["train", "--labeler", "redder", "--store", labelled.path, "--json", "--resume"]
     for name in ("model", "output_dir", "train_batch_size", "lr_warmup_steps", *alike):
         words += [f"--{name.replace('_', '-')}", getattr(two, name)]
     # no --cpu: without a GPU they would take themselves for two runs of one process each
@@ -330,7 +330,7 @@ def test_two_processes_with_half_the_batch_each_make_the_steps_of_one_and_are_re
     [
         ({"loss": "sft", "safeguard": 0.9}, "safeguard"),
         ({"loss": "ipo", "soft_labels": True}, "soft-labels"),
-        ({"loss": "mapo", "cache_reference": 1}, "cache-reference"),
+        ({"loss": "mapo", "reference_draws": 1}, "cache-reference"),
         ({"kohya": True}, "kohya"),
         ({"output": "lora"}, "lora-rank"),
         ({"labels": ("redder=-1",)}, "weight of redder"),
@@ -350,7 +350,7 @@ def test_a_step_that_runs_out_of_memory_ends_with_three_levers(
     def scarce(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("prefloop.train.trainer._Trainer._optimize", scarce)
+    monkeypatch.setattr("prefloop.train.trainer.Trainer.step", scarce)
     with pytest.raises(PrefloopError, match="--train-batch-size 1 --gradient-accumulation-steps 2") as caught:
         train(config, labelled)
     assert str(caught.value).count("--") >= 4
@@ -385,5 +385,7 @@ def test_the_safeguard_and_min_snr_reach_the_training_step(trainer: Make):
         assert any(not torch.allclose(a, b, rtol=1e-3) for a, b in zip(plain, changed, strict=True)), changes
     # neither changes what the model is worth before the first step
     made = trainer(safeguard=0.9)
-    errors, reference = (asked(made.data.batch(0, 4)) for asked in (made.denoising.errors, made.denoising.of_reference))
+    errors, reference = (
+        asked(made.data.batch(0, 4)) for asked in (made.denoiser.errors, made.denoiser.reference_errors)
+    )
     assert torch.equal(errors.rejected, reference.rejected)

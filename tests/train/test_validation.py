@@ -1,4 +1,4 @@
-"""Looks at held-out pairs: what they show, where they look, and when a run ends by them."""
+"""Monitor at held-out pairs: what they show, where they look, and when a run ends by them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,9 +14,9 @@ from prefloop.train.monitor.validation import COLUMNS, REFERENCE_FILE, Validatio
 from prefloop.train.pair_denoiser import Errors
 from prefloop.train.pairs import Pairs
 from prefloop.train.run_folder.tables import add_rows
-from prefloop.train.trainer import _Trainer, train
+from prefloop.train.trainer import Trainer, train
 
-Make = Callable[..., _Trainer]
+Make = Callable[..., Trainer]
 
 
 def test_the_interval_of_clusters_is_that_of_their_means():
@@ -57,7 +57,7 @@ def test_ten_prompts_that_differ_are_drawn_again():
 
 
 def test_every_held_out_pair_is_looked_at_once_in_every_bin_at_fixed_timesteps(trainer: Make):
-    validation = trainer().looks.validation
+    validation = trainer().monitor.validation
     n = len(validation.pairs)
     assert n >= 1
     assert [(inside[0], inside[-1]) for inside in validation.bins] == [
@@ -73,14 +73,14 @@ def test_every_held_out_pair_is_looked_at_once_in_every_bin_at_fixed_timesteps(t
     for at, draw in enumerate(validation.draws):
         (batch,) = validation.data.drawn([draw])
         assert batch.timesteps.tolist() == [draw.timestep], at
-    again = trainer().looks.validation
+    again = trainer().monitor.validation
     assert [(draw.seed, draw.timestep) for draw in again.draws] == [(d.seed, d.timestep) for d in validation.draws]
 
 
 def test_a_look_counts_ties_as_one_half_and_compares_with_the_reference(
     trainer: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    validation = trainer(beta_dpo=2.0).looks.validation
+    validation = trainer(beta=2.0).monitor.validation
     n = len(validation.draws)
 
     def constant(chosen: float, rejected: float) -> Callable:
@@ -93,40 +93,40 @@ def test_a_look_counts_ties_as_one_half_and_compares_with_the_reference(
     validation.ask_reference(constant(0.5, 0.5), tmp_path)
     (at_first, *_) = validation.look(constant(0.5, 0.5), step=0)
     assert (at_first["bin"], at_first["implicit_accuracy"], at_first["margin"]) == ("all", 0.5, 0.0)
-    assert at_first["gradient_left"] == 0.5
+    assert at_first["dpo_weight"] == 0.5
     row, *of_bins = validation.look(constant(0.25, 0.75), step=3)
     # u = -(2 / 2) * ((0.25 - 0.75) - 0) = 0.5; 1 - sigmoid(0.5) = 0.3775
     assert row["margin"] == pytest.approx(0.5)
-    assert row["gradient_left"] == pytest.approx(0.3775, abs=1e-4)
+    assert row["dpo_weight"] == pytest.approx(0.3775, abs=1e-4)
     # all pairs of its one prompt are right: Wilson's interval of 1 of 1
     assert (row["implicit_accuracy"], row["low"], row["high"]) == (1.0, pytest.approx(0.2065, abs=1e-3), 1.0)
     assert (row["chosen_error"], row["ref_chosen_error"], row["rejected_error"]) == (0.25, 0.5, 0.75)
     assert [found["bin"] for found in of_bins] == [0, 1, 2, 3, 4]
     assert {found["n_pairs"] for found in of_bins} == {n // 5}
-    kept = trainer(beta_dpo=2.0).looks.validation
+    kept = trainer(beta=2.0).monitor.validation
     assert kept.recall_reference(tmp_path)
     assert kept.look(constant(0.25, 0.75), step=3)[0] == row
     (tmp_path / REFERENCE_FILE).write_bytes((tmp_path / REFERENCE_FILE).read_bytes()[:-1] + b"!")
-    assert not trainer(beta_dpo=2.0).looks.validation.recall_reference(tmp_path)
+    assert not trainer(beta=2.0).monitor.validation.recall_reference(tmp_path)
     assert "damaged" in capsys.readouterr().err
     validation.ask_reference(constant(0.5, 0.5), tmp_path)
-    assert not trainer(beta_dpo=2.0, seed=1).looks.validation.recall_reference(tmp_path)  # of other noise
+    assert not trainer(beta=2.0, seed=1).monitor.validation.recall_reference(tmp_path)  # of other noise
 
 
 def test_a_run_ends_early_when_held_out_accuracy_no_longer_rises_and_that_can_be_told(trainer: Make):
     made = trainer(early_stopping=2, train_batch_size=29)
     few = made.data.pairs
-    made.looks.validation = Validation(replace(made.data, pairs=Pairs(few.validation, few.train)), made.config)
-    made.looks.begin(0)
+    made.monitor.validation = Validation(replace(made.data, pairs=Pairs(few.validation, few.train)), made.config)
+    made.monitor.begin(0)
     trained = {"loss": 0.7, "implicit_accuracy": 0.6, "learning_rate": 1e-3}
     add_rows(made.output / "metrics.csv", METRICS, [trained | {"step": step} for step in range(10, 81, 10)])
     best = {"bin": "all", "step": 40, "n_pairs": 29, "chosen_error": 1, "ref_chosen_error": 1}
     add_rows(made.output / "validation.csv", COLUMNS, [best | {"implicit_accuracy": 0.7, "low": 0.6, "high": 0.8}])
     # the model is its reference: its accuracy is one half
-    assert [made.looks.validate(step) for step in (60, 80)] == [False, True]
-    made.looks.validation = Validation(made.data, made.config)  # one held-out pair
-    made.looks.validation.ask_reference(made.denoising.of_reference, made.output)
-    assert not made.looks.validate(100)
+    assert [made.monitor.validate(step) for step in (60, 80)] == [False, True]
+    made.monitor.validation = Validation(made.data, made.config)  # one held-out pair
+    made.monitor.validation.ask_reference(made.denoiser.reference_errors, made.output)
+    assert not made.monitor.validate(100)
 
 
 def test_a_run_that_is_stopped_early_ends_at_that_look(

@@ -73,7 +73,7 @@ class Settings:
     """Those the loss looks at: 1 or 2."""
     has_reference: bool
     """Whether the loss compares with a frozen model."""
-    cache_reference: bool
+    reference_draws: bool
     ema: bool
     flip: bool
     encode_batch: int
@@ -129,7 +129,7 @@ class Costs:
             "optimizer": sum(optimizer_bytes(settings.optimizer, shape) for shape in learning),
             "context": CONTEXT_BYTES,
         }
-        if settings.has_reference and settings.lora_rank == 0 and not settings.cache_reference:
+        if settings.has_reference and settings.lora_rank == 0 and not settings.reference_draws:
             kept["reference"] = FLOAT_BYTES * n_weights
         if settings.ema:
             kept["average"] = FLOAT_BYTES * n_learning
@@ -151,7 +151,7 @@ class Costs:
         one, encoding = self.training_pass(settings), self._encoding_pass(settings)
         n_encoded = self.data.n_images * (2 if settings.flip else 1)
         n_compared = n_pairs_seen if settings.has_reference else 0
-        if settings.cache_reference:
+        if settings.reference_draws:
             n_compared = min(n_compared, math.ceil(self.data.n_pairs / settings.n_processes))
         caching = encoding.forward_flops / settings.encode_batch * n_encoded
         caching += 2 * self._text_parameters * self.pipeline.tokens * (self.data.n_prompts + 1)

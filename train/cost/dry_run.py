@@ -28,7 +28,7 @@ def dry_run(config: TrainConfig, store: PairStore) -> tuple[str, dict]:
         UsageError, PrefloopError: where training would be refused too; see refuse_impossible.
     """
     refuse_impossible(config)
-    model = with_parts(find_model(config.model, config.revision), config.unet_init, config.vae)
+    model = with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
     family = family_of(model)
     pairs = select_pairs(store, config)
     accelerator = not config.cpu and torch.cuda.is_available()
@@ -42,7 +42,7 @@ def dry_run(config: TrainConfig, store: PairStore) -> tuple[str, dict]:
         "lora_alpha": config.lora_alpha or config.lora_rank,
     }
     shape = family.vae["latent_channels"], *([(config.resolution or family.resolution) // family.vae_factor] * 2)
-    beta = None if config.loss == "sft" else config.beta_dpo
+    beta = None if config.loss == "sft" else config.beta
     told = {
         "family": family.kind,
         "n_validation_pairs": len(pairs.validation),
@@ -102,7 +102,7 @@ def _settings(config: TrainConfig, family: Family) -> Settings:
         optimizer=name,
         images_per_pair=1 if config.loss == "sft" else 2,
         has_reference=config.needs_reference,
-        cache_reference=bool(config.cache_reference),
+        reference_draws=bool(config.reference_draws),
         ema=config.ema_decay is not None,
         flip=config.random_flip,
         encode_batch=encode_batch(resolution, resolution),

@@ -97,8 +97,8 @@ def _changes(settings: Settings) -> dict[str, Settings]:
     if settings.optimizer == "adamw":
         changes["--optimizer adafactor"] = replace(settings, optimizer="adafactor")
         changes["--optimizer adamw8bit"] = replace(settings, optimizer="adamw8bit")
-    if settings.has_reference and not settings.cache_reference:
-        changes["--cache-reference 1"] = replace(settings, cache_reference=True)
+    if settings.has_reference and not settings.reference_draws:
+        changes["--reference-draws 1"] = replace(settings, reference_draws=True)
     return changes
 
 

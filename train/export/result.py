@@ -65,11 +65,11 @@ def output_of(config: TrainConfig) -> str:
 
 
 def beta_sum(config: TrainConfig, data: TrainingData) -> float:
-    """beta_dpo as the factor of a sum over the latent's values instead of their mean."""
+    """beta as the factor of a sum over the latent's values instead of their mean."""
     shape = data.latents.rows(
         "mean", [data.frames[pair.pair_id].key(pair.chosen) for pair in data.pairs.train[:1]]
     ).shape
-    return config.beta_dpo / math.prod(shape[1:])
+    return config.beta / math.prod(shape[1:])
 
 
 def write_result(

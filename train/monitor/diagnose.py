@@ -91,7 +91,7 @@ def _diverging(run: _Run) -> Verdict | None:
         )
     if not reasons:
         return None
-    beta = ", or raise --beta-dpo" if shown.preference else ""
+    beta = ", or raise --beta" if shown.preference else ""
     return Verdict("diverging", "; ".join(reasons), f"begin anew with {run.rate(TENTH)}{beta}")
 
 
@@ -129,7 +129,7 @@ def _driven_by_rejected(run: _Run) -> Verdict | None:
         "driven by the rejected picture",
         "both held-out errors rise against the reference's, the rejected one faster: "
         f"chosen {chosen}, rejected {rejected}",
-        f"--safeguard, or three times the --beta-dpo, or {run.rate(THIRD)}",
+        f"--safeguard, or three times the --beta, or {run.rate(THIRD)}",
     )
 
 
@@ -159,14 +159,14 @@ def _overfitting(run: _Run) -> Verdict | None:
 
 def _saturated(run: _Run) -> Verdict | None:
     shown = run.shown
-    if shown.gradient_left <= LITTLE_LEFT:
+    if shown.dpo_weight <= LITTLE_LEFT:
         stop = f"stop at step {shown.step} or earlier"
         far = shown.chosen >= WORSE  # and a lower beta would let it go farther
         return Verdict(
             "saturated",
-            f"{shown.gradient_left:.2f} of the gradient's weight is left, of 0.50 at the start: "
+            f"{shown.dpo_weight:.2f} of the gradient's weight is left, of 0.50 at the start: "
             f"implicit accuracy is {shown.train_accuracy:.1%} on the pairs that are trained on",
-            stop if far else f"{stop}, or begin anew with a third of the --beta-dpo",
+            stop if far else f"{stop}, or begin anew with a third of the --beta",
         )
     # where beta is far too high no weight is small: pairs got wrong keep all of it, and the loss counts their logits
     if shown.preference and _is_near(shown) and _loss_has_grown(shown):
@@ -174,7 +174,7 @@ def _saturated(run: _Run) -> Verdict | None:
             "saturated",
             f"the loss went from {shown.first_loss:.3g} to {shown.loss:.3g} though the held-out errors hardly left the "
             f"reference's (chosen {shown.chosen:+.2%}, rejected {shown.rejected:+.2%}): every pair's logit is large",
-            "begin anew with a tenth of the --beta-dpo",
+            "begin anew with a tenth of the --beta",
         )
     return None
 

@@ -30,7 +30,7 @@ class Shown:
     first_norm: float
     norm: float
     train_accuracy: float
-    gradient_left: float
+    dpo_weight: float
     n_pairs: int
     """Held-out ones."""
     accuracy: float
@@ -76,7 +76,7 @@ def summarize(metrics: Rows, validation: Rows) -> Shown:
         first_norm=_first(column(metrics, "grad_norm")),
         norm=_recent(column(metrics, "grad_norm")),
         train_accuracy=_recent(column(metrics, "implicit_accuracy")),
-        gradient_left=_recent(column(metrics, "gradient_left")),
+        dpo_weight=_recent(column(metrics, "dpo_weight")),
         n_pairs=int(np.nan_to_num(_last(column(rows, "n_pairs")))),
         accuracy=_last(accuracy),
         low=_last(column(rows, "low")),

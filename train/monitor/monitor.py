@@ -14,7 +14,7 @@ from ...models.resolve import Model
 from ..config import TrainConfig
 from ..data import Batch, TrainingData
 from ..objective import SHOWN
-from ..pair_denoiser import Denoising, Errors
+from ..pair_denoiser import Errors, PairDenoiser
 from ..policy import Policy
 from ..run_folder.mark import RUN
 from ..run_folder.tables import add_rows
@@ -26,21 +26,21 @@ from .validation import COLUMNS, Validation
 METRICS = ("step", *SHOWN, "learning_rate", "grad_norm")
 
 
-class Looks:
-    """Looks at a run; only the main process writes."""
+class Monitor:
+    """Monitor at a run; only the main process writes."""
 
     def __init__(
         self,
         config: TrainConfig,
         data: TrainingData,
         policy: Policy,
-        denoising: Denoising,
+        denoiser: PairDenoiser,
         model: Model,
         accelerator: Accelerator,
         stop: StopSignal | None = None,
     ) -> None:
         self.stop = stop or StopSignal()
-        self.config, self.denoising, self.accelerator = config, denoising, accelerator
+        self.config, self.denoiser, self.accelerator = config, denoiser, accelerator
         self.model, self.output = model, Path(config.output_dir)
         self.validation = Validation(data, config)
         self.samples = Samples(data, policy, model, config, self.output)
@@ -57,10 +57,10 @@ class Looks:
         kept.mkdir(exist_ok=True)
         if step and self.validation.recall_reference(kept):
             return
-        denoising = self.denoising.of_the_beginning(self.model) if step else self.denoising
-        self.validation.ask_reference(self._unless_stopped(denoising.of_reference), kept)
+        denoiser = self.denoiser.of_the_beginning(self.model) if step else self.denoiser
+        self.validation.ask_reference(self._unless_stopped(denoiser.reference_errors), kept)
         if step == 0:
-            self._look(0, self._unless_stopped(self.denoising.of_model))
+            self._look(0, self._unless_stopped(self.denoiser.policy_errors))
 
     def _unless_stopped(self, errors_of: Callable[[list[Batch]], Errors]) -> Callable[[list[Batch]], Errors]:
         def asked(batches: list[Batch]) -> Errors:
@@ -78,7 +78,7 @@ class Looks:
             self.last_look = {name: kinds.get(name, float)(row[name]) for name in COLUMNS}
 
     def _look(self, step: int, errors_of: Callable[[list[Batch]], Errors] | None = None) -> None:
-        rows = self.validation.look(errors_of or self.denoising.of_model, step)
+        rows = self.validation.look(errors_of or self.denoiser.policy_errors, step)
         add_rows(self.output / "validation.csv", COLUMNS, rows)
         self.last_look = rows[0]
         for row in rows if self.config.report_to else ():
@@ -114,7 +114,7 @@ class Looks:
         if "implicit_accuracy" in known:
             line += (
                 f", implicit accuracy {row['implicit_accuracy']:.3f}, error against the reference's: "
-                f"chosen {row['chosen_error_change']:+.3g}, rejected {row['rejected_error_change']:+.3g}"
+                f"chosen {row['chosen_error_delta']:+.3g}, rejected {row['rejected_error_delta']:+.3g}"
             )
         return line
 

@@ -89,7 +89,7 @@ def _errors(axes: "Axes", validation: Rows) -> None:
 
 def _gradient_left(axes: "Axes", metrics: Rows) -> None:
     _frame(axes, "Gradient: weight left, norm before clipping", "weight left", "")
-    if not _line(axes, metrics, column(metrics, "gradient_left"), BLUE):
+    if not _line(axes, metrics, column(metrics, "dpo_weight"), BLUE):
         return _blank(axes)
     _level(axes, 0.5)
     axes.set_ylim(0, 1)

@@ -12,7 +12,7 @@ from ...models.loading import load_root
 from ...models.model import Model
 from ...store import UsageError
 from ...store.images import png_bytes
-from ..cache import EMPTY
+from ..cache import EMPTY_PROMPT_ID
 from ..config import TrainConfig
 from ..data import TrainingData, derived_seed
 from ..pairs import Pair
@@ -72,7 +72,7 @@ class Samples:
                 asked: dict[str, Any] = {}
                 for name, argument in (("hidden", "prompt_embeds"), ("pooled", "pooled_prompt_embeds")):
                     if name == "hidden" or xl:
-                        for key, prefix in ((pair.prompt_id, ""), (EMPTY, "negative_")):
+                        for key, prefix in ((pair.prompt_id, ""), (EMPTY_PROMPT_ID, "negative_")):
                             asked[prefix + argument] = self.data.texts.rows(name, [key]).to(device, dtype)
                 seed = derived_seed(self.config.seed, "sample", pair.prompt_id)
                 turbo = self.data.family.kind == "sdxl-turbo"

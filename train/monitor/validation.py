@@ -1,4 +1,4 @@
-"""Looks at the pairs of held-out prompts, always at the same timesteps with the same noise."""
+"""Monitor at the pairs of held-out prompts, always at the same timesteps with the same noise."""
 
 import json
 import math
@@ -32,7 +32,7 @@ COLUMNS = (
     "implicit_accuracy",
     "low",
     "high",
-    "gradient_left",
+    "dpo_weight",
 )
 N_BINS = 5
 MOST_PAIRS = 256  # pairs looked at; more narrow the interval by little and cost time
@@ -114,7 +114,7 @@ class Validation:
         return [{"step": step} | row for row in rows]
 
     def _row(self, name: str | int, timesteps: tuple[int, int], four: np.ndarray) -> dict[str, Any]:
-        logits = dpo_logits(*torch.from_numpy(four).float(), beta=self.config.beta_dpo)
+        logits = dpo_logits(*torch.from_numpy(four).float(), beta=self.config.beta)
         right = ((logits > 0).float() + 0.5 * (logits == 0).float()).numpy()
         prompts = [pair.prompt_id for pair in self.pairs] * (len(right) // len(self.pairs))
         low, high = interval(right, prompts, self.config.seed)
@@ -132,7 +132,7 @@ class Validation:
             "implicit_accuracy": float(right.mean()),
             "low": low,
             "high": high,
-            "gradient_left": torch.sigmoid(-logits).mean().item(),
+            "dpo_weight": torch.sigmoid(-logits).mean().item(),
         }
 
 

@@ -40,7 +40,7 @@ def refuse_place(config: TrainConfig, store: Path, model: Model) -> None:
 
 def _read(config: TrainConfig, model: Model) -> Iterator[tuple[str, Path]]:
     """The folders that the run reads, as they are called."""
-    named = [("vae", config.vae), ("unet-init", config.unet_init)]
+    named = [("vae", config.vae), ("unet-init", config.init_from)]
     level: Model | None = model
     while level is not None:
         named.append(("the model", level.source))
