@@ -155,7 +155,7 @@ def _append(
             prompt_id=_ids(prompts),
             model_id=_ids(drawn_by),
             image_id=_ids(both),
-            sampler='{"imported":true}',
+            sampling='{"imported":true}',
             seed=-1,
             image_index=0,
             run_id=run,
@@ -181,10 +181,10 @@ def _append(
         "labeler": PERSON,
         "choice": pa.array(np.where(draw[1] < 0.1, "tie", np.where(same, "a", "b"))),
         "shown_left": pa.array(np.where(generator.random(n) < 0.5, "a", "b")),
-        "ms": pa.array(generator.integers(400, 9000, n), pa.int32()),
+        "response_ms": pa.array(generator.integers(400, 9000, n), pa.int32()),
     }
     for label in (by_score, by_person):
-        store.append("labels", _table("labels", n, **keys, rep=0, run_id=run, **label))
+        store.append("labels", _table("labels", n, **keys, revision=0, run_id=run, **label))
 
 
 def _table(name: str, n: int, **columns: Any) -> pa.Table:

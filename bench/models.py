@@ -68,7 +68,7 @@ def save_pairs(store: PairStore, size: Size, n_pairs: int) -> None:
         assert pair is not None
         store.append("images", rows)
         store.append("pairs", [pair])
-        store.append("labels", [{"pair_id": pair["pair_id"], "labeler": LABELER, "rep": 0, "choice": "a"}])
+        store.append("labels", [{"pair_id": pair["pair_id"], "labeler": LABELER, "revision": 0, "choice": "a"}])
     store.ingest()
 
 

@@ -163,8 +163,7 @@ def _paired(base: Plan, tuned: Plan, store: PairStore, run_id: UUID) -> list[Sid
         pair = new_pair(prompt_id(one.prompt), first, second, "eval", run_id)
         if pair is not None:
             pairs[pair["pair_id"]] = pair
-    known = {identity for (identity,) in store.rows("select pair_id from pairs")}
-    store.append("pairs", [pair for identity, pair in pairs.items() if identity not in known])
+    store.append_new("pairs", pairs.values())
     store.ingest()
     return sides
 

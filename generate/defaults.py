@@ -73,13 +73,13 @@ def drawn_with(model: Model, store: PairStore) -> dict[str, Any] | None:
     if not labels or before is None:
         return None
     query = """
-        select g.sampler from generations g
+        select g.sampling from generations g
         semi join (
             select prompt_id, unnest([image_a, image_b]) as image_id from pairs
             where source <> 'eval' and pair_id in (select pair_id from labels where labeler in (select unnest($labels)))
         ) t on t.prompt_id = g.prompt_id and t.image_id = g.image_id
-        where g.model_id = $model and json_exists(g.sampler, '$.num_inference_steps')
-        group by g.sampler order by count(*) desc, g.sampler limit 1"""
+        where g.model_id = $model and json_exists(g.sampling, '$.num_inference_steps')
+        group by g.sampling order by count(*) desc, g.sampling limit 1"""
     rows = store.rows(query, {"labels": list(map(str, labels)), "model": before.model_id})
     return json.loads(rows[0][0]) if rows else None
 

@@ -110,8 +110,7 @@ def draw(
         "drawn": len(planned.missing),
         "truncated": 0,
     }
-    known = {identity for (identity,) in store.rows("select prompt_id from prompts")}
-    store.add_prompts((p.text, p.tags) for p in planned.prompts if prompt_id(p.text) not in known)
+    store.add_prompts((p.text, p.tags) for p in planned.prompts)
     if not planned.missing:
         store.ingest()
         return summary
@@ -155,7 +154,7 @@ def _keep(
                 "prompt_id": prompt_id(one.prompt),
                 "model_id": model.model_id,
                 "image_id": picture["image_id"],
-                "sampler": sampler,
+                "sampling": sampler,
                 "seed": config.seed,
                 "image_index": one.index,
                 "run_id": run_id,
@@ -184,11 +183,9 @@ def _pair(wanted: list[Generation], config: GenerateConfig, store: PairStore, ru
             pair = new_pair(identity, first, second, "generate", run_id)
             if pair is not None:
                 pairs[pair["pair_id"]] = pair
-    known = {identity for (identity,) in store.rows("select pair_id from pairs")}
-    new = [pair for identity, pair in pairs.items() if identity not in known]
-    store.append("pairs", new)
+    n_new = store.append_new("pairs", pairs.values())
     store.try_ingest()
-    return {"pairs": len(pairs), "new_pairs": len(new)}
+    return {"pairs": len(pairs), "new_pairs": n_new}
 
 
 def paired(candidates: list[UUID], how: Pairing, seed: str) -> list[tuple[UUID, UUID]]:

@@ -44,7 +44,7 @@ _PAIR_SCORES = """
 # labelled.
 _CHANGED = """
     select
-        unhex(replace(f.pair_id, '-', '')) as pair_id, coalesce(c.rep + 1, 0)::integer as rep, f.choice, f.p_a, f.margin
+        unhex(replace(f.pair_id, '-', '')) as pair_id, coalesce(c.revision + 1, 0)::integer as revision, f.choice, f.p_a, f.margin
     from fresh f
     left join (select * from current_labels where labeler = $labeler) c on c.pair_id = f.pair_id::uuid
     where (c.pair_id is null and f.choice <> 'skip')
@@ -112,12 +112,12 @@ def _changed(store: PairStore, labeler: str, labels: pa.Table, run_id: UUID) -> 
         changed = connection.sql(_CHANGED, params={"labeler": labeler}).to_arrow_table()
     n = changed.num_rows
     ids = changed["pair_id"].combine_chunks().cast(pa.binary(16))
-    columns = {name: changed[name] for name in ("rep", "choice", "p_a", "margin")}
+    columns = {name: changed[name] for name in ("revision", "choice", "p_a", "margin")}
     columns |= {
         "pair_id": pa.ExtensionArray.from_storage(pa.uuid(), ids),
         "labeler": pa.array([labeler] * n, pa.string()),
         "shown_left": pa.nulls(n, pa.string()),
-        "ms": pa.nulls(n, pa.int32()),
+        "response_ms": pa.nulls(n, pa.int32()),
         "run_id": pa.array([run_id.bytes] * n, pa.uuid()),
     }
     schema = TABLES["labels"]

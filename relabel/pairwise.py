@@ -75,7 +75,7 @@ def judge_pairs(
                 second.append(images[1])
             said = _said(judge, [prompt for _, prompt in good], first, second) if good else []
             labels = [
-                {"pair_id": pair, "labeler": labeler, "rep": 0, "choice": _CHOICE[p], "p_a": p, "run_id": run_id}
+                {"pair_id": pair, "labeler": labeler, "revision": 0, "choice": _CHOICE[p], "p_a": p, "run_id": run_id}
                 for (pair, _), p in zip(good, said, strict=True)
                 if p is not None
             ]

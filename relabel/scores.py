@@ -59,7 +59,7 @@ def unscored_images(store: PairStore, scorer: str, images: Sequence[tuple[UUID, 
 
 def _items(store: PairStore, wanted: str, asked: dict) -> LazyRows[Item]:
     rows = store.sql(UNSCORED.format(wanted=wanted), asked, as_ids=True)
-    texts = store.prompts_by_id()
+    texts = store.prompts_by_id(rows["prompt_id"])
 
     def item(prompt: bytes, image: bytes, extension: str) -> Item:
         identity = UUID(bytes=image)
@@ -161,7 +161,7 @@ def _by_embeddings(
 
     def scored(ids: Sequence[UUID]) -> tuple[list[Item], NDArray[np.float32]]:
         rows = [row for identity in ids for row in (first[identity.bytes], *more.get(identity.bytes, ()))]
-        wanted = list(items.taken(rows))
+        wanted = list(items.select(rows))
         image_embeddings, texts = images.get([item.image_id for item in wanted]), None
         if scorer.needs_prompt:
             new = {item.prompt_id: item.prompt for item in wanted if item.prompt_id not in prompts}
@@ -182,7 +182,7 @@ def _by_embeddings(
         kept = (identity for identity in ids if identity in images)
         while some := list(islice(kept, KEPT_AT_ONCE)):
             yield scored(some)
-        rest = items.taken(row for image, row in first.items() if UUID(bytes=image) not in images)
+        rest = items.select(row for image, row in first.items() if UUID(bytes=image) not in images)
         for batch, pixels in decoded(store.path, rest, batch_size, bad, preprocess):
             if batch:
                 ids = [item.image_id for item in batch]

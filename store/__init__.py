@@ -1,4 +1,4 @@
-"""The floor of the house: prompts, pictures, pairs, scores and labels, in one folder. Nothing here imports torch."""
+"""The pair store: prompts, images, pairs, scores and labels in one folder. Nothing here imports torch."""
 
 from ..core.errors import (
     BadDataError,

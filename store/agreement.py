@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 _AGREEMENT = """
     with shown as (
         select *, lead(shown_left is null) over same as undone
-        from labels where labeler in (select labeler from labels where rep > 0 and shown_left is not null)
-        window same as (partition by pair_id, labeler order by rep)
+        from labels where labeler in (select labeler from labels where revision > 0 and shown_left is not null)
+        window same as (partition by pair_id, labeler order by revision)
     ),
     repeated as (
-        select labeler, choice, lag(choice) over (partition by pair_id, labeler order by rep) as before
+        select labeler, choice, lag(choice) over (partition by pair_id, labeler order by revision) as before
         from shown where shown_left is not null and not coalesce(undone, false) and choice <> 'skip'
     ),
     judged as (

@@ -1,4 +1,4 @@
-"""Proof that a store is whole: references, pictures, and the journal against the tables."""
+"""Verify a store: references, image files, and the tables against the journal."""
 
 import os
 import shutil
@@ -12,10 +12,10 @@ import duckdb
 
 from ..core.ids import image_id
 from . import journal
-from .ingest import taken_parts
+from .ingest import ingested_parts
 from .pairstore import PairStore
 from .parts import damage, missing
-from .rebuild import make_database
+from .rebuild import build_database
 
 _REFERENCES = (
     ("generations", "prompt_id", "prompts", "prompt_id"),
@@ -39,42 +39,44 @@ class Problem:
     n: int
 
 
-def check(store: PairStore, *, pictures: bool = True) -> list[Problem]:
-    """Everything that is not as it should be; an empty list is a whole store.
+def check(store: PairStore, *, images: bool = True) -> list[Problem]:
+    """Every problem found; the list is empty if the store is intact.
 
-    Others may go on writing: tables and journal are compared as of one moment, and pictures are read after the rows that
-    mention them.
+    Other processes may go on writing: tables and journal are compared as of one moment, and images are read after the rows
+    that refer to them.
 
     Args:
-        pictures: also read every picture and compare its sha256 with its id.
+        images: also read every image file and compare its sha256 with its id.
     """
-    place = store.path if os.access(store.path, os.W_OK) else None  # None: the system's folder for temporary files
-    with TemporaryDirectory(prefix=".check-", dir=place) as folder:
-        again = PairStore(Path(folder))
-        again.journal.mkdir()
-        with store.session() as connection:  # nobody takes or compacts parts meanwhile
-            taken = taken_parts(connection)
-            found = journal.parts(store.journal)
-            for name in found:
-                _link(store.journal / name, again.journal / name)
-            damaged = {name for name in found.keys() - taken if damage(again.journal / name)}
-            waiting = {name: found[name] for name in found.keys() - taken - damaged}
-            problems = _missing_references(connection, again.journal, waiting)
-            ours = _hashes(connection)
-            images = connection.execute("select image_id, path from image_files order by image_id").fetchall()
-        damaged |= {name for name in found.keys() & taken if damage(again.journal / name)}
-        good = {name: table for name, table in found.items() if name not in damaged}
-        problems += _listed("journal part damaged", sorted(damaged))
-        problems += _listed("journal part gone", missing(again.journal, taken - damaged, good))
-        # the tables must hold what a database made from the journal alone holds
-        make_database(again.path, {name: table for name, table in good.items() if name in taken})
-        theirs = logical_hashes(again)
-    problems += [Problem("table differs from its journal", table, 1) for table in ours if ours[table] != theirs[table]]
-    return problems + (_picture_problems(store, images) if pictures else [])
+    parent = store.path if os.access(store.path, os.W_OK) else None  # None: the system's folder for temporary files
+    with TemporaryDirectory(prefix=".check-", dir=parent) as folder:
+        rebuilt = PairStore(Path(folder))
+        rebuilt.journal.mkdir()
+        with store.session() as connection:  # no process ingests or compacts parts meanwhile
+            ingested = ingested_parts(connection)
+            parts = journal.parts(store.journal)
+            for name in parts:
+                _link(store.journal / name, rebuilt.journal / name)
+            damaged = {name for name in parts.keys() - ingested if damage(rebuilt.journal / name)}
+            waiting = {name: parts[name] for name in parts.keys() - ingested - damaged}
+            problems = _missing_references(connection, rebuilt.journal, waiting)
+            hashes = _hashes(connection)
+            files = connection.execute("select image_id, path from image_files order by image_id").fetchall()
+        damaged |= {name for name in parts.keys() & ingested if damage(rebuilt.journal / name)}
+        intact = {name: table for name, table in parts.items() if name not in damaged}
+        problems += _listed("damaged journal part", sorted(damaged))
+        problems += _listed("missing journal part", missing(rebuilt.journal, ingested - damaged, intact))
+        # the tables must hold what a database built from the journal alone holds
+        build_database(rebuilt.path, {name: table for name, table in intact.items() if name in ingested})
+        expected = logical_hashes(rebuilt)
+    problems += [
+        Problem("table differs from its journal", name, 1) for name in hashes if hashes[name] != expected[name]
+    ]
+    return problems + (_image_problems(store, files) if images else [])
 
 
 def _link(part: Path, copy: Path) -> None:
-    """A second name for a part, which stays when the journal is compacted."""
+    """Give a part a second name, which stays when the journal is compacted."""
     try:
         os.link(part, copy)
     except OSError:  # on another disk, or one without hard links
@@ -84,13 +86,11 @@ def _link(part: Path, copy: Path) -> None:
 def _missing_references(
     connection: duckdb.DuckDBPyConnection, folder: Path, waiting: Mapping[str, str]
 ) -> list[Problem]:
-    """Rows that mention what is neither in the tables nor in a part that waits to be taken into them."""
+    """Rows that refer to something that is neither in the tables nor in a part that waits to be ingested."""
     problems = []
     for table, column, target, key in _REFERENCES:
-        keys, paths = (
-            f"select {key} from {target}",
-            [str(folder / name) for name, of in waiting.items() if of == target],
-        )
+        keys = f"select {key} from {target}"
+        paths = [str(folder / name) for name, part_table in waiting.items() if part_table == target]
         if paths:
             keys += f" union all select {key} from read_parquet($paths)"
         query = f"select count(*) from {table} t anti join ({keys}) r on t.{column} = r.{key}"
@@ -100,9 +100,9 @@ def _missing_references(
     return problems
 
 
-def _picture_problems(store: PairStore, images: list[tuple[UUID, str]]) -> list[Problem]:
+def _image_problems(store: PairStore, files: list[tuple[UUID, str]]) -> list[Problem]:
     gone, changed = [], []
-    for identity, path in images:
+    for identity, path in files:
         try:
             data = (store.path / path).read_bytes()
         except OSError:
@@ -110,7 +110,7 @@ def _picture_problems(store: PairStore, images: list[tuple[UUID, str]]) -> list[
             continue
         if image_id(data) != identity:
             changed.append(path)
-    return _listed("picture gone", gone) + _listed("picture changed", changed)
+    return _listed("missing image", gone) + _listed("changed image", changed)
 
 
 def _listed(what: str, names: list[str]) -> list[Problem]:
@@ -118,7 +118,7 @@ def _listed(what: str, names: list[str]) -> list[Problem]:
 
 
 def logical_hashes(store: PairStore) -> dict[str, str]:
-    """A hash of each table's rows, whatever their order."""
+    """A hash of each table's rows, independent of their order."""
     with store.session() as connection:
         return _hashes(connection)
 

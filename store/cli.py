@@ -1,4 +1,4 @@
-"""`prefloop store`: look into a store, ask it in SQL, prove it whole."""
+"""`prefloop store`: look into a store and maintain it."""
 
 import json
 import sys
@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
-from ..core.cli import DEFAULT, StoreOption, say
+from ..core.cli import DEFAULT, StoreOption, renamed, say
 from ..core.errors import IntegrityError
 from .pairstore import PairStore
 
-app = typer.Typer(no_args_is_help=True, help="Look into a store, ask it in SQL, prove it whole; pairs in and out.")
+app = typer.Typer(
+    no_args_is_help=True, help="Look into a store, query it in SQL, check it, and import and export pairs."
+)
 
 
 @app.command()
@@ -31,20 +33,20 @@ def ls(store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--js
         "labelers": """select r.labeler, r.kind, count(l.pair_id) as labels, count(*) filter (where l.choice = 'tie') as ties
             from labelers r left join current_labels l using (labeler) group by all order by r.labeler""",
     }
-    answers = {what: opened.sql(sql) for what, sql in queries.items()}
+    tables = {name: opened.sql(sql) for name, sql in queries.items()}
     if as_json:
-        say(json.dumps({what: answer.to_pylist() for what, answer in answers.items()}, default=str, indent=1))
+        say(json.dumps({name: table.to_pylist() for name, table in tables.items()}, default=str, indent=1))
         return
-    for what, answer in answers.items():
-        say(what)
+    for name, table in tables.items():
+        say(name)
         sys.stdout.flush()
-        write(answer, "table", sys.stdout.buffer)
+        write(table, "table", sys.stdout.buffer)
         sys.stdout.buffer.flush()
 
 
 @app.command()
 def stats(store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Count what a store holds.
+    """Count the rows of a store, and the bytes it takes.
 
     Example: prefloop store stats --store prefloop-store --json
     """
@@ -66,7 +68,7 @@ def stats(store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("-
 def agreement(
     store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False
 ) -> None:
-    """Compare labelers with one another: how often they agree, with ties and without, and Cohen's kappa.
+    """Compare labelers with each other: how often they agree, with and without ties, and Cohen's kappa.
 
     Example: prefloop store agreement --store prefloop-store
     """
@@ -77,12 +79,12 @@ def agreement(
     sys.stdout.buffer.flush()
 
 
-@app.command()
+@app.command(cls=renamed({"--pictures": "--images", "--no-pictures": "--no-images"}))
 def check(
     store: StoreOption = DEFAULT,
-    pictures: Annotated[bool, typer.Option(help="Read every picture and compare its hash.")] = True,
+    images: Annotated[bool, typer.Option(help="Read every image file and compare its hash.")] = True,
 ) -> None:
-    """Prove that references, pictures and journal are whole. Exit code 5 where they are not.
+    """Verify references, images and the journal. Exit code 5 if there is a problem.
 
     Example: prefloop store check --store prefloop-store
     """
@@ -91,39 +93,40 @@ def check(
     from .parts import has_checksum
 
     opened = PairStore.open(store)
-    problems = check_store(opened, pictures=pictures)
+    problems = check_store(opened, images=images)
     for problem in problems:
         say(f"{problem.what}: {problem.where} ({problem.n})")
     if n := sum(not has_checksum(name) for name in parts(opened.journal)):
-        say(f"{n} journal parts of an earlier prefloop carry no checksum; `prefloop store compact` adds it")
-    if any(problem.what.startswith(("picture", "journal")) for problem in problems):
-        cure = "pictures and parts that are gone or damaged must come from a backup"
+        say(f"{n} journal parts of an earlier prefloop have no checksum; `prefloop store compact` adds it")
+    if any(problem.what.endswith(("image", "journal part")) for problem in problems):
+        cure = "restore missing and damaged files from a backup"
     else:
-        cure = f"`prefloop store rebuild --store {store}` makes the tables again from the journal"
+        cure = f"`prefloop store rebuild --store {store}` builds the tables again from the journal"
     if problems:
-        raise IntegrityError(f"{len(problems)} kinds of problem in {store}; {cure}")
-    say(f"{store} is whole")
+        n = len(problems)
+        raise IntegrityError(f"{n} kind{'s' * (n > 1)} of problem in {store}; {cure}")
+    say(f"{store} is intact")
 
 
 @app.command()
 def rebuild(
     store: StoreOption = DEFAULT,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Go on without journal parts that are gone; their rows are lost.")
+        bool, typer.Option("--allow-missing", help="Continue without missing journal parts; their rows are lost.")
     ] = False,
 ) -> None:
-    """Make the database again from the journal; the one before is kept as pairs.duckdb.old.
+    """Build the database again from the journal; the old one is kept as pairs.duckdb.old.
 
     Example: prefloop store rebuild --store prefloop-store
     """
     from .rebuild import rebuild as rebuild_store
 
-    made = rebuild_store(PairStore(store), allow_missing=allow_missing)
+    rebuilt = rebuild_store(PairStore(store), allow_missing=allow_missing)
     PairStore.open(store)
-    if not made.compared:
-        line = "prefloop: neither the database nor the one kept before it could be read, so a rebuild cannot tell whether journal parts are gone"
+    if not rebuilt.compared:
+        line = "prefloop: no previous database could be read, so it is not known whether journal parts are missing"
         say(f"{line}; compare the counts of `prefloop store stats --store {store}` with a backup", err=True)
-    line = f"made {store / 'pairs.duckdb'} from {made.n_parts} journal parts"
-    if gone := made.missing:
-        line += f", without {len(gone)} part{'s that are' if len(gone) > 1 else ' that is'} gone: {', '.join(gone)}"
-    say(line + (f"; the one before is {made.kept}" if made.kept else ""))
+    line = f"built {store / 'pairs.duckdb'} from {rebuilt.n_parts} journal parts"
+    if gone := rebuilt.missing:
+        line += f", without {len(gone)} missing part{'s' * (len(gone) > 1)}: {', '.join(gone)}"
+    say(line + (f"; the old one is kept as {rebuilt.kept}" if rebuilt.kept else ""))

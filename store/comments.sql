@@ -1,64 +1,71 @@
 -- What the tables and views mean; `prefloop store schema` shows it, and so does any DuckDB shell.
-comment on table meta is 'The schema''s version and when this database was made; views of version 2.';
-comment on table parts is 'Journal parts whose rows are in the tables.';
-comment on column parts.added is 'Rows that were new; of parts taken together, beside the first.';
+comment on table meta is 'The version of the schema, and when this database was created.';
+comment on table parts is 'Journal parts that have been ingested.';
+comment on column parts.rows_added is 'Rows added. Parts ingested together share one count, stored on the first.';
 
 comment on table runs is 'Each call of a stage.';
 comment on column runs.kind is 'generate, relabel, train, eval, import, ...';
 comment on column runs.started is 'UTC.';
-comment on column runs.updated is 'UTC; of a run that ended, its end.';
-comment on column runs.config is 'Every setting, defaults too.';
-comment on column runs.versions is 'Of Python and the libraries.';
-comment on column runs.git_commit is 'Of prefloop''s checkout, where it ran from one.';
+comment on column runs.updated is 'UTC; when the run ended, if it has.';
+comment on column runs.config is 'Every setting, including defaults.';
+comment on column runs.versions is 'Versions of Python and the libraries.';
+comment on column runs.git_commit is 'Commit of prefloop''s checkout, if it ran from one.';
 comment on column runs.parents is 'Runs whose results it used.';
-comment on column runs.summary is 'What it found or made, by stage.';
+comment on column runs.summary is 'The stage''s result.';
 
-comment on table prompts is 'Texts; a prompt''s id follows from its exact UTF-8 text.';
-comment on column prompts.split is 'train, or validation for one in twenty; follows from the id.';
-comment on column prompts.tags is 'Object of texts, such as {"category": "animals"}.';
+comment on table prompts is 'Prompt texts; the id is derived from the exact UTF-8 text.';
+comment on column prompts.split is 'train, or validation for one in twenty; derived from the id.';
+comment on column prompts.tags is 'JSON object of strings, such as {"category": "animals"}.';
 
-comment on table models is 'What drew pictures.';
-comment on column models.model_id is 'Follows from the weights'' and settings'' files; of an imported one from its name.';
-comment on column models.config is 'How it was named; imported where only that is known.';
+comment on table models is 'Models that generated images.';
+comment on column models.model_id is 'Derived from the weight and config files; for an imported model from its name.';
+comment on column models.config is 'How the model was named and loaded; "imported" if only its name is known.';
 
-comment on table images is 'Pictures; an image''s id follows from its file''s bytes.';
+comment on table images is 'Images; the id is derived from the bytes of the file.';
 comment on column images.width is 'Pixels.';
 comment on column images.height is 'Pixels.';
 comment on column images.format is 'png, jpg or webp.';
 
-comment on table generations is 'Which model drew a picture for a prompt, and how.';
-comment on column generations.sampler is 'Steps, guidance scale, scheduler and the like.';
-comment on column generations.seed is '-1 where it is not known.';
-comment on column generations.image_index is 'Which of the prompt''s pictures, from 0.';
+comment on table generations is 'Which model generated an image for a prompt, and how.';
+comment on column generations.sampling is 'Steps, guidance scale, scheduler and other sampling settings.';
+comment on column generations.seed is '-1 if unknown.';
+comment on column generations.image_index is 'Index among the images of the prompt, from 0.';
 
-comment on table pairs is 'Two pictures of one prompt, not yet judged; image_a is the one with the smaller id.';
-comment on column pairs.source is 'generate, import, or eval: pairs of an evaluation are never trained on.';
+comment on table pairs is 'Two images of one prompt; image_a is the one with the smaller id.';
+comment on column pairs.source is 'generate, import or eval; eval pairs are never trained on.';
 
-comment on table scorers is 'What gives one picture a number.';
-comment on column scorers.scorer is 'name@revision; another revision may give another score.';
+comment on table scorers is 'Models that score one image.';
+comment on column scorers.scorer is 'name@revision; scores of two revisions are not comparable.';
 
-comment on table scores is 'One number for each scorer, picture and prompt.';
+comment on table scores is 'One score per scorer, image and prompt.';
 comment on column scores.score is 'In the scorer''s own unit; higher is better.';
 
-comment on table labelers is 'Who decides a pair: a person, a scorer, or several scorers under a rule.';
+comment on table labelers is 'Who labels pairs: a person, a scorer, or several scorers under a rule.';
 comment on column labelers.kind is 'human, ai, ensemble or imported.';
 comment on column labelers.config is 'How it decides.';
 
-comment on table labels is 'Every answer that was given; none is overwritten.';
-comment on column labels.rep is 'From 0; a later answer of the same labeler supersedes.';
-comment on column labels.choice is 'a, b, tie or skip: image_a or image_b of the pair.';
+comment on table labels is 'Every label ever given; none is overwritten.';
+comment on column labels.revision is 'From 0; the latest revision of a labeler''s label counts.';
+comment on column labels.choice is 'a or b (image_a or image_b of the pair), tie or skip.';
 comment on column labels.p_a is 'Probability that image_a is preferred.';
 comment on column labels.margin is 'Chosen minus rejected in the scorer''s own unit; never negative.';
-comment on column labels.shown_left is 'Which of the two a person saw on the left: a or b.';
-comment on column labels.ms is 'Milliseconds a person took.';
+comment on column labels.shown_left is 'Which image a person saw on the left: a or b.';
+comment on column labels.response_ms is 'Milliseconds a person took to answer.';
 
-comment on view image_files is 'Where each picture lies below the store''s folder.';
-comment on view current_labels is 'The label that counts: of each pair and labeler, the last one given.';
-comment on view preferences is 'Decided labels; ties and skips are not in it. Training takes those of the splits train and validation.';
-comment on column preferences.p_chosen is 'Probability that the chosen one is preferred.';
+comment on view image_files is 'Path of each image file, relative to the store''s folder.';
+comment on view image_models is 'Which model generated which image for which prompt; several rows if several models did.';
+comment on view pair_models is 'Names of the models that generated a pair''s images; of several models, the name that sorts first.';
+comment on view pair_scores is 'Both scores of every pair, for each scorer that has scored both images.';
+comment on view current_labels is 'The label that counts for each pair and labeler: the latest revision.';
+comment on view preferences is 'Pairs that a labeler has decided, by its current label: no ties, no skips; evaluation pairs included.';
+comment on column preferences.p_chosen is 'Probability that the chosen image is preferred.';
 comment on column preferences.margin is 'Chosen minus rejected in the scorer''s own unit; never negative.';
-comment on column preferences.split is 'eval for pairs of an evaluation, else the prompt''s: train or validation.';
-comment on view agreement is 'How often two labelers say the same of one pair: over all both judged, and over those both decided.';
-comment on view win_rates is 'Model against model by labeler, each two models once; a tie counts one half.';
-comment on column win_rates.win_rate is 'Of model against other.';
-comment on macro table score_pairs is 'Both scores of every pair, for scorers of that name or name@revision.';
+comment on column preferences.split is 'eval for evaluation pairs, else the prompt''s: train or validation.';
+comment on column preferences.chosen_model is 'Name of the model that generated it; of several, the first by name; null if unknown.';
+comment on column preferences.rejected_model is 'As chosen_model.';
+comment on column preferences.run_id is 'The run that added the pair.';
+comment on view training_preferences is 'The preferences that training may use: those of the splits train and validation.';
+comment on view agreement is 'How often two labelers agree: over all pairs both labeled, and over those both decided.';
+comment on view win_rates is 'Win rate of one model over another by labeler, each pair of models once; a tie counts one half.';
+comment on column win_rates.win_rate is 'Win rate of model over other.';
+comment on macro table score_pairs is 'pair_scores of the scorers with that name, or of one name@revision.';

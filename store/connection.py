@@ -1,4 +1,4 @@
-"""One DuckDB for a process: making one costs 16 ms of processor time, attaching a database to it 1."""
+"""One DuckDB instance for a process: creating one costs 16 ms of CPU time, attaching a database to it 1 ms."""
 
 import os
 import tempfile
@@ -10,25 +10,25 @@ import duckdb
 import pyarrow as pa
 
 _idle: dict[int, list[duckdb.DuckDBPyConnection]] = {}
-"""Engines that nobody uses now, by process: a forked one has none of its parent's threads."""
+"""Idle DuckDB instances by process id: a forked process does not have its parent's threads."""
 
 
 @contextmanager
-def attached(path: Path, *, read_only: bool, readable_since: str | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection whose own database is the file for a moment; temporary tables and views are gone afterwards.
+def connect(path: Path, *, read_only: bool, readable_since: str | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Attach the database file for the duration of the block; temporary tables and views are gone afterwards.
 
-    What `set` changes stays with the engine, and must be reset.
+    What `set` changes stays with the instance, and must be reset.
 
     Args:
-        readable_since: of a new file, the version of DuckDB whose storage it has.
+        readable_since: oldest version of DuckDB that can read the file, if it is a new one.
 
     Raises:
-        duckdb.Error: where the file cannot be opened.
+        duckdb.Error: if the file cannot be opened.
     """
     idle = _idle.setdefault(os.getpid(), [])
     try:
         engine = idle.pop()
-    except IndexError:  # asked first, another thread could take the last one in between
+    except IndexError:  # not checked first: another thread could take the last one in between
         engine = duckdb.connect(config={"temp_directory": _spill_folder()})
     try:
         quoted = str(path).replace("'", "''")
@@ -41,13 +41,13 @@ def attached(path: Path, *, read_only: bool, readable_since: str | None = None) 
             yield connection
         engine.execute("detach store")
     except BaseException:
-        engine.close()  # after an error it may hold the file still, or be good for nothing
+        engine.close()  # after an error it may still hold the file, or be unusable
         raise
     idle.append(engine)
 
 
 def is_broken(error: duckdb.Error) -> bool:
-    """Whether the file cannot be used as it is, and not the query."""
+    """Whether the error is about the file, not the query."""
     types = (duckdb.IOException, duckdb.FatalException, duckdb.InternalException, duckdb.SerializationException)
     return isinstance(error, types) or "Corrupt database file" in str(error)
 
@@ -58,7 +58,7 @@ def is_held(error: duckdb.Error) -> bool:
 
 
 def table_with_ids(connection: duckdb.DuckDBPyConnection, query: str, parameters: object = None) -> pa.Table:
-    """The answer of a query, its ids as Arrow's UUID; else they are strings."""
+    """The result of a query with ids as Arrow UUIDs; DuckDB's default is strings."""
     connection.execute("set arrow_lossless_conversion = true")
     try:
         return connection.sql(query, params=parameters).to_arrow_table()
@@ -67,5 +67,5 @@ def table_with_ids(connection: duckdb.DuckDBPyConnection, query: str, parameters
 
 
 def _spill_folder() -> str:
-    """For queries that do not fit into memory."""
+    """Folder for queries that do not fit into memory."""
     return str(Path(tempfile.gettempdir()) / f"prefloop-{os.getpid()}")

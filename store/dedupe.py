@@ -1,6 +1,6 @@
-"""Which of some rows the store lacks; asked of many rows at once, so that nothing is written twice."""
+"""Anti-join new rows against the store in bulk, so that nothing is written twice."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import duckdb
 import pyarrow as pa
@@ -10,8 +10,8 @@ from . import journal
 from .connection import table_with_ids
 
 
-def lacking(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, key: Sequence[str]) -> pa.Table:
-    """The rows that the store's table has none of with the same key."""
+def new_rows(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, key: Sequence[str]) -> pa.Table:
+    """The rows whose key is not in the store's table."""
     same = " and ".join(f"f.{column} = t.{column}" for column in key)
     connection.register("fresh", rows)
     try:
@@ -20,13 +20,15 @@ def lacking(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, k
         connection.unregister("fresh")
 
 
-def in_schema(connection: duckdb.DuckDBPyConnection, table: str, query: str, **parameters: object) -> pa.Table:
-    """The answer as rows of the table, fit for the journal."""
-    return table_with_ids(connection, query, parameters or None).cast(journal.TABLES[table])
+def in_schema(
+    connection: duckdb.DuckDBPyConnection, table: str, query: str, parameters: Mapping[str, object] | None = None
+) -> pa.Table:
+    """The result of a query as rows of the table, as the journal stores them."""
+    return table_with_ids(connection, query, parameters).cast(journal.TABLES[table])
 
 
-def relabelled(connection: duckdb.DuckDBPyConnection, labels: pa.Table) -> int:
-    """How many of the labels differ from one that the store has of the same pair and labeler."""
+def count_conflicts(connection: duckdb.DuckDBPyConnection, labels: pa.Table) -> int:
+    """How many of the labels have another choice than the store's current label of the same pair and labeler."""
     connection.register("fresh", labels)
     try:
         ((n,),) = connection.execute(
@@ -38,18 +40,18 @@ def relabelled(connection: duckdb.DuckDBPyConnection, labels: pa.Table) -> int:
 
 
 def refuse_other_labelers(connection: duckdb.DuckDBPyConnection, names: list[str]) -> None:
-    """A name means one labeler: labels from outside never join those that a scorer made.
+    """A name means one labeler: imported labels never join those that a scorer made.
 
     Raises:
-        UsageError: where the store has an `ai` or `ensemble` labeler of one of the names.
+        UsageError: if the store has an `ai` or `ensemble` labeler with one of the names.
     """
-    found = connection.execute(
+    taken = connection.execute(
         "select labeler, kind from labelers where kind in ('ai', 'ensemble') and labeler in (select unnest(?)) order by all",
         [names],
     ).fetchall()
-    if found:
-        labeler, kind = found[0]
+    if taken:
+        labeler, kind = taken[0]
         raise UsageError(
-            f"the labeler {labeler!r} is there, of kind {kind}, and labels from outside are not its own; "
+            f"the store has a labeler {labeler!r} of kind {kind}, and imported labels cannot be added to it; "
             "give --labeler another name"
         )

@@ -1,5 +1,6 @@
-"""Journal parts into the tables of the database, and which of them are there."""
+"""Ingest journal parts: insert their rows into the tables, and record which parts are in."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -8,13 +9,13 @@ import pyarrow as pa
 
 from ..core.errors import IntegrityError, cannot_write, is_full
 from . import journal
-from .parts import footer, refuse_damaged
+from .parts import Footer, footer, refuse_damaged
 
 ROWS_AT_ONCE = 500_000
-"""Rows of a transaction, above which it is ended: until then all of them stay in memory."""
+"""Commit after this many rows, to bound memory."""
 
 
-def taken_parts(connection: duckdb.DuckDBPyConnection) -> set[str]:
+def ingested_parts(connection: duckdb.DuckDBPyConnection) -> set[str]:
     """Names of the parts whose rows are in the tables."""
     return {name for (name,) in connection.execute("select name from parts").fetchall()}
 
@@ -25,45 +26,46 @@ def row_count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
     return count
 
 
-def take(connection: duckdb.DuckDBPyConnection, folder: Path, found: Mapping[str, str]) -> int:
-    """Put the rows of parts, name → table, into their tables; how many were new.
+def ingest_parts(connection: duckdb.DuckDBPyConnection, folder: Path, parts: Mapping[str, str]) -> int:
+    """Insert the rows of parts, name → table, into their tables; returns how many were new.
 
-    In one transaction, or in several where there are very many rows: a part and the note that it was taken stay together.
+    Uses one transaction, or several if there are very many rows: a part and the record that it was ingested stay together.
 
     Args:
         folder: the journal.
 
     Raises:
-        IntegrityError: where a part is not what was written; it is named.
+        IntegrityError: if a part is not what was written; it is named.
     """
-    refuse_damaged(folder, found)
+    refuse_damaged(folder, parts)
     added_in_all = uncommitted = 0
     try:
-        footers = {name: footer(folder / name) for name in found}
+        footers = {name: footer(folder / name) for name in parts}
         connection.execute("begin")
         for table in journal.TABLES:
-            rows = {name: footers[name].n_rows for name, of in found.items() if of == table}
-            for names in _stretches(rows):
+            rows = {name: footers[name].n_rows for name, part_table in parts.items() if part_table == table}
+            for names in _batches(rows):
                 before = row_count(connection, table)
-                connection.execute(_insert(table), {"paths": [str(folder / name) for name in names]})
+                insert, paths = _insert(table, {folder / name: footers[name] for name in names})
+                connection.execute(insert, paths)
                 added = row_count(connection, table) - before
                 added_in_all += added
-                # what the parts added together is written beside the first of them
-                taken = pa.table(
+                # rows that the parts added together are recorded on the first of them
+                ingested = pa.table(
                     {
                         "name": names,
                         "table_name": [table] * len(names),
                         "n_rows": [rows[name] for name in names],
-                        "added": [added] + [0] * (len(names) - 1),
+                        "rows_added": [added] + [0] * (len(names) - 1),
                     }
                 )
-                connection.register("taken", taken)
-                connection.execute("insert into parts by name select * from taken")
-                connection.unregister("taken")
+                connection.register("ingested", ingested)
+                connection.execute("insert into parts by name select * from ingested")
+                connection.unregister("ingested")
                 for name in names:
                     _forget_replaced(connection, folder, name, footers[name].replaced)
-                uncommitted += sum(taken["n_rows"].to_pylist())
-                if uncommitted >= ROWS_AT_ONCE:  # a crash after this leaves parts that were not yet taken
+                uncommitted += sum(ingested["n_rows"].to_pylist())
+                if uncommitted >= ROWS_AT_ONCE:  # a crash after this leaves parts that are not ingested yet
                     connection.execute("commit")
                     connection.execute("begin")
                     uncommitted = 0
@@ -71,12 +73,12 @@ def take(connection: duckdb.DuckDBPyConnection, folder: Path, found: Mapping[str
     except (duckdb.Error, OSError, pa.ArrowException) as error:
         if is_full(error):
             raise cannot_write(folder.parent, error) from error
-        raise IntegrityError(f"the journal of {folder.parent} cannot be taken into its tables: {error}") from error
+        raise IntegrityError(f"the journal of {folder.parent} cannot be ingested: {error}") from error
     return added_in_all
 
 
 def _forget_replaced(connection: duckdb.DuckDBPyConnection, folder: Path, name: str, replaced: Sequence[str]) -> None:
-    """A database from before a compaction: the part stands for those that it replaced and that are gone."""
+    """In a database from before a compaction, the new part takes the place of the parts it replaced, if they are gone."""
     if not replaced:
         return
     listed = connection.execute("select name from parts where name in (select unnest(?))", [replaced]).fetchall()
@@ -86,16 +88,17 @@ def _forget_replaced(connection: duckdb.DuckDBPyConnection, folder: Path, name: 
 
 
 def replace_parts(connection: duckdb.DuckDBPyConnection, old: Sequence[str], new: str) -> None:
-    """Take parts from the list; what they had added is counted to the new one, which is in it."""
+    """Remove parts from the list and add their row counts to the new part, which is listed already."""
     connection.execute(
-        "update parts set added = added + (select sum(added) from parts where name in (select unnest($old))) where name = $new",
+        "update parts set rows_added = rows_added + (select sum(rows_added) from parts where name in (select unnest($old))) "
+        "where name = $new",
         {"old": old, "new": new},
     )
     connection.execute("delete from parts where name in (select unnest(?))", [old])
 
 
-def _stretches(rows: Mapping[str, int]) -> Iterator[list[str]]:
-    """Names of parts, in their order, so many together that their rows fit in memory."""
+def _batches(rows: Mapping[str, int]) -> Iterator[list[str]]:
+    """Names of parts, in their order, in groups whose rows fit in memory."""
     names: list[str] = []
     total = 0
     for name, n in rows.items():
@@ -108,34 +111,42 @@ def _stretches(rows: Mapping[str, int]) -> Iterator[list[str]]:
         yield names
 
 
-def rows_of_parts(table: str) -> str:
-    """A query for the rows that count among those of the parts $paths, each key once."""
-    return f"""
-        select {", ".join(journal.TABLES[table].names)}
-        from read_parquet($paths)
+def rows_of_parts(table: str, footers: Mapping[Path, Footer]) -> tuple[str, dict[str, list[str]]]:
+    """A query, and its parameters, for the rows that count among those of parts, each key once."""
+    paths: dict[str, list[str]] = defaultdict(list)  # of one selection, since parts of 0.1 have other column names
+    for path, end in footers.items():
+        paths[journal.selection(table, end.columns)].append(str(path))
+    parameters = {f"paths_{number}": names for number, names in enumerate(paths.values())}
+    parts = " union all ".join(
+        f"select {selection} from read_parquet($paths_{number})" for number, selection in enumerate(paths)
+    )
+    query = f"""
+        from ({parts})
         qualify row_number() over (partition by {", ".join(journal.key(table))} order by {_order(table)}) = 1"""
+    return query, parameters
 
 
-def _order(table: str, of: str = "") -> str:
-    """What decides between two rows of one key: the smaller one stays, column by column.
+def _order(table: str, prefix: str = "") -> str:
+    """The columns that decide between two rows with the same key: the smaller row stays, compared column by column.
 
-    Never a clock, nor which row came first: in whatever order parts are taken, the same rows stay. Of a run's rows it is the
-    one that tells its end: done, failed and interrupted come before running.
+    Neither a clock nor the order of arrival decides: in whatever order parts are ingested, the same rows stay. For runs it
+    is the row that says how the run ended: done, failed and interrupted sort before running.
     """
     columns = []
     for column in journal.TABLES[table]:
         if column.name not in journal.key(table):
             plain = pa.types.is_primitive(column.type) or column.type == pa.uuid()
-            columns.append(
-                f"{of}{column.name}{'' if plain else '::varchar'}"
-            )  # text and lists of it are JSON and ids there
+            # the tables hold text and lists of text as JSON and ids
+            columns.append(f"{prefix}{column.name}{'' if plain else '::varchar'}")
     return ", ".join(columns)
 
 
-def _insert(table: str) -> str:
+def _insert(table: str, footers: Mapping[Path, Footer]) -> tuple[str, dict[str, list[str]]]:
+    rows, parameters = rows_of_parts(table, footers)
     key = journal.key(table)
     updates = ", ".join(f"{name} = excluded.{name}" for name in journal.TABLES[table].names if name not in key)
-    return f"""
-        insert into {table} by name {rows_of_parts(table)}
+    statement = f"""
+        insert into {table} by name {rows}
         on conflict ({", ".join(key)}) do update set {updates}
         where row({_order(table, "excluded.")}) < row({_order(table, f"{table}.")})"""
+    return statement, parameters

@@ -1,4 +1,4 @@
-"""The journal: append-only Parquet parts, one table each. It is the truth; the database is made from it."""
+"""The journal: append-only Parquet parts, one table each. It is the source of truth; the database is built from it."""
 
 import base64
 import hashlib
@@ -6,10 +6,9 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import pyarrow as pa
@@ -25,7 +24,7 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
     return pa.schema(list(columns.items()))
 
 
-# In the order in which parts are taken into the tables.
+# In the order in which parts are ingested.
 TABLES: dict[str, pa.Schema] = {
     "runs": _schema(
         run_id=_ID,
@@ -48,7 +47,7 @@ TABLES: dict[str, pa.Schema] = {
         prompt_id=_ID,
         model_id=_ID,
         image_id=_ID,
-        sampler=_TEXT,
+        sampling=_TEXT,
         seed=pa.int64(),
         image_index=pa.int32(),
         run_id=_ID,
@@ -60,48 +59,62 @@ TABLES: dict[str, pa.Schema] = {
     "labels": _schema(
         pair_id=_ID,
         labeler=_TEXT,
-        rep=pa.int32(),
+        revision=pa.int32(),
         choice=_TEXT,
         p_a=pa.float32(),
         margin=pa.float32(),
         shown_left=_TEXT,
-        ms=pa.int32(),
+        response_ms=pa.int32(),
         run_id=_ID,
     ),
 }
 
 CHECKSUM_LENGTH = 32
-"""Hexadecimal digits of the sha256 of a part's bytes in its name; parts of earlier versions have 8 random ones there."""
+"""Hexadecimal digits of a part's sha256 in its name; the first parts that prefloop 0.1 wrote have 8 random digits there."""
 _NAME = re.compile(r"\d{20}-([a-z]+)-\d+-(?:[0-9a-f]{8}|[0-9a-f]{32})\.parquet")  # time, table, process, checksum
 REPLACED = "prefloop.replaced"  # key in a part's footer
 _KEY_LENGTH = {"scores": 3, "labels": 3}  # else a table's key is its first column
 
 
+_OLD_NAMES: dict[str, dict[str, str]] = {
+    "generations": {"sampling": "sampler"},
+    "labels": {"revision": "rep", "response_ms": "ms"},
+}
+"""Columns that have another name in the parts that prefloop 0.1 wrote. Parts are never rewritten for it."""
+
+
 def key(table: str) -> list[str]:
-    """The columns that tell a table's rows apart."""
+    """The columns that identify a table's rows."""
     return TABLES[table].names[: _KEY_LENGTH.get(table, 1)]
 
 
+def selection(table: str, columns: Collection[str]) -> str:
+    """The table's columns, as a select list over a part that has these columns."""
+    old = {name: before for name, before in _OLD_NAMES.get(table, {}).items() if before in columns}
+    return ", ".join(f"{old[name]} as {name}" if name in old else name for name in TABLES[table].names)
+
+
 def append(folder: Path, table: str, rows: Iterable[Mapping] | pa.Table) -> Path | None:
-    """Write rows as one part that is on disk, whole, when this returns. None where there are no rows."""
-    schema = TABLES[table]
-    if isinstance(rows, pa.Table):
-        table_rows: Any = rows
-    else:
-        plain = [{key: value.bytes if isinstance(value, UUID) else value for key, value in row.items()} for row in rows]
-        unknown = {key for row in plain for key in row} - set(schema.names)
-        assert not unknown, f"{table} has no column {unknown}"
-        table_rows = pa.Table.from_pylist(plain, schema=schema)
+    """Write rows as one part, which is complete and on disk when this returns. None if there are no rows."""
+    table_rows = rows if isinstance(rows, pa.Table) else as_table(table, rows)
     if table_rows.num_rows == 0:
         return None
     return write_part(folder, table, table_rows, f"{time.time_ns():020d}")
 
 
+def as_table(table: str, rows: Iterable[Mapping]) -> pa.Table:
+    """Rows as an Arrow table; columns that a row lacks are null."""
+    plain = [{key: value.bytes if isinstance(value, UUID) else value for key, value in row.items()} for row in rows]
+    unknown = {key for row in plain for key in row} - set(TABLES[table].names)
+    assert not unknown, f"{table} has no column {unknown}"
+    return pa.Table.from_pylist(plain, schema=TABLES[table])
+
+
 def write_part(folder: Path, table: str, rows: pa.Table, time_text: str, replaced: Sequence[str] = ()) -> Path:
-    """One part that is on disk, whole, when this returns; nothing under its name before.
+    """Write one part, complete and on disk when this returns; nothing has its name before.
 
     Args:
-        replaced: names of the parts whose rows it holds; the part itself tells them.
+        replaced: names of the parts whose rows it holds; they are stored in its footer.
     """
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, rows.schema, compression="zstd") as writer:
@@ -130,7 +143,7 @@ def parts(folder: Path) -> dict[str, str]:
     """Name of each finished part → its table, oldest first.
 
     Raises:
-        IntegrityError: where a Parquet file is there that is not a part of this journal.
+        IntegrityError: if a Parquet file in the folder is not a part of this journal.
     """
     with reading(folder), os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if entry.name.endswith(".parquet") and entry.name[0] != ".")

@@ -1,4 +1,4 @@
-"""Parts of the journal as they are on disk: whether they are what was written, and which of them are gone."""
+"""Journal parts on disk: what their footers say, whether they are intact, and which are missing."""
 
 import base64
 import hashlib
@@ -16,63 +16,64 @@ from .journal import CHECKSUM_LENGTH, REPLACED
 
 @dataclass(frozen=True)
 class Footer:
-    """What the end of a part tells."""
+    """What the footer of a part says."""
 
     n_rows: int
+    columns: frozenset[str]
     replaced: list[str]
-    """Parts whose rows this one holds, since the journal was compacted."""
+    """Parts whose rows this part holds, since a compaction."""
 
 
 def footer(path: Path) -> Footer:
     metadata = pq.read_metadata(path)
     packed = (metadata.metadata or {}).get(REPLACED.encode())
     replaced = zlib.decompress(base64.b64decode(packed)).decode().split("\n") if packed else []
-    return Footer(metadata.num_rows, replaced)
+    return Footer(metadata.num_rows, frozenset(metadata.schema.names), replaced)
 
 
-def missing(folder: Path, listed: Iterable[str], found: Collection[str]) -> list[str]:
-    """Names of parts that are listed, but are neither found nor replaced by one that is found.
+def missing(folder: Path, listed: Iterable[str], present: Collection[str]) -> list[str]:
+    """Names of parts that are listed, but are neither present nor replaced by a part that is present.
 
     Raises:
-        IntegrityError: where found parts are damaged, so that nobody can tell.
+        IntegrityError: if present parts are damaged, so that it cannot be known.
     """
-    gone = set(listed).difference(found)
+    gone = set(listed).difference(present)
     if gone:
-        refuse_damaged(folder, found)
-        for name in found:
+        refuse_damaged(folder, present)
+        for name in present:
             gone.difference_update(footer(folder / name).replaced)
     return sorted(gone)
 
 
 def has_checksum(name: str) -> bool:
-    """Parts that an earlier prefloop wrote have none."""
+    """Whether the name holds the checksum; in the first parts that prefloop 0.1 wrote it does not."""
     return len(_in_name(name)) == CHECKSUM_LENGTH
 
 
 def damage(path: Path) -> str | None:
-    """Why a part cannot be what was written; None where it can. Without a checksum, whether it can be read at all."""
+    """Why a part is not what was written, or None. A part without a checksum only has to be readable."""
     try:
         if not has_checksum(path.name):
             deque(pq.ParquetFile(path).iter_batches(), 0)
             return None
         with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()[:CHECKSUM_LENGTH]
-    except Exception as error:  # what Arrow raises over a damaged file is of no common kind
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:CHECKSUM_LENGTH]
+    except Exception as error:  # what Arrow raises for a damaged file has no common base class
         return str(error).strip().split("\n")[0]
-    return None if found == _in_name(path.name) else "its checksum is not the one in its name"
+    return None if digest == _in_name(path.name) else "its checksum is not the one in its name"
 
 
 def refuse_damaged(folder: Path, names: Iterable[str]) -> None:
     """Raises:
-    IntegrityError: where parts have changed since they were written; it names them.
+    IntegrityError: if parts have changed since they were written; it names them.
     """
-    found = {name: reason for name in names if (reason := damage(folder / name))}
-    if found:
-        name, reason = next(iter(found.items()))
-        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    damaged = {name: reason for name in names if (reason := damage(folder / name))}
+    if damaged:
+        name, reason = next(iter(damaged.items()))
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         raise IntegrityError(
-            f"{folder / name}{more} has changed since it was written ({reason}); bring it back from a backup, or move "
-            f"it to another folder and run `prefloop store rebuild --allow-missing --store {folder.parent}` to go on "
+            f"{folder / name}{more} has changed since it was written ({reason}); restore it from a backup, or move "
+            f"it to another folder and run `prefloop store rebuild --allow-missing --store {folder.parent}` to continue "
             "without its rows"
         )
 

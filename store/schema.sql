@@ -1,12 +1,12 @@
--- Ids are UUIDs made from content. There are no foreign keys: `prefloop store check` proves the references.
+-- Ids are UUIDs derived from content. There are no foreign keys: `prefloop store check` verifies the references.
 create table meta (schema_version integer not null, created timestamp not null);
 
--- Journal parts whose rows are in the tables; added counts the rows that were new.
+-- Journal parts that have been ingested.
 create table parts (
     name varchar primary key,
     table_name varchar not null,
     n_rows bigint not null,
-    added bigint not null
+    rows_added bigint not null
 );
 
 create table runs (
@@ -44,13 +44,13 @@ create table images (
     n_bytes bigint not null
 );
 
--- Of an imported picture only its model is known: its seed is -1.
+-- For an imported image only the model is known: its seed is -1.
 create table generations (
     generation_id uuid primary key,
     prompt_id uuid not null,
     model_id uuid not null,
     image_id uuid not null,
-    sampler json not null,
+    sampling json not null,
     seed bigint not null,
     image_index integer not null,
     run_id uuid
@@ -90,32 +90,61 @@ create table labelers (
 create table labels (
     pair_id uuid not null,
     labeler varchar not null,
-    rep integer not null,
+    revision integer not null,
     choice varchar not null check (choice in ('a', 'b', 'tie', 'skip')),
     p_a float,
     margin float,
     shown_left varchar check (shown_left in ('a', 'b')),
-    ms integer,
+    response_ms integer,
     run_id uuid,
-    primary key (pair_id, labeler, rep)
+    primary key (pair_id, labeler, revision)
 );
 
--- Views, which a later prefloop makes again.
+-- Views. A change here needs a new schema version, as a change of the tables does.
 
-create or replace view image_files as
+-- The path of each image file, relative to the store's folder.
+create view image_files as
 select
     image_id,
     'images/' || left(image_id::varchar, 2) || '/' || replace(image_id::varchar, '-', '') || '.' || format as path
 from images;
 
--- The label that counts: of each pair and labeler, the last one given.
-create or replace view current_labels as
-select * from labels
-qualify row_number() over (partition by pair_id, labeler order by rep desc) = 1;
+-- Which model generated which image for which prompt. Equal images of several models are one image: a row for each model.
+create view image_models as
+select i.image_id, i.prompt_id, i.model_id, m.name as model
+from (select distinct image_id, prompt_id, model_id from generations) i
+join models m using (model_id);
 
--- One row for each decided label. Ties and skips are not in it. Pairs of an evaluation are a split of their own,
--- whichever their prompt is in.
-create or replace view preferences as
+-- The names of the models that generated a pair's images; of several models, the name that sorts first. Pairs of which
+-- neither model is known are left out.
+create view pair_models as
+select
+    pair_id,
+    min(model) filter (where image_id = image_a) as model_a,
+    min(model) filter (where image_id = image_b) as model_b
+from (select pair_id, prompt_id, image_a, image_b, unnest([image_a, image_b]) as image_id from pairs)
+join image_models using (prompt_id, image_id)
+group by pair_id;
+
+-- Both scores of every pair, for each scorer that has scored both images.
+create view pair_scores as
+select p.pair_id, p.prompt_id, p.image_a, p.image_b, a.scorer, a.score as score_a, b.score as score_b, p.source
+from pairs p
+join scores a on a.image_id = p.image_a and a.prompt_id = p.prompt_id
+join scores b on b.image_id = p.image_b and b.prompt_id = p.prompt_id and b.scorer = a.scorer;
+
+-- The same for the scorers with one name, or for one name@revision.
+create macro score_pairs(scorer_name) as table
+select * from pair_scores where scorer = scorer_name or starts_with(scorer, scorer_name || '@');
+
+-- The label that counts for each pair and labeler: the latest revision.
+create view current_labels as
+select * from labels
+qualify row_number() over (partition by pair_id, labeler order by revision desc) = 1;
+
+-- One row for each pair that a labeler has decided, by its current label: no ties, no skips. Evaluation pairs are included;
+-- their split is eval, whichever split their prompt is in.
+create view preferences as
 select
     l.labeler,
     p.pair_id,
@@ -127,14 +156,22 @@ select
     l.margin,
     case p.source when 'eval' then 'eval' else q.split end as split,
     q.tags,
-    p.source
+    p.source,
+    case l.choice when 'a' then m.model_a else m.model_b end as chosen_model,
+    case l.choice when 'a' then m.model_b else m.model_a end as rejected_model,
+    p.run_id
 from current_labels l
 join pairs p using (pair_id)
 join prompts q using (prompt_id)
+left join pair_models m on m.pair_id = p.pair_id
 where l.choice in ('a', 'b');
 
--- How often two labelers say the same of one pair: over all pairs both judged, and over those both decided.
-create or replace view agreement as
+-- The preferences that training may use: no evaluation pair is trained on.
+create view training_preferences as
+select * from preferences where split in ('train', 'validation');
+
+-- How often two labelers agree: over all pairs that both labeled, and over those that both decided.
+create view agreement as
 select
     x.labeler as labeler,
     y.labeler as other,
@@ -147,10 +184,9 @@ join current_labels y on x.pair_id = y.pair_id and x.labeler < y.labeler
 where x.choice <> 'skip' and y.choice <> 'skip'
 group by all;
 
--- Model against model, each two models once; a tie counts one half.
-create or replace view win_rates as
-with image_models as (select distinct image_id, prompt_id, model_id from generations),
-judged as (
+-- Win rate of one model over another, for each pair of models once; a tie counts one half.
+create view win_rates as
+with compared as (
     select
         l.labeler,
         ma.model_id as model_a,
@@ -168,7 +204,7 @@ folded as (
         least(model_a, model_b) as model_id,
         greatest(model_a, model_b) as other_id,
         case when model_a < model_b then win_a else 1 - win_a end as win
-    from judged
+    from compared
 )
 select
     labeler,
@@ -183,11 +219,3 @@ from folded
 join models m using (model_id)
 join models o on o.model_id = other_id
 group by all;
-
--- Both scores of every pair, for scorers of that name or name@revision.
-create or replace macro score_pairs(wanted) as table
-select p.pair_id, p.prompt_id, p.image_a, p.image_b, a.scorer, a.score as score_a, b.score as score_b
-from pairs p
-join scores a on a.image_id = p.image_a and a.prompt_id = p.prompt_id
-join scores b on b.image_id = p.image_b and b.prompt_id = p.prompt_id and b.scorer = a.scorer
-where a.scorer = wanted or a.scorer like wanted || '@%';

@@ -47,7 +47,7 @@ class _Filling:
             prompt_id=prompt,
             model_id=model,
             image_id=image,
-            sampler="{}",
+            sampling="{}",
             seed=0,
             image_index=index,
         )
@@ -60,7 +60,7 @@ class _Filling:
         return row
 
     def label(self, pair: dict, labeler: str, choice: str, **more: object) -> None:
-        self.add("labels", **{"pair_id": pair["pair_id"], "labeler": labeler, "rep": 0, "choice": choice} | more)
+        self.add("labels", **{"pair_id": pair["pair_id"], "labeler": labeler, "revision": 0, "choice": choice} | more)
 
     def labels_by_score(self, pair: dict, labeler: str, better_a: float, run: UUID) -> None:
         choice = "a" if better_a > 0 else "b"
@@ -114,16 +114,16 @@ def _people(filling: _Filling, pair: dict, better_a: float, sessions: list[UUID]
     """Ann judges every pair and some twice; Ben the first ones of the prompts, and often otherwise."""
     chance = filling.chance
 
-    def answer(labeler: str, sure: float, session: UUID, rep: int = 0) -> None:
+    def answer(labeler: str, sure: float, session: UUID, revision: int = 0) -> None:
         draw = better_a * sure + chance.gauss(0, 0.8)
         choice = "tie" if abs(draw) < 0.2 else "a" if draw > 0 else "b"
-        more = {"shown_left": chance.choice("ab"), "ms": chance.randint(900, 4000)}
-        filling.label(pair, labeler, choice, rep=rep, run_id=session, **more)
+        more = {"shown_left": chance.choice("ab"), "response_ms": chance.randint(900, 4000)}
+        filling.label(pair, labeler, choice, revision=revision, run_id=session, **more)
 
     first = sessions[chance.randrange(2)]
     answer("human:ann", 1.0, first)
     if chance.random() < 0.4:
-        answer("human:ann", 1.0, sessions[2], rep=1)
+        answer("human:ann", 1.0, sessions[2], revision=1)
     if number == 0:
         answer("human:ben", 0.3, sessions[1])
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import zipfile
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # read when torch is imported, by this process and those it starts
@@ -32,6 +33,14 @@ def _empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(tmp_path: Path, _empty: Path) -> PairStore:
     """Without rows; copied, since making one takes 17 times as long."""
     return PairStore(shutil.copytree(_empty, tmp_path / "store"))
+
+
+@pytest.fixture
+def first_version(tmp_path: Path) -> PairStore:
+    """A store of schema version 1, which prefloop 0.1 made."""
+    with zipfile.ZipFile(Path(__file__).parent / "stores" / "v1.zip") as archive:
+        archive.extractall(tmp_path / "v1")
+    return PairStore(tmp_path / "v1")
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def add_pair(store: PairStore, prompt: UUID, first: UUID, second: UUID, source: 
 
 
 def add_generation(store: PairStore, prompt: UUID, model: UUID, image: UUID, index: int = 0) -> None:
-    row = {"prompt_id": prompt, "model_id": model, "image_id": image, "sampler": "{}", "seed": 0, "image_index": index}
+    row = {"prompt_id": prompt, "model_id": model, "image_id": image, "sampling": "{}", "seed": 0, "image_index": index}
     store.append("generations", [{"generation_id": UUID(int=model.int ^ image.int), **row}])
 
 
@@ -60,11 +60,11 @@ def add_label(
     pair: UUID,
     labeler: str,
     choice: str,
-    rep: int = 0,
+    revision: int = 0,
     p_a: float | None = None,
     margin: float | None = None,
 ) -> None:
-    row = {"pair_id": pair, "labeler": labeler, "rep": rep, "choice": choice, "p_a": p_a, "margin": margin}
+    row = {"pair_id": pair, "labeler": labeler, "revision": revision, "choice": choice, "p_a": p_a, "margin": margin}
     store.append("labels", [row])
 
 

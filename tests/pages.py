@@ -77,7 +77,7 @@ def office(store: PairStore, **settings: object) -> Office:
 
 
 def labels(store: PairStore, labeler: str = "human:ann") -> list[tuple]:
-    """(pair, rep, choice, shown_left) of a person, from the tables as they are with every part taken."""
+    """(pair, revision, choice, shown_left) of a person, from the tables as they are with every part taken."""
     store.ingest()
-    query = "select pair_id, rep, choice, shown_left from labels where labeler = ? order by pair_id, rep"
+    query = "select pair_id, revision, choice, shown_left from labels where labeler = ? order by pair_id, revision"
     return store.rows(query, [labeler])

@@ -205,8 +205,8 @@ def test_a_damaged_store_ends_with_5_and_rebuild_mends_it(tmp_path: Path):
     next((store.path / "images").rglob("*.png")).unlink()
     ended = RUNNER.invoke(app, ["store", "check", "--store", str(store.path)])
     assert ended.exit_code == 5
-    assert "picture gone: images/" in ended.stdout
-    assert RUNNER.invoke(app, ["store", "check", "--no-pictures", "--store", str(store.path)]).exit_code == 0
+    assert "missing image: images/" in ended.stdout
+    assert RUNNER.invoke(app, ["store", "check", "--no-images", "--store", str(store.path)]).exit_code == 0
 
 
 def test_a_busy_store_ends_with_4(filled: PairStore, monkeypatch: pytest.MonkeyPatch):

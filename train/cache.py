@@ -197,7 +197,7 @@ def cache_latents(
         )
     print(f"{len(bad)} images cannot be used and their pairs are left out", file=sys.stderr)
     kept = (
-        part.taken(at for at, pair in enumerate(part) if not {pair.chosen, pair.rejected} & bad.keys())
+        part.select(at for at, pair in enumerate(part) if not {pair.chosen, pair.rejected} & bad.keys())
         for part in (pairs.train, pairs.validation)
     )
     return shards, Pairs(*kept)

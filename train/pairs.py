@@ -69,7 +69,7 @@ _QUERY = """
         sqrt(c.height * r.height) as height, sqrt(c.width * r.width) as width
     from (
         select * from (
-            select * from preferences where labeler in (select unnest($labelers)) and source <> 'eval'
+            select * from training_preferences where labeler in (select unnest($labelers))
         ) preferences
         where {where}
     ) p
@@ -124,7 +124,7 @@ def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
         answer = ask(store, query, parameters={"labelers": list(config.labeler_weights)}, as_ids=True)
     except UsageError as error:
         raise UsageError(f"--where {config.where!r} cannot be used: {error}") from error
-    texts = store.prompts_by_id()
+    texts = store.prompts_by_id(answer["prompt_id"])
     train, held_out = _parts(answer, texts)
     if not train:
         why = f" where {config.where}" if config.where else ""
@@ -132,7 +132,7 @@ def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
             f"{', '.join(config.labeler_weights)} decided no training pair{why}; loosen --where or label more pairs"
         )
     if config.max_train_samples is not None and config.max_train_samples < len(train):
-        train = train.taken(sorted(random.Random(config.seed).sample(range(len(train)), config.max_train_samples)))
+        train = train.select(sorted(random.Random(config.seed).sample(range(len(train)), config.max_train_samples)))
     return Pairs(train, held_out)
 
 

@@ -41,7 +41,14 @@ class Answers:
             ms: from showing to choosing, in milliseconds.
         """
         shown = None if ms is None else max(0, min(ms, MOST_MS))
-        row = {"pair_id": pair, "labeler": labeler, "rep": rep, "choice": choice, "shown_left": left, "ms": shown}
+        row = {
+            "pair_id": pair,
+            "labeler": labeler,
+            "revision": rep,
+            "choice": choice,
+            "shown_left": left,
+            "response_ms": shown,
+        }
         self._append(row)
         self.counts[labeler] += 1
 
@@ -51,7 +58,7 @@ class Answers:
         Args:
             before: the choice; None where there was none, which is told as a skip.
         """
-        self._append({"pair_id": pair, "labeler": labeler, "rep": rep, "choice": before or "skip"})
+        self._append({"pair_id": pair, "labeler": labeler, "revision": rep, "choice": before or "skip"})
         self.counts[labeler] -= 1
 
     def _append(self, row: dict) -> None:

@@ -25,21 +25,19 @@ _LABELS = """
     order by pair_id, labeler
 """
 _SCORES = """
-    select p.pair_id, a.scorer, a.score, b.score
-    from (select * from pairs where pair_id in (select unnest($pairs))) p
-    join scores a on a.image_id = p.image_a and a.prompt_id = p.prompt_id
-    join scores b on b.image_id = p.image_b and b.prompt_id = p.prompt_id and b.scorer = a.scorer
-    order by p.pair_id, a.scorer
+    select pair_id, scorer, score_a, score_b from pair_scores
+    where pair_id in (select unnest($pairs))
+    order by pair_id, scorer
 """
 _MADE = """
-    select g.image_id, m.name, g.seed, g.image_index, g.sampler
+    select g.image_id, m.name, g.seed, g.image_index, g.sampling
     from generations g join models m using (model_id)
     where g.prompt_id = $prompt and g.image_id in ($a, $b)
     order by g.image_id, m.name, g.seed, g.image_index
 """
 _HISTORY = """
-    select labeler, rep, choice, p_a, margin, shown_left, ms, choice = 'skip' and shown_left is null as taken_back
-    from labels where pair_id = $pair order by labeler, rep
+    select labeler, revision, choice, p_a, margin, shown_left, response_ms, choice = 'skip' and shown_left is null as taken_back
+    from labels where pair_id = $pair order by labeler, revision
 """
 _RUNS = """
     select run_id, kind, status, started, updated, config, summary, error, json_extract_string(summary, '$.report')
@@ -101,7 +99,7 @@ def seen(store: PairStore, pairs: Sequence[UUID]) -> list[Seen]:
 
 def history(store: PairStore, pair: UUID) -> list[dict[str, Any]]:
     """Every label of a pair, also those that later ones took the place of."""
-    names = ("labeler", "rep", "choice", "p_a", "margin", "shown_left", "ms", "taken_back")
+    names = ("labeler", "revision", "choice", "p_a", "margin", "shown_left", "response_ms", "taken_back")
     return [dict(zip(names, row, strict=True)) for row in store.rows(_HISTORY, {"pair": pair})]
 
 

@@ -111,8 +111,8 @@ class Filters:
                 where.append(f"l.margin {compared} ${name}")
                 values[name] = number
         if self.model:
-            of_model = "select image_id from generations where model_id = $model"
-            where.append(f"(p.image_a in ({of_model}) or p.image_b in ({of_model}))")
+            of_model = "select prompt_id, image_id from image_models where model_id = $model"
+            where.append(f"((p.prompt_id, p.image_a) in ({of_model}) or (p.prompt_id, p.image_b) in ({of_model}))")
             values["model"] = UUID(self.model)
         if self.source:
             where.append("p.source = $source")

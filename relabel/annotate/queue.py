@@ -11,11 +11,9 @@ from .config import LabelConfig
 _TRAINING = "source <> 'eval'"
 # Scores of both pictures of every training pair, by every scorer that has scored both.
 _DIFFERENCES = f"""
-    select p.pair_id, a.scorer, a.score - b.score as difference
-    from (select * from pairs where {_TRAINING}) p
-    join scores a on a.image_id = p.image_a and a.prompt_id = p.prompt_id
-    join scores b on b.image_id = p.image_b and b.prompt_id = p.prompt_id and b.scorer = a.scorer
-    where isfinite(a.score) and isfinite(b.score)"""
+    select pair_id, scorer, score_a - score_b as difference
+    from pair_scores
+    where {_TRAINING} and isfinite(score_a) and isfinite(score_b)"""
 _SHUFFLED = "md5(pair_id::varchar || $seed)"
 
 QUEUES = {
@@ -53,11 +51,11 @@ _DETAILS = """
 """
 # What each person says of each pair at last. A skip with no side shown takes a label back.
 _STANDING = """
-    select l.labeler, l.pair_id, l.rep, case when l.choice = 'skip' and l.shown_left is null then null else l.choice end
+    select l.labeler, l.pair_id, l.revision, case when l.choice = 'skip' and l.shown_left is null then null else l.choice end
     from labels l
     join labelers r using (labeler)
     where r.kind = 'human' and (l.labeler = $labeler or ($labeler is null and not json_exists(r.config, '$.imported')))
-    qualify row_number() over (partition by l.pair_id, l.labeler order by l.rep desc) = 1
+    qualify row_number() over (partition by l.pair_id, l.labeler order by l.revision desc) = 1
 """
 
 

@@ -9,15 +9,13 @@ from numpy.typing import NDArray
 from ...store import PairStore, UsageError
 
 _JUDGED = """
-    select l.pair_id::varchar as pair_id, p.prompt_id::varchar as prompt_id,
+    select l.pair_id::varchar as pair_id, s.prompt_id::varchar as prompt_id,
         case l.choice when 'a' then 1.0 when 'b' then 0.0 else 0.5 end as preferred,
-        a.score::double - b.score::double as difference
+        s.score_a::double - s.score_b::double as difference
     from current_labels l
-    join pairs p using (pair_id)
-    join scores a on a.prompt_id = p.prompt_id and a.image_id = p.image_a
-    join scores b on b.prompt_id = p.prompt_id and b.image_id = p.image_b and b.scorer = a.scorer
-    where l.labeler = $labeler and l.choice <> 'skip' and a.scorer = $scorer
-        and isfinite(a.score) and isfinite(b.score)
+    join pair_scores s using (pair_id)
+    where l.labeler = $labeler and l.choice <> 'skip' and s.scorer = $scorer
+        and isfinite(s.score_a) and isfinite(s.score_b)
     order by l.pair_id
 """
 

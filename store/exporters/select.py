@@ -19,22 +19,22 @@ _QUERY = """
             case l.choice when 'b' then p.image_b else p.image_a end as chosen,
             case l.choice when 'b' then p.image_a else p.image_b end as rejected,
             case l.choice when 'b' then 1 - l.p_a::double else l.p_a::double end as p_chosen,
-            l.margin, q.split, q.tags, p.source, l.choice, p.image_a, p.image_b
+            l.margin, q.split, q.tags, p.source, l.choice, p.image_a, p.image_b, m.model_a, m.model_b,
+            case l.choice when 'b' then m.model_b else m.model_a end as chosen_model,
+            case l.choice when 'b' then m.model_a else m.model_b end as rejected_model, p.run_id
         from current_labels l
         join pairs p using (pair_id)
         join prompts q using (prompt_id)
+        left join pair_models m on m.pair_id = p.pair_id
         where p.source <> 'eval' and ($everybody or l.labeler in (select unnest($labelers)))
     ),
-    wanted as (select * from judged preferences where {where}),
-    drawn as (select image_id, prompt_id, min(name) as name from generations join models using (model_id) group by all)
+    wanted as (select * from judged preferences where {where})
     select
-        w.*, a.path as path_a, b.path as path_b, ma.name as model_a, mb.name as model_b,
+        w.*, a.path as path_a, b.path as path_b,
         count(*) over (partition by w.prompt_id) as pairs_of_prompt
     from wanted w
     join image_files a on a.image_id = w.image_a
     join image_files b on b.image_id = w.image_b
-    left join drawn ma on ma.image_id = w.image_a and ma.prompt_id = w.prompt_id
-    left join drawn mb on mb.image_id = w.image_b and mb.prompt_id = w.prompt_id
     where {choices} and w.source <> 'eval' and ($everybody or w.labeler in (select unnest($labelers)))
     order by w.split, w.labeler, w.pair_id
 """

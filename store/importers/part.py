@@ -8,7 +8,7 @@ from uuid import UUID
 
 from ...core.ids import content_bytes
 from .. import journal
-from ..dedupe import lacking, refuse_other_labelers, relabelled
+from ..dedupe import count_conflicts, new_rows, refuse_other_labelers
 from ..images import ImageError, format_of, load_image, write_image
 from ..pairstore import PairStore
 from .record import Picture, Record
@@ -106,10 +106,10 @@ class Part:
         tables = rows.as_tables()
         self._taken()
         with self.store.session() as connection:
-            new = {name: lacking(connection, name, table, journal.key(name)) for name, table in tables.items()}
+            new = {name: new_rows(connection, name, table, journal.key(name)) for name, table in tables.items()}
             self.counts["repeated"] += rows.repeated
             if "labels" in tables:
-                self.counts["repeated"] += relabelled(connection, tables["labels"])
+                self.counts["repeated"] += count_conflicts(connection, tables["labels"])
                 refuse_other_labelers(connection, new["labels"]["labeler"].unique().to_pylist())
         for name in journal.TABLES:  # pictures before pairs, pairs before labels
             if name in new:

@@ -1,1 +1,1 @@
-"""What keeps a store in order over years: merging, backing up, removing what nothing mentions, compacting, migrating."""
+"""Merge, back up, compact and migrate stores, and remove unreferenced images."""

@@ -1,4 +1,4 @@
-"""Pictures that no row mentions, such as those of a batch that was killed before its rows were written."""
+"""Unreferenced images, such as those of a batch that was killed before its rows were written."""
 
 import os
 import re
@@ -10,20 +10,20 @@ from ...core.errors import cannot_write
 from ..pairstore import PairStore
 
 _NAME = re.compile(r"[0-9a-f]{2}/(?:[0-9a-f]{32}\.(?:png|jpg|webp)|\.[0-9a-f]{32}\.(?:png|jpg|webp)\.\d+\.tmp)")
-MIN_AGE = 3600.0  # seconds: a picture is written, or touched, before its row; younger ones may be mentioned soon
+MIN_AGE = 3600.0  # seconds: an image is written, or touched, before its row, so a younger one may be referenced soon
 
 
-def unmentioned(store: PairStore) -> list[tuple[Path, int]]:
-    """The files and their sizes, in the order of their names."""
+def unreferenced_images(store: PairStore) -> list[tuple[Path, int]]:
+    """Image files that no row refers to and that are older than MIN_AGE, with their sizes, sorted by name."""
     store.ingest()
-    mentioned = {path for (path,) in store.rows("select path from image_files")}
-    before = time.time() - MIN_AGE
-    found = []
+    referenced = {path for (path,) in store.rows("select path from image_files")}
+    latest = time.time() - MIN_AGE
+    unreferenced = []
     for path in _files(store.path / "images"):
         status = path.stat()
-        if status.st_mtime < before and path.relative_to(store.path).as_posix() not in mentioned:
-            found.append((path, status.st_size))
-    return found
+        if status.st_mtime < latest and path.relative_to(store.path).as_posix() not in referenced:
+            unreferenced.append((path, status.st_size))
+    return unreferenced
 
 
 def remove(files: list[tuple[Path, int]]) -> None:
@@ -35,7 +35,7 @@ def remove(files: list[tuple[Path, int]]) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Files by the names that images have, or had while they were written; whatever else is there is somebody else's."""
+    """Files with the names of images, or of images being written; any other file is not ours."""
     for where, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):

@@ -1,12 +1,12 @@
-"""Everything another store holds into this one. Ids follow from content, so what both have is there once."""
+"""Merge another store into this one. Ids are derived from content, so what both have is stored once."""
 
 from ...core.errors import IntegrityError, UsageError
 from ...core.ids import content_id
 from .. import journal
-from ..dedupe import in_schema, lacking
+from ..dedupe import in_schema, new_rows
 from ..pairstore import PairStore
 
-_KEYS = {"runs": ["run_id", "status"]}  # another row of a run tells how it ended
+_KEYS = {"runs": ["run_id", "status"]}  # another row of a run says how it ended
 _NAMED = {"labelers": "labeler", "scorers": "scorer"}
 _CONFLICTS = {
     "labels": "f.choice <> t.choice or f.p_a is distinct from t.p_a",
@@ -15,55 +15,54 @@ _CONFLICTS = {
 
 
 def merge(store: PairStore, other: PairStore) -> dict[str, int]:
-    """Append what the store lacks; the same call again, after a kill too, appends the rest.
+    """Append the rows that the store lacks; the same call again, also after a kill, appends what is left.
 
     Returns:
-        New rows by table, and "conflicts": labels and scores that both stores have with other values; ours stay.
+        New rows by table, and "conflicts": labels and scores that differ between the stores; ours stay.
 
     Raises:
-        UsageError: where a labeler or a scorer means another thing in the other store.
-        IntegrityError: where a picture of the other store is gone or has changed.
+        UsageError: if a labeler or a scorer is another one in the other store.
+        IntegrityError: if an image of the other store is missing or has changed.
     """
     if store.path.resolve() == other.path.resolve():
         raise UsageError(f"{other.path} is the same store; name another one to merge into it")
     _refuse_other_meanings(store, other)
-    _copy_pictures(store, other)
-    new: dict[str, int] = {}
+    _copy_images(store, other)
+    n_new: dict[str, int] = {}
     conflicts = 0
     for table in journal.TABLES:
         with other.session() as connection:
             rows = in_schema(connection, table, f"select * from {table}")
         with store.session() as connection:
-            found = lacking(connection, table, rows, _KEYS.get(table, journal.key(table)))
+            new = new_rows(connection, table, rows, _KEYS.get(table, journal.key(table)))
             if table in _CONFLICTS:
                 connection.register("fresh", rows)
                 key = ", ".join(journal.key(table))
                 query = f"select count(*) from fresh f join {table} t using ({key}) where {_CONFLICTS[table]}"
                 ((n,),) = connection.execute(query).fetchall()
                 conflicts += n
-        store.append(table, found)
-        new[table] = found.num_rows
+        store.append(table, new)
+        n_new[table] = new.num_rows
     store.ingest()
-    return new | {"conflicts": conflicts}
+    return n_new | {"conflicts": conflicts}
 
 
 def _refuse_other_meanings(store: PairStore, other: PairStore) -> None:
-    for table, name in _NAMED.items():
-        query = f"select {name}, config from {table} order by all"
+    for table, column in _NAMED.items():
+        query = f"select {column}, config from {table} order by all"
         ours = dict(store.rows(query))
-        for which, config in other.rows(query):
-            if ours.get(which, config) != config:
+        for name, config in other.rows(query):
+            if ours.get(name, config) != config:
                 raise UsageError(
-                    f"{name} {which!r} is {config} in {other.path} and {ours[which]} in {store.path}; "
+                    f"the {column} {name!r} is {config} in {other.path} and {ours[name]} in {store.path}; "
                     "a name must mean one thing: label again under another name before merging"
                 )
 
 
-def _copy_pictures(store: PairStore, other: PairStore) -> None:
+def _copy_images(store: PairStore, other: PairStore) -> None:
     known = {image for (image,) in store.rows("select image_id from images")}
-    for image, path, extension in other.rows(
-        "select image_id, path, format from image_files join images using (image_id)"
-    ):
+    query = "select image_id, path, format from image_files join images using (image_id)"
+    for image, path, extension in other.rows(query):
         if image in known:
             continue
         try:
@@ -76,4 +75,4 @@ def _copy_pictures(store: PairStore, other: PairStore) -> None:
 
 
 def _hint(store: PairStore) -> str:
-    return f"`prefloop store check --store {store.path}` names every such picture"
+    return f"`prefloop store check --store {store.path}` names every such image"

@@ -1,21 +1,18 @@
-"""Stores of older schemas: the journal stays as it is, and the database is made from it in the schema of today."""
+"""Migrate a store from an older schema: the journal stays as it is, and the database is built from it again."""
 
-from ...core.errors import IntegrityError
 from ..pairstore import PairStore
 from ..rebuild import SCHEMA_VERSION
+from ..verify import refuse_newer
 
 
 def migrate(store: PairStore) -> tuple[int, int]:
-    """Schema before and after.
+    """Schema version before and after.
 
     Raises:
-        IntegrityError: where a newer prefloop made the store.
+        IntegrityError: if a newer prefloop made the store, or journal parts are damaged or missing.
     """
     version = store.schema_version()
-    if version > SCHEMA_VERSION:
-        raise IntegrityError(
-            f"the store {store.path} is of schema {version} and this prefloop knows {SCHEMA_VERSION}; update prefloop"
-        )
+    refuse_newer(store, version)
     if version < SCHEMA_VERSION:
         store.rebuild()
     return version, SCHEMA_VERSION

@@ -1,1 +1,1 @@
-"""Questions kept by name, their parameters, and what there is to ask about."""
+"""Saved queries, their parameters, and the description of the schema."""

@@ -11,7 +11,7 @@ select
     'one picture',
     count(*),
     left(image_id::varchar, 8) || ': ' || string_agg(prompt, ' | ' order by prompt)
-from (select distinct image_id, prompt_id from generations)
+from (select distinct image_id, prompt_id from image_models)
 join prompts using (prompt_id)
 group by image_id
 having count(*) > 1

@@ -1,6 +1,6 @@
 -- What labels cost: people's time from their answers, scorers' from the runs that scored.
 with people as (
-    select labeler, count(*) as n, sum(ms) / 1000 as seconds
+    select labeler, count(*) as n, sum(response_ms) / 1000 as seconds
     from labels
     join labelers using (labeler)
     where kind = 'human'

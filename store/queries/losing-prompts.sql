@@ -2,8 +2,7 @@
 -- $model = null: name of the model; each if null
 -- $labeler = null: whose labels; everybody's if null
 -- $n = 10: rows
-with image_models as (select distinct image_id, prompt_id, model_id from generations),
-compared as (
+with compared as (
     select c.labeler, p.prompt_id, a.model_id as model_a, b.model_id as model_b, c.choice
     from current_labels c
     join pairs p using (pair_id)

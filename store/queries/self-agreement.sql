@@ -1,6 +1,6 @@
 -- How often people say the same again when they are shown a pair once more.
 with answers as (
-    select labeler, choice, lag(choice) over (partition by pair_id, labeler order by rep) as before
+    select labeler, choice, lag(choice) over (partition by pair_id, labeler order by revision) as before
     from labels
     join labelers using (labeler)
     where kind = 'human' and choice <> 'skip'

@@ -56,7 +56,12 @@ def test_an_answer_is_on_disk_before_it_is_acknowledged(store: PairStore, pairs:
     person.choose("left")
     (part,) = set(store.journal.glob("*-labels-*")) - before
     (row,) = pq.read_table(part).to_pylist()
-    assert (row["labeler"], row["rep"], row["ms"], row["pair_id"] in pairs) == ("human:ann", 0, 1200, True)
+    assert (row["labeler"], row["revision"], row["response_ms"], row["pair_id"] in pairs) == (
+        "human:ann",
+        0,
+        1200,
+        True,
+    )
     assert person.told == "Saved: the first picture."
 
 
@@ -200,7 +205,7 @@ def test_a_choice_that_is_none_is_refused_and_the_pair_stays(store: PairStore, c
 def test_a_time_that_is_none_is_not_kept(store: PairStore, ms: str):
     office(store).enter().choose("left", ms=ms)
     store.ingest()
-    assert store.rows("select ms from labels") == [(None,)]
+    assert store.rows("select response_ms from labels") == [(None,)]
 
 
 def test_what_a_silent_person_was_shown_goes_to_others(store: PairStore, monkeypatch: pytest.MonkeyPatch):
@@ -445,7 +450,7 @@ def test_a_row_that_was_never_taken_is_not_compacted_into_an_older_place(
     pairs = fill(store, n_prompts=70)
     add_labeler(store, "me")
     add_label(store, pairs[1], "me", "a")  # a small part, before …
-    row = {"labeler": "me", "rep": 0, "choice": "b"}
+    row = {"labeler": "me", "revision": 0, "choice": "b"}
     store.append("labels", [row | {"pair_id": pair} for pair in (pairs[0], *pairs[2:])])  # … a large one, before …
     add_label(store, pairs[0], "me", "tie")  # … one that says otherwise
     store.ingest()

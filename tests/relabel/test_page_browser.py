@@ -129,7 +129,7 @@ def test_twenty_pairs_by_keyboard_and_one_undone_are_found_in_sql(store: PairSto
     assert said == []
     assert check(PairStore.open(store.path)) == []
     rows = store.rows(
-        """select q.prompt, l.choice, l.shown_left, l.ms from current_labels l
+        """select q.prompt, l.choice, l.shown_left, l.response_ms from current_labels l
         join pairs using (pair_id) join prompts q using (prompt_id) where l.labeler = 'human:ann'"""
     )
     kinds = {"ArrowDown": "tie", "tie": "tie", "s": "skip"}
@@ -141,7 +141,7 @@ def test_twenty_pairs_by_keyboard_and_one_undone_are_found_in_sql(store: PairSto
         assert 0 <= ms < 60_000
     assert len(rows) == len(expected) >= 20
     # the undone answer, its undoing and the answer that counts
-    assert store.rows("select list(rep order by rep) from labels group by pair_id having count(*) > 1") == [
+    assert store.rows("select list(revision order by revision) from labels group by pair_id having count(*) > 1") == [
         ([0, 1, 2],)
     ]
     words = ["train", "--labeler", "human:ann", "--max-train-steps", 1, "--train-batch-size", 2, "--cpu"]
@@ -192,7 +192,7 @@ def test_an_answer_that_finds_no_room_is_kept_in_the_browser_and_sent_again(stor
         expect(page.locator("#prompt")).not_to_have_text(text)
         page.context.close()
     ((told, ms),) = PairStore.open(store.path).rows(
-        "select prompt, ms from labels join pairs using (pair_id) join prompts using (prompt_id)"
+        "select prompt, response_ms from labels join pairs using (pair_id) join prompts using (prompt_id)"
     )
     assert (told, 300 <= ms < 2000) == (text, True)  # until the first try, not until it was saved
 

@@ -314,10 +314,10 @@ def test_a_label_whose_scores_became_others_is_superseded_and_stays_in_the_store
     relabel(REDNESS, store)
     ((right,),) = store.rows("select choice from current_labels")
     wrong = "b" if right == "a" else "a"
-    store.append("labels", [{"pair_id": pair, "labeler": "redness", "rep": 1, "choice": wrong}])
+    store.append("labels", [{"pair_id": pair, "labeler": "redness", "revision": 1, "choice": wrong}])
     store.ingest()
     assert relabel(REDNESS, store)["new_labels"] == 1
-    assert store.rows("select choice from labels order by rep") == [(right,), (wrong,), (right,)]
+    assert store.rows("select choice from labels order by revision") == [(right,), (wrong,), (right,)]
     assert check(store) == []
 
 

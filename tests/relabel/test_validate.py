@@ -223,7 +223,7 @@ def random_rater(store: PairStore, n: int, share_of_ties: float, seed: int) -> N
     store.append(
         "labels",
         [
-            {"pair_id": row["pair_id"], "labeler": "human:me", "rep": 0, "choice": choice}
+            {"pair_id": row["pair_id"], "labeler": "human:me", "revision": 0, "choice": choice}
             for row, choice in zip(rows, said.tolist(), strict=True)
         ],
     )
@@ -299,7 +299,7 @@ def test_the_left_picture_is_counted_where_it_is_known(store: PairStore):
     pairs = fill(store, 4)
     add_labeler(store, "human:me")
     rows = zip(pairs, "aabb", ["a", "a", "b", "a"], strict=True)  # chosen and left: same, same, same, other
-    columns = [{"pair_id": pair, "labeler": "human:me", "rep": 0, "choice": choice, "shown_left": left} for pair, choice, left in rows]  # fmt: skip
+    columns = [{"pair_id": pair, "labeler": "human:me", "revision": 0, "choice": choice, "shown_left": left} for pair, choice, left in rows]  # fmt: skip
     store.append("labels", columns)
     store.ingest()
     (found,) = positions(store)

@@ -8,8 +8,8 @@ import pytest
 from content import add_label, add_pair, add_picture, add_prompt, fill
 from prefloop.store import PairStore, journal
 from prefloop.store import check as check_module
-from prefloop.store import ingest as taking
 from prefloop.store.check import check
+from prefloop.store.ingest import ingest_parts
 from prefloop.store.maintenance.compact import compact
 
 
@@ -25,7 +25,7 @@ def test_a_row_whose_reference_waits_in_the_journal_is_no_damage(store: PairStor
     found = journal.parts(store.journal)
     pairs = {name: table for name, table in found.items() if table == "pairs"}
     with store.session(write=True) as connection:  # whoever listed the folder did not see the other parts yet
-        taking.take(connection, store.journal, pairs)
+        ingest_parts(connection, store.journal, pairs)
     assert check(store) == []
     for name in found:
         if "-images-" in name:
@@ -38,13 +38,13 @@ def test_a_row_whose_reference_waits_in_the_journal_is_no_damage(store: PairStor
 
 def test_a_journal_that_is_compacted_meanwhile_is_no_damage(store: PairStore, monkeypatch: pytest.MonkeyPatch):
     fill(store)
-    make = check_module.make_database
+    make = check_module.build_database
 
     def compacted_before(folder: Path, found: dict[str, str]) -> object:
         compact(store)
         return make(folder, found)
 
-    monkeypatch.setattr(check_module, "make_database", compacted_before)
+    monkeypatch.setattr(check_module, "build_database", compacted_before)
     assert check(store) == []
 
 

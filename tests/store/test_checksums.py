@@ -12,9 +12,9 @@ from prefloop.store.check import check, logical_hashes
 from prefloop.store.maintenance.backup import backup
 from prefloop.store.maintenance.compact import compact
 from prefloop.store.maintenance.merge import merge
+from prefloop.store.maintenance.migrate import migrate
 from prefloop.store.parts import damage, has_checksum
 from prefloop.store.runs import run
-from test_maintenance import first_version  # noqa: F401  # a fixture
 from typer.testing import CliRunner
 
 RUNNER = CliRunner()
@@ -70,11 +70,11 @@ def test_a_damaged_part_is_named_by_whoever_reads_it(every_table: PairStore, tmp
     copy = tmp_path / "copy"
     calls = [store.rebuild, lambda: store.rebuild(allow_missing=True), lambda: backup(store, copy)]
     if taken:
-        assert ("journal part damaged", part.name) in [(p.what, p.where) for p in check(PairStore.open(store.path))]
+        assert ("damaged journal part", part.name) in [(p.what, p.where) for p in check(PairStore.open(store.path))]
         calls.append(lambda: compact_two_labelers(store))
     else:
         calls += [store.ingest, lambda: PairStore.open(store.path)]
-        assert [(p.what, p.where) for p in check(store)] == [("journal part damaged", part.name)]
+        assert [(p.what, p.where) for p in check(store)] == [("damaged journal part", part.name)]
     for call in calls:
         with pytest.raises(IntegrityError, match=part.name) as caught:
             call()
@@ -91,7 +91,7 @@ def test_a_damaged_part_beside_a_lost_one_is_named(every_table: PairStore):
     part.write_bytes(part.read_bytes()[:-1])
     with pytest.raises(IntegrityError, match=part.name):
         every_table.rebuild()
-    assert [p.what for p in check(every_table) if "part" in p.what] == ["journal part damaged", "journal part gone"]
+    assert [p.what for p in check(every_table) if "part" in p.what] == ["damaged journal part", "missing journal part"]
 
 
 def compact_two_labelers(store: PairStore) -> None:
@@ -114,20 +114,21 @@ def test_a_store_with_a_damaged_part_is_merged_from_its_tables_and_the_part_is_n
     assert set(merge(ours, every_table).values()) == {0}
 
 
-def test_check_says_how_many_parts_have_no_checksum_and_compacting_adds_it(first_version: PairStore):  # noqa: F811
+def test_check_says_how_many_parts_have_no_checksum_and_compacting_adds_it(first_version: PairStore):
+    migrate(first_version)
     words = ["store", "check", "--store", str(first_version.path)]
     n = len(journal.parts(first_version.journal))
     ended = RUNNER.invoke(app, words)
     assert ended.exit_code == 0, ended.stderr
-    assert f"{n} journal parts of an earlier prefloop carry no checksum" in ended.stdout
+    assert f"{n} journal parts of an earlier prefloop have no checksum" in ended.stdout
     before = logical_hashes(first_version)
     compact(first_version)
     assert all(map(has_checksum, journal.parts(first_version.journal)))
-    assert RUNNER.invoke(app, words).stdout == f"{first_version.path} is whole\n"
+    assert RUNNER.invoke(app, words).stdout == f"{first_version.path} is intact\n"
     assert logical_hashes(first_version) == before
 
 
-def test_a_cut_part_without_a_checksum_is_named(first_version: PairStore):  # noqa: F811
+def test_a_cut_part_without_a_checksum_is_named(first_version: PairStore):
     part = sorted(first_version.journal.glob("*-labels-*.parquet"))[0]
     part.write_bytes(part.read_bytes()[:-20])
     with pytest.raises(IntegrityError, match=part.name):

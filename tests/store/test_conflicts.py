@@ -38,7 +38,7 @@ def test_writers_with_skewed_clocks_keep_the_same_picture_of_a_generation(store:
         for hour, which in zip((20, 4, 12), order, strict=True):  # the first of them in time is the last by its clock
             clock(hour)
             row = {"generation_id": UUID(int=7), "prompt_id": prompt, "model_id": model, "image_id": images[which]}
-            ours.append("generations", [row | {"sampler": "{}", "seed": 0, "image_index": 0}])
+            ours.append("generations", [row | {"sampling": "{}", "seed": 0, "image_index": 0}])
             ours.ingest()
         stores.append(ours)
     taken = [ours.rows("select image_id from generations") for ours in stores]

@@ -8,8 +8,8 @@ import pytest
 from content import add_label, add_labeler, add_prompt, fill
 from prefloop.cli import app
 from prefloop.store import IntegrityError, PairStore, journal
-from prefloop.store import ingest as taking
 from prefloop.store.check import check, logical_hashes
+from prefloop.store.ingest import ingest_parts, ingested_parts
 from typer.testing import CliRunner
 
 RUNNER = CliRunner()
@@ -18,9 +18,9 @@ RUNNER = CliRunner()
 def _take_and_die(store: PairStore) -> None:
     """Leave the rows in the database's write-ahead log, as a process that is killed does."""
     with store.session(write=True) as connection:
-        taken = taking.taken_parts(connection)
+        taken = ingested_parts(connection)
         new = {name: table for name, table in journal.parts(store.journal).items() if name not in taken}
-        taking.take(connection, store.journal, new)
+        ingest_parts(connection, store.journal, new)
         os._exit(0)
 
 
@@ -36,7 +36,7 @@ def test_a_stale_write_ahead_log_under_a_newer_database_is_found_on_opening(stor
     before = logical_hashes(PairStore.open(store.path))
     assert not log.exists()
     shutil.copy(tmp_path / "stale", log)
-    with pytest.raises(IntegrityError, match=r"has rows twice.*prefloop store rebuild"):
+    with pytest.raises(IntegrityError, match=r"has duplicate rows.*prefloop store rebuild"):
         PairStore.open(store.path)
     assert store.rows("select count(*) > count(distinct prompt_id) from prompts") == [(True,)]
     store.rebuild()

@@ -9,10 +9,10 @@ import pytest
 from content import add_label, add_picture, add_prompt, fill, picture
 from prefloop.core.files import atomic_folder
 from prefloop.store import PairStore, PrefloopError
-from prefloop.store import ingest as taking
 from prefloop.store.importers.config import ImportConfig
 from prefloop.store.importers.formats import open_source
 from prefloop.store.importers.run import import_pairs
+from prefloop.store.ingest import ingest_parts
 from prefloop.store.maintenance.compact import compact
 from prefloop.store.maintenance.merge import merge
 
@@ -195,7 +195,7 @@ def test_rows_and_the_note_that_a_part_was_taken_are_one_transaction(store: Pair
     found = {path.name: "labels" for path in parts(store, "labels")}
     if (child := os.fork()) == 0:
         with store.session(write=True) as connection:
-            taking.take(Dies(connection), store.journal, found)  # type: ignore[arg-type]
+            ingest_parts(Dies(connection), store.journal, found)  # type: ignore[arg-type]
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert store.rows("select count(*) from parts") == before

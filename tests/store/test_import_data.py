@@ -314,12 +314,12 @@ def test_labels_from_outside_never_join_a_scorers(store: PairStore, tmp_path: Pa
     add_labeler(store, "pickscore", "ai")
     store.ingest()
     source = little.pickapic(tmp_path / "x.parquet")
-    with pytest.raises(UsageError, match="'pickscore' is there, of kind ai"):
+    with pytest.raises(UsageError, match="has a labeler 'pickscore' of kind ai"):
         imported(store, source, labeler="pickscore")
     assert store.rows("select count(*) from runs") == [(0,)], "it was known before anything began"
     rows = [row | {"best_image_uid": "pickscore"} for row in little.pickapic_rows(2)]
     named_in_a_column = little.pickapic(tmp_path / "y.parquet", rows=rows)
-    with pytest.raises(UsageError, match="'pickscore' is there, of kind ai"):
+    with pytest.raises(UsageError, match="has a labeler 'pickscore' of kind ai"):
         imported(store, named_in_a_column, map={"labeler": "best_image_uid"})
     assert store.rows("select count(*) from labels") == [(0,)]
 

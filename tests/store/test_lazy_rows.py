@@ -41,11 +41,11 @@ def test_records_are_read_as_a_list_is(both: tuple[LazyRows, list]):
         assert list(records[cut]) == rows[cut], cut
     assert list(records[4000:][10:20]) == rows[4010:4020]
     assert list(records[:3] + records[-2:]) == rows[:3] + rows[-2:]
-    assert list(records.taken([7, 7, 9999, 0])) == [rows[7], rows[7], rows[9999], rows[0]]
-    assert list(records.taken(at for at in (1, 2))) == rows[1:3]
-    assert records[1:3] == records.taken([1, 2])
+    assert list(records.select([7, 7, 9999, 0])) == [rows[7], rows[7], rows[9999], rows[0]]
+    assert list(records.select(at for at in (1, 2))) == rows[1:3]
+    assert records[1:3] == records.select([1, 2])
     assert records[1:3] != records[1:4]
-    assert records[1:3] != records.taken([2, 1])
+    assert records[1:3] != records.select([2, 1])
     for at in (N, -N - 1):
         with pytest.raises(IndexError, match=f"of {N}"):
             records[at]
@@ -54,7 +54,7 @@ def test_records_are_read_as_a_list_is(both: tuple[LazyRows, list]):
 def test_no_rows_are_no_records(both: tuple[LazyRows, list]):
     empty = both[0][:0]
     assert not empty
-    assert list(empty) == list(empty.taken([])) == []
+    assert list(empty) == list(empty.select([])) == []
     # as DuckDB gives no rows: columns of ids without a piece
     schema = pa.schema([("id", pa.uuid()), ("text", pa.string()), ("number", pa.int64())])
     for columns in ([pa.chunked_array([], kind) for kind in schema.types], schema.empty_table().columns):

@@ -1,17 +1,13 @@
 """Merging, backing up, removing, compacting and migrating change where things lie, never what a store says."""
 
-import json
 import os
 import shutil
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import duckdb
 import pytest
 from content import (
-    TESTS,
     add_label,
     add_labeler,
     add_pair,
@@ -23,13 +19,12 @@ from content import (
     picture,
 )
 from prefloop.cli import app
-from prefloop.store import IntegrityError, PairStore, UsageError
+from prefloop.store import IntegrityError, PairStore, UsageError, prompt_id
 from prefloop.store.check import check, logical_hashes
 from prefloop.store.maintenance.backup import backup
 from prefloop.store.maintenance.compact import compact
-from prefloop.store.maintenance.gc import remove, unmentioned
+from prefloop.store.maintenance.gc import remove, unreferenced_images
 from prefloop.store.maintenance.merge import merge
-from prefloop.store.maintenance.migrate import migrate
 from prefloop.store.runs import run
 from typer.testing import CliRunner
 
@@ -43,7 +38,7 @@ def judged(store: PairStore, name: str = "me", n_prompts: int = 3) -> PairStore:
     add_labeler(store, name)
     for pair in pairs:
         add_label(store, pair, name, "a")
-        add_label(store, pair, name, "b", rep=1)
+        add_label(store, pair, name, "b", revision=1)
     add_scores(store, "red@1", dict.fromkeys(store.rows("select prompt_id, image_a from pairs"), 1.5))
     store.ingest()
     return store
@@ -73,8 +68,9 @@ def test_compacting_does_not_change_which_row_of_a_key_counts(store: PairStore):
     add_prompt(store, "two")
     store.ingest()
     compact(store)
-    add_prompt(store, "one", turn="1st")
-    add_prompt(store, "one", turn="3rd")
+    for turn in ("1st", "3rd"):
+        row = {"prompt_id": prompt_id("one"), "prompt": "one", "split": "train", "tags": f'{{"turn":"{turn}"}}'}
+        store.append("prompts", [row])  # as another process does that does not know the prompt yet
     store.ingest()
     for _ in range(2):
         assert store.rows("select tags from prompts where prompt = 'one'") == [('{"turn":"1st"}',)]
@@ -103,7 +99,7 @@ def test_parts_that_are_compacted_while_one_waits_for_the_lock_are_not_missed(
             compact(store)
         return session(write=write, wait=wait)
 
-    waiting._taken.clear()
+    waiting._ingested.clear()
     monkeypatch.setattr(waiting, "session", compacted_before)
     waiting.ingest()
     assert check(waiting) == []
@@ -232,7 +228,7 @@ def test_a_run_that_ended_since_it_was_merged_has_ended_here_too(store: PairStor
 def test_a_backup_is_a_store_that_says_the_same(store: PairStore, tmp_path: Path):
     judged(store)
     summary = backup(store, tmp_path / "copy")
-    assert (summary["pictures"], summary["lost"]) == (6, [])
+    assert (summary["images"], summary["lost"]) == (6, [])
     copy = PairStore.open(tmp_path / "copy")
     assert logical_hashes(copy) == logical_hashes(store)
     assert check(copy) == []
@@ -247,7 +243,7 @@ def test_a_backup_names_the_pictures_it_could_not_copy(store: PairStore, tmp_pat
     lost[1].write_bytes(picture((9, 9, 9)))
     ended = RUNNER.invoke(app, ["store", "backup", str(tmp_path / "copy"), "--store", str(store.path)])
     assert ended.exit_code == 5
-    assert "2 pictures are gone or have changed" in ended.stderr
+    assert "2 images are missing or have changed" in ended.stderr
     assert len(list((tmp_path / "copy" / "images").rglob("*.png"))) == 4
 
 
@@ -272,7 +268,7 @@ def test_only_old_pictures_that_no_row_mentions_are_removed(store: PairStore):
     for path in others:  # somebody else's
         path.write_bytes(b"kept")
         old(path)
-    found = unmentioned(store)
+    found = unreferenced_images(store)
     assert {path for path, _ in found} == {lone, half}
     assert all(path.exists() for path, _ in found)
     remove(found)
@@ -283,118 +279,25 @@ def test_only_old_pictures_that_no_row_mentions_are_removed(store: PairStore):
 
 def test_a_picture_that_is_written_again_is_young_again(store: PairStore):
     path = old(store.image_path(store.write_image(picture((1, 2, 3)), 8, 8)["image_id"]))
-    assert [found for found, _ in unmentioned(store)] == [path]
+    assert [found for found, _ in unreferenced_images(store)] == [path]
     store.write_image(picture((1, 2, 3)), 8, 8)  # its row is about to come
-    assert unmentioned(store) == []
+    assert unreferenced_images(store) == []
 
 
 def test_a_picture_of_a_part_that_was_not_taken_yet_stays(store: PairStore):
     identity = add_picture(store, (1, 2, 3))  # in the journal alone
     old(store.image_path(identity))
-    assert unmentioned(store) == []
+    assert unreferenced_images(store) == []
 
 
 def test_gc_says_what_it_would_remove_and_then_removes_it(store: PairStore):
     lone = old(store.image_path(store.write_image(picture((1, 2, 3)), 8, 8)["image_id"]))
     words = ["store", "gc", "--store", str(store.path)]
     ended = RUNNER.invoke(app, [*words, "--dry-run"])
-    assert ended.stdout.startswith("1 pictures that no row mentions")
+    assert ended.stdout.startswith("would remove 1 unreferenced images")
     assert lone.exists()
     assert RUNNER.invoke(app, words).exit_code == 0
     assert not lone.exists()
-
-
-# Migrating
-
-
-@pytest.fixture
-def first_version(tmp_path: Path) -> PairStore:
-    """A store that the first version of prefloop made."""
-    with zipfile.ZipFile(TESTS / "stores" / "v1.zip") as archive:
-        archive.extractall(tmp_path / "v1")
-    return PairStore(tmp_path / "v1")
-
-
-def says(store: PairStore, expected: dict[str, list]) -> None:
-    columns = {"runs": "run_id, kind, status, summary"}
-    for table, rows in expected.items():
-        found = store.rows(f"select {columns.get(table, '*')} from {table} order by all")
-        assert [[None if value is None else str(value) for value in row] for row in found] == rows, table
-
-
-@pytest.mark.parametrize("rebuilt", [False, True])
-def test_a_store_of_the_first_version_opens_and_says_what_it_said(first_version: PairStore, rebuilt: bool):
-    expected = json.loads((TESTS / "stores" / "v1.json").read_text())
-    assert len(expected["labels"]) == 13
-    if rebuilt:
-        first_version.rebuild()
-    assert migrate(first_version) == (1, 1)
-    opened = PairStore.open(first_version.path)
-    says(opened, expected)
-    assert check(opened) == []
-
-
-def with_old_views(store: PairStore) -> PairStore:
-    """A label of an evaluation, in a database whose views an earlier prefloop made."""
-    add_labeler(store, "eval:me")
-    images = [add_picture(store, (1, 2, value)) for value in (3, 4)]
-    add_label(store, add_pair(store, add_prompt(store, "one"), *images, source="eval"), "eval:me", "a")
-    store.ingest()
-    with duckdb.connect(store.database) as connection:
-        connection.execute(
-            """create or replace view preferences as select l.labeler, q.split, p.source
-            from current_labels l join pairs p using (pair_id) join prompts q using (prompt_id);
-            comment on table meta is 'The schema''s version and when this database was made.'"""
-        )
-    return store
-
-
-def test_views_of_an_earlier_prefloop_are_renewed_on_opening(store: PairStore):
-    with_old_views(store)
-    assert store.rows("select split from preferences") in ([("train",)], [("validation",)])
-    before = logical_hashes(store)
-    opened = PairStore.open(store.path)
-    assert opened.rows("select split, p_chosen from preferences") == [("eval", None)]
-    assert check(opened) == []
-    assert logical_hashes(opened) == before
-    written = store.database.stat().st_mtime_ns
-    PairStore.open(store.path)
-    assert store.database.stat().st_mtime_ns == written  # once is enough
-
-
-def test_a_store_whose_views_cannot_be_renewed_now_is_opened_with_those_it_has(
-    store: PairStore, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
-    with_old_views(store)
-    monkeypatch.setattr("prefloop.store.views.WAIT", 0.0)
-    with store.session():  # somebody reads
-        opened = PairStore.open(store.path)
-    assert opened.rows("select count(*) from preferences") == [(1,)]
-    (line,) = capfd.readouterr().err.splitlines()
-    assert "pairs of evaluations have the split of their prompt; they could not be renewed: the store" in line
-    PairStore.open(store.path)
-    assert store.rows("select split from preferences") == [("eval",)]
-
-
-def test_an_older_schema_is_refused_with_its_cure_and_migrated(store: PairStore):
-    before = logical_hashes(judged(store))
-    with duckdb.connect(store.database) as connection:
-        connection.execute("update meta set schema_version = 0; drop view agreement")
-    with pytest.raises(IntegrityError, match=f"prefloop store migrate --store {store.path}"):
-        PairStore.open(store.path)
-    ended = RUNNER.invoke(app, ["store", "migrate", "--store", str(store.path)])
-    assert (ended.exit_code, ended.stdout) == (0, f"{store.path} is of schema 1, was 0\n")
-    assert logical_hashes(PairStore.open(store.path)) == before
-    assert store.rows("select count(*) from agreement") == [(0,)]
-
-
-def test_a_newer_schema_is_refused_and_left_alone(store: PairStore):
-    with duckdb.connect(store.database) as connection:
-        connection.execute("update meta set schema_version = 99")
-    for attempt in (PairStore.open, lambda path: migrate(PairStore(path))):
-        with pytest.raises(IntegrityError, match="of schema 99 and this prefloop knows 1; update prefloop"):
-            attempt(store.path)
-    assert store.schema_version() == 99
 
 
 # The command line
@@ -438,6 +341,6 @@ def test_the_commands_say_what_they_did(store: PairStore, tmp_path: Path):
 
     assert said("merge", other.path) == f"new from {other.path}: 1 prompts, 2 images, 1 pairs\n"
     assert said("merge", other.path) == f"new from {other.path}: nothing\n"
-    assert said("compact").endswith("journal parts are 8 now\n")
-    assert said("backup", tmp_path / "copy") == f"8 journal parts and 8 pictures in {tmp_path / 'copy'}\n"
-    assert said("migrate") == f"{store.path} is of schema 1; nothing to do\n"
+    assert said("compact").endswith("journal parts to 8\n")
+    assert said("backup", tmp_path / "copy") == f"copied 8 journal parts and 8 images to {tmp_path / 'copy'}\n"
+    assert said("migrate") == f"{store.path} has schema version 2; nothing to do\n"

@@ -82,7 +82,7 @@ def test_labels_that_cannot_be_taken_into_the_tables_are_left_in_the_journal(
 
     summary = relabel(RelabelConfig(scorers=("little_scorers:Redness",)), Held(store.path))
     assert summary["new_labels"] == 4
-    assert "the next command takes it into the tables" in capsys.readouterr().err
+    assert "the next command ingests them" in capsys.readouterr().err
     monkeypatch.undo()
     again = PairStore.open(store.path)
     assert again.rows("select count(*) from labels") == [(4,)]

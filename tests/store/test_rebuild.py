@@ -22,7 +22,7 @@ def labelled_store(store: PairStore) -> PairStore:
     pairs = fill(store, n_prompts=12)
     add_labeler(store, "me")
     for first in range(0, 12, 4):
-        rows = [{"pair_id": pair, "labeler": "me", "rep": 0, "choice": "a"} for pair in pairs[first : first + 4]]
+        rows = [{"pair_id": pair, "labeler": "me", "revision": 0, "choice": "a"} for pair in pairs[first : first + 4]]
         store.append("labels", rows)
     store.ingest()
     return store
@@ -64,7 +64,7 @@ def test_a_rebuild_that_may_miss_parts_says_which_and_keeps_the_rows_it_drops(la
     assert lost.name in ended.stderr
     ended = RUNNER.invoke(app, [*words, "--allow-missing"])
     assert ended.exit_code == 0, ended.stderr
-    assert f"without 1 part that is gone: {lost.name}" in ended.stdout
+    assert f"without 1 missing part: {lost.name}" in ended.stdout
     assert "pairs.duckdb.old" in ended.stdout
     assert (n_labels(store.database), n_labels(kept(store))) == (8, 12)
     assert check(PairStore.open(store.path)) == []
@@ -81,7 +81,7 @@ def test_a_rebuild_that_cannot_know_says_so_and_makes_the_database(labelled_stor
         store.database.write_bytes(b"cut")
     ended = RUNNER.invoke(app, ["store", "rebuild", "--store", str(store.path)])
     assert ended.exit_code == 0, ended.stderr
-    assert "cannot tell whether journal parts are gone" in ended.stderr
+    assert "it is not known whether journal parts are missing" in ended.stderr
     assert logical_hashes(store) == before
     assert not kept(store).exists()
     assert (store.path / "pairs.duckdb.damaged").exists() == (state == "cut")

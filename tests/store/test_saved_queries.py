@@ -121,7 +121,7 @@ def test_what_saved_queries_find_is_right(asked: PairStore):
         saved = saved_query(name)
         return ask(asked, saved.sql, parameters=saved.values(given)).to_pylist()
 
-    labels = asked.rows("select pair_id, labeler, rep, choice, ms, margin from labels order by all")
+    labels = asked.rows("select pair_id, labeler, revision, choice, response_ms, margin from labels order by all")
     # a person's labels by hand: each pair's answers in the order of their repetitions
     ann: dict = {}
     for pair, labeler, _, choice, *_ in labels:
@@ -185,12 +185,12 @@ def test_schema_tells_every_table_view_and_column(asked: PairStore):
     told = {relation["name"]: relation for relation in json.loads(ended.stdout)}
     there = asked.rows("select table_name, column_name from duckdb_columns() where not internal")
     assert {(name, column["name"]) for name, one in told.items() for column in one["columns"]} == set(there)
-    assert told["score_pairs(wanted)"]["kind"] == "macro"
+    assert told["score_pairs(scorer_name)"]["kind"] == "macro"
     assert all(relation["comment"] for relation in told.values())
     assert [c["name"] for c in told["scores"]["columns"] if c["key"]] == ["scorer", "image_id", "prompt_id"]
     shown = CliRunner().invoke(app, ["store", "schema", "labels", "--store", str(asked.path)]).stdout
-    assert shown.startswith("table labels: Every answer that was given")
-    assert "  ms              integer         Milliseconds a person took.\n" in shown
+    assert shown.startswith("table labels: Every label ever given")
+    assert "  response_ms     integer         Milliseconds a person took to answer.\n" in shown
     wrong = CliRunner().invoke(app, ["store", "schema", "label", "--store", str(asked.path)])
     assert (wrong.exit_code, wrong.stdout) == (2, "")
     assert "there is no table or view 'label'; there are meta" in wrong.stderr

@@ -25,8 +25,16 @@ from content import (
 )
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from prefloop.store import BusyError, IntegrityError, Interrupted, PairStore, PrefloopError, UsageError, prompt_id
-from prefloop.store import ingest as taking
+from prefloop.store import (
+    BusyError,
+    IntegrityError,
+    Interrupted,
+    PairStore,
+    PrefloopError,
+    UsageError,
+    ingest,
+    prompt_id,
+)
 from prefloop.store.check import check, logical_hashes
 from prefloop.store.runs import run
 
@@ -116,11 +124,11 @@ def test_a_pair_of_one_picture_with_itself_is_none_and_order_does_not_matter(sto
 def test_a_later_label_supersedes_and_none_is_overwritten(store: PairStore):
     (pair,) = fill(store, n_prompts=1)
     add_labeler(store, "me")
-    add_label(store, pair, "me", "a", rep=0)
-    add_label(store, pair, "me", "b", rep=1)
-    add_label(store, pair, "me", "tie", rep=1)  # the same repetition again: the smaller one counts
+    add_label(store, pair, "me", "a", revision=0)
+    add_label(store, pair, "me", "b", revision=1)
+    add_label(store, pair, "me", "tie", revision=1)  # the same repetition again: the smaller one counts
     store.ingest()
-    assert store.rows("select choice from labels order by rep") == [("a",), ("b",)]
+    assert store.rows("select choice from labels order by revision") == [("a",), ("b",)]
     assert store.rows("select choice from current_labels") == [("b",)]
     ((chosen, image_b),) = store.rows("select chosen, image_b from preferences join pairs using (pair_id)")
     assert chosen == image_b
@@ -260,7 +268,7 @@ def test_check_leaves_nothing_behind(whole: PairStore):
 @pytest.mark.parametrize(
     ("table", "row", "where"),
     [
-        ("labels", {"pair_id": UUID(int=7), "labeler": "me", "rep": 0, "choice": "a"}, "labels.pair_id → pairs"),
+        ("labels", {"pair_id": UUID(int=7), "labeler": "me", "revision": 0, "choice": "a"}, "labels.pair_id → pairs"),
         ("scores", {"scorer": "gone@1", "score": 0.0}, "scores.scorer → scorers"),
         ("pairs", {"pair_id": UUID(int=7), "source": "import"}, "pairs.image_b → images"),
     ],
@@ -284,17 +292,17 @@ def test_check_finds_a_picture_that_changed_and_one_that_is_gone(whole: PairStor
     gone.unlink()
     problems = {p.what: (p.where, p.n) for p in check(whole)}
     assert problems == {
-        "picture changed": (str(changed.relative_to(whole.path)), 1),
-        "picture gone": (str(gone.relative_to(whole.path)), 1),
+        "changed image": (str(changed.relative_to(whole.path)), 1),
+        "missing image": (str(gone.relative_to(whole.path)), 1),
     }
-    assert check(whole, pictures=False) == []
+    assert check(whole, images=False) == []
 
 
 def test_check_finds_a_journal_part_that_is_gone(whole: PairStore):
     part = next(whole.journal.glob("*-prompts-*.parquet"))
     part.unlink()
     assert {(p.what, p.where) for p in check(whole)} == {
-        ("journal part gone", part.name),
+        ("missing journal part", part.name),
         ("table differs from its journal", "prompts"),
     }
 
@@ -379,7 +387,7 @@ def test_opening_a_mistyped_path_makes_nothing(tmp_path: Path):
 
 def test_a_folder_of_something_else_is_not_made_a_store(tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(UsageError, match="is no store"):
+    with pytest.raises(UsageError, match="is not a store"):
         PairStore.create(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -498,7 +506,7 @@ def test_a_journal_taken_in_stretches_gives_the_tables_of_one_stretch(
         add_label(store, pair, "me", "tie")  # of the same key: the smaller one counts
     store.ingest()
     whole = logical_hashes(store)
-    monkeypatch.setattr(taking, "ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(ingest, "ROWS_AT_ONCE", 5)
     store.rebuild()
     assert logical_hashes(store) == whole
     assert store.rows("select count(*) from labels where choice = 'tie'") == [(0,)]
@@ -506,12 +514,12 @@ def test_a_journal_taken_in_stretches_gives_the_tables_of_one_stretch(
 
 
 def test_a_taking_that_ends_between_stretches_goes_on(store: PairStore, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(taking, "ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(ingest, "ROWS_AT_ONCE", 5)
     for number in range(8):
         add_prompt(store, f"prompt {number}")
     store.append("prompts", [{"prompt_id": prompt_id("x"), "prompt": "x", "split": "neither", "tags": "{}"}])
     (last, *_) = sorted(store.journal.glob("*-prompts-*.parquet"), reverse=True)
-    with pytest.raises(IntegrityError, match="cannot be taken"):
+    with pytest.raises(IntegrityError, match="cannot be ingested"):
         store.ingest()
     assert 0 < store.rows("select count(*) from prompts")[0][0] < 8
     last.unlink()

@@ -79,10 +79,10 @@ def test_labels_that_change_while_a_run_is_interrupted_do_not_keep_it_from_endin
     train(whole, labelled)
     ended({1: "stop"}, cut, labelled)
     pairs = select_pairs(labelled, config)
-    content.add_label(labelled, pairs.train[0].pair_id, "redder", "tie", rep=1)  # undone
-    content.add_label(labelled, pairs.validation[0].pair_id, "redder", "skip", rep=1)
+    content.add_label(labelled, pairs.train[0].pair_id, "redder", "tie", revision=1)  # undone
+    content.add_label(labelled, pairs.validation[0].pair_id, "redder", "skip", revision=1)
     ties = labelled.rows("select pair_id from current_labels where choice = 'tie' order by pair_id limit 1")
-    content.add_label(labelled, ties[0][0], "redder", "a", rep=1)  # new
+    content.add_label(labelled, ties[0][0], "redder", "a", revision=1)  # new
     labelled.ingest()
     capsys.readouterr()
     train(cut, labelled)
@@ -102,7 +102,7 @@ def test_a_run_whose_labels_are_all_undone_ends_by_the_same_command(
 ):
     ended({0: "stop"}, replace(config, lora_rank=2), labelled)
     for pair in (pairs := select_pairs(labelled, config)).train + pairs.validation:
-        content.add_label(labelled, pair.pair_id, "redder", "skip", rep=1)
+        content.add_label(labelled, pair.pair_id, "redder", "skip", revision=1)
     labelled.ingest()
     words = ["train", "--labeler", "redder", "--model", config.model, "--store", labelled.path, "--cpu"]
     words += ["--max-train-steps", 3, "--train-batch-size", 2, "--lora-rank", 2, "--lr-warmup-steps", 0]

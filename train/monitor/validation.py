@@ -47,7 +47,7 @@ class Validation:
         self.data, self.config = data, config
         held_out = data.pairs.validation
         if len(held_out) > MOST_PAIRS:
-            held_out = held_out.taken(sorted(random.Random(config.seed).sample(range(len(held_out)), MOST_PAIRS)))
+            held_out = held_out.select(sorted(random.Random(config.seed).sample(range(len(held_out)), MOST_PAIRS)))
         pairs = list(held_out)
         self.pairs = pairs
         allowed = data.family.timesteps

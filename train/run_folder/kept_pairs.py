@@ -42,7 +42,7 @@ def read_pairs(output: Path, config: TrainConfig, store: PairStore) -> Pairs | N
         IntegrityError: where it has changed since it was written.
     """
     rows = _rows(output, config)
-    return None if rows is None else kept_pairs(rows, store.prompts_by_id())
+    return None if rows is None else kept_pairs(rows, store.prompts_by_id(rows["prompt_id"]))
 
 
 def has_pairs(output: Path, config: TrainConfig) -> bool:
