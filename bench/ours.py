@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ..core.signals import StopSignal
 from ..store import PairStore, load_image
 from ..train.config import TrainConfig
-from ..train.crops import cut
+from ..train.crops import resize_and_crop
 from ..train.objective import SHOWN
-from ..train.prepare import with_reference
+from ..train.prepare import with_reference_errors
 from ..train.trainer import Trainer
 from .measure import Parts
 from .plain_twin import Example
@@ -26,7 +26,7 @@ class Ours:
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
         self.trainer: Any = Trainer(config, store, StopSignal())  # whose methods are replaced where parts are watched
         if config.reference_draws:
-            self.trainer.data = with_reference(
+            self.trainer.data = with_reference_errors(
                 self.trainer.data,
                 self.trainer.denoiser,
                 store,
@@ -35,7 +35,7 @@ class Ours:
                 self.trainer.stop,
             )
         self.store, self.config = store, config
-        self._batches = self.trainer.data.ahead(self.trainer._starts(), config.train_batch_size)
+        self._batches = self.trainer.data.prefetch(self.trainer._starts(), config.train_batch_size)
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -89,11 +89,11 @@ class Ours:
         (batch,) = data.batch(first, count)
         found = []
         for at, pair in enumerate(batch.pairs):
-            frame = data.frames[pair.pair_id]
+            frame = data.crops[pair.pair_id]
             keys = [frame.key(pair.chosen), frame.key(pair.rejected)]
             mean, std = (data.latents.rows(name, keys).float() for name in ("mean", "std"))
             paths = ((pair.chosen_path, pair.chosen), (pair.rejected_path, pair.rejected))
-            pixels = [cut(load_image(self.store.path / path, image), frame)[0] for path, image in paths]
+            pixels = [resize_and_crop(load_image(self.store.path / path, image), frame)[0] for path, image in paths]
             encoder_noise = (torch.stack([batch.chosen[at], batch.rejected[at]]) - mean) / std
             timestep = int(batch.timesteps[at])
             found.append(Example(torch.stack(pixels), pair.prompt, timestep, encoder_noise, batch.noise[at]))

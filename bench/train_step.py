@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--model", choices=SIZES, help="small is the default, on a GPU sd15; sd15 and sdxl want a GPU")
     parser.add_argument("--only", choices=("full", "lora"))
     parser.add_argument("--precision", choices=("no", "fp16", "bf16"), action="append", help="may be repeated")
-    parser.add_argument("--queue", type=int, help="of an optimizer step")
+    parser.add_argument("--pairs", type=int, help="of an optimizer step")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()

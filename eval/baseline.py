@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 
 from ..generate.defaults import FROM_A_RUN, settled
-from ..models.kinds import Kind, kind_of
+from ..models.families import PipelineTraits, traits_of
 from ..models.model import Model
 from ..models.resolve import find_model
 from ..store import PairStore, UsageError
@@ -40,8 +40,8 @@ def decided(config: EvalConfig, base: Model, tuned: Model, store: PairStore) -> 
     Raises:
         UsageError: where the models are of two kinds, so that no settings and no noise would suit both.
     """
-    one, other = kind_of(tuned), kind_of(base)
-    for field in fields(Kind):
+    one, other = traits_of(tuned), traits_of(base)
+    for field in fields(PipelineTraits):
         if field.name == "side" and config.resolution is not None:
             continue
         mine, its = getattr(one, field.name), getattr(other, field.name)

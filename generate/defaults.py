@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from ..core.errors import UsageError
-from ..models.kinds import kind_of
+from ..models.families import known_family, traits_of
 from ..models.model import Model
 from ..store import PairStore
 from .config import GenerateConfig
 
-# Kind of model → its usual number of steps and guidance scale.
-USUAL = {"built-in": (10, 2.5), "sd": (25, 7.5), "sdxl": (30, 5.0), "turbo": (4, 0.0)}
+USUAL_BUILT_IN = (10, 2.5)  # steps and guidance scale
 FROM_A_RUN = ("num_inference_steps", "guidance_scale", "resolution", "scheduler")
 
 
@@ -91,15 +90,15 @@ def usual(model: Model) -> tuple[int, float]:
         UsageError: where neither is known.
     """
     if is_built_in(model):
-        return USUAL["built-in"]
-    kind = kind_of(model)
-    if kind.name in USUAL:
-        return USUAL[kind.name]
+        return USUAL_BUILT_IN
+    traits, family = traits_of(model), known_family(model)
+    if family is not None:
+        return family.usual
     from ..models.text_to_image import own_defaults
 
-    own = own_defaults(kind.pipeline_class)
+    own = own_defaults(traits.pipeline_class)
     if own is None:
         raise UsageError(
-            f"what is usual for a {kind.pipeline_class} is not known; give --num-inference-steps and --guidance-scale"
+            f"what is usual for a {traits.pipeline_class} is not known; give --num-inference-steps and --guidance-scale"
         )
     return own

@@ -26,7 +26,7 @@ class Sampler:
     def __init__(self, model: Model, config: GenerateConfig) -> None:
         self.config = config = settled(config, model, None)
         self.device = best_device(config.device)
-        pipeline: Any = load_pipeline(model, self.device, dtype_of(config.dtype, self.device))
+        pipeline: Any = load_pipeline(model, self.device, dtype_of(config.dtype, self.device, model))
         settings = config.sampler()
         set_scheduler(pipeline, settings["scheduler"], settings["num_inference_steps"])
         refuse_resolution(pipeline, config.resolution)

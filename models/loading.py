@@ -1,4 +1,4 @@
-"""Load what a model is put together from: the one way for drawing, training and exporting alike."""
+"""Load what a model consists of: the one way for generating, training and exporting."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -10,13 +10,14 @@ from ..core.errors import IntegrityError, PrefloopError, UsageError
 from ..core.hub import cannot_fetch
 from ..core.progress import quiet_libraries
 from .config_files import INDEX, read_settings
+from .families import file_of
 from .lora import attach, fuse, read_adapter
 from .model import Model, Part
 
 if TYPE_CHECKING:
     import torch
 
-# What must be alike in a U-Net or a VAE that stands in for that of a pipeline.
+# What a U-Net or a VAE must have in common with the one it replaces.
 _ALIKE = {
     "unet": ("in_channels", "out_channels", "cross_attention_dim", "addition_embed_type", "class_embed_type"),
     "vae": ("latent_channels", "in_channels"),
@@ -24,10 +25,10 @@ _ALIKE = {
 
 
 def load_root(model: Model, **parts: Any) -> Any:
-    """The pipeline at the bottom of a model, with some components given; None leaves one out.
+    """The pipeline at the bottom of a model, with some components replaced; None leaves one out.
 
     Raises:
-        PrefloopError: where it cannot be loaded; the message says how to fetch it.
+        PrefloopError: if it cannot be loaded; the message says how to fetch it.
     """
     from diffusers import DiffusionPipeline
 
@@ -41,7 +42,7 @@ def load_root(model: Model, **parts: Any) -> Any:
 def _refuse_incomplete(root: Model, parts: Mapping[str, Any]) -> None:
     """
     Raises:
-        IntegrityError: where the folder of a component is missing or empty; transformers makes up a tokenizer then.
+        IntegrityError: if the folder of a component is missing or empty; transformers would make up a tokenizer.
     """
     folder = Path(root.source)
     if not folder.is_dir():
@@ -58,26 +59,28 @@ def load_unet(model: Model) -> Any:
     """The U-Net of a model in float32, with the LoRAs it was trained on fused in order, its own last.
 
     Raises:
-        PrefloopError: where a part of it cannot be loaded.
-        IntegrityError: where the parts do not fit together.
+        PrefloopError: if a part of it cannot be loaded.
+        IntegrityError: if the parts do not fit together.
     """
     made = model.composition
     return _unet(made.root, made.unet, made.loras)
 
 
-def _unet(root: Model, instead: Part | None, loras: tuple[str, ...]) -> Any:
-    from diffusers import UNet2DConditionModel
+def _unet(root: Model, replacement: Part | None, loras: tuple[str, ...]) -> Any:
+    import diffusers
 
     adapters = [read_adapter(folder) for folder in loras]
-    if instead is None:
+    family = file_of(root)
+    model_class: Any = getattr(diffusers, family.MODEL_CLASS)
+    if replacement is None:
         with named_errors("model", root.source, root.name):
-            unet: Any = UNet2DConditionModel.from_pretrained(
-                root.source, subfolder="unet", use_safetensors=True, **root.loading()
+            unet = model_class.from_pretrained(
+                root.source, subfolder=family.COMPONENT, use_safetensors=True, **root.loading()
             )
     else:
-        with named_errors("U-Net", instead.source, instead.source):
-            unet = UNet2DConditionModel.from_pretrained(instead.source, use_safetensors=True, **instead.loading())
-        _alike("unet", unet.config, UNet2DConditionModel, root, instead)
+        with named_errors("U-Net", replacement.source, replacement.source):
+            unet = model_class.from_pretrained(replacement.source, use_safetensors=True, **replacement.loading())
+        _require_alike("unet", unet.config, root, replacement)
     unet = unet.float()
     for adapter in adapters:
         fuse(unet, adapter)
@@ -88,20 +91,21 @@ def load_vae(model: Model) -> Any:
     """The VAE of a model in float32.
 
     Raises:
-        PrefloopError: where it cannot be loaded.
+        PrefloopError: if it cannot be loaded.
     """
-    from diffusers import AutoencoderKL
+    import diffusers
 
     made = model.composition
+    vae_class: Any = getattr(diffusers, file_of(made.root).VAE_CLASS)
     if made.vae is None:
         with named_errors("model", made.root.source, made.root.name):
-            vae: Any = AutoencoderKL.from_pretrained(
+            vae = vae_class.from_pretrained(
                 made.root.source, subfolder="vae", use_safetensors=True, **made.root.loading()
             )
         return vae.float()
     with named_errors("VAE", made.vae.source, made.vae.source):
-        vae = AutoencoderKL.from_pretrained(made.vae.source, use_safetensors=True, **made.vae.loading())
-    _alike("vae", vae.config, AutoencoderKL, made.root, made.vae)
+        vae = vae_class.from_pretrained(made.vae.source, use_safetensors=True, **made.vae.loading())
+    _require_alike("vae", vae.config, made.root, made.vae)
     return vae.float()
 
 
@@ -112,8 +116,8 @@ def load_pipeline(model: Model, dtype: "torch.dtype", **parts: Any) -> Any:
         parts: more arguments for the pipeline at the bottom, as `load_root` takes them.
 
     Raises:
-        PrefloopError: where a part of it cannot be loaded.
-        IntegrityError: where the parts do not fit together.
+        PrefloopError: if a part of it cannot be loaded.
+        IntegrityError: if the parts do not fit together.
     """
     made = model.composition
     earlier, last = made.loras[:-1], made.loras[-1:]
@@ -128,17 +132,16 @@ def load_pipeline(model: Model, dtype: "torch.dtype", **parts: Any) -> Any:
     return pipeline
 
 
-def _alike(part: str, found: Mapping[str, Any], kind: Any, root: Model, instead: Part) -> None:
+def _require_alike(part: str, config: Mapping[str, Any], root: Model, replacement: Part) -> None:
     """
     Raises:
-        UsageError: where a part cannot stand in for the pipeline's own.
+        UsageError: if the part cannot replace the pipeline's own.
     """
-    with named_errors("model", root.source, root.name):
-        own = kind.load_config(root.source, subfolder=part, **root.loading())
+    own = root.settings.parts[part]
     for name in _ALIKE[part]:
-        if name in own and found.get(name) != own[name]:
+        if name in own and config.get(name) != own[name]:
             raise UsageError(
-                f"{instead.source} does not fit {root.name}: its {name} is {found.get(name)}, not {own[name]}"
+                f"{replacement.source} does not fit {root.name}: its {name} is {config.get(name)}, not {own[name]}"
             )
 
 
@@ -147,9 +150,9 @@ def named_errors(what: str, source: str, name: str) -> Iterator[None]:
     """Turn whatever diffusers and transformers raise in the block into one line that names the thing and the cure."""
     import torch
 
-    theirs = logging.getLogger("diffusers")
-    level = theirs.level
-    theirs.setLevel(logging.CRITICAL)  # it logs an error that it then raises: one line is enough
+    their_log = logging.getLogger("diffusers")
+    level = their_log.level
+    their_log.setLevel(logging.CRITICAL)  # it logs an error that it then raises: one line is enough
     try:
         yield
     except (PrefloopError, torch.OutOfMemoryError, MemoryError):
@@ -160,4 +163,4 @@ def named_errors(what: str, source: str, name: str) -> Iterator[None]:
             raise IntegrityError(f"cannot load the {what} {name}: {line}") from error
         raise cannot_fetch(what, name, source, error) from error
     finally:
-        theirs.setLevel(level)
+        their_log.setLevel(level)

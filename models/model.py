@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 from ..core.errors import PrefloopError
 from ..core.hub import loading
+
+if TYPE_CHECKING:
+    from .families.settings import PipelineSettings
 
 Kind = Literal["pipeline", "unet", "lora", "parts"]
 PartName = Literal["unet", "vae"]
@@ -66,6 +69,18 @@ class Model:
     def root(self) -> "Model":
         """The pipeline at the bottom: its base's root, or itself."""
         return self if self.base is None else self.base.root
+
+    @cached_property
+    def settings(self) -> "PipelineSettings":
+        """The settings of the root's parts, read once.
+
+        Raises:
+            UsageError: if a file names code to be run.
+            PrefloopError: if they cannot be read or fetched.
+        """
+        from .families.settings import read_pipeline
+
+        return read_pipeline(self) if self.base is None else self.root.settings
 
     @cached_property
     def trained_on(self) -> "Model | None":

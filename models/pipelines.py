@@ -3,23 +3,30 @@
 import torch
 from diffusers import DiffusionPipeline
 
+from .families import known_family
 from .loading import load_pipeline as composed_pipeline
 from .model import Model
-from .text_to_image import class_of, left_off
+from .text_to_image import left_off, pipeline_class
 
 
-def dtype_of(name: str, device: str) -> torch.dtype:
+def dtype_of(name: str, device: str, model: Model) -> torch.dtype:
+    """
+    Args:
+        name: of a data type of torch; auto is the family's on a GPU and float32 elsewhere.
+    """
     if name == "auto":
-        return torch.float16 if device.startswith("cuda") else torch.float32
+        family = known_family(model)
+        half = "float16" if family is None else family.dtype
+        name = half if device.startswith("cuda") else "float32"
     return getattr(torch, name)
 
 
 def load_pipeline(model: Model, device: str, dtype: torch.dtype) -> DiffusionPipeline:
-    """The pipeline on the device, quiet, with all that the model is put together from.
+    """The pipeline on the device, without progress bars, with everything the model consists of.
 
     Raises:
-        PrefloopError: where it cannot be loaded; the message says how to fetch it.
+        PrefloopError: if it cannot be loaded; the message says how to fetch it.
     """
-    pipeline = composed_pipeline(model, dtype, **left_off(class_of(model)))
+    pipeline = composed_pipeline(model, dtype, **left_off(pipeline_class(model.settings.pipeline_class)))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)

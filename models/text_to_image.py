@@ -8,15 +8,8 @@ import diffusers
 from diffusers import DiffusionPipeline
 
 from ..core.errors import UsageError
-from .config_files import INDEX, config_folder, read_settings
-from .resolve import Model
 
 OTHER_INPUTS = ("image", "video", "num_frames", "audio_length_in_s", "control_image")
-
-
-def class_of(model: Model) -> Any:
-    """The class of a model's pipeline, from its checked settings."""
-    return pipeline_class(str(read_settings(config_folder(model.root) / INDEX).get("_class_name")))
 
 
 def pipeline_class(name: str) -> Any:

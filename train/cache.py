@@ -1,6 +1,6 @@
-"""Latents and text embeddings, computed once and kept in the store's cache/ in files that are memory-mapped.
+"""Latents and prompt embeddings, computed once and kept in the store's cache/ in memory-mapped files.
 
-The cache is keyed by what made it (weights of the encoder, frame of the image), so runs share it and it is safe to delete.
+The cache is keyed by what made it (weights of the encoder, crop of the image), so runs share it and it is safe to delete.
 """
 
 import json
@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import torch
@@ -19,21 +18,22 @@ from ..core.ids import content_id
 from ..core.progress import progress
 from ..core.signals import StopSignal
 from ..store import BadDataError, ImageError, PairStore, load_image
-from .crops import Frame, cut
+from .crops import Crop, resize_and_crop
 from .pairs import Pairs
 from .tensor_file import DamagedError, read_about, read_tensors, write_tensors
 
-ENCODE_PIXELS = 16 * 512 * 512  # at once; sixteen pictures of 1024² at once would need more memory than training
-SHARD = 1024  # rows a file
+ENCODE_PIXELS = 16 * 512 * 512  # at once; sixteen images of 1024² would need more memory than training
+SHARD = 1024  # rows per file
+CROP_COORDINATES = "frame"  # the tensor's name in files of version 0.1, whose latents are still used
 EMPTY_PROMPT_ID = content_id(b"empty prompt")
-_NAME = re.compile("[0-9a-f]{32}")  # of our files; others are left alone
+_NAME = re.compile("[0-9a-f]{32}")  # stems of our files; others are left alone
 Rows = tuple[list[UUID], dict[str, Tensor]]
 
 
 class TensorCache:
-    """Rows of tensors by id, in safetensors files of one folder; finished files are never changed.
+    """Rows of tensors by id, in the safetensors files of one folder; finished files never change.
 
-    A file is verified before its first row is taken. One that is damaged, or has no checksum, is removed, and its rows are
+    A file is verified before its first row is read. If it is damaged or has no checksum, it is removed and its rows count as
     missing again.
     """
 
@@ -43,9 +43,9 @@ class TensorCache:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(folder, error) from error
-        self._where: dict[UUID, tuple[Path, int]] = {}
+        self._place: dict[UUID, tuple[Path, int]] = {}
         self._open: dict[Path, dict[str, Tensor]] = {}
-        """Files that were verified."""
+        """Verified files."""
         self._damaged: list[Path] = []
         for path in sorted(folder.glob("*.safetensors")):
             if _NAME.fullmatch(path.stem):
@@ -57,24 +57,27 @@ class TensorCache:
         except (DamagedError, KeyError, ValueError, TypeError, AttributeError):
             self._damaged.append(path)
         except FileNotFoundError:
-            pass  # another run has found it damaged
+            pass  # another run found it damaged and removed it
         else:
-            self._where |= {identity: (path, at) for at, identity in enumerate(ids)}
+            self._place |= {identity: (path, at) for at, identity in enumerate(ids)}
 
-    def missing(self, wanted: Iterable[UUID]) -> list[UUID]:
-        """Those of the ids that have no row, or whose file is damaged."""
-        wanted = list(wanted)
-        for path in {self._where[identity][0] for identity in wanted if identity in self._where}:
+    def missing(self, ids: Iterable[UUID]) -> list[UUID]:
+        """The ids that have no row, or whose file is damaged."""
+        ids = list(ids)
+        for path in {self._place[identity][0] for identity in ids if identity in self._place}:
             self._verify(path)
         if self._damaged:
             n, names = len(self._damaged), {path.name for path in self._damaged}
-            self._where = {one: place for one, place in self._where.items() if place[0].name not in names}
+            self._place = {identity: place for identity, place in self._place.items() if place[0].name not in names}
             for path in self._damaged:
                 path.unlink(missing_ok=True)
             self._damaged.clear()
             files = "1 file is" if n == 1 else f"{n} files are"
-            print(f"{files} damaged, or without a checksum, in {self.folder}; made again where needed", file=sys.stderr)
-        return [identity for identity in wanted if identity not in self._where]
+            print(
+                f"{files} damaged, or without a checksum, in {self.folder}; removed, and what is needed of it is computed again",
+                file=sys.stderr,
+            )
+        return [identity for identity in ids if identity not in self._place]
 
     def _verify(self, path: Path) -> None:
         if path in self._open:
@@ -92,8 +95,8 @@ class TensorCache:
         self._index(path)
 
     def rows(self, name: str, ids: Sequence[UUID]) -> Tensor:
-        """The tensor `name` of those ids, stacked in their order; none of them may be missing."""
-        places = [self._where[identity] for identity in ids]
+        """The tensor `name` of the ids, stacked in their order; none may be missing."""
+        places = [self._place[identity] for identity in ids]
         return torch.stack([self._open[path][name][at] for path, at in places])
 
     def fill(
@@ -104,23 +107,23 @@ class TensorCache:
         batch: int,
         stop: StopSignal | None = None,
     ) -> None:
-        """Add the missing rows, a batch at a time; `rows_of` gives those of a batch that there are.
+        """Add the missing rows, a batch at a time; `rows_of` may leave out rows that cannot be computed.
 
         Raises:
-            Interrupted: after the batch in which a signal came; what was computed is kept.
+            Interrupted: after the batch in which a signal arrived; what was computed is kept.
         """
         if not missing:
             return
-        at_once = max(SHARD // batch, 1) * batch  # whole batches, so that a run that goes on has the same ones
+        at_once = max(SHARD // batch, 1) * batch  # whole batches, so that a resumed run has the same ones
         with progress(len(missing), what) as bar:
             for start in range(0, len(missing), at_once):
                 ids: list[UUID] = []
                 parts: list[dict[str, Tensor]] = []
                 shard = missing[start : start + at_once]
                 for at in range(0, len(shard), batch):
-                    good, tensors = rows_of(shard[at : at + batch])
-                    if good:
-                        ids += good
+                    computed, tensors = rows_of(shard[at : at + batch])
+                    if computed:
+                        ids += computed
                         parts.append(tensors)
                     bar.update(len(shard[at : at + batch]))
                     if stop is not None and stop.requested:
@@ -139,71 +142,71 @@ def encode_batch(height: int, width: int) -> int:
 def cache_latents(
     store: PairStore,
     pairs: Pairs,
-    frames: Mapping[UUID, set[Frame]],
-    vae: Any,
+    crops: Mapping[UUID, set[Crop]],
+    encode: Callable[[Tensor], tuple[Tensor, Tensor]],
     key: str,
     stop: StopSignal | None = None,
-    max_bad: float = 0.01,
+    max_unreadable: float = 0.01,
 ) -> tuple[TensorCache, Pairs]:
-    """Encode the images of the pairs, in their frames, that are not in the cache yet.
+    """Encode the crops of the pairs' images that are not in the cache yet.
 
     Args:
-        frames: of each image.
-        key: of the encoder's weights.
+        crops: of each image.
+        encode: from pixels (N, 3, H, W) to mean and standard deviation of their scaled latents, each (N, C, h, w).
+        key: hash of the encoder's weights.
 
     Returns:
-        The cache, with mean and std of each image's scaled latents (C, h, w) and `frame`, (4,): original height and width, top
-        and left of the cut; and the pairs both of whose images could be read.
+        The cache, with mean and std of each crop's scaled latents (C, h, w) and CROP_COORDINATES, (4,): original height and
+        width, top and left of the crop; and the pairs whose images could both be read.
 
     Raises:
-        BadDataError: where more than `max_bad` of the images cannot be read.
-        Interrupted: where a signal has come.
+        BadDataError: if more than `max_unreadable` of the images cannot be read.
+        Interrupted: after a signal.
     """
-    shards = TensorCache(store.path / "cache" / f"latents-{key[:16]}")
+    cache = TensorCache(store.path / "cache" / f"latents-{key[:16]}")
     paths = pairs.image_paths()
-    work = {frame.key(image): (image, frame) for image, asked in frames.items() for frame in asked}
-    bad: dict[UUID, str] = {}
-    scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0
+    work = {crop.key(image): (image, crop) for image, used in crops.items() for crop in used}
+    unreadable: dict[UUID, str] = {}
 
     def encoded(ids: Sequence[UUID]) -> Rows:
-        pixels, seen, good = [], [], []
+        pixels, coordinates, readable = [], [], []
         for identity in ids:
-            image, frame = work[identity]
+            image, crop = work[identity]
             try:
-                framed, where = cut(load_image(store.path / paths[image], image), frame)
+                cropped, crop_coordinates = resize_and_crop(load_image(store.path / paths[image], image), crop)
             except ImageError as error:
-                bad[image] = error.reason
+                unreadable[image] = error.reason
                 continue
-            good.append(identity)
-            pixels.append(framed)
-            seen.append(where)
-        if not good:
+            readable.append(identity)
+            pixels.append(cropped)
+            coordinates.append(crop_coordinates)
+        if not readable:
             return [], {}
         with torch.inference_mode():
-            posterior = vae.encode(torch.stack(pixels).to(vae.device, vae.dtype)).latent_dist
-        mean, std = (posterior.mean - shift) * scale, posterior.std * scale
-        return good, {"mean": mean.half().cpu(), "std": std.half().cpu(), "frame": torch.tensor(seen)}
+            mean, std = encode(torch.stack(pixels))
+        rows = {"mean": mean.half().cpu(), "std": std.half().cpu(), CROP_COORDINATES: torch.tensor(coordinates)}
+        return readable, rows
 
-    missing = shards.missing(sorted(work))
-    for shape in sorted({(work[key][1].height, work[key][1].width) for key in missing}):
-        alike = [key for key in missing if (work[key][1].height, work[key][1].width) == shape]
-        shards.fill(alike, encoded, "encoding images", encode_batch(*shape), stop)
-    if not bad:
-        return shards, pairs
-    if len(bad) > max_bad * len(paths):
-        reasons = ", ".join(sorted(set(bad.values())))
+    missing = cache.missing(sorted(work))
+    for size in sorted({work[identity][1].size for identity in missing}):
+        alike = [identity for identity in missing if work[identity][1].size == size]
+        cache.fill(alike, encoded, "encoding images", encode_batch(*size), stop)
+    if not unreadable:
+        return cache, pairs
+    if len(unreadable) > max_unreadable * len(paths):
+        reasons = ", ".join(sorted(set(unreadable.values())))
         raise BadDataError(
-            f"{len(bad)} of {len(paths)} images cannot be used ({reasons}); `prefloop store check` names them"
+            f"{len(unreadable)} of {len(paths)} images cannot be used ({reasons}); `prefloop store check` names them"
         )
-    print(f"{len(bad)} images cannot be used and their pairs are left out", file=sys.stderr)
-    kept = (
-        part.select(at for at, pair in enumerate(part) if not {pair.chosen, pair.rejected} & bad.keys())
+    print(f"{len(unreadable)} images cannot be used; their pairs are excluded", file=sys.stderr)
+    readable = (
+        part.select(at for at, pair in enumerate(part) if not {pair.chosen, pair.rejected} & unreadable.keys())
         for part in (pairs.train, pairs.validation)
     )
-    return shards, Pairs(*kept)
+    return cache, Pairs(*readable)
 
 
-def cache_texts(
+def cache_prompt_embeds(
     store: PairStore,
     pairs: Pairs,
     encode: Callable[[list[str]], dict[str, Tensor]],
@@ -213,16 +216,16 @@ def cache_texts(
     """Encode each distinct prompt once, and the empty one.
 
     Args:
-        encode: from N prompts to `hidden` (N, tokens, width), for SDXL with `pooled` (N, width) too.
-        key: of the encoders' weights.
+        encode: from N prompts to tensors by name, each (N, ...).
+        key: hash of the encoders' weights.
     """
-    shards = TensorCache(store.path / "cache" / f"texts-{key[:16]}")
-    texts = {EMPTY_PROMPT_ID: ""} | pairs.prompts()
+    cache = TensorCache(store.path / "cache" / f"prompt-embeds-{key[:16]}")
+    prompts = {EMPTY_PROMPT_ID: ""} | pairs.prompts()
 
     def encoded(ids: Sequence[UUID]) -> Rows:
         with torch.inference_mode():
-            found = encode([texts[identity] for identity in ids])
-        return list(ids), {name: tensor.half().cpu() for name, tensor in found.items()}
+            embeds = encode([prompts[identity] for identity in ids])
+        return list(ids), {name: tensor.half().cpu() for name, tensor in embeds.items()}
 
-    shards.fill(shards.missing(sorted(texts)), encoded, "encoding prompts", 64, stop)
-    return shards
+    cache.fill(cache.missing(sorted(prompts)), encoded, "encoding prompts", 64, stop)
+    return cache

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.family import Family
+from ..models.families import Family
 from .config import TrainConfig
 
 
@@ -13,7 +13,7 @@ def optimizer_name(config: TrainConfig, family: Family) -> str:
     """What `auto` means: Adafactor where all of SDXL is tuned, as the reference code has it, else AdamW."""
     if config.optimizer != "auto":
         return config.optimizer
-    return "adafactor" if family.is_xl and not config.lora_rank else "adamw"
+    return "adamw" if config.lora_rank else family.full_optimizer
 
 
 def learning_rate(config: TrainConfig, n_processes: int) -> float:

@@ -1,4 +1,4 @@
-"""The denoising errors of the model and of its reference on the pairs of a batch."""
+"""The denoising errors of the policy and of its reference on the pairs of a batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,18 +8,18 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..models.resolve import Model
+from ..models.model import Model
 from .config import TrainConfig
 from .data import Batch
-from .denoise import NoisyPair, chosen_alone, min_snr_weights, noisy_pair, pair_errors, residuals
+from .denoise import NoisyPair, chosen_only, noisy_pair, pair_errors, residuals
 from .losses import safeguarded
 from .policy import Policy, load_unet
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Of B pairs, each (B,) float32. The reference's are None where it was not asked, and the rejected images' nan where
-    the loss looks at the chosen ones alone."""
+    """Errors of B pairs, each (B,) float32. The reference's are None if it was not run, and the rejected images' nan if the
+    loss looks only at the chosen ones."""
 
     chosen: Tensor
     rejected: Tensor
@@ -28,82 +28,76 @@ class Errors:
 
 
 class PairDenoiser:
-    """Asks both models to denoise."""
+    """Runs both models on noisy pairs."""
 
-    def __init__(
-        self, policy: Policy, unet: Any, noise_scheduler: Any, config: TrainConfig, accelerator: Accelerator
-    ) -> None:
-        self.policy, self.noise_scheduler, self.config, self.accelerator = policy, noise_scheduler, config, accelerator
+    def __init__(self, policy: Policy, unet: Any, config: TrainConfig, accelerator: Accelerator) -> None:
+        self.policy, self.config, self.accelerator = policy, config, accelerator
+        self.family = policy.family
         self.unet = unet
-        """The model as accelerate has it."""
+        """The policy's U-Net as accelerate wraps it."""
 
-    def of_the_beginning(self, model: Model) -> "PairDenoiser":
-        """The same with the weights that the run began with: for one that is under way and keeps no reference in memory."""
+    def with_initial_weights(self, model: Model) -> "PairDenoiser":
+        """The same with the weights that the run began with: for a resumed run that keeps no reference in memory."""
         if self.policy.has_reference:
             return self
-        policy = Policy(load_unet(model), self.config).to(self.accelerator.device)
-        return PairDenoiser(policy, policy.unet, self.noise_scheduler, self.config, self.accelerator)
+        policy = Policy(load_unet(model), self.config, self.family).to(self.accelerator.device)
+        return PairDenoiser(policy, policy.unet, self.config, self.accelerator)
 
     def errors(self, batches: Sequence[Batch]) -> Errors:
-        """The model's, to learn from, and the reference's where the loss wants them."""
-        return joined([self._errors(batch) for batch in batches])
+        """The policy's with gradients, and the reference's if the loss needs them."""
+        return concat([self._errors(batch) for batch in batches])
 
     def _errors(self, batch: Batch) -> Errors:
-        pair = self._noisy(batch)
+        batch = batch.to(self.accelerator.device)
+        pair, weights = self._noisy(batch), self._weights(batch)
         if self.config.loss == "sft":
             with self.accelerator.autocast():
-                alone = residuals(self.unet, chosen_alone(pair)).square().mean(dim=(1, 2, 3))
-            chosen = alone if (weights := self._weights(pair)) is None else weights * alone
+                unweighted = self._residuals(self.unet, chosen_only(pair)).square().mean(dim=(1, 2, 3))
+            chosen = unweighted if weights is None else weights * unweighted
             return Errors(chosen, torch.full_like(chosen, torch.nan))
         reference: tuple[Tensor, Tensor] | None = None
         # both models run in the same dtype, so that their rounding cancels in the difference
         with self.accelerator.autocast():
             if batch.ref_chosen is not None and batch.ref_rejected is not None:
-                reference = (self._there(batch.ref_chosen), self._there(batch.ref_rejected))
+                reference = batch.ref_chosen, batch.ref_rejected
             elif self.config.needs_reference:
                 with self.policy.reference(self.unet) as unet:
-                    reference = pair_errors(residuals(unet, pair), self._weights(pair))
-            residual = residuals(self.unet, pair)
-        chosen, rejected = pair_errors(residual, self._weights(pair))
+                    reference = pair_errors(self._residuals(unet, pair), weights)
+            residual = self._residuals(self.unet, pair)
+        chosen, rejected = pair_errors(residual, weights)
         if self.config.safeguard is not None:
             rejected = safeguarded(rejected, *residual.chunk(2), mu=self.config.safeguard)
-        own = Errors(chosen, rejected)
-        return own if reference is None else replace(own, ref_chosen=reference[0], ref_rejected=reference[1])
+        errors = Errors(chosen, rejected)
+        return errors if reference is None else replace(errors, ref_chosen=reference[0], ref_rejected=reference[1])
 
     @torch.no_grad()
     def policy_errors(self, batches: Sequence[Batch]) -> Errors:
-        """The model's alone, as it stands, in this process alone."""
-        return joined([self._plain(self.policy.unet, batch) for batch in batches])
+        """Policy errors without gradient, on the unwrapped model: in this process alone."""
+        return concat([self._errors_of(self.policy.unet, batch) for batch in batches])
 
     def reference_errors(self, batches: Sequence[Batch]) -> Errors:
-        """The reference's as if it were the model; see Policy.reference for where it can be asked."""
+        """The reference's errors as `chosen` and `rejected`; Policy.reference says when they can be computed."""
         with self.policy.reference(self.policy.unet) as unet:
-            return joined([self._plain(unet, batch) for batch in batches])
+            return concat([self._errors_of(unet, batch) for batch in batches])
 
-    def _plain(self, unet: Any, batch: Batch) -> Errors:
-        pair = self._noisy(batch)
+    def _errors_of(self, unet: Any, batch: Batch) -> Errors:
+        batch = batch.to(self.accelerator.device)
         with self.accelerator.autocast():
-            return Errors(*pair_errors(residuals(unet, pair), self._weights(pair)))
+            return Errors(*pair_errors(self._residuals(unet, self._noisy(batch)), self._weights(batch)))
 
-    def _there(self, part: Tensor) -> Tensor:
-        return part.to(self.accelerator.device)
+    def _residuals(self, unet: Any, pair: NoisyPair) -> Tensor:
+        return residuals(self.family, unet, pair)
 
     def _noisy(self, batch: Batch) -> NoisyPair:
-        parts = (batch.chosen, batch.rejected, batch.hidden, batch.noise, batch.timesteps)
-        optional = (batch.input_noise, batch.pooled, batch.time_ids)
-        return noisy_pair(
-            self.noise_scheduler,
-            *(self._there(part) for part in parts),
-            *(None if part is None else self._there(part) for part in optional),
-        )
+        parts = (batch.chosen, batch.rejected, batch.conditions, batch.noise, batch.timesteps, batch.input_noise)
+        return noisy_pair(self.family.noise, *parts)
 
-    def _weights(self, pair: NoisyPair) -> Tensor | None:
-        if self.config.min_snr_gamma is None:
-            return None
-        return min_snr_weights(self.noise_scheduler, pair.timesteps.chunk(2)[0], self.config.min_snr_gamma)
+    def _weights(self, batch: Batch) -> Tensor | None:
+        gamma = self.config.min_snr_gamma
+        return None if gamma is None else self.family.noise.weights(batch.timesteps, gamma)
 
 
-def joined(parts: Sequence[Errors]) -> Errors:
+def concat(parts: Sequence[Errors]) -> Errors:
     """The errors of several batches, one after the other."""
     columns = zip(*((part.chosen, part.rejected, part.ref_chosen, part.ref_rejected) for part in parts), strict=True)
     return Errors(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]

@@ -1,20 +1,21 @@
 """The model that learns and the reference it is measured against."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from ..core.errors import PrefloopError
 from ..models import loading
-from ..models.family import Family
+from ..models.families import Family
 from ..models.lora import Adapter, adapter_of, combined, fuse, read_adapter
 from ..models.model import Model
 from ..models.resolve import LORA_FILE, with_parts
@@ -22,7 +23,6 @@ from .config import TrainConfig
 from .export.kohya import save_kohya
 
 KOHYA_FILE = "kohya.safetensors"
-LORA_TARGETS = ["to_k", "to_q", "to_v", "to_out.0"]
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -31,28 +31,12 @@ def load_vae(model: Model, instead: str | None, device: torch.device) -> Any:
     return loading.load_vae(with_parts(model, vae=instead)).eval().requires_grad_(False).to(device)
 
 
-def load_text_encoders(model: Model, family: Family, device: torch.device) -> Any:
-    """A function from N prompts to `hidden` (N, tokens, width) and, for SDXL, `pooled` (N, width); frozen, float32."""
-    pipeline = loading.load_root(model, unet=None, vae=None)
-    for part in ("text_encoder", "text_encoder_2"):
-        encoder = getattr(pipeline, part, None)
-        if encoder is not None:
-            encoder.float().eval().requires_grad_(False).to(device)
-
-    def encode(prompts: list[str]) -> dict[str, Tensor]:
-        found = pipeline.encode_prompt(
-            prompts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
-        if not family.is_xl:
-            return {"hidden": found[0]}
-        hidden, _, pooled, _ = found
-        if pipeline.config.get("force_zeros_for_empty_prompt"):
-            # what the pipeline takes for no prompt: the base model knows zeros there, not an encoded empty text
-            some = torch.tensor([bool(prompt) for prompt in prompts], device=hidden.device)
-            hidden, pooled = hidden * some[:, None, None], pooled * some[:, None]
-        return {"hidden": hidden, "pooled": pooled}
-
-    return encode
+def load_text_encoders(model: Model, family: Family, device: torch.device) -> Callable[[list[str]], dict[str, Tensor]]:
+    """A function from N prompts to what the family's `encode` makes of them; frozen, float32."""
+    pipeline = loading.load_root(model, **{family.component: None, "vae": None})
+    for part in family.text_encoders:
+        getattr(pipeline, part).float().eval().requires_grad_(False).to(device)
+    return partial(family.encode, pipeline)
 
 
 def load_unet(model: Model, init_from: str | None = None) -> Any:
@@ -67,8 +51,8 @@ def load_unet(model: Model, init_from: str | None = None) -> Any:
 class Policy:
     """A U-Net with the weights that learn, and its reference: a frozen copy, or itself with the adapter off."""
 
-    def __init__(self, unet: Any, config: TrainConfig) -> None:
-        self.unet = unet
+    def __init__(self, unet: Any, config: TrainConfig, family: Family) -> None:
+        self.unet, self.family = unet, family
         self.lora = config.lora_rank > 0
         self._reference: Any = None
         if self.lora:
@@ -82,7 +66,7 @@ class Policy:
                         r=config.lora_rank,
                         lora_alpha=config.lora_alpha or config.lora_rank,  # type: ignore[arg-type]  # a float works
                         init_lora_weights="gaussian",
-                        target_modules=LORA_TARGETS,
+                        target_modules=list(family.lora_targets),
                     )
                 )
             for parameter in self.parameters():
@@ -91,9 +75,7 @@ class Policy:
         else:
             unet.requires_grad_(True)
             if config.needs_reference and not config.reference_draws:
-                copy: Any = UNet2DConditionModel.from_config(unet.config)
-                copy.load_state_dict(unet.state_dict())
-                self._reference = copy.requires_grad_(False).eval()
+                self._reference = copy.deepcopy(unet).requires_grad_(False).eval()
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         unet.train()
@@ -150,31 +132,35 @@ class Policy:
             for name, parameter in mine.items():
                 parameter.copy_(state[name])
 
-    def save_weights(self, output: Path, family: Family) -> None:
+    def save_weights(self, output: Path) -> None:
         """The LoRA in diffusers' layout, or the U-Net in `unet/`: what `load_lora_weights` or `from_pretrained` loads."""
         if not self.lora:
-            self.unet.save_pretrained(output / "unet")
+            self.unet.save_pretrained(output / self.family.component)
             return
         adapter: Any = self.unet.peft_config
         settings = adapter["default"].to_dict()
-        pipeline: Any = getattr(diffusers, family.pipeline_class)
+        pipeline: Any = getattr(diffusers, self.family.pipeline_class)
         pipeline.save_lora_weights(
             output,
-            unet_lora_layers=self.adapter().state(),
             weight_name=LORA_FILE,
-            # peft keeps a set, whose order differs from process to process
-            unet_lora_adapter_metadata=settings | {"target_modules": sorted(settings["target_modules"])},
+            **{
+                f"{self.family.component}_lora_layers": self.adapter().state(),
+                # peft keeps a set, whose order differs from process to process
+                f"{self.family.component}_lora_adapter_metadata": settings
+                | {"target_modules": sorted(settings["target_modules"])},
+            },
         )
 
     def adapter(self) -> Adapter:
         """The LoRA as it is now."""
         return adapter_of(self.unet)
 
-    def save_kohya(self, output: Path, family: Family, model: Model) -> None:
+    def save_kohya(self, output: Path, model: Model) -> None:
         """The LoRA in kohya's layout, in kohya.safetensors; combined with those it was trained on, where it was."""
         adapters = [*(read_adapter(folder) for folder in model.composition.loras), self.adapter()]
         adapter = combined(adapters) if len(adapters) > 1 else adapters[0]
-        save_kohya(self.unet, adapter, output / KOHYA_FILE, v_prediction=family.prediction_type == "v_prediction")
+        velocity = self.family.noise.prediction_type == "v_prediction"
+        save_kohya(self.unet, adapter, output / KOHYA_FILE, v_prediction=velocity)
 
     def whole_unet(self, model: Model) -> Any:
         """The U-Net with nothing beside it: where a LoRA was trained, a float32 copy with it fused.
@@ -191,4 +177,4 @@ class Policy:
     def save_pipeline(self, output: Path, model: Model) -> None:
         """The whole pipeline with the tuned U-Net."""
         vae = {} if model.composition.vae is None else {"vae": loading.load_vae(model)}
-        loading.load_root(model, unet=self.whole_unet(model), **vae).save_pretrained(output)
+        loading.load_root(model, **{self.family.component: self.whole_unet(model)}, **vae).save_pretrained(output)

@@ -1,10 +1,10 @@
-"""What must be there before the first step: cached latents, texts and, where asked for, the reference's errors."""
+"""What must exist before the first step: cached latents, prompt embeddings and, if asked for, the reference's errors."""
 
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import torch
@@ -12,20 +12,20 @@ import torch
 from ..core.hashing import fingerprint
 from ..core.ids import canonical, content_id
 from ..core.signals import StopSignal
-from ..models.family import family_of, load_noise
+from ..models.families import family_of
 from ..models.model import Model
 from ..models.resolve import with_parts
 from ..store import IntegrityError, PairStore
-from .cache import Rows, TensorCache, cache_latents, cache_texts
+from .cache import Rows, TensorCache, cache_latents, cache_prompt_embeds
 from .config import TrainConfig
-from .data import TrainingData, image_frames
+from .data import TrainingData, image_crops
 from .pair_denoiser import PairDenoiser
 from .pairs import Pairs, select_pairs
 from .policy import load_text_encoders, load_vae
 from .run_folder.kept_pairs import keep_pairs, n_changed, read_pairs
 
-# What the reference's errors of a pair's draws depend on, beside its pair, its model and the seed.
-_DRAWN = (
+# Settings that the reference's errors depend on, beside the pairs, the model and the seed.
+_AFFECT_REFERENCE = (
     "vae",
     "init_from",
     "resolution",
@@ -42,33 +42,33 @@ _DRAWN = (
 
 def as_begun(
     config: TrainConfig, store: PairStore, model: Model, device: torch.device, stop: StopSignal, *, main: bool
-) -> tuple[TrainingData, Any]:
-    """As `prepared`, of the pairs that the run in the folder was begun with; where it begins they are kept with it.
+) -> TrainingData:
+    """`prepared` with the pairs that the run in the folder began with; a new run keeps its pairs there.
 
     Args:
         main: whether this process writes and speaks for all.
 
     Raises:
-        IntegrityError: where pairs it was begun with cannot be used any more.
+        IntegrityError: if pairs it began with cannot be used any more.
     """
     output = Path(config.output_dir)
     kept = read_pairs(output, config, store)
     pairs = select_pairs(store, config) if kept is None else kept
-    data, scheduler = prepared(config, store, model, device, pairs, stop)
+    data = prepared(config, store, model, device, pairs, stop)
     if kept is None:
         if main:
             keep_pairs(output, config, pairs, data.pairs)
     elif lost := len(pairs) - len(data.pairs):
         raise IntegrityError(
-            f"the images of {lost} pairs that the run in {output} was begun with cannot be used any more; "
+            f"the images of {lost} pairs that the run in {output} began with cannot be used any more; "
             "`prefloop store check` names them; put them back, or name another folder"
         )
     elif main and (changed := n_changed(output, config, store)):
         print(
-            f"{changed} label{'s' * (changed > 1)} new or changed since; the run in {output} goes on with those it began with",
+            f"{changed} label{'s' * (changed > 1)} new or changed since; the run in {output} continues with those it began with",
             file=sys.stderr,
         )
-    return data, scheduler
+    return data
 
 
 def prepared(
@@ -78,24 +78,24 @@ def prepared(
     device: torch.device,
     pairs: Pairs,
     stop: StopSignal,
-) -> tuple[TrainingData, Any]:
-    """The data and the noise schedule; what is not cached yet is encoded, and the encoders are gone when this returns."""
+) -> TrainingData:
+    """The training data. What is not cached yet is encoded, and the encoders are out of memory when this returns."""
     family = family_of(model)
-    frames = image_frames(pairs, config, family)
+    crops = image_crops(pairs, config, family)
     vae = load_vae(model, config.vae, device)
-    latents, pairs = cache_latents(store, pairs, frames, vae, _vae_key(config, model), stop)
+    latents, pairs = cache_latents(store, pairs, crops, partial(family.latents, vae), _vae_key(config, model), stop)
     del vae
     stop.check("the images are encoded")
     encode = load_text_encoders(model, family, device)
-    texts = cache_texts(store, pairs, encode, model.root.model_id.hex, stop)
+    prompt_embeds = cache_prompt_embeds(store, pairs, encode, model.root.model_id.hex, stop)
     del encode
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return TrainingData(pairs, latents, texts, config, family), load_noise(model, family)
+    return TrainingData(pairs, latents, prompt_embeds, config, family)
 
 
 def _vae_key(config: TrainConfig, model: Model) -> str:
-    """Of the encoder's weights: models that share a VAE share latents."""
+    """A hash of the encoder's weights: models that share a VAE share latents."""
     vae = with_parts(model, vae=config.vae).composition.vae
     if vae is not None:
         return vae.part_id.hex
@@ -105,7 +105,7 @@ def _vae_key(config: TrainConfig, model: Model) -> str:
     return content_id(canonical({"vae": None, "model": model.root.model_id.hex}).encode()).hex
 
 
-def with_reference(
+def with_reference_errors(
     data: TrainingData,
     denoiser: PairDenoiser,
     store: PairStore,
@@ -113,33 +113,29 @@ def with_reference(
     step: int,
     stop: StopSignal | None = None,
 ) -> TrainingData:
-    """The data with the reference's errors of every draw that returns; computed by the model before its first step.
+    """The data with the reference's errors on every cached draw, computed by the policy as it is before its first step.
 
     Raises:
-        Interrupted: where a signal has come; what was computed is kept.
+        Interrupted: after a signal; what was computed is kept.
     """
-    settings = {name: value for name, value in asdict(data.config).items() if name in _DRAWN}
+    settings = {name: value for name, value in asdict(data.config).items() if name in _AFFECT_REFERENCE}
     name = content_id(canonical(settings | {"model": model.model_id.hex}).encode()).hex
-    shards = TensorCache(store.path / "cache" / f"reference-{name[:16]}")
-    draws = {draw.reference: draw for draw in data.every_fixed() if draw.reference is not None}
+    cache = TensorCache(store.path / "cache" / f"reference-{name[:16]}")
+    draws = {draw.draw_id: draw for draw in data.cached_draws() if draw.draw_id is not None}
 
     def errors_of(ids: Sequence[UUID]) -> Rows:
-        chosen, order = [], []
-        batches = replace(data, reference=None).drawn([draws[identity] for identity in ids])
-        for batch in batches:
+        rows = []
+        for batch in replace(data, reference_errors=None).sample_batch([draws[draw_id] for draw_id in ids]):
             errors = denoiser.reference_errors([batch])
-            chosen.append(torch.stack([errors.chosen, errors.rejected], dim=1).float().cpu())
-        # batches of several frames come frame by frame
-        by_frame: dict[tuple[int, int], list[UUID]] = {}
-        for identity in ids:
-            frame = data.frames[draws[identity].pair.pair_id]
-            by_frame.setdefault((frame.height, frame.width), []).append(identity)
-        for alike in by_frame.values():
-            order += alike
-        return order, {"errors": torch.cat(chosen)}
+            rows.append(torch.stack([errors.chosen, errors.rejected], dim=1).float().cpu())
+        # the batches come crop size by crop size
+        by_size: dict[tuple[int, int], list[UUID]] = {}
+        for draw_id in ids:
+            by_size.setdefault(data.crops[draws[draw_id].pair.pair_id].size, []).append(draw_id)
+        return [draw_id for alike in by_size.values() for draw_id in alike], {"errors": torch.cat(rows)}
 
-    missing = shards.missing(sorted(draws))
+    missing = cache.missing(sorted(draws))
     if missing and step:
-        denoiser = denoiser.of_the_beginning(model)
-    shards.fill(missing, errors_of, "asking the reference", data.config.train_batch_size, stop)
-    return replace(data, reference=shards)
+        denoiser = denoiser.with_initial_weights(model)
+    cache.fill(missing, errors_of, "computing reference errors", data.config.train_batch_size, stop)
+    return replace(data, reference_errors=cache)

@@ -78,7 +78,7 @@ class State:
             save_file(state, folder / "trainable.safetensors")
             with open(folder / "optimizer.pt", "wb") as file:  # torch's own writer does not say what the system said
                 torch.save(parts, file)
-            self.policy.save_weights(folder, self.data.family)
+            self.policy.save_weights(folder)
             settle(folder)
 
         about = {

@@ -41,7 +41,7 @@ from .optimizers import learning_rate, optimizer_for, optimizer_name
 from .pair_denoiser import PairDenoiser
 from .policy import Policy, load_unet
 from .preflight import refuse_impossible
-from .prepare import as_begun, with_reference
+from .prepare import as_begun, with_reference_errors
 from .resources import checkpoint_bytes, levers
 from .run_folder.claim import claimed
 from .run_folder.place import refuse_both, refuse_place
@@ -130,7 +130,7 @@ class Trainer:
         device = self.accelerator.device
         self.model = model or with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
         with self.accelerator.main_process_first():
-            self.data, self.noise_scheduler = as_begun(config, store, self.model, device, stop, main=self.main)
+            self.data = as_begun(config, store, self.model, device, stop, main=self.main)
         self.labelers = {
             name: json.loads(settings)
             for name, settings in store.rows(
@@ -138,7 +138,7 @@ class Trainer:
                 [self.data.pairs.labelers()],
             )
         }
-        self.policy = Policy(load_unet(self.model), config).to(device)
+        self.policy = Policy(load_unet(self.model), config, self.data.family).to(device)
         self.rate = learning_rate(config, self.accelerator.num_processes)
         optimizer = optimizer_for(config, self.data.family, self.policy.parameters(), self.rate)
         self.clips = optimizer_name(config, self.data.family) != "adafactor"
@@ -164,7 +164,7 @@ class Trainer:
             self.recent,
             self.model.model_id,
         )
-        self.denoiser = PairDenoiser(self.policy, self.unet, self.noise_scheduler, config, self.accelerator)
+        self.denoiser = PairDenoiser(self.policy, self.unet, config, self.accelerator)
         self.monitor = Monitor(config, self.data, self.policy, self.denoiser, self.model, self.accelerator, stop)
         self.global_step = 0
         stop.check("nothing was trained yet")
@@ -174,7 +174,7 @@ class Trainer:
         self.global_step = self.state.restore()
         if config.reference_draws:
             with self.accelerator.main_process_first():
-                self.data = with_reference(
+                self.data = with_reference_errors(
                     self.data, self.denoiser, self.store, self.model, self.global_step, self.stop
                 )
         if config.report_to:
@@ -184,7 +184,7 @@ class Trainer:
             self.accelerator.init_trackers(config.tracker_project_name, config=settings)
         self.monitor.begin(self.global_step)
         with (
-            closing(self.data.ahead(self._starts(), config.train_batch_size)) as micro_batches,
+            closing(self.data.prefetch(self._starts(), config.train_batch_size)) as micro_batches,
             progress(config.max_train_steps, "training", initial=self.global_step)
             if self.main
             else nullcontext() as bar,
@@ -231,7 +231,7 @@ class Trainer:
             looks.METRICS without the step, on the device: reading them would wait for it.
         """
         config, accelerator, n = self.config, self.accelerator, self.config.gradient_accumulation_steps
-        micro_batches = micro_batches or self.data.ahead(self._starts(), config.train_batch_size)
+        micro_batches = micro_batches or self.data.prefetch(self._starts(), config.train_batch_size)
         parts, pairs = [], []
         for micro in range(n):
             batches = next(micro_batches)

@@ -18,7 +18,7 @@ from prefloop.eval.stage import evaluate
 from prefloop.generate import GenerateConfig
 from prefloop.generate.defaults import settled, usual
 from prefloop.generate.stage import generate, plan
-from prefloop.models.kinds import kind_of
+from prefloop.models.families import traits_of
 from prefloop.models.resolve import find_model
 from prefloop.store import PairStore, UsageError
 from prefloop.train import TrainConfig
@@ -132,8 +132,8 @@ def test_each_kind_has_its_usual_settings(settings: Path):
     found = {kind: usual(find_model(str(settings / kind))) for kind in tiny.KINDS if kind != "sdxl-refiner"}
     assert found == {"sd15": (25, 7.5), "sd21v": (25, 7.5), "sdxl": (30, 5.0), "sdxl-turbo": (4, 0.0)}
     assert usual(find_model("shapes")) == (10, 2.5)
-    with pytest.raises(UsageError, match="is a refiner, which begins with an image"):
-        kind_of(find_model(str(settings / "sdxl-refiner")))
+    with pytest.raises(UsageError, match="is a refiner, which starts from an image"):
+        traits_of(find_model(str(settings / "sdxl-refiner")))
 
 
 def test_a_pipeline_that_is_not_in_the_table_has_its_own_settings(tmp_path: Path):

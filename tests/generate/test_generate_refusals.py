@@ -75,7 +75,7 @@ def refused(words: list[str], *more: object) -> str:
 def test_a_refiner_does_not_draw(words: list[str], tmp_path: Path, settings: list[str]):
     folder = tiny.saved("sdxl-refiner", tmp_path / "refiner")
     line = refused(words, "--model", folder, *settings)
-    assert "begins with an image" in line or "draws no images from prompts alone" in line
+    assert "starts from an image" in line or "draws no images from prompts alone" in line
     assert not (tmp_path / "new").exists()
 
 

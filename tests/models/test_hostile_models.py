@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from prefloop.models.family import family_of
+from prefloop.models.families import family_of
 from prefloop.models.resolve import find_model
 from prefloop.store import PairStore, PrefloopError
 from prefloop.train import TrainConfig

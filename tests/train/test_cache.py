@@ -206,7 +206,7 @@ def test_a_run_on_damaged_caches_is_that_on_whole_ones(
     whole, other = (replace(config, output_dir=str(tmp_path / name)) for name in ("whole", "other"))
     train(whole, labelled)
     caches = sorted((labelled.path / "cache").iterdir())
-    assert [folder.name.split("-")[0] for folder in caches] == ["latents", "texts"]
+    assert [folder.name.split("-")[0] for folder in caches] == ["latents", "prompt"]
     for folder in caches:
         for path in files(folder):
             flip(path, 8 * path.stat().st_size - 4)

@@ -14,9 +14,9 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from peft import LoraConfig
+from prefloop.models.families.unet import LORA_TARGETS
 from prefloop.models.lora import Adapter, adapter_of, combined, fuse
 from prefloop.train.export.kohya import save_kohya
-from prefloop.train.policy import LORA_TARGETS
 from safetensors import safe_open
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection

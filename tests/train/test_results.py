@@ -101,13 +101,13 @@ from pathlib import Path
 import diffusers
 from prefloop.models.resolve import find_model
 from prefloop.train import TrainConfig
-from prefloop.models.family import family_of
+from prefloop.models.families import family_of
 from prefloop.train.policy import Policy, load_unet
 from prefloop.train.export.result import settle
 model, output = find_model(sys.argv[1]), Path(sys.argv[2])
-policy = Policy(load_unet(model), TrainConfig(output_dir="x", labelers=("me",), lora_rank=2, seed=1))
-policy.save_weights(output, family_of(model))
-policy.save_kohya(output, family_of(model), model)
+policy = Policy(load_unet(model), TrainConfig(output_dir="x", labelers=("me",), lora_rank=2, seed=1), family_of(model))
+policy.save_weights(output)
+policy.save_kohya(output, model)
 policy.save_pipeline(output, model)
 settle(output)
 """

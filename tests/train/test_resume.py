@@ -146,7 +146,7 @@ def test_the_prompts_that_were_trained_on_are_those_of_the_pairs_of_its_steps(la
     train(replace(config, max_train_steps=1), labelled)
     data = Trainer(replace(config, max_train_steps=1), labelled, StopSignal()).data
     seen = read_trained_prompts(output)
-    assert seen == {draw.pair.prompt_id for draw in data.draws(0, 2)}  # one step of two pairs
+    assert seen == {draw.pair.prompt_id for draw in data.samples(0, 2)}  # one step of two pairs
     train(replace(config, max_train_steps=30), labelled, resume=True)
     assert read_trained_prompts(output) == {pair.prompt_id for pair in data.pairs.train}
     assert read_trained_prompts(output / "samples") is None

@@ -109,15 +109,15 @@ def test_an_adapter_that_is_off_gives_the_errors_of_a_frozen_copy(trainer):
 def test_one_flip_is_drawn_for_both_images_of_a_pair(trainer):
     data = trainer(random_flip=True, aspect_buckets=False).data
     pair = data.pairs.train[0]
-    frame = data.frames[pair.pair_id]
+    crop = data.crops[pair.pair_id]
     plain, flipped = (
-        data.latents.rows("mean", [replace(frame, mirrored=mirrored).key(pair.chosen)])[0] for mirrored in (False, True)
+        data.latents.rows("mean", [replace(crop, mirrored=mirrored).key(pair.chosen)])[0] for mirrored in (False, True)
     )
     assert not torch.equal(plain, flipped)
     asked: list[list[bool]] = []
     rows = data.latents.rows
     mirrored = {
-        replace(data.frames[p.pair_id], mirrored=True).key(i) for p in data.pairs.train for i in (p.chosen, p.rejected)
+        replace(data.crops[p.pair_id], mirrored=True).key(i) for p in data.pairs.train for i in (p.chosen, p.rejected)
     }
 
     def seen(name, ids):
@@ -136,8 +136,10 @@ def test_what_is_drawn_for_a_pair_does_not_depend_on_the_batch(trainer):
     data = trainer(input_perturbation=0.1, noise_offset=0.1).data
     (whole,) = data.batch(3, 6)
     parts = [*data.batch(3, 2), *data.batch(5, 4)]
-    for name in ("chosen", "rejected", "hidden", "timesteps", "noise", "input_noise"):
+    for name in ("chosen", "rejected", "timesteps", "noise", "input_noise"):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts])), name
+    chosen, rejected = zip(*(part.conditions["prompt_embeds"].chunk(2) for part in parts), strict=True)
+    assert torch.equal(whole.conditions["prompt_embeds"], torch.cat([*chosen, *rejected]))
     assert [pair.pair_id for pair in whole.pairs] == [pair.pair_id for part in parts for pair in part.pairs]
 
 
@@ -145,7 +147,7 @@ def test_batches_prepared_ahead_are_the_same(trainer):
     drawn = []
     for workers in (0, 2):
         data = trainer(dataloader_num_workers=workers).data
-        drawn.append([batch.noise for batches in data.ahead(iter(range(0, 12, 3)), 3) for batch in batches])
+        drawn.append([batch.noise for batches in data.prefetch(iter(range(0, 12, 3)), 3) for batch in batches])
     assert len(drawn[0]) == 4
     assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
 
@@ -155,17 +157,19 @@ def test_an_epoch_shows_every_pair_once(trainer):
     n = len(data.pairs.train)
     assert sorted(data.order(0)) == list(range(n))
     assert data.order(0) != data.order(1)
-    assert [draw.pair.pair_id for draw in data.draws(n, n)] == [data.pairs.train[at].pair_id for at in data.order(1)]
+    assert [draw.pair.pair_id for draw in data.samples(n, n)] == [data.pairs.train[at].pair_id for at in data.order(1)]
 
 
 def test_some_prompts_are_dropped_for_both_images(trainer):
-    data = trainer(proportion_empty_prompts=0.5).data
-    empty = data.texts.rows("hidden", [EMPTY_PROMPT_ID]).float()[0]
-    dropped = [torch.equal(hidden, empty) for hidden in data.batch(0, 40)[0].hidden]
-    assert 8 <= sum(dropped) <= 32  # 20 are expected; 4 standard deviations are 12.6
-    assert not any(
-        torch.equal(hidden, empty) for hidden in trainer(proportion_empty_prompts=0.0).data.batch(0, 40)[0].hidden
-    )
+    def dropped(proportion: float) -> list[bool]:
+        data = trainer(proportion_empty_prompts=proportion).data
+        empty = data.prompt_embeds.rows("prompt_embeds", [EMPTY_PROMPT_ID]).float()[0]
+        chosen, rejected = data.batch(0, 40)[0].conditions["prompt_embeds"].chunk(2)
+        assert torch.equal(chosen, rejected)
+        return [torch.equal(embeds, empty) for embeds in chosen]
+
+    assert 8 <= sum(dropped(0.5)) <= 32  # 20 are expected; 4 standard deviations are 12.6
+    assert not any(dropped(0.0))
 
 
 def test_accumulation_of_four_times_two_is_one_times_eight(trainer, tmp_path: Path):

@@ -46,20 +46,20 @@ def test_swapping_all_labels_flips_the_gradient(trainer: Make):
 def test_cached_latents_and_texts_give_the_errors_of_encoding_anew(trainer: Make):
     from diffusers import StableDiffusionPipeline
     from prefloop.store import load_image
-    from prefloop.train.crops import cut
+    from prefloop.train.crops import resize_and_crop
 
     made = trainer(proportion_empty_prompts=0.0)
     pipeline = StableDiffusionPipeline.from_pretrained(made.config.model)
     (batch,) = made.data.batch(0, 6)
-    frames = made.data.frames
-    draws = made.data.draws(0, 6)
+    crops = made.data.crops
+    draws = made.data.samples(0, 6)
     drawn = []
     with torch.no_grad():
         for image_of in ("chosen", "rejected"):
             pixels = []
             for pair in batch.pairs:
                 path = made.store.path / getattr(pair, f"{image_of}_path")
-                pixels.append(cut(load_image(path, getattr(pair, image_of)), frames[pair.pair_id])[0])
+                pixels.append(resize_and_crop(load_image(path, getattr(pair, image_of)), crops[pair.pair_id])[0])
             posterior = pipeline.vae.encode(torch.stack(pixels)).latent_dist
             noises = []
             for draw in draws:  # the same numbers as the batch drew: two for flip and prompt, one timestep, five fields
@@ -74,8 +74,9 @@ def test_cached_latents_and_texts_give_the_errors_of_encoding_anew(trainer: Make
         ).input_ids
         hidden = pipeline.text_encoder(ids).last_hidden_state
         chosen, rejected = drawn
-        pair = noisy_pair(made.noise_scheduler, chosen, rejected, hidden, batch.noise, batch.timesteps)
-        anew = pair_errors(residuals(made.policy.unet, pair))
+        conditions, family = {"prompt_embeds": hidden.repeat(2, 1, 1)}, made.data.family
+        pair = noisy_pair(family.noise, chosen, rejected, conditions, batch.noise, batch.timesteps)
+        anew = pair_errors(residuals(family, made.policy.unet, pair))
         cached = made.denoiser.policy_errors([batch])
     # the cache holds float16
     assert torch.allclose(anew[0], cached.chosen, rtol=2e-3)
@@ -130,13 +131,13 @@ def test_a_resumed_run_decodes_no_picture_and_begins_at_its_own_pairs(
     first.state.save(first.global_step)
     monkeypatch.setattr("prefloop.train.cache.load_image", lambda *_: pytest.fail("a picture was decoded"))
     asked: list[int] = []
-    draws = type(first.data).draws
+    draws = type(first.data).samples
 
     def seen(self, at, count):
         asked.append(at)
         return draws(self, at, count)
 
-    monkeypatch.setattr(type(first.data), "draws", seen)
+    monkeypatch.setattr(type(first.data), "samples", seen)
     assert train(config, labelled)["steps"] == 5
     assert asked == [6, 8]  # two pairs a step: those of steps 3 and 4
 
@@ -165,9 +166,9 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_undisturbed_one(
     killed = Trainer(cut, labelled, stop)
     killed.state.restore()
     if config.reference_draws:
-        from prefloop.train.prepare import with_reference
+        from prefloop.train.prepare import with_reference_errors
 
-        killed.data = with_reference(killed.data, killed.denoiser, labelled, killed.model, 0, stop)
+        killed.data = with_reference_errors(killed.data, killed.denoiser, labelled, killed.model, 0, stop)
     killed.monitor.begin(0)
     for _ in range(3):
         killed.step()
@@ -182,13 +183,13 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_undisturbed_one(
 
 
 def test_cached_reference_errors_are_those_of_the_reference(trainer: Make, labelled: PairStore):
-    from prefloop.train.prepare import with_reference
+    from prefloop.train.prepare import with_reference_errors
 
     made = trainer(reference_draws=2)
     assert not made.policy.has_reference  # no copy in memory
-    made.data = with_reference(made.data, made.denoiser, labelled, made.model, 0, made.stop)
+    made.data = with_reference_errors(made.data, made.denoiser, labelled, made.model, 0, made.stop)
     n = len(made.data.pairs.train)
-    assert len(made.data.every_fixed()) == 2 * n
+    assert len(made.data.cached_draws()) == 2 * n
     (batch,) = made.data.batch(3, 6)
     of_reference = made.denoiser.reference_errors([batch])
     assert batch.ref_chosen is not None
@@ -197,7 +198,7 @@ def test_cached_reference_errors_are_those_of_the_reference(trainer: Make, label
     assert torch.allclose(batch.ref_rejected, of_reference.rejected, rtol=1e-5)
     assert not torch.allclose(batch.ref_chosen, of_reference.rejected, rtol=1e-3)
     # the same pair comes back with one of its two draws
-    seeds = {draw.seed for epoch in range(8) for draw in made.data.draws(epoch * n, n)}
+    seeds = {draw.seed for epoch in range(8) for draw in made.data.samples(epoch * n, n)}
     assert n < len(seeds) <= 2 * n
 
 
@@ -236,13 +237,11 @@ def test_the_result_of_ema_is_the_average_and_not_the_last_weights(labelled: Pai
 
 def test_one_cut_is_drawn_for_both_images_of_a_pair(trainer: Make):
     data = trainer(random_crop=True).data
-    places = {frame.place for frame in data.frames.values()}
+    places = {crop.position for crop in data.crops.values()}
     assert len(places) > 2
-    assert trainer(random_crop=True).data.frames == data.frames  # the same in every run
+    assert trainer(random_crop=True).data.crops == data.crops  # the same in every run
     for pair in data.pairs.train:  # latents are there for both images in the pair's one frame
-        assert not data.latents.missing(
-            [data.frames[pair.pair_id].key(image) for image in (pair.chosen, pair.rejected)]
-        )
+        assert not data.latents.missing([data.crops[pair.pair_id].key(image) for image in (pair.chosen, pair.rejected)])
 
 
 def test_buckets_train_images_of_several_shapes(store: PairStore, config: TrainConfig):
@@ -261,7 +260,7 @@ def test_buckets_train_images_of_several_shapes(store: PairStore, config: TrainC
         content.add_label(store, content.add_pair(store, prompt, *images), "redder", "a")
     store.ingest()
     made = Trainer(replace(config, aspect_buckets=True, resolution=64, train_batch_size=4), store, StopSignal())
-    sizes = {(frame.height, frame.width) for frame in made.data.frames.values()}
+    sizes = {crop.size for crop in made.data.crops.values()}
     assert len(sizes) == 3
     n = len(made.data.pairs.train)
     assert sorted(made.data.order(0)) == list(range(n))

@@ -71,7 +71,7 @@ def test_every_held_out_pair_is_looked_at_once_in_every_bin_at_fixed_timesteps(t
     for at, draw in enumerate(validation.draws):
         assert draw.timestep in validation.bins[at // n]
     for at, draw in enumerate(validation.draws):
-        (batch,) = validation.data.drawn([draw])
+        (batch,) = validation.data.sample_batch([draw])
         assert batch.timesteps.tolist() == [draw.timestep], at
     again = trainer().monitor.validation
     assert [(draw.seed, draw.timestep) for draw in again.draws] == [(d.seed, d.timestep) for d in validation.draws]

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL
 from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ..policy import LORA_TARGETS
+from ...models.families.unet import LORA_TARGETS, unet_from
 from .flop_counter import Known, Pass, checkpointed, count_pass
 
 Optimizer = Literal["adamw", "adafactor", "adamw8bit"]
@@ -203,10 +203,10 @@ class Costs:
     def _unet(self, lora_rank: int) -> Any:
         if lora_rank not in self._unets:
             with torch.device("meta"):
-                unet: Any = UNet2DConditionModel.from_config(self.pipeline.unet)
+                unet: Any = unet_from(self.pipeline.unet)
                 if lora_rank:
                     unet.requires_grad_(False)
-                    unet.add_adapter(LoraConfig(r=lora_rank, target_modules=LORA_TARGETS))
+                    unet.add_adapter(LoraConfig(r=lora_rank, target_modules=list(LORA_TARGETS)))
             self._unets[lora_rank] = unet.train()
         return self._unets[lora_rank]
 

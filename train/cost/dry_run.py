@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...core.json import plain
-from ...models.family import Family, family_of
+from ...models.families import Family, family_of
 from ...models.model import Model
 from ...models.resolve import find_model, with_parts
 from ...store import PairStore, PrefloopError
@@ -41,10 +41,13 @@ def dry_run(config: TrainConfig, store: PairStore) -> tuple[str, dict]:
         "resolution": config.resolution or family.resolution,
         "lora_alpha": config.lora_alpha or config.lora_rank,
     }
-    shape = family.vae["latent_channels"], *([(config.resolution or family.resolution) // family.vae_factor] * 2)
+    shape = (
+        family.settings.parts["vae"]["latent_channels"],
+        *([(config.resolution or family.resolution) // family.vae_factor] * 2),
+    )
     beta = None if config.loss == "sft" else config.beta
     told = {
-        "family": family.kind,
+        "family": family.name,
         "n_validation_pairs": len(pairs.validation),
         "beta_mean": beta,
         "beta_sum": None if beta is None else beta / math.prod(shape),
@@ -58,7 +61,7 @@ def dry_run(config: TrainConfig, store: PairStore) -> tuple[str, dict]:
     ]
     lines += [
         "",
-        f"family    {family.kind}, predicts {family.prediction_type}; {len(pairs.validation)} pairs are held out",
+        f"family    {family.name}, predicts {family.noise.prediction_type}; {len(pairs.validation)} pairs are held out",
         f"beta      {beta:g} per element mean = {beta / math.prod(shape):.4g} per sum over "
         f"{shape[0]} x {shape[1]} x {shape[2]} values"
         if beta is not None
@@ -73,18 +76,16 @@ def _pipeline(model: Model, family: Family) -> Pipeline:
     from transformers import CLIPTextConfig
 
     encoders = []
-    for part in ("text_encoder", "text_encoder_2"):
-        if part == "text_encoder" and family.kind == "sdxl-refiner":
-            continue
-        if part == "text_encoder_2" and not family.is_xl:
-            continue
+    for part in family.text_encoders:
         try:
             settings: Any = CLIPTextConfig.from_pretrained(model.root.source, subfolder=part, **model.root.loading())
         except (OSError, ValueError) as error:
             line = " ".join(str(error).split())[:300]
             raise PrefloopError(f"cannot load the {part} of the model {model.root.name}: {line}") from error
         encoders.append(settings.to_dict())
-    return Pipeline(unet=family.unet, vae=family.vae, text_encoders=tuple(encoders))
+    return Pipeline(
+        unet=family.settings.parts[family.component], vae=family.settings.parts["vae"], text_encoders=tuple(encoders)
+    )
 
 
 def _settings(config: TrainConfig, family: Family) -> Settings:

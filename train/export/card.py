@@ -12,13 +12,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ...core.hub import HUB_ID
+from ...models.families import PIPELINES
 from ...models.model import Composition, Model, Part
 from ...models.resolve import BUILT_IN, LORA_FILE
 from ...store.pairstore import PairStore
 from ...store.query import visible
 
 Output = Literal["pipeline", "unet", "lora", "kohya"]
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
 _WHAT = {
     "pipeline": "A text-to-image pipeline",
     "unet": "The U-Net of a text-to-image pipeline",
@@ -89,6 +89,7 @@ def model_card(about: dict, evaluations: list[dict], on: Model | None = None) ->
 
 def _snippet(about: dict, on: Model | None) -> str:
     family, output = about["pipeline_class"], about["output"]
+    file = PIPELINES[family]
     # without a dtype the parts of a pipeline come in those they are stored in, which may differ
     dtype = "torch_dtype=torch.float32"
     classes, lines, parts = [family], ["", 'folder = "."  # this folder, or the name of its repository on the hub'], []
@@ -98,8 +99,8 @@ def _snippet(about: dict, on: Model | None) -> str:
     made = Composition(_named(about["base_model"])) if on is None else on.composition
     unet = 'folder, subfolder="unet"' if output == "unet" else _arguments(made.unet)
     for name, kind, arguments in (
-        ("unet", "UNet2DConditionModel", unet),
-        ("vae", "AutoencoderKL", _arguments(made.vae)),
+        (file.COMPONENT, file.MODEL_CLASS, unet),
+        ("vae", file.VAE_CLASS, _arguments(made.vae)),
     ):
         if arguments:
             classes.append(kind)

@@ -26,7 +26,7 @@ def save_kohya(unet: Any, adapter: Adapter, path: Path, *, v_prediction: bool = 
     """Write a LoRA of a U-Net to a safetensors file.
 
     Args:
-        unet: the UNet2DConditionModel it is of; its config decides the names.
+        unet: the U-Net it belongs to; its config decides the names.
         v_prediction: whether the base predicts velocity; the metadata of SD 1 and 2 say so.
 
     Raises:

@@ -39,7 +39,7 @@ def about(config: TrainConfig, model: Model, data: TrainingData, provenance: Pro
         {
             "base_model": model.root.name,
             "trained_on": lineage(model, Path(config.output_dir)),
-            "family": data.family.kind,
+            "family": data.family.name,
             "pipeline_class": data.family.pipeline_class,
             "kind": "lora" if config.lora_rank else "full",
             "output": output_of(config),
@@ -67,7 +67,7 @@ def output_of(config: TrainConfig) -> str:
 def beta_sum(config: TrainConfig, data: TrainingData) -> float:
     """beta as the factor of a sum over the latent's values instead of their mean."""
     shape = data.latents.rows(
-        "mean", [data.frames[pair.pair_id].key(pair.chosen) for pair in data.pairs.train[:1]]
+        "mean", [data.crops[pair.pair_id].key(pair.chosen) for pair in data.pairs.train[:1]]
     ).shape
     return config.beta / math.prod(shape[1:])
 
@@ -89,9 +89,9 @@ def write_result(
         elif output_of(config) == "unet":
             policy.whole_unet(model).save_pretrained(folder / "unet")
         else:
-            policy.save_weights(folder, data.family)
+            policy.save_weights(folder)
         if config.kohya:
-            policy.save_kohya(folder, data.family, model)
+            policy.save_kohya(folder, model)
         settle(folder)
         write_trained_prompts(folder, data.trained_prompts(told["steps"] * told["effective_batch"]))
         write_readme(folder, model_card(told, [], model))

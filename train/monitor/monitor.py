@@ -57,7 +57,7 @@ class Monitor:
         kept.mkdir(exist_ok=True)
         if step and self.validation.recall_reference(kept):
             return
-        denoiser = self.denoiser.of_the_beginning(self.model) if step else self.denoiser
+        denoiser = self.denoiser.with_initial_weights(self.model) if step else self.denoiser
         self.validation.ask_reference(self._unless_stopped(denoiser.reference_errors), kept)
         if step == 0:
             self._look(0, self._unless_stopped(self.denoiser.policy_errors))

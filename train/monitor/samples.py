@@ -1,6 +1,6 @@
-"""Pictures for a few held-out prompts while training: the reference's and the model's, from the same noise."""
+"""Images for a few held-out prompts during training: the reference's and the policy's, from the same noise."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from ...models.loading import load_root
 from ...models.model import Model
+from ...models.text_to_image import left_off, pipeline_class
 from ...store import UsageError
 from ...store.images import png_bytes
 from ..cache import EMPTY_PROMPT_ID
@@ -19,23 +20,22 @@ from ..pairs import Pair
 from ..policy import Policy, load_vae
 from ..run_folder.mark import write_whole
 
-STEPS, GUIDANCE = 20, 5.0
+STEPS, GUIDANCE = 20, 5.0  # of models that are not distilled
 BORDER, LINE = 4, 16  # pixels
-UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
 
 class Samples:
-    """Draws with the model in training, through the pipeline's own sampler and the cached texts."""
+    """Generates with the policy, through the pipeline's own noise scheduler and the cached prompt embeddings."""
 
     def __init__(self, data: TrainingData, policy: Policy, model: Model, config: TrainConfig, output: Path) -> None:
         self.data, self.policy, self.model, self.config = data, policy, model, config
         self.folder = output / "samples"
-        if config.sample_steps and data.family.kind == "sdxl-refiner":
-            raise UsageError("sample-steps cannot draw with a refiner, which begins with a picture; leave it out")
+        if config.sample_steps and data.family.starts_from_image:
+            raise UsageError("sample-steps cannot generate with a refiner, which starts from an image; leave it out")
         self.pairs = _distinct(data.pairs.validation or data.pairs.train)[: config.n_samples]
 
     def draw(self, step: int, device: torch.device) -> None:
-        """Write samples/step-N.png: a row for each prompt, the reference's picture to the left and today's to the right."""
+        """Write samples/step-N.png: a row for each prompt, the reference's image on the left and the policy's on the right."""
         self.folder.mkdir(exist_ok=True)
         kept = [self.folder / f"reference-{number}.png" for number in range(len(self.pairs))]
         pipeline = self._pipeline(device)
@@ -47,39 +47,37 @@ class Samples:
                     write_whole(path, png_bytes(image))
         images = self._images(pipeline, device)
         before = [Image.open(path).convert("RGB") for path in kept]
-        drawn = sheet(before, images, [pair.prompt for pair in self.pairs])
-        write_whole(self.folder / f"step-{step:06d}.png", png_bytes(drawn))
+        rows = sheet(before, images, [pair.prompt for pair in self.pairs])
+        write_whole(self.folder / f"step-{step:06d}.png", png_bytes(rows))
 
     def _pipeline(self, device: torch.device) -> Any:
-        pipeline = load_root(
-            self.model,
-            unet=self.policy.unet,
-            vae=load_vae(self.model, self.config.vae, device),
-            text_encoder=None,
-            # without a safety checker, which blacks images out, and without a watermark
-            **({"text_encoder_2": None, "add_watermarker": False} if self.data.family.is_xl else UNCHECKED),
-        )
+        family = self.data.family
+        parts: dict[str, Any] = left_off(pipeline_class(family.pipeline_class)) | dict.fromkeys(family.text_encoders)
+        parts[family.component] = self.policy.unet
+        pipeline = load_root(self.model, vae=load_vae(self.model, self.config.vae, device), **parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
     @torch.no_grad()
     def _images(self, pipeline: Any, device: torch.device) -> list[Image.Image]:
-        dtype, xl = self.policy.unet.dtype, self.data.family.is_xl
-        side = self.config.resolution or self.data.family.resolution
-        with _not_training(self.policy.unet):
+        family, dtype = self.data.family, self.policy.unet.dtype
+        side = self.config.resolution or family.resolution
+        steps, guidance = family.usual if family.distilled else (STEPS, GUIDANCE)
+        with _eval_mode(self.policy.unet):
             images = []
             for pair in self.pairs:
-                asked: dict[str, Any] = {}
-                for name, argument in (("hidden", "prompt_embeds"), ("pooled", "pooled_prompt_embeds")):
-                    if name == "hidden" or xl:
-                        for key, prefix in ((pair.prompt_id, ""), (EMPTY_PROMPT_ID, "negative_")):
-                            asked[prefix + argument] = self.data.texts.rows(name, [key]).to(device, dtype)
+                prompt, negative = (
+                    {
+                        name: self.data.prompt_embeds.rows(name, [identity]).to(device, dtype)
+                        for name in family.prompt_tensors
+                    }
+                    for identity in (pair.prompt_id, EMPTY_PROMPT_ID)
+                )
                 seed = derived_seed(self.config.seed, "sample", pair.prompt_id)
-                turbo = self.data.family.kind == "sdxl-turbo"
                 images += pipeline(
-                    **asked,
-                    num_inference_steps=4 if turbo else STEPS,
-                    guidance_scale=0.0 if turbo else GUIDANCE,
+                    **family.call_arguments(prompt, negative),
+                    num_inference_steps=steps,
+                    guidance_scale=guidance,
                     height=side,
                     width=side,
                     generator=torch.Generator("cpu").manual_seed(seed),
@@ -88,13 +86,13 @@ class Samples:
 
 
 @contextmanager
-def _not_training(unet: Any):
-    was = unet.training
+def _eval_mode(unet: Any) -> Iterator[None]:
+    training = unet.training
     unet.eval()
     try:
         yield
     finally:
-        unet.train(was)
+        unet.train(training)
 
 
 def _distinct(pairs: Sequence[Pair]) -> list[Pair]:
@@ -102,7 +100,7 @@ def _distinct(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def sheet(before: Sequence[Image.Image], after: Sequence[Image.Image], prompts: Sequence[str]) -> Image.Image:
-    """A row for each prompt: its text, the picture before, the picture after."""
+    """A row for each prompt: its text, the image before, the image after."""
     width, height = after[0].size
     canvas = Image.new("RGB", (2 * width + 3 * BORDER, len(after) * (height + LINE + BORDER) + BORDER), (255, 255, 255))
     pen = ImageDraw.Draw(canvas)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config import TrainConfig
-from ..data import Batch, Draw, TrainingData, derived_seed
+from ..data import Batch, Sample, TrainingData, derived_seed
 from ..losses import dpo_logits
 from ..objective import Errors
 from ..tensor_file import DamagedError, read_tensors, write_tensors
@@ -50,14 +50,14 @@ class Validation:
             held_out = held_out.select(sorted(random.Random(config.seed).sample(range(len(held_out)), MOST_PAIRS)))
         pairs = list(held_out)
         self.pairs = pairs
-        allowed = data.family.timesteps
+        allowed = data.family.noise.timesteps
         n = min(N_BINS, len(allowed))
         self.bins = [allowed[len(allowed) * k // n : len(allowed) * (k + 1) // n] for k in range(n)]
         self.draws = []
         for inside in self.bins:
             for pair in pairs:
                 seed = derived_seed(config.seed, "validation", pair.pair_id, inside[0])
-                self.draws.append(Draw(pair, seed, timestep=inside[seed % len(inside)]))
+                self.draws.append(Sample(pair, seed, timestep=inside[seed % len(inside)]))
         self.reference: tuple[Tensor, Tensor] | None = None  # each (bins * pairs,)
 
     def __len__(self) -> int:
@@ -95,12 +95,12 @@ class Validation:
         )
         by_frame: dict[tuple[int, int], list[int]] = {}
         for at, draw in enumerate(self.draws):
-            frame = self.data.frames[draw.pair.pair_id]
+            frame = self.data.crops[draw.pair.pair_id]
             by_frame.setdefault((frame.height, frame.width), []).append(at)
         for places in by_frame.values():
             for start in range(0, len(places), size):
                 some = places[start : start + size]
-                errors = errors_of(self.data.drawn([self.draws[at] for at in some]))
+                errors = errors_of(self.data.sample_batch([self.draws[at] for at in some]))
                 chosen[some], rejected[some] = errors.chosen.float().cpu(), errors.rejected.float().cpu()
         return chosen, rejected
 

@@ -1,0 +1,89 @@
+"""The families of models that can be trained, one file each; a new one is its file, its line in FAMILIES and its tests."""
+
+from dataclasses import dataclass
+
+from ...core.errors import UsageError
+from ..model import Model
+from . import sd, sdxl
+from .protocol import Family, FamilyFile
+
+FAMILIES: tuple[FamilyFile, ...] = (sd, sdxl)
+PIPELINES = {name: file for file in FAMILIES for name in file.PIPELINES}
+"""Class of diffusers → the file of its family."""
+
+
+@dataclass(frozen=True)
+class PipelineTraits:
+    """What must be alike in two models whose images are compared; None if the settings do not say."""
+
+    name: str
+    """The family's, or the pipeline's class if no family has it."""
+    pipeline_class: str
+    latent_channels: int | None
+    side: int | None
+    """Of the image in pixels that the model was made for."""
+    text_encoders: tuple[str, ...]
+    """Class and width of each."""
+
+
+def known_family(model: Model) -> Family | None:
+    """The family of any pipeline, from settings that nobody has checked; None if no family has it.
+
+    Raises:
+        PrefloopError: if the settings cannot be read or fetched.
+    """
+    file = PIPELINES.get(model.settings.pipeline_class)
+    return None if file is None else file.family(model.settings)
+
+
+def family_of(model: Model) -> Family:
+    """The family of a model that can be trained.
+
+    Raises:
+        UsageError: if it cannot be trained here.
+        IntegrityError: if its settings do not make a usable model.
+        PrefloopError: if they cannot be read or fetched.
+    """
+    return _required(model).checked()
+
+
+def file_of(model: Model) -> FamilyFile:
+    """
+    Raises:
+        UsageError: if no family has the model.
+    """
+    return PIPELINES[_required(model).pipeline_class]
+
+
+def _required(model: Model) -> Family:
+    family = known_family(model)
+    if family is None:
+        titles = "; ".join(f"{file.TITLE} ({', '.join(file.PIPELINES)})" for file in FAMILIES)
+        raise UsageError(
+            f"{model.root.name} is a {model.settings.pipeline_class}, which cannot be trained; supported: {titles}"
+        )
+    return family
+
+
+def traits_of(model: Model) -> PipelineTraits:
+    """
+    Raises:
+        UsageError: if the model generates no image from a prompt alone.
+        PrefloopError: if its settings cannot be read or fetched.
+    """
+    settings, family = model.settings, known_family(model)
+    if family is not None and family.starts_from_image:
+        raise UsageError(f"{model.name} is a refiner, which starts from an image; generate with its base model")
+    denoiser, vae = settings.parts[settings.component], settings.parts["vae"]
+    blocks, latents = vae.get("block_out_channels"), denoiser.get("sample_size")
+    widths = {part: settings.parts.get(part, {}) for part in settings.text_encoders}
+    return PipelineTraits(
+        name=settings.pipeline_class if family is None else family.name,
+        pipeline_class=settings.pipeline_class,
+        latent_channels=vae.get("latent_channels", denoiser.get("in_channels")),
+        side=latents * 2 ** (len(blocks) - 1) if isinstance(blocks, list) and isinstance(latents, int) else None,
+        text_encoders=tuple(
+            f"{settings.index[part][1]} of width {config.get('hidden_size', config.get('d_model', 'unknown'))}"
+            for part, config in widths.items()
+        ),
+    )

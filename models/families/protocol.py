@@ -1,0 +1,178 @@
+"""What a family knows: every fact about one kind of model that generating, training and exporting need."""
+
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..noise import Diffusion
+    from .settings import PipelineSettings
+
+
+class FamilyFile(Protocol):
+    """One file of this folder: a module. The last three are as in Family."""
+
+    @property
+    def TITLE(self) -> str:
+        """For people."""
+        ...
+
+    @property
+    def PIPELINES(self) -> tuple[str, ...]:
+        """Classes of diffusers whose models belong to the family."""
+        ...
+
+    @property
+    def COMPONENT(self) -> Literal["unet", "transformer"]: ...
+
+    @property
+    def MODEL_CLASS(self) -> str: ...
+
+    @property
+    def VAE_CLASS(self) -> str: ...
+
+    def family(self, settings: "PipelineSettings") -> "Family":
+        """The family of a pipeline of one of these classes, from settings that nobody has checked yet."""
+        ...
+
+
+class Family(Protocol):
+    """One kind of model. B is the number of images; latents are (B, C, H / vae_factor, W / vae_factor)."""
+
+    @property
+    def name(self) -> str:
+        """As prefloop.json has it."""
+        ...
+
+    @property
+    def pipeline_class(self) -> str:
+        """Class of diffusers that saves and loads its LoRAs."""
+        ...
+
+    @property
+    def component(self) -> Literal["unet", "transformer"]:
+        """What learns, and the subfolder it lies in."""
+        ...
+
+    @property
+    def model_class(self) -> str:
+        """The component's class in diffusers."""
+        ...
+
+    @property
+    def vae_class(self) -> str:
+        """The VAE's class in diffusers."""
+        ...
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        """Endings of the names of the layers that a LoRA is put on."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """Data type of torch that `auto` means on a GPU."""
+        ...
+
+    @property
+    def usual(self) -> tuple[int, float]:
+        """Number of steps and guidance scale that images are usually generated with."""
+        ...
+
+    @property
+    def distilled(self) -> bool:
+        """True if it generates in a few steps and without guidance."""
+        ...
+
+    @property
+    def starts_from_image(self) -> bool:
+        """True if it generates nothing from a prompt alone."""
+        ...
+
+    @property
+    def full_optimizer(self) -> Literal["adamw", "adafactor"]:
+        """Optimizer that `auto` means if every weight is trained."""
+        ...
+
+    @property
+    def text_encoders(self) -> tuple[str, ...]:
+        """Parts of the pipeline that encode prompts."""
+        ...
+
+    @property
+    def prompt_tensors(self) -> tuple[str, ...]:
+        """Names of the tensors that `encode` returns, as the pipeline's arguments are called."""
+        ...
+
+    @property
+    def settings(self) -> "PipelineSettings": ...
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels that the model was made for."""
+        ...
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels per latent value, along one side."""
+        ...
+
+    @property
+    def sides_multiple(self) -> int:
+        """Sides of training images are multiples of this many pixels."""
+        ...
+
+    @property
+    def noise(self) -> "Diffusion":
+        """How images are noised in training, and which timesteps are trained on."""
+        ...
+
+    def checked(self) -> "Family":
+        """The family with complete settings, if a model can be made of them and trained here.
+
+        Raises:
+            UsageError: if it cannot be trained here.
+            IntegrityError: if its settings do not make a usable model.
+        """
+        ...
+
+    def encode(self, pipeline: Any, prompts: list[str]) -> "dict[str, Tensor]":
+        """What the text encoders make of N prompts: `prompt_tensors`, each (N, ...).
+
+        Args:
+            pipeline: with text encoders and tokenizers; other parts may be missing.
+        """
+        ...
+
+    def latents(self, vae: Any, pixels: "Tensor") -> "tuple[Tensor, Tensor]":
+        """Mean and standard deviation of the latents, in the model's own scale.
+
+        Args:
+            pixels: (B, 3, H, W) in [-1, 1].
+        """
+        ...
+
+    def conditions(
+        self, prompts: "dict[str, Tensor]", crop_coordinates: "Tensor", size: tuple[int, int]
+    ) -> "dict[str, Tensor]":
+        """Everything that `predict` needs beside latents and timesteps; each (B, ...).
+
+        Args:
+            prompts: what `encode` returned, a row for each image.
+            crop_coordinates: (B, 4): the image's original height and width, top and left of the crop.
+            size: height and width that are trained on, in pixels.
+        """
+        ...
+
+    def predict(self, model: Any, noisy: "Tensor", timesteps: "Tensor", conditions: "dict[str, Tensor]") -> "Tensor":
+        """The model's prediction, in the latents' shape.
+
+        Args:
+            model: the component, perhaps wrapped by accelerate.
+            timesteps: (B,).
+        """
+        ...
+
+    def call_arguments(self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]") -> "dict[str, Tensor]":
+        """How encoded prompts go into the pipeline's own `__call__`."""
+        ...
