@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (*_NO_SPACE, errno.EFBIG)
 
 
 class PrefloopError(Exception):
@@ -59,13 +60,15 @@ class Interrupted(PrefloopError):
 
 
 def cannot_write(path: Path, error: Exception, n_bytes: int | None = None) -> WriteError:
-    """The error to raise where a file or folder cannot be written: its path, why, what it needs and what is free."""
+    """The error to raise if a file or folder cannot be written: its path, its size, the reason, and if the disk is full what
+    is free."""
     reason = getattr(error, "strerror", None) or why(error, *_FULL) or str(error).strip().split("\n")[0]
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    needed = "" if n_bytes is None else f" ({n_bytes} bytes)"
-    return WriteError(
-        f"cannot write {path}{needed}: {reason}; {shutil.disk_usage(there).free / 1e6:.1f} MB are free there"
-    )
+    size = "" if n_bytes is None else f" ({n_bytes} bytes)"
+    message = f"cannot write {path}{size}: {reason}"
+    if getattr(error, "errno", None) in _NO_SPACE or why(error, *_NO_SPACE):
+        folder = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        message += f"; {shutil.disk_usage(folder).free / 1e6:.1f} MB are free there"
+    return WriteError(message)
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
+from .errors import WriteError
+from .files import write_atomic
 from .ids import canonical, content_id
 
 REMEMBERED_FROM = 64 << 20  # bytes; hashing 4 GB takes seconds
@@ -31,11 +33,9 @@ def sha256(path: Path) -> str:
         if time.time_ns() - state.st_mtime_ns <= _SETTLED:
             return found
         if large:
-            with suppress(OSError):  # a memory that cannot be kept costs seconds, no more
+            with suppress(OSError, WriteError):  # a memory that cannot be kept costs seconds, no more
                 memory.mkdir(parents=True, exist_ok=True)
-                temporary = note.with_suffix(f".{os.getpid()}")
-                temporary.write_text(f"{found} {_proof(entry, found)}")
-                temporary.replace(note)
+                write_atomic(note, f"{found} {_proof(entry, found)}".encode(), sync_name=False)
     _known[entry] = found
     return found
 

@@ -4,7 +4,6 @@ The batch of a step depends on the seed and the step alone, so a run that was st
 """
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from ..core.files import atomic_file
 
 
 def fit(
@@ -71,17 +72,14 @@ def fit(
             rate = (done - start) / (time.monotonic() - began)
             mean = sum(recent) / len(recent)
             print(f"{name}: step {done}/{steps} loss {mean:.5f} {rate:.2f} steps/s", file=sys.stderr, flush=True)
-            temporary = path.with_suffix(".tmp")
-            torch.save(
-                {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "ema": None if ema is None else ema.state_dict(),
-                    "step": done,
-                    "recent": recent,
-                },
-                temporary,
-            )
-            os.replace(temporary, path)
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "ema": None if ema is None else ema.state_dict(),
+                "step": done,
+                "recent": recent,
+            }
+            with atomic_file(path) as file:
+                torch.save(state, file)
     return sum(recent) / len(recent)

@@ -223,7 +223,7 @@ def test_a_report_is_not_written_over_files_of_others(store: PairStore, config: 
     folder = Path(config.report or "")
     folder.mkdir()
     (folder / name).write_text("mine")
-    with pytest.raises(UsageError, match=f"{name} is not of a report that prefloop wrote"):
+    with pytest.raises(UsageError, match=f"{name} is not part of a report that prefloop wrote"):
         evaluate(config, store)
     assert (folder / name).read_text() == "mine"
     assert store.rows("select * from generations") == []  # found before anything is drawn
