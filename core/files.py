@@ -5,8 +5,8 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO
 
 from .errors import UsageError, cannot_write
 
@@ -14,7 +14,7 @@ from .errors import UsageError, cannot_write
 @contextmanager
 def atomic_file(
     path: Path, n_bytes: int | None = None, *, sync_name: bool = True, make_parent: bool = False
-) -> Iterator[BinaryIO]:
+) -> Iterator[BufferedRandom]:
     """Yield an open file that gets its name when the block ends; until then an earlier file of that name stays.
 
     Args:

@@ -30,14 +30,14 @@ def canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def generation_id(prompt: str, model: UUID, sampler: Mapping, seed: int, index: int) -> UUID:
+def generation_id(prompt: str, model: UUID, sampling: Mapping, seed: int, index: int) -> UUID:
     """Of everything that decides a picture: the key of resume.
 
     Args:
         sampler: steps, guidance scale, scheduler and the like; JSON values.
         index: which of the prompt's pictures, from 0.
     """
-    key = {"prompt": prompt, "model": str(model), "sampler": dict(sampler), "seed": seed, "index": index}
+    key = {"prompt": prompt, "model": str(model), "sampler": dict(sampling), "seed": seed, "index": index}
     return content_id(canonical(key).encode())
 
 

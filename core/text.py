@@ -37,6 +37,11 @@ def guarded(value: Any) -> Any:
     return visible_lines(kept.replace("\r\n", "\n"))
 
 
+def plural(n: int, singular: str, several: str | None = None) -> str:
+    """ "1 pair", "2 pairs"; `several` is the plural if it does not end in s alone."""
+    return f"{n} {singular if n == 1 else several or singular + 's'}"
+
+
 def refuse_unseen(name: str, what: str) -> None:
     """
     Raises:

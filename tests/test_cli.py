@@ -97,8 +97,8 @@ BAD = [
     ("store rebuild --store stroe", 1, "there is no store at stroe"),
     ("store query select --store stroe", 1, "there is no store at stroe"),
     ("train --labeler me --output-dir out --store stroe", 1, "there is no store at stroe"),
-    ("generate --prompts gone.txt --store new", 2, "there is no prompts file gone.txt"),
-    ("generate --prompts empty.txt --store new", 2, "empty.txt holds no prompt"),
+    ("generate --prompts gone.txt --store new", 2, "there is no prompt file gone.txt"),
+    ("generate --prompts empty.txt --store new", 2, "empty.txt holds no prompts"),
     ("generate --prompts notes.txt --limit 0 --store new", 2, "limit must be above 0"),
     ("generate --model shapez --prompts notes.txt --store new", 1, "there is no model 'shapez'"),
     ("generate --model ./gone --prompts notes.txt --store new", 1, "there is no model './gone'"),
@@ -238,7 +238,7 @@ def test_a_dry_run_makes_and_draws_nothing(tiny_pipeline: Path, tmp_path: Path):
     summary = json.loads(ended.stdout)
     assert (summary["prompts"], summary["images"], summary["missing"], summary["batches"]) == (5, 10, 10, 1)
     # a Stable Diffusion pipeline draws with what is usual for one
-    assert (summary["sampler"]["num_inference_steps"], summary["sampler"]["guidance_scale"]) == (25, 7.5)
+    assert (summary["sampling"]["num_inference_steps"], summary["sampling"]["guidance_scale"]) == (25, 7.5)
     assert not (tmp_path / "new").exists()
 
 

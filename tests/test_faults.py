@@ -14,8 +14,7 @@ import content
 import pytest
 import torch
 from prefloop.generate import GenerateConfig
-from prefloop.generate.sampler import Sampler
-from prefloop.models.resolve import find_model
+from prefloop.generate.sampler import ImageSampler
 from prefloop.store import PairStore, PrefloopError
 from prefloop.store.check import check
 
@@ -82,16 +81,16 @@ def test_a_batch_is_halved_where_memory_runs_out(
         model=str(tiny_pipeline), prompts=str(prompts), images_per_prompt=1, num_inference_steps=1, batch_size=4, device="cpu"
     )  # fmt: skip
     planned = plan(config, None)
-    sampler, holds = Sampler(find_model(str(tiny_pipeline)), config), 2
+    sampler, holds = ImageSampler(planned.model, planned.config), 2
     calm = [image.tobytes() for _, images in sampler.batches(planned.missing) for image in images]
-    draw = sampler._draw
+    draw = sampler._generate
 
     def scarce(batch: list) -> list:
         if len(batch) > holds:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return draw(batch)
 
-    monkeypatch.setattr(sampler, "_draw", scarce)
+    monkeypatch.setattr(sampler, "_generate", scarce)
     batches = list(sampler.batches(planned.missing))
     assert [len(batch) for batch, _ in batches] == [2, 2, 1]
     assert "batch size 2" in capsys.readouterr().err
