@@ -20,5 +20,5 @@ def positive(name: str, value: float, maximum: float = math.inf, *, allow_zero: 
         return
     allowed = "at least 0" if allow_zero else "positive"
     if math.isfinite(maximum):
-        allowed = f"between 0 and {maximum:g}" if allow_zero else f"positive and at most {maximum:g}"
+        allowed = f"between 0 and {maximum}" if allow_zero else f"positive and at most {maximum}"
     raise UsageError(f"{name} must be {allowed}, got {value}")

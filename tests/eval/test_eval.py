@@ -214,7 +214,7 @@ def test_a_scorer_without_a_finite_score_is_named_at_the_end_and_the_others_are_
 
 
 def test_the_oracle_may_judge_but_only_prompts_it_can_read(store: PairStore, config: EvalConfig):
-    with pytest.raises(ValueError, match="no shape of the built-in world"):
+    with pytest.raises(ValueError, match="is not a shape of the built-in world"):
         evaluate(EvalConfig(**{**vars(config), "scorers": ("oracle",)}), store)
 
 
