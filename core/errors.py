@@ -1,4 +1,4 @@
-"""What can go wrong, each with the exit code the command line ends with. Messages name the thing and the cure."""
+"""The errors of prefloop, each with its exit code. Messages name the thing and the cure."""
 
 import errno
 import os
@@ -12,23 +12,23 @@ _FULL = (*_NO_SPACE, errno.EFBIG)
 
 
 class PrefloopError(Exception):
-    """The environment failed us: files, disk, network."""
+    """The environment failed: files, disk, network."""
 
     exit_code = 1
 
 
 class WriteError(PrefloopError):
-    """A file or folder cannot be written: the disk is full, or it may only be read."""
+    """A file or folder cannot be written: the disk is full, or it is read-only."""
 
 
 class UsageError(PrefloopError, ValueError):
-    """A value the caller gave cannot be used."""
+    """A value that the user gave cannot be used."""
 
     exit_code = 2
 
 
 class BadDataError(PrefloopError):
-    """More of the data is unreadable than the caller allows."""
+    """More of the data is unreadable than the user allows."""
 
     exit_code = 3
 
@@ -40,7 +40,7 @@ class BusyError(PrefloopError):
 
 
 class IntegrityError(PrefloopError):
-    """What is on disk is not what was written, or not what was named."""
+    """What is on disk is not what was written, or not what a name stands for."""
 
     exit_code = 5
 
@@ -52,7 +52,7 @@ class NumericalError(PrefloopError):
 
 
 class Interrupted(PrefloopError):
-    """A signal asked the run to end; everything finished so far is kept and the same command goes on."""
+    """A signal ended the run; everything finished so far is kept, and the same command continues it."""
 
     def __init__(self, message: str, signal_number: int = 2) -> None:
         super().__init__(message)
@@ -73,7 +73,7 @@ def cannot_write(path: Path, error: Exception, n_bytes: int | None = None) -> Wr
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Any OSError becomes the error to raise where a file or folder cannot be read."""
+    """Turn any OSError into the error for a file or folder that cannot be read."""
     try:
         yield
     except OSError as error:
@@ -81,10 +81,10 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def is_full(error: Exception) -> bool:
-    """Whether an error of a library says that the disk, or what a user may take of it, is full."""
+    """Whether a library's error says that the disk, or the user's quota of it, is full."""
     return why(error, *_FULL) is not None
 
 
 def why(error: Exception, *numbers: int) -> str | None:
-    """The first of the reasons, by their numbers, that an error of a library names."""
+    """The first of the reasons, given by errno, that a library's error names."""
     return next((reason for reason in map(os.strerror, numbers) if reason in str(error)), None)

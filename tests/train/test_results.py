@@ -240,8 +240,8 @@ def test_what_cannot_be_fetched_says_both_readings_and_the_command():
     (line,) = str(caught.value).splitlines()
     assert caught.value.exit_code == 1
     assert line == (
-        "cannot load the model nobody/nothing: there is no such folder here, and as a hub id it is not on this machine while "
-        "the hub cannot be reached (offline); where there is network, `hf download nobody/nothing` fetches it"
+        "cannot load the model nobody/nothing: no such folder exists, and as a hub id it is not in the cache, while the hub "
+        "cannot be reached (offline); with network access, run `hf download nobody/nothing`"
     )
     from prefloop.relabel.scorers.checkpoints import from_hub
 
