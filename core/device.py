@@ -1,24 +1,24 @@
-"""The device that models run on; torch is imported when it is asked for."""
+"""The device that models run on. torch is imported only when needed."""
 
 from .errors import UsageError
 
 
-def best_device(wanted: str | None = None) -> str:
-    """The device asked for, else the best there is.
+def best_device(requested: str | None = None) -> str:
+    """The requested device, or else the best available.
 
     Raises:
-        UsageError: where the one asked for is not there.
+        UsageError: if the requested device is not available.
     """
     import torch
 
-    if wanted is not None:
+    if requested is not None:
         try:
-            torch.empty(0, device=wanted)
+            torch.empty(0, device=requested)
         except (RuntimeError, AssertionError) as error:
             raise UsageError(
-                f"there is no device {wanted!r} here; leave --device out to take the best there is"
+                f"the device {requested!r} is not available; leave out --device to use the best one that is"
             ) from error
-        return wanted
+        return requested
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

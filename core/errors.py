@@ -1,4 +1,4 @@
-"""What can go wrong, each with the exit code the command line ends with. Messages name the thing and the cure."""
+"""The errors of prefloop, each with its exit code. Messages name the thing and the cure."""
 
 import errno
 import os
@@ -7,27 +7,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (*_NO_SPACE, errno.EFBIG)
 
 
 class PrefloopError(Exception):
-    """The environment failed us: files, disk, network."""
+    """The environment failed: files, disk, network."""
 
     exit_code = 1
 
 
 class WriteError(PrefloopError):
-    """A file or folder cannot be written: the disk is full, or it may only be read."""
+    """A file or folder cannot be written: the disk is full, or it is read-only."""
 
 
 class UsageError(PrefloopError, ValueError):
-    """A value the caller gave cannot be used."""
+    """A value that the user gave cannot be used."""
 
     exit_code = 2
 
 
 class BadDataError(PrefloopError):
-    """More of the data is unreadable than the caller allows."""
+    """More of the data is unreadable than the user allows."""
 
     exit_code = 3
 
@@ -39,7 +40,7 @@ class BusyError(PrefloopError):
 
 
 class IntegrityError(PrefloopError):
-    """What is on disk is not what was written, or not what was named."""
+    """What is on disk is not what was written, or not what a name stands for."""
 
     exit_code = 5
 
@@ -51,7 +52,7 @@ class NumericalError(PrefloopError):
 
 
 class Interrupted(PrefloopError):
-    """A signal asked the run to end; everything finished so far is kept and the same command goes on."""
+    """A signal ended the run; everything finished so far is kept, and the same command continues it."""
 
     def __init__(self, message: str, signal_number: int = 2) -> None:
         super().__init__(message)
@@ -59,18 +60,20 @@ class Interrupted(PrefloopError):
 
 
 def cannot_write(path: Path, error: Exception, n_bytes: int | None = None) -> WriteError:
-    """The error to raise where a file or folder cannot be written: its path, why, what it needs and what is free."""
+    """The error to raise if a file or folder cannot be written: its path, its size, the reason, and if the disk is full what
+    is free."""
     reason = getattr(error, "strerror", None) or why(error, *_FULL) or str(error).strip().split("\n")[0]
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    needed = "" if n_bytes is None else f" ({n_bytes} bytes)"
-    return WriteError(
-        f"cannot write {path}{needed}: {reason}; {shutil.disk_usage(there).free / 1e6:.1f} MB are free there"
-    )
+    size = "" if n_bytes is None else f" ({n_bytes} bytes)"
+    message = f"cannot write {path}{size}: {reason}"
+    if getattr(error, "errno", None) in _NO_SPACE or why(error, *_NO_SPACE):
+        folder = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        message += f"; {shutil.disk_usage(folder).free / 1e6:.1f} MB are free there"
+    return WriteError(message)
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Any OSError becomes the error to raise where a file or folder cannot be read."""
+    """Turn any OSError into the error for a file or folder that cannot be read."""
     try:
         yield
     except OSError as error:
@@ -78,10 +81,10 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def is_full(error: Exception) -> bool:
-    """Whether an error of a library says that the disk, or what a user may take of it, is full."""
+    """Whether a library's error says that the disk, or the user's quota of it, is full."""
     return why(error, *_FULL) is not None
 
 
 def why(error: Exception, *numbers: int) -> str | None:
-    """The first of the reasons, by their numbers, that an error of a library names."""
+    """The first of the reasons, given by errno, that a library's error names."""
     return next((reason for reason in map(os.strerror, numbers) if reason in str(error)), None)

@@ -1,4 +1,4 @@
-"""Repositories of models on the hub: their ids, and what of them is on this machine."""
+"""Model repositories on the hub: their ids, and what of them is in the local cache."""
 
 import math
 import os
@@ -14,8 +14,8 @@ from .errors import PrefloopError
 from .ids import canonical, content_id
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-ASK_AGAIN = 30.0  # seconds for which an answer of the hub, or its silence, is remembered
-_asked: dict[tuple[str, str], tuple[float, bool]] = {}
+CHECK_AGAIN = 30.0  # seconds for which it is remembered whether the hub answers
+_checked: dict[tuple[str, str], tuple[float, bool]] = {}
 
 
 def hub_id(name: str, revision: str | None, **part: str) -> UUID:
@@ -23,7 +23,7 @@ def hub_id(name: str, revision: str | None, **part: str) -> UUID:
 
 
 def commit_of(repository: str, revision: str | None, subfolder: str | None = None) -> str | None:
-    """The commit that a revision means in the hub's cache on this machine, or None where it is not there."""
+    """The commit of a revision in the local cache of the hub, or None if it is not there."""
     from huggingface_hub import try_to_load_from_cache
 
     for file in ("model_index.json", "config.json"):
@@ -43,27 +43,27 @@ def loading(source: str, revision: str | None) -> dict[str, Any]:
 
 
 def hub_reachable(timeout: float = 3.0) -> bool:
-    """Whether the hub answers at all; the hub's own client tries for half a minute."""
+    """Whether the hub answers at all; its own client would retry for half a minute."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return False
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return True  # only the proxy knows
     address = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     key = (address.scheme, address.netloc)
-    asked, answers = _asked.get(key, (-math.inf, False))
-    if time.monotonic() - asked > ASK_AGAIN:
+    checked, answers = _checked.get(key, (-math.inf, False))
+    if time.monotonic() - checked > CHECK_AGAIN:
         try:
             port = address.port or (80 if address.scheme == "http" else 443)
             with socket.create_connection((address.hostname or "", port), timeout):
                 answers = True
         except OSError:
             answers = False
-        _asked[key] = (time.monotonic(), answers)
+        _checked[key] = (time.monotonic(), answers)
     return answers
 
 
 def cannot_fetch(what: str, name: str, source: str, error: Exception) -> PrefloopError:
-    """The error to raise where a hub id cannot be loaded; it may have been meant for a folder, too.
+    """The error to raise if a hub id cannot be loaded; the user may have meant a folder.
 
     Args:
         what: model, U-Net or VAE.
@@ -72,8 +72,8 @@ def cannot_fetch(what: str, name: str, source: str, error: Exception) -> Prefloo
     """
     if hub_reachable():
         line = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        return PrefloopError(f"cannot load the {what} {name}: there is no such folder here, and as a hub id: {line}")
+        return PrefloopError(f"cannot load the {what} {name}: no such folder exists, and as a hub id: {line}")
     return PrefloopError(
-        f"cannot load the {what} {name}: there is no such folder here, and as a hub id it is not on this machine while the "
-        f"hub cannot be reached (offline); where there is network, `hf download {source}` fetches it"
+        f"cannot load the {what} {name}: no such folder exists, and as a hub id it is not in the cache, while the hub cannot "
+        f"be reached (offline); with network access, run `hf download {source}`"
     )

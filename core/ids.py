@@ -1,4 +1,4 @@
-"""Ids that follow from content: the first 128 bits of a sha256, as UUID. The same thing has the same id everywhere."""
+"""Ids that follow from content: the first 128 bits of a sha256, as UUID. Equal things have equal ids everywhere."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from uuid import UUID
 
 
 def content_bytes(data: bytes) -> bytes:
-    """The 16 bytes of an id: where there are millions, without the UUID around them."""
+    """The 16 bytes of an id, for millions of them without UUID objects."""
     return hashlib.sha256(data).digest()[:16]
 
 
@@ -16,12 +16,12 @@ def content_id(data: bytes) -> UUID:
 
 
 def prompt_id(text: str) -> UUID:
-    """Of the exact UTF-8 text: two prompts that differ in a space are two prompts."""
+    """From the exact UTF-8 text: prompts that differ in a space are two prompts."""
     return content_id(text.encode())
 
 
 def image_id(data: bytes) -> UUID:
-    """Of the file's bytes."""
+    """From the file's bytes."""
     return content_id(data)
 
 
@@ -30,24 +30,25 @@ def canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def generation_id(prompt: str, model: UUID, sampler: Mapping, seed: int, index: int) -> UUID:
-    """Of everything that decides a picture: the key of resume.
+def generation_id(prompt: str, model: UUID, sampling: Mapping, seed: int, index: int) -> UUID:
+    """From everything that decides an image; resuming looks for these ids.
 
     Args:
-        sampler: steps, guidance scale, scheduler and the like; JSON values.
-        index: which of the prompt's pictures, from 0.
+        sampling: steps, guidance scale, scheduler and so on; JSON values.
+        index: number of the image among those of the prompt, from 0.
     """
-    key = {"prompt": prompt, "model": str(model), "sampler": dict(sampler), "seed": seed, "index": index}
+    # the key "sampler" stays: it is hashed into the ids of existing stores
+    key = {"prompt": prompt, "model": str(model), "sampler": dict(sampling), "seed": seed, "index": index}
     return content_id(canonical(key).encode())
 
 
 def noise_seed(prompt: str, seed: int, index: int) -> int:
-    """Seed of a picture's first noise. The model is not in it: two models compared on a prompt begin alike."""
+    """Seed of an image's initial noise. The model is not in it: two models compared on a prompt start from the same noise."""
     return content_id(canonical({"prompt": prompt, "seed": seed, "index": index}).encode()).int >> 65
 
 
 def pair_id(prompt: UUID, image_a: UUID, image_b: UUID) -> UUID:
-    """Of a prompt and two pictures in the order of their ids."""
+    """From a prompt and two images in the order of their ids."""
     if not image_a < image_b:
         raise ValueError(f"a pair is stored with the smaller image id first, got {image_a} and {image_b}")
     return content_id(prompt.bytes + image_a.bytes + image_b.bytes)

@@ -1,11 +1,11 @@
-"""Values as JSON in UTF-8 can hold them."""
+"""Convert values to what JSON in UTF-8 can hold."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON in UTF-8 knows it: paths and ids as text, tuples as lists, nan and inf as null."""
+    """The value for JSON: paths and ids as text, tuples as lists, nan and inf as null."""
     if isinstance(value, Mapping):
         return {utf8(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set):
@@ -18,5 +18,5 @@ def plain(value: Any) -> Any:
 
 
 def utf8(text: str) -> str:
-    """A text that the database can read; of a file's name that is not UTF-8, the other bytes are written as \\udcNN."""
+    """The text as valid UTF-8; bytes of a file name that are not UTF-8 are written as \\udcNN."""
     return text.encode(errors="backslashreplace").decode()

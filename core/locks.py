@@ -1,4 +1,4 @@
-"""Locks between processes: held by an open file, let go by the kernel when the process ends in whatever way."""
+"""Locks between processes: held through an open file, and released by the kernel however the process ends."""
 
 import errno
 import fcntl
@@ -13,18 +13,18 @@ from .errors import BusyError, PrefloopError, cannot_write
 
 @contextmanager
 def locked(path: Path, what: str, *, shared: bool = False, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock file for the length of the block.
+    """Hold the lock file for the duration of the block.
 
     Args:
-        what: the thing that is locked, for the message.
-        shared: any number of shared holders, or one that is not shared.
+        what: what is locked, for the error message.
+        shared: allow other shared holders; a lock that is not shared allows no others.
         wait: seconds to try before giving up.
 
     Raises:
         BusyError: naming the process that holds it.
     """
     deadline = time.monotonic() + wait
-    descriptor = _opened(path)
+    descriptor = _open(path)
     if descriptor is None:
         yield
         return
@@ -35,7 +35,9 @@ def locked(path: Path, what: str, *, shared: bool = False, wait: float = 0.0) ->
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise BusyError(f"{what} is in use by {_holder(descriptor)}; wait for it, or end it") from None
+                    raise BusyError(
+                        f"{what} is in use by {_holder(descriptor)}; wait for it to finish, or stop it"
+                    ) from None
                 time.sleep(0.02)
         if not shared:
             _note(descriptor, str(os.getpid()).encode())
@@ -48,15 +50,15 @@ def locked(path: Path, what: str, *, shared: bool = False, wait: float = 0.0) ->
         os.close(descriptor)
 
 
-def _opened(path: Path) -> int | None:
-    """The lock file; None where there is none and none can be made, on read-only media: nobody writes there."""
+def _open(path: Path) -> int | None:
+    """The lock file; None if it does not exist on read-only media, where nobody writes."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise cannot_write(path, error) from error
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # enough to be locked
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # enough for a lock
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -64,7 +66,7 @@ def _opened(path: Path) -> int | None:
 
 
 def _note(descriptor: int, holder: bytes) -> None:
-    """Who holds the lock. A courtesy: on a full disk, or one that cannot be written, the lock holds without it."""
+    """Write down who holds the lock. Optional: the lock also holds without it, on a full or read-only disk."""
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, holder, 0)

@@ -1,10 +1,10 @@
-"""One progress bar, and quiet from the libraries below it."""
+"""One progress bar, without those of the libraries."""
 
 import sys
 
 
 def quiet_libraries() -> None:
-    """Silence the bars and advice of the libraries that are loaded: a stage shows one bar, its own."""
+    """Silence the progress bars and advice of loaded libraries, so that a stage shows only its own bar."""
     import logging
     import warnings
 
@@ -17,7 +17,7 @@ def quiet_libraries() -> None:
 
 
 def progress(total: int, what: str, initial: int = 0):
-    """A bar on a terminal; elsewhere a line every 30 seconds. Written to stderr."""
+    """A bar on a terminal, otherwise a line every 30 seconds; written to stderr."""
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()

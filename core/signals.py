@@ -1,4 +1,4 @@
-"""A stop that was asked for by signal: noticed between two steps, or at once where nothing is written."""
+"""Stop on a signal: between two steps, or immediately while nothing is written."""
 
 import signal
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from .errors import Interrupted
 
 
 class StopSignal:
-    """Becomes `requested` at the first SIGINT or SIGTERM; a second one ends the process at once."""
+    """`requested` is True after the first SIGINT or SIGTERM; a second one ends the process immediately."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -19,7 +19,7 @@ class StopSignal:
         return self.number != 0
 
     def check(self, done: str) -> None:
-        """Raise Interrupted where a signal has come. `done` says what is safe."""
+        """Raise Interrupted if a signal was received. `done` says what is safe."""
         if self.requested:
             raise Interrupted(f"interrupted: {done}; the same command goes on from here", self.number)
 
@@ -33,7 +33,7 @@ class StopSignal:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """A block that a signal ends where it is: for what takes long and writes nothing, such as reading weights."""
+        """A block that a signal ends immediately: for slow work that writes nothing, such as reading weights."""
         done = "nothing is lost"
         self.check(done)
         self._at_once = True
@@ -41,17 +41,17 @@ class StopSignal:
             yield
         except Exception:
             self._at_once = False
-            self.check(done)  # libraries make errors of their own out of what ended them
+            self.check(done)  # libraries turn the interruption into errors of their own
             raise
         finally:
             self._at_once = False
-        self.check(done)  # or go on without a word
+        self.check(done)  # or swallow it
 
     @contextmanager
     def listening(self) -> Iterator["StopSignal"]:
         try:
             before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread: whoever owns it handles signals
+        except ValueError:  # not the main thread, which handles signals
             yield self
             return
         try:

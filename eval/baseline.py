@@ -2,7 +2,7 @@
 
 from dataclasses import fields, replace
 
-from ..generate.defaults import FROM_A_RUN, settled
+from ..generate.defaults import FROM_A_RUN, resolve_defaults
 from ..models.families import PipelineTraits, traits_of
 from ..models.model import Model
 from ..models.resolve import find_model
@@ -50,7 +50,7 @@ def decided(config: EvalConfig, base: Model, tuned: Model, store: PairStore) -> 
                 f"{tuned.name} and {base.name} cannot be compared: they differ in {_WORDS[field.name]}, {_text(mine)} "
                 f"against {_text(its)}; name a model of the same kind with --baseline"
             )
-    drawing = settled(config.drawing(tuned.name), tuned, store, built_in_prompts="shapes-heldout")
+    drawing = resolve_defaults(config.drawing(tuned.name), tuned, store, built_in_prompts="shapes-heldout")
     return replace(
         config,
         baseline=base.name,

@@ -12,8 +12,9 @@ from ..core.errors import BadDataError
 from ..core.files import refuse_report_over_others
 from ..core.json import plain
 from ..core.signals import StopSignal
-from ..generate.defaults import ancestry, described
-from ..generate.stage import Plan, draw, images_of, plan
+from ..generate.defaults import describe_sampling, training_chain
+from ..generate.prompts import read_prompts
+from ..generate.stage import Plan, generate_missing, image_ids, plan_generations
 from ..models.resolve import Model, find_model
 from ..models.trained_prompts import read_trained_prompts
 from ..relabel.config import RelabelConfig
@@ -76,7 +77,8 @@ def evaluate(config: EvalConfig, store: PairStore) -> dict:
     tuned = find_model(config.model)
     base = baseline(config, tuned)
     config = decided(config, base, tuned, store)
-    plans = [plan(config.drawing(model.name), store, model) for model in (base, tuned)]
+    prompts = read_prompts(config.prompts or "", config.limit)
+    plans = [plan_generations(config.drawing(model.name), model, prompts, store) for model in (base, tuned)]
     from .report import FILES, PAGE, write_report
 
     if config.report is not None:
@@ -87,7 +89,7 @@ def evaluate(config: EvalConfig, store: PairStore) -> dict:
         run(store, "eval", config) as this,
     ):
         for planned in plans:
-            draw(planned, store, this, stop)
+            generate_missing(planned, store, this, stop)
         pairs = _paired(plans[0], plans[1], store, this.run_id)
         images = sorted({(prompt_id(p.prompt), image) for p in pairs for image in (p.base, p.tuned)})
         for scorer in scorers:
@@ -105,8 +107,8 @@ def evaluate(config: EvalConfig, store: PairStore) -> dict:
             "model_id": str(tuned.model_id),
             "base_model_id": str(base.model_id),
             "prompts": config.prompts,
-            "sampler": plans[1].config.sampler(),
-            "settings": described(plans[1].config),
+            "sampler": plans[1].config.sampling(),
+            "settings": describe_sampling(plans[1].config),
             "report": str(folder),
         }
         write_report(evaluation, result, store, folder)
@@ -155,9 +157,9 @@ def summary_of(evaluation: Evaluation) -> dict:
 def _paired(base: Plan, tuned: Plan, store: PairStore, run_id: UUID) -> list[Side]:
     """The pictures of both models, prompt by prompt and index by index; their pairs go into the store."""
     tags = {prompt.text: prompt.tags for prompt in base.prompts}
-    base_images, tuned_images = images_of(base.wanted, store), images_of(tuned.wanted, store)
+    base_images, tuned_images = image_ids(base.generations, store), image_ids(tuned.generations, store)
     sides, pairs = [], {}
-    for one, other in zip(base.wanted, tuned.wanted, strict=True):
+    for one, other in zip(base.generations, tuned.generations, strict=True):
         first, second = base_images[one.generation_id], tuned_images[other.generation_id]
         sides.append(Side(one.prompt, tags[one.prompt], one.index, first, second, {}))
         pair = new_pair(prompt_id(one.prompt), first, second, "eval", run_id)
@@ -212,13 +214,15 @@ def _by_tag(
 
 def _training_scorers(tuned: Model) -> set[str]:
     """Scorers whose labels trained the model, or what it was trained on."""
-    labelers = [one for model in ancestry(tuned) for one in (model.trained_with or {}).get("labelers", {}).values()]
+    labelers = [
+        one for model in training_chain(tuned) for one in (model.trained_with or {}).get("labelers", {}).values()
+    ]
     return {key.split("@")[0] for labeler in labelers for key in labeler.get("scorers", [])}
 
 
 def _trained_prompts(tuned: Model, sides: list[Side]) -> int | None:
     """How many of the prompts the model was trained on, or what it was trained on, was."""
-    *results, first = ancestry(tuned)
+    *results, first = training_chain(tuned)
     told = [read_trained_prompts(Path(model.source)) for model in results]
     if not results or first.trained_with is not None or None in told:  # a foreign model, or a chain that breaks off
         return None

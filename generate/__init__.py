@@ -1,4 +1,4 @@
-"""Prompts in, pictures and pairs out."""
+"""Prompts in, images and pairs out."""
 
 from .config import GenerateConfig
 from .prompts import Prompt, read_prompts

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..core.cli import DEFAULT, StoreOption, options_of, say
+from ..core.text import plural
 from ..store.pairstore import PairStore
 from .config import GenerateConfig
 
@@ -29,36 +30,41 @@ def generate(
     Example: prefloop generate --prompts shapes --images-per-prompt 4 --store prefloop-store
     """
     config = GenerateConfig(**given)
-    from .defaults import described
-    from .stage import generate as draw_and_pair
-    from .stage import plan
+    from .defaults import describe_sampling
+    from .stage import plan, run_plan
 
-    there = PairStore(Path(store)).exists()
-    # names are looked up before a store is made, so that a mistyped one leaves nothing behind
-    planned = plan(config, PairStore.open(store) if there else None)
+    existing = PairStore.open(store) if PairStore(Path(store)).exists() else None
+    # names are looked up before a store is created, so that a mistyped one leaves nothing behind
+    planned = plan(config, existing)
     if dry_run:
-        n, missing = len(planned.wanted), len(planned.missing)
+        n, missing = len(planned.generations), len(planned.missing)
         summary = {
             "prompts": len(planned.prompts),
             "images": n,
             "missing": missing,
             "batches": -(-missing // config.batch_size),
         }
-        line = f"{n} images for {len(planned.prompts)} prompts; {missing} are missing, {summary['batches']} batches; nothing was drawn"
+        line = (
+            f"{plural(n, 'image')} for {plural(summary['prompts'], 'prompt')}, {missing} of them missing, in "
+            f"{plural(summary['batches'], 'batch', 'batches')}; nothing was generated"
+        )
     else:
         sampler = None
-        if not there:  # a model that cannot be loaded must leave no store behind
-            from .sampler import Sampler
+        if existing is None:  # a model that cannot be loaded must leave no store behind
+            from .sampler import ImageSampler
 
-            sampler = Sampler(planned.model, planned.config)
-        summary = draw_and_pair(planned.config, PairStore.create(store), sampler)
+            sampler = ImageSampler(planned.model, planned.config)
+        summary = run_plan(planned, existing or PairStore.create(store), sampler)
         line = (
-            f"{summary['drawn']} images drawn, {summary['images']} for {summary['prompts']} prompts in all; "
-            f"{summary['pairs']} pairs, {summary['new_pairs']} of them new; store: {store}"
+            f"{plural(summary['generated'], 'image')} generated, {summary['images']} for "
+            f"{plural(summary['prompts'], 'prompt')} in total; {plural(summary['pairs'], 'pair')}, "
+            f"{summary['new_pairs']} of them new; store: {store}"
         )
         if summary["truncated"]:
-            say(f"{summary['truncated']} prompts are longer than the text encoder reads and were cut", err=True)
-        if not summary["drawn"] and not summary["new_pairs"]:
+            say(f"truncated to the text encoder's limit: {plural(summary['truncated'], 'prompt')}", err=True)
+        if not summary["generated"] and not summary["new_pairs"]:
             line = f"nothing to do: {line}"
-    summary = {**summary, "sampler": planned.config.sampler()}
-    say(json.dumps(summary) if as_json else f"{line} ({described(planned.config)})")
+    if config.images_per_prompt == 1:
+        say("no pairs from one image per prompt; give --images-per-prompt 2 or more to get some", err=True)
+    summary = {**summary, "sampling": planned.config.sampling()}
+    say(json.dumps(summary) if as_json else f"{line} ({describe_sampling(planned.config)})")

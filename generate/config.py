@@ -1,13 +1,13 @@
-"""Settings of `generate`, and what can be asked of a sampler."""
+"""Settings of `generate`."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..core.errors import UsageError
+from ..core.validate import positive, unknown
 
 Pairing = Literal["all", "random", "adjacent"]
-# Short names of the schedulers people ask for; any scheduler class of diffusers can be named in full.
+# Short names of common noise schedulers; any scheduler class of diffusers can be named in full.
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
     "ddpm": "DDPMScheduler",
@@ -22,20 +22,6 @@ SCHEDULERS = {
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
 
-def positive(name: str, value: float, most: float = math.inf, least: float = 0.0, inclusive: bool = False) -> None:
-    """Refuse nan, inf, and what lies outside of the range."""
-    enough = value >= least if inclusive else value > least
-    if not (math.isfinite(value) and enough and value <= most):
-        above = f"{'at least' if inclusive else 'above'} {least:g}"
-        limit = f" and at most {most:g}" if math.isfinite(most) else ""
-        raise UsageError(f"{name} must be {above}{limit}, got {value}")
-
-
-def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UsageError(f"{name} knows no {value!r}; there are {', '.join(choices)}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
     model: str = "shapes"
@@ -46,7 +32,7 @@ class GenerateConfig:
     images_per_prompt: int = 4
     """Candidate images per prompt."""
     pairing: Pairing = "all"
-    """all: every two images of a prompt; adjacent: each with the next; random: each image in one pair."""
+    """all: every two images of a prompt; adjacent: each with the next; random: each image in at most one pair."""
     limit: int | None = None
     """Use only the first N prompts."""
     seed: int = 0
@@ -69,15 +55,17 @@ class GenerateConfig:
     """cuda, mps or cpu; the best available if not given."""
 
     def __post_init__(self) -> None:
-        one_of("pairing", self.pairing, get_args(Pairing))
-        one_of("dtype", self.dtype, get_args(Dtype))
+        if self.pairing not in get_args(Pairing):
+            raise unknown("pairing", self.pairing, get_args(Pairing))
+        if self.dtype not in get_args(Dtype):
+            raise unknown("dtype", self.dtype, get_args(Dtype))
         positive("images-per-prompt", self.images_per_prompt, 10_000)
         if self.num_inference_steps is not None:
             positive("num-inference-steps", self.num_inference_steps, 10_000)
         if self.guidance_scale is not None:
-            positive("guidance-scale", self.guidance_scale, 1000, inclusive=True)
+            positive("guidance-scale", self.guidance_scale, 1000, allow_zero=True)
         positive("batch-size", self.batch_size, 100_000)
-        positive("seed", self.seed, 2**63 - 1, inclusive=True)
+        positive("seed", self.seed, 2**63 - 1, allow_zero=True)
         if self.limit is not None:
             positive("limit", self.limit)
         if self.resolution is not None:
@@ -85,10 +73,13 @@ class GenerateConfig:
             if self.resolution % 8:
                 raise UsageError(f"resolution must be a multiple of 8, got {self.resolution}")
         if self.scheduler is not None and self.scheduler not in SCHEDULERS and not self.scheduler.endswith("Scheduler"):
-            raise UsageError(f"no scheduler is called {self.scheduler!r}; there are {', '.join(SCHEDULERS)}")
+            raise unknown("scheduler", self.scheduler, SCHEDULERS)
 
-    def sampler(self) -> dict:
-        """What decides a picture beside model, prompt and seed; part of the generation's id. Of a settled config."""
+    def sampling(self) -> dict:
+        """The sampling settings: what decides an image besides model, prompt and seed, and so part of the generation's id.
+
+        Steps and guidance scale must have been resolved.
+        """
         assert self.num_inference_steps is not None
         assert self.guidance_scale is not None
         return {

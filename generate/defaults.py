@@ -1,11 +1,13 @@
-"""What is not asked for: the settings and prompts that suit a model. The one place that knows them."""
+"""The settings and prompts that suit a model, for whatever the user leaves open. The only place that knows them."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from ..core.errors import UsageError
+from ..core.text import plural
 from ..models.families import known_family, traits_of
 from ..models.model import Model
 from ..store import PairStore
@@ -15,60 +17,62 @@ USUAL_BUILT_IN = (10, 2.5)  # steps and guidance scale
 FROM_A_RUN = ("num_inference_steps", "guidance_scale", "resolution", "scheduler")
 
 
-def ancestry(model: Model) -> Iterator[Model]:
-    """The model, what it was trained on, and so on as far as that can be found."""
-    seen, one = set(), model
-    while one is not None and one.model_id not in seen:
-        yield one
-        seen.add(one.model_id)
-        one = one.base if one.kind == "parts" else one.trained_on
+def training_chain(model: Model) -> Iterator[Model]:
+    """The model, the model it was trained on, and so on as far as they can be found."""
+    seen, current = set(), model
+    while current is not None and current.model_id not in seen:
+        yield current
+        seen.add(current.model_id)
+        current = current.base if current.kind == "parts" else current.trained_on
 
 
 def is_built_in(model: Model) -> bool:
     """Whether it is the built-in model or was trained on it."""
-    return any(one.built_in for one in ancestry(model))
+    return any(link.built_in for link in training_chain(model))
 
 
-def described(config: GenerateConfig) -> str:
-    """The sampler settings of a settled config in words."""
+def describe_sampling(config: GenerateConfig) -> str:
+    """The sampling settings in words, such as "10 steps, guidance 2.5". Steps and guidance scale must have been resolved."""
     assert config.num_inference_steps is not None
     assert config.guidance_scale is not None
-    words = [f"{config.num_inference_steps} steps", f"guidance {config.guidance_scale:g}"]
+    words = [plural(config.num_inference_steps, "step"), f"guidance {config.guidance_scale:g}"]
     words += [f"{config.resolution} pixels"] * (config.resolution is not None)
     return ", ".join([*words, *filter(None, [config.scheduler])])
 
 
-def settled(
+def resolve_defaults(
     config: GenerateConfig, model: Model, store: PairStore | None, built_in_prompts: str = "shapes"
 ) -> GenerateConfig:
-    """The config with everything decided that was not asked for.
+    """The config with prompts, steps and guidance scale filled in.
 
-    What is asked for goes first; then what the images were drawn with that the model was trained on, where the store holds
-    them; then what is usual for models of its kind.
+    What the user gives comes first; then the settings of the images that the model was trained on, if the store holds them;
+    then what is usual for its kind of model.
 
     Raises:
-        UsageError: where prompts must be named, or the model draws no image from a prompt alone.
+        UsageError: if prompts must be named, or the model does not generate images from prompts alone.
     """
     if config.prompts is None:
         if not is_built_in(model):
             raise UsageError(f"name the prompts with --prompts: the built-in ones do not suit {model.name}")
         config = replace(config, prompts=built_in_prompts)
-    given = {name: getattr(config, name) for name in FROM_A_RUN}
-    if None not in given.values():
+    requested = {name: getattr(config, name) for name in FROM_A_RUN}
+    if None not in requested.values():
         return config
-    found = (None if store is None else drawn_with(model, store)) or {}
-    known: dict[str, Any] = {name: found.get(name) if value is None else value for name, value in given.items()}
-    if known["num_inference_steps"] is None or known["guidance_scale"] is None:
-        steps, guidance = usual(model)
-        known["num_inference_steps"] = known["num_inference_steps"] or steps
-        known["guidance_scale"] = guidance if known["guidance_scale"] is None else known["guidance_scale"]
-    return replace(config, **known)
+    trained = (None if store is None else training_sampling(model, store)) or {}
+    resolved: dict[str, Any] = {
+        name: trained.get(name) if value is None else value for name, value in requested.items()
+    }
+    if resolved["num_inference_steps"] is None or resolved["guidance_scale"] is None:
+        steps, guidance = usual_settings(model)
+        resolved["num_inference_steps"] = resolved["num_inference_steps"] or steps
+        resolved["guidance_scale"] = guidance if resolved["guidance_scale"] is None else resolved["guidance_scale"]
+    return replace(config, **resolved)
 
 
-def drawn_with(model: Model, store: PairStore) -> dict[str, Any] | None:
-    """The sampler settings of the images that a result was trained on, those of most of them; None where they are not here."""
+def training_sampling(model: Model, store: PairStore) -> dict[str, Any] | None:
+    """The sampling settings of most of the images that a result was trained on; None if the store does not have them."""
     labels = (model.trained_with or {}).get("labels")
-    before = next((one for one in list(ancestry(model))[1:2]), None)
+    before = next(islice(training_chain(model), 1, None), None)
     if not labels or before is None:
         return None
     query = """
@@ -83,11 +87,11 @@ def drawn_with(model: Model, store: PairStore) -> dict[str, Any] | None:
     return json.loads(rows[0][0]) if rows else None
 
 
-def usual(model: Model) -> tuple[int, float]:
-    """Steps and guidance scale of models of its kind; of a pipeline that is not in the table, its own.
+def usual_settings(model: Model) -> tuple[int, float]:
+    """Steps and guidance scale that are usual for its kind of model, or else the defaults of the pipeline itself.
 
     Raises:
-        UsageError: where neither is known.
+        UsageError: if neither is known.
     """
     if is_built_in(model):
         return USUAL_BUILT_IN

@@ -1,4 +1,4 @@
-"""Prompt files of any common format, read into texts with tags."""
+"""Read prompt files of any common format into texts with tags."""
 
 import csv
 import io
@@ -26,21 +26,21 @@ def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
     """The prompts of a file, each text once, in the file's order.
 
     Args:
-        source: "shapes", "shapes-heldout", or a .txt (one a line), .jsonl, .json, .csv, .tsv or .parquet file; all but
-            .txt have a column "prompt", in whatever case, and may have others.
+        source: "shapes", "shapes-heldout", or a .txt (one prompt per line), .jsonl, .json, .csv, .tsv or .parquet file;
+            all but .txt have a column "prompt", in upper or lower case, and may have others.
 
     Raises:
-        UsageError: where the file is missing, of another kind, has no such column or no prompt.
+        UsageError: if the file is missing, has another format, or has no such column or no prompts.
     """
     if source in BUILT_IN:
         path = Path(str(files("prefloop").joinpath("shapes", "prompts", BUILT_IN[source])))
     else:
         path = Path(source).expanduser()
     if not path.is_file():
-        raise UsageError(f"there is no prompts file {source}; name a file, or one of {', '.join(BUILT_IN)}")
+        raise UsageError(f"there is no prompt file {source}; name a file, or one of {', '.join(BUILT_IN)}")
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{source} is no prompts file: its name must end in {', '.join(FORMATS)}")
-    found: dict[str, Prompt] = {}
+        raise UsageError(f"{source} is not a prompt file: its name must end in {', '.join(FORMATS)}")
+    prompts: dict[str, Prompt] = {}
     for where, text, tags in _rows(path):
         if not text.strip():
             continue
@@ -49,17 +49,19 @@ def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise UsageError(f"{source}, {where}: the prompt is no valid Unicode: {error.reason}; remove it") from error
-        found.setdefault(text, Prompt(text, tags))
-        if limit is not None and len(found) == limit:
+            raise UsageError(
+                f"{source}, {where}: the prompt is not valid Unicode: {error.reason}; remove it"
+            ) from error
+        prompts.setdefault(text, Prompt(text, tags))
+        if limit is not None and len(prompts) == limit:
             break
-    if not found:
-        raise UsageError(f"{source} holds no prompt")
-    return list(found.values())
+    if not prompts:
+        raise UsageError(f"{source} holds no prompts")
+    return list(prompts.values())
 
 
 def _rows(path: Path) -> Iterable[tuple[str, str, dict[str, str]]]:
-    """Where it stands, text and tags of each row."""
+    """Place in the file, text and tags of each row."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         yield from _parquet(path)
@@ -85,7 +87,9 @@ def _rows(path: Path) -> Iterable[tuple[str, str, dict[str, str]]]:
         try:
             rows = _table(text, "\t" if suffix == ".tsv" else ",")
         except csv.Error as error:
-            raise UsageError(f"{path} is no CSV: {error}; double the quotation marks inside of quoted texts") from error
+            raise UsageError(
+                f"{path} is not valid CSV: {error}; double the quotation marks inside quoted texts"
+            ) from error
         for number, row in enumerate(rows, 2):
             yield f"row {number}", *_record(path, f"row {number}", row)
 
@@ -94,7 +98,7 @@ def _json(path: Path, where: str, text: str) -> object:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise UsageError(f"{path}, {where} is no JSON: {error}") from error
+        raise UsageError(f"{path}, {where} is not valid JSON: {error}") from error
 
 
 def _table(text: str, delimiter: str) -> list[dict]:
@@ -111,7 +115,7 @@ def _table(text: str, delimiter: str) -> list[dict]:
             return quoted
     except csv.Error:
         pass
-    # a quotation mark that is part of a prompt has no partner, or one in the middle: this file does not quote
+    # a quotation mark that belongs to a prompt is unpaired, or paired mid-cell: this file does not quote its cells
     return rows(csv.QUOTE_NONE)
 
 
@@ -119,13 +123,13 @@ def _record(path: Path, where: str, item: object) -> tuple[str, dict[str, str]]:
     if isinstance(item, str):
         return item, {}
     if not isinstance(item, dict):
-        raise UsageError(f"{path}, {where}: neither a text nor an object")
+        raise UsageError(f"{path}, {where}: must be a string or an object")
     column = next((key for key in item if isinstance(key, str) and key.lower() == "prompt"), None)
     if column is None:
         names = ", ".join(str(key) for key in item)
-        raise UsageError(f"{path}, {where}: there is no column 'prompt'; there are {names}")
+        raise UsageError(f"{path}, {where}: there is no column 'prompt'; the columns are {names}")
     if not isinstance(item[column], str):
-        raise UsageError(f"{path}, {where}: the prompt is no text")
+        raise UsageError(f"{path}, {where}: the prompt is not a string")
     tags = {
         str(key): str(value) for key, value in item.items() if key not in (column, None) and value not in (None, "")
     }
@@ -139,7 +143,7 @@ def _parquet(path: Path) -> Iterable[tuple[str, str, dict[str, str]]]:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UsageError(f"{path} is no Parquet file") from error
+        raise UsageError(f"{path} is not a Parquet file") from error
     simple = [
         field.name
         for field in file.schema_arrow

@@ -1,4 +1,4 @@
-"""A pipeline that draws pictures in batches across prompts, each from its own noise."""
+"""Generate images with a pipeline, in batches across prompts, each image from its own noise."""
 
 import sys
 from collections.abc import Iterator
@@ -14,24 +14,27 @@ from ..models.pipelines import dtype_of, load_pipeline
 from ..models.resolve import Model
 from ..models.text_to_image import first_line, refuse_resolution, set_scheduler
 from .config import GenerateConfig
-from .defaults import settled
 
 if TYPE_CHECKING:
     from .stage import Generation
 
 
-class Sampler:
-    """Draws with fixed settings. Which picture belongs to a generation does not depend on batches or their order."""
+class ImageSampler:
+    """A loaded pipeline with fixed settings. A generation's image does not depend on the batches or their order."""
 
     def __init__(self, model: Model, config: GenerateConfig) -> None:
-        self.config = config = settled(config, model, None)
+        """
+        Args:
+            config: as `resolve_defaults` returns it.
+        """
+        self.config = config
         self.device = best_device(config.device)
         pipeline: Any = load_pipeline(model, self.device, dtype_of(config.dtype, self.device, model))
-        settings = config.sampler()
-        set_scheduler(pipeline, settings["scheduler"], settings["num_inference_steps"])
+        sampling = config.sampling()
+        set_scheduler(pipeline, sampling["scheduler"], sampling["num_inference_steps"])
         refuse_resolution(pipeline, config.resolution)
         self.pipeline = pipeline
-        self.described = {
+        self.description = {
             "pipeline": type(pipeline).__name__,
             "source": model.source if "/" in model.name else model.name,
             "base": None if model.base is None else model.base.name,
@@ -39,7 +42,7 @@ class Sampler:
         }
 
     def n_truncated(self, prompts: list[str]) -> int:
-        """How many prompts are longer than the text encoder reads."""
+        """Number of prompts that are longer than the text encoder's limit."""
         tokenizer = getattr(self.pipeline, "tokenizer", None)
         if tokenizer is None:
             return 0
@@ -47,44 +50,44 @@ class Sampler:
         return sum(length > tokenizer.model_max_length for length in lengths)
 
     def batches(self, missing: "list[Generation]") -> "Iterator[tuple[list[Generation], list[Image.Image]]]":
-        """Each batch with its pictures; the batch is halved where memory runs out."""
-        size, at = self.config.batch_size, 0
-        while at < len(missing):
-            batch = missing[at : at + size]
+        """Yield each batch with its images; the batch size is halved when memory runs out."""
+        size, start = self.config.batch_size, 0
+        while start < len(missing):
+            batch = missing[start : start + size]
             try:
-                images = self._draw(batch)
+                images = self._generate(batch)
             except Exception as error:
-                if not _out_of_memory(error):  # the pipeline and its settings are the user's: what fails there is named
-                    how = f"{type(self.pipeline).__name__} with {type(self.pipeline.scheduler).__name__}"
-                    raise UsageError(f"a {how} cannot draw with these settings: {first_line(error)}") from error
+                if not _out_of_memory(error):  # the pipeline and its settings are the user's: say which of them failed
+                    failed = f"{type(self.pipeline).__name__} with {type(self.pipeline.scheduler).__name__}"
+                    raise UsageError(f"a {failed} cannot generate with these settings: {first_line(error)}") from error
                 if size == 1:
                     raise PrefloopError(
-                        "memory runs out at batch size 1; give a smaller --resolution, or --dtype float16"
+                        "out of memory at batch size 1; give a smaller --resolution, or --dtype float16"
                     ) from error
                 size = max(1, size // 2)
-                print(f"memory ran out; going on with batch size {size}", file=sys.stderr)
+                print(f"out of memory; continuing with batch size {size}", file=sys.stderr)
                 continue
             yield batch, images
-            at += len(batch)
+            start += len(batch)
 
     @torch.no_grad()
-    def _draw(self, batch: "list[Generation]") -> list[Image.Image]:
+    def _generate(self, batch: "list[Generation]") -> list[Image.Image]:
         config = self.config
         generators = [
-            torch.Generator("cpu").manual_seed(noise_seed(one.prompt, config.seed, one.index)) for one in batch
+            torch.Generator("cpu").manual_seed(noise_seed(item.prompt, config.seed, item.index)) for item in batch
         ]
-        asked: dict[str, Any] = {
-            "prompt": [one.prompt for one in batch],
+        arguments: dict[str, Any] = {
+            "prompt": [item.prompt for item in batch],
             "num_inference_steps": config.num_inference_steps,
             "guidance_scale": config.guidance_scale,
             "generator": generators,
             "output_type": "pil",
         }
         if config.negative_prompt:
-            asked["negative_prompt"] = [config.negative_prompt] * len(batch)
+            arguments["negative_prompt"] = [config.negative_prompt] * len(batch)
         if config.resolution is not None:
-            asked |= {"height": config.resolution, "width": config.resolution}
-        return self.pipeline(**asked).images
+            arguments |= {"height": config.resolution, "width": config.resolution}
+        return self.pipeline(**arguments).images
 
 
 def _out_of_memory(error: Exception) -> bool:

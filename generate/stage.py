@@ -1,4 +1,4 @@
-"""Draw the pictures that are missing, and pair them."""
+"""Generate the images that are missing, and pair them."""
 
 import random
 from collections import defaultdict
@@ -16,20 +16,20 @@ from ..store.images import png_bytes
 from ..store.pairstore import new_pair
 from ..store.runs import Run, run
 from .config import GenerateConfig, Pairing
-from .defaults import settled
+from .defaults import resolve_defaults
 from .prompts import Prompt, read_prompts
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .sampler import Sampler
+    from .sampler import ImageSampler
 
-ABSORB_EVERY = 50  # batches between takings of the journal into the tables
+INGEST_EVERY = 50  # batches
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One picture to be drawn."""
+    """One image of a plan."""
 
     prompt: str
     index: int
@@ -38,148 +38,150 @@ class Generation:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a call of `generate` asks for, and what of it the store lacks."""
+    """The images that a call of `generate` stands for, and which of them the store lacks."""
 
     config: GenerateConfig
-    """Settled: nothing in it is left open."""
+    """With every default resolved."""
     model: Model
     prompts: list[Prompt]
-    wanted: list[Generation]
+    generations: list[Generation]
     missing: list[Generation]
 
 
-def plan(config: GenerateConfig, store: PairStore | None, model: Model | None = None) -> Plan:
-    """Loads nothing: ids follow from names, files and settings. `store` is None where there is none yet.
+def plan(config: GenerateConfig, store: PairStore | None) -> Plan:
+    """Find the model, resolve the defaults and read the prompts. Loads no weights.
 
     Args:
-        model: the config's, where it has been found and the config settled already.
+        store: None if it does not exist yet.
     """
-    if model is None:
-        model = find_model(config.model)
-        config = settled(config, model, store)
-    prompts = read_prompts(config.prompts or "", config.limit)
-    wanted = [
-        Generation(prompt.text, index, generation_id(prompt.text, model.model_id, config.sampler(), config.seed, index))
+    model = find_model(config.model)
+    config = resolve_defaults(config, model, store)
+    return plan_generations(config, model, read_prompts(config.prompts or "", config.limit), store)
+
+
+def plan_generations(config: GenerateConfig, model: Model, prompts: list[Prompt], store: PairStore | None) -> Plan:
+    """The plan of a config whose defaults are resolved; ids follow from prompts, model and settings."""
+    sampling = config.sampling()
+    generations = [
+        Generation(prompt.text, index, generation_id(prompt.text, model.model_id, sampling, config.seed, index))
         for prompt in prompts
         for index in range(config.images_per_prompt)
     ]
-    there: set[UUID] = set()
+    existing: set[UUID] = set()
     if store is not None:
         query = "select generation_id from generations where model_id = ? and seed = ?"
-        there = {identity for (identity,) in store.rows(query, [model.model_id, config.seed])}
-    return Plan(config, model, prompts, wanted, [one for one in wanted if one.generation_id not in there])
+        existing = {identity for (identity,) in store.rows(query, [model.model_id, config.seed])}
+    missing = [item for item in generations if item.generation_id not in existing]
+    return Plan(config, model, prompts, generations, missing)
 
 
-def generate(config: GenerateConfig, store: PairStore, sampler: "Sampler | None" = None) -> dict:
-    """Draw what is missing, in batches across prompts, and pair the pictures of each prompt.
+def generate(config: GenerateConfig, store: PairStore) -> dict:
+    """Plan, then run the plan; see `run_plan`."""
+    return run_plan(plan(config, store), store)
+
+
+def run_plan(planned: Plan, store: PairStore, sampler: "ImageSampler | None" = None) -> dict:
+    """Generate what is missing, in batches across prompts, and pair the images of each prompt.
 
     Args:
-        sampler: one that is loaded already; None loads it where there is something to draw.
+        sampler: already loaded; by default it is loaded if an image is missing.
 
     Returns:
-        Counts: prompts, images, drawn, pairs (all this call asks for), new_pairs, truncated.
+        Counts: prompts, images, generated, pairs (all of this plan), new_pairs, truncated.
     """
-    model = find_model(config.model)
-    config = settled(config, model, store)
-    key = content_id(
-        canonical({"sampler": config.sampler(), "model": config.model, "prompts": config.prompts}).encode()
-    )
+    config, name = planned.config, planned.config.model
+    key = content_id(canonical({"sampler": config.sampling(), "model": name, "prompts": config.prompts}).encode())
     with (
         store.stage_lock("generate", key.hex[:16]),
         StopSignal().listening() as stop,
-        run(store, "generate", config) as this,
+        run(store, "generate", config) as stage_run,
     ):
-        planned = plan(config, store, model)
-        summary = draw(planned, store, this, stop, sampler)
-        summary |= _pair(planned.wanted, config, store, this.run_id)
-        this.summary |= summary
+        summary = generate_missing(planned, store, stage_run, stop, sampler)
+        summary |= _add_pairs(planned, store, stage_run.run_id)
+        stage_run.summary |= summary
     return summary
 
 
-def draw(
-    planned: Plan,
-    store: PairStore,
-    this: Run,
-    stop: StopSignal,
-    sampler: "Sampler | None" = None,
+def generate_missing(
+    planned: Plan, store: PairStore, stage_run: Run, stop: StopSignal, sampler: "ImageSampler | None" = None
 ) -> dict:
-    """Draw the missing pictures of a plan; each finished batch is safe."""
+    """Generate the missing images of a plan; each finished batch is safe.
+
+    Returns:
+        Counts: prompts, images, generated, truncated.
+    """
     summary = {
         "prompts": len(planned.prompts),
-        "images": len(planned.wanted),
-        "drawn": len(planned.missing),
+        "images": len(planned.generations),
+        "generated": len(planned.missing),
         "truncated": 0,
     }
     store.add_prompts((p.text, p.tags) for p in planned.prompts)
     if not planned.missing:
         store.ingest()
         return summary
-    from .sampler import Sampler
+    from .sampler import ImageSampler
 
-    model, config = planned.model, planned.config
+    model = planned.model
     with stop.at_once():  # nothing is written while weights are read
-        sampler = sampler or Sampler(model, config)
+        sampler = sampler or ImageSampler(model, planned.config)
     summary["truncated"] = sampler.n_truncated([prompt.text for prompt in planned.prompts])
     if not store.rows("select 1 from models where model_id = ?", [model.model_id]):  # it keeps the name it has
         store.append(
-            "models", [{"model_id": model.model_id, "name": model.name, "config": canonical(sampler.described)}]
+            "models", [{"model_id": model.model_id, "name": model.name, "config": canonical(sampler.description)}]
         )
-    with progress(len(planned.wanted), "images", initial=len(planned.wanted) - len(planned.missing)) as bar:
+    total = len(planned.generations)
+    with progress(total, "images", initial=total - len(planned.missing)) as bar:
         for number, (batch, images) in enumerate(sampler.batches(planned.missing), 1):
-            _keep(store, planned.model, batch, images, config, this.run_id)
+            _store_batch(store, planned, batch, images, stage_run.run_id)
             bar.update(len(batch))
-            if number % ABSORB_EVERY == 0:
+            if number % INGEST_EVERY == 0:
                 store.try_ingest()
-            stop.check(f"{bar.n} of {len(planned.wanted)} images are in {store.path}")
+            stop.check(f"{bar.n} of {total} images are in {store.path}")
     store.ingest()
     return summary
 
 
-def _keep(
-    store: PairStore,
-    model: Model,
-    batch: list[Generation],
-    images: "list[Image.Image]",
-    config: GenerateConfig,
-    run_id: UUID,
+def _store_batch(
+    store: PairStore, planned: Plan, batch: list[Generation], images: "list[Image.Image]", run_id: UUID
 ) -> None:
-    pictures = [store.write_image(png_bytes(image), image.width, image.height) for image in images]
-    sampler = canonical(config.sampler())
-    store.append("images", pictures)
+    image_rows = [store.write_image(png_bytes(image), image.width, image.height) for image in images]
+    sampling = canonical(planned.config.sampling())
+    store.append("images", image_rows)
     store.append(
         "generations",
         [
             {
-                "generation_id": one.generation_id,
-                "prompt_id": prompt_id(one.prompt),
-                "model_id": model.model_id,
-                "image_id": picture["image_id"],
-                "sampling": sampler,
-                "seed": config.seed,
-                "image_index": one.index,
+                "generation_id": item.generation_id,
+                "prompt_id": prompt_id(item.prompt),
+                "model_id": planned.model.model_id,
+                "image_id": image_row["image_id"],
+                "sampling": sampling,
+                "seed": planned.config.seed,
+                "image_index": item.index,
                 "run_id": run_id,
             }
-            for one, picture in zip(batch, pictures, strict=True)
+            for item, image_row in zip(batch, image_rows, strict=True)
         ],
     )
 
 
-def images_of(wanted: list[Generation], store: PairStore) -> dict[UUID, UUID]:
-    """The image of each generation that is in the store."""
+def image_ids(generations: list[Generation], store: PairStore) -> dict[UUID, UUID]:
+    """Generation id → image id, of those in the store."""
     query = """select generation_id, image_id from generations
         join (select unnest($ids::uuid[]) as generation_id) using (generation_id)"""
-    return dict(store.rows(query, {"ids": [one.generation_id for one in wanted]}))
+    return dict(store.rows(query, {"ids": [item.generation_id for item in generations]}))
 
 
-def _pair(wanted: list[Generation], config: GenerateConfig, store: PairStore, run_id: UUID) -> dict:
-    images = images_of(wanted, store)
-    of_prompt: dict[str, list[UUID]] = defaultdict(list)
-    for one in wanted:
-        of_prompt[one.prompt].append(images[one.generation_id])
+def _add_pairs(planned: Plan, store: PairStore, run_id: UUID) -> dict:
+    config, images = planned.config, image_ids(planned.generations, store)
+    images_of_prompt: dict[str, list[UUID]] = defaultdict(list)
+    for item in planned.generations:
+        images_of_prompt[item.prompt].append(images[item.generation_id])
     pairs = {}
-    for prompt, candidates in of_prompt.items():
+    for prompt, candidates in images_of_prompt.items():
         identity = prompt_id(prompt)
-        for first, second in paired(candidates, config.pairing, f"{config.seed}:{identity}"):
+        for first, second in pair_up(candidates, config.pairing, f"{config.seed}:{identity}"):
             pair = new_pair(identity, first, second, "generate", run_id)
             if pair is not None:
                 pairs[pair["pair_id"]] = pair
@@ -188,11 +190,11 @@ def _pair(wanted: list[Generation], config: GenerateConfig, store: PairStore, ru
     return {"pairs": len(pairs), "new_pairs": n_new}
 
 
-def paired(candidates: list[UUID], how: Pairing, seed: str) -> list[tuple[UUID, UUID]]:
-    """Two by two, in one of the three ways. `seed` decides the random one."""
-    if how == "all":
+def pair_up(candidates: list[UUID], pairing: Pairing, seed: str) -> list[tuple[UUID, UUID]]:
+    """The pairs of candidates; `seed` decides those of "random"."""
+    if pairing == "all":
         return list(combinations(candidates, 2))
-    if how == "adjacent":
+    if pairing == "adjacent":
         return list(pairwise(candidates))
     shuffled = random.Random(seed).sample(candidates, len(candidates))
     return list(zip(shuffled[::2], shuffled[1::2], strict=False))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from ..core.errors import UsageError
-from ..core.text import refuse_unseen
+from ..core.text import refuse_invisible
 from .scorers.precision import DTYPES
 
 Rule = Literal["single", "mean-rank", "weighted", "majority", "unanimous"]
@@ -89,7 +89,7 @@ class RelabelConfig:
             raise UsageError(f"max-unreadable must be between 0 and 1, got {self.max_unreadable}")
         if self.labeler is not None and (not self.labeler.strip() or self.labeler.startswith("human:")):
             raise UsageError(f"labeler must be a name, and human: is for people; got {self.labeler!r}")
-        refuse_unseen(self.labeler or "", "labeler")
+        refuse_invisible(self.labeler or "", "labeler")
 
 
 def parse_scorer_weights(values: list[str]) -> dict[str, float]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import cannot_write
+from ..core.files import atomic_file
 
 PART = 4096  # embeddings in a file
 _DIGEST = hashlib.sha256().digest_size
@@ -58,19 +59,14 @@ class EmbeddingCache:
         rows["id"] = np.frombuffer(b"".join(self._fresh), "V16")
         rows["embedding"] = values
         path = self.folder / f"{time.time_ns():020d}-{os.getpid()}.npy"
-        temporary = path.with_suffix(".tmp")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb+") as file:
-                np.save(file, rows)
-                file.seek(0)
-                file.write(hashlib.file_digest(file, "sha256").digest())  # at the end, where reading left off
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise cannot_write(path, error, rows.nbytes) from error
+        with atomic_file(path, rows.nbytes, sync_name=False) as file:
+            np.save(file, rows)
+            file.seek(0)
+            file.write(hashlib.file_digest(file, "sha256").digest())  # at the end, where reading left off
         self._fresh.clear()
         self._read(path)
 

@@ -1,4 +1,4 @@
-"""The built-in world: pictures of coloured shapes, a small trained pipeline, small scorers, and the code that made them."""
+"""The built-in world: images of colored shapes, a small trained pipeline, small scorers, and the code that made them."""
 
 from importlib.resources import files
 from pathlib import Path

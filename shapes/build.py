@@ -1,8 +1,8 @@
-"""Make all the weights of the built-in world, and put them where the package ships them.
+"""Train all weights of the built-in world, and copy them to where the package ships them.
 
     python -m prefloop.shapes.build --folder shapes-build
 
-Each stage that is finished is loaded, not trained again; one that was interrupted goes on.
+A finished stage is loaded, not trained again; an interrupted one continues.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import torch
 
 from . import WEIGHTS, denoiser, prompts, scorers, vae
 
-MOST_BYTES = 24_000_000
+MAX_BYTES = 24_000_000
 
 
 def build(folder: Path) -> None:
@@ -35,12 +35,12 @@ def install(folder: Path) -> None:
         shutil.copytree(folder / name, WEIGHTS / name)
     size = sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file())
     print(f"{WEIGHTS}: {size / 1e6:.1f} MB")
-    assert size <= MOST_BYTES, "the package ships at most 24 MB of weights"
+    assert size <= MAX_BYTES, "the package ships at most 24 MB of weights"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("shapes-build"))
-    parser.add_argument("--install", action="store_true", help="Only copy what is finished.")
+    parser.add_argument("--install", action="store_true", help="Only copy finished models.")
     arguments = parser.parse_args()
     install(arguments.folder) if arguments.install else build(arguments.folder)

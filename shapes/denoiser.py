@@ -2,8 +2,8 @@
 
     python -m prefloop.shapes.denoiser --folder build
 
-Part of the prompts it learns from are wrong, as they are on the web, so that the base model follows only a part of
-the prompts it is given: there is something for preferences to mend.
+Some of the prompts it learns from are wrong, as on the web, so that the base model follows only some of its prompts: there
+is something for preferences to improve.
 """
 
 import argparse
@@ -29,9 +29,9 @@ from .scene import Scene, all_scenes, render, wrong
 from .vae import pixels
 from .words import MAX_LENGTH, tokenizer
 
-WRONG_PROMPTS = 0.3  # share of the pictures whose prompt differs from them in one part
+WRONG_PROMPTS = 0.3  # fraction of the images whose prompt is wrong in one part
 EMPTY_PROMPTS = 0.1
-N_PICTURES = 16_000
+N_IMAGES = 16_000
 NOISE = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
@@ -41,7 +41,7 @@ NOISE = {
 
 
 class TextAndUNet(nn.Module):
-    """The two models that are trained together."""
+    """The two models trained together."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,14 +79,14 @@ def _latents(folder: Path, vae: Any) -> tuple[torch.Tensor, list[Scene]]:
     rng = random.Random(21)
     scenes = all_scenes()
     single = [scene for scene in scenes if len(scene.shapes) == 1]
-    chosen = [rng.choice(single) if rng.random() < 0.08 else rng.choice(scenes) for _ in range(N_PICTURES)]
+    chosen = [rng.choice(single) if rng.random() < 0.08 else rng.choice(scenes) for _ in range(N_IMAGES)]
     path = folder / "latents.safetensors"
     if not path.exists():
         with torch.no_grad():
             parts = []
-            for at in range(0, N_PICTURES, 200):
-                pictures = [render(scene, random.Random(at + k)) for k, scene in enumerate(chosen[at : at + 200])]
-                parts.append(vae.encode(pixels(pictures)).latent_dist.mean)
+            for at in range(0, N_IMAGES, 200):
+                images = [render(scene, random.Random(at + k)) for k, scene in enumerate(chosen[at : at + 200])]
+                parts.append(vae.encode(pixels(images)).latent_dist.mean)
         save_file({"latents": torch.cat(parts).contiguous()}, path)
     return load_file(path)["latents"], chosen
 
@@ -98,7 +98,7 @@ def train(folder: Path, steps: int = 2500, batch: int = 64) -> StableDiffusionPi
     models = TextAndUNet()
     average = copy.deepcopy(models).requires_grad_(False)
     noise: Any = DDPMScheduler(num_train_timesteps=1000, clip_sample=False, **NOISE)
-    # every text that can be asked for, once: prompts and their wrong versions are all in this world
+    # every possible text once: wrong versions of prompts are prompts of this world too
     texts = [""] + [str(scene) for scene in all_scenes()]
     row = {text: at for at, text in enumerate(texts)}
     ids = torch.tensor(words(texts, padding="max_length", truncation=True).input_ids)
@@ -108,11 +108,11 @@ def train(folder: Path, steps: int = 2500, batch: int = 64) -> StableDiffusionPi
         at = torch.randint(len(latents), (batch,))
         rows = []
         for index in at.tolist():
-            draw, scene = rng.random(), scenes[index]
-            if draw < EMPTY_PROMPTS:
+            chance, scene = rng.random(), scenes[index]
+            if chance < EMPTY_PROMPTS:
                 rows.append(0)
             else:
-                rows.append(row[str(wrong(scene, rng) if draw < EMPTY_PROMPTS + WRONG_PROMPTS else scene)])
+                rows.append(row[str(wrong(scene, rng) if chance < EMPTY_PROMPTS + WRONG_PROMPTS else scene)])
         clean = latents[at]
         epsilon = torch.randn_like(clean)
         timesteps = torch.randint(1000, (batch,))
@@ -123,7 +123,7 @@ def train(folder: Path, steps: int = 2500, batch: int = 64) -> StableDiffusionPi
 
     loss = fit("denoiser", models, loss_at, steps=steps, learning_rate=1.5e-3, folder=folder, ema=average)
     print(f"denoiser: final loss {loss:.4f}")
-    pipeline_class: Any = StableDiffusionPipeline  # its hints forbid what its code allows
+    pipeline_class: Any = StableDiffusionPipeline  # its type hints are narrower than its code
     return pipeline_class(
         vae=vae,
         text_encoder=average.text.eval(),

@@ -1,10 +1,9 @@
 """One resumable training loop for every small model of the built-in world.
 
-The batch of a step depends on the seed and the step alone, so a run that was stopped goes on where it was.
+The batch of a step depends only on the seed and the step, so an interrupted run continues where it stopped.
 """
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from ..core.files import atomic_file
 
 
 def fit(
@@ -27,17 +28,17 @@ def fit(
     weight_decay: float = 0.01,
     save_every: int = 200,
 ) -> float:
-    """Minimise `loss_at(step)` over the model's parameters; AdamW, warm-up and cosine decay.
+    """Minimize `loss_at(step)` over the model's parameters; AdamW, warm-up and cosine decay.
 
     Args:
-        ema: a copy of the model that follows the average of its weights.
-        folder: where `NAME.pt` keeps the state; a finished one is loaded and nothing is trained.
+        ema: a copy of the model that holds the moving average of its weights.
+        folder: for the state, `NAME.pt`; that of a finished run is loaded and nothing is trained.
 
     Returns:
         Mean loss of the last 100 steps.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
+    lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps))),
     )
@@ -47,11 +48,11 @@ def fit(
         state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        lr_scheduler.load_state_dict(state["schedule"])
         if ema is not None:
             ema.load_state_dict(state["ema"])
         start, recent = state["step"], state["recent"]
-    began = time.monotonic()
+    started = time.monotonic()
     for step in range(start, steps):
         torch.manual_seed(1_000_003 * step + 17)
         loss = loss_at(step)
@@ -59,7 +60,7 @@ def fit(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
+        lr_scheduler.step()
         if ema is not None:
             decay = min(ema_decay, (step + 1) / (step + 10))
             with torch.no_grad():
@@ -68,20 +69,17 @@ def fit(
         recent = [*recent, loss.item()][-100:]
         done = step + 1
         if done % save_every == 0 or done == steps:
-            rate = (done - start) / (time.monotonic() - began)
+            rate = (done - start) / (time.monotonic() - started)
             mean = sum(recent) / len(recent)
             print(f"{name}: step {done}/{steps} loss {mean:.5f} {rate:.2f} steps/s", file=sys.stderr, flush=True)
-            temporary = path.with_suffix(".tmp")
-            torch.save(
-                {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "ema": None if ema is None else ema.state_dict(),
-                    "step": done,
-                    "recent": recent,
-                },
-                temporary,
-            )
-            os.replace(temporary, path)
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": lr_scheduler.state_dict(),
+                "ema": None if ema is None else ema.state_dict(),
+                "step": done,
+                "recent": recent,
+            }
+            with atomic_file(path) as file:
+                torch.save(state, file)
     return sum(recent) / len(recent)

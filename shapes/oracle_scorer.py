@@ -1,4 +1,4 @@
-"""The oracle as a scorer: 1 where a picture satisfies its prompt wholly, else 0."""
+"""The oracle as a scorer: 1 if an image satisfies every part of its prompt, else 0."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ import numpy as np
 from PIL.Image import Image
 
 from ..core.errors import UsageError
-from .oracle import judge
+from .oracle import check
 
 
 class Oracle:
-    """May judge in `eval`; `relabel` makes no labels with it."""
+    """For `eval`; `relabel` makes no labels with it."""
 
     name = "oracle"
     revision = "1"
@@ -18,9 +18,9 @@ class Oracle:
     judge_only = True
 
     def score(self, prompts: Sequence[str], images: Sequence[Image]) -> np.ndarray:
-        """float32 (B,), 0 or 1. UsageError where a prompt is not of the built-in world's grammar."""
+        """float32 (B,), 0 or 1. UsageError if a prompt is not in the grammar of the built-in world."""
         try:
-            found = [all(judge(prompt, image).values()) for prompt, image in zip(prompts, images, strict=True)]
+            satisfied = [all(check(prompt, image).values()) for prompt, image in zip(prompts, images, strict=True)]
         except ValueError as error:
-            raise UsageError(f"the oracle reads prompts of the built-in world alone: {error}") from error
-        return np.array(found, dtype=np.float32)
+            raise UsageError(f"the oracle reads only prompts of the built-in world: {error}") from error
+        return np.array(satisfied, dtype=np.float32)

@@ -1,8 +1,8 @@
-"""The built-in world's prompt files: one to draw training pairs for, one held out.
+"""The built-in world's prompt files: one for training pairs, one held out.
 
     python -m prefloop.shapes.prompts
 
-Four of the 24 colour and form combinations occur in held-out prompts only.
+Four of the 24 combinations of color and form occur only in held-out prompts.
 """
 
 import json
@@ -18,15 +18,15 @@ N_HELDOUT_UNSEEN = 200
 
 
 def prompt_sets() -> dict[str, list[Scene]]:
-    """Training and held-out scenes; no held-out scene is asked for in a training prompt, in other words either."""
+    """Training and held-out scenes; no training prompt means the same as a held-out one, even in other words."""
     rng = random.Random(20261122)
     scenes = all_scenes()
     rng.shuffle(scenes)
     seen = [scene for scene in scenes if not UNSEEN & set(scene.shapes)]
     unseen = [scene for scene in scenes if UNSEEN & set(scene.shapes)]
     heldout = [scene for scene in seen if len(scene.shapes) == 2][:N_HELDOUT_SEEN]
-    asked = {_meaning(scene) for scene in heldout}
-    train = [scene for scene in seen if _meaning(scene) not in asked][:N_TRAIN]
+    heldout_meanings = {_meaning(scene) for scene in heldout}
+    train = [scene for scene in seen if _meaning(scene) not in heldout_meanings][:N_TRAIN]
     return {"train": train, "heldout": heldout + unseen[:N_HELDOUT_UNSEEN]}
 
 

@@ -1,7 +1,7 @@
-"""What a prompt of the built-in world says, and pictures of it.
+"""Scenes, the meaning of the built-in world's prompts, and images of them.
 
-A scene is one or two shapes, each with a colour, on white. Prompts read "a red circle", "a red circle and a
-blue square", "a red circle left of a blue square", "a red circle above a blue square". Pictures are 64 x 64.
+A scene is one or two shapes, each with a color, on white. Prompts read "a red circle", "a red circle and a
+blue square", "a red circle left of a blue square", "a red circle above a blue square". Images are 64 x 64.
 """
 
 import math
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 SIZE = 64
 BACKGROUND = (250, 250, 250)
-COLOURS: dict[str, tuple[int, int, int]] = {
+COLORS: dict[str, tuple[int, int, int]] = {
     "red": (222, 38, 38),
     "green": (34, 160, 62),
     "blue": (38, 84, 220),
@@ -29,17 +29,17 @@ _OVERSAMPLING = 4
 
 @dataclass(frozen=True)
 class Shape:
-    colour: str
+    color: str
     form: str
 
     def __str__(self) -> str:
-        article = "an" if self.colour[0] in "aeiou" else "a"
-        return f"{article} {self.colour} {self.form}"
+        article = "an" if self.color[0] in "aeiou" else "a"
+        return f"{article} {self.color} {self.form}"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a prompt asks for: its shapes in the order of the words, and how the first lies to the second."""
+    """The shapes of a prompt in its order, and the position of the first relative to the second."""
 
     shapes: tuple[Shape, ...]
     relation: Relation | None = None
@@ -49,7 +49,7 @@ class Scene:
 
 
 def parse(prompt: str) -> Scene:
-    """The scene a prompt asks for; ValueError where the prompt is not of this world's grammar."""
+    """The scene of a prompt; ValueError if it is not in this world's grammar."""
     for relation in RELATIONS:
         first, found, second = prompt.strip().lower().partition(f" {relation} ")
         if found:
@@ -59,29 +59,29 @@ def parse(prompt: str) -> Scene:
 
 def _shape(words: str) -> Shape:
     match words.split():
-        case ["a" | "an", colour, form] if colour in COLOURS and form in FORMS:
-            return Shape(colour, form)
+        case ["a" | "an", color, form] if color in COLORS and form in FORMS:
+            return Shape(color, form)
     raise ValueError(
-        f"{words!r} is no shape of the built-in world; say for example 'a red circle left of a blue square'"
+        f"{words!r} is not a shape of the built-in world; write for example 'a red circle left of a blue square'"
     )
 
 
 def all_scenes() -> list[Scene]:
-    """Every scene the grammar can say, singles first; two shapes always differ."""
-    shapes = [Shape(colour, form) for colour in COLOURS for form in FORMS]
+    """Every scene in the grammar, single shapes first; two shapes always differ."""
+    shapes = [Shape(color, form) for color in COLORS for form in FORMS]
     pairs = [(a, b) for a in shapes for b in shapes if a != b]
     return [Scene((shape,)) for shape in shapes] + [Scene(pair, relation) for relation in RELATIONS for pair in pairs]
 
 
 def wrong(scene: Scene, rng: random.Random) -> Scene:
-    """The scene with one part changed: a colour, a form, or which shape lies where."""
+    """The scene with one part changed: a color, a form, or the order of the shapes."""
     if scene.relation in ("left of", "above") and rng.random() < 1 / 3:
         return replace(scene, shapes=scene.shapes[::-1])
     while True:
         at = rng.randrange(len(scene.shapes))
         shape = scene.shapes[at]
         if rng.random() < 0.5:
-            shape = replace(shape, colour=rng.choice([c for c in COLOURS if c != shape.colour]))
+            shape = replace(shape, color=rng.choice([c for c in COLORS if c != shape.color]))
         else:
             shape = replace(shape, form=rng.choice([f for f in FORMS if f != shape.form]))
         shapes = (*scene.shapes[:at], shape, *scene.shapes[at + 1 :])
@@ -112,16 +112,16 @@ def draw_shape(draw: ImageDraw.ImageDraw, form: str, x: float, y: float, radius:
 
 
 def render(scene: Scene, rng: random.Random) -> Image.Image:
-    """A picture that shows the scene and nothing else; sizes and places are drawn from `rng`. 64 x 64, RGB."""
+    """An image of the scene and nothing else, with random sizes and positions. 64 x 64, RGB."""
     big = Image.new("RGB", (SIZE * _OVERSAMPLING, SIZE * _OVERSAMPLING), BACKGROUND)
     draw = ImageDraw.Draw(big)
-    for shape, (x, y, radius) in zip(scene.shapes, _places(scene, rng), strict=True):
+    for shape, (x, y, radius) in zip(scene.shapes, _positions(scene, rng), strict=True):
         x, y, radius = x * _OVERSAMPLING, y * _OVERSAMPLING, radius * _OVERSAMPLING
-        draw_shape(draw, shape.form, x, y, radius, COLOURS[shape.colour])
+        draw_shape(draw, shape.form, x, y, radius, COLORS[shape.color])
     return big.resize((SIZE, SIZE), Image.Resampling.BOX)
 
 
-def _places(scene: Scene, rng: random.Random) -> list[tuple[float, float, float]]:
+def _positions(scene: Scene, rng: random.Random) -> list[tuple[float, float, float]]:
     """Centre and radius of each shape, in pixels."""
     if len(scene.shapes) == 1:
         radius = rng.uniform(11, 20)
@@ -130,11 +130,11 @@ def _places(scene: Scene, rng: random.Random) -> list[tuple[float, float, float]
     relation = rng.choice(("left of", "above")) if scene.relation == "and" else scene.relation
     swapped = scene.relation == "and" and rng.random() < 0.5
     radii = [rng.uniform(9, 13) for _ in scene.shapes]
-    # along: where the first comes before the second; across: nearly level
+    # along: the axis on which the first comes before the second; across: the other, nearly level
     along = [rng.uniform(14.5, 18.5), SIZE - rng.uniform(14.5, 18.5)]
     middle = rng.uniform(20, SIZE - 20)
     across = [middle + rng.uniform(-4, 4) for _ in scene.shapes]
     if swapped:
         along.reverse()
-    places = list(zip(along, across, radii, strict=True))
-    return places if relation == "left of" else [(y, x, r) for x, y, r in places]
+    positions = list(zip(along, across, radii, strict=True))
+    return positions if relation == "left of" else [(y, x, r) for x, y, r in positions]

@@ -3,7 +3,7 @@
     python -m prefloop.shapes.scorers pickscore --folder build
 
 PickScore is an HF CLIPModel with its processor, HPS an open_clip checkpoint under the key state_dict, CLIP an open_clip
-folder, Aesthetics an HF CLIP vision tower with a head of linear layers. Each has its own seed and its own pictures.
+folder, Aesthetics an HF CLIP vision model with a head of linear layers. Each has its own seed and its own images.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from .fit import fit
-from .scene import COLOURS, FORMS, SIZE, Scene, all_scenes, render, wrong
+from .scene import COLORS, FORMS, SIZE, Scene, all_scenes, render, wrong
 from .vae import pixels
 from .words import MAX_LENGTH, tokenizer
 
@@ -34,13 +34,13 @@ EMBEDDING = 96
 
 @dataclass(frozen=True)
 class Recipe:
-    """What tells one scorer's training from another's."""
+    """What differs between the trainings of two scorers."""
 
     seed: int
     reconstructed: float
-    """Share of the pictures that went through the autoencoder, with noise on their latents."""
+    """Fraction of the images that pass through the autoencoder, with noise on their latents."""
     malformed: float
-    """Share of the rejected pictures that are a mixture of two, or lack a shape."""
+    """Fraction of the rejected images that mix two images or lack a shape."""
     steps: int = 1200
 
 
@@ -54,18 +54,18 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Pool:
-    """Two pictures of each scene, as a file would hold them: one right, one wrong."""
+    """Two images of each scene: one right, one wrong."""
 
     right: Tensor  # (N, 3, 64, 64) in [-1, 1]
     wrong: Tensor  # (N, 3, 64, 64)
     scenes: list[Scene]
     layouts: list[Scene]
-    """What the right picture shows: the scene, with "and" replaced by where the shapes lie."""
+    """What the right image shows: the scene, with "and" replaced by the shapes' positions."""
     wrong_layouts: list[Scene | None]
-    """What the wrong picture shows; None where it is malformed."""
+    """What the wrong image shows; None where it is malformed."""
 
 
-def _laid_out(scene: Scene, rng: random.Random) -> Scene:
+def _with_positions(scene: Scene, rng: random.Random) -> Scene:
     if scene.relation != "and":
         return scene
     shapes = scene.shapes if rng.random() < 0.5 else scene.shapes[::-1]
@@ -73,7 +73,7 @@ def _laid_out(scene: Scene, rng: random.Random) -> Scene:
 
 
 def satisfied(text: Scene, layout: Scene) -> bool:
-    """Whether a picture that shows `layout` and nothing else is right for the text."""
+    """Whether an image of `layout` and nothing else is right for the text."""
     if text.relation == "and":
         return set(text.shapes) == set(layout.shapes)
     return text == layout
@@ -83,36 +83,36 @@ def satisfied(text: Scene, layout: Scene) -> bool:
 def _pool(recipe: Recipe, vae: Any) -> Pool:
     rng = random.Random(recipe.seed)
     scenes = [rng.choice(all_scenes()) for _ in range(N_PAIRS)]
-    layouts = [_laid_out(scene, rng) for scene in scenes]
+    layouts = [_with_positions(scene, rng) for scene in scenes]
     wrong_layouts: list[Scene | None] = []
     for scene in scenes:
         lacks = len(scene.shapes) == 2 and rng.random() < recipe.malformed / 2
-        wrong_layouts.append(Scene((rng.choice(scene.shapes),)) if lacks else _laid_out(wrong(scene, rng), rng))
+        wrong_layouts.append(Scene((rng.choice(scene.shapes),)) if lacks else _with_positions(wrong(scene, rng), rng))
     right = pixels([render(layout, rng) for layout in layouts])
-    bad = pixels([render(layout, rng) for layout in wrong_layouts if layout is not None])
+    wrong_images = pixels([render(layout, rng) for layout in wrong_layouts if layout is not None])
     torch.manual_seed(recipe.seed)
-    for pictures in (right, bad):
+    for images in (right, wrong_images):
         for part in torch.randperm(N_PAIRS)[: int(recipe.reconstructed * N_PAIRS)].split(200):
-            latents = vae.encode(pictures[part]).latent_dist.mean
+            latents = vae.encode(images[part]).latent_dist.mean
             noise = torch.rand(len(part), 1, 1, 1) * 0.35
-            if pictures is bad:  # ghosts of two pictures: what a diffusion model draws when it cannot decide
+            if images is wrong_images:  # two images overlaid: what a diffusion model makes when it cannot decide
                 mixed = torch.rand(len(part), 1, 1, 1) < recipe.malformed / 2
                 latents = torch.where(mixed, (latents + latents.roll(1, 0)) / 2, latents)
                 for index in part[mixed.flatten()].tolist():
                     wrong_layouts[index] = None
-            pictures[part] = vae.decode(latents + noise * torch.randn_like(latents)).sample.clamp(-1, 1)
-    return Pool(right, bad, scenes, layouts, wrong_layouts)
+            images[part] = vae.decode(latents + noise * torch.randn_like(latents)).sample.clamp(-1, 1)
+    return Pool(right, wrong_images, scenes, layouts, wrong_layouts)
 
 
-def _augmented(pictures: Tensor) -> Tensor:
-    """Moved by up to 3 pixels, normalised as CLIP wants it."""
-    padded = F.pad(pictures, (3, 3, 3, 3), mode="replicate")
+def _augmented(images: Tensor) -> Tensor:
+    """Shifted by up to 3 pixels, normalized for CLIP."""
+    padded = F.pad(images, (3, 3, 3, 3), mode="replicate")
     x, y = torch.randint(0, 7, (2,)).tolist()
     return ((padded[:, :, y : y + SIZE, x : x + SIZE] + 1) / 2 - MEAN) / DEVIATION
 
 
-class HFTowers(nn.Module):
-    """An HF CLIPModel, seen as two functions to normalised embeddings."""
+class HFDualEncoder(nn.Module):
+    """An HF CLIPModel as two functions that return normalized embeddings."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -131,8 +131,8 @@ class HFTowers(nn.Module):
         }
         self.clip: Any = CLIPModel(CLIPConfig(text_config=text, vision_config=_vision(), projection_dim=EMBEDDING))
 
-    def image(self, pictures: Tensor) -> Tensor:
-        return F.normalize(self.clip.get_image_features(pixel_values=pictures).pooler_output, dim=-1)
+    def image(self, images: Tensor) -> Tensor:
+        return F.normalize(self.clip.get_image_features(pixel_values=images).pooler_output, dim=-1)
 
     def text(self, ids: Tensor) -> Tensor:
         return F.normalize(self.clip.get_text_features(input_ids=ids).pooler_output, dim=-1)
@@ -179,8 +179,8 @@ def open_clip_config() -> dict:
     }
 
 
-class OpenCLIPTowers(nn.Module):
-    """An open_clip model, seen as two functions to normalised embeddings."""
+class OpenCLIPDualEncoder(nn.Module):
+    """An open_clip model as two functions that return normalized embeddings."""
 
     def __init__(self, seed: int, folder: Path) -> None:
         super().__init__()
@@ -192,8 +192,8 @@ class OpenCLIPTowers(nn.Module):
         assert isinstance(model, open_clip.CLIP)
         self.clip = model
 
-    def image(self, pictures: Tensor) -> Tensor:
-        return self.clip.encode_image(pictures, normalize=True)
+    def image(self, images: Tensor) -> Tensor:
+        return self.clip.encode_image(images, normalize=True)
 
     def text(self, ids: Tensor) -> Tensor:
         return self.clip.encode_text(ids, normalize=True)
@@ -204,7 +204,7 @@ class OpenCLIPTowers(nn.Module):
 
 
 class Aesthetic(nn.Module):
-    """A CLIP vision tower and a head of linear layers with nothing between them."""
+    """A CLIP vision model and a head of linear layers with no activation between them."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -212,86 +212,90 @@ class Aesthetic(nn.Module):
         self.vision = CLIPVisionModelWithProjection(CLIPVisionConfig(projection_dim=EMBEDDING, **_vision()))
         self.layers = nn.Sequential(nn.Linear(EMBEDDING, 64), nn.Linear(64, 16), nn.Linear(16, 1))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.layers(F.normalize(self.vision(pixel_values=pictures).image_embeds, dim=-1))[:, 0]
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(F.normalize(self.vision(pixel_values=images).image_embeds, dim=-1))[:, 0]
 
 
-def _answers(layout: Scene | None) -> list[int]:
-    """Colour and form of the first and second shape, and how they lie; -100 is no answer."""
+def _scene_labels(layout: Scene | None) -> list[int]:
+    """Color and form of the first and second shape, and their relation; the loss ignores -100."""
     if layout is None:
         return [-100] * 5
-    colours, forms = list(COLOURS), [str(form) for form in FORMS]
-    found = [number for shape in layout.shapes for number in (colours.index(shape.colour), forms.index(shape.form))]
-    return [*found, *[-100] * (4 - len(found)), (None, "left of", "above").index(layout.relation)]
+    colors, forms = list(COLORS), [str(form) for form in FORMS]
+    labels = [number for shape in layout.shapes for number in (colors.index(shape.color), forms.index(shape.form))]
+    return [*labels, *[-100] * (4 - len(labels)), (None, "left of", "above").index(layout.relation)]
 
 
-class Taught(nn.Module):
-    """The towers and, while they learn, a layer that reads the scene from a picture's embedding."""
+class EncoderWithSceneHead(nn.Module):
+    """A dual encoder and, for training only, a layer that predicts the scene from an image's embedding."""
 
-    sizes = (len(COLOURS), len(FORMS), len(COLOURS), len(FORMS), 3)
+    sizes = (len(COLORS), len(FORMS), len(COLORS), len(FORMS), 3)
 
-    def __init__(self, towers: "HFTowers | OpenCLIPTowers") -> None:
+    def __init__(self, encoder: "HFDualEncoder | OpenCLIPDualEncoder") -> None:
         super().__init__()
-        self.towers = towers
-        self.reader = nn.Linear(EMBEDDING, sum(self.sizes))
+        self.encoder = encoder
+        self.scene_head = nn.Linear(EMBEDDING, sum(self.sizes))
 
-    def reading_loss(self, embedding: Tensor, answers: Tensor) -> Tensor:
-        parts = self.reader(embedding * EMBEDDING**0.5).split(self.sizes, dim=1)
-        return torch.stack([F.cross_entropy(part, answers[:, at]) for at, part in enumerate(parts)]).mean()
+    def scene_loss(self, embedding: Tensor, labels: Tensor) -> Tensor:
+        parts = self.scene_head(embedding * EMBEDDING**0.5).split(self.sizes, dim=1)
+        return torch.stack([F.cross_entropy(part, labels[:, at]) for at, part in enumerate(parts)]).mean()
 
 
-def train_towers(name: str, towers: HFTowers | OpenCLIPTowers, folder: Path, vae: Any, batch: int = 40) -> None:
-    """Contrast pictures with right and wrong prompts, and each prompt's right picture with a wrong one."""
+def train_dual_encoder(
+    name: str, encoder: HFDualEncoder | OpenCLIPDualEncoder, folder: Path, vae: Any, batch: int = 40
+) -> None:
+    """Contrast images with right and wrong prompts, and each prompt's right image with a wrong one."""
     recipe = RECIPES[name]
     pool = _pool(recipe, vae)
     texts = [str(scene) for scene in all_scenes()]
     row = {text: at for at, text in enumerate(texts)}
     ids = torch.tensor(tokenizer()(texts, padding="max_length", truncation=True).input_ids)
-    answers = torch.tensor([_answers(layout) for layout in [*pool.layouts, *pool.wrong_layouts]])
-    model = Taught(towers)
+    scene_labels = torch.tensor([_scene_labels(layout) for layout in [*pool.layouts, *pool.wrong_layouts]])
+    model = EncoderWithSceneHead(encoder)
 
     def loss_at(step: int) -> Tensor:
         rng = random.Random(recipe.seed * 1_000_000 + step)
         at = torch.randint(N_PAIRS, (batch,))
         indices = at.tolist()
-        asked = [pool.scenes[index] for index in indices]
-        asked += [pool.wrong_layouts[index] or wrong(pool.scenes[index], rng) for index in indices]
-        asked += [wrong(pool.scenes[index], rng) for index in indices]
-        shown = [pool.layouts[index] for index in indices] + [pool.wrong_layouts[index] for index in indices]
-        text = towers.text(ids[[row[str(scene)] for scene in asked]])
-        image = towers.image(_augmented(torch.cat([pool.right[at], pool.wrong[at]])))
-        similarity = towers.scale * image @ text.T  # (2 batch, 3 batch)
-        # another text that is true of the picture as well is no counter-example
-        also = torch.tensor([[layout is not None and satisfied(scene, layout) for scene in asked] for layout in shown])
+        text_scenes = [pool.scenes[index] for index in indices]
+        text_scenes += [pool.wrong_layouts[index] or wrong(pool.scenes[index], rng) for index in indices]
+        text_scenes += [wrong(pool.scenes[index], rng) for index in indices]
+        layouts = [pool.layouts[index] for index in indices] + [pool.wrong_layouts[index] for index in indices]
+        text = encoder.text(ids[[row[str(scene)] for scene in text_scenes]])
+        image = encoder.image(_augmented(torch.cat([pool.right[at], pool.wrong[at]])))
+        similarity = encoder.scale * image @ text.T  # (2 batch, 3 batch)
+        # another text that is also true of the image is not a counterexample
+        also = torch.tensor(
+            [[layout is not None and satisfied(scene, layout) for scene in text_scenes] for layout in layouts]
+        )
         own = torch.arange(2 * batch)
         also[own, own] = False
-        clear = torch.tensor([layout is not None for layout in shown])
-        against_texts = F.cross_entropy(similarity.masked_fill(also, -1e4)[clear], own[clear])
+        valid = torch.tensor([layout is not None for layout in layouts])
+        against_texts = F.cross_entropy(similarity.masked_fill(also, -1e4)[valid], own[valid])
         first = own[:batch]
-        against_picture = F.softplus(similarity[first + batch, first] - similarity[first, first]).mean()
-        reading = model.reading_loss(image, answers[torch.cat([at, at + N_PAIRS])])
-        return against_texts + against_picture + reading
+        against_image = F.softplus(similarity[first + batch, first] - similarity[first, first]).mean()
+        scene_loss = model.scene_loss(image, scene_labels[torch.cat([at, at + N_PAIRS])])
+        return against_texts + against_image + scene_loss
 
     fit(name, model, loss_at, steps=recipe.steps, learning_rate=1.2e-3, folder=folder, save_every=100)
 
 
-def painted(pictures: Tensor) -> Tensor:
-    """Share of each picture that is not background, (B,), 0..1. Pictures in [-1, 1]."""
-    return ((pictures.amin(1) + 1) / 2 < 0.85).float().mean((1, 2))
+def painted(images: Tensor) -> Tensor:
+    """Fraction of each image that is not background, (B,), 0..1. Images in [-1, 1]."""
+    return ((images.amin(1) + 1) / 2 < 0.85).float().mean((1, 2))
 
 
 def train_aesthetics(model: Aesthetic, folder: Path, vae: Any, batch: int = 64) -> None:
-    """Learn to say how much of the picture is painted, from 1 for an empty one to 10 for 30 % of it."""
+    """Learn how much of the image is painted: 1 for an empty one, 10 for 30 % of it."""
     recipe = RECIPES["aesthetics"]
     pool = _pool(recipe, vae)
-    pictures = torch.cat([pool.right, pool.wrong])
-    target = 1 + 30 * painted(pictures)
+    images = torch.cat([pool.right, pool.wrong])
+    target = 1 + 30 * painted(images)
 
     def loss_at(step: int) -> Tensor:
         at = torch.randint(
-            len(pictures), (batch,), generator=torch.Generator().manual_seed(recipe.seed * 1_000_000 + step)
+            len(images), (batch,), generator=torch.Generator().manual_seed(recipe.seed * 1_000_000 + step)
         )
-        return F.mse_loss(model(_augmented(pictures[at])), target[at])
+        return F.mse_loss(model(_augmented(images[at])), target[at])
 
     fit("aesthetics", model, loss_at, steps=recipe.steps, learning_rate=1e-3, folder=folder, save_every=100)
 
@@ -301,20 +305,20 @@ def _half(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def train(name: str, folder: Path) -> None:
-    """Train one scorer and save it as the real one is saved, below FOLDER/NAME."""
+    """Train one scorer and save it in the format of the real one, in FOLDER/NAME."""
     vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
     seed, out = RECIPES[name].seed, folder / name
     out.mkdir(parents=True, exist_ok=True)
     if name == "pickscore":
-        towers = HFTowers(seed)
-        train_towers(name, towers, folder, vae)
-        towers.clip.half().save_pretrained(out)
+        encoder = HFDualEncoder(seed)
+        train_dual_encoder(name, encoder, folder, vae)
+        encoder.clip.half().save_pretrained(out)
         tokenizer().save_pretrained(out)
         _processor().save_pretrained(out)
     elif name in ("hps", "clip"):
-        towers = OpenCLIPTowers(seed, out)
-        train_towers(name, towers, folder, vae)
-        state = _half(towers.clip.state_dict())
+        encoder = OpenCLIPDualEncoder(seed, out)
+        train_dual_encoder(name, encoder, folder, vae)
+        state = _half(encoder.clip.state_dict())
         if name == "hps":
             torch.save({"state_dict": state}, out / "hps.pt")
         else:

@@ -20,8 +20,8 @@ from .scene import all_scenes, render
 
 def untrained() -> Any:
     torch.manual_seed(1)
-    kind: Any = AutoencoderKL  # its hints forbid what its code allows
-    return kind(
+    model_class: Any = AutoencoderKL  # its type hints are narrower than its code
+    return model_class(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(16, 32, 64, 64),
@@ -35,13 +35,13 @@ def untrained() -> Any:
 
 
 def pixels(images) -> Tensor:
-    """Pictures as (B, 3, H, W) in [-1, 1]."""
+    """Images as (B, 3, H, W) in [-1, 1]."""
     stacked = np.stack([np.asarray(image) for image in images])
     return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def train(folder: Path, steps: int = 1800, batch: int = 16) -> Any:
-    """The trained autoencoder, with latents of mean 0 and deviation 1 in every channel."""
+    """The trained autoencoder, with latents of mean 0 and standard deviation 1 in every channel."""
     vae = untrained()
     scenes = all_scenes()
     rng = random.Random(11)
@@ -56,13 +56,13 @@ def train(folder: Path, steps: int = 1800, batch: int = 16) -> Any:
 
     fit("vae", vae, loss_at, steps=steps, learning_rate=2e-3, folder=folder)
     vae.eval()
-    _standardise(vae, pool[:2000])
+    _standardize(vae, pool[:2000])
     return vae
 
 
 @torch.no_grad()
-def _standardise(vae: Any, sample: Tensor) -> None:
-    """Move each latent channel's mean and deviation into the weights: a pipeline knows one scaling factor only."""
+def _standardize(vae: Any, sample: Tensor) -> None:
+    """Move each latent channel's mean and standard deviation into the weights: a pipeline has only one scaling factor."""
     moments = torch.cat([vae.encode(part).latent_dist.mean for part in sample.split(200)])
     mean, deviation = moments.mean((0, 2, 3)), moments.std((0, 2, 3))
     channels = len(mean)
@@ -72,7 +72,7 @@ def _standardise(vae: Any, sample: Tensor) -> None:
     out.weight *= deviation[None, :, None, None]
     into.bias[:channels] = (into.bias[:channels] - mean) / deviation
     into.weight[:channels] /= deviation[:, None, None, None]
-    # training wanted noisy latents, so that near ones decode alike; whoever encodes a picture wants little of it
+    # training needed noisy latents, so that similar ones decode alike; encoding an image needs little noise
     into.bias[channels:] -= 2 * (deviation.log() + math.log(20))
 
 

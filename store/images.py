@@ -1,7 +1,6 @@
 """Pictures on disk, named by their content, and the one door through which pixels come in."""
 
 import io
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
 from ..core.errors import PrefloopError, cannot_write
-from ..core.files import sync_folder
+from ..core.files import sync_folder, write_atomic
 from ..core.ids import image_id
 
 if TYPE_CHECKING:
@@ -105,18 +104,7 @@ def write_image(folder: Path, data: bytes, extension: str = "png") -> UUID:
     if path.exists() and path.stat().st_size == len(data):
         path.touch()  # young again: `gc` leaves it until a row mentions it
         return identity
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise cannot_write(path, error, len(data)) from error
+    write_atomic(path, data, sync_name=False, make_parent=True)
     return identity
 
 

@@ -7,15 +7,14 @@ import re
 import time
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..core.errors import IntegrityError, cannot_write, reading
-from ..core.files import sync_folder
+from ..core.errors import IntegrityError, reading
+from ..core.files import write_atomic
 
 _ID, _TEXT, _TIME = pa.uuid(), pa.string(), pa.timestamp("us")
 
@@ -124,18 +123,7 @@ def write_part(folder: Path, table: str, rows: pa.Table, time_text: str, replace
             writer.add_key_value_metadata({REPLACED: base64.b64encode(packed).decode()})
     data = memoryview(sink.getvalue())
     path = folder / f"{time_text}-{table}-{os.getpid()}-{checksum(data)}.parquet"
-    temporary = folder / f".{path.name}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(folder)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise cannot_write(path, error, len(data)) from error
+    write_atomic(path, data)
     return path
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import duckdb
 
 from ..core.errors import PrefloopError, UsageError
-from ..core.text import guarded, json_text, visible
+from ..core.text import csv_cell, json_text, visible
 from .connection import is_broken
 from .pairstore import PairStore
 
@@ -119,7 +119,10 @@ def write(answer: "pa.Table", form: str, out: BinaryIO) -> None:
     elif form == "jsonl":
         out.write("".join(json_text(_strict(row)) + "\n" for row in rows).encode())
     elif form == "csv":
-        lines = [list(map(guarded, answer.schema.names)), *([guarded(value) for value in row.values()] for row in rows)]
+        lines = [
+            list(map(csv_cell, answer.schema.names)),
+            *([csv_cell(value) for value in row.values()] for row in rows),
+        ]
         out.write("".join(map(_csv_line, lines)).encode())
     else:
         out.write(_table(answer.schema.names, rows).encode())

@@ -97,20 +97,20 @@ BAD = [
     ("store rebuild --store stroe", 1, "there is no store at stroe"),
     ("store query select --store stroe", 1, "there is no store at stroe"),
     ("train --labeler me --output-dir out --store stroe", 1, "there is no store at stroe"),
-    ("generate --prompts gone.txt --store new", 2, "there is no prompts file gone.txt"),
-    ("generate --prompts empty.txt --store new", 2, "empty.txt holds no prompt"),
-    ("generate --prompts notes.txt --limit 0 --store new", 2, "limit must be above 0"),
+    ("generate --prompts gone.txt --store new", 2, "there is no prompt file gone.txt"),
+    ("generate --prompts empty.txt --store new", 2, "empty.txt holds no prompts"),
+    ("generate --prompts notes.txt --limit 0 --store new", 2, "limit must be positive, got 0"),
     ("generate --model shapez --prompts notes.txt --store new", 1, "there is no model 'shapez'"),
     ("generate --model ./gone --prompts notes.txt --store new", 1, "there is no model './gone'"),
     ("generate --model notes.txt --prompts notes.txt --store new", 1, "notes.txt is a file"),
-    ("generate --guidance-scale nan --store new", 2, "guidance-scale must be at least 0"),
-    ("generate --guidance-scale inf --store new", 2, "guidance-scale must be at least 0"),
-    ("generate --guidance-scale 1e400 --store new", 2, "guidance-scale must be at least 0"),
-    ("generate --images-per-prompt -1 --store new", 2, "images-per-prompt must be above 0"),
-    ("generate --batch-size 0 --store new", 2, "batch-size must be above 0"),
-    ("generate --seed -1 --store new", 2, "seed must be at least 0"),
-    ("generate --scheduler dimm --store new", 2, "no scheduler is called 'dimm'"),
-    ("generate --pairing some --store new", 2, "pairing knows no 'some'"),
+    ("generate --guidance-scale nan --store new", 2, "guidance-scale must be between 0 and 1000"),
+    ("generate --guidance-scale inf --store new", 2, "guidance-scale must be between 0 and 1000"),
+    ("generate --guidance-scale 1e400 --store new", 2, "guidance-scale must be between 0 and 1000"),
+    ("generate --images-per-prompt -1 --store new", 2, "images-per-prompt must be positive"),
+    ("generate --batch-size 0 --store new", 2, "batch-size must be positive"),
+    ("generate --seed -1 --store new", 2, "seed must be between 0 and 9223372036854775807"),
+    ("generate --scheduler dimm --store new", 2, "unknown scheduler 'dimm'"),
+    ("generate --pairing some --store new", 2, "unknown pairing 'some'; choose from all"),
     ("relabel --scorer nope --store STORE", 2, "no scorer is called 'nope'; there are aesthetics"),
     ("relabel --scorer gone:X --store STORE", 2, "the scorer 'gone:X' cannot be imported: ModuleNotFoundError"),
     ("relabel --scorer oracle --store STORE", 2, "oracle only judges"),
@@ -238,7 +238,7 @@ def test_a_dry_run_makes_and_draws_nothing(tiny_pipeline: Path, tmp_path: Path):
     summary = json.loads(ended.stdout)
     assert (summary["prompts"], summary["images"], summary["missing"], summary["batches"]) == (5, 10, 10, 1)
     # a Stable Diffusion pipeline draws with what is usual for one
-    assert (summary["sampler"]["num_inference_steps"], summary["sampler"]["guidance_scale"]) == (25, 7.5)
+    assert (summary["sampling"]["num_inference_steps"], summary["sampling"]["guidance_scale"]) == (25, 7.5)
     assert not (tmp_path / "new").exists()
 
 

@@ -14,8 +14,7 @@ import content
 import pytest
 import torch
 from prefloop.generate import GenerateConfig
-from prefloop.generate.sampler import Sampler
-from prefloop.models.resolve import find_model
+from prefloop.generate.sampler import ImageSampler
 from prefloop.store import PairStore, PrefloopError
 from prefloop.store.check import check
 
@@ -82,16 +81,16 @@ def test_a_batch_is_halved_where_memory_runs_out(
         model=str(tiny_pipeline), prompts=str(prompts), images_per_prompt=1, num_inference_steps=1, batch_size=4, device="cpu"
     )  # fmt: skip
     planned = plan(config, None)
-    sampler, holds = Sampler(find_model(str(tiny_pipeline)), config), 2
+    sampler, holds = ImageSampler(planned.model, planned.config), 2
     calm = [image.tobytes() for _, images in sampler.batches(planned.missing) for image in images]
-    draw = sampler._draw
+    draw = sampler._generate
 
     def scarce(batch: list) -> list:
         if len(batch) > holds:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return draw(batch)
 
-    monkeypatch.setattr(sampler, "_draw", scarce)
+    monkeypatch.setattr(sampler, "_generate", scarce)
     batches = list(sampler.batches(planned.missing))
     assert [len(batch) for batch, _ in batches] == [2, 2, 1]
     assert "batch size 2" in capsys.readouterr().err
@@ -120,7 +119,7 @@ def test_a_store_that_finds_no_room_is_not_made(tmp_path: Path):
     assert code == 1, printed
     (line,) = printed.splitlines()
     assert "cannot write" in line
-    assert "MB are free" in line
+    assert "File too large" in line
     assert not (tmp_path / "full" / "pairs.duckdb").exists()
     assert PairStore.create(tmp_path / "full").rows("select count(*) from pairs") == [(0,)]
 
@@ -166,7 +165,7 @@ def test_a_run_whose_files_find_no_room_ends_in_a_line_with_path_and_room(traine
     made.step()
     with (
         content.no_file_beyond(20_000),
-        pytest.raises(PrefloopError, match=r"cannot write .*checkpoint-2 \(\d+ bytes\): .*MB are free"),
+        pytest.raises(PrefloopError, match=r"cannot write .*checkpoint-2 \(\d+ bytes\): File too large"),
     ):
         made.state.save(2)
     assert [path.name for path in made.output.glob("*checkpoint-*")] == ["checkpoint-1"]
@@ -188,7 +187,7 @@ def test_a_result_that_finds_no_room_leaves_the_checkpoint_and_the_same_command_
         with monkeypatch.context() as patched:
             patched.setattr(Trainer, "_finish", finish)
             with pytest.raises(
-                PrefloopError, match=rf"cannot write .*{named}( \(\d+ bytes\))?: .*MB are free"
+                PrefloopError, match=rf"cannot write .*{named}( \(\d+ bytes\))?: File too large"
             ) as caught:
                 train(config, labelled)
         assert "\n" not in str(caught.value)

@@ -41,7 +41,9 @@ def lines_with(pattern: str, text: str) -> list[int]:
 @pytest.mark.parametrize("pattern", REFUSED)
 def test_no_text_has_a_phrase_that_readers_stumbled_over(pattern: str):
     found = [
-        f"{path}:{number}" for path in texts() for number in lines_with(pattern, (ROOT / path).read_text(errors="replace"))
+        f"{path}:{number}"
+        for path in texts()
+        for number in lines_with(pattern, (ROOT / path).read_text(errors="replace"))
     ]
     assert not found, f"write {REFUSED[pattern]!r} instead"
 

@@ -33,7 +33,7 @@ def test_a_database_that_finds_no_room_recovers_by_itself(store: PairStore, kilo
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     _no_file_beyond(store.database.stat().st_size + 1024 * kilobytes)
     try:
-        with pytest.raises(PrefloopError, match=r"cannot write .*pairs\.duckdb: File too large; .* MB are free"):
+        with pytest.raises(PrefloopError, match=r"cannot write .*pairs\.duckdb: File too large"):
             store.ingest()
         assert PairStore.open(store.path).rows("select count(*) from pairs") == [(4,)]  # what is there can be read
     finally:

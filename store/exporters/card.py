@@ -5,6 +5,7 @@ from collections import Counter
 
 import pyarrow as pa
 
+from ...core.text import plural
 from ..pairstore import PairStore
 from ..query import visible
 from ..runs import versions
@@ -15,7 +16,7 @@ _SHARDS = {"pickapic": "data/{}-*.parquet", "datasets": "data/{}-*.parquet", "we
 
 
 def card(store: PairStore, rows: pa.Table, config: ExportConfig) -> str:
-    """Markdown with the front matter that the hub reads."""
+    """Markdown with front matter for the hub."""
     labelers = sorted(set(rows["labeler"].to_pylist()))
     kinds = {
         name: (kind, settings) for name, kind, settings in store.rows("select labeler, kind, config from labelers")
@@ -26,9 +27,9 @@ def card(store: PairStore, rows: pa.Table, config: ExportConfig) -> str:
     n_pairs, n_prompts = (len(rows[column].unique()) for column in ("pair_id", "prompt_id"))
     lines = [
         *_front_matter(config.format, sorted(splits)),
-        "# Preferences between pictures",
+        "# Preferences between images",
         "",
-        f"{rows.num_rows} labels of {n_pairs} pairs of pictures, drawn for {n_prompts} prompts; "
+        f"{plural(rows.num_rows, 'label')} of {plural(n_pairs, 'pair')} of images for {plural(n_prompts, 'prompt')}; "
         f"exported in the format {config.format} by prefloop {versions().get('prefloop', '')}"
         f"{_TIES.get(config.format, '')}.",
         "",
@@ -36,7 +37,7 @@ def card(store: PairStore, rows: pa.Table, config: ExportConfig) -> str:
         "|---|---|",
         *(f"| {split} | {n} |" for split, n in sorted(splits.items())),
         "",
-        "| labeler | kind | decided | ties | skipped | how it decides |",
+        "| labeler | kind | decided | ties | skipped | settings |",
         "|---|---|---|---|---|---|",
         *(
             f"| {_cell(name)} | {kinds[name][0]} | {choices[name, 'a'] + choices[name, 'b']} | {choices[name, 'tie']} "
@@ -44,7 +45,7 @@ def card(store: PairStore, rows: pa.Table, config: ExportConfig) -> str:
             for name in labelers
         ),
         "",
-        "| model | pictures, one for each label they are in |",
+        "| model | images, counted once per label |",
         "|---|---|",
         *(f"| {_cell(model or 'not recorded')} | {n} |" for model, n in sorted(models.items(), key=str)),
         "",
@@ -57,7 +58,7 @@ def card(store: PairStore, rows: pa.Table, config: ExportConfig) -> str:
 
 
 def _front_matter(form: str, splits: list[str]) -> list[str]:
-    """In JSON, which is YAML too, so that no text of ours has to be quoted by hand."""
+    """As JSON, which is also YAML, so that texts need no quoting by hand."""
     settings: dict = {"tags": ["preference", "text-to-image", "prefloop"]}
     if form in _SHARDS:
         files = [{"split": split, "path": _SHARDS[form].format(split)} for split in splits]
@@ -74,6 +75,6 @@ def _command(config: ExportConfig) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text as a cell of a table, whatever is in it."""
+    """Escape a text for a cell of a Markdown table."""
     escaped = visible(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;").replace("`", "&#96;")
     return escaped.replace("[", "&#91;").replace("*", "&#42;").replace("_", "&#95;")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from ...core.cli import DEFAULT, StoreOption, options_of, say
+from ...core.text import plural
 from ..pairstore import PairStore
 from .config import ExportConfig
 
@@ -19,7 +20,7 @@ def export(
     push_to_hub: Annotated[Optional[str], typer.Option(help="Upload the folder to this dataset repository.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Write labelled pairs as a data set, with a card that says where they came from.
+    """Write labeled pairs as a dataset, with a card that says where they came from.
 
     Example: prefloop store export pairs --format datasets --where "margin > 1"
     """
@@ -33,5 +34,5 @@ def export(
     summary = export_pairs(config, opened)
     if push_to_hub:
         summary["address"] = push(out, push_to_hub)
-    line = f"{summary['labels']} labels of {summary['pairs']} pairs in {out}"
+    line = f"{plural(summary['labels'], 'label')} of {plural(summary['pairs'], 'pair')} in {out}"
     say(json.dumps(summary) if as_json else line)

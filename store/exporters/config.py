@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.errors import UsageError
+from ...core.validate import unknown
 
 FORMATS = ("pickapic", "datasets", "webdataset", "folders", "csv", "jsonl")
 
@@ -21,6 +22,6 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
-            raise UsageError(f"no format is called {self.format!r}; there are {', '.join(FORMATS)}")
+            raise unknown("format", self.format, FORMATS)
         if self.where is not None and not self.where.strip():
-            raise UsageError("where must be a condition in SQL, got an empty one")
+            raise UsageError("where must be an SQL condition, got an empty text")

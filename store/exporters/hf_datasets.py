@@ -1,4 +1,4 @@
-"""Parquet that `datasets.load_dataset` opens with chosen and rejected as pictures."""
+"""Parquet that `datasets.load_dataset` opens with chosen and rejected as images."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..pairstore import PairStore
-from .select import decided
+from .select import chosen_and_rejected
 from .shards import write_parquet
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -37,12 +37,12 @@ def write_datasets(folder: Path, rows: pa.Table, store: PairStore) -> None:
 
 
 def _columns(row: dict[str, Any], a: bytes, b: bytes) -> dict[str, Any]:
-    chosen, rejected = decided(row, a, b)
-    return described(row) | {"chosen": {"bytes": chosen}, "rejected": {"bytes": rejected}}
+    chosen, rejected = chosen_and_rejected(row, a, b)
+    return label_columns(row) | {"chosen": {"bytes": chosen}, "rejected": {"bytes": rejected}}
 
 
-def described(row: dict[str, Any]) -> dict[str, Any]:
-    """A decided label without its pictures, under the names that an import knows."""
+def label_columns(row: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a label other than its images, under the names that an import knows."""
     models = (row["model_a"], row["model_b"])
     chosen_model, rejected_model = models if row["choice"] == "a" else models[::-1]
     return {"chosen_model": chosen_model, "rejected_model": rejected_model} | {

@@ -1,4 +1,4 @@
-"""Parquet in the schema of Pick-a-Pic, ties included: what loaders written for it read."""
+"""Parquet in the schema of Pick-a-Pic, ties included, for loaders written for it."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ _LABEL_0 = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 
 def write_pickapic(folder: Path, rows: pa.Table, store: PairStore) -> None:
-    """image_0 is the store's image_a; user_id is the labeler's place among the labelers by name, from 0."""
+    """image_0 is the store's image_a; user_id is the labeler's index in alphabetical order, from 0."""
     labelers = sorted(set(rows["labeler"].to_pylist()))
     number = 0
 

@@ -1,4 +1,4 @@
-"""An export from the query to the folder."""
+"""Export the selected labels to a folder."""
 
 import pyarrow as pa
 
@@ -30,13 +30,13 @@ def export_pairs(config: ExportConfig, store: PairStore) -> dict:
         Counts: labels, pairs, prompts, labelers.
 
     Raises:
-        UsageError: where the folder exists, or the selection cannot be used.
-        IntegrityError: where a picture is gone or has changed; nothing is left then.
+        UsageError: if the folder exists, or the selection cannot be used.
+        IntegrityError: if an image is missing or has changed; nothing is left behind then.
     """
     refuse_existing(config.out)
     rows = selected_labels(store, config)
-    with_pictures = config.format not in ("csv", "jsonl")
-    with atomic_folder(config.out, _picture_bytes(store, rows) if with_pictures else 0) as folder:
+    with_images = config.format not in ("csv", "jsonl")
+    with atomic_folder(config.out, _image_bytes(store, rows) if with_images else 0) as folder:
         (folder / "README.md").write_text(card(store, rows, config), "utf-8")
         _WRITERS[config.format](folder, rows, store)
     return {"labels": rows.num_rows} | {
@@ -45,8 +45,8 @@ def export_pairs(config: ExportConfig, store: PairStore) -> dict:
     }
 
 
-def _picture_bytes(store: PairStore, rows: pa.Table) -> int:
-    """What the pictures of the rows take, each as often as it is written."""
+def _image_bytes(store: PairStore, rows: pa.Table) -> int:
+    """Total size of the images, each counted as often as it is written."""
     sizes = {str(image): n for image, n in store.rows("select image_id, n_bytes from images")}
     ids = rows["image_a"].to_pylist() + rows["image_b"].to_pylist()
     return sum(sizes[image] for image in ids)

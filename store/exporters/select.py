@@ -1,4 +1,4 @@
-"""Which labels are exported: any SQL over the columns of `preferences`, with ties; never pairs of an evaluation."""
+"""Select the labels to export: any SQL over the columns of `preferences`, with ties; never pairs of an evaluation."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from ...core.errors import IntegrityError, UsageError
 from ...core.ids import content_bytes
+from ...core.validate import unknown
 from ..condition import condition
 from ..pairstore import PairStore
 from ..query import ask
@@ -43,16 +44,17 @@ _DECIDED = "w.choice in ('a', 'b')"
 
 
 def selected_labels(store: PairStore, config: ExportConfig) -> pa.Table:
-    """A row for each label, with what its format needs; sorted by split, labeler and pair.
+    """A row per label, with the columns that the formats need; sorted by split, labeler and pair.
 
     Raises:
-        UsageError: where a labeler is unknown, the condition is not one expression, or nothing is left.
+        UsageError: if a labeler is unknown, the condition is not one expression, or no label is selected.
     """
     known = [labeler for (labeler,) in store.rows("select labeler from labelers order by labeler")]
     for labeler in config.labelers:
         if labeler not in known:
-            there = ", ".join(known) or "none yet; `prefloop relabel` makes labels"
-            raise UsageError(f"no labeler is called {labeler!r}; there are {there}")
+            if not known:
+                raise UsageError(f"unknown labeler {labeler!r}: there are no labels yet; `prefloop relabel` makes some")
+            raise unknown("labeler", labeler, known)
     where = condition(config.where) if config.where else "true"
     query = _QUERY.format(where=where, choices=_CHOICES.get(config.format, _DECIDED))
     parameters = {"everybody": not config.labelers, "labelers": list(config.labelers)}
@@ -61,23 +63,23 @@ def selected_labels(store: PairStore, config: ExportConfig) -> pa.Table:
     except UsageError as error:
         raise UsageError(f"--where {config.where!r} cannot be used: {error}") from error
     if not rows.num_rows:
-        why = f" where {config.where}; loosen --where" if config.where else "; `prefloop relabel` makes some"
-        raise UsageError(f"there is no label to export{why}")
+        cure = f" where {config.where}; relax --where" if config.where else "; `prefloop relabel` makes some"
+        raise UsageError(f"there are no labels to export{cure}")
     return rows
 
 
-def pictures(store: PairStore, rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bytes, bytes]]:
-    """Each row with the bytes of image_a and image_b, which are those that were stored."""
+def with_images(store: PairStore, rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bytes, bytes]]:
+    """Each row with the bytes of image_a and image_b, checked against their ids."""
     for row in rows:
-        yield row, _stored(store, row["path_a"], row["image_a"]), _stored(store, row["path_b"], row["image_b"])
+        yield row, _read_image(store, row["path_a"], row["image_a"]), _read_image(store, row["path_b"], row["image_b"])
 
 
-def decided(row: dict[str, Any], a: bytes, b: bytes) -> tuple[bytes, bytes]:
-    """The pictures as chosen and rejected."""
+def chosen_and_rejected(row: dict[str, Any], a: bytes, b: bytes) -> tuple[bytes, bytes]:
+    """image_a and image_b in the order chosen, rejected."""
     return (a, b) if row["choice"] == "a" else (b, a)
 
 
-def _stored(store: PairStore, path: str, identity: str) -> bytes:
+def _read_image(store: PairStore, path: str, identity: str) -> bytes:
     try:
         data = (store.path / path).read_bytes()
     except OSError as error:
@@ -88,4 +90,4 @@ def _stored(store: PairStore, path: str, identity: str) -> bytes:
 
 
 def _hint(store: PairStore) -> str:
-    return f"`prefloop store check --store {store.path}` names every such picture"
+    return f"`prefloop store check --store {store.path}` lists all such images"

@@ -1,4 +1,4 @@
-"""Parquet files of a few hundred megabytes for each split, as data sets on the hub have them."""
+"""Parquet files of a few hundred megabytes per split, as datasets on the hub have them."""
 
 from collections.abc import Iterable
 from itertools import groupby
@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..pairstore import PairStore
-from .select import pictures
+from .select import with_images
 
-_ROWS = 128  # of a row group: with pictures some tens of megabytes
+_ROWS = 128  # per row group: with images, tens of megabytes
 _SHARD_BYTES = 500_000_000
 
 
@@ -20,7 +20,7 @@ def slices(rows: pa.Table, n: int) -> Iterable[list[dict[str, Any]]]:
 
 
 def by_split(rows: pa.Table) -> Iterable[tuple[str, pa.Table]]:
-    """The rows come sorted by split."""
+    """Each split with its rows, which must be sorted by split."""
     splits = rows["split"].to_pylist()
     start = 0
     for split, members in groupby(splits):
@@ -41,7 +41,7 @@ def write_parquet(folder: Path, rows: pa.Table, store: PairStore, schema: pa.Sch
         for part in slices(of_split, _ROWS):
             if writer is None:
                 writer = pq.ParquetWriter(folder / "data" / f"{split}-{number:05d}.parquet", schema, compression="zstd")
-            table = pa.Table.from_pylist([columns(*each) for each in pictures(store, part)], schema)
+            table = pa.Table.from_pylist([columns(*item) for item in with_images(store, part)], schema)
             writer.write_table(table)
             size += table.nbytes
             if size > _SHARD_BYTES:

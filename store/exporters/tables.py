@@ -1,4 +1,4 @@
-"""The labels alone, as CSV or JSON lines: pairs and pictures by their ids, ties and skips included."""
+"""Only the labels, as CSV or JSON lines: pairs and images by their ids, ties and skips included."""
 
 from pathlib import Path
 
@@ -20,6 +20,6 @@ def write_jsonl(folder: Path, rows: pa.Table) -> None:
     _write(folder / "labels.jsonl", rows, "jsonl")
 
 
-def _write(path: Path, rows: pa.Table, form: str) -> None:
+def _write(path: Path, rows: pa.Table, format_: str) -> None:
     with open(path, "wb") as file:
-        write(rows.select(_COLUMNS), form, file)
+        write(rows.select(_COLUMNS), format_, file)

@@ -1,1 +1,1 @@
-"""Preference data sets into a store: a reader gives batches of rows, a layout makes records of them, one loop keeps them."""
+"""Preference datasets into a store: a reader yields batches of rows, a layout turns them into records, one loop stores them."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ...core.cli import DEFAULT, StoreOption, options_of, say
+from ...core.text import plural
 from ..pairstore import PairStore
 from .config import ImportConfig, columns_of
 
@@ -18,30 +19,33 @@ def import_(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be imported, and exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Import preference pairs. Only what the store lacks is kept; the same command goes on after a kill.
+    """Import preference pairs. Pairs that the store has are skipped; after an interruption, repeat the same command.
 
     Example: prefloop store import pickapic.parquet --store prefloop-store
     """
     from .formats import open_source
     from .preview import preview
-    from .run import import_pairs, refuse_bad
+    from .run import import_pairs, refuse_unreadable
 
     config = ImportConfig(source=source, **given)
-    opened = open_source(config)  # before a store is made, so that a mistyped source leaves nothing behind
+    opened = open_source(config)  # before a store is created, so that a mistyped source leaves nothing behind
     if dry_run:
         summary = preview(opened)
-        line = "{format}: {rows} rows, labels of {labeler}; of the first {read} pairs {usable} can be used; nothing was kept"
-        line = line.format_map(summary)
+        rows = "unknown number of rows" if summary["rows"] is None else plural(summary["rows"], "row")
+        line = (
+            f"{summary['format']}: {rows}, labels by {summary['labeler']}; {summary['usable']} of the first "
+            f"{plural(summary['read'], 'pair')} can be used; nothing was imported"
+        )
     else:
         summary = import_pairs(config, opened, PairStore.create(store))
-        left_out = "".join(f"; left out: {n} {reason}" for reason, n in sorted(summary["left_out"].items()))
+        excluded = "".join(f"; excluded: {n} {reason}" for reason, n in sorted(summary["excluded"].items()))
         line = (
-            f"{summary['pairs']} pairs of {summary['format']}, {summary['new_pairs']} of them new, "
-            f"{summary['new_labels']} new labels of {summary['labeler']}{left_out}; store: {store}"
+            f"{plural(summary['pairs'], 'pair')} from {summary['format']}, {summary['new_pairs']} of them new, "
+            f"{plural(summary['new_labels'], 'new label')} by {summary['labeler']}{excluded}; store: {store}"
         )
         if not summary["new_pairs"] and not summary["new_labels"]:
             line = f"nothing to do: {line}"
     say(json.dumps(summary) if as_json else line)
     for example in summary["examples"]:
         say(example, err=True)
-    refuse_bad(summary, config.max_unreadable)
+    refuse_unreadable(summary, config.max_unreadable)

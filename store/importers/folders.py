@@ -1,4 +1,4 @@
-"""Two folders of pictures with equal names, the preferred ones and the others, and a caption file beside each."""
+"""Two folders, of preferred and of other images, paired by file name, with a caption file beside each."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,40 +7,40 @@ import pyarrow as pa
 
 from .batches import Batch
 
-SIDES = (("chosen", "rejected"), ("winner", "loser"))
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+FOLDER_NAMES = (("chosen", "rejected"), ("winner", "loser"))
+_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 _ROWS = 1024
 
 
-def sides(folder: Path) -> tuple[Path, Path] | None:
-    """The folders of the preferred pictures and of the others; None where there are no such folders."""
-    for chosen, rejected in SIDES:
+def image_folders(folder: Path) -> tuple[Path, Path] | None:
+    """The folders of the preferred and of the other images; None if there are no such folders."""
+    for chosen, rejected in FOLDER_NAMES:
         if (folder / chosen).is_dir() and (folder / rejected).is_dir():
             return folder / chosen, folder / rejected
     return None
 
 
 def read_folders(folder: Path, chosen: Path, rejected: Path) -> Iterator[Batch]:
-    """A row for each name that is in either folder; what is missing of it is null."""
+    """A row for each name in either folder; what it lacks is null."""
     root = folder.resolve()
-    better, worse = _pictures(chosen), _pictures(rejected)
-    every = sorted(better | worse)
-    for first in range(0, len(every), _ROWS):
-        names = every[first : first + _ROWS]
+    chosen_images, rejected_images = _images(chosen), _images(rejected)
+    all_names = sorted(chosen_images | rejected_images)
+    for first in range(0, len(all_names), _ROWS):
+        names = all_names[first : first + _ROWS]
         table = pa.table(
             {
                 "name": names,
                 "prompt": pa.array([_caption(root, name, chosen, rejected) for name in names], pa.string()),
-                "chosen": pa.array([better.get(name) for name in names], pa.string()),
-                "rejected": pa.array([worse.get(name) for name in names], pa.string()),
+                "chosen": pa.array([chosen_images.get(name) for name in names], pa.string()),
+                "rejected": pa.array([rejected_images.get(name) for name in names], pa.string()),
             }
         )
         yield Batch(folder.name, first + 1, table, root)
 
 
-def _pictures(folder: Path) -> dict[str, str]:
-    """Name without extension → path below the data set's folder."""
-    files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in _PICTURES and path.name[0] != ".")
+def _images(folder: Path) -> dict[str, str]:
+    """Name without extension → path below the dataset's folder."""
+    files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in _EXTENSIONS and path.name[0] != ".")
     return {path.stem: f"{folder.name}/{path.name}" for path in files}
 
 

@@ -1,4 +1,4 @@
-"""JSON lists and JSON lines in batches of rows; pictures are named by paths, and those are below the file's folder."""
+"""JSON lists and JSON lines in batches of rows; images are paths below the file's folder."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,8 +15,9 @@ _ROWS = 4096
 
 
 def read_json(paths: Sequence[Path], root: Path | None = None) -> Iterator[Batch]:
-    """Args:
-    root: folder that the pictures must be below; each file's own where None.
+    """
+    Args:
+        root: folder that the images must be in; None is each file's own.
     """
     for path in paths:
         first, items = 1, _items(path)
@@ -33,9 +34,9 @@ def as_table(rows: Sequence[dict], path: Path) -> pa.Table:
         ).encode()  # inside of nested values too, and before anything is kept
         return pa.table({name: [row.get(name) for row in rows] for name in names})
     except UnicodeEncodeError as error:
-        raise UsageError(f"{path} holds an escape that is half a character: {error}; write it whole") from error
+        raise UsageError(f"{path} holds half of a surrogate pair: {error}; write the whole character") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise UsageError(f"{path}: a column holds values of several kinds: {error}; write them alike") from error
+        raise UsageError(f"{path}: a column holds values of several types: {error}; give them one type") from error
 
 
 def _items(path: Path) -> Iterator[dict]:
@@ -50,17 +51,17 @@ def _items(path: Path) -> Iterator[dict]:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 at byte {error.start}; convert it first") from error
     except ValueError as error:
-        raise UsageError(f"{path} is no JSON: {error}") from error
+        raise UsageError(f"{path} is not valid JSON: {error}") from error
 
 
 def _line(path: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)
     except ValueError as error:
-        raise UsageError(f"{path}, line {number} is no JSON: {error}") from error
+        raise UsageError(f"{path}, line {number} is not valid JSON: {error}") from error
 
 
 def _objects(path: Path, items: Any) -> Iterable[dict]:
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise UsageError(f"{path} must hold JSON objects, one for each row")
+        raise UsageError(f"{path} must hold JSON objects, one per row")
     return items

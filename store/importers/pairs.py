@@ -1,4 +1,4 @@
-"""Tables with one pair in a row: Pick-a-Pic's image_0 and image_1 with a label, or chosen and rejected."""
+"""Tables with one pair per row: Pick-a-Pic's image_0 and image_1 with a label, or chosen and rejected."""
 
 import json
 import math
@@ -11,13 +11,14 @@ import pyarrow.compute as pc
 
 from ...core.errors import UsageError
 from ...core.text import visible
+from ...core.validate import unknown
 from .batches import Batch
-from .record import Bad, Choice, Judgement, Picture, Record, bad_prompt
+from .record import Choice, Excluded, Preference, Record, SourceImage, prompt_problem
 
-Roles = Mapping[str, str]
-"""Our name of a column → its name in the source."""
+ColumnMap = Mapping[str, str]
+"""Our name for a column → its name in the source."""
 
-PICKAPIC: Roles = {
+PICKAPIC: ColumnMap = {
     "prompt": "caption",
     "image_0": "jpg_0",
     "image_1": "jpg_1",
@@ -27,49 +28,56 @@ PICKAPIC: Roles = {
     "model_0": "model_0",
     "model_1": "model_1",
 }
-DECIDED: Roles = {name: name for name in ("prompt", "chosen", "rejected", "chosen_model", "rejected_model")} | {
+CHOSEN_REJECTED: ColumnMap = {
+    name: name for name in ("prompt", "chosen", "rejected", "chosen_model", "rejected_model")
+} | {
     "labeler": "labeler",
     "margin": "margin",
     "p_chosen": "p_chosen",
 }
 TAGS = ("evolution", "category", "sub_category", "tags")
-"""Columns that tell about the prompt: those of open-image-preferences, and the JSON object that an export writes."""
-NAMES = tuple(dict.fromkeys([*PICKAPIC, *DECIDED, "tags"]))
+"""Columns about the prompt: those of open-image-preferences, and the JSON object that an export writes."""
+COLUMN_NAMES = tuple(dict.fromkeys([*PICKAPIC, *CHOSEN_REJECTED, "tags"]))
 
 
-def roles(defaults: Roles, wanted: Roles, columns: list[str]) -> Roles:
-    """Which column has which part: the defaults that are there, and what the user said.
+def column_map(defaults: ColumnMap, mapping: ColumnMap, columns: list[str]) -> ColumnMap:
+    """The columns to read: those of the defaults that exist, and the user's.
+
+    Args:
+        mapping: `--map`.
 
     Raises:
-        UsageError: where a name is unknown, or a pair cannot be told from the columns.
+        UsageError: if a name is unknown, or the columns do not make a pair.
     """
-    for name, column in wanted.items():
-        if name not in NAMES:
-            raise UsageError(f"--map knows no {name!r}; there are {', '.join(NAMES)}")
+    for name, column in mapping.items():
+        if name not in COLUMN_NAMES:
+            raise unknown("column in --map", name, COLUMN_NAMES)
         for part in column.split("+") if name == "tags" else [column]:
             if part not in columns:
-                raise UsageError(f"--map {name}={column}: there is no column {part!r}; there are {', '.join(columns)}")
-    there = {name: column for name, column in defaults.items() if column in columns} | dict(wanted)
-    if "tags" not in there and (tags := [tag for tag in TAGS if tag in columns]):
-        there["tags"] = "+".join(tags)
-    if "prompt" not in there or not ({"chosen", "rejected"} <= there.keys() or {"image_0", "image_1"} <= there.keys()):
+                raise UsageError(
+                    f"--map {name}={column}: there is no column {part!r}; the columns are {', '.join(columns)}"
+                )
+    used = {name: column for name, column in defaults.items() if column in columns} | dict(mapping)
+    if "tags" not in used and (tags := [tag for tag in TAGS if tag in columns]):
+        used["tags"] = "+".join(tags)
+    if "prompt" not in used or not ({"chosen", "rejected"} <= used.keys() or {"image_0", "image_1"} <= used.keys()):
         raise UsageError(
             "the columns do not say which are prompt, chosen and rejected (or image_0, image_1 and label_0): "
-            f"give --map prompt=COLUMN and so on; there are {', '.join(columns)}"
+            f"give --map prompt=COLUMN and so on; the columns are {', '.join(columns)}"
         )
-    return there
+    return used
 
 
-def pair_records(batch: Batch, rows: list[int], roles: Roles) -> Iterator[Record | Bad]:
-    decided = "chosen" in roles
+def pair_records(batch: Batch, rows: list[int], columns: ColumnMap) -> Iterator[Record | Excluded]:
+    decided = "chosen" in columns
     first, second = ("chosen", "rejected") if decided else ("image_0", "image_1")
     models = ("chosen_model", "rejected_model") if decided else ("model_0", "model_1")
     table = batch.table if len(rows) == batch.table.num_rows else batch.table.take(pa.array(rows, pa.int64()))
 
     def column(name: str) -> list[Any]:
-        return values(table, roles.get(name))
+        return values(table, columns.get(name))
 
-    tags = [tag for tag in roles.get("tags", "").split("+") if tag]
+    tags = [tag for tag in columns.get("tags", "").split("+") if tag]
     tag_columns = [values(table, tag) for tag in tags]
     parts = zip(
         rows,
@@ -85,36 +93,35 @@ def pair_records(batch: Batch, rows: list[int], roles: Roles) -> Iterator[Record
         column("has_label"),
         strict=True,
     )
-    for place, (row, prompt, one, other, model, other_model, labeler, margin, p, p_other, has_label) in enumerate(
-        parts
-    ):
+    for position, cells in enumerate(parts):
+        row, prompt, image_0, image_1, model_0, model_1, labeler, margin, p, p_other, has_label = cells
         where = f"{batch.name}, row {batch.first_row + row}"
-        if reason := bad_prompt(prompt):
-            yield Bad(where, reason)
+        if reason := prompt_problem(prompt):
+            yield Excluded(where, reason)
             continue
-        sources = picture_source(one, batch.root), picture_source(other, batch.root)
+        sources = image_source(image_0, batch.root), image_source(image_1, batch.root)
         if isinstance(sources[0], str) or isinstance(sources[1], str):
-            yield Bad(where, next(source for source in sources if isinstance(source, str)))
+            yield Excluded(where, next(source for source in sources if isinstance(source, str)))
             continue
         p = None if has_label is False else p
         if not _is_label(p, p_other) or not _is_margin(margin):
-            yield Bad(where, "no label between 0 and 1, or a margin that is no number")
+            yield Excluded(where, "the label is not between 0 and 1, or the margin is not a number")
             continue
         if labeler is not None and visible(str(labeler)) != str(labeler):
-            yield Bad(where, "a labeler with characters that are not seen")
+            yield Excluded(where, "the labeler's name has invisible characters")
             continue
-        choice, p = ("first", p) if decided else _chosen(p)
+        choice, p = ("first", p) if decided else _choice(p)
         yield Record(
             where,
             prompt,
-            (Picture(sources[0], _name(model)), Picture(sources[1], _name(other_model))),
-            (Judgement(0, 1, choice, p, margin, _name(labeler)),),
-            _tags(tags, [found[place] for found in tag_columns]) if tags else {},
+            (SourceImage(sources[0], _name(model_0)), SourceImage(sources[1], _name(model_1))),
+            (Preference(0, 1, choice, p, margin, _name(labeler)),),
+            _tags(tags, [column[position] for column in tag_columns]) if tags else {},
         )
 
 
 def values(table: pa.Table, name: str | None) -> list[Any]:
-    """A column as Python values; of Image columns the bytes. All None where there is no such column."""
+    """A column as Python values, of an Image column the bytes; all None if there is no such column."""
     if name is None:
         return [None] * table.num_rows
     column = table[name]
@@ -123,19 +130,19 @@ def values(table: pa.Table, name: str | None) -> list[Any]:
     return column.to_pylist()
 
 
-def picture_source(value: Any, root: Path | None) -> bytes | Path | str:
-    """The picture's bytes, or a file below the root; a text says why there is neither."""
+def image_source(value: Any, root: Path | None) -> bytes | Path | str:
+    """The image's bytes, or a file below the root, or as a text the reason why there is neither."""
     if isinstance(value, bytes):
-        return value or "no picture"
+        return value or "no image"
     if root is None or not isinstance(value, str) or not value:
-        return "no picture"  # a path or URL in a table: whoever wrote the table must not choose what we open
+        return "no image"  # a path or URL in a table: its author must not choose which files are opened
     path = (root / value).resolve()
     return path if path.is_relative_to(root) else "a path that leaves the folder"
 
 
-def _tags(names: list[str], found: list[Any]) -> dict[str, str]:
+def _tags(names: list[str], cells: list[Any]) -> dict[str, str]:
     tags: dict[str, str] = {}
-    for name, value in zip(names, found, strict=True):
+    for name, value in zip(names, cells, strict=True):
         if name == "tags" and (object_ := _object(value)) is not None:
             tags |= {str(key): str(item) for key, item in object_.items() if item is not None}
         elif value is not None and value != "":
@@ -146,10 +153,10 @@ def _tags(names: list[str], found: list[Any]) -> dict[str, str]:
 def _object(value: Any) -> dict | None:
     """A JSON object, or the text of one."""
     try:
-        found = json.loads(value) if isinstance(value, str) and value.startswith("{") else value
+        parsed = json.loads(value) if isinstance(value, str) and value.startswith("{") else value
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return parsed if isinstance(parsed, dict) else None
 
 
 def _is_label(p: Any, other: Any) -> bool:
@@ -166,8 +173,8 @@ def _name(value: Any) -> str | None:
     return None if value is None or value == "" else str(value)
 
 
-def _chosen(p: float | None) -> tuple[Choice | None, float | None]:
-    """The choice, and the probability where it says more than the choice."""
+def _choice(p: float | None) -> tuple[Choice | None, float | None]:
+    """The choice, and the probability if it says more than the choice."""
     if p is None:
         return None, None
     choice: Choice = "first" if p > 0.5 else "second" if p < 0.5 else "tie"

@@ -1,4 +1,4 @@
-"""Parquet files, and the Arrow files of `datasets`, in batches that fit in memory. Paths in their rows are never opened."""
+"""Parquet files, and Arrow files of `datasets`, in batches that fit in memory. Paths in their rows are never opened."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,18 +18,18 @@ def read_parquet(paths: Sequence[Path]) -> Iterator[Batch]:
         try:
             yield from _arrow(path) if path.suffix == ".arrow" else _parquet(path)
         except (pa.ArrowInvalid, OSError) as error:
-            raise PrefloopError(f"{path} cannot be read: {_reason(error)}; fetch it again") from error
+            raise PrefloopError(f"{path} cannot be read: {_reason(error)}; download it again") from error
 
 
 def column_names(path: Path) -> list[str]:
     try:
         return (_stream(path) if path.suffix == ".arrow" else pq.read_schema(path)).names
     except (pa.ArrowInvalid, OSError) as error:
-        raise PrefloopError(f"{path} cannot be read: {_reason(error)}; fetch it again") from error
+        raise PrefloopError(f"{path} cannot be read: {_reason(error)}; download it again") from error
 
 
 def n_rows(paths: Sequence[Path]) -> int | None:
-    """Rows of Parquet files, without reading them; None for Arrow files, which do not say."""
+    """Number of rows in Parquet files, from their metadata; None for Arrow files, which do not say."""
     if any(path.suffix == ".arrow" for path in paths):
         return None
     return sum(pq.read_metadata(path).num_rows for path in paths)

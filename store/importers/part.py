@@ -1,4 +1,4 @@
-"""A stretch of an import: records whose pictures are on their way to disk, until they are written to the journal together."""
+"""A part of an import: records whose images are being written, until all go into the journal together."""
 
 import os
 from collections import Counter
@@ -11,115 +11,115 @@ from .. import journal
 from ..dedupe import count_conflicts, new_rows, refuse_other_labelers
 from ..images import ImageError, format_of, load_image, write_image
 from ..pairstore import PairStore
-from .record import Picture, Record
+from .record import Record, SourceImage
 from .rows import Rows
 
 PAIRS = 65_536
-PICTURE_BYTES = 128_000_000
-"""A part is full with so many pairs, or so many bytes of pictures that the store lacks."""
+IMAGE_BYTES = 128_000_000
+"""A part is full with this many pairs, or this many bytes of images that the store lacks."""
 _MISSING = b""
 
 
 class Part:
-    """Pictures are decoded and written by threads while records come in; `write` puts the rest beside them."""
+    """Threads decode and write images while records come in; `write` adds all other rows."""
 
     def __init__(self, store: PairStore, labeler: str, run_id: UUID) -> None:
         self.store, self.labeler, self.run_id = store, labeler, run_id
         new = ("new_prompts", "new_images", "new_pairs", "new_labels", "new_models", "new_generations", "new_labelers")
         self.counts: Counter[str] = Counter(dict.fromkeys(("pairs", "repeated", *new), 0))
-        self.left_out: Counter[str] = Counter()
-        """Pairs that cannot be used, by reason."""
+        self.excluded: Counter[str] = Counter()
+        """Reason → number of pairs that cannot be used."""
         self.examples: list[str] = []
-        self._known = {image.bytes for (image,) in store.rows("select image_id from images")}
+        self._stored = {image.bytes for (image,) in store.rows("select image_id from images")}
         self._pool = ThreadPoolExecutor(os.cpu_count())
-        self._taker = ThreadPoolExecutor(1)
-        self._taking: Future[int] | None = None
+        self._ingester = ThreadPoolExecutor(1)
+        self._ingesting: Future[int] | None = None
         self._clear()
 
     def _clear(self) -> None:
         self._pending: list[tuple[Record, bytes, list[bytes]]] = []
-        self._pictures: dict[bytes, Future[tuple[int, int, str, int]]] = {}
-        self._picture_bytes = self._pairs = 0
+        self._images: dict[bytes, Future[tuple[int, int, str, int]]] = {}
+        self._image_bytes = self._pairs = 0
 
     def close(self) -> None:
-        """Let go of the threads; what was written is in the tables when this returns."""
+        """Stop the threads; what was written is in the tables when this returns."""
         self._pool.shutdown(cancel_futures=True)
-        self._taker.shutdown()
-        self._taken()
+        self._ingester.shutdown()
+        self._wait_for_ingest()
 
-    def _taken(self) -> None:
-        """Wait until what was last written is in the tables."""
-        taking, self._taking = self._taking, None
-        if taking is not None:
-            taking.result()
+    def _wait_for_ingest(self) -> None:
+        """Wait until the last write is in the tables."""
+        ingesting, self._ingesting = self._ingesting, None
+        if ingesting is not None:
+            ingesting.result()
 
     @property
     def full(self) -> bool:
-        return self._pairs >= PAIRS or self._picture_bytes >= PICTURE_BYTES
+        return self._pairs >= PAIRS or self._image_bytes >= IMAGE_BYTES
 
-    def leave_out(self, where: str, reason: str) -> None:
-        if reason not in self.left_out:
+    def exclude(self, where: str, reason: str) -> None:
+        if reason not in self.excluded:
             self.examples.append(f"{where}: {reason}")
-        self.left_out[reason] += 1
+        self.excluded[reason] += 1
 
     def add(self, record: Record) -> None:
         images = []
-        for picture in record.pictures:
+        for image in record.images:
             try:
-                data = picture.source if isinstance(picture.source, bytes) else picture.source.read_bytes()
+                data = image.source if isinstance(image.source, bytes) else image.source.read_bytes()
             except OSError:
                 images.append(_MISSING)
                 continue
             identity = content_bytes(data)
             images.append(identity)
-            if identity not in self._known and identity not in self._pictures:
-                self._pictures[identity] = self._pool.submit(_keep, self.store.path / "images", data)
-                self._picture_bytes += len(data)
-        models = [Picture(b"", picture.model) for picture in record.pictures]  # the bytes are let go
-        light = Record(record.where, record.prompt, models, record.judgements, record.tags)
-        self._pending.append((light, content_bytes(record.prompt.encode()), images))
-        self._pairs += len(record.judgements)
+            if identity not in self._stored and identity not in self._images:
+                self._images[identity] = self._pool.submit(_store_image, self.store.path / "images", data)
+                self._image_bytes += len(data)
+        models = [SourceImage(b"", image.model) for image in record.images]  # without the bytes, to free memory
+        without_bytes = Record(record.where, record.prompt, models, record.preferences, record.tags)
+        self._pending.append((without_bytes, content_bytes(record.prompt.encode()), images))
+        self._pairs += len(record.preferences)
 
     def write(self) -> None:
-        """Put everything into the journal: safe when this returns. It comes into the tables while more is read."""
+        """Put everything into the journal: safe when this returns. It is ingested while more is read."""
         rows = Rows(self.labeler, self.run_id)
-        unusable = {_MISSING: "image missing"}
-        for identity, picture in self._pictures.items():
+        problems = {_MISSING: "image missing"}
+        for identity, image in self._images.items():
             try:
-                rows.tables["images"][identity] = (identity, *picture.result())
+                rows.tables["images"][identity] = (identity, *image.result())
             except ImageError as error:
-                unusable[identity] = f"image {error.reason}"
+                problems[identity] = f"image {error.reason}"
         for record, prompt, images in self._pending:
-            for judgement in record.judgements:
-                first, second = images[judgement.first], images[judgement.second]
-                reason = unusable.get(first) or unusable.get(second) or (first == second and "one picture twice")
+            for preference in record.preferences:
+                first, second = images[preference.first], images[preference.second]
+                reason = problems.get(first) or problems.get(second) or (first == second and "the same image twice")
                 if reason:
-                    self.leave_out(record.where, reason)
+                    self.exclude(record.where, reason)
                 else:
-                    rows.add_pair(record, judgement, prompt, first, second)
+                    rows.add_pair(record, preference, prompt, first, second)
                     self.counts["pairs"] += 1
         self._append(rows)
-        self._known |= rows.tables["images"].keys()
+        self._stored |= rows.tables["images"].keys()
         self._clear()
 
     def _append(self, rows: Rows) -> None:
         tables = rows.as_tables()
-        self._taken()
+        self._wait_for_ingest()
         with self.store.session() as connection:
             new = {name: new_rows(connection, name, table, journal.key(name)) for name, table in tables.items()}
             self.counts["repeated"] += rows.repeated
             if "labels" in tables:
                 self.counts["repeated"] += count_conflicts(connection, tables["labels"])
                 refuse_other_labelers(connection, new["labels"]["labeler"].unique().to_pylist())
-        for name in journal.TABLES:  # pictures before pairs, pairs before labels
+        for name in journal.TABLES:  # images before pairs, pairs before labels
             if name in new:
                 self.store.append(name, new[name])
                 self.counts[f"new_{name}"] += new[name].num_rows
-        self._taking = self._taker.submit(self.store.ingest)
+        self._ingesting = self._ingester.submit(self.store.ingest)
 
 
-def _keep(folder: Path, data: bytes) -> tuple[int, int, str, int]:
-    """Width, height, format and size of a picture that can be decoded and is on disk, whole."""
+def _store_image(folder: Path, data: bytes) -> tuple[int, int, str, int]:
+    """Decode an image and write it to disk; its width, height, format and size."""
     image = load_image(data)
     extension = format_of(data)
     write_image(folder, data, extension)

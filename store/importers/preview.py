@@ -1,4 +1,4 @@
-"""What an import would keep, told from the first pairs of the source."""
+"""What an import would store, estimated from the first pairs of the source."""
 
 from collections import Counter
 from itertools import islice
@@ -7,52 +7,52 @@ from typing import Any
 
 from ..images import ImageError, load_image
 from .formats import Source
-from .record import Bad
+from .record import Excluded
 
 _RECORDS = 100
 
 
 def preview(source: Source) -> dict[str, Any]:
-    """Reads and decodes a hundred records; writes nothing.
+    """Read and decode a hundred records; write nothing.
 
     Returns:
-        format, labeler, rows (None where only reading tells), read and usable (pairs), picture_bytes (mean), left_out
-        and examples as an import gives them.
+        format, labeler, rows (None if that is known only after reading), read and usable (pairs), image_bytes (mean), and
+        excluded and examples as for an import.
     """
-    left_out: Counter[str] = Counter()
+    excluded: Counter[str] = Counter()
     examples: list[str] = []
     n_pairs, sizes = 0, []
 
-    def leave_out(where: str, reason: str, n: int = 1) -> None:
-        if reason not in left_out:
+    def exclude(where: str, reason: str, n: int = 1) -> None:
+        if reason not in excluded:
             examples.append(f"{where}: {reason}")
-        left_out[reason] += n
+        excluded[reason] += n
 
     for record in islice(source.records, _RECORDS):
-        if isinstance(record, Bad):
-            leave_out(*record)
+        if isinstance(record, Excluded):
+            exclude(*record)
             continue
-        wrong: dict[int, str] = {}
-        for place, picture in enumerate(record.pictures):
+        problems: dict[int, str] = {}
+        for place, image in enumerate(record.images):
             try:
-                load_image(picture.source)
-                sizes.append(len(picture.source) if isinstance(picture.source, bytes) else _size(picture.source))
+                load_image(image.source)
+                sizes.append(len(image.source) if isinstance(image.source, bytes) else _size(image.source))
             except ImageError as error:
-                wrong[place] = f"image {error.reason}"
-        for judgement in record.judgements:
-            if reason := wrong.get(judgement.first) or wrong.get(judgement.second):
-                leave_out(record.where, reason)
+                problems[place] = f"image {error.reason}"
+        for preference in record.preferences:
+            if reason := problems.get(preference.first) or problems.get(preference.second):
+                exclude(record.where, reason)
             else:
                 n_pairs += 1
     return {
         "format": source.format,
         "labeler": source.labeler,
         "rows": source.n_rows,
-        "read": n_pairs + left_out.total(),
+        "read": n_pairs + excluded.total(),
         "usable": n_pairs,
         "pairs": n_pairs,
-        "picture_bytes": round(sum(sizes) / len(sizes)) if sizes else None,
-        "left_out": dict(left_out),
+        "image_bytes": round(sum(sizes) / len(sizes)) if sizes else None,
+        "excluded": dict(excluded),
         "examples": examples,
     }
 

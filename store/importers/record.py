@@ -1,4 +1,4 @@
-"""What every layout gives: a prompt with its pictures and what was said of them, or the reason why there is none."""
+"""What every layout yields: a prompt with its images and the preferences between them, or why a row is excluded."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,45 +7,45 @@ from typing import Literal, NamedTuple
 Choice = Literal["first", "second", "tie"]
 
 
-class Picture(NamedTuple):
+class SourceImage(NamedTuple):
     source: bytes | Path
-    """Its bytes, or a file below the folder that the user named."""
+    """The bytes, or a file below the folder that the user named."""
     model: str | None = None
-    """Name of the model that drew it, where the data say so."""
+    """Name of the model that generated it, if the data says so."""
 
 
-class Judgement(NamedTuple):
-    """Two of a record's pictures, by place, and which is preferred."""
+class Preference(NamedTuple):
+    """Two of a record's images, by position, and which is preferred."""
 
     first: int
     second: int
     choice: Choice | None
-    """None where nobody decided: the pair is kept without a label."""
+    """None if nobody decided: the pair is stored without a label."""
     p_first: float | None = None
-    """Probability that the first is preferred, where the data have one that says more than the choice."""
+    """Probability that the first is preferred, if the data has one that says more than the choice."""
     margin: float | None = None
     labeler: str | None = None
-    """None is the import's own labeler."""
+    """None is the labeler of the import."""
 
 
 class Record(NamedTuple):
     where: str
     """File and row, for messages."""
     prompt: str
-    pictures: Sequence[Picture]
-    judgements: Sequence[Judgement]
+    images: Sequence[SourceImage]
+    preferences: Sequence[Preference]
     tags: Mapping[str, str]
 
 
-class Bad(NamedTuple):
-    """A row, or a pair, that cannot be used."""
+class Excluded(NamedTuple):
+    """A row or pair that cannot be used."""
 
     where: str
     reason: str
 
 
-def bad_prompt(text: object) -> str | None:
-    """Why a prompt cannot be used; None where it can."""
+def prompt_problem(text: object) -> str | None:
+    """Why a prompt cannot be used; None if it can."""
     if not isinstance(text, str) or not text.strip():
         return "no prompt"
     if "\x00" in text:
@@ -53,5 +53,5 @@ def bad_prompt(text: object) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "the prompt is no valid Unicode"
+        return "the prompt is not valid Unicode"
     return None

@@ -1,4 +1,4 @@
-"""The loop of an import: records in, journal parts and pictures out. Killed, the same call goes on."""
+"""The loop of an import: records in, journal parts and images out. After a kill, the same call continues."""
 
 import gc
 from collections.abc import Iterator
@@ -8,24 +8,25 @@ from ...core.errors import BadDataError
 from ...core.ids import content_id
 from ...core.progress import progress
 from ...core.signals import StopSignal
+from ...core.text import plural
 from ..dedupe import refuse_other_labelers
 from ..pairstore import PairStore
 from ..runs import run
 from .config import ImportConfig
 from .formats import Source
 from .part import Part
-from .record import Bad
+from .record import Excluded
 
 
 def import_pairs(config: ImportConfig, source: Source, store: PairStore) -> dict:
-    """Keep every pair of a source that the store lacks. Ids follow from content, so nothing is kept twice.
+    """Store every pair of a source that the store lacks. Ids follow from content, so nothing is stored twice.
 
     Returns:
         Counts: pairs (usable ones in the source), new_* by table, repeated (labels that differ from an earlier one of the
-        same pair and labeler, which stays), left_out (pairs by reason), examples (the first of each reason).
+        same pair and labeler, which stays), excluded (pairs by reason), examples (the first of each reason).
 
     Raises:
-        UsageError: where the labeler is one that a scorer made.
+        UsageError: if the labeler belongs to a scorer.
     """
     with store.session() as connection:
         refuse_other_labelers(connection, [source.labeler])
@@ -33,22 +34,22 @@ def import_pairs(config: ImportConfig, source: Source, store: PairStore) -> dict
     with (
         store.stage_lock("import", key),
         StopSignal().listening() as stop,
-        run(store, "import", config) as this,
+        run(store, "import", config) as import_run,
     ):
-        part = Part(store, source.labeler, this.run_id)
+        part = Part(store, source.labeler, import_run.run_id)
         try:
             _read(source, part, stop, store)
         finally:
             part.close()
-            this.summary |= summary(source, part)
-    return this.summary
+            import_run.summary |= summary(source, part)
+    return import_run.summary
 
 
 def _read(source: Source, part: Part, stop: StopSignal, store: PairStore) -> None:
-    with progress(source.n_rows or 0, "rows") as bar, _no_cycle_search():
+    with progress(source.n_rows or 0, "rows") as bar, _without_garbage_collection():
         for record in source.records:
-            if isinstance(record, Bad):
-                part.leave_out(*record)
+            if isinstance(record, Excluded):
+                part.exclude(*record)
             else:
                 part.add(record)
             bar.update()
@@ -60,14 +61,14 @@ def _read(source: Source, part: Part, stop: StopSignal, store: PairStore) -> Non
 
 
 @contextmanager
-def _no_cycle_search() -> Iterator[None]:
-    """Python looks for cycles among the records of a part again and again: a quarter of the time, and there are none."""
-    before = gc.isenabled()
+def _without_garbage_collection() -> Iterator[None]:
+    """Without it, Python searches the records of a part for reference cycles, a quarter of the time, and finds none."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if before:
+        if was_enabled:
             gc.enable()
 
 
@@ -76,16 +77,16 @@ def summary(source: Source, part: Part) -> dict:
         "format": source.format,
         "labeler": source.labeler,
         **part.counts,
-        "left_out": dict(part.left_out),
+        "excluded": dict(part.excluded),
         "examples": part.examples,
     }
 
 
-def refuse_bad(summary: dict, max_unreadable: float) -> None:
-    """Raise BadDataError where more of the pairs were left out than the caller allows."""
-    n_bad = sum(summary["left_out"].values())
-    n = summary["pairs"] + n_bad
-    if n_bad > max_unreadable * n:
+def refuse_unreadable(summary: dict, max_unreadable: float) -> None:
+    """Raise BadDataError if more pairs were excluded than the caller allows."""
+    n_excluded = sum(summary["excluded"].values())
+    n = summary["pairs"] + n_excluded
+    if n_excluded > max_unreadable * n:
         raise BadDataError(
-            f"{n_bad} of {n} pairs cannot be used, more than --max-unreadable {max_unreadable:g}: {'; '.join(summary['examples'])}"
+            f"{n_excluded} of {plural(n, 'pair')} cannot be used, more than --max-unreadable {max_unreadable:g}: {'; '.join(summary['examples'])}"
         )

@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files in which a pair is KEY.chosen.jpg, KEY.rejected.jpg and KEY.json, next to each other."""
+"""WebDataset shards: tar files with KEY.chosen.jpg, KEY.rejected.jpg and KEY.json of a pair next to each other."""
 
 import json
 import tarfile
@@ -11,7 +11,7 @@ from ...core.errors import PrefloopError
 from .batches import Batch
 from .json_rows import as_table
 
-_PICTURES = ("png", "jpg", "jpeg", "webp")
+_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
 _MEMBER_BYTES = 256_000_000
 _ROWS = 256
 
@@ -30,30 +30,30 @@ def _samples(path: Path) -> Iterator[dict[str, Any]]:
             files = ((*_split(member.name), member) for member in shard if member.isfile())
             for _, members in groupby(files, key=lambda file: file[0]):
                 row: dict[str, Any] = {}
-                for _, ending, member in members:
+                for _, extension, member in members:
                     file = shard.extractfile(member)
                     if file is not None and member.size <= _MEMBER_BYTES:
-                        row |= _columns(ending, file.read())
+                        row |= _columns(extension, file.read())
                 yield row
     except (tarfile.TarError, OSError) as error:
-        raise PrefloopError(f"{path} cannot be read: {error}; fetch it again") from error
+        raise PrefloopError(f"{path} cannot be read: {error}; download it again") from error
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Key and ending: the file's name up to its first dot, and from there."""
+    """Key and extension: the file's name up to its first dot, and the part after it."""
     folder, _, file = name.rpartition("/")
-    key, _, ending = file.partition(".")
-    return f"{folder}/{key}", ending.lower()
+    key, _, extension = file.partition(".")
+    return f"{folder}/{key}", extension.lower()
 
 
-def _columns(ending: str, data: bytes) -> dict[str, Any]:
-    name, _, kind = ending.rpartition(".")
+def _columns(extension: str, data: bytes) -> dict[str, Any]:
+    name, _, suffix = extension.rpartition(".")
     try:
-        if kind == "json":
-            found = json.loads(data)
-            return found if isinstance(found, dict) else {}
-        if kind == "txt":
+        if suffix == "json":
+            parsed = json.loads(data)
+            return parsed if isinstance(parsed, dict) else {}
+        if suffix == "txt":
             return {name or "prompt": data.decode()}
-    except ValueError:  # its prompt is missing then, and the pair is left out for that
+    except ValueError:  # its prompt is missing then, and the pair is excluded for that
         return {}
-    return {name: data} if kind in _PICTURES and name else {}
+    return {name: data} if suffix in _EXTENSIONS and name else {}

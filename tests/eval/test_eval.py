@@ -214,7 +214,7 @@ def test_a_scorer_without_a_finite_score_is_named_at_the_end_and_the_others_are_
 
 
 def test_the_oracle_may_judge_but_only_prompts_it_can_read(store: PairStore, config: EvalConfig):
-    with pytest.raises(ValueError, match="no shape of the built-in world"):
+    with pytest.raises(ValueError, match="is not a shape of the built-in world"):
         evaluate(EvalConfig(**{**vars(config), "scorers": ("oracle",)}), store)
 
 
@@ -223,7 +223,7 @@ def test_a_report_is_not_written_over_files_of_others(store: PairStore, config: 
     folder = Path(config.report or "")
     folder.mkdir()
     (folder / name).write_text("mine")
-    with pytest.raises(UsageError, match=f"{name} is not of a report that prefloop wrote"):
+    with pytest.raises(UsageError, match=f"{name} is not part of a report that prefloop wrote"):
         evaluate(config, store)
     assert (folder / name).read_text() == "mine"
     assert store.rows("select * from generations") == []  # found before anything is drawn

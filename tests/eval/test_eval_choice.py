@@ -16,7 +16,7 @@ from prefloop.eval import EvalConfig
 from prefloop.eval.baseline import baseline, decided
 from prefloop.eval.stage import evaluate
 from prefloop.generate import GenerateConfig
-from prefloop.generate.defaults import settled, usual
+from prefloop.generate.defaults import resolve_defaults, usual_settings
 from prefloop.generate.stage import generate, plan
 from prefloop.models.families import traits_of
 from prefloop.models.resolve import find_model
@@ -129,9 +129,9 @@ def test_models_of_different_kinds_are_not_compared(
 
 
 def test_each_kind_has_its_usual_settings(settings: Path):
-    found = {kind: usual(find_model(str(settings / kind))) for kind in tiny.KINDS if kind != "sdxl-refiner"}
+    found = {kind: usual_settings(find_model(str(settings / kind))) for kind in tiny.KINDS if kind != "sdxl-refiner"}
     assert found == {"sd15": (25, 7.5), "sd21v": (25, 7.5), "sdxl": (30, 5.0), "sdxl-turbo": (4, 0.0)}
-    assert usual(find_model("shapes")) == (10, 2.5)
+    assert usual_settings(find_model("shapes")) == (10, 2.5)
     with pytest.raises(UsageError, match="is a refiner, which starts from an image"):
         traits_of(find_model(str(settings / "sdxl-refiner")))
 
@@ -139,11 +139,11 @@ def test_each_kind_has_its_usual_settings(settings: Path):
 def test_a_pipeline_that_is_not_in_the_table_has_its_own_settings(tmp_path: Path):
     index = {"_class_name": "PixArtSigmaPipeline", "transformer": ["diffusers", "PixArtTransformer2DModel"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    assert usual(find_model(str(tmp_path))) == (20, 4.5)  # of its __call__
+    assert usual_settings(find_model(str(tmp_path))) == (20, 4.5)  # of its __call__
     index["_class_name"] = "StableDiffusionUpscalePipeline"
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(UsageError, match="StableDiffusionUpscalePipeline draws no images from prompts alone"):
-        usual(find_model(str(tmp_path)))
+        usual_settings(find_model(str(tmp_path)))
 
 
 def test_the_settings_of_the_training_images_go_before_the_usual_ones(
@@ -169,7 +169,10 @@ def test_the_settings_of_the_training_images_go_before_the_usual_ones(
     assert (found.num_inference_steps, found.guidance_scale) == (2, 3.0)
     assert (found.scheduler, found.resolution) == ("DDIMScheduler", 32)
     assert (
-        settled(GenerateConfig(model=str(tuned), prompts=prompts), find_model(str(tuned)), store).guidance_scale == 3.0
+        resolve_defaults(
+            GenerateConfig(model=str(tuned), prompts=prompts), find_model(str(tuned)), store
+        ).guidance_scale
+        == 3.0
     )
     # what is asked for goes first; another labeler's images tell nothing
     assert choice(asked(tuned, prompts, guidance_scale=1.0), store).guidance_scale == 1.0
@@ -193,15 +196,15 @@ def test_prompts_are_named_unless_the_model_is_the_built_in_one_or_trained_on_it
     found = choice(asked(tuned, None), store)
     assert (found.baseline, found.prompts) == ("shapes", "shapes-heldout")
     assert (found.num_inference_steps, found.guidance_scale) == (10, 2.5)
-    assert settled(GenerateConfig(model=str(tuned)), find_model(str(tuned)), store).prompts == "shapes"
+    assert resolve_defaults(GenerateConfig(model=str(tuned)), find_model(str(tuned)), store).prompts == "shapes"
 
 
 def test_ids_of_the_built_in_world_are_what_they_always_were():
     planned = plan(GenerateConfig(), None)
     # 900 prompts of 4 images; they follow from 10 steps and a guidance of 2.5
-    assert len(planned.wanted) == 3600
-    assert str(planned.wanted[0].generation_id) == "4509159a-fe3b-4f7b-24bf-96b8d7d91a7d"
-    assert str(planned.wanted[-1].generation_id) == "e5175960-b861-7a3c-a6fd-ca1fde23d90f"
+    assert len(planned.generations) == 3600
+    assert str(planned.generations[0].generation_id) == "4509159a-fe3b-4f7b-24bf-96b8d7d91a7d"
+    assert str(planned.generations[-1].generation_id) == "e5175960-b861-7a3c-a6fd-ca1fde23d90f"
 
 
 def test_a_lora_is_compared_with_its_base_and_the_settings_are_kept_and_shown(

@@ -1,4 +1,4 @@
-"""Drawing through a real tiny pipeline: what is asked for, once, whatever the batches."""
+"""Generating with a real tiny pipeline: each image once, whatever the batches."""
 
 import json
 import shutil
@@ -8,11 +8,13 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+from prefloop.cli import app
 from prefloop.core.ids import noise_seed
 from prefloop.generate import GenerateConfig
-from prefloop.generate.stage import generate, paired, plan
+from prefloop.generate.stage import generate, pair_up, plan
 from prefloop.store import PairStore, UsageError, load_image, prompt_id
 from prefloop.store.check import check, logical_hashes
+from typer.testing import CliRunner
 
 PROMPTS = ("a red circle", "a blue square", "a green star")
 IDS = [UUID(int=number) for number in range(5)]
@@ -31,8 +33,8 @@ def config(tiny_pipeline: Path, prompts: str) -> GenerateConfig:
     )
 
 
-def pictures(store: PairStore) -> dict[UUID, np.ndarray]:
-    """Of each generation, (H, W, 3) in 0..255."""
+def images(store: PairStore) -> dict[UUID, np.ndarray]:
+    """Generation → its image, (H, W, 3) in 0..255."""
     query = "select generation_id, image_id, path from generations join image_files using (image_id)"
     return {
         identity: np.asarray(load_image(store.path / path, image)).astype(int)
@@ -40,86 +42,86 @@ def pictures(store: PairStore) -> dict[UUID, np.ndarray]:
     }
 
 
-# Pairs: all of K is K (K - 1) / 2, adjacent K - 1, random K // 2.
-@pytest.mark.parametrize(("how", "n"), [("all", 10), ("adjacent", 4), ("random", 2)])
-def test_five_candidates_give_so_many_pairs(how, n: int):
-    pairs = paired(IDS, how, "seed")
+# K candidates give K (K - 1) / 2 pairs with "all", K - 1 with "adjacent", K // 2 with "random".
+@pytest.mark.parametrize(("pairing", "n"), [("all", 10), ("adjacent", 4), ("random", 2)])
+def test_five_candidates_give_10_4_or_2_distinct_pairs(pairing, n: int):
+    pairs = pair_up(IDS, pairing, "seed")
     assert len(pairs) == n
     assert len({frozenset(pair) for pair in pairs}) == n
     assert all(first != second for first, second in pairs)
 
 
-def test_adjacent_pairs_are_neighbours_and_random_ones_use_each_picture_once():
-    assert paired(IDS, "adjacent", "") == [(IDS[n], IDS[n + 1]) for n in range(4)]
-    drawn = [image for pair in paired(IDS, "random", "seed") for image in pair]
-    assert len(drawn) == len(set(drawn))
-    assert paired(IDS, "random", "seed") == paired(IDS, "random", "seed")
-    assert len({tuple(paired(IDS, "random", str(seed))) for seed in range(20)}) > 5
+def test_adjacent_pairs_are_neighbors_and_random_ones_use_each_image_once():
+    assert pair_up(IDS, "adjacent", "") == [(IDS[n], IDS[n + 1]) for n in range(4)]
+    paired = [image for pair in pair_up(IDS, "random", "seed") for image in pair]
+    assert len(paired) == len(set(paired))
+    assert pair_up(IDS, "random", "seed") == pair_up(IDS, "random", "seed")
+    assert len({tuple(pair_up(IDS, "random", str(seed))) for seed in range(20)}) > 5
 
 
-def test_generate_draws_k_pictures_of_each_prompt_and_again_draws_nothing(config: GenerateConfig, store: PairStore):
+def test_generate_makes_k_images_of_each_prompt_and_nothing_the_second_time(config: GenerateConfig, store: PairStore):
     summary = generate(config, store)
-    # 3 prompts x 2 pictures, one pair of each prompt
-    assert summary == {"prompts": 3, "images": 6, "drawn": 6, "truncated": 0, "pairs": 3, "new_pairs": 3}
+    # 3 prompts x 2 images, one pair per prompt
+    assert summary == {"prompts": 3, "images": 6, "generated": 6, "truncated": 0, "pairs": 3, "new_pairs": 3}
     rows = store.rows("select prompt_id, list(image_index order by image_index) from generations group by all")
     assert dict(rows) == {prompt_id(text): [0, 1] for text in PROMPTS}
     assert store.rows("select distinct source, run_id is not null from pairs") == [("generate", True)]
-    assert len({picture.tobytes() for picture in pictures(store).values()}) == 6
+    assert len({image.tobytes() for image in images(store).values()}) == 6
     assert check(store) == []
     tables = ("images", "generations", "pairs", "prompts", "models")
     before = {table: logical_hashes(store)[table] for table in tables}
 
     again = generate(config, store)
-    assert (again["drawn"], again["new_pairs"]) == (0, 0)
+    assert (again["generated"], again["new_pairs"]) == (0, 0)
     assert {table: logical_hashes(store)[table] for table in tables} == before
-    assert store.rows("select status, json_extract(summary, '$.drawn')::int from runs order by started") == [
+    assert store.rows("select status, json_extract(summary, '$.generated')::int from runs order by started") == [
         ("done", 6),
         ("done", 0),
     ]
 
-    # more pictures of each prompt: those that are there stay; all pairs of 3 are 3, of which 2 are new
+    # more images of each prompt: existing ones stay; 3 images make 3 pairs, of which 2 are new
     more = generate(replace(config, images_per_prompt=3), store)
-    assert (more["drawn"], more["pairs"], more["new_pairs"]) == (3, 9, 6)
-    # another way to pair draws nothing; of 3 candidates adjacent ones are 2, and all are there
+    assert (more["generated"], more["pairs"], more["new_pairs"]) == (3, 9, 6)
+    # another pairing generates nothing; 3 candidates make 2 adjacent pairs, which exist already
     adjacent = generate(replace(config, images_per_prompt=3, pairing="adjacent"), store)
-    assert (adjacent["drawn"], adjacent["pairs"], adjacent["new_pairs"]) == (0, 6, 0)
+    assert (adjacent["generated"], adjacent["pairs"], adjacent["new_pairs"]) == (0, 6, 0)
 
 
-def test_batches_do_not_decide_which_picture_a_generation_has(config: GenerateConfig, tmp_path: Path):
+def test_the_image_of_a_generation_does_not_depend_on_the_batch_size(config: GenerateConfig, tmp_path: Path):
     stores = [PairStore.create(tmp_path / f"batch-{size}") for size in (1, 4)]
     for store, size in zip(stores, (1, 4), strict=True):
         generate(replace(config, batch_size=size), store)
-    one, four = map(pictures, stores)
+    one, four = map(images, stores)
     assert one.keys() == four.keys()
     for identity in one:
-        # sums of another order differ in the last bit, which can move a value over a rounding edge of 8 bits
+        # sums in another order differ in the last bit, which can move a value across an 8-bit rounding edge
         difference = np.abs(one[identity] - four[identity])
         assert difference.max() <= 1
         assert (difference > 0).mean() < 0.01
     different = [np.abs(one[x] - one[y]).max() for x in one for y in one if x != y]
-    assert min(different) > 5, "pictures so alike could not tell a mix-up"
+    assert min(different) > 5, "images this similar could not reveal a mix-up"
 
 
-def test_another_seed_or_setting_is_another_picture_and_the_first_ones_stay(config: GenerateConfig, store: PairStore):
+def test_another_seed_or_setting_makes_another_image_and_the_first_ones_stay(config: GenerateConfig, store: PairStore):
     few = replace(config, limit=1)
     generate(few, store)
-    first = pictures(store)
+    first = images(store)
     for number, other in enumerate([replace(few, seed=1), replace(few, guidance_scale=1.0)], 2):
-        assert generate(other, store)["drawn"] == 2
-        found = pictures(store)
+        assert generate(other, store)["generated"] == 2
+        found = images(store)
         assert len(found) == 2 * number
         assert all(np.array_equal(found[identity], first[identity]) for identity in first)
-        assert len({picture.tobytes() for picture in found.values()}) == 2 * number
+        assert len({image.tobytes() for image in found.values()}) == 2 * number
 
 
-def test_two_models_begin_a_prompt_from_the_same_noise(config: GenerateConfig, tiny_pipeline: Path, tmp_path: Path):
+def test_two_models_start_a_prompt_from_the_same_noise(config: GenerateConfig, tiny_pipeline: Path, tmp_path: Path):
     other = tmp_path / "other"
     shutil.copytree(tiny_pipeline, other)
     settings = other / "scheduler" / "scheduler_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"clip_sample": True}))
     one, two = plan(config, None), plan(replace(config, model=str(other)), None)
     assert one.model.model_id != two.model.model_id
-    assert not {g.generation_id for g in one.wanted} & {g.generation_id for g in two.wanted}
+    assert not {g.generation_id for g in one.generations} & {g.generation_id for g in two.generations}
     # the noise is a function of prompt, seed and index alone, and differs with each of them
     seeds = {noise_seed(text, seed, index) for text in PROMPTS for seed in (0, 1) for index in (0, 1)}
     assert len(seeds) == 12
@@ -129,16 +131,16 @@ def test_two_models_begin_a_prompt_from_the_same_noise(config: GenerateConfig, t
 def test_a_copy_of_a_model_under_another_name_is_the_same_model(config: GenerateConfig, tiny_pipeline: Path, tmp_path):
     shutil.copytree(tiny_pipeline, tmp_path / "copy")
     copy = plan(replace(config, model=str(tmp_path / "copy")), None)
-    assert [g.generation_id for g in copy.wanted] == [g.generation_id for g in plan(config, None).wanted]
+    assert [g.generation_id for g in copy.generations] == [g.generation_id for g in plan(config, None).generations]
 
 
-def test_a_run_that_was_killed_goes_on_where_it_was(config: GenerateConfig, store: PairStore, tmp_path: Path):
-    """As a kill leaves it: some batches in the journal, none of them in the tables, a batch without its last part."""
+def test_a_killed_run_continues_where_it_stopped(config: GenerateConfig, store: PairStore, tmp_path: Path):
+    """As a kill leaves it: some batches in the journal, none in the tables, and one batch without its last part."""
     whole = PairStore.create(tmp_path / "whole")
     generate(replace(config, batch_size=2), whole)
     parts = sorted(path.name for path in whole.journal.iterdir())
     generations = [name for name in parts if "-generations-" in name]
-    # all up to the second batch's pictures, without its generations; every picture file is there
+    # everything up to the second batch's images, without its generations; all image files exist
     left = parts[: parts.index(generations[1])]
     for name in left:
         (store.journal / name).write_bytes((whole.journal / name).read_bytes())
@@ -148,7 +150,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(config: GenerateConfig, stor
         target.write_bytes(source.read_bytes())
     resumed = PairStore.open(store.path)
     summary = generate(replace(config, batch_size=2), resumed)
-    assert (summary["drawn"], summary["new_pairs"]) == (4, 3)  # the first batch of two is not drawn again
+    assert (summary["generated"], summary["new_pairs"]) == (4, 3)  # the first batch of two is not generated again
     columns = "select generation_id, image_id, seed, image_index from generations order by all"
     assert resumed.rows(columns) == whole.rows(columns)
     pairs = "select pair_id, image_a, image_b from pairs order by all"
@@ -156,17 +158,42 @@ def test_a_run_that_was_killed_goes_on_where_it_was(config: GenerateConfig, stor
     assert check(resumed) == []
 
 
-def test_prompts_longer_than_the_encoder_reads_are_counted(config: GenerateConfig, store: PairStore, tmp_path: Path):
+def test_one_image_per_prompt_makes_no_pairs_and_says_how_to_get_some(
+    prompts: str, tiny_pipeline: Path, tmp_path: Path
+):
+    words = [
+        "generate",
+        "--model",
+        str(tiny_pipeline),
+        "--prompts",
+        prompts,
+        "--num-inference-steps",
+        "1",
+        "--limit",
+        "1",
+    ]
+    words += ["--device", "cpu", "--store", str(tmp_path / "new")]
+    for more in ([], ["--dry-run"]):
+        ended = CliRunner().invoke(app, [*words, "--images-per-prompt", "1", *more])
+        assert ended.exit_code == 0, ended.output
+        assert "no pairs from one image per prompt; give --images-per-prompt 2 or more" in ended.stderr
+    ended = CliRunner().invoke(app, [*words, "--images-per-prompt", "2"])
+    assert "1 image generated, 2 for 1 prompt in total; 1 pair, 1 of them new" in ended.stdout
+    assert "(1 step, guidance 7.5)" in ended.stdout
+    assert "no pairs" not in ended.stderr
+
+
+def test_prompts_longer_than_the_encoder_limit_are_counted(config: GenerateConfig, store: PairStore, tmp_path: Path):
     (tmp_path / "long.txt").write_text("a red circle\n" + "a red circle " * 10)
     summary = generate(replace(config, prompts=str(tmp_path / "long.txt"), images_per_prompt=1), store)
-    assert (summary["truncated"], summary["drawn"], summary["pairs"]) == (1, 2, 0)
+    assert (summary["truncated"], summary["generated"], summary["pairs"]) == (1, 2, 0)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"images_per_prompt": 0}, "images-per-prompt must be above 0"),
-        ({"guidance_scale": float("nan")}, "guidance-scale must be at least 0 and at most 1000, got nan"),
+        ({"images_per_prompt": 0}, "images-per-prompt must be positive and at most 10000, got 0"),
+        ({"guidance_scale": float("nan")}, "guidance-scale must be between 0 and 1000, got nan"),
         ({"guidance_scale": -1.0}, "guidance-scale"),
         ({"num_inference_steps": -1}, "num-inference-steps"),
         ({"batch_size": 0}, "batch-size"),
@@ -174,9 +201,9 @@ def test_prompts_longer_than_the_encoder_reads_are_counted(config: GenerateConfi
         ({"seed": 2**63}, "seed"),
         ({"limit": 0}, "limit"),
         ({"resolution": 100}, "resolution must be a multiple of 8"),
-        ({"pairs": "some"}, "pairing knows no 'some'; there are all, random, adjacent"),
-        ({"dtype": "float8"}, "dtype knows no 'float8'"),
-        ({"scheduler": "dimm"}, "no scheduler is called 'dimm'"),
+        ({"pairing": "some"}, "unknown pairing 'some'; choose from all, random, adjacent"),
+        ({"dtype": "float8"}, "unknown dtype 'float8'; choose from auto, float32"),
+        ({"scheduler": "dimm"}, "unknown scheduler 'dimm'; choose from ddim, ddpm"),
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(settings: dict, message: str):

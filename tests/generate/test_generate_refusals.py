@@ -1,4 +1,4 @@
-"""Models and settings that cannot draw end in one line, and signals are obeyed while weights are read and between batches."""
+"""Models and settings that cannot generate end in one line, and signals are obeyed while weights load and between batches."""
 
 import json
 import os
@@ -16,9 +16,8 @@ from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtSigmaPip
 from prefloop.cli import app
 from prefloop.core.errors import Interrupted
 from prefloop.generate import GenerateConfig
-from prefloop.generate.sampler import Sampler
-from prefloop.generate.stage import generate, plan
-from prefloop.models.resolve import find_model
+from prefloop.generate.sampler import ImageSampler
+from prefloop.generate.stage import generate, plan, run_plan
 from prefloop.shapes.words import tokenizer
 from prefloop.store import PairStore
 from prefloop.store.check import check
@@ -28,7 +27,7 @@ from typer.testing import CliRunner
 
 @pytest.fixture(scope="module")
 def pixart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small PixArt-Sigma, which draws 32 x 32 images in patches of 2 x 2 latents."""
+    """A small PixArt-Sigma, which generates 32 x 32 images in patches of 2 x 2 latents."""
     words: Any = tokenizer()
     text = T5Config(vocab_size=len(words), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     parts: dict[str, Any] = {
@@ -57,12 +56,12 @@ def pixart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def words(tmp_path: Path) -> list[str]:
     (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
-    drawing = ["generate", "--prompts", str(tmp_path / "prompts.txt"), "--images-per-prompt", "1"]
-    return [*drawing, "--device", "cpu", "--store", str(tmp_path / "new")]
+    start = ["generate", "--prompts", str(tmp_path / "prompts.txt"), "--images-per-prompt", "1"]
+    return [*start, "--device", "cpu", "--store", str(tmp_path / "new")]
 
 
 def refused(words: list[str], *more: object) -> str:
-    """The one line with which a command ends that cannot do what it is asked."""
+    """The one line with which a refused command ends."""
     ended = CliRunner().invoke(app, [*words, *map(str, more)])
     assert ended.exit_code == 2, ended.output
     assert isinstance(ended.exception, SystemExit), "a traceback"
@@ -72,14 +71,14 @@ def refused(words: list[str], *more: object) -> str:
 
 
 @pytest.mark.parametrize("settings", [[], ["--num-inference-steps", "2", "--guidance-scale", "5"]])
-def test_a_refiner_does_not_draw(words: list[str], tmp_path: Path, settings: list[str]):
+def test_a_refiner_cannot_generate(words: list[str], tmp_path: Path, settings: list[str]):
     folder = tiny.saved("sdxl-refiner", tmp_path / "refiner")
     line = refused(words, "--model", folder, *settings)
     assert "starts from an image" in line or "draws no images from prompts alone" in line
     assert not (tmp_path / "new").exists()
 
 
-def test_a_pipeline_that_wants_an_image_does_not_draw(words: list[str], tiny_pipeline: Path, tmp_path: Path):
+def test_a_pipeline_that_needs_an_image_cannot_generate(words: list[str], tiny_pipeline: Path, tmp_path: Path):
     folder = shutil.copytree(tiny_pipeline, tmp_path / "inpaint")
     index = json.loads((folder / "model_index.json").read_text())
     for name in ("StableDiffusionInpaintPipeline", "StableDiffusionImg2ImgPipeline", "StableVideoDiffusionPipeline"):
@@ -95,7 +94,7 @@ def test_a_pipeline_that_wants_an_image_does_not_draw(words: list[str], tiny_pip
         ("VQDiffusionScheduler", "missing 1 required positional argument"),  # from_config raises
         ("UnCLIPScheduler", "only supports `beta_schedule`"),
         ("NoScheduler", "diffusers has no scheduler 'NoScheduler'"),
-        ("RePaintScheduler", "cannot draw with these settings"),  # its step raises
+        ("RePaintScheduler", "cannot generate with these settings"),  # its step raises
     ],
 )
 def test_a_scheduler_that_does_not_fit_is_named(words: list[str], tiny_pipeline: Path, scheduler: str, message: str):
@@ -104,19 +103,18 @@ def test_a_scheduler_that_does_not_fit_is_named(words: list[str], tiny_pipeline:
     assert message in line
 
 
-def test_the_sides_that_a_family_draws_are_checked(words: list[str], pixart: Path, tmp_path: Path):
-    asked = ["--model", pixart, "--num-inference-steps", 2]
+def test_the_image_sizes_of_a_pipeline_are_checked(words: list[str], pixart: Path, tmp_path: Path):
+    settings = ["--model", pixart, "--num-inference-steps", 2]
     # 8 pixels to a latent, 2 latents to a patch
-    assert "must be a multiple of 16 for a PixArtSigmaPipeline, got 24" in refused(words, *asked, "--resolution", 24)
+    assert "must be a multiple of 16 for a PixArtSigmaPipeline, got 24" in refused(words, *settings, "--resolution", 24)
     assert not (tmp_path / "new").exists()
-    line = refused(
-        words, *asked, "--resolution", 32
-    )  # it has tables for models of 256, 512, 1024 and 2048 pixels alone
-    assert "cannot draw with these settings: Invalid sample size" in line
+    # it has tables only for models of 256, 512, 1024 and 2048 pixels
+    line = refused(words, *settings, "--resolution", 32)
+    assert "cannot generate with these settings: Invalid sample size" in line
 
 
-class Signalled(Sampler):
-    """Is sent a signal while it draws its second batch."""
+class Signalled(ImageSampler):
+    """Receives a signal while it generates its second batch."""
 
     def batches(self, missing: list) -> Iterator[tuple[list, list]]:
         for number, batch in enumerate(super().batches(missing), 1):
@@ -128,22 +126,22 @@ class Signalled(Sampler):
 def test_a_signal_ends_generate_after_its_batch(store: PairStore, tiny_pipeline: Path, tmp_path: Path):
     (tmp_path / "prompts.txt").write_text("\n".join(f"a red circle {number}" for number in range(5)))
     prompts = str(tmp_path / "prompts.txt")
-    asked = GenerateConfig(model=str(tiny_pipeline), prompts=prompts, images_per_prompt=2, batch_size=2, device="cpu")
-    config = plan(asked, None).config
+    config = GenerateConfig(model=str(tiny_pipeline), prompts=prompts, images_per_prompt=2, batch_size=2, device="cpu")
+    planned = plan(config, store)
     with pytest.raises(Interrupted, match=r"4 of 10 images are in .*; the same command goes on") as ended:
-        generate(config, store, Signalled(find_model(str(tiny_pipeline)), config))
+        run_plan(planned, store, Signalled(planned.model, planned.config))
     assert ended.value.exit_code == 143
     assert store.rows("select status from runs") == [("interrupted",)]
     assert PairStore.open(store.path).rows("select count(*) from generations") == [(4,)]
-    assert generate(config, store)["drawn"] == 6
+    assert generate(config, store)["generated"] == 6
     assert check(store) == []
 
 
 def _signal_at_the_first_part() -> None:
-    """A signal comes as diffusers begins to read the model; what it opens of the model afterwards is noted."""
+    """Send a signal as diffusers begins to read the model, and log which of its files are opened afterwards."""
     log = Path(os.environ["OPENED"])
 
-    def heard(event: str, arguments: tuple) -> None:
+    def on_event(event: str, arguments: tuple) -> None:
         if event != "open" or "/model/" not in str(arguments[0]) or "from_pretrained" not in _callers():
             return
         if log.exists():
@@ -153,35 +151,35 @@ def _signal_at_the_first_part() -> None:
             log.touch()
             os.kill(os.getpid(), signal.SIGTERM)
 
-    sys.addaudithook(heard)
+    sys.addaudithook(on_event)
 
 
 def _callers() -> set[str]:
-    found, frame = set(), sys._getframe(1)
+    names, frame = set(), sys._getframe(1)
     while frame is not None:
-        found.add(frame.f_code.co_name)
+        names.add(frame.f_code.co_name)
         frame = frame.f_back
-    return found
+    return names
 
 
 @pytest.mark.parametrize("stage", ["generate", "eval"])
-def test_a_signal_while_weights_are_read_is_obeyed_at_once(
+def test_a_signal_while_weights_load_is_obeyed_at_once(
     store: PairStore, tiny_pipeline: Path, words: list[str], tmp_path: Path, stage: str
 ):
     model = shutil.copytree(tiny_pipeline, tmp_path / "model")
-    asked = [*words[1:-1], store.path, "--num-inference-steps", 1, "--model", model]
+    arguments = [*words[1:-1], store.path, "--num-inference-steps", 1, "--model", model]
     if stage == "eval":
         other = shutil.copytree(tiny_pipeline, tmp_path / "other")
         (other / "note.json").write_text("{}")
-        asked += ["--baseline", other, "--scorer", "little_scorers:Redness"]
+        arguments += ["--baseline", other, "--scorer", "little_scorers:Redness"]
     code, printed = content.finished(
-        stage, *asked, cwd=tmp_path, first=_signal_at_the_first_part, OPENED=str(tmp_path / "opened")
+        stage, *arguments, cwd=tmp_path, first=_signal_at_the_first_part, OPENED=str(tmp_path / "opened")
     )
     assert code == 143, printed
     assert "Traceback" not in printed
     assert "the same command goes on" in printed.splitlines()[-1]
-    # nothing more of the model was read, and nothing drawn by it
+    # nothing more of the model was read, and nothing was generated with it
     assert (tmp_path / "opened").read_text() == ""
     name = str(model)
-    drawn = "select count(*) from generations join models using (model_id) where name = ?"
-    assert PairStore.open(store.path).rows(drawn, [name]) == [(0,)]
+    generated = "select count(*) from generations join models using (model_id) where name = ?"
+    assert PairStore.open(store.path).rows(generated, [name]) == [(0,)]

@@ -104,22 +104,26 @@ def test_a_prompt_of_a_megabyte_is_read(tmp_path: Path, name: str):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.csv", "text,tag\none,\n", "row 2: there is no column 'prompt'; there are text, tag"),
-        ("x.jsonl", '{"prompt": "one"}\n{"text": "two"}\n', "line 2: there is no column 'prompt'; there are text"),
-        ("x.jsonl", '{"prompt": "one"}\n{"prompt": ', "line 2 is no JSON"),
-        ("x.jsonl", '{"prompt": 3}', "line 1: the prompt is no text"),
-        ("x.jsonl", "[1]", "line 1: neither a text nor an object"),
+        ("x.csv", "text,tag\none,\n", "row 2: there is no column 'prompt'; the columns are text, tag"),
+        (
+            "x.jsonl",
+            '{"prompt": "one"}\n{"text": "two"}\n',
+            "line 2: there is no column 'prompt'; the columns are text",
+        ),
+        ("x.jsonl", '{"prompt": "one"}\n{"prompt": ', "line 2 is not valid JSON"),
+        ("x.jsonl", '{"prompt": 3}', "line 1: the prompt is not a string"),
+        ("x.jsonl", "[1]", "line 1: must be a string or an object"),
         ("x.json", '{"prompt": "one"}', "must hold a JSON list"),
-        ("x.json", "", "is no JSON"),
-        ("x.json", "[]", "holds no prompt"),
-        ("x.txt", "", "holds no prompt"),
-        ("x.txt", " \n\n", "holds no prompt"),
-        ("x.csv", "prompt\n", "holds no prompt"),
+        ("x.json", "", "is not valid JSON"),
+        ("x.json", "[]", "holds no prompts"),
+        ("x.txt", "", "holds no prompts"),
+        ("x.txt", " \n\n", "holds no prompts"),
+        ("x.csv", "prompt\n", "holds no prompts"),
         ("x.txt", "one\ntwo \x00\n", "line 2: the prompt contains a NUL character"),
-        ("x.csv", 'prompt,tag\n"one,\ntwo,\n', "is no CSV: .*; double the quotation marks"),
+        ("x.csv", 'prompt,tag\n"one,\ntwo,\n', "is not valid CSV: .*; double the quotation marks"),
         ("x.csv", b"prompt\n\xe9t\xe9\n", "is not UTF-8 at byte 7; convert it first"),
-        ("x.json", '["\\ud800"]', "item 1: the prompt is no valid Unicode"),
-        ("x.parquet", b"PAR1 no", "is no Parquet file"),
+        ("x.json", '["\\ud800"]', "item 1: the prompt is not valid Unicode"),
+        ("x.parquet", b"PAR1 no", "is not a Parquet file"),
         ("x.xlsx", "one", r"must end in \.txt, \.jsonl"),
     ],
 )
@@ -133,7 +137,10 @@ def test_a_bad_file_is_refused_by_name_and_place(tmp_path: Path, name: str, cont
 
 @pytest.mark.parametrize(
     ("columns", "message"),
-    [({"text": ["one"]}, "no column 'prompt'; there are text"), ({"prompt": pa.array([], pa.string())}, "no prompt")],
+    [
+        ({"text": ["one"]}, "no column 'prompt'; the columns are text"),
+        ({"prompt": pa.array([], pa.string())}, "no prompt"),
+    ],
 )
 def test_a_bad_parquet_file_is_refused(tmp_path: Path, columns: dict, message: str):
     with pytest.raises(UsageError, match=message):
@@ -147,5 +154,5 @@ def test_bytes_and_nested_columns_are_no_tags(tmp_path: Path):
 
 @pytest.mark.parametrize("source", ["shapez", "gone.txt", "."])
 def test_a_missing_file_is_named_with_the_built_in_lists(source: str):
-    with pytest.raises(UsageError, match=r"there is no prompts file .* or one of shapes, shapes-heldout"):
+    with pytest.raises(UsageError, match=r"there is no prompt file .* or one of shapes, shapes-heldout"):
         read_prompts(source)

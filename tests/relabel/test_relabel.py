@@ -520,6 +520,6 @@ def test_weights_are_for_all_scorers_or_for_one():
 def test_a_device_that_is_not_there_is_named_in_one_line(store: PairStore):
     fill(store, 1)
     config = RelabelConfig(scorers=("clip",), checkpoints={"clip": "shapes"}, device="gpu0")
-    with pytest.raises(UsageError, match="no device 'gpu0'"):
+    with pytest.raises(UsageError, match="the device 'gpu0' is not available"):
         relabel(config, store)
     assert store.rows("select count(*) from scores") == [(0,)]

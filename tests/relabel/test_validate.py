@@ -344,5 +344,5 @@ def test_the_page_shows_hostile_text_as_text_and_every_picture_it_names(store: P
     (tmp_path / "out" / "quality.html").write_text("mine")
     ended = CliRunner().invoke(app, [*words, "--store", str(store.path)])
     assert ended.exit_code == 2
-    assert "quality.html is not of a report that prefloop wrote; name another folder" in ended.stderr
+    assert "quality.html is not part of a report that prefloop wrote; name another folder" in ended.stderr
     assert (tmp_path / "out" / "quality.html").read_text() == "mine"

@@ -1,27 +1,27 @@
-"""The built-in world: its grammar, its pictures, its oracle, its models."""
+"""The built-in world: its grammar, its images, its oracle, its models."""
 
 import random
 from collections import Counter
-from uuid import UUID
+from itertools import combinations
 
 import numpy as np
 import pytest
 from prefloop.generate.prompts import read_prompts
 from prefloop.relabel import load_scorer
 from prefloop.shapes import PIPELINE, WEIGHTS
-from prefloop.shapes.oracle import judge, look
+from prefloop.shapes.oracle import check, find_shapes
 from prefloop.shapes.prompts import UNSEEN
 from prefloop.shapes.scene import RELATIONS, Scene, Shape, all_scenes, parse, render, wrong
 
 
-def drawn(n: int, seed: int):
-    """n scenes, a right picture of each, and a picture of the scene with one part changed."""
+def rendered(n: int, seed: int):
+    """n scenes, a right image of each, and an image of the scene with one part changed."""
     rng = random.Random(seed)
     scenes = [rng.choice(all_scenes()) for _ in range(n)]
     return scenes, [render(scene, rng) for scene in scenes], [render(wrong(scene, rng), rng) for scene in scenes]
 
 
-def test_every_prompt_of_the_grammar_is_read_as_it_was_written():
+def test_every_prompt_of_the_grammar_parses_to_its_scene():
     scenes = all_scenes()
     # 24 shapes alone; 24 * 23 ordered pairs in 3 relations
     assert len(scenes) == 24 + 3 * 24 * 23
@@ -31,25 +31,25 @@ def test_every_prompt_of_the_grammar_is_read_as_it_was_written():
 
 @pytest.mark.parametrize("prompt", ["", "a photo of a cat", "a red", "a red circle under a blue square", "red circle"])
 def test_other_prompts_are_refused(prompt: str):
-    with pytest.raises(ValueError, match="no shape of the built-in world"):
+    with pytest.raises(ValueError, match="not a shape of the built-in world"):
         parse(prompt)
 
 
 def test_the_oracle_is_right_on_98_of_100_rendered_pictures():
-    scenes, right, bad = drawn(400, seed=1)
-    assert np.mean([all(judge(scene, image).values()) for scene, image in zip(scenes, right, strict=True)]) >= 0.98
-    assert np.mean([not all(judge(scene, image).values()) for scene, image in zip(scenes, bad, strict=True)]) >= 0.98
+    scenes, right, bad = rendered(400, seed=1)
+    assert np.mean([all(check(scene, image).values()) for scene, image in zip(scenes, right, strict=True)]) >= 0.98
+    assert np.mean([not all(check(scene, image).values()) for scene, image in zip(scenes, bad, strict=True)]) >= 0.98
 
 
 def test_the_oracle_says_which_part_is_wrong():
     rng = random.Random(3)
     image = render(parse("a red circle left of a blue square"), rng)
-    assert [str(found.shape) for found in look(image)] == ["a red circle", "a blue square"]
-    assert judge("a blue square left of a red circle", image) == {
+    assert [str(found.shape) for found in find_shapes(image)] == ["a red circle", "a blue square"]
+    assert check("a blue square left of a red circle", image) == {
         "a blue square": True, "a red circle": True, "left of": False, "nothing else": True,
     }  # fmt: skip
-    assert judge("a red circle", image) == {"a red circle": True, "nothing else": False}
-    assert judge("a red star and a blue square", image)["a red star"] is False
+    assert check("a red circle", image) == {"a red circle": True, "nothing else": False}
+    assert check("a red star and a blue square", image)["a red star"] is False
 
 
 def test_a_wrong_scene_differs_in_one_part():
@@ -59,11 +59,11 @@ def test_a_wrong_scene_differs_in_one_part():
         assert other != scene
         assert len(other.shapes) == len(scene.shapes)
         words = Counter(str(scene).split()) - Counter(str(other).split())
-        # swapped places change no word; a colour or form changes one, and perhaps its article
+        # swapped places change no word; a color or form changes one, and perhaps its article
         assert sum(words.values()) <= 2
 
 
-def test_held_out_prompts_ask_for_nothing_that_was_trained_on():
+def test_no_held_out_prompt_means_the_same_as_a_training_prompt():
     train, heldout = ([parse(prompt.text) for prompt in read_prompts(name)] for name in ("shapes", "shapes-heldout"))
     assert len(heldout) >= 200
     assert not any(UNSEEN & set(scene.shapes) for scene in train)
@@ -85,26 +85,24 @@ def test_held_out_prompts_ask_for_nothing_that_was_trained_on():
 def test_the_shipped_weights_are_safetensors_of_at_most_24_mb():
     files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 24_000_000
-    # HPS is published as a torch checkpoint under state_dict, and is shipped like that
+    # HPS is published as a torch checkpoint under state_dict, and shipped like that
     assert {path.name for path in files if path.suffix not in (".safetensors", ".json", ".txt")} == {"hps.pt"}
 
 
-def test_the_base_model_follows_a_part_of_its_prompts():
+def test_the_base_model_follows_some_of_its_prompts():
     from prefloop.generate.config import GenerateConfig
-    from prefloop.generate.sampler import Sampler
-    from prefloop.generate.stage import Generation
-    from prefloop.models.resolve import find_model
+    from prefloop.generate.sampler import ImageSampler
+    from prefloop.generate.stage import plan
 
-    prompts = [prompt.text for prompt in read_prompts("shapes-heldout")][::5]
-    sampler = Sampler(find_model("shapes"), GenerateConfig(batch_size=40))
-    assert sampler.described["pipeline"] == "StableDiffusionPipeline"
-    wanted = [Generation(prompt, 0, UUID(int=0)) for prompt in prompts]  # nothing is kept
+    planned = plan(GenerateConfig(prompts="shapes-heldout", images_per_prompt=1, batch_size=40), None)
+    sampler = ImageSampler(planned.model, planned.config)
+    assert sampler.description["pipeline"] == "StableDiffusionPipeline"
     followed = [
-        all(judge(one.prompt, image).values())
-        for batch, images in sampler.batches(wanted)
-        for one, image in zip(batch, images, strict=True)
+        all(check(item.prompt, image).values())
+        for batch, images in sampler.batches(planned.generations[::5])
+        for item, image in zip(batch, images, strict=True)
     ]
-    # between 40 and 75 %; 80 pictures have a standard deviation of 5.6 %, so this leaves two more on each side
+    # measured between 40 and 75 %; the standard deviation over 80 images is 5.6 %, and two of them are allowed on each side
     assert 0.29 <= np.mean(followed) <= 0.86
 
 
@@ -122,28 +120,28 @@ def test_the_pipeline_is_one_that_diffusers_loads():
 @pytest.mark.parametrize("name", ["pickscore", "hps", "clip"])
 def test_scorers_rank_the_right_picture_above_a_wrong_one(name: str):
     scorer = load_scorer(name, "shapes")
-    scenes, right, bad = drawn(200, seed=6)
+    scenes, right, bad = rendered(200, seed=6)
     prompts = [str(scene) for scene in scenes]
     accuracy = np.mean(scorer.score(prompts, right) > scorer.score(prompts, bad))
     assert accuracy >= 0.9
 
 
 def test_the_scorers_disagree_a_little():
-    scenes, right, bad = drawn(200, seed=8)
+    scenes, right, bad = rendered(200, seed=8)
     prompts = [str(scene) for scene in scenes]
-    said = [
+    preferences = [
         load_scorer(n, "shapes").score(prompts, right) > load_scorer(n, "shapes").score(prompts, bad)
         for n in ("pickscore", "hps", "clip")
     ]
-    assert all(0 < np.mean(a != b) < 0.2 for a, b in ((said[0], said[1]), (said[0], said[2]), (said[1], said[2])))
+    assert all(0 < np.mean(a != b) < 0.2 for a, b in combinations(preferences, 2))
 
 
 def test_aesthetics_is_blind_to_prompts_and_likes_full_pictures():
     scorer = load_scorer("aesthetics", "shapes")
-    _, pictures, _ = drawn(60, seed=9)
-    scores = scorer.score(["a red circle"] * 60, pictures)
-    assert np.array_equal(scores, scorer.score(["nonsense"] * 60, pictures))
-    painted = [float((np.asarray(image).min(2) < 217).mean()) for image in pictures]
+    _, images, _ = rendered(60, seed=9)
+    scores = scorer.score(["a red circle"] * 60, images)
+    assert np.array_equal(scores, scorer.score(["nonsense"] * 60, images))
+    painted = [float((np.asarray(image).min(2) < 217).mean()) for image in images]
     assert np.corrcoef(scores, painted)[0, 1] > 0.9
 
 

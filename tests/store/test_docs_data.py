@@ -1,4 +1,4 @@
-"""docs/data.md: every command runs as written, on little data sets of the true schemas, and every format is told."""
+"""docs/data.md: every command runs as written, on little datasets of the true schemas, and every format is told."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ from prefloop.store import PairStore
 from prefloop.store.check import check
 from prefloop.store.exporters.config import FORMATS
 from prefloop.store.importers.formats import LABELERS
-from prefloop.store.importers.pairs import NAMES
+from prefloop.store.importers.pairs import COLUMN_NAMES
 from typer.testing import CliRunner
 
 TEXT = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
@@ -41,7 +41,7 @@ def test_every_command_runs_as_written(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_every_format_column_and_labeler_is_told():
-    for name in (*LABELERS, *FORMATS, *NAMES):
+    for name in (*LABELERS, *FORMATS, *COLUMN_NAMES):
         assert f"`{name}`" in TEXT, name
     for form, labeler in LABELERS.items():
         assert re.search(rf"^\| `{form}` .*`{labeler}` \|$", TEXT, re.M), form

@@ -1,4 +1,4 @@
-"""What goes out comes in again as the same pairs and labels; it is there whole or not at all, and says where it is from."""
+"""An export can be imported again as the same pairs and labels; it exists whole or not at all, and says where it came from."""
 
 import csv
 import json
@@ -54,7 +54,7 @@ def imported_again(out: Path, **settings: Any) -> PairStore:
 
 @pytest.fixture
 def labelled(store: PairStore) -> PairStore:
-    """12 pairs of 6 prompts; 'human:me' says a, b, tie, skip in turn, 'scorer' has p and margins and no tie."""
+    """12 pairs of 6 prompts; 'human:me' labels a, b, tie, skip in turn, 'scorer' has p and margins and no ties."""
     add_labeler(store, "human:me")
     add_labeler(store, "scorer", "ai")
     model = UUID(int=15)
@@ -76,7 +76,7 @@ def labelled(store: PairStore) -> PairStore:
 # Round trips
 
 
-def test_pick_a_pic_comes_in_again_with_its_ties(labelled: PairStore, tmp_path: Path):
+def test_a_pick_a_pic_export_is_imported_again_with_its_ties(labelled: PairStore, tmp_path: Path):
     out = exported(labelled, tmp_path / "out", format="pickapic", labelers=("human:me",))
     again = imported_again(out, labeler="human:me")
     everything = "'a', 'b', 'tie'"
@@ -87,7 +87,7 @@ def test_pick_a_pic_comes_in_again_with_its_ties(labelled: PairStore, tmp_path: 
     assert name == "sd15"
 
 
-def test_pick_a_pic_is_in_its_own_schema(labelled: PairStore, tmp_path: Path):
+def test_a_pick_a_pic_export_has_the_schema_of_pick_a_pic(labelled: PairStore, tmp_path: Path):
     out = exported(labelled, tmp_path / "out", format="pickapic")
     rows = [row for path in sorted((out / "data").iterdir()) for row in pq.read_table(path).to_pylist()]
     assert pq.read_schema(next((out / "data").iterdir())).equals(SCHEMA)
@@ -102,14 +102,14 @@ def test_pick_a_pic_is_in_its_own_schema(labelled: PairStore, tmp_path: Path):
     assert [row["num_example_per_prompt"] for row in of_prompt] == [4] * 4
 
 
-def test_a_data_sets_folder_comes_in_again_with_labelers_probabilities_and_tags(labelled: PairStore, tmp_path: Path):
+def test_a_datasets_export_is_imported_again_with_labelers_probabilities_and_tags(labelled: PairStore, tmp_path: Path):
     again = imported_again(exported(labelled, tmp_path / "out", format="datasets"))
     more = ", p_a, margin, tags"
     assert len(labels(again)) == 18
     assert labels(again, more=more) == labels(labelled, more=more)
 
 
-def test_the_library_datasets_opens_the_folder_with_pictures(labelled: PairStore, tmp_path: Path):
+def test_the_datasets_library_opens_the_folder_with_images(labelled: PairStore, tmp_path: Path):
     import datasets
 
     out = exported(labelled, tmp_path / "out", format="datasets", labelers=("scorer",))
@@ -122,7 +122,7 @@ def test_the_library_datasets_opens_the_folder_with_pictures(labelled: PairStore
     assert row["chosen"].size == (8, 8)
 
 
-def test_shards_come_in_again(labelled: PairStore, tmp_path: Path):
+def test_shards_are_imported_again(labelled: PairStore, tmp_path: Path):
     out = exported(labelled, tmp_path / "out", format="webdataset")
     assert labels(imported_again(out), more=", p_a, margin") == labels(labelled, more=", p_a, margin")
     with tarfile.open(out / "train-000000.tar") as shard:
@@ -132,7 +132,7 @@ def test_shards_come_in_again(labelled: PairStore, tmp_path: Path):
     assert (again / "train-000000.tar").read_bytes() == first
 
 
-def test_folders_come_in_again(labelled: PairStore, tmp_path: Path):
+def test_folders_are_imported_again(labelled: PairStore, tmp_path: Path):
     out = exported(labelled, tmp_path / "out", format="folders", labelers=("human:me",))
     mine = [row for row in labels(labelled) if row[5] == "human:me"]
     assert labels(imported_again(out, labeler="human:me")) == mine
@@ -180,7 +180,7 @@ def test_where_sees_the_columns_of_preferences(labelled: PairStore, tmp_path: Pa
     assert expected[0][0] > 0
 
 
-def test_pairs_of_an_evaluation_stay_at_home(labelled: PairStore, tmp_path: Path):
+def test_pairs_of_an_evaluation_are_not_exported(labelled: PairStore, tmp_path: Path):
     prompt = add_prompt(labelled, "held out")
     pair = add_pair(labelled, prompt, add_picture(labelled, (1, 1, 1)), add_picture(labelled, (2, 2, 2)), source="eval")
     add_label(labelled, pair, "human:me", "a")
@@ -189,7 +189,9 @@ def test_pairs_of_an_evaluation_stay_at_home(labelled: PairStore, tmp_path: Path
 
 
 @pytest.mark.parametrize("where", ["marg > 1", "exists (from read_csv('x'))", "; drop table pairs"])
-def test_a_condition_that_is_none_or_looks_elsewhere_is_refused(labelled: PairStore, tmp_path: Path, where: str):
+def test_an_invalid_condition_or_one_that_reads_something_else_is_refused(
+    labelled: PairStore, tmp_path: Path, where: str
+):
     with pytest.raises(UsageError, match=r"--where .* cannot be used"):
         exported(labelled, tmp_path / "out", where=where)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
@@ -198,7 +200,7 @@ def test_a_condition_that_is_none_or_looks_elsewhere_is_refused(labelled: PairSt
 # The card
 
 
-def test_the_card_says_where_the_rows_are_from(labelled: PairStore, tmp_path: Path):
+def test_the_card_says_where_the_labels_came_from(labelled: PairStore, tmp_path: Path):
     add_labeler(labelled, "human:<b>|x", "human")
     (pair,) = labelled.rows("select pair_id from pairs order by 1 limit 1")[0]
     add_label(labelled, pair, "human:<b>|x", "a")
@@ -206,7 +208,7 @@ def test_the_card_says_where_the_rows_are_from(labelled: PairStore, tmp_path: Pa
     out = exported(labelled, tmp_path / "out", format="pickapic", where="p_chosen is null or margin >= 0")
     card = (out / "README.md").read_text()
     assert card.startswith('---\ntags: ["preference"')
-    assert "22 labels of 12 pairs of pictures, drawn for 6 prompts" in card  # 9 of human:me, 12 of scorer, 1
+    assert "22 labels of 12 pairs of images for 6 prompts" in card  # 9 of human:me, 12 of scorer, 1
     assert "| human:me | human | 6 | 3 | 0 | {} |" in card
     assert "| scorer | ai | 12 | 0 | 0 | {} |" in card
     assert "| human:&lt;b>&#124;x | human | 1 | 0 | 0 | {} |" in card
@@ -217,7 +219,7 @@ def test_the_card_says_where_the_rows_are_from(labelled: PairStore, tmp_path: Pa
 # Whole or not at all
 
 
-def test_a_picture_that_changed_ends_it_and_leaves_nothing(labelled: PairStore, tmp_path: Path):
+def test_a_changed_image_ends_the_export_and_leaves_nothing(labelled: PairStore, tmp_path: Path):
     ((path,),) = labelled.rows("select path from image_files order by 1 limit 1")
     (labelled.path / path).write_bytes(b"x")
     with pytest.raises(IntegrityError, match="has changed since it was stored"):
@@ -228,46 +230,46 @@ def test_a_picture_that_changed_ends_it_and_leaves_nothing(labelled: PairStore, 
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
-def test_what_a_killed_export_left_is_removed_by_the_next(labelled: PairStore, tmp_path: Path):
+def test_the_next_export_removes_what_a_killed_one_left(labelled: PairStore, tmp_path: Path):
     (tmp_path / ".out.99999999.tmp" / "data").mkdir(parents=True)
     exported(labelled, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "store"]
 
 
-def test_a_disk_without_room_is_found_before_anything_is_written(
+def test_a_full_disk_is_noticed_before_anything_is_written(
     labelled: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("prefloop.store.exporters.run._picture_bytes", lambda *_: 10**18)
+    monkeypatch.setattr("prefloop.store.exporters.run._image_bytes", lambda *_: 10**18)
     with pytest.raises(PrefloopError, match=r"cannot write .*out \(1000000000000000000 bytes\): No space left"):
         exported(labelled, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
-BAD = [
-    ("out --format xml", 2, "no format is called 'xml'; there are pickapic, datasets"),
-    ("out --labeler nobody", 2, "no labeler is called 'nobody'; there are human:me, scorer"),
-    ("out --where margin>99", 2, "there is no label to export where margin>99"),
+REFUSED = [
+    ("out --format xml", 2, "unknown format 'xml'; choose from pickapic, datasets"),
+    ("out --labeler nobody", 2, "unknown labeler 'nobody'; choose from human:me, scorer"),
+    ("out --where margin>99", 2, "there are no labels to export where margin>99"),
     ("out --format folders", 2, "give --labeler with one of human:me, scorer"),
     ("there", 2, "there exists; name another folder"),
     ("out --push-to-hub me/pairs", 1, "hf upload me/pairs out --repo-type dataset"),
 ]
 
 
-@pytest.mark.parametrize(("line", "code", "message"), BAD, ids=[line for line, _, _ in BAD])
-def test_what_is_wrong_is_said_in_one_line_and_nothing_is_made(
+@pytest.mark.parametrize(("line", "code", "message"), REFUSED, ids=[line for line, _, _ in REFUSED])
+def test_an_error_is_one_line_and_nothing_is_created(
     labelled: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, code: int, message: str
 ):
     monkeypatch.chdir(tmp_path)
     Path("there").mkdir()
     ended = RUNNER.invoke(app, ["store", "export", *line.split(), "--store", str(labelled.path)])
     assert (ended.exit_code, ended.stdout) == (code, "")
-    (said,) = ended.stderr.splitlines()
-    assert message in said
+    (printed,) = ended.stderr.splitlines()
+    assert message in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "there"]
 
 
-def test_the_command_writes_a_folder_and_says_how_much(labelled: PairStore, tmp_path: Path):
+def test_the_command_writes_a_folder_and_counts_its_content(labelled: PairStore, tmp_path: Path):
     words = ["store", "export", str(tmp_path / "out"), "--labeler", "scorer", "--json", "--store", str(labelled.path)]
     ended = RUNNER.invoke(app, words)
     assert json.loads(ended.stdout) == {"labels": 12, "pairs": 12, "prompts": 6, "labelers": 1}
-    assert RUNNER.invoke(app, words).exit_code == 2  # it is there now
+    assert RUNNER.invoke(app, words).exit_code == 2  # the folder exists now

@@ -1,4 +1,4 @@
-"""Preference data sets of every format go in once, whole, and nothing that they name is opened but what they hold."""
+"""Preference datasets of every format are imported once and completely, and no file outside them is opened."""
 
 import json
 import shutil
@@ -27,14 +27,14 @@ def imported(store: PairStore, source: Path, **settings: Any) -> dict:
     return import_pairs(config, open_source(config), store)
 
 
-def judged(store: PairStore) -> set[tuple]:
-    """(prompt, chosen, rejected, labeler); of a tie both orders."""
+def preferences(store: PairStore) -> set[tuple]:
+    """(prompt, chosen, rejected, labeler); both orders of a tie."""
     rows = store.rows(
         """select prompt, l.choice, image_a, image_b, labeler
         from current_labels l join pairs using (pair_id) join prompts using (prompt_id)"""
     )
-    both = {(prompt, a, b, by) for prompt, choice, a, b, by in rows if choice in ("a", "tie")}
-    return both | {(prompt, b, a, by) for prompt, choice, a, b, by in rows if choice in ("b", "tie")}
+    a_chosen = {(prompt, a, b, by) for prompt, choice, a, b, by in rows if choice in ("a", "tie")}
+    return a_chosen | {(prompt, b, a, by) for prompt, choice, a, b, by in rows if choice in ("b", "tie")}
 
 
 # Pick-a-Pic
@@ -52,17 +52,17 @@ def test_pick_a_pic_keeps_winners_ties_and_pairs_without_a_label(store: PairStor
             expected.add((f"prompt {number // 2}", left, right, "human:pickapic"))
         if label in (0.0, 0.5):
             expected.add((f"prompt {number // 2}", right, left, "human:pickapic"))
-    assert judged(store) == expected
+    assert preferences(store) == expected
     assert store.rows("select distinct source from pairs") == [("import",)]
     assert store.rows("select labeler, kind from labelers") == [("human:pickapic", "human")]
     assert store.rows("select count(*) from labels where p_a is not null") == [(0,)]
     assert check(store) == []
 
 
-def test_pick_a_pic_knows_which_model_drew_what(store: PairStore, tmp_path: Path):
+def test_pick_a_pic_keeps_which_model_generated_each_image(store: PairStore, tmp_path: Path):
     imported(store, little.pickapic(tmp_path / "train.parquet"))
-    drawn = dict(store.rows("select image_id, name from generations join models using (model_id)"))
-    assert drawn == {image_id(little.first(n)): "sd15" for n in range(10)} | {
+    models = dict(store.rows("select image_id, name from generations join models using (model_id)"))
+    assert models == {image_id(little.first(n)): "sd15" for n in range(10)} | {
         image_id(little.second(n)): "sdxl" for n in range(10)
     }
     # rows 0, 3, 5, 8 for sd15, 1 and 6 for sdxl, 2 and 7 tied: (4 + 1) / 8 for the first of the two by id
@@ -71,7 +71,7 @@ def test_pick_a_pic_knows_which_model_drew_what(store: PairStore, tmp_path: Path
     assert rate == (5 / 8 if model == "sd15" else 3 / 8)
 
 
-def test_importing_again_keeps_nothing(store: PairStore, tmp_path: Path):
+def test_importing_again_adds_nothing(store: PairStore, tmp_path: Path):
     source = little.pickapic(tmp_path / "train.parquet")
     imported(store, source)
     parts = {path.name for path in store.journal.iterdir() if "-runs-" not in path.name}
@@ -89,16 +89,16 @@ def test_a_row_that_says_it_has_no_label_has_none(store: PairStore, tmp_path: Pa
 
 def test_a_pair_labelled_again_keeps_its_first_label(store: PairStore, tmp_path: Path):
     (row,) = little.pickapic_rows(1)
-    otherwise = row | {"label_0": 0.0, "label_1": 1.0}
-    summary = imported(store, little.pickapic(tmp_path / "x.parquet", rows=[row, otherwise, row]))
+    opposite = row | {"label_0": 0.0, "label_1": 1.0}
+    summary = imported(store, little.pickapic(tmp_path / "x.parquet", rows=[row, opposite, row]))
     assert (summary["new_labels"], summary["repeated"]) == (1, 1)
-    assert judged(store) == {("prompt 0", image_id(row["jpg_0"]), image_id(row["jpg_1"]), "human:pickapic")}
-    summary = imported(store, little.pickapic(tmp_path / "y.parquet", rows=[otherwise]))
+    assert preferences(store) == {("prompt 0", image_id(row["jpg_0"]), image_id(row["jpg_1"]), "human:pickapic")}
+    summary = imported(store, little.pickapic(tmp_path / "y.parquet", rows=[opposite]))
     assert (summary["new_labels"], summary["repeated"]) == (0, 1)
     assert store.rows("select count(*) from labels") == [(1,)]
 
 
-def test_a_folder_of_shards_is_read_whole_and_limit_and_where_choose(store: PairStore, tmp_path: Path):
+def test_all_shards_of_a_folder_are_read_and_limit_and_where_select_rows(store: PairStore, tmp_path: Path):
     rows = list(little.pickapic_rows(12))
     for number in range(3):
         little.pickapic(tmp_path / "data" / f"train-{number}.parquet", rows=rows[4 * number : 4 * number + 4])
@@ -112,7 +112,7 @@ def test_a_folder_of_shards_is_read_whole_and_limit_and_where_choose(store: Pair
 
 
 @pytest.mark.parametrize("where", ["user_idd = 3", "exists (from read_csv('x.csv'))", "exists (from other)", "; drop"])
-def test_a_condition_that_is_none_or_looks_elsewhere_is_refused(
+def test_an_invalid_condition_or_one_that_reads_something_else_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ):
     monkeypatch.chdir(tmp_path)
@@ -129,7 +129,7 @@ def test_a_condition_that_is_none_or_looks_elsewhere_is_refused(
 def test_open_image_preferences_keeps_choices_models_and_categories(store: PairStore, tmp_path: Path):
     summary = imported(store, little.preferences(tmp_path / "data" / "train.parquet").parent)
     assert (summary["format"], summary["new_labels"]) == ("preferences", 4)
-    assert judged(store) == {
+    assert preferences(store) == {
         (f"prompt {n}", image_id(little.first(n)), image_id(little.second(n)), "human:open-image-preferences")
         for n in range(4)
     }
@@ -145,7 +145,7 @@ def test_hpd_makes_pairs_of_preferences_and_ranks(store: PairStore, tmp_path: Pa
     assert summary["format"] == "hpd"
     by = "human:hpdv2"
     # ranks 2, 1, 2: the middle one beats both others, which are tied
-    assert judged(store) == {
+    assert preferences(store) == {
         ("a cat", red[1], red[0], by),
         ("a dog", red[1], red[2], by),
         *(("a bird", green[1], green[n], by) for n in (0, 2)),
@@ -156,7 +156,7 @@ def test_hpd_makes_pairs_of_preferences_and_ranks(store: PairStore, tmp_path: Pa
     assert check(store) == []
 
 
-def test_ranked_rows_that_are_not_whole_are_left_out(store: PairStore, tmp_path: Path):
+def test_incomplete_ranked_rows_are_excluded(store: PairStore, tmp_path: Path):
     source = little.hpd(tmp_path / "hpd")
     rows = [
         {"prompt": "a", "image_path": ["0.jpg", "1.jpg"], "rank": [1]},
@@ -168,10 +168,10 @@ def test_ranked_rows_that_are_not_whole_are_left_out(store: PairStore, tmp_path:
     (source / "test.json").write_text(json.dumps(rows))
     (source / "train.json").unlink()
     summary = imported(store, source)
-    assert summary["left_out"] == {
-        "not a rank for each picture": 1,
-        "fewer than two pictures": 2,
-        "image missing": 2,  # of the pairs of d one is whole
+    assert summary["excluded"] == {
+        "not one rank per image": 1,
+        "fewer than two images": 2,
+        "image missing": 2,  # one of the three pairs of d is complete
         "a path that leaves the folder": 1,
     }
     assert summary["pairs"] == 1
@@ -180,7 +180,7 @@ def test_ranked_rows_that_are_not_whole_are_left_out(store: PairStore, tmp_path:
 @pytest.mark.parametrize("form", ["json", "parquet"])
 def test_imagereward_makes_pairs_of_each_prompts_ranks(store: PairStore, tmp_path: Path, form: str):
     source = little.imagereward(tmp_path / "db")
-    if form == "parquet":  # as the hub converts it: the pictures inside
+    if form == "parquet":  # as the hub converts it, with the images inside
         rows = [
             {"image": {"bytes": little.first(n), "path": None}} | row for n, row in enumerate(little.imagereward_rows())
         ]
@@ -189,7 +189,7 @@ def test_imagereward_makes_pairs_of_each_prompts_ranks(store: PairStore, tmp_pat
     assert imported(store, source)["format"] == "imagereward"
     one = [image_id(little.first(n)) for n in range(5)]
     ranked = [("a cat", 2, 0), ("a cat", 2, 1), ("a cat", 0, 1), ("a dog", 3, 4)]
-    assert judged(store) == {(prompt, one[i], one[j], "human:imagereward") for prompt, i, j in ranked}
+    assert preferences(store) == {(prompt, one[i], one[j], "human:imagereward") for prompt, i, j in ranked}
     assert store.rows("select distinct tags->>'classification' from prompts") == [("Animals",)]
 
 
@@ -197,22 +197,22 @@ def test_imagereward_makes_pairs_of_each_prompts_ranks(store: PairStore, tmp_pat
 def test_folders_of_winners_and_losers_are_pairs_by_name(store: PairStore, tmp_path: Path, names: tuple[str, str]):
     source = little.folders(tmp_path / "mine", names=names)
     assert imported(store, source, labeler="human:me")["format"] == "folders"
-    assert judged(store) == {
+    assert preferences(store) == {
         (f"prompt {n}", image_id(little.first(n)), image_id(little.second(n)), "human:me") for n in range(3)
     }
 
 
-def test_folders_say_what_has_no_partner_and_no_caption(store: PairStore, tmp_path: Path):
+def test_images_without_partner_or_caption_are_excluded(store: PairStore, tmp_path: Path):
     source = little.folders(tmp_path / "mine")
     (source / "loser" / "0.png").unlink()
     (source / "winner" / "1.txt").unlink()
     summary = imported(store, source)
-    assert (summary["pairs"], summary["left_out"]) == (1, {"no picture": 1, "no prompt": 1})
+    assert (summary["pairs"], summary["excluded"]) == (1, {"no image": 1, "no prompt": 1})
 
 
-def test_json_lines_name_pictures_below_their_folder(store: PairStore, tmp_path: Path):
+def test_json_lines_name_images_below_their_folder(store: PairStore, tmp_path: Path):
     assert imported(store, little.jsonl(tmp_path / "mine"))["format"] == "jsonl"
-    assert judged(store) == {
+    assert preferences(store) == {
         (f"prompt {n}", image_id(little.first(n)), image_id(little.second(n)), "imported") for n in range(3)
     }
 
@@ -222,7 +222,7 @@ def test_columns_of_any_name_are_mapped(store: PairStore, tmp_path: Path):
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "mine.parquet")
     names = {"prompt": "text", "chosen": "good", "rejected": "bad", "labeler": "who", "tags": "kind+year"}
     assert imported(store, tmp_path / "mine.parquet", map=names)["format"] == "table"
-    assert judged(store) == {("one", image_id(little.first(0)), image_id(little.second(0)), "ann")}
+    assert preferences(store) == {("one", image_id(little.first(0)), image_id(little.second(0)), "ann")}
     assert store.rows("select tags from prompts") == [('{"kind":"x","year":"1"}',)]
 
 
@@ -243,10 +243,10 @@ def test_a_soft_label_keeps_its_probability_on_the_right_side(store: PairStore, 
     assert store.rows("select count(distinct choice) from labels") == [(2,)], "both orders must occur"
 
 
-# What cannot be used
+# Unusable rows
 
 
-def test_what_cannot_be_used_is_counted_by_reason_and_the_rest_is_kept(store: PairStore, tmp_path: Path):
+def test_unusable_pairs_are_counted_by_reason_and_the_others_imported(store: PairStore, tmp_path: Path):
     rows = list(little.pickapic_rows(10))
     whole = picture((1, 2, 3), 256)
     rows[0]["jpg_0"] = whole[: len(whole) // 2]
@@ -257,17 +257,17 @@ def test_what_cannot_be_used_is_counted_by_reason_and_the_rest_is_kept(store: Pa
     rows[5]["jpg_1"] = rows[5]["jpg_0"]
     rows[6]["label_0"] = 7.0
     summary = imported(store, little.pickapic(tmp_path / "x.parquet", rows=rows))
-    assert summary["left_out"] == {
+    assert summary["excluded"] == {
         "image unreadable": 1,
         "image format": 1,
-        "no picture": 1,
+        "no image": 1,
         "no prompt": 1,
         "a NUL character in the prompt": 1,
-        "one picture twice": 1,
-        "no label between 0 and 1, or a margin that is no number": 1,
+        "the same image twice": 1,
+        "the label is not between 0 and 1, or the margin is not a number": 1,
     }
     assert summary["pairs"] == 3
-    assert "x.parquet, row 3: no picture" in summary["examples"]
+    assert "x.parquet, row 3: no image" in summary["examples"]
     assert store.rows("select count(*) from pairs") == [(3,)]
     assert check(store) == []
 
@@ -283,10 +283,10 @@ def test_a_path_in_a_table_is_never_opened(store: PairStore, tmp_path: Path):
     (tmp_path / "secret.png").write_bytes(picture((1, 2, 3)))
     image = {"bytes": None, "path": str(tmp_path / "secret.png")}
     summary = imported(store, little.preferences(tmp_path / "data" / "x.parquet", image=image))
-    assert (summary["pairs"], summary["left_out"]) == (0, {"no picture": 4})
+    assert (summary["pairs"], summary["excluded"]) == (0, {"no image": 4})
     rows = [{"prompt": "one", "chosen": str(tmp_path / "secret.png"), "rejected": "x"}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "texts.parquet")
-    assert imported(store, tmp_path / "texts.parquet")["left_out"] == {"no picture": 1}
+    assert imported(store, tmp_path / "texts.parquet")["excluded"] == {"no image": 1}
     assert not list((store.path / "images").rglob("*.png"))
 
 
@@ -298,7 +298,7 @@ def test_a_path_that_leaves_the_folder_is_never_opened(store: PairStore, tmp_pat
     source = little.jsonl(tmp_path / "mine", [{"prompt": "one", "chosen": named, "rejected": "pictures/l0.png"}])
     (source.parent / "link.png").symlink_to(secret)
     summary = imported(store, source)
-    assert summary["left_out"] == {"a path that leaves the folder": 1}
+    assert summary["excluded"] == {"a path that leaves the folder": 1}
     assert not list((store.path / "images").rglob("*.png"))
 
 
@@ -307,16 +307,16 @@ def test_a_caption_that_leaves_the_folder_is_never_read(store: PairStore, tmp_pa
     source = little.folders(tmp_path / "mine", n=1)
     (source / "winner" / "0.txt").unlink()
     (source / "winner" / "0.txt").symlink_to(tmp_path / "secret.txt")
-    assert imported(store, source)["left_out"] == {"no prompt": 1}
+    assert imported(store, source)["excluded"] == {"no prompt": 1}
 
 
-def test_labels_from_outside_never_join_a_scorers(store: PairStore, tmp_path: Path):
+def test_imported_labels_never_join_those_of_a_scorer(store: PairStore, tmp_path: Path):
     add_labeler(store, "pickscore", "ai")
     store.ingest()
     source = little.pickapic(tmp_path / "x.parquet")
     with pytest.raises(UsageError, match="has a labeler 'pickscore' of kind ai"):
         imported(store, source, labeler="pickscore")
-    assert store.rows("select count(*) from runs") == [(0,)], "it was known before anything began"
+    assert store.rows("select count(*) from runs") == [(0,)], "refused before the run began"
     rows = [row | {"best_image_uid": "pickscore"} for row in little.pickapic_rows(2)]
     named_in_a_column = little.pickapic(tmp_path / "y.parquet", rows=rows)
     with pytest.raises(UsageError, match="has a labeler 'pickscore' of kind ai"):
@@ -337,7 +337,7 @@ def test_the_command_imports_nothing_slow(tmp_path: Path):
         assert slow_imports(*words, cwd=tmp_path) == (0, "")
 
 
-def test_too_much_bad_data_ends_with_3_after_the_report(tmp_path: Path):
+def test_too_many_unusable_pairs_end_with_3_after_the_summary(tmp_path: Path):
     rows = list(little.pickapic_rows(10))
     rows[0]["jpg_0"] = b"bad"
     source = little.pickapic(tmp_path / "x.parquet", rows=rows)
@@ -348,39 +348,39 @@ def test_too_much_bad_data_ends_with_3_after_the_report(tmp_path: Path):
     assert run(source, "--max-unreadable", 0.1, cwd=tmp_path).exit_code == 0  # 1 of 10 is not more than 0.1
 
 
-def test_a_dry_run_tells_and_keeps_nothing(tmp_path: Path):
+def test_a_dry_run_reports_and_imports_nothing(tmp_path: Path):
     ended = run(little.pickapic(tmp_path / "x.parquet"), "--dry-run", "--json", cwd=tmp_path)
     summary = json.loads(ended.stdout)
     assert (ended.exit_code, summary["rows"], summary["usable"]) == (0, 10, 10)
-    assert summary["picture_bytes"] == round(sum(len(little.first(n)) + len(little.second(n)) for n in range(10)) / 20)
+    assert summary["image_bytes"] == round(sum(len(little.first(n)) + len(little.second(n)) for n in range(10)) / 20)
     assert not (tmp_path / "new").exists()
 
 
-BAD = [
+REFUSED = [
     ("gone.parquet", 1, "there is no gone.parquet"),
     ("./gone", 1, "there is no ./gone"),
-    ("x.parquet --format xml", 2, "no format is called 'xml'; there are auto, pickapic"),
-    ("x.parquet --limit 0", 2, "limit must be above 0"),
+    ("x.parquet --format xml", 2, "unknown format 'xml'; choose from auto, pickapic"),
+    ("x.parquet --limit 0", 2, "limit must be positive, got 0"),
     ("x.parquet --max-unreadable nan", 2, "max-unreadable must be"),
     ("x.parquet --max-unreadable 2", 2, "max-unreadable must be"),
-    ("x.parquet --map prompt", 2, "--map takes OURS=THEIRS"),
-    ("x.parquet --map promt=caption", 2, "--map knows no 'promt'; there are prompt"),
-    ("x.parquet --map prompt=captoin", 2, "there is no column 'captoin'; there are are_different"),
-    ("x.parquet --where user_id=99", 2, "holds no pair where user_id=99"),
+    ("x.parquet --map prompt", 2, "--map must be OURS=THEIRS"),
+    ("x.parquet --map promt=caption", 2, "unknown column in --map 'promt'; choose from prompt"),
+    ("x.parquet --map prompt=captoin", 2, "there is no column 'captoin'; the columns are are_different"),
+    ("x.parquet --where user_id=99", 2, "holds no pairs where user_id=99"),
     ("x.parquet --where user_idd=9", 2, "--where 'user_idd=9' cannot be used"),
     ("x.parquet --format folders", 2, "has no folders chosen and rejected"),
-    ("x.parquet --format webdataset", 2, "holds no rows of the format webdataset"),
+    ("x.parquet --format webdataset", 2, "holds no rows in the format webdataset"),
     ("torn.parquet", 1, "torn.parquet cannot be read"),
-    ("empty", 2, "empty is in no known format"),
-    ("other.parquet", 2, "give --map prompt=COLUMN and so on; there are a"),
-    ("bad.jsonl", 2, "bad.jsonl, line 2 is no JSON"),
-    ("store", 2, "store is a store; `prefloop store merge store`"),
+    ("empty", 2, "unknown format of empty"),
+    ("other.parquet", 2, "give --map prompt=COLUMN and so on; the columns are a"),
+    ("bad.jsonl", 2, "bad.jsonl, line 2 is not valid JSON"),
+    ("store", 2, "store is a store; use `prefloop store merge store`"),
     ("owner/name", 1, "hf download owner/name --repo-type dataset --local-dir name"),
 ]
 
 
-@pytest.mark.parametrize(("line", "code", "message"), BAD, ids=[line for line, _, _ in BAD])
-def test_what_is_wrong_is_said_in_one_line_and_no_store_is_made(
+@pytest.mark.parametrize(("line", "code", "message"), REFUSED, ids=[line for line, _, _ in REFUSED])
+def test_an_error_is_one_line_and_no_store_is_created(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, code: int, message: str
 ):
     monkeypatch.chdir(tmp_path)
@@ -393,9 +393,9 @@ def test_what_is_wrong_is_said_in_one_line_and_no_store_is_made(
     pq.write_table(pa.table({"a": [1]}), "other.parquet")
     ended = run(*line.split(), cwd=tmp_path)
     assert (ended.exit_code, ended.stdout) == (code, ""), ended.stderr
-    (said,) = ended.stderr.splitlines()
-    assert said.startswith("prefloop: ")
-    assert message in said
+    (line_printed,) = ended.stderr.splitlines()
+    assert line_printed.startswith("prefloop: ")
+    assert message in line_printed
     assert not (tmp_path / "new").exists()
 
 

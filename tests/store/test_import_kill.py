@@ -1,4 +1,4 @@
-"""An import that is killed or interrupted, or runs beside another, ends as one that was left alone."""
+"""An import that is killed or interrupted, or runs beside another, ends like an undisturbed one."""
 
 import random
 import signal
@@ -20,14 +20,14 @@ from test_kill import content, n_parts
 
 
 def _slowly() -> None:
-    """Parts of 20 pairs, and pictures that take their time."""
-    keep = part._keep
+    """Parts of 20 pairs, and slow writing of images."""
+    store_image = part._store_image
 
     def slow(*arguments: Any) -> Any:
         time.sleep(0.01)
-        return keep(*arguments)
+        return store_image(*arguments)
 
-    part.PAIRS, part._keep = 20, slow
+    part.PAIRS, part._store_image = 20, slow
 
 
 def importing(source: Path, cwd: Path, out: str = "printed") -> BaseProcess:
@@ -40,7 +40,7 @@ def ended(process: BaseProcess) -> int:
     return process.exitcode
 
 
-def calm(source: Path, path: Path) -> PairStore:
+def undisturbed(source: Path, path: Path) -> PairStore:
     store = PairStore.create(path)
     config = ImportConfig(source=str(source))
     import_pairs(config, open_source(config), store)
@@ -55,11 +55,11 @@ def wait_for_parts(store: Path, n: int, process: BaseProcess) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.slow  # six kills, each of a process that is started for it
+@pytest.mark.slow  # starts and kills six processes
 def test_an_import_survives_a_storm_of_kills(tmp_path: Path):
     chance = random.Random(3)
     source = little.pickapic(tmp_path / "train.parquet", n=120)
-    expected = calm(source, tmp_path / "calm")
+    expected = undisturbed(source, tmp_path / "undisturbed")
     store, kills = tmp_path / "store", 0
     # 6 parts of 20 pairs; each is some 5 journal parts
     for more in (0, 1, 3, 4, 6, 7):
@@ -72,12 +72,12 @@ def test_an_import_survives_a_storm_of_kills(tmp_path: Path):
     assert kills == 6
     printed = tmp_path / "printed"
     assert ended(importing(source, tmp_path)) == 0, printed.read_text()
-    assert "120 pairs of pickapic" in printed.read_text()
+    assert "120 pairs from pickapic" in printed.read_text()
     opened = PairStore.open(store)
     assert content(opened) == content(expected)
     assert check(opened) == []
     assert ended(importing(source, tmp_path)) == 0
-    assert "nothing to do: 120 pairs of pickapic, 0 of them new" in printed.read_text()
+    assert "nothing to do: 120 pairs from pickapic, 0 of them new" in printed.read_text()
 
 
 def test_a_signal_ends_an_import_after_its_part(tmp_path: Path):
@@ -87,19 +87,19 @@ def test_a_signal_ends_an_import_after_its_part(tmp_path: Path):
     wait_for_parts(store, 3, process)
     process.terminate()
     assert ended(process) == 143
-    said = (tmp_path / "printed").read_text()
-    assert "Traceback" not in said
-    assert "the same command goes on from here" in said.strip().splitlines()[-1]
+    printed = (tmp_path / "printed").read_text()
+    assert "Traceback" not in printed
+    assert "the same command goes on from here" in printed.strip().splitlines()[-1]
     opened = PairStore.open(store)
     ((n,),) = opened.rows("select count(*) from pairs")
     assert 0 < n < 120
     assert opened.rows("select status from runs") == [("interrupted",)]
     assert check(opened) == []
     assert ended(importing(source, tmp_path)) == 0
-    assert content(PairStore.open(store)) == content(calm(source, tmp_path / "calm"))
+    assert content(PairStore.open(store)) == content(undisturbed(source, tmp_path / "undisturbed"))
 
 
-def test_a_second_import_of_the_same_source_leaves_at_once_and_one_of_another_goes_on(tmp_path: Path):
+def test_a_second_import_of_the_same_source_ends_at_once_and_one_of_another_source_runs(tmp_path: Path):
     source = little.pickapic(tmp_path / "train.parquet", n=120)
     rows = [row | {"caption": f"other {row['caption']}"} for row in little.pickapic_rows(40)]
     other = little.pickapic(tmp_path / "other.parquet", rows=rows)

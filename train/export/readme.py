@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from ...core.errors import UsageError
-from ..run_folder.mark import write_whole
+from ...core.files import write_atomic
 
 README = "README.md"
 _SIGNATURE = "<!-- written by prefloop, {} -->\n"
@@ -33,4 +33,4 @@ def write_readme(folder: Path, text: str) -> None:
     path = folder / README
     if path.exists() and not is_our_readme(path):
         raise UsageError(f"{path} was written or edited by somebody else and stays; move it away to have one written")
-    write_whole(path, signed(text).encode())
+    write_atomic(path, signed(text).encode())

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
+from ...core.files import write_atomic
 from ...models.loading import load_root
 from ...models.model import Model
 from ...models.text_to_image import left_off, pipeline_class
@@ -18,7 +19,6 @@ from ..config import TrainConfig
 from ..data import TrainingData, derived_seed
 from ..pairs import Pair
 from ..policy import Policy, load_vae
-from ..run_folder.mark import write_whole
 
 STEPS, GUIDANCE = 20, 5.0  # of models that are not distilled
 BORDER, LINE = 4, 16  # pixels
@@ -44,11 +44,11 @@ class Samples:
                 return
             with self.policy.reference(self.policy.unet):
                 for path, image in zip(kept, self._images(pipeline, device), strict=True):
-                    write_whole(path, png_bytes(image))
+                    write_atomic(path, png_bytes(image))
         images = self._images(pipeline, device)
         before = [Image.open(path).convert("RGB") for path in kept]
         rows = sheet(before, images, [pair.prompt for pair in self.pairs])
-        write_whole(self.folder / f"step-{step:06d}.png", png_bytes(rows))
+        write_atomic(self.folder / f"step-{step:06d}.png", png_bytes(rows))
 
     def _pipeline(self, device: torch.device) -> Any:
         family = self.data.family

@@ -6,11 +6,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...core.files import write_atomic
 from ...store import IntegrityError, PairStore, UsageError
 from ..checkpoint import sha256
 from ..config import TrainConfig
 from ..pairs import Pairs, kept_pairs, kept_rows, select_pairs
-from .mark import RUN, read_mark, write_mark, write_whole
+from .mark import RUN, read_mark, write_mark
 
 _PAIRS = "pairs.parquet"
 
@@ -26,7 +27,7 @@ def keep_pairs(output: Path, config: TrainConfig, selected: Pairs, used: Pairs) 
     path = output / RUN / _PAIRS
     sink = pa.BufferOutputStream()
     pq.write_table(kept_rows(selected, used), sink, compression="zstd")
-    write_whole(path, sink.getvalue().to_pybytes())
+    write_atomic(path, sink.getvalue().to_pybytes())
     write_mark(output, config=config.identity(), pairs=sha256(path))
 
 

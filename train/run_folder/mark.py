@@ -5,8 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import cannot_write
-from ...core.files import sync_folder
+from ...core.files import write_atomic
 
 RUN = ".run"
 _MARK = "run.json"
@@ -27,23 +26,8 @@ def write_mark(output: Path, **facts: Any) -> None:
     Args:
         facts: `config`, the identity of the settings; `pairs`, the hash of the list of pairs.
     """
-    write_whole(output / RUN / _MARK, json.dumps({"written_by": _BY} | facts, indent=1).encode())
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is on disk, whole, when this returns; what was under its name before stays until then."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error, len(data)) from error
+    data = json.dumps({"written_by": _BY} | facts, indent=1).encode()
+    write_atomic(output / RUN / _MARK, data, make_parent=True)
 
 
 def follow_umask(folder: Path) -> None:

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ...core.files import write_atomic
 from ...core.hashing import RESULT_FILE
 from ..checkpoint import MANIFEST, sha256
 from ..export.readme import README, is_our_readme
-from .mark import RUN, write_whole
+from .mark import RUN
 
 _NOTE = "result.json"
 _RUN_FILE = re.compile(
@@ -100,7 +101,7 @@ def read_note(output: Path) -> dict[str, tuple[int, str]]:
 
 
 def write_note(output: Path, noted: dict[str, tuple[int, str]]) -> None:
-    write_whole(output / RUN / _NOTE, json.dumps(noted, indent=1).encode())
+    write_atomic(output / RUN / _NOTE, json.dumps(noted, indent=1).encode(), make_parent=True)
 
 
 def note_of(folder: Path) -> dict[str, tuple[int, str]]:

@@ -12,11 +12,11 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ...core.errors import UsageError, cannot_write
-from ...core.files import sync_folder
+from ...core.files import sync_folder, write_atomic
 from ...core.hashing import RESULT_FILE
 from ..checkpoint import written_badly
 from ..export.readme import README, is_our_readme
-from .mark import follow_umask, write_whole
+from .mark import follow_umask
 from .ownership import as_noted, note_of, read_note, remove_owned, write_note
 
 
@@ -35,7 +35,7 @@ def cut_table(path: Path, step: int) -> None:
     if path.exists():
         lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
         kept = lines[:1] + [line for line in lines[1:] if int(line.split(",")[0]) <= step]
-        write_whole(path, "".join(kept).encode())
+        write_atomic(path, "".join(kept).encode())
 
 
 def sync_file(path: Path) -> None:
