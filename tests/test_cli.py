@@ -124,12 +124,12 @@ BAD = [
     ("store query --timeout nan select --store STORE", 2, "timeout must be above 0"),
     ("store query selct --store STORE", 2, "syntax error"),
     ("store query table(gone) --store STORE", 2, "syntax error"),
-    ("train --labeler nobody --output-dir out --store STORE", 2, "no labeler is called 'nobody'; there are me, silent"),
+    ("train --labeler nobody --output-dir out --store STORE", 2, "unknown labeler 'nobody'; choose from me, silent"),
     ("train --labeler silent --output-dir out --store STORE", 2, "the labeler 'silent' has no labels"),
     (
         "train --labeler me --where margin>99 --output-dir out --store STORE",
         2,
-        "decided no training pair where margin>99",
+        "me has no decided training pairs where margin>99; relax --where or label more pairs",
     ),
     ("train --labeler me --where marg>1 --output-dir out --store STORE", 2, "--where 'marg>1' cannot be used"),
     (
@@ -139,7 +139,11 @@ BAD = [
     ),
     ("train --labeler me --learning-rate -1 --output-dir out --store STORE", 2, "learning-rate must be above 0"),
     ("train --labeler me --beta inf --output-dir out --store STORE", 2, "beta must be a finite number"),
-    ("train --labeler me --loss dbo --output-dir out --store STORE", 2, "loss knows no 'dbo'"),
+    (
+        "train --labeler me --loss dbo --output-dir out --store STORE",
+        2,
+        "unknown loss 'dbo'; choose from dpo, sft, ipo, hinge, mapo, kto",
+    ),
     ("train --labeler me --max-train-steps 0 --output-dir out --store STORE", 2, "max-train-steps must be at least 1"),
     ("train --labeler me --model shapez --output-dir out --store STORE", 1, "there is no model 'shapez'"),
 ]

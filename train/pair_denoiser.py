@@ -50,7 +50,7 @@ class PairDenoiser:
 
     def _errors(self, batch: Batch) -> Errors:
         pair = self._noisy(batch)
-        if self.config.loss == "sft":
+        if not self.config.method.needs_rejected:
             with self.accelerator.autocast():
                 alone = residuals(self.unet, chosen_alone(pair)).square().mean(dim=(1, 2, 3))
             chosen = alone if (weights := self._weights(pair)) is None else weights * alone

@@ -41,11 +41,19 @@ _DRAWN = (
 
 
 def as_begun(
-    config: TrainConfig, store: PairStore, model: Model, device: torch.device, stop: StopSignal, *, main: bool
+    config: TrainConfig,
+    store: PairStore,
+    model: Model,
+    device: torch.device,
+    stop: StopSignal,
+    pairs: Pairs | None = None,
+    *,
+    main: bool,
 ) -> tuple[TrainingData, Any]:
     """As `prepared`, of the pairs that the run in the folder was begun with; where it begins they are kept with it.
 
     Args:
+        pairs: what the settings select, if it is known already.
         main: whether this process writes and speaks for all.
 
     Raises:
@@ -53,7 +61,10 @@ def as_begun(
     """
     output = Path(config.output_dir)
     kept = read_pairs(output, config, store)
-    pairs = select_pairs(store, config) if kept is None else kept
+    if kept is not None:
+        pairs = kept
+    elif pairs is None:
+        pairs = select_pairs(store, config)
     data, scheduler = prepared(config, store, model, device, pairs, stop)
     if kept is None:
         if main:

@@ -11,7 +11,7 @@ import torch
 from prefloop.store import PairStore, PrefloopError, UsageError
 from prefloop.train import TrainConfig
 from prefloop.train.cost.dry_run import dry_run
-from prefloop.train.trainer import train
+from prefloop.train.stage import train
 
 Stage = Callable[[TrainConfig, PairStore], object]
 
@@ -88,7 +88,7 @@ def test_a_name_the_hub_cannot_have_is_no_setting(name: str, config: TrainConfig
 
 
 def test_a_learning_rate_that_scaling_makes_too_large_is_refused(config: TrainConfig):
-    with pytest.raises(UsageError, match="times the pairs of a step"):
+    with pytest.raises(UsageError, match="times the pairs per step"):
         replace(config, learning_rate=1e4, scale_lr=True, train_batch_size=4)
 
 
@@ -96,7 +96,7 @@ def test_a_learning_rate_that_scaling_makes_too_large_is_refused(config: TrainCo
     ("settings", "line"),
     [
         ({"learning_rate": 1e38}, "learning-rate must be at most 10000"),
-        ({"adam_weight_decay": 1e39}, "takes all of a weight in one step"),
+        ({"adam_weight_decay": 1e39}, "removes a whole weight in one step"),
         ({"lora_rank": 1_000_000}, "lora-rank must be at most 4096"),
         ({"resolution": 100_000}, "resolution must be a multiple of 8 from 8 to 16384"),
     ],

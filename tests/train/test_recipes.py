@@ -8,7 +8,7 @@ import pytest
 from prefloop.cli import app
 from prefloop.store import UsageError
 from prefloop.train import TrainConfig
-from prefloop.train.recipes import read_settings, recipes
+from prefloop.train.recipes import read_settings, recipes, under
 from typer.testing import CliRunner
 
 
@@ -23,6 +23,7 @@ def test_every_recipe_is_whole_and_says_its_absolute_rate_batch_and_beta():
         assert f"{pairs} pairs a step, absolute learning rate {shown}" in line
         second = (Path(__file__).parents[2] / "train" / "recipes" / f"{name}.toml").read_text().splitlines()[1]
         assert config.resolution is not None
+        assert config.beta is not None
         beta_sum = config.beta / (4 * (config.resolution // 8) ** 2)
         found = re.search(r"beta (\d+) per element mean = ([\d.]+) per sum", second)
         assert found is not None, name
@@ -51,13 +52,36 @@ def test_options_on_the_command_line_win_over_the_file(tmp_path: Path):
     assert not (tmp_path / "out").exists()  # nothing was made
 
 
+def test_a_recipes_beta_is_dropped_with_its_loss():
+    recipe = read_settings("sd15-lora")
+    assert under(recipe, {})["beta"] == under(recipe, {"loss": "kto"})["beta"] == 5000  # of the same scale
+    for loss in ("mapo", "sft"):
+        assert "beta" not in under(recipe, {"loss": loss})
+    assert under(recipe, {"loss": "mapo", "beta": 0.2})["beta"] == 0.2
+    assert under({"beta": 0.3, "loss": "mapo"}, {"seed": 1})["beta"] == 0.3
+
+
+def test_a_file_may_use_earlier_names_and_the_names_of_options(tmp_path: Path):
+    for text, settings in (
+        ("beta_dpo = 7\nunet-init = 'u'\ncache_reference = 2", {"beta": 7, "init_from": "u", "reference_draws": 2}),
+        ("labels = ['a', 'b=2']", {"labelers": ("a", "b=2")}),
+        ("choice-model = 'pickscore'", {"labelers": ("pickscore",)}),
+        ("choice_model = ['pickscore']", {"labelers": ("pickscore",)}),
+        ("labeler = 'me'", {"labelers": ("me",)}),
+        ("labelers = ['me']", {"labelers": ("me",)}),
+    ):
+        (tmp_path / "mine.toml").write_text(text)
+        assert read_settings(str(tmp_path / "mine.toml")) == settings
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
         ("betadpo = 1", "betadpo"),
         ('beta = "much"', "beta"),
         ("lora_rank = 1.5", "lora_rank"),
-        ('labels = "me"', "labels"),
+        ("labels = 3", "labels to 3, which is not a string or a list of strings"),
+        ('labels = "me"\nlabeler = "you"', "sets labelers twice, the second time as labeler"),
         ("random_flip = 1", "random_flip"),
         ("beta = ", "TOML"),
     ],

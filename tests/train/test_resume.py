@@ -1,5 +1,6 @@
 """A run that was interrupted ends as one that was not: same weights, same tables, on the pairs it was begun with."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -12,7 +13,9 @@ from pathlib import Path
 import content
 import pytest
 import torch
+from prefloop.cli import app
 from prefloop.core.errors import Interrupted
+from prefloop.core.ids import canonical
 from prefloop.core.signals import StopSignal
 from prefloop.models.resolve import find_model
 from prefloop.models.trained_prompts import read_trained_prompts
@@ -21,8 +24,10 @@ from prefloop.train import TrainConfig
 from prefloop.train.checkpoint import MANIFEST, sha256
 from prefloop.train.pairs import select_pairs
 from prefloop.train.run_folder.kept_pairs import read_pairs
-from prefloop.train.trainer import Trainer, train
+from prefloop.train.stage import train
+from prefloop.train.trainer import Trainer
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 TABLES = ("metrics.csv", "validation.csv")
 
@@ -125,9 +130,33 @@ def test_other_settings_are_refused_before_anything_is_loaded(
     labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
     ended({0: "stop"}, config, labelled)
-    monkeypatch.setattr("prefloop.train.trainer.Trainer", lambda *_: pytest.fail("it began"))
-    with pytest.raises(UsageError, match="other settings; give them again, or --overwrite or another folder"):
+    monkeypatch.setattr("prefloop.train.stage.Trainer", lambda *_: pytest.fail("it began"))
+    with pytest.raises(
+        UsageError, match=r"other settings, or .*; repeat its settings, or give --overwrite or another folder"
+    ):
         train(replace(config, beta=7.0), labelled)
+
+
+def test_an_unfinished_run_of_version_0_1_ends_in_one_line_and_can_be_overwritten(
+    labelled: PairStore, config: TrainConfig
+):
+    config = replace(config, lora_rank=2)
+    ended({0: "stop"}, config, labelled)
+    output = Path(config.output_dir)
+    # version 0.1 hashed the same settings under other names
+    then = config.resolved() | {"beta_dpo": 500.0, "labels": ["redder"], "unet_init": None, "cache_reference": 0}
+    for name in ("beta", "labelers", "init_from", "reference_draws"):
+        del then[name]
+    identity = hashlib.sha256(canonical(then).encode()).hexdigest()
+    for path in (output / ".run" / "run.json", output / "checkpoint-1" / MANIFEST):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"config": identity}))
+    words = ["train", "--labeler", "redder", "--model", config.model, "--store", str(labelled.path), "--cpu"]
+    words += ["--lora-rank", "2", "--max-train-steps", "3", "--train-batch-size", "2", "--lr-warmup-steps", "0"]
+    result = CliRunner().invoke(app, [*words, "--output-dir", config.output_dir])
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert "of an earlier version of prefloop; repeat its settings, or give --overwrite or another folder" in line
+    assert train(config, labelled, overwrite=True)["steps"] == 3
 
 
 def test_a_run_does_not_go_on_with_a_model_that_has_changed(labelled: PairStore, config: TrainConfig, tmp_path: Path):
@@ -179,7 +208,7 @@ def test_a_checkpoint_that_is_not_ours_runs_no_code_and_ends_in_one_line(
     manifest = json.loads((checkpoint / MANIFEST).read_text())
     manifest["files"][name] = {"bytes": (checkpoint / name).stat().st_size, "sha256": sha256(checkpoint / name)}
     (checkpoint / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(IntegrityError, match="checkpoint-1 cannot be taken up") as caught:
+    with pytest.raises(IntegrityError, match="checkpoint-1 cannot be loaded") as caught:
         train(config, labelled)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 5
@@ -226,8 +255,7 @@ def test_a_signal_while_starting_or_encoding_is_obeyed_and_what_is_encoded_stays
 
 
 def _signal_while_starting() -> None:
-    from prefloop.train import pairs
-    from prefloop.train import trainer as loop
+    from prefloop.train import pairs, stage
 
     whole = pairs.select_pairs
 
@@ -236,7 +264,7 @@ def _signal_while_starting() -> None:
         return whole(*arguments)
 
     pairs.select_pairs = select
-    del loop.train  # where the command gets on
+    del stage.train  # where the command gets on
 
 
 def test_the_command_obeys_a_signal_while_it_starts(labelled: PairStore, config: TrainConfig, tmp_path: Path):
@@ -262,7 +290,7 @@ def test_an_interrupted_overwriting_says_how_it_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "step", optimize)
-        with pytest.raises(Interrupted, match="the same command without --overwrite goes on"):
+        with pytest.raises(Interrupted, match="the same command without --overwrite resumes"):
             train(config, labelled, overwrite=True)
     assert train(config, labelled)["steps"] == 3
 

@@ -9,17 +9,20 @@ from pathlib import Path
 import content
 import pytest
 import torch
+from prefloop.cli import app
 from prefloop.core.signals import StopSignal
 from prefloop.models.resolve import find_model
 from prefloop.store import IntegrityError, NumericalError, PairStore, UsageError
 from prefloop.store.images import image_path
-from prefloop.train import TrainConfig
+from prefloop.train import TrainConfig, pairs
 from prefloop.train.cache import EMPTY_PROMPT_ID
-from prefloop.train.cli import _told as told
-from prefloop.train.objective import SHOWN, pair_losses, shown
+from prefloop.train.cli import summary_text
+from prefloop.train.objective import BATCH_METRICS, batch_metrics, pair_losses
 from prefloop.train.pairs import select_pairs
-from prefloop.train.trainer import Trainer, train
+from prefloop.train.stage import train
+from prefloop.train.trainer import Trainer
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 
 def metrics(config: TrainConfig) -> list[dict[str, str]]:
@@ -49,7 +52,7 @@ def test_where_selects_by_any_sql_over_preferences(labelled: PairStore, config: 
     assert {pair.prompt for pair in some.train + some.validation} == {
         f"prompt {number}" for number in (1, *range(10, 20)) if number % 4
     }
-    with pytest.raises(UsageError, match="decided no training pair"):
+    with pytest.raises(UsageError, match="has no decided training pairs"):
         select_pairs(labelled, replace(config, where="margin > 5"))
     with pytest.raises(UsageError, match="--where"):
         select_pairs(labelled, replace(config, where="no_such_column = 1"))
@@ -87,7 +90,7 @@ def test_before_the_first_step_the_loss_is_log_2_and_implicit_accuracy_one_half(
         batches = first.data.batch(0, 8)
         errors = first.denoiser.errors(batches)
         loss = pair_losses(errors, [pair for batch in batches for pair in batch.pairs], first.config)
-        row = dict(zip(SHOWN, shown(errors, loss, first.config).tolist(), strict=True))
+        row = dict(zip(BATCH_METRICS, batch_metrics(errors, loss, first.config).tolist(), strict=True))
     assert row["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert row["implicit_accuracy"] == 0.5
     assert row["chosen_error_delta"] == row["margin"] == 0.0
@@ -188,7 +191,7 @@ def test_a_full_result_loads_in_diffusers_and_as_a_model(labelled: PairStore, co
 
     summary = train(config, labelled)
     assert summary["steps"] == 3
-    assert summary["beta_sum"] == pytest.approx(config.beta / (4 * 4 * 4))  # latents are 4 x 4 x 4
+    assert summary["beta_sum"] == pytest.approx(500 / (4 * 4 * 4))  # latents are 4 x 4 x 4
     assert StableDiffusionPipeline.from_pretrained(config.output_dir).unet is not None
     found = find_model(config.output_dir)
     assert found.model_id != find_model(config.model).model_id
@@ -326,13 +329,35 @@ def test_bad_settings_are_refused_by_name(config: TrainConfig, name: str, value:
         replace(config, **{name: value})  # type: ignore[arg-type]  # wrong on purpose
 
 
+def test_mapo_trains_with_its_own_beta_which_is_recorded_everywhere(labelled: PairStore, config: TrainConfig):
+    config = replace(config, loss="mapo", max_train_steps=2)
+    summary = train(config, labelled)
+    assert (summary["beta_mean"], summary["beta_sum"]) == (0.1, pytest.approx(0.1 / 64))
+    assert "beta 0.1 per element mean = 0.001562 per sum" in summary_text(summary)
+    result = find_model(config.output_dir).trained_with
+    assert result is not None
+    assert result["config"]["beta"] == 0.1
+    assert labelled.rows("select cast(config->>'beta' as double) from runs where kind = 'train'") == [(0.1,)]
+    loss = summary["loss"]
+    assert train(replace(config, beta=0.1), labelled, overwrite=True)["loss"] == loss
+    assert train(replace(config, beta=500.0), labelled, overwrite=True)["loss"] > 10 * loss
+
+
+def test_a_run_is_the_same_whether_the_default_beta_is_given_or_not(config: TrainConfig):
+    assert config.identity() == replace(config, beta=500.0).identity() != replace(config, beta=0.1).identity()
+    # the default follows the loss, also if a config is changed
+    losses = ("dpo", "ipo", "hinge", "kto", "mapo", "sft")
+    assert [replace(config, loss=loss).resolved_beta for loss in losses] == [500, 500, 500, 500, 0.1, None]
+
+
 @pytest.mark.parametrize("loss", ["sft", "ipo"])
 def test_numbers_a_loss_does_not_have_are_left_empty_and_small_ones_keep_their_digits(
     labelled: PairStore, config: TrainConfig, capsys: pytest.CaptureFixture[str], loss: str
 ):
-    summary = train(replace(config, loss=loss, max_train_steps=2, beta=5000.0), labelled)
+    beta = None if loss == "sft" else 5000.0
+    summary = train(replace(config, loss=loss, max_train_steps=2, beta=beta), labelled)
     shown = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
-    text = told(summary)
+    text = summary_text(summary)
     assert "nan" not in shown + text
     (row,) = metrics(config)
     assert "nan" not in row.values()
@@ -346,3 +371,20 @@ def test_numbers_a_loss_does_not_have_are_left_empty_and_small_ones_keep_their_d
         assert 0 < summary["loss"] < 1e-4
         assert f"loss {summary['loss']:.4g}, implicit accuracy" in shown
         assert "5000 per element mean" in text
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_the_command_selects_its_pairs_once(
+    labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch, dry_run: bool
+):
+    queries, ask = [], pairs.ask
+    monkeypatch.setattr(pairs, "ask", lambda *given, **named: queries.append(given) or ask(*given, **named))
+    words = ["train", "--labeler", "redder", "--model", config.model, "--store", str(labelled.path), "--cpu"]
+    words += ["--max-train-steps", "1", "--train-batch-size", "2", "--output-dir", config.output_dir, "--json"]
+    result = CliRunner().invoke(app, [*words, *["--dry-run"] * dry_run])
+    assert result.exit_code == 0, result.output
+    assert len(queries) == 1
+    # no matter who selects them, they are the same
+    n_pairs = len(select_pairs(labelled, config).train)
+    told = json.loads(result.stdout)
+    assert (told["estimate"]["n_pairs"] if dry_run else told["n_pairs"]) == n_pairs

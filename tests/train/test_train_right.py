@@ -17,7 +17,8 @@ from prefloop.train import TrainConfig
 from prefloop.train.denoise import noisy_pair, pair_errors, residuals
 from prefloop.train.monitor.tables import read_rows
 from prefloop.train.objective import pair_losses
-from prefloop.train.trainer import Trainer, train
+from prefloop.train.stage import train
+from prefloop.train.trainer import Trainer
 from safetensors.torch import load_file
 
 Make = Callable[..., Trainer]
@@ -306,7 +307,9 @@ def test_two_processes_with_half_the_batch_each_make_the_steps_of_one_and_are_re
     # no --cpu: without a GPU they would take themselves for two runs of one process each
     codes, printed = _two_processes([*words, "--max-train-steps", 1], tmp_path)
     assert codes == [0, 0], printed
-    with pytest.raises(UsageError, match=r"begun by 2 processes and this is 1; go on .* `torchrun --nproc-per-node 2`"):
+    with pytest.raises(
+        UsageError, match=r"began with 2 processes and this is 1; use 2, .* `torchrun --nproc-per-node 2`"
+    ):
         train(two, labelled, resume=True)
     codes, printed = _two_processes(words, tmp_path)
     assert codes == [0, 0], printed
@@ -330,10 +333,11 @@ def test_two_processes_with_half_the_batch_each_make_the_steps_of_one_and_are_re
     [
         ({"loss": "sft", "safeguard": 0.9}, "safeguard"),
         ({"loss": "ipo", "soft_labels": True}, "soft-labels"),
-        ({"loss": "mapo", "reference_draws": 1}, "cache-reference"),
+        ({"loss": "mapo", "reference_draws": 1}, "reference-draws"),
+        ({"loss": "sft", "beta": 500.0}, "sft has no beta"),
         ({"kohya": True}, "kohya"),
         ({"output": "lora"}, "lora-rank"),
-        ({"labels": ("redder=-1",)}, "weight of redder"),
+        ({"labelers": ("redder=-1",)}, "weight of redder"),
         ({"label_smoothing": 0.7}, "label-smoothing"),
     ],
 )

@@ -13,7 +13,7 @@ from ...core.signals import StopSignal
 from ...models.resolve import Model
 from ..config import TrainConfig
 from ..data import Batch, TrainingData
-from ..objective import SHOWN
+from ..objective import BATCH_METRICS
 from ..pair_denoiser import Errors, PairDenoiser
 from ..policy import Policy
 from ..run_folder.mark import RUN
@@ -23,7 +23,7 @@ from .samples import Samples
 from .tables import looks, read_rows
 from .validation import COLUMNS, Validation
 
-METRICS = ("step", *SHOWN, "learning_rate", "grad_norm")
+METRICS = ("step", *BATCH_METRICS, "learning_rate", "grad_norm")
 
 
 class Monitor:
