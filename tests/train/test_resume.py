@@ -76,6 +76,12 @@ def test_an_interruption_changes_neither_tables_nor_what_is_told(
     assert told | {"output_dir": ""} == again | {"output_dir": ""}
 
 
+def test_a_run_without_a_reference_resumes_after_its_first_row_of_metrics(labelled: PairStore, config: TrainConfig):
+    config = replace(config, loss="sft", max_train_steps=12)
+    ended({10: "stop"}, config, labelled)  # row 10 has empty cells: sft has no implicit accuracy
+    assert train(config, labelled)["steps"] == 12
+
+
 def test_labels_that_change_while_a_run_is_interrupted_do_not_keep_it_from_ending(
     labelled: PairStore, config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

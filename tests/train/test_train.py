@@ -333,7 +333,7 @@ def test_mapo_trains_with_its_own_beta_which_is_recorded_everywhere(labelled: Pa
     config = replace(config, loss="mapo", max_train_steps=2)
     summary = train(config, labelled)
     assert (summary["beta_mean"], summary["beta_sum"]) == (0.1, pytest.approx(0.1 / 64))
-    assert "beta 0.1 per element mean = 0.001562 per sum" in summary_text(summary)
+    assert "beta 0.1 per element mean = 0.001563 per sum" in summary_text(summary)
     result = find_model(config.output_dir).trained_with
     assert result is not None
     assert result["config"]["beta"] == 0.1

@@ -72,7 +72,9 @@ class Monitor:
     def _recall(self) -> None:
         """Take up what was told last, from the tables."""
         for row in read_rows(self.output / "metrics.csv")[-1:]:
-            self.last_metrics = {name: float(row[name]) for name in METRICS[1:]}
+            self.last_metrics = {
+                name: float(row[name] or math.nan) for name in METRICS[1:]
+            }  # empty without a reference
         for row in looks(read_rows(self.output / "validation.csv"))[-1:]:
             kinds = dict.fromkeys(("step", "timestep_low", "timestep_high", "n_pairs"), int) | {"bin": str}
             self.last_look = {name: kinds.get(name, float)(row[name]) for name in COLUMNS}
