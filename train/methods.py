@@ -51,7 +51,7 @@ METHODS = {
     ),
     "sft": Method(
         function="sft",
-        title="supervised fine-tuning on chosen images, the SFT baseline of Diffusion-DPO",
+        title="supervised fine-tuning on chosen images",
         arxiv="2311.12908",
         errors=("chosen",),
         beta=None,
@@ -66,7 +66,7 @@ METHODS = {
     ),
     "hinge": Method(
         function="hinge",
-        title="the hinge loss of SLiC on denoising errors",
+        title="SLiC's hinge loss on denoising errors",
         arxiv="2305.10425",
         errors=WITH_REFERENCE,
         beta=500.0,
