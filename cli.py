@@ -9,6 +9,7 @@ import typer.core
 from . import __version__
 from .core.cli import renamed, say
 from .core.errors import PrefloopError
+from .core.options import config_fields
 from .eval.cli import evaluate
 from .generate.cli import generate
 from .relabel.annotate.cli import browse, label
@@ -20,11 +21,11 @@ from .store.importers.cli import import_
 from .store.maintenance.cli import backup, compact, gc, merge, migrate
 from .store.queries.cli import query, schema
 from .train.cli import card, train
-from .train.config import RENAMED
+from .train.config import RENAMED, TrainConfig
 
 # earlier names of options, which keep working
-_TRAIN = {f"--{old.replace('_', '-')}": f"--{new.replace('_', '-')}" for old, new in RENAMED.items()}
-_TRAIN |= {"--labels": "--labeler", "--choice-model": "--labeler"}
+_TRAIN_OPTIONS = {field.name: field.option for field in config_fields(TrainConfig)}
+_TRAIN = {f"--{old.replace('_', '-')}": _TRAIN_OPTIONS[new] for old, new in RENAMED.items()}
 _SCORING = {
     "--weights": "--checkpoint",
     "--share": "--scorer-weight",
@@ -34,7 +35,7 @@ _SCORING = {
 
 
 class _Group(typer.core.TyperGroup):
-    """Ends with one line and the right exit code where the cause is known."""
+    """Ends with one line and the exit code of the error, if the cause is known."""
 
     def invoke(self, ctx):
         try:
@@ -42,11 +43,11 @@ class _Group(typer.core.TyperGroup):
         except PrefloopError as error:
             say(f"prefloop: {' '.join(str(error).splitlines())}", err=True)
             raise typer.Exit(error.exit_code) from None
-        except BrokenPipeError:  # whoever read along has enough: typer ends without a word
+        except BrokenPipeError:  # the reader has closed the pipe: typer ends silently
             raise
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            say(f"prefloop: {where}{error.strerror or error}", err=True)
+            path = f"{error.filename}: " if error.filename else ""
+            say(f"prefloop: {path}{error.strerror or error}", err=True)
             raise typer.Exit(1) from None
 
 
@@ -77,8 +78,8 @@ app.add_typer(scorers_app, name="scorers")
 app.add_typer(store_app, name="store")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(flag: bool) -> None:
+    if flag:
         say(f"prefloop {__version__}")
         raise typer.Exit
 

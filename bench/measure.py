@@ -1,4 +1,4 @@
-"""Seconds, operations and bytes of a step that is really taken."""
+"""Measure the seconds, operations and bytes of a step by running it."""
 
 import time
 from collections import defaultdict
@@ -14,13 +14,13 @@ from ..train.cost.flop_counter import Meter
 
 
 class Clock:
-    """Process time on a CPU, whatever else the machine does; on a GPU the time of its stream, idle moments included."""
+    """Process time on a CPU, independent of other load; on a GPU the time of its stream, including idle time."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
 
     def mark(self) -> Any:
-        """Now; nothing waits for the GPU."""
+        """The current time, without waiting for the GPU."""
         if not self._on_gpu:
             return time.process_time()
         event = torch.cuda.Event(enable_timing=True)
@@ -35,7 +35,7 @@ class Clock:
 
 
 class Parts:
-    """Seconds of a step by its parts; time outside of any is nobody's."""
+    """Seconds of a step by its parts; other time is not counted."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -47,28 +47,28 @@ class Parts:
         yield
         self._marks.append((name, start, self._clock.mark()))
 
-    def taken(self) -> dict[str, float]:
-        """Those since the last call."""
-        found: dict[str, float] = defaultdict(float)
+    def pop(self) -> dict[str, float]:
+        """Seconds by part since the last call."""
+        seconds: dict[str, float] = defaultdict(float)
         for name, start, end in self._marks:
-            found[name] += self._clock.seconds(start, end)
+            seconds[name] += self._clock.seconds(start, end)
         self._marks.clear()
-        return dict(found)
+        return dict(seconds)
 
 
 @dataclass(frozen=True)
 class Cost:
     flops: int
-    """2 for a multiplication with its addition."""
+    """2 per multiply-add."""
     peak_bytes: int
-    """Of tensors: those that are kept between steps, and those alive at once in a step, at most."""
+    """Tensors that are kept between steps, plus the most that are alive at once during a step."""
 
 
 def cost_of(step: Callable[[], object], kept: list[Tensor]) -> Cost:
-    """Take a step and count it.
+    """Run a step and count its operations and memory.
 
     Args:
-        kept: what is in memory between steps: weights, optimizer state.
+        kept: tensors in memory between steps: weights, optimizer state.
     """
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in kept}
     with _StepMeter({}) as meter:
@@ -77,16 +77,17 @@ def cost_of(step: Callable[[], object], kept: list[Tensor]) -> Cost:
 
 
 def tensors_of(optimizer: Any, *modules: nn.Module) -> list[Tensor]:
-    found = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    """The optimizer's state and all weights and buffers."""
+    tensors = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     for module in modules:
-        found += [*module.parameters(), *module.buffers()]
-    return found
+        tensors += [*module.parameters(), *module.buffers()]
+    return tensors
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
-    """Operations a second of a large matrix product: what a share is a share of."""
+    """Operations per second of a large matrix product, the denominator of a share."""
     n = 8192 if device.type == "cuda" else 1536
-    # not zeros: those a GPU multiplies more quickly
+    # not zeros, which a GPU multiplies faster
     matrix = torch.randn((n, n), generator=torch.Generator().manual_seed(0)).to(device, dtype)
     times = []
     for _ in range(4):
@@ -97,7 +98,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, clock: Clock) -> float
 
 
 class _StepMeter(Meter):
-    """Of tensors that have data: every operation is carried out."""
+    """Counts tensors that have data: every operation is executed."""
 
     def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
         return func(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Pipelines of random weights with the configs of Stable Diffusion 1.5 and XL, whole or narrower, and pairs to train on."""
+"""Pipelines with random weights and the configs of Stable Diffusion 1.5 and XL, full size or narrower, and pairs to train on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,18 +23,18 @@ from ..store.images import png_bytes
 from ..store.pairstore import new_pair
 
 LABELER = "bench"
-TOKENS = 77  # a prompt has as many, padding included
+TOKENS = 77  # per prompt, including padding
 _BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 
 @dataclass(frozen=True)
 class Size:
     resolution: int
-    """Side in pixels."""
+    """Side length in pixels."""
     pairs: int
-    """Of an optimizer step."""
+    """Pairs per optimizer step."""
     divisor: int = 1
-    """Of every width and number of heads."""
+    """Divides every width and number of heads."""
     is_xl: bool = False
 
 
@@ -47,14 +47,14 @@ SIZES = {
 
 
 def save_pipeline(size: Size, folder: Path) -> None:
-    """Write the same random weights each time, float32."""
+    """Write random float32 weights, the same every time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         (_sdxl() if size.is_xl else _sd15(size)).save_pretrained(folder)
 
 
 def save_pairs(store: PairStore, size: Size, n_pairs: int) -> None:
-    """Put pairs of two pictures of noise into the store, each with a prompt of its own and a label."""
+    """Add labelled pairs of noise images to the store, each with its own prompt."""
     generator = np.random.default_rng(0)
     store.append("labelers", [{"labeler": LABELER, "kind": "human", "config": "{}"}])
     for number in range(n_pairs):
@@ -80,7 +80,7 @@ def _sd15(size: Size) -> StableDiffusionPipeline:
             sample_size=size.resolution // 8,
             block_out_channels=(320 // d, 640 // d, 1280 // d, 1280 // d),
             norm_num_groups=32 // d,
-            attention_head_dim=max(1, 8 // d),  # the number of heads, whatever the name says
+            attention_head_dim=max(1, 8 // d),  # the number of heads, despite its name
             cross_attention_dim=768 // d,
         ),
         "text_encoder": CLIPTextModel(_text(768 // d, 12, max(1, 12 // d), "quick_gelu")),

@@ -1,4 +1,4 @@
-"""The training loop's own step, and its draws in the form the plain twin takes them."""
+"""The training loop's own step, and its random draws as examples for the plain twin."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from ..core.signals import StopSignal
 from ..store import PairStore, load_image
 from ..train.config import TrainConfig
 from ..train.crops import resize_and_crop
-from ..train.objective import SHOWN
+from ..train.objective import BATCH_METRICS
 from ..train.prepare import with_reference_errors
 from ..train.trainer import Trainer
 from .measure import Parts
@@ -20,27 +20,23 @@ from .plain_twin import Example
 
 
 class Ours:
-    """What `train` does between two looks, as it does it: cached latents, texts and, where asked for, reference errors."""
+    """What `train` does between two validation passes, with its cached latents and prompt embeddings."""
 
     def __init__(self, config: TrainConfig, store: PairStore) -> None:
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-        self.trainer: Any = Trainer(config, store, StopSignal())  # whose methods are replaced where parts are watched
+        self.trainer: Any = Trainer(config, store, StopSignal())  # Any: `watch` replaces some of its methods
         if config.reference_draws:
             self.trainer.data = with_reference_errors(
-                self.trainer.data,
-                self.trainer.denoiser,
-                store,
-                self.trainer.model,
-                self.trainer.global_step,
-                self.trainer.stop,
+                self.trainer.data, self.trainer.denoiser, store, self.trainer.model, self.trainer.global_step
             )
         self.store, self.config = store, config
-        self._batches = self.trainer.data.prefetch(self.trainer._starts(), config.train_batch_size)
+        self._batches = self.trainer.micro_batches()
 
     @property
     def modules(self) -> list[nn.Module]:
         policy = self.trainer.policy
-        return [policy.unet] if policy._reference is None else [policy.unet, policy._reference]
+        with policy.reference(policy.unet) as reference:
+            return [policy.unet] if reference is policy.unet else [policy.unet, reference]
 
     @property
     def optimizer(self) -> Any:
@@ -50,44 +46,44 @@ class Ours:
         """One optimizer step; the mean logit of its pairs."""
         row = self.trainer.step(self._batches)
         self.trainer.global_step += 1
-        return float(row[SHOWN.index("margin")])
+        return float(row[BATCH_METRICS.index("margin")])
 
     def watch(self, parts: Parts) -> None:
-        """Have the parts of a step timed from outside."""
+        """Time the parts of each step from now on."""
         trainer, batches = self.trainer, self._batches
-        reference, clipped, stepped = trainer.policy.reference, trainer.clip_gradients, trainer.optimizer.step
+        reference, clip_gradients, step = trainer.policy.reference, trainer.clip_gradients, trainer.optimizer.step
 
         def timed_batches() -> Iterator[Any]:
             while True:
                 with parts("data"):
-                    found = next(batches)
-                yield found
+                    batch = next(batches)
+                yield batch
 
         @contextmanager
         def timed_reference(unet: Any) -> Iterator[Any]:
-            with parts("reference"), reference(unet) as one:
-                yield one
+            with parts("reference"), reference(unet) as model:
+                yield model
 
-        def timed_clipped() -> Tensor:
+        def timed_clip_gradients() -> Tensor:
             with parts("optimizer"):
-                return clipped()
+                return clip_gradients()
 
         def timed_step() -> None:
             with parts("optimizer"):
-                stepped()
+                step()
 
         self._batches = timed_batches()
         trainer.policy.reference, trainer.clip_gradients, trainer.optimizer.step = (
             timed_reference,
-            timed_clipped,
+            timed_clip_gradients,
             timed_step,
         )
 
     def examples(self, first: int, count: int) -> list[Example]:
-        """The pairs number first to first + count for the twin, with what is drawn for them here."""
+        """Pairs first to first + count of the training order, with the noise and timesteps that the loop draws for them."""
         data = self.trainer.data
         (batch,) = data.batch(first, count)
-        found = []
+        examples = []
         for at, pair in enumerate(batch.pairs):
             frame = data.crops[pair.pair_id]
             keys = [frame.key(pair.chosen), frame.key(pair.rejected)]
@@ -96,5 +92,5 @@ class Ours:
             pixels = [resize_and_crop(load_image(self.store.path / path, image), frame)[0] for path, image in paths]
             encoder_noise = (torch.stack([batch.chosen[at], batch.rejected[at]]) - mean) / std
             timestep = int(batch.timesteps[at])
-            found.append(Example(torch.stack(pixels), pair.prompt, timestep, encoder_noise, batch.noise[at]))
-        return found
+            examples.append(Example(torch.stack(pixels), pair.prompt, timestep, encoder_noise, batch.noise[at]))
+        return examples

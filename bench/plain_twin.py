@@ -1,7 +1,7 @@
 """The plain twin: one training step as the reference script of Diffusion-DPO (arXiv 2311.12908) takes it, without its defects.
 
-One pair at a time: encode both pictures and the prompt, ask the model, ask a frozen copy of it, step back; after the last pair
-clip and let the optimizer step. It shares no code with `train`, so that it can also say whether the two compute the same.
+One pair at a time: encode both images and the prompt, run the model and a frozen copy of it, go backward; after the last pair
+clip the gradient and step the optimizer. It shares no code with `train`, so that a test can compare what the two compute.
 """
 
 import copy
@@ -21,13 +21,13 @@ from transformers.optimization import Adafactor
 
 @dataclass(frozen=True)
 class Example:
-    """One pair with everything that is drawn for it; the chosen picture first."""
+    """One pair with its random draws; the chosen image first."""
 
     pixels: Tensor  # (2, 3, H, W), in [-1, 1]
     prompt: str
     timestep: int
-    encoder_noise: Tensor  # (2, C, h, w), for sampling what the encoder gives
-    noise: Tensor  # (C, h, w), for both pictures
+    encoder_noise: Tensor  # (2, C, h, w), for sampling from the encoder's posterior
+    noise: Tensor  # (C, h, w), shared by both images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,10 @@ class TwinConfig:
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     half: torch.dtype | None = None
-    """What the model runs in under autocast, and what frozen weights are kept in; None is float32."""
+    """Dtype of autocast and of frozen weights; None is float32."""
     gradient_checkpointing: bool = False
     adafactor: bool = False
-    """As the reference script has it for SDXL; clipped by its own rule alone."""
+    """As in the reference script for SDXL; clipped by its own rule only."""
 
 
 class PlainTwin:
@@ -84,7 +84,7 @@ class PlainTwin:
         return [parameter for parameter in self.unet.parameters() if parameter.requires_grad]
 
     def watch(self, parts: Callable[[str], AbstractContextManager]) -> None:
-        """Have the parts of a step timed."""
+        """Time the parts of each step from now on."""
         self._part = parts
 
     @property
@@ -92,7 +92,7 @@ class PlainTwin:
         return [self.unet, self.reference, self.vae, *(encoder for _, encoder in self.texts)]
 
     def step(self, examples: Sequence[Example]) -> list[float]:
-        """One optimizer step; each pair's logit beta / 2 * (the model's preference for the chosen picture - the reference's)."""
+        """One optimizer step; each pair's logit, beta / 2 * (the model's preference for the chosen image - the reference's)."""
         logits = []
         for example in examples:
             logit = self._logit(example)
@@ -116,19 +116,19 @@ class PlainTwin:
             timesteps = torch.tensor([example.timestep] * 2, device=self.device)
             noisy = self.scheduler.add_noise(latents, noise, timesteps)
             hidden, added = self._text(example)
-        asked = {"encoder_hidden_states": hidden, "added_cond_kwargs": added}
+        conditions = {"encoder_hidden_states": hidden, "added_cond_kwargs": added}
         with torch.autocast(self.device.type, self.config.half, enabled=self.config.half is not None):
-            predicted = self.unet(noisy, timesteps, **asked).sample
+            predicted = self.unet(noisy, timesteps, **conditions).sample
             with self._part("reference"), torch.no_grad():
-                of_reference = self.reference(noisy, timesteps, **asked).sample
+                ref_predicted = self.reference(noisy, timesteps, **conditions).sample
         # differences of float32 errors: in half precision beta = 5000 would multiply their rounding
         chosen, rejected = (predicted.float() - noise.float()).pow(2).mean(dim=(1, 2, 3))
-        ref_chosen, ref_rejected = (of_reference.float() - noise.float()).pow(2).mean(dim=(1, 2, 3))
+        ref_chosen, ref_rejected = (ref_predicted.float() - noise.float()).pow(2).mean(dim=(1, 2, 3))
         return -0.5 * self.config.beta * ((chosen - rejected) - (ref_chosen - ref_rejected))
 
     def _text(self, example: Example) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Hidden states (2, tokens, width), and for SDXL the pooled text and what it is told of the pictures' sizes."""
-        hidden, found = [], None
+        """Hidden states (2, tokens, width), and for SDXL the pooled embedding and size conditioning."""
+        hidden, output = [], None
         for tokenizer, encoder in self.texts:
             tokens = tokenizer(
                 example.prompt,
@@ -137,12 +137,12 @@ class PlainTwin:
                 max_length=tokenizer.model_max_length,
                 return_tensors="pt",
             )
-            found = encoder(tokens.input_ids.to(self.device), output_hidden_states=self.is_xl)
-            hidden.append(found.hidden_states[-2] if self.is_xl else found[0])
+            output = encoder(tokens.input_ids.to(self.device), output_hidden_states=self.is_xl)
+            hidden.append(output.hidden_states[-2] if self.is_xl else output[0])
         states = torch.cat(hidden, dim=-1).repeat(2, 1, 1)
         if not self.is_xl:
             return states, None
         height, width = example.pixels.shape[-2:]
-        told = torch.tensor([[height, width, 0, 0, height, width]] * 2, device=self.device, dtype=states.dtype)
-        assert found is not None
-        return states, {"text_embeds": found[0].repeat(2, 1), "time_ids": told}
+        time_ids = torch.tensor([[height, width, 0, 0, height, width]] * 2, device=self.device, dtype=states.dtype)
+        assert output is not None
+        return states, {"text_embeds": output[0].repeat(2, 1), "time_ids": time_ids}

@@ -1,4 +1,4 @@
-"""How long another rule takes over scores that are there: `python -m bench.rules --queue 100000`."""
+"""Time relabeling with another rule over existing scores: `python -m prefloop.bench.rules --pairs 100000`."""
 
 import argparse
 import tempfile
@@ -19,12 +19,12 @@ CANDIDATES = 4
 
 
 class First:
-    """A name for scores that are drawn, not computed."""
+    """The name of random scores that no scorer computed."""
 
     name, revision, needs_prompt = "first", "1", False
 
     def score(self, prompts: list, images: list) -> list:
-        raise AssertionError(f"{self.name} is asked to score {len(prompts)} of {len(images)} pictures")
+        raise AssertionError(f"{self.name} was called to score {len(prompts)} prompts, {len(images)} images")
 
 
 class Second(First):
@@ -32,7 +32,7 @@ class Second(First):
 
 
 def filled(folder: Path, n_pairs: int) -> PairStore:
-    """Prompts with four pictures each, all six pairs, and two scores of each picture; without files."""
+    """A store of prompts with four images each, all six pairs, and two scores per image; without image files."""
     store, rng = PairStore.create(folder), np.random.default_rng(0)
     store.add_prompts([(f"prompt {number}", {}) for number in range(n_pairs // 6)])
     store.ingest()
@@ -57,17 +57,22 @@ def filled(folder: Path, n_pairs: int) -> PairStore:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--queue", type=int, default=100_000)
+    parser.add_argument("--pairs", type=int, default=100_000)
     n_pairs = parser.parse_args().pairs
-    names = ("bench.rules:First", "bench.rules:Second")
+    names = ("prefloop.bench.rules:First", "prefloop.bench.rules:Second")
     with tempfile.TemporaryDirectory() as folder:
         store = filled(Path(folder) / "store", n_pairs)
-        for rule, pairs in (("majority", "all"), ("weighted", "all"), ("mean-rank", "all"), ("weighted", "best-worst")):
-            how = RelabelConfig(scorers=names, rule=rule, pairs=pairs)  # type: ignore[arg-type]  # two of the literals
-            for again in ("first", "again"):
+        for rule, select in (
+            ("majority", "all"),
+            ("weighted", "all"),
+            ("mean-rank", "all"),
+            ("weighted", "best-worst"),
+        ):
+            config = RelabelConfig(scorers=names, rule=rule, select=select)  # type: ignore[arg-type]  # two of the literals
+            for turn in ("first", "again"):
                 start = time.perf_counter()
-                _, new = write_labels(store, f"{rule} {pairs}", how, load_scorers(names, {}), ("import",), uuid4())
-                print(f"{rule:<10}{pairs:<11}{again:<6}{new:>8} new labels in {time.perf_counter() - start:.2f} s")
+                _, new = write_labels(store, f"{rule} {select}", config, load_scorers(names, {}), ("import",), uuid4())
+                print(f"{rule:<10}{select:<11}{turn:<6}{new:>8} new labels in {time.perf_counter() - start:.2f} s")
 
 
 if __name__ == "__main__":

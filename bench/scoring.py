@@ -1,9 +1,9 @@
-"""Images scored per second against the selectors of the Diffusion-DPO reference: one pair at a time, both towers each time.
+"""Images scored per second, compared with the selectors of the Diffusion-DPO reference, which encode one pair at a time.
 
-    OMP_NUM_THREADS=1 python -m bench.scoring
+    OMP_NUM_THREADS=1 python -m prefloop.bench.scoring
 
-Random weights of CLIP ViT-B/32's size, 512 x 512 PNG pictures. Rounds of both take turns in one process; medians of
-process time, and of wall-clock time. Ours goes the whole way: from files to scores in a store, embeddings kept.
+Random weights of CLIP ViT-B/32's size, 512 x 512 PNG images. Both take turns in one process; medians of process time and of
+wall-clock time. Ours includes everything from files to scores in a store and cached embeddings.
 """
 
 import argparse
@@ -35,16 +35,16 @@ MEAN, DEVIATION = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 
 Task = list[tuple[str, Path, Path]]
 
 
-def weights(folder: Path) -> None:
-    """A PickScore and an HPS of ViT-B/32's size, in their formats."""
+def save_checkpoints(folder: Path) -> None:
+    """Write a PickScore and an HPS of ViT-B/32's size, in their own formats."""
     torch.manual_seed(0)
     words = open_clip.tokenizer.SimpleTokenizer()
     size = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
     CLIPModel(CLIPConfig(text_config=size)).save_pretrained(folder / "pickscore")
-    kind: Any = CLIPTokenizer
-    tokens = [*list(words.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]  # open_clip calls them otherwise
+    tokenizer: Any = CLIPTokenizer
+    tokens = [*list(words.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]  # open_clip has other names for them
     vocabulary = {token: at for at, token in enumerate(tokens)}
-    kind(vocab=vocabulary, merges=list(words.bpe_ranks), model_max_length=77).save_pretrained(folder / "pickscore")
+    tokenizer(vocab=vocabulary, merges=list(words.bpe_ranks), model_max_length=77).save_pretrained(folder / "pickscore")
     (folder / "hps").mkdir()
     settings = {"model_cfg": open_clip.get_model_config("ViT-B-32"), "preprocess_cfg": {}}
     (folder / "hps" / "open_clip_config.json").write_text(json.dumps(settings))
@@ -53,7 +53,7 @@ def weights(folder: Path) -> None:
 
 
 def filled(folder: Path, n_prompts: int, candidates: int) -> tuple[PairStore, Task]:
-    """Prompts with candidates and all their pairs; the same as a list for the reference."""
+    """A store of prompts with candidates and all their pairs, and the same pairs as a list for the reference."""
     store, rng, task = PairStore.create(folder), np.random.default_rng(0), []
     prompts = [f"a photograph of thing number {number}, with some words more" for number in range(n_prompts)]
     store.add_prompts([(prompt, {}) for prompt in prompts])
@@ -73,7 +73,7 @@ def filled(folder: Path, n_prompts: int, candidates: int) -> tuple[PairStore, Ta
 
 
 def pickscore_selector(folder: Path, dtype: torch.dtype) -> Callable[[Task], None]:
-    """As the reference's: a pair's two pictures and its prompt through both towers."""
+    """As in the reference: encode the two images of a pair and its prompt, each time."""
     model: Any = CLIPModel.from_pretrained(folder / "pickscore", dtype=dtype)
     model.eval()
     tokenizer, processor = CLIPTokenizer.from_pretrained(folder / "pickscore"), CLIPImageProcessorPil()
@@ -83,16 +83,17 @@ def pickscore_selector(folder: Path, dtype: torch.dtype) -> Callable[[Task], Non
         for prompt, *paths in task:
             pixels = processor(images=[Image.open(path) for path in paths], return_tensors="pt")["pixel_values"]
             words = tokenizer(prompt, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
-            seen = model.get_image_features(pixel_values=pixels.to(dtype)).pooler_output
-            read = model.get_text_features(**words).pooler_output
-            seen, read = seen / seen.norm(dim=-1, keepdim=True), read / read.norm(dim=-1, keepdim=True)
-            (model.logit_scale.exp() * (read @ seen.T)[0]).argmax().item()
+            image_embeds = model.get_image_features(pixel_values=pixels.to(dtype)).pooler_output
+            text_embeds = model.get_text_features(**words).pooler_output
+            image_embeds = image_embeds / image_embeds.norm(dim=-1, keepdim=True)
+            text_embeds = text_embeds / text_embeds.norm(dim=-1, keepdim=True)
+            (model.logit_scale.exp() * (text_embeds @ image_embeds.T)[0]).argmax().item()
 
     return select
 
 
 def hps_selector(folder: Path, dtype: torch.dtype) -> Callable[[Task], None]:
-    """As the reference's: each picture alone, and its prompt with it."""
+    """As in the reference: encode one image and its prompt at a time."""
     model: Any = open_clip.create_model("ViT-B-32", load_weights=False).eval()
     model.load_state_dict(torch.load(folder / "hps" / "hps.pt", weights_only=True)["state_dict"])
     model.to(dtype)
@@ -105,18 +106,19 @@ def hps_selector(folder: Path, dtype: torch.dtype) -> Callable[[Task], None]:
             for path in paths:
                 pixels = tv.resize(tv.to_tensor(Image.open(path)), [224, 224], tv.InterpolationMode.BICUBIC)
                 pixels = tv.normalize(pixels, MEAN, DEVIATION)[None].to(dtype)
-                seen, read, _ = model(pixels, tokenizer([prompt]))
-                scores.append((seen @ read.T).item())
+                image_embeds, text_embeds, _ = model(pixels, tokenizer([prompt]))
+                scores.append((image_embeds @ text_embeds.T).item())
             max(scores)
 
     return select
 
 
-def ours(scorer: Any, store: PairStore, batch_size: int) -> None:
-    scorer.revision = scorer.backbone = uuid4().hex  # as if never scored and never embedded
+def score_all(scorer: Any, store: PairStore, batch_size: int) -> None:
+    """Score every image of a store with prefloop."""
+    scorer.revision = scorer.backbone = uuid4().hex  # so that no score and no embedding is cached
     items = unscored(store, f"{scorer.name}@{scorer.revision}", ("generate",))
-    found = score_images(store, scorer, items, batch_size=batch_size, run_id=uuid4(), stop=StopSignal())
-    assert found["scored"] == len(items)
+    summary = score_images(store, scorer, items, batch_size=batch_size, run_id=uuid4(), stop=StopSignal())
+    assert summary["scored"] == len(items)
 
 
 def timed(call: Callable[[], None]) -> tuple[float, float]:
@@ -132,35 +134,35 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--dtype", default="float32")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        weights(folder)
+        save_checkpoints(folder)
         selectors = {"pickscore": pickscore_selector, "hps": hps_selector}
         scorers = {
-            "pickscore": PickScore(str(folder / "pickscore"), "cpu", asked.dtype),
-            "hps": HPS(str(folder / "hps"), "cpu", asked.dtype),
+            "pickscore": PickScore(str(folder / "pickscore"), "cpu", options.dtype),
+            "hps": HPS(str(folder / "hps"), "cpu", options.dtype),
         }
         for candidates in (2, 4):
-            store, task = filled(folder / f"store{candidates}", asked.images // candidates, candidates)
-            for kind, scorer in scorers.items():
-                select = selectors[kind](folder, torch.float32)
+            store, task = filled(folder / f"store{candidates}", options.images // candidates, candidates)
+            for scorer_name, scorer in scorers.items():
+                select = selectors[scorer_name](folder, torch.float32)
                 select(task[:1])
                 scorer.score(["warm"], [Image.open(task[0][1])])
                 rounds = [
                     (
                         timed(lambda s=select, t=task: s(t)),
-                        timed(lambda s=scorer, f=store: ours(s, f, asked.batch_size)),
+                        timed(lambda s=scorer, f=store: score_all(s, f, options.batch_size)),
                     )
-                    for _ in range(asked.rounds)
+                    for _ in range(options.rounds)
                 ]
-                for what, at in (("process", 0), ("wall", 1)):
-                    theirs = statistics.median(one[at] for one, _ in rounds)
-                    mine = statistics.median(other[at] for _, other in rounds)
+                for clock, at in (("process", 0), ("wall", 1)):
+                    reference = statistics.median(seconds[at] for seconds, _ in rounds)
+                    ours = statistics.median(seconds[at] for _, seconds in rounds)
                     print(
-                        f"{kind:<10}{candidates} candidates  {what:<8} reference {asked.images / theirs:6.2f} images/s  "
-                        f"ours {asked.dtype} {asked.images / mine:6.2f} images/s  ratio {theirs / mine:.2f}"
+                        f"{scorer_name:<10}{candidates} candidates  {clock:<8} reference {options.images / reference:6.2f} "
+                        f"images/s  ours {options.dtype} {options.images / ours:6.2f} images/s  ratio {reference / ours:.2f}"
                     )
 
 

@@ -1,8 +1,8 @@
-"""Measure a store at growing numbers of pairs, against what it is meant to keep to.
+"""Measure a store at growing numbers of pairs, and compare with its targets.
 
-    OMP_NUM_THREADS=1 python -m prefloop.bench.store --folder FOLDER --queue 10000 --queue 100000 --queue 1000000
+    OMP_NUM_THREADS=1 python -m prefloop.bench.store --folder FOLDER --pairs 10000 --pairs 100000 --pairs 1000000
 
-Makes the stores below the folder, prints a line for each step, and removes them again.
+Creates the stores in the folder, prints a line for each step, and removes them again.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from .store_steps import N_JPEGS, STEPS, write_pickapic
 
 # step → seconds at a million pairs
 TARGETS = {
-    "take": None,
+    "ingest": None,
     "import": 50.0,  # 20,000 pairs a second
     "open": 0.1,
     "stats": 2.0,
@@ -29,80 +29,81 @@ TARGETS = {
     "manifest": 5.0,
     "rebuild": 180.0,
 }
-ONCE = ("make", "take", "import", "rebuild")
+ONCE = ("make", "ingest", "import", "rebuild")
 MILLION = 1_000_000
 PEAK_MB, FILE_MB = 2048.0, 1600.0
 
 
 def measure(folder: Path, n: int, rounds: int) -> dict[str, Any]:
-    """Every step at N pairs, each in a process of its own; the median of the rounds, and the largest peak.
+    """Every step at N pairs, each in its own process; the median of the rounds, and the largest peak.
 
     Returns:
-        `steps`: n, process and wall (seconds), peak_mb, by name; `file_mb` of the database, after its rebuild and before.
+        `steps`: n, process and wall (seconds), peak_mb, by name; `file_mb` of the rebuilt database, `ingested_file_mb` before.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, pickapic = folder / f"store-{n}", folder / f"pickapic-{n}.parquet"
-    pictures = folder / f"pictures-{n}.parquet"
-    found: dict[str, Any] = {"pairs": n, "steps": {}}
+    images = folder / f"images-{n}.parquet"
+    result: dict[str, Any] = {"pairs": n, "steps": {}}
     try:
         write_pickapic(pickapic, n)
-        write_pickapic(pictures, N_JPEGS)
+        write_pickapic(images, N_JPEGS)
         for name in STEPS:
             if name == "rebuild":
-                found["taken_file_mb"] = _megabytes(path)
-            times = [_step(name, path, n) for _ in range(1 if name in ONCE else rounds)]
-            found["steps"][name] = {
-                "n": times[0]["n"],
-                "process": median(one["process"] for one in times),
-                "wall": median(one["wall"] for one in times),
-                "peak_mb": max(one["peak_mb"] for one in times),
+                result["ingested_file_mb"] = _megabytes(path)
+            runs = [run_step(name, path, n) for _ in range(1 if name in ONCE else rounds)]
+            result["steps"][name] = {
+                "n": runs[0]["n"],
+                "process": median(run["process"] for run in runs),
+                "wall": median(run["wall"] for run in runs),
+                "peak_mb": max(run["peak_mb"] for run in runs),
             }
-            _say(n, name, found["steps"][name])
-        found["file_mb"] = _megabytes(path)
-        found["imported_file_mb"] = _megabytes(folder / f"imported-{n}")
+            _print_step(n, name, result["steps"][name])
+        result["file_mb"] = _megabytes(path)
+        result["imported_file_mb"] = _megabytes(folder / f"imported-{n}")
     finally:
         for store in (path, folder / f"imported-{n}"):
             shutil.rmtree(store, ignore_errors=True)
-        for file in (pickapic, pictures):
+        for file in (pickapic, images):
             file.unlink(missing_ok=True)
-    return found
+    return result
 
 
-def missed(found: dict[str, Any]) -> list[str]:
-    """What a million pairs did not keep to, by process time."""
-    said = [
-        f"{name}: {found['steps'][name]['process']:.2f} s, target {target} s"
+def missed(result: dict[str, Any]) -> list[str]:
+    """The targets for a million pairs that were missed, by process time."""
+    lines = [
+        f"{name}: {result['steps'][name]['process']:.2f} s, target {target} s"
         for name, target in TARGETS.items()
-        if target is not None and found["steps"][name]["process"] > target
+        if target is not None and result["steps"][name]["process"] > target
     ]
-    said += [
+    lines += [
         f"{name}: {step['peak_mb']:.0f} MB of memory, target {PEAK_MB:.0f}"
-        for name, step in found["steps"].items()
+        for name, step in result["steps"].items()
         if step["peak_mb"] > PEAK_MB
     ]
-    if (largest := max(found["file_mb"], found["taken_file_mb"])) > FILE_MB:
-        said.append(f"file: {largest:.0f} MB, target {FILE_MB:.0f}")
-    return said
+    if (largest := max(result["file_mb"], result["ingested_file_mb"])) > FILE_MB:
+        lines.append(f"file: {largest:.0f} MB, target {FILE_MB:.0f}")
+    return lines
 
 
-def _step(name: str, path: Path, n: int) -> dict[str, float]:
+def run_step(name: str, path: Path, n: int) -> dict[str, float]:
+    """Run a step in its own process."""
     command = [sys.executable, "-m", "prefloop.bench.store_steps", name, str(path), str(n)]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    if ended.returncode:
-        raise RuntimeError(f"{name} failed: {ended.stderr[-2000:]}")
-    return json.loads(ended.stdout.splitlines()[-1])
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"{name} failed: {result.stderr[-2000:]}")
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 def _megabytes(store: Path) -> float:
     return (store / "pairs.duckdb").stat().st_size / 1e6
 
 
-def _say(n: int, name: str, step: dict[str, float]) -> None:
+def _print_step(n: int, name: str, step: dict[str, float]) -> None:
     target = TARGETS.get(name)
-    meant = f", target {target:g} s" if target and n == MILLION else ""
+    target_text = f", target {target:g} s" if target and n == MILLION else ""
     print(
-        f"{n:>9,} {name:<17}{step['process']:8.2f} s of process, {step['wall']:8.2f} s of wall, "
-        f"{step['peak_mb']:6.0f} MB{meant}",
+        f"{n:>9,} {name:<17}{step['process']:8.2f} s process, {step['wall']:8.2f} s wall, "
+        f"{step['peak_mb']:6.0f} MB{target_text}",
         flush=True,
     )
 
@@ -110,22 +111,22 @@ def _say(n: int, name: str, step: dict[str, float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--queue", type=int, action="append")
+    parser.add_argument("--pairs", type=int, action="append", help="Number of pairs; may be repeated.")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="Write what was found to this file.")
+    parser.add_argument("--json", type=Path, help="Write the results to this file.")
     parser.add_argument("--plot", type=Path, help="Write a plot to this file.")
-    given = parser.parse_args()
-    found = [measure(given.folder, n, given.rounds) for n in given.pairs or [10_000, 100_000, MILLION]]
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1))
-    if given.plot:
+    options = parser.parse_args()
+    results = [measure(options.folder, n, options.rounds) for n in options.pairs or [10_000, 100_000, MILLION]]
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+    if options.plot:
         from .store_plot import plot
 
-        plot(found, TARGETS, given.plot)
-    for one in found:
-        print(f"{one['pairs']:,} pairs: {one['taken_file_mb']:.0f} MB, {one['file_mb']:.0f} MB rebuilt")
-        if one["pairs"] == MILLION:
-            print("\n".join(missed(one)) or "every target is kept")
+        plot(results, TARGETS, options.plot)
+    for result in results:
+        print(f"{result['pairs']:,} pairs: {result['ingested_file_mb']:.0f} MB, {result['file_mb']:.0f} MB rebuilt")
+        if result["pairs"] == MILLION:
+            print("\n".join(missed(result)) or "every target is met")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,23 @@
-"""Seconds of each step against the number of pairs, with the line that a linear cost would follow."""
+"""Plot the seconds of each step against the number of pairs, with the line of a linear cost."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 
-def plot(found: list[dict[str, Any]], targets: Mapping[str, float | None], path: Path) -> None:
-    """PNG of panels, one for each step: process seconds over pairs, both logarithmic; a dotted line is the target."""
+def plot(results: list[dict[str, Any]], targets: Mapping[str, float | None], path: Path) -> None:
+    """Write a PNG with a panel per step: process seconds over pairs, both logarithmic; a red mark is the target."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, 5, figsize=(14, 5.6), sharex=True, layout="constrained")
-    pairs = [one["pairs"] for one in found]
+    pairs = [result["pairs"] for result in results]
     for axis, (name, target) in zip(axes.flat, targets.items(), strict=True):
-        seconds = [one["steps"][name]["process"] for one in found]
+        seconds = [result["steps"][name]["process"] for result in results]
         axis.loglog(pairs, seconds, "o-", color="#2060a0")
-        # as many times the largest's seconds as of its pairs
+        # seconds proportional to pairs, through the largest store
         axis.loglog(pairs, [seconds[-1] * n / pairs[-1] for n in pairs], "--", color="#a0a0a0", linewidth=1)
         if target is not None:
             axis.loglog(pairs[-1], target, "_", color="#c03020", markersize=16, markeredgewidth=2)

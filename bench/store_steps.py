@@ -1,4 +1,4 @@
-"""What is measured of a store, each step in a process of its own: seconds, and the most memory it had."""
+"""The measured steps of a store, each run in its own process: seconds and peak memory."""
 
 import io
 import json
@@ -14,20 +14,20 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ..store import PairStore
-from .big_store import PAIRS_A_PROMPT, SCORERS, fill
+from .big_store import PAIRS_PER_PROMPT, SCORERS, fill
 
 SOURCES = ("generate", "import")
 N_JPEGS = 2000
 
 
 def make(path: Path, n: int) -> int:
-    """The journal alone."""
+    """Write the journal."""
     fill(PairStore.create(path), n)
     return n
 
 
-def take(path: Path, _: int) -> int:
-    """The journal into the tables, as the first command after many parts does."""
+def ingest(path: Path, _: int) -> int:
+    """Ingest the journal into the tables, as the first command after many parts does."""
     return PairStore(path).ingest()
 
 
@@ -57,21 +57,21 @@ def nothing_unscored(path: Path, _: int) -> int:
 
 
 def all_unscored(path: Path, _: int) -> int:
-    """The work list of a scorer that is new to the store."""
+    """The work list of a scorer that has scored nothing yet."""
     from ..relabel.scores import unscored
 
     return len(unscored(PairStore.open(path), "new@1", SOURCES))
 
 
 def manifest(path: Path, _: int) -> int:
-    """The training pairs of both labelers' store, and their fingerprint."""
+    """Select the training pairs of one labeler, and compute their fingerprint."""
     from ..train import TrainConfig
     from ..train.pairs import select_pairs
 
     start = Measured.begin()  # without loading torch
     pairs = select_pairs(PairStore.open(path), TrainConfig(output_dir="unused", labelers=(SCORERS[0].split("@")[0],)))
     pairs.fingerprint()
-    Measured.instead = start
+    Measured.begun = start
     return len(pairs.train) + len(pairs.validation)
 
 
@@ -80,31 +80,33 @@ def rebuild(path: Path, _: int) -> int:
 
 
 def import_(path: Path, n: int) -> int:
-    """A Pick-a-Pic file whose pictures the store has, so that reading metadata is what takes the time."""
+    """Import a Pick-a-Pic file whose images the store has already, so that reading metadata takes the time."""
     store = path.parent / f"imported-{n}"
-    _prefloop("store", "import", path.parent / f"pictures-{n}.parquet", "--store", store, "--json")
-    Measured.instead = Measured.begin()
-    told = json.loads(_prefloop("store", "import", path.parent / f"pickapic-{n}.parquet", "--store", store, "--json"))
-    assert told["new_images"] == 0
-    return told["pairs"]
+    _prefloop("store", "import", path.parent / f"images-{n}.parquet", "--store", store, "--json")
+    Measured.begun = Measured.begin()
+    summary = json.loads(
+        _prefloop("store", "import", path.parent / f"pickapic-{n}.parquet", "--store", store, "--json")
+    )
+    assert summary["new_images"] == 0
+    return summary["pairs"]
 
 
 def write_pickapic(path: Path, n: int, seed: int = 0) -> None:
-    """N rows in Pick-a-Pic's schema, of distinct pairs of two thousand small JPEGs."""
+    """Write N rows in Pick-a-Pic's schema, with distinct pairs of two thousand small JPEGs."""
     generator = np.random.default_rng(seed)
     files = pa.array([_jpeg(number) for number in range(N_JPEGS)], pa.binary())
     numbers = np.arange(n)
-    # every picture is in the first rows
+    # every image is in the first rows
     first = np.concatenate([np.arange(N_JPEGS), generator.integers(0, N_JPEGS, n)])[:n]
     label = generator.choice([1.0, 0.0, 0.5], n, p=[0.45, 0.45, 0.1])
     prompts = pa.array(
-        [f"a prompt of about sixty characters, as people write them: {k}" for k in range(n // PAIRS_A_PROMPT + 1)]
+        [f"a prompt of about sixty characters, as people write them: {k}" for k in range(n // PAIRS_PER_PROMPT + 1)]
     )
     columns = {
-        "caption": prompts.take(pa.array(numbers // PAIRS_A_PROMPT)),
+        "caption": prompts.take(pa.array(numbers // PAIRS_PER_PROMPT)),
         "jpg_0": files.take(pa.array(first)),
-        # no pair twice in a prompt: each is of another distance
-        "jpg_1": files.take(pa.array((first + 1 + numbers % PAIRS_A_PROMPT) % len(files))),
+        # no pair twice in a prompt: each has a different distance between its two files
+        "jpg_1": files.take(pa.array((first + 1 + numbers % PAIRS_PER_PROMPT) % len(files))),
         "label_0": pa.array(label),
         "label_1": pa.array(1 - label),
         "has_label": pa.repeat(pa.scalar(True), n),
@@ -116,7 +118,7 @@ def write_pickapic(path: Path, n: int, seed: int = 0) -> None:
 
 STEPS: dict[str, Callable[[Path, int], int]] = {
     "make": make,
-    "take": take,
+    "ingest": ingest,
     "open": open_,
     "stats": stats,
     "agreement": agreement,
@@ -130,9 +132,9 @@ STEPS: dict[str, Callable[[Path, int], int]] = {
 
 
 class Measured:
-    """Now, in process and wall seconds; `instead` is where a step begins that has loaded libraries first."""
+    """When a step begins, in process and wall seconds; a step that loads libraries first sets `begun` itself."""
 
-    instead: tuple[float, float] | None = None
+    begun: tuple[float, float] | None = None
 
     @staticmethod
     def begin() -> tuple[float, float]:
@@ -140,17 +142,17 @@ class Measured:
 
 
 def measured(name: str, path: Path, n: int) -> dict[str, float]:
-    """What it counted, process and wall seconds, and the peak of this process."""
-    Measured.instead = None
+    """The step's count, process and wall seconds, and this process's peak memory."""
+    Measured.begun = None
     start = Measured.begin()
     count = STEPS[name](path, n)
     end = Measured.begin()
-    process, wall = Measured.instead or start
+    process, wall = Measured.begun or start
     return {"n": count, "process": end[0] - process, "wall": end[1] - wall, "peak_mb": _peak_mb()}
 
 
 def _prefloop(*arguments: object) -> str:
-    """What a command prints, run in this process."""
+    """Run a command in this process; returns what it prints."""
     from ..cli import app
 
     out = io.TextIOWrapper(io.BytesIO(), write_through=True)
@@ -161,14 +163,14 @@ def _prefloop(*arguments: object) -> str:
 
 def _jpeg(number: int) -> bytes:
     buffer = io.BytesIO()
-    # squares of eight pixels keep their colours in a JPEG: steps of 8 give other bytes
-    colour = (number % 32 * 8, number // 32 % 32 * 8, number // 1024 * 64)
-    Image.new("RGB", (8, 8), colour).save(buffer, "JPEG", quality=95)
+    # squares of eight pixels keep their color in a JPEG, and steps of 8 change its bytes
+    color = (number % 32 * 8, number // 32 % 32 * 8, number // 1024 * 64)
+    Image.new("RGB", (8, 8), color).save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
 
 
 def _peak_mb() -> float:
-    """Of this process since it began; getrusage's would hold the one that started it."""
+    """Peak memory of this process; getrusage would include the process that started it."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 

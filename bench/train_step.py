@@ -1,8 +1,8 @@
-"""How quickly a training step runs beside the plain twin's: in one process, in turns, on the same pairs and draws.
+"""Compare the speed of a training step with the plain twin's: in one process, in turns, on the same pairs and random draws.
 
     OMP_NUM_THREADS=1 python -m prefloop.bench.train_step
 
-Ours is the training loop's own step; what it caches is made before the first turn. docs/benchmarks.md says how to read it.
+Ours is the training loop's own step; its caches are filled before the first turn. docs/benchmarks.md explains the output.
 """
 
 import argparse
@@ -12,8 +12,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate.state import AcceleratorState
@@ -35,11 +36,11 @@ PARTS = ("data", "reference", "forward and backward", "optimizer")
 
 @dataclass(frozen=True)
 class Side:
-    """Of the twin or of ours; medians over the rounds."""
+    """Measurements of the twin or of ours; medians over the rounds."""
 
     pairs_per_second: float
     share: float
-    """Of the operations a second that a large matrix product reaches in the same precision."""
+    """Fraction of the operations per second that a large matrix product reaches in the same precision."""
     flops_per_pair: int
     peak_bytes: int
     seconds_per_pair: dict[str, float]
@@ -51,10 +52,10 @@ class Result:
     variant: str
     precision: Precision
     ratio: float
-    """The twin's time over ours: median over the rounds."""
+    """The twin's time divided by ours: median over the rounds."""
     ratio_range: tuple[float, float]
     logit_difference: float | None
-    """Between the steps' mean logits, at most; None where the draws are others, because they return."""
+    """Largest difference between the steps' mean logits; None if the draws differ, because cached ones repeat."""
     twin: Side
     ours: Side
 
@@ -62,21 +63,21 @@ class Result:
 @dataclass
 class _Contender:
     step: Callable[[list[Example]], float]
-    """Takes one and gives its mean logit."""
-    of: Any
+    """Runs one step; returns its mean logit."""
+    side: Ours | PlainTwin
     cost: Cost = field(default_factory=lambda: Cost(0, 0))
     seconds: list[float] = field(default_factory=list)
     by_part: list[dict[str, float]] = field(default_factory=list)
     logits: list[float] = field(default_factory=list)
 
-    def side(self, pairs: int, rate: float) -> Side:
-        middle = statistics.median(self.seconds)
+    def medians(self, pairs: int, rate: float) -> Side:
+        seconds = statistics.median(self.seconds)
         return Side(
-            pairs / middle,
-            self.cost.flops / middle / rate,
+            pairs / seconds,
+            self.cost.flops / seconds / rate,
             self.cost.flops // pairs,
             self.cost.peak_bytes,
-            {name: statistics.median(each.get(name, 0.0) for each in self.by_part) / pairs for name in PARTS},
+            {name: statistics.median(parts.get(name, 0.0) for parts in self.by_part) / pairs for name in PARTS},
         )
 
 
@@ -93,47 +94,50 @@ class Bench:
 
     def compare(self, lora_rank: int, precision: Precision) -> list[Result]:
         """Our step, with and without cached reference errors, against one twin's."""
-        AcceleratorState._reset_state()  # else ours would keep an earlier precision
-        kind = "LoRA" if lora_rank else "full"
+        AcceleratorState._reset_state()  # otherwise ours would keep an earlier precision
+        variant = "LoRA" if lora_rank else "full"
         ours = Ours(self._config(lora_rank, 0, precision), self.store)
         cached = Ours(self._config(lora_rank, 1, precision), self.store)
         twin = self._twin(lora_rank, precision)
         twin.unet.load_state_dict(ours.trainer.policy.unet.state_dict())
         contenders = {
             "twin": _Contender(lambda examples: statistics.fmean(twin.step(examples)), twin),
-            kind: _Contender(lambda _: ours.step(), ours),
-            f"{kind}, cached reference": _Contender(lambda _: cached.step(), cached),
+            variant: _Contender(lambda _: ours.step(), ours),
+            f"{variant}, cached reference": _Contender(lambda _: cached.step(), cached),
         }
         rate = self._measure(contenders, ours, precision)
-        plain, *rest = contenders.values()
+        plain = contenders.pop("twin")
         results = []
-        for name, one in zip(list(contenders)[1:], rest, strict=True):
-            ratios = [a / b for a, b in zip(plain.seconds, one.seconds, strict=True)]
-            apart = max(abs(a - b) for a, b in zip(plain.logits, one.logits, strict=True)) if one.of is ours else None
-            spread = (min(ratios), max(ratios))
-            sides = (each.side(self.pairs, rate) for each in (plain, one))
-            results.append(Result(name, precision, statistics.median(ratios), spread, apart, *sides))
+        for name, contender in contenders.items():
+            ratios = [a / b for a, b in zip(plain.seconds, contender.seconds, strict=True)]
+            difference = None
+            if contender.side is ours:
+                difference = max(abs(a - b) for a, b in zip(plain.logits, contender.logits, strict=True))
+            sides = (side.medians(self.pairs, rate) for side in (plain, contender))
+            range_ = (min(ratios), max(ratios))
+            results.append(Result(name, precision, statistics.median(ratios), range_, difference, *sides))
         return results
 
     def _measure(self, contenders: dict[str, _Contender], ours: Ours, precision: Precision) -> float:
-        """Let each take its turn in every round; the rate of a matrix product."""
+        """Run every contender once per round; returns the rate of a matrix product."""
         parts, rate = Parts(self.clock), 0.0
-        for one in contenders.values():
-            one.of.watch(parts)
-        for number in range(2 + self.rounds):  # the first warms up, the second is counted instead of timed
+        for contender in contenders.values():
+            contender.side.watch(parts)
+        for number in range(2 + self.rounds):  # the first is a warm-up, the second is counted instead of timed
             examples = ours.examples(number * self.pairs, self.pairs)
             rate = max(rate, matmul_rate(self.device, HALF.get(precision, torch.float32), self.clock))
-            for name, one in contenders.items():
+            for name, contender in contenders.items():
                 start = self.clock.mark()
                 if number == 1:
-                    one.cost = cost_of(lambda one=one, e=examples: one.logits.append(one.step(e)), _kept(one.of))
+                    step = partial(lambda c, batch: c.logits.append(c.step(batch)), contender, examples)
+                    contender.cost = cost_of(step, _kept(contender.side))
                 else:
-                    one.logits.append(one.step(examples))
-                seconds, each = self.clock.seconds(start, self.clock.mark()), parts.taken()
+                    contender.logits.append(contender.step(examples))
+                seconds, by_part = self.clock.seconds(start, self.clock.mark()), parts.pop()
                 print(f"{precision}, round {number} of {1 + self.rounds}, {name}: {seconds:.2f} s", file=sys.stderr)
                 if number > 1:
-                    one.seconds.append(seconds)
-                    one.by_part.append(each | {"forward and backward": seconds - sum(each.values())})
+                    contender.seconds.append(seconds)
+                    contender.by_part.append(by_part | {"forward and backward": seconds - sum(by_part.values())})
         return rate
 
     def _twin(self, lora_rank: int, precision: Precision) -> PlainTwin:
@@ -164,40 +168,40 @@ class Bench:
             reference_draws=reference_draws,
             mixed_precision=precision,
             gradient_checkpointing=self.size.is_xl,
-            # on a CPU a thread would spend process time in another's turn
+            # on a CPU a thread would use process time in another's turn
             dataloader_num_workers=0 if on_cpu else 1,
             cpu=on_cpu,
         )
 
 
-def _kept(one: Ours | PlainTwin) -> list[torch.Tensor]:
-    return tensors_of(one.optimizer, *one.modules)
+def _kept(side: Ours | PlainTwin) -> list[torch.Tensor]:
+    return tensors_of(side.optimizer, *side.modules)
 
 
 def table(results: list[Result]) -> str:
-    """Two tables in Markdown: what was reached, and where the time goes."""
+    """Two Markdown tables: speed and memory, and where the time goes."""
     lines = [
-        "| variant | precision | pairs/s twin → ours | ratio (range) | peak GiB | TFLOP a pair | share of matmul |",
+        "| variant | precision | pairs/s twin → ours | ratio (range) | peak GiB | TFLOP per pair | share of matmul |",
         "|---|---|---|---|---|---|---|",
     ]
-    for one in results:
-        a, b = one.twin, one.ours
+    for result in results:
+        a, b = result.twin, result.ours
         lines.append(
-            f"| {one.variant} | {one.precision} | {a.pairs_per_second:.3f} → {b.pairs_per_second:.3f} "
-            f"| {one.ratio:.2f} ({one.ratio_range[0]:.2f}–{one.ratio_range[1]:.2f}) "
+            f"| {result.variant} | {result.precision} | {a.pairs_per_second:.3f} → {b.pairs_per_second:.3f} "
+            f"| {result.ratio:.2f} ({result.ratio_range[0]:.2f}–{result.ratio_range[1]:.2f}) "
             f"| {a.peak_bytes / 2**30:.2f} → {b.peak_bytes / 2**30:.2f} "
             f"| {a.flops_per_pair / 1e12:.3g} → {b.flops_per_pair / 1e12:.3g} | {a.share:.0%} → {b.share:.0%} |"
         )
-    lines += ["", f"| ms a pair, twin → ours | {' | '.join(PARTS)} |", "|---" * (1 + len(PARTS)) + "|"]
-    for one in results:
-        times = ((one.twin.seconds_per_pair[name], one.ours.seconds_per_pair[name]) for name in PARTS)
+    lines += ["", f"| ms per pair, twin → ours | {' | '.join(PARTS)} |", "|---" * (1 + len(PARTS)) + "|"]
+    for result in results:
+        times = ((result.twin.seconds_per_pair[name], result.ours.seconds_per_pair[name]) for name in PARTS)
         cells = " | ".join(f"{1000 * twin:.1f} → {1000 * ours:.1f}" for twin, ours in times)
-        lines.append(f"| {one.variant}, {one.precision} | {cells} |")
+        lines.append(f"| {result.variant}, {result.precision} | {cells} |")
     return "\n".join(lines)
 
 
 def precisions(device: torch.device) -> Iterator[Precision]:
-    """Those the device is made for."""
+    """Precisions that the device supports in hardware."""
     if device.type == "cuda":
         yield from ("bf16", "fp16")
         return
@@ -217,29 +221,29 @@ def device_name(device: torch.device) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m prefloop.bench.train_step", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", choices=SIZES, help="small is the default, on a GPU sd15; sd15 and sdxl want a GPU")
+    parser.add_argument("--model", choices=SIZES, help="default: small, on a GPU sd15; sd15 and sdxl need a GPU")
     parser.add_argument("--only", choices=("full", "lora"))
     parser.add_argument("--precision", choices=("no", "fp16", "bf16"), action="append", help="may be repeated")
-    parser.add_argument("--pairs", type=int, help="of an optimizer step")
+    parser.add_argument("--pairs", type=int, help="pairs per optimizer step")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
+    options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = given.model or ("sd15" if device.type == "cuda" else "small")
+    model = options.model or ("sd15" if device.type == "cuda" else "small")
     if device.type == "cpu" and model in ("sd15", "sdxl"):
-        parser.error(f"{model} wants a GPU; say --model small or --model tiny")
+        parser.error(f"{model} needs a GPU; use --model small or --model tiny")
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(model, Path(folder), device, given.pairs, given.rounds)
-        for precision in given.precision or precisions(device):
-            for kind, lora_rank in (("full", 0), ("lora", LORA_RANK)):
-                if given.only in (None, kind):
+        bench = Bench(model, Path(folder), device, options.pairs, options.rounds)
+        for precision in options.precision or precisions(device):
+            for variant, lora_rank in (("full", 0), ("lora", LORA_RANK)):
+                if options.only in (None, variant):
                     results += bench.compare(lora_rank, precision)
-    if given.json:
-        about = {"model": model, "device": device_name(device), "pairs": bench.pairs, "rounds": given.rounds}
-        print(json.dumps(about | {"results": [asdict(one) for one in results]}, indent=2))
+    if options.json:
+        about = {"model": model, "device": device_name(device), "pairs": bench.pairs, "rounds": options.rounds}
+        print(json.dumps(about | {"results": [asdict(result) for result in results]}, indent=2))
         return
-    print(f"{model}, {bench.pairs} pairs a step, {given.rounds} rounds, {device_name(device)}\n\n{table(results)}")
+    print(f"{model}, {bench.pairs} pairs per step, {options.rounds} rounds, {device_name(device)}\n\n{table(results)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What all commands share: the store's option, safe output, and options derived from a config's fields."""
+"""Shared by all commands: the --store option, safe output, and options derived from a config's fields."""
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,7 +16,7 @@ DEFAULT = Path("prefloop-store")
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print for a person or a machine; names and prompts in it cannot steer the terminal."""
+    """Print text whose names and prompts cannot control the terminal."""
     typer.echo(visible_lines(text), err=err)
 
 
@@ -28,15 +28,15 @@ def options_of(
     parsers: Mapping[str, Callable[[list[str]], object]] | None = None,
     skip: Collection[str] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each field of `config`. It gets `given`: the fields given on the command line, by name.
+    """Add an option to a command for each field of `config`. Its first argument is a dict of the fields given on the command line.
 
-    Defaults and help come from the fields; a tuple or a dict is an option that may be repeated, named in the singular.
+    Defaults and help come from the fields. A tuple or a dict becomes an option that may be repeated, named in the singular.
 
     Args:
-        panels: heading of the help → fields below it, separated by spaces.
-        names: field → option, where it is not the field's own name.
-        parsers: dict field → function from the texts given to the dict.
-        skip: fields that the command takes in another way.
+        panels: heading in the help → names of its fields, separated by spaces.
+        names: field → option, if it is not the field's own name.
+        parsers: dict field → function that makes the dict from the strings given.
+        skip: fields without an option.
     """
     chosen = [field for field in config_fields(config) if field.name not in skip]
     panel_of = {name: panel for panel, listed in (panels or {}).items() for name in listed.split()}
@@ -55,7 +55,7 @@ def options_of(
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
         derived = [_parameter(field, (names or {}).get(field.name), panel_of.get(field.name)) for field in chosen]
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-        # what the command adds stands after the options without a heading
+        # the command's own options come after those without a heading
         own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
         parameters = [context, *derived, *own]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -67,9 +67,11 @@ def options_of(
 
 
 def _parameter(field: Field, name: str | None, panel: str | None) -> inspect.Parameter:
-    option = name or "--" + (field.name.removesuffix("s") if field.repeated else field.name).replace("_", "-")
-    names = [f"{option}/--no-{option[2:]}" if field.type is bool else option]
-    info = typer.Option(*names, help=field.help, rich_help_panel=panel)
+    option = name or field.option
+    is_switch = field.type is bool
+    names = f"{option}/--no-{option[2:]}" if is_switch else option
+    # "[default: no-cpu]" would say what an option without a word already says
+    info = typer.Option(names, help=field.help, rich_help_panel=panel, show_default=not is_switch or field.default)
     annotation = Annotated[field.type, info]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
 
@@ -78,7 +80,7 @@ def renamed(old: Mapping[str, str]) -> type[typer.core.TyperCommand]:
     """A command that takes options by earlier names too, which its help does not show.
 
     Args:
-        old: earlier name → name, such as --labeler → --labeler.
+        old: earlier name → name, such as --labels → --labeler.
     """
 
     class Command(typer.core.TyperCommand):
@@ -91,8 +93,8 @@ def renamed(old: Mapping[str, str]) -> type[typer.core.TyperCommand]:
 def current_names(args: Sequence[str], old: Mapping[str, str]) -> list[str]:
     """Arguments with earlier names of options replaced, up to `--`."""
     end = args.index("--") if "--" in args else len(args)
-    found = []
+    renamed_args = []
     for argument in args[:end]:
         name, equals, value = argument.partition("=")
-        found.append(old.get(name, name) + equals + value)
-    return [*found, *args[end:]]
+        renamed_args.append(old.get(name, name) + equals + value)
+    return [*renamed_args, *args[end:]]

@@ -1,4 +1,4 @@
-"""What the fields of a config say of themselves: the docstring under each, its type, its default."""
+"""The fields of a config as command line options: name, help, type and default of each."""
 
 import ast
 import inspect
@@ -13,6 +13,7 @@ class Field:
 
     name: str
     help: str
+    """The docstring under the field, or its metadata's `help`."""
     type: Any
     """str for a Literal, whose choices the config checks itself; list[str] for a tuple or a dict."""
     default: Any
@@ -20,33 +21,39 @@ class Field:
     repeated: bool
     """A tuple or a dict: the option may be given several times."""
 
+    @property
+    def option(self) -> str:
+        """--labeler for a repeated field labelers."""
+        return "--" + (self.name.removesuffix("s") if self.repeated else self.name).replace("_", "-")
+
 
 def config_fields(config: type) -> list[Field]:
     """The fields of a dataclass in their order."""
     docs, types = {}, get_type_hints(config)
     for parent in reversed(config.__mro__[:-1]):
         docs |= _docs(parent)
-    found = []
+    options = []
     for field in fields(config):
-        kind = types[field.name]
-        repeated = get_origin(kind) in (tuple, dict)
+        hint = types[field.name]
+        repeated = get_origin(hint) in (tuple, dict)
         default = None if repeated or field.default is MISSING else field.default
         if repeated:
-            kind = list[str] | None
-        elif get_origin(kind) is Literal:
-            kind = type(get_args(kind)[0])
-        elif default is None and field.default is MISSING:
-            kind = kind | None
-        found.append(Field(field.name, docs.get(field.name, ""), kind, default, repeated))
-    return found
+            hint = list[str] | None
+        elif get_origin(hint) is Literal:
+            hint = type(get_args(hint)[0])
+        elif field.default is MISSING:
+            hint = hint | None
+        text = field.metadata.get("help") or docs.get(field.name, "")
+        options.append(Field(field.name, text, hint, default, repeated))
+    return options
 
 
 def _docs(config: type) -> dict[str, str]:
     """The docstring under each field, on one line."""
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
     assert isinstance(body, ast.ClassDef)
-    found = {}
+    docs = {}
     for field, below in zip(body.body, body.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
-            found[field.target.id] = " ".join(str(ast.literal_eval(below.value)).split())
-    return found
+            docs[field.target.id] = " ".join(str(ast.literal_eval(below.value)).split())
+    return docs

@@ -1,7 +1,7 @@
 """The whole loop on the built-in world, through the functions that the commands call."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ def demo(config: DemoConfig) -> dict:
     from ..generate.stage import generate
     from ..relabel.config import RelabelConfig
     from ..relabel.stage import relabel
-    from ..train.trainer import train
+    from ..train.stage import train
 
     planned = stages(config)
     store = PairStore.create(Path(config.dir) / "store")
@@ -87,4 +87,4 @@ def demo(config: DemoConfig) -> dict:
 def _finished(config: "TrainConfig") -> bool:
     """Whether the same training has ended already."""
     result = read_result(Path(config.output_dir))
-    return result is not None and result.get("config") == json.loads(json.dumps(asdict(config)))
+    return result is not None and result.get("config") == json.loads(json.dumps(config.resolved()))

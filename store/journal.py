@@ -95,7 +95,7 @@ def selection(table: str, columns: Collection[str]) -> str:
 
 def append(folder: Path, table: str, rows: Iterable[Mapping] | pa.Table) -> Path | None:
     """Write rows as one part, which is complete and on disk when this returns. None if there are no rows."""
-    table_rows = rows if isinstance(rows, pa.Table) else as_table(table, rows)
+    table_rows: pa.Table = rows if isinstance(rows, pa.Table) else as_table(table, rows)
     if table_rows.num_rows == 0:
         return None
     return write_part(folder, table, table_rows, f"{time.time_ns():020d}")

@@ -1,4 +1,4 @@
-"""What several tests need: one thread, no network, an empty store, and a tiny pipeline made from config."""
+"""Shared by tests: one thread, no network, an empty store, and a tiny pipeline made from a config."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ def _empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(tmp_path: Path, _empty: Path) -> PairStore:
-    """Without rows; copied, since making one takes 17 times as long."""
+    """A store without rows; copied, because creating one takes 17 times as long."""
     return PairStore(shutil.copytree(_empty, tmp_path / "store"))
 
 
@@ -45,7 +45,7 @@ def first_version(tmp_path: Path) -> PairStore:
 
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A StableDiffusionPipeline of random weights, as a folder; it draws 32 x 32 pictures from 4 x 4 latents."""
+    """Folder of a StableDiffusionPipeline with random weights; it generates 32 x 32 images from 4 x 4 latents."""
     import tiny
 
     return tiny.saved("sd15", tmp_path_factory.mktemp("models") / "tiny")
@@ -60,13 +60,13 @@ def _lora(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def lora(_lora: Path, tmp_path: Path) -> Path:
-    """A LoRA on the tiny pipeline, as train leaves it."""
+    """A LoRA on the tiny pipeline, as train writes it."""
     return Path(shutil.copytree(_lora, tmp_path / "tuned"))
 
 
 @pytest.fixture
 def labelled(store: PairStore) -> PairStore:
-    """40 prompts with a pair each, labelled by 'redder': the redder picture is chosen; every fourth is a tie."""
+    """40 prompts with one pair each, labelled by 'redder': the redder image is chosen; every fourth is a tie."""
     import content
 
     content.add_labeler(store, "redder")
@@ -99,7 +99,7 @@ def config(tiny_pipeline: Path, tmp_path: Path) -> "TrainConfig":
 
 @pytest.fixture
 def trainer(labelled: PairStore, config: "TrainConfig") -> "Callable[..., Trainer]":
-    """A trainer that has done no step yet, with some settings changed."""
+    """Makes a trainer before its first step, with some settings changed."""
     from prefloop.core.signals import StopSignal
     from prefloop.train.trainer import Trainer
 
@@ -111,12 +111,12 @@ def trainer(labelled: PairStore, config: "TrainConfig") -> "Callable[..., Traine
     return make
 
 
-def add_halves(store: PairStore, colour: tuple[int, int, int]) -> "UUID":
-    """A picture that is white to the left: its mirror image is another."""
+def add_halves(store: PairStore, color: tuple[int, int, int]) -> "UUID":
+    """Add an image whose left quarter is white, so that it differs from its mirror image."""
     from PIL import Image
     from prefloop.store.images import png_bytes
 
-    image = Image.new("RGB", (32, 32), colour)
+    image = Image.new("RGB", (32, 32), color)
     image.paste((255, 255, 255), (0, 0, 8, 32))
     row = store.write_image(png_bytes(image), 32, 32)
     store.append("images", [row])

@@ -122,7 +122,7 @@ _LOADED = multiprocessing.get_context("forkserver")
 _LOADED.set_forkserver_preload(
     [
         "prefloop.eval.stage",
-        "prefloop.train.trainer",
+        "prefloop.train.stage",
         "open_clip",
         "matplotlib.pyplot",
         "transformers.models.clip.modeling_clip",

@@ -1,4 +1,4 @@
-"""The benchmark is fair: the plain twin and the training loop compute the same."""
+"""The benchmark is fair: the plain twin and the training loop compute the same thing."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from prefloop.bench import train_step
+from prefloop.bench import rules, train_step
 from prefloop.bench.measure import cost_of, tensors_of
 from prefloop.bench.ours import Ours
 from prefloop.bench.plain_twin import PlainTwin, TwinConfig
@@ -25,22 +25,22 @@ CPU = torch.device("cpu")
 
 
 def both(store: PairStore, folder: Path, lora_rank: int) -> tuple[Ours, PlainTwin]:
-    """The training loop and the twin with the same weights, a little away from those of their references."""
+    """The training loop and the twin with the same weights, slightly different from those of their references."""
     content.add_labeler(store, "bench")
     for number in range(2 * N_PAIRS):
         images = [add_noise(store, 2 * number + side) for side in range(2)]
         pair = content.add_pair(store, content.add_prompt(store, f"prompt {number}"), *images)
         content.add_label(store, pair, "bench", "a")
     store.ingest()
-    # with so large an epsilon AdamW's first step is the gradient itself, g / (|g| + 1); clipped in one case and not in the other
-    alike: dict[str, float] = {"learning_rate": 1e-3, "adam_epsilon": 1.0, "max_grad_norm": 1e6 if lora_rank else 1.0}
+    # with an epsilon this large AdamW's first step is the gradient itself, g / (|g| + 1); clipped in one case only
+    shared: dict[str, float] = {"learning_rate": 1e-3, "adam_epsilon": 1.0, "max_grad_norm": 1e6 if lora_rank else 1.0}
     config = TrainConfig(
         output_dir=str(folder.parent / "tuned"),
         labelers=("bench",),
         model=str(folder),
         lora_rank=lora_rank,
         beta=5000.0,
-        **alike,  # type: ignore[arg-type]  # three numbers
+        **shared,  # type: ignore[arg-type]  # three numbers
         lr_scheduler="constant",
         lr_warmup_steps=0,
         optimizer="adamw",
@@ -50,10 +50,10 @@ def both(store: PairStore, folder: Path, lora_rank: int) -> tuple[Ours, PlainTwi
         cpu=True,
     )
     ours = Ours(config, store)
-    twin_config = TwinConfig(lora_rank=lora_rank, beta=5000.0, **alike)  # type: ignore[arg-type]
+    twin_config = TwinConfig(lora_rank=lora_rank, beta=5000.0, **shared)  # type: ignore[arg-type]
     twin = PlainTwin(folder, twin_config, CPU)
     generator = torch.Generator().manual_seed(0)
-    far = 0.003 if lora_rank else 0.0003  # such that logits are about 1
+    far = 0.003 if lora_rank else 0.0003  # makes the logits about 1
     with torch.no_grad():
         for parameter in ours.trainer.policy.parameters():
             parameter.add_(far * torch.randn(parameter.shape, generator=generator))
@@ -82,18 +82,18 @@ def test_the_twin_and_the_loop_take_the_same_step(store: PairStore, tmp_path: Pa
     with torch.no_grad():
         errors = ours.trainer.denoiser.errors(ours.trainer.data.batch(0, N_PAIRS))
     four = (errors.chosen, errors.rejected, errors.ref_chosen, errors.ref_rejected)
-    of_loop = dpo_logits(*four, beta=5000.0)
+    loop_logits = dpo_logits(*four, beta=5000.0)
     assert logits.square().mean().sqrt() > 0.5  # far enough from the reference that a difference would show
-    assert (logits - of_loop).abs().max() < 5e-3
+    assert (logits - loop_logits).abs().max() < 5e-3
     assert ours.step() == pytest.approx(float(logits.mean()), abs=5e-3)
-    moved, of_twin = learned(ours.trainer.policy.unet) - before, learned(twin.unet) - before
-    assert of_twin.norm() > 0
-    # latents are cached in float16; what that rounds away is all that differs
-    assert (moved - of_twin).norm() < 5e-3 * of_twin.norm()
+    loop_step, twin_step = learned(ours.trainer.policy.unet) - before, learned(twin.unet) - before
+    assert twin_step.norm() > 0
+    # the only difference is the rounding of cached latents to float16
+    assert (loop_step - twin_step).norm() < 5e-3 * twin_step.norm()
 
 
 def test_operations_of_a_step_are_counted():
-    # forward 2 * 3 * 5 * 7 = 210; backward as much for the weight, and nothing for the input, which learns nothing
+    # forward 2 * 3 * 5 * 7 = 210; backward as much for the weight, and nothing for the input, which needs no gradient
     layer = nn.Linear(5, 7, bias=False)
     cost = cost_of(lambda: layer(torch.ones(3, 5)).sum().backward(), [layer.weight])
     assert cost.flops == 2 * 210
@@ -119,17 +119,27 @@ def test_the_optimizers_state_is_kept_between_steps():
     assert sum(tensor.numel() for tensor in tensors_of(optimizer, layer)) == 3 * 35 + 1  # the 1 counts steps
 
 
-@pytest.mark.slow  # four models are made, and eight take three steps each
+@pytest.mark.slow  # makes four models, and runs three steps of eight
 def test_the_benchmark_runs_from_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    asked = ["--model", "tiny", "--rounds", "1", "--precision", "no", "--only", "lora", "--json"]
-    monkeypatch.setattr(sys, "argv", ["train_step", *asked])
+    options = ["--model", "tiny", "--rounds", "1", "--precision", "no", "--only", "lora", "--pairs", "2", "--json"]
+    monkeypatch.setattr(sys, "argv", ["train_step", *options])
     train_step.main()
-    found = json.loads(capsys.readouterr().out)
-    assert [one["variant"] for one in found["results"]] == ["LoRA", "LoRA, cached reference"]
-    for one in found["results"]:
-        assert one["ratio_range"][0] <= one["ratio"] <= one["ratio_range"][1]
-        assert one["ours"]["flops_per_pair"] < one["twin"]["flops_per_pair"]
-        cached = "cached" in one["variant"]
-        assert (one["ours"]["seconds_per_pair"]["reference"] == 0) == cached
-        assert (one["logit_difference"] is None) == cached
-        assert cached or one["logit_difference"] < 5e-3
+    output = json.loads(capsys.readouterr().out)
+    assert [result["variant"] for result in output["results"]] == ["LoRA", "LoRA, cached reference"]
+    for result in output["results"]:
+        assert result["ratio_range"][0] <= result["ratio"] <= result["ratio_range"][1]
+        assert result["ours"]["flops_per_pair"] < result["twin"]["flops_per_pair"]
+        cached = "cached" in result["variant"]
+        assert (result["ours"]["seconds_per_pair"]["reference"] == 0) == cached
+        assert (result["logit_difference"] is None) == cached
+        assert cached or result["logit_difference"] < 5e-3
+
+
+def test_relabeling_by_other_rules_is_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(sys, "argv", ["rules", "--pairs", "12"])
+    rules.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines[:2]] == [["majority", "all", "first"], ["majority", "all", "again"]]
+    assert " 12 new labels in " in lines[0]  # two prompts with six pairs each
+    assert " 2 new labels in " in lines[-2]  # best-worst labels one pair per prompt
+    assert all(" 0 new labels in " in line for line in lines[1::2])

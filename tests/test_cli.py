@@ -1,14 +1,17 @@
-"""The command line: quick, one line for what is wrong with the right exit code, and nothing made on the way."""
+"""The command line is fast; a mistake ends in one line with the right exit code, and creates nothing."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import prefloop as package
 import pytest
+import typer
 from content import add_label, add_labeler, environment, fill, prefloop
 from prefloop.cli import app
 from prefloop.store import PairStore
@@ -20,8 +23,8 @@ RUNNER = CliRunner()
 _REPORTING = """
 import atexit, sys
 def report():
-    found = sorted({name.split(".")[0] for name in sys.modules} & set(sys.argv[1].split(",")))
-    sys.__stderr__.write("\\nIMPORTED " + ",".join(found) + "\\n")
+    slow = sorted({name.split(".")[0] for name in sys.modules} & set(sys.argv[1].split(",")))
+    sys.__stderr__.write("\\nIMPORTED " + ",".join(slow) + "\\n")
     sys.__stderr__.flush()
 atexit.register(report)
 from prefloop.cli import app
@@ -30,7 +33,7 @@ app(sys.argv[2:], prog_name="prefloop")
 
 
 def slow_imports(*arguments: object, cwd: Path) -> tuple[int, str]:
-    """Exit code, and which slow libraries a fresh process has imported at its end."""
+    """Exit code, and the slow libraries that a fresh process has imported at its end."""
     ended = subprocess.run(
         [sys.executable, "-c", _REPORTING, ",".join(SLOW), *map(str, arguments)],
         cwd=cwd,
@@ -71,9 +74,9 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
     ],
     ids=" ".join,
 )
-def test_what_must_be_quick_imports_nothing_slow(filled: PairStore, arguments: list[str]):
-    where = [] if "--help" in arguments else ["--store", filled.path]
-    assert slow_imports(*arguments, *where, cwd=filled.path.parent) == (0, "")
+def test_fast_commands_import_no_slow_library(filled: PairStore, arguments: list[str]):
+    store = [] if "--help" in arguments else ["--store", filled.path]
+    assert slow_imports(*arguments, *store, cwd=filled.path.parent) == (0, "")
 
 
 def test_a_scorer_without_torch_labels_without_torch(store: PairStore, tmp_path: Path):
@@ -82,7 +85,7 @@ def test_a_scorer_without_torch_labels_without_torch(store: PairStore, tmp_path:
     assert slow_imports(*words, cwd=tmp_path) == (0, "")
 
 
-def test_the_reporter_of_imports_sees_one(tmp_path: Path):
+def test_the_import_report_sees_an_import(tmp_path: Path):
     script = _REPORTING.replace("from prefloop.cli import app", "import transformers\nsys.exit()")
     ended = subprocess.run([sys.executable, "-c", script, "transformers"], cwd=tmp_path, capture_output=True, text=True)
     assert "IMPORTED transformers" in ended.stderr
@@ -124,12 +127,12 @@ BAD = [
     ("store query --timeout nan select --store STORE", 2, "timeout must be above 0"),
     ("store query selct --store STORE", 2, "syntax error"),
     ("store query table(gone) --store STORE", 2, "syntax error"),
-    ("train --labeler nobody --output-dir out --store STORE", 2, "no labeler is called 'nobody'; there are me, silent"),
+    ("train --labeler nobody --output-dir out --store STORE", 2, "unknown labeler 'nobody'; choose from me, silent"),
     ("train --labeler silent --output-dir out --store STORE", 2, "the labeler 'silent' has no labels"),
     (
         "train --labeler me --where margin>99 --output-dir out --store STORE",
         2,
-        "decided no training pair where margin>99",
+        "me has no decided training pairs where margin>99; relax --where or label more pairs",
     ),
     ("train --labeler me --where marg>1 --output-dir out --store STORE", 2, "--where 'marg>1' cannot be used"),
     (
@@ -139,14 +142,18 @@ BAD = [
     ),
     ("train --labeler me --learning-rate -1 --output-dir out --store STORE", 2, "learning-rate must be above 0"),
     ("train --labeler me --beta inf --output-dir out --store STORE", 2, "beta must be a finite number"),
-    ("train --labeler me --loss dbo --output-dir out --store STORE", 2, "loss knows no 'dbo'"),
+    (
+        "train --labeler me --loss dbo --output-dir out --store STORE",
+        2,
+        "unknown loss 'dbo'; choose from dpo, sft, ipo, hinge, mapo, kto",
+    ),
     ("train --labeler me --max-train-steps 0 --output-dir out --store STORE", 2, "max-train-steps must be at least 1"),
     ("train --labeler me --model shapez --output-dir out --store STORE", 1, "there is no model 'shapez'"),
 ]
 
 
 @pytest.mark.parametrize(("line", "code", "message"), BAD, ids=[line for line, _, _ in BAD])
-def test_what_is_wrong_is_said_in_one_line_and_nothing_is_made(
+def test_a_mistake_ends_in_one_line_and_creates_nothing(
     filled: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, code: int, message: str
 ):
     monkeypatch.chdir(tmp_path)
@@ -156,9 +163,9 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_made(
     ended = RUNNER.invoke(app, [str(filled.path) if word == "STORE" else word for word in line.split()])
     assert (ended.exit_code, ended.stdout) == (code, "")
     assert isinstance(ended.exception, SystemExit), "a traceback"
-    (said,) = ended.stderr.splitlines()
-    assert said.startswith("prefloop: ")
-    assert message in said
+    (error,) = ended.stderr.splitlines()
+    assert error.startswith("prefloop: ")
+    assert message in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.txt", "notes.txt"]
     assert logical_hashes(filled) == before
 
@@ -171,7 +178,7 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_made(
         "generate --prompts x",
     ],
 )
-def test_as_a_process_it_is_the_same_line_soon_and_without_torch(filled: PairStore, tmp_path: Path, line: str):
+def test_a_process_prints_the_same_line_without_importing_torch(filled: PairStore, tmp_path: Path, line: str):
     arguments = [str(filled.path) if word == "STORE" else word for word in line.split()]
     ended = prefloop(*arguments, cwd=tmp_path)
     assert ended.returncode in (1, 2)
@@ -179,7 +186,7 @@ def test_as_a_process_it_is_the_same_line_soon_and_without_torch(filled: PairSto
     assert len(ended.stderr.strip().splitlines()) == 1
     assert ended.stderr.startswith("prefloop: ")
     assert list(tmp_path.iterdir()) == []
-    if "generate" not in line:  # generate's looks for prompts come with its own imports
+    if "generate" not in line:  # generate imports more to look for prompts
         assert slow_imports(*arguments, cwd=tmp_path)[1] == ""
 
 
@@ -192,7 +199,7 @@ def test_bad_sql_in_where_reads_no_file(filled: PairStore, tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_store_ends_with_5_and_rebuild_mends_it(tmp_path: Path):
+def test_a_damaged_store_ends_with_5_and_rebuild_repairs_it(tmp_path: Path):
     store = PairStore.create(tmp_path / "store")
     fill(store)
     before = logical_hashes(store)
@@ -219,10 +226,10 @@ def test_a_busy_store_ends_with_4(filled: PairStore, monkeypatch: pytest.MonkeyP
     assert time.monotonic() - start < 2
 
 
-def test_results_are_on_stdout_and_json_is_whole(filled: PairStore):
+def test_results_are_on_stdout_and_json_is_valid(filled: PairStore):
     stats = RUNNER.invoke(app, ["store", "stats", "--json", "--store", str(filled.path)])
     counts = json.loads(stats.stdout)
-    # 3 prompts with 2 pictures and 1 pair each
+    # 3 prompts with 2 images and 1 pair each
     assert (counts["prompts"], counts["images"], counts["pairs"], counts["labels"]) == (3, 6, 3, 3)
     listed = json.loads(RUNNER.invoke(app, ["store", "ls", "--json", "--store", str(filled.path)]).stdout)
     assert [(row["labeler"], row["labels"]) for row in listed["labelers"]] == [("me", 3), ("silent", 0)]
@@ -230,14 +237,14 @@ def test_results_are_on_stdout_and_json_is_whole(filled: PairStore):
     assert RUNNER.invoke(app, query, input="select count(*) as n from pairs").stdout == "n\n3\n"
 
 
-def test_a_dry_run_makes_and_draws_nothing(tiny_pipeline: Path, tmp_path: Path):
+def test_a_dry_run_creates_and_generates_nothing(tiny_pipeline: Path, tmp_path: Path):
     words = ["generate", "--model", str(tiny_pipeline), "--prompts", "shapes", "--limit", "5", "--dry-run"]
     words += ["--images-per-prompt", "2"]
     ended = RUNNER.invoke(app, [*words, "--store", str(tmp_path / "new"), "--json"])
-    # 10 pictures are one batch of 16
+    # 10 images are one batch of 16
     summary = json.loads(ended.stdout)
     assert (summary["prompts"], summary["images"], summary["missing"], summary["batches"]) == (5, 10, 10, 1)
-    # a Stable Diffusion pipeline draws with what is usual for one
+    # the usual defaults for a Stable Diffusion pipeline
     assert (summary["sampling"]["num_inference_steps"], summary["sampling"]["guidance_scale"]) == (25, 7.5)
     assert not (tmp_path / "new").exists()
 
@@ -245,3 +252,43 @@ def test_a_dry_run_makes_and_draws_nothing(tiny_pipeline: Path, tmp_path: Path):
 def test_the_version_is_the_packages():
     ended = RUNNER.invoke(app, ["--version"])
     assert (ended.exit_code, ended.stdout) == (0, f"prefloop {package.__version__}\n")
+
+
+EARLIER_NAMES = {
+    "train": {
+        "--labels": "--labeler",
+        "--choice-model": "--labeler",
+        "--beta-dpo": "--beta",
+        "--unet-init": "--init-from",
+        "--cache-reference": "--reference-draws",
+    },
+    "relabel": {
+        "--weights": "--checkpoint",
+        "--share": "--scorer-weight",
+        "--pairs": "--select",
+        "--max-bad": "--max-unreadable",
+    },
+    "eval": {"--against": "--baseline", "--weights": "--checkpoint"},
+    "generate": {"--pairs": "--pairing"},
+    "label": {"--pairs": "--queue"},
+    "store import": {"--max-bad": "--max-unreadable"},
+    "store export": {"--labels": "--labeler"},
+}
+REQUIRED = {"store import": ["source"], "store export": ["out"]}
+
+
+@pytest.mark.parametrize(
+    ("command", "old", "new"),
+    [(command, old, new) for command, names in EARLIER_NAMES.items() for old, new in names.items()],
+)
+def test_an_earlier_name_of_an_option_still_works_and_is_not_in_the_help(command: str, old: str, new: str):
+    def parsed(*options: str) -> dict[str, object]:
+        click_command: Any = typer.main.get_command(app)
+        for name in command.split():
+            click_command = click_command.commands[name]
+        return click_command.make_context(command, [*REQUIRED.get(command, []), *options]).params
+
+    assert parsed(old, "7") == parsed(f"{old}=7") == parsed(new, "7") != parsed()
+    text = RUNNER.invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"}).output
+    assert re.search(rf"{old}\b(?!-)", text) is None
+    assert re.search(rf"{new}\b(?!-)", text) is not None

@@ -67,7 +67,7 @@ def test_a_signal_ends_training_at_a_checkpoint(store: PairStore, tiny_pipeline:
     assert 10 <= step < 200
     code, printed = content.finished(*words, cwd=tmp_path)
     assert code == 0, printed
-    assert f"going on from step {step} " in printed
+    assert f"resuming from step {step} " in printed
 
 
 def test_a_batch_is_halved_where_memory_runs_out(
@@ -174,9 +174,10 @@ def test_a_run_whose_files_find_no_room_ends_in_a_line_with_path_and_room(traine
 def test_a_result_that_finds_no_room_leaves_the_checkpoint_and_the_same_command_ends(
     labelled: PairStore, config: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    from prefloop.train.trainer import Trainer, train
+    from prefloop.train.stage import train
+    from prefloop.train.trainer import Trainer
 
-    whole = Trainer._finish
+    whole = Trainer.finish
 
     def finish(self: Trainer, run_id: str) -> dict:
         with content.no_file_beyond(room):
@@ -185,7 +186,7 @@ def test_a_result_that_finds_no_room_leaves_the_checkpoint_and_the_same_command_
     output = Path(config.output_dir)
     for room, named in ((20_000, "tuned/training.png"), (200_000, "tuned")):  # noqa: B007  # read by finish
         with monkeypatch.context() as patched:
-            patched.setattr(Trainer, "_finish", finish)
+            patched.setattr(Trainer, "finish", finish)
             with pytest.raises(
                 PrefloopError, match=rf"cannot write .*{named}( \(\d+ bytes\))?: File too large"
             ) as caught:
@@ -199,10 +200,10 @@ def test_a_result_that_finds_no_room_leaves_the_checkpoint_and_the_same_command_
 def test_a_folder_without_room_is_found_before_anything_is_encoded(
     labelled: PairStore, config: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    from prefloop.train.trainer import train
+    from prefloop.train.stage import train
 
     free = shutil.disk_usage(labelled.path).free
-    monkeypatch.setattr("prefloop.train.trainer.checkpoint_bytes", lambda *_: 10 * free)
+    monkeypatch.setattr("prefloop.train.stage.checkpoint_bytes", lambda *_: 10 * free)
     with pytest.raises(PrefloopError, match=rf"cannot write .*tuned \({10 * free} bytes\): No space left"):
         train(config, labelled)
     assert not Path(config.output_dir).exists()
@@ -227,7 +228,7 @@ def test_a_folder_that_cannot_be_made_is_named_in_one_line(
     code: int,
     message: str,
 ):
-    from prefloop.train.trainer import train
+    from prefloop.train.stage import train
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("mine")

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: temporary folder, fsync, manifest, rename; then the old ones go."""
+"""Atomic checkpoints: temporary folder, fsync, manifest, rename; then old ones are removed."""
 
 import errno
 import hashlib
@@ -26,12 +26,12 @@ def save_checkpoint(
     """Write `checkpoint-STEP` with whatever `write` puts into a folder, and prune older ones.
 
     Args:
-        about: what the manifest says beside files and step; JSON.
-        keep: how many valid checkpoints stay.
-        n_bytes: what will be written at least; refused at once where the disk has less.
+        about: more entries of the manifest, beside files and step; JSON.
+        keep: number of valid checkpoints to keep.
+        n_bytes: lower bound of its size; refused at once if the disk has less room.
 
     Raises:
-        PrefloopError: where it cannot be written; the checkpoints that were there stay.
+        PrefloopError: if it cannot be written; earlier checkpoints stay.
     """
     final = output / f"{_PREFIX}{step}"
     temporary = output / f".{_PREFIX}{step}.tmp"
@@ -41,13 +41,13 @@ def save_checkpoint(
         if shutil.disk_usage(temporary).free < n_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(temporary)
-        _finish(temporary, {"step": step} | about)
+        _seal(temporary, {"step": step} | about)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
         sync_folder(output)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        cause = written_badly(error)
+        cause = write_error(error)
         if cause is None:
             raise
         raise cannot_write(final, cause, n_bytes or None) from error
@@ -57,8 +57,8 @@ def save_checkpoint(
     return final
 
 
-def _finish(folder: Path, about: dict) -> None:
-    """Have the files on disk, and a manifest of them."""
+def _seal(folder: Path, about: dict) -> None:
+    """Write the manifest, and fsync it with all files and folders."""
     follow_umask(folder)
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -69,12 +69,12 @@ def _finish(folder: Path, about: dict) -> None:
         json.dump(about | {"files": files}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    for part in {p.parent for p in folder.rglob("*")}:
-        sync_folder(part)
+    for subfolder in {path.parent for path in folder.rglob("*")}:
+        sync_folder(subfolder)
 
 
-def written_badly(error: BaseException) -> Exception | None:
-    """What the system said where an error means that a file could not be written; torch and safetensors have their own."""
+def write_error(error: BaseException) -> Exception | None:
+    """The system's error behind a failed write, also if torch or safetensors raised their own; None for other errors."""
     for cause in (error, error.__cause__, error.__context__):
         if isinstance(cause, OSError) and cause.errno is not None:
             return cause
@@ -82,10 +82,10 @@ def written_badly(error: BaseException) -> Exception | None:
 
 
 def read_manifest(checkpoint: Path) -> dict:
-    """The manifest of a checkpoint all of whose files are as they were written.
+    """The manifest of a checkpoint, once all its files are verified.
 
     Raises:
-        IntegrityError: where one is missing or has changed.
+        IntegrityError: if a file is missing or has changed.
     """
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text())
@@ -101,9 +101,9 @@ def read_manifest(checkpoint: Path) -> dict:
 
 
 def latest_checkpoint(output: Path) -> tuple[Path, dict] | None:
-    """The newest checkpoint that verifies, with its manifest; damaged ones are skipped with a warning."""
-    for left_over in output.glob(f".{_PREFIX}*.tmp"):
-        shutil.rmtree(left_over, ignore_errors=True)
+    """The newest valid checkpoint and its manifest; damaged ones are skipped with a warning."""
+    for unfinished in output.glob(f".{_PREFIX}*.tmp"):
+        shutil.rmtree(unfinished, ignore_errors=True)
     for path in newest_first(output):
         try:
             return path, read_manifest(path)
@@ -113,8 +113,9 @@ def latest_checkpoint(output: Path) -> tuple[Path, dict] | None:
 
 
 def newest_first(output: Path) -> list[Path]:
-    found = [path for path in output.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix(_PREFIX)), reverse=True)
+    """Folders of checkpoints, valid or not."""
+    folders = [path for path in output.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix(_PREFIX)), reverse=True)
 
 
 def sha256(path: Path) -> str:

@@ -13,8 +13,8 @@ from ..store.pairstore import PairStore
 from .config import TrainConfig
 
 
-def _list_recipes(wanted: bool) -> None:
-    if wanted:
+def _list_recipes(flag: bool) -> None:
+    if flag:
         from .recipes import recipes
 
         for name, line in recipes().items():
@@ -47,7 +47,7 @@ def train(
         bool, typer.Option("--recipes", is_eager=True, callback=_list_recipes, help="List the recipes and exit.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the settings and what they would cost, and exit.")
+        bool, typer.Option("--dry-run", help="Print the resolved settings, estimated memory and time, and exit.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a finished run.", rich_help_panel="Run")] = False,
     overwrite: Annotated[
@@ -60,12 +60,12 @@ def train(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Tune a model on the labels of a store. The same command goes on with an interrupted run.
+    """Tune a model on the labels of a store. The same command resumes an interrupted run.
 
     Example: prefloop train --labeler pickscore --output-dir tuned --where "margin > 0.1"
     """
     settings = _settings(given, config)
-    # what can be wrong in the store or in names is found before anything slow is imported
+    # mistakes in the store or in names are found before anything slow is imported
     from ..core.signals import StopSignal
     from ..models.resolve import find_model
     from .pairs import select_pairs
@@ -77,33 +77,34 @@ def train(
     with nullcontext() if dry_run else stop.listening():
         opened = PairStore.open(store)
         refuse_place(settings, opened.path, find_model(settings.model, settings.revision))
+        pairs = None  # those that the run in the folder began with
         if dry_run or overwrite or not has_pairs(Path(settings.output_dir), settings):
-            select_pairs(opened, settings)
+            pairs = select_pairs(opened, settings)
         if dry_run:
-            from .cost.dry_run import dry_run as estimated
+            from .cost.dry_run import dry_run as estimate
 
-            text, values = estimated(settings, opened)
+            text, values = estimate(settings, opened, pairs)
             say(json.dumps(values) if as_json else text)
             return
         stop.check("nothing was trained yet")
         from .distributed import is_main
-        from .trainer import train as run_training
+        from .stage import train as run_training
 
-        summary = run_training(settings, opened, resume=resume, overwrite=overwrite, stop=stop)
+        summary = run_training(settings, opened, pairs=pairs, resume=resume, overwrite=overwrite, stop=stop)
     if not is_main():
         return
-    say(json.dumps(summary) if as_json else _told(summary))
+    say(json.dumps(summary) if as_json else summary_text(summary))
     if settings.push_to_hub is not None:
-        _pushed(settings.output_dir, settings.push_to_hub, private=False)
+        _push(settings.output_dir, settings.push_to_hub, private=False)
 
 
 def card(
-    folder: Annotated[Path, typer.Argument(help="Result of train.")],
+    folder: Annotated[Path, typer.Argument(help="Folder that train wrote.")],
     store: StoreOption = DEFAULT,
-    push_to_hub: Annotated[Optional[str], typer.Option(help="Upload it to this repository then.")] = None,
+    push_to_hub: Annotated[Optional[str], typer.Option(help="Then upload the folder to this repository.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
 ) -> None:
-    """Write the model card of a result anew, with the win rates that eval has found since.
+    """Rewrite the model card of a result with the win rates of its evaluations.
 
     Example: prefloop card tuned
     """
@@ -111,12 +112,12 @@ def card(
     from .export.result import write_card
 
     n = write_card(folder, opened)
-    say(f"{folder / 'README.md'} tells of {n} evaluation{'' if n == 1 else 's'}")
+    say(f"{folder / 'README.md'} lists {n} evaluation{'' if n == 1 else 's'}")
     if push_to_hub is not None:
-        _pushed(str(folder), push_to_hub, private)
+        _push(str(folder), push_to_hub, private)
 
 
-def _pushed(folder: str, repository: str, private: bool) -> None:
+def _push(folder: str, repository: str, private: bool) -> None:
     from .export.hub import push
 
     say(push(Path(folder), repository, private=private), err=True)
@@ -124,27 +125,27 @@ def _pushed(folder: str, repository: str, private: bool) -> None:
 
 def _settings(given: dict[str, Any], file: str | None) -> TrainConfig:
     """The file's settings, under those given on the command line."""
-    from .recipes import read_settings
+    from .recipes import read_settings, under
 
-    chosen: dict[str, Any] = read_settings(file) if file is not None else {}
-    chosen |= given
-    chosen.setdefault("labelers", ())
-    if not chosen.get("output_dir"):
+    settings = under(read_settings(file) if file is not None else {}, given)
+    settings.setdefault("labelers", ())
+    if not settings.get("output_dir"):
         raise UsageError("name a folder for the result with --output-dir")
-    return TrainConfig(**chosen)
+    return TrainConfig(**settings)
 
 
-def _told(summary: dict) -> str:
-    looked = summary["validation"]
-    held = ""
-    if looked.get("implicit_accuracy") is not None:
-        held = (
-            f"; implicit accuracy on held-out pairs {looked['implicit_accuracy']:.3f} "
-            f"({looked['low']:.3f} to {looked['high']:.3f}, n={looked['n_pairs']})"
+def summary_text(summary: dict) -> str:
+    """What a run prints at its end."""
+    validation = summary["validation"]
+    accuracy = ""
+    if validation.get("implicit_accuracy") is not None:
+        accuracy = (
+            f"; implicit accuracy on held-out pairs {validation['implicit_accuracy']:.3f} "
+            f"({validation['low']:.3f} to {validation['high']:.3f}, n={validation['n_pairs']})"
         )
     beta = ""
     if summary["beta_mean"] is not None:
         beta = f", beta {summary['beta_mean']:g} per element mean = {summary['beta_sum']:.4g} per sum"
-    lines = [f"{summary['steps']} steps on {summary['n_pairs']} pairs{beta}{held}"]
-    lines += [f"{found['name']}: {found['reason']}. {found['lever']}" for found in summary["verdicts"]]
-    return "\n".join([*lines, f"the model is in {summary['output_dir']}; training.png shows how it went"])
+    lines = [f"{summary['steps']} steps on {summary['n_pairs']} pairs{beta}{accuracy}"]
+    lines += [f"{verdict['name']}: {verdict['reason']}. {verdict['lever']}" for verdict in summary["verdicts"]]
+    return "\n".join([*lines, f"the model is in {summary['output_dir']}; training.png shows how training went"])

@@ -1,4 +1,4 @@
-"""Several processes that train together: where they run, and what they do as one."""
+"""Training in several processes: the device, and what only the main process does."""
 
 import os
 from collections.abc import Callable
@@ -9,21 +9,21 @@ from accelerate.utils import broadcast_object_list
 
 from ..core.errors import PrefloopError
 
-_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # of torchrun and of mpirun
+_WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # torchrun's and mpirun's
 
 
-def on_cpu(asked: bool) -> bool:
-    """Whether to train on the CPU; several processes without a GPU find each other only where accelerate is told so."""
-    several = any(os.environ.get(name, "").strip() not in ("", "1") for name in _SIZES)
-    return asked or (several and not torch.accelerator.is_available())
+def on_cpu(cpu: bool) -> bool:
+    """True if asked, and for several processes without a GPU: accelerate connects those only if it is told to use the CPU."""
+    several = any(os.environ.get(name, "").strip() not in ("", "1") for name in _WORLD_SIZES)
+    return cpu or (several and not torch.accelerator.is_available())
 
 
-def at_once(accelerator: Accelerator, do: Callable[[], object]) -> None:
-    """Have the main process do something; where it fails all of them end, and none waits for the others."""
+def on_main_process(accelerator: Accelerator, action: Callable[[], object]) -> None:
+    """Run an action in the main process alone; if it fails, every process raises its error, so that none waits for another."""
     failed: list[PrefloopError | None] = [None]
     if accelerator.is_main_process:
         try:
-            do()
+            action()
         except PrefloopError as error:
             failed = [error]
     if accelerator.num_processes > 1:
@@ -33,5 +33,5 @@ def at_once(accelerator: Accelerator, do: Callable[[], object]) -> None:
 
 
 def is_main() -> bool:
-    """Whether this is the process that speaks for all of them."""
+    """Whether this is the main process, which prints for all of them."""
     return PartialState().is_main_process

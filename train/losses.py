@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 def dpo_logits(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float) -> Tensor:
-    """How much more the model than its reference prefers the chosen image, in logits; (B,).
+    """The DPO logit: implicit reward of the chosen minus the rejected image, relative to the reference; (B,).
 
     u = -(beta / 2) * ((chosen - rejected) - (ref_chosen - ref_rejected)), as in the reference code of Diffusion-DPO,
     arXiv 2311.12908. The paper's pseudo-code sums over the latent's values and has no 1/2: beta here is 2 * the number of
-    values * the beta there.
+    values * the paper's beta.
     """
     _same_float32(chosen, rejected, ref_chosen, ref_rejected)
     return -0.5 * beta * ((chosen - rejected) - (ref_chosen - ref_rejected))
@@ -30,30 +30,30 @@ def diffusion_dpo(
 ) -> Tensor:
     """Diffusion-DPO, arXiv 2311.12908: -log sigmoid(u); (B,).
 
-    Where the label is uncertain, -p log sigmoid(u) - (1 - p) log sigmoid(-u): conservative DPO with one p below 1 for all
-    pairs (section "cDPO" of Eric Mitchell's note on noisy preferences, 2023), soft labels with each pair's own.
+    If labels are uncertain, -p log sigmoid(u) - (1 - p) log sigmoid(-u): conservative DPO with one p below 1 for all pairs
+    (section "cDPO" of Eric Mitchell's note on noisy preferences, 2023), soft labels with a p for each pair.
     """
     logits = dpo_logits(chosen, rejected, ref_chosen, ref_rejected, beta)
     return -(p_chosen * F.logsigmoid(logits) + (1 - p_chosen) * F.logsigmoid(-logits))
 
 
 def ipo(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float) -> Tensor:
-    """Identity preference optimisation, arXiv 2310.12036, on denoising errors: (x - 1 / (2 beta))^2; (B,).
+    """Identity preference optimization, arXiv 2310.12036, on denoising errors: (x - 1 / (2 beta))^2; (B,).
 
-    x = -((chosen - rejected) - (ref_chosen - ref_rejected)). The gap is pulled to a finite size: it cannot saturate.
+    x = -((chosen - rejected) - (ref_chosen - ref_rejected)). The gap is pulled to a finite size, so it cannot saturate.
     """
     _same_float32(chosen, rejected, ref_chosen, ref_rejected)
     return ((rejected - chosen) - (ref_rejected - ref_chosen) - 1 / (2 * beta)).square()
 
 
 def hinge(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float) -> Tensor:
-    """Hinge loss of SLiC, arXiv 2305.10425, on denoising errors: max(0, 1 - beta x); (B,). x as in `ipo`."""
+    """The hinge loss of SLiC, arXiv 2305.10425, on denoising errors: max(0, 1 - beta x); (B,). x as in `ipo`."""
     _same_float32(chosen, rejected, ref_chosen, ref_rejected)
     return F.relu(1 - beta * ((rejected - chosen) - (ref_rejected - ref_chosen)))
 
 
 def mapo(chosen: Tensor, rejected: Tensor, beta: float, n_timesteps: int = 1000, scale: float = 0.5) -> Tensor:
-    """Margin-aware preference optimisation, arXiv 2406.06424; no reference; (B,).
+    """Margin-aware preference optimization (MaPO), arXiv 2406.06424; no reference; (B,).
 
     chosen - beta log sigmoid(n_timesteps (phi(chosen) - phi(rejected))), phi(e) = s e / (exp(s e) - 1) with s = `scale`:
     the likelihood of an image falls with its error. The paper's beta is 0.1.
@@ -64,11 +64,11 @@ def mapo(chosen: Tensor, rejected: Tensor, beta: float, n_timesteps: int = 1000,
 
 
 def kto(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float) -> Tensor:
-    """Diffusion-KTO, arXiv 2404.04465: chosen images are liked, rejected ones disliked, each for itself; (B,).
+    """Diffusion-KTO, arXiv 2404.04465: each chosen image is liked and each rejected one disliked, independently; (B,).
 
-    1 - sigmoid(beta (g - z)) for liked and 1 - sigmoid(beta (z - g)) for disliked images, g = the reference's error minus
-    the model's, z = the batch's mean g, not below 0 and without gradient; the mean of a pair's two. z depends on the batch:
-    accumulating small batches is not one large batch.
+    1 - sigmoid(beta (g - z)) for liked and 1 - sigmoid(beta (z - g)) for disliked images, averaged over the two images of a
+    pair. g is the reference's error minus the model's; z is the batch's mean g, at least 0 and without gradient. z depends
+    on the batch, so accumulating small batches is not the same as one large batch.
     """
     _same_float32(chosen, rejected, ref_chosen, ref_rejected)
     liked, disliked = ref_chosen - chosen, ref_rejected - rejected
@@ -80,13 +80,13 @@ def safeguarded(rejected: Tensor, chosen_residual: Tensor, rejected_residual: Te
     """The rejected error with its gradient scaled so that a step on it cannot raise the chosen one; (B,).
 
     The safeguard of SDPO, arXiv 2511.03317, for any pairwise loss: the gradient of the rejected error is multiplied by
-    lambda = clip((1 - mu) |g_chosen|^2 / (g_chosen . g_rejected), 0, 1) where the two gradients with respect to the model's
-    output agree in direction, else by 1. The value stays.
+    lambda = clip((1 - mu) |g_chosen|^2 / (g_chosen . g_rejected), 0, 1) if the two gradients with respect to the model's
+    output agree in direction, otherwise by 1. The value does not change.
 
     Args:
         chosen_residual: prediction minus target, (B, ...); the gradient of a mean squared error is 2 / n times it.
         rejected_residual: likewise.
-        mu: share of the chosen image's gradient that is kept safe, 0..1; the paper's is 0.9 for SD 1.5, 0.6 for SDXL.
+        mu: fraction of the chosen image's gradient that is protected, 0..1; the paper uses 0.9 for SD 1.5 and 0.6 for SDXL.
     """
     g_chosen, g_rejected = (r.detach().float().flatten(1) for r in (chosen_residual, rejected_residual))
     along = (g_chosen * g_rejected).sum(1)
@@ -96,13 +96,13 @@ def safeguarded(rejected: Tensor, chosen_residual: Tensor, rejected_residual: Te
 
 
 def sft(chosen: Tensor) -> Tensor:
-    """Supervised fine-tuning on chosen images alone: their error; (B,)."""
+    """Supervised fine-tuning on chosen images, the SFT baseline of Diffusion-DPO, arXiv 2311.12908: their error; (B,)."""
     _same_float32(chosen)
     return chosen
 
 
 def implicit_accuracy(logits: Tensor) -> Tensor:
-    """Share of pairs whose chosen image the model prefers more than its reference does; an exact tie counts one half."""
+    """Fraction of pairs whose chosen image the model prefers more than its reference does; an exact tie counts one half."""
     return (logits > 0).float().mean() + 0.5 * (logits == 0).float().mean()
 
 

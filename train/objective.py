@@ -1,6 +1,7 @@
-"""The loss that the settings ask for, from the errors of both models, and what is logged of it."""
+"""The loss of a batch, from the errors of both models, and the metrics that are logged with it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,22 +19,18 @@ def pair_losses(errors: Errors, pairs: Sequence[Pair], config: TrainConfig) -> T
 
 
 def _unweighted(errors: Errors, pairs: Sequence[Pair], config: TrainConfig) -> Tensor:
-    if config.loss == "sft":
-        return losses.sft(errors.chosen)
-    if config.loss == "mapo":
-        return losses.mapo(errors.chosen, errors.rejected, config.beta)
-    assert errors.ref_chosen is not None
-    assert errors.ref_rejected is not None
-    four = (errors.chosen, errors.rejected, errors.ref_chosen, errors.ref_rejected)
-    if config.loss == "dpo":
-        p_chosen: Tensor | float = 1 - config.label_smoothing
+    method = config.method
+    settings: dict[str, Any] = {}
+    if method.beta is not None:
+        settings["beta"] = config.resolved_beta
+    if method.uncertain_labels:
+        settings["p_chosen"] = 1 - config.label_smoothing
         if config.soft_labels:
-            p_chosen = torch.tensor([pair.p_chosen for pair in pairs], device=errors.chosen.device)
-        return losses.diffusion_dpo(*four, beta=config.beta, p_chosen=p_chosen)
-    return {"ipo": losses.ipo, "hinge": losses.hinge, "kto": losses.kto}[config.loss](*four, beta=config.beta)
+            settings["p_chosen"] = torch.tensor([pair.p_chosen for pair in pairs], device=errors.chosen.device)
+    return getattr(losses, method.function)(*(getattr(errors, name) for name in method.errors), **settings)
 
 
-SHOWN = (
+BATCH_METRICS = (
     "loss",
     "implicit_accuracy",
     "chosen_error_delta",
@@ -44,12 +41,13 @@ SHOWN = (
 
 
 @torch.no_grad()
-def shown(errors: Errors, loss: Tensor, config: TrainConfig) -> Tensor:
-    """What is logged of a batch, in the order of SHOWN; nan where there is no reference; (6,)."""
-    if errors.ref_chosen is None or errors.ref_rejected is None:
+def batch_metrics(errors: Errors, loss: Tensor, config: TrainConfig) -> Tensor:
+    """Metrics of a batch, in the order of BATCH_METRICS; all but the loss are nan without a reference; (6,)."""
+    if errors.ref_chosen is None or errors.ref_rejected is None or config.resolved_beta is None:
         return torch.cat([loss.mean()[None], torch.full((5,), float("nan"), device=loss.device)])
-    four = (errors.chosen, errors.rejected, errors.ref_chosen, errors.ref_rejected)
-    logits = losses.dpo_logits(*four, beta=config.beta)
+    logits = losses.dpo_logits(
+        errors.chosen, errors.rejected, errors.ref_chosen, errors.ref_rejected, beta=config.resolved_beta
+    )
     return torch.stack(
         [
             loss.mean(),

@@ -50,7 +50,7 @@ class PairDenoiser:
     def _errors(self, batch: Batch) -> Errors:
         batch = batch.to(self.accelerator.device)
         pair, weights = self._noisy(batch), self._weights(batch)
-        if self.config.loss == "sft":
+        if not self.config.method.needs_rejected:
             with self.accelerator.autocast():
                 unweighted = self._residuals(self.unet, chosen_only(pair)).square().mean(dim=(1, 2, 3))
             chosen = unweighted if weights is None else weights * unweighted

@@ -1,4 +1,4 @@
-"""Which pairs are trained on: any SQL over `preferences`, put in an order that is always the same."""
+"""The pairs that are trained on: any SQL over `preferences`, in a fixed order."""
 
 import hashlib
 import random
@@ -28,16 +28,16 @@ class Pair:
     rejected_path: str
     labeler: str
     p_chosen: float = 1.0
-    """Probability of the label, as its labeler stored it; 1 where it stored none."""
+    """Probability of the label, as its labeler stored it; 1 if it stored none."""
     size: tuple[int, int] = (0, 0)
-    """Height and width in pixels, the geometric mean of the two images'."""
+    """Height and width in pixels, the geometric mean over the two images."""
 
 
 @dataclass(frozen=True)
 class Pairs:
     train: LazyRows[Pair]
     validation: LazyRows[Pair]
-    """Of prompts that no training pair has."""
+    """Pairs of held-out prompts, which no training pair has."""
 
     def __len__(self) -> int:
         return len(self.train) + len(self.validation)
@@ -51,11 +51,11 @@ class Pairs:
         return digest.hexdigest()
 
     def image_paths(self) -> dict[UUID, str]:
-        every = self.train + self.validation
-        return {p.chosen: p.chosen_path for p in every} | {p.rejected: p.rejected_path for p in every}
+        pairs = self.train + self.validation
+        return {p.chosen: p.chosen_path for p in pairs} | {p.rejected: p.rejected_path for p in pairs}
 
     def labelers(self) -> list[str]:
-        """Whose labels are trained on."""
+        """Names of the labelers whose labels are trained on."""
         return sorted(self.train.table["labeler"].unique().to_pylist())
 
     def prompts(self) -> dict[UUID, str]:
@@ -81,11 +81,15 @@ _QUERY = """
 
 
 def _pairs(rows: pa.Table, texts: Mapping[bytes, str]) -> LazyRows[Pair]:
-    """From rows of the query, and the prompts by their ids."""
+    """Pairs from rows of the query.
+
+    Args:
+        texts: prompts by id.
+    """
 
     def pair(
-        identity: bytes,
-        prompt: bytes,
+        pair_id: bytes,
+        prompt_id: bytes,
         chosen: bytes,
         rejected: bytes,
         chosen_format: str,
@@ -98,38 +102,39 @@ def _pairs(rows: pa.Table, texts: Mapping[bytes, str]) -> LazyRows[Pair]:
         images = UUID(bytes=chosen), UUID(bytes=rejected)
         paths = stored_at(images[0], chosen_format), stored_at(images[1], rejected_format)
         size = round(height), round(width)
-        return Pair(UUID(bytes=identity), UUID(bytes=prompt), texts[prompt], *images, *paths, labeler, p_chosen, size)
+        ids = UUID(bytes=pair_id), UUID(bytes=prompt_id)
+        return Pair(*ids, texts[prompt_id], *images, *paths, labeler, p_chosen, size)
 
     return LazyRows(rows, pair)
 
 
 def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
-    """The labelled pairs that the settings ask for; ties and skips are not among them.
+    """The labelled pairs that the settings select, without ties and skips.
 
     Raises:
-        UsageError: where a labeler is unknown or has no labels, the condition is not one expression, or nothing is left.
-        IntegrityError: where a labeler's scores come from two versions of a scorer.
+        UsageError: if a labeler is unknown or has no labels, the condition is not a single expression, or no pair is left.
+        IntegrityError: if a labeler's scores come from two versions of a scorer.
     """
     query = "select labeler, exists (select 1 from labels l where l.labeler = r.labeler) from labelers r"
     known: dict[str, bool] = dict(store.rows(query))
     for labeler in config.labeler_weights:
         if labeler not in known:
-            there = ", ".join(sorted(known)) or "none yet; `prefloop relabel` makes labels"
-            raise UsageError(f"no labeler is called {labeler!r}; there are {there}")
+            cure = f"choose from {', '.join(sorted(known))}" if known else "`prefloop relabel` creates labels"
+            raise UsageError(f"unknown labeler {labeler!r}; {cure}")
         if not known[labeler]:
-            raise UsageError(f"the labeler {labeler!r} has no labels; `prefloop relabel` makes some")
+            raise UsageError(f"the labeler {labeler!r} has no labels; `prefloop relabel` creates some")
     _refuse_mixed(store, tuple(config.labeler_weights))
     query = _QUERY.format(where=condition(config.where) if config.where else "true")
     try:
-        answer = ask(store, query, parameters={"labelers": list(config.labeler_weights)}, as_ids=True)
+        rows = ask(store, query, parameters={"labelers": list(config.labeler_weights)}, as_ids=True)
     except UsageError as error:
         raise UsageError(f"--where {config.where!r} cannot be used: {error}") from error
-    texts = store.prompts_by_id(answer["prompt_id"])
-    train, held_out = _parts(answer, texts)
+    texts = store.prompts_by_id(rows["prompt_id"])
+    train, held_out = _split(rows, texts)
     if not train:
-        why = f" where {config.where}" if config.where else ""
+        condition_text = f" where {config.where}; relax --where or" if config.where else ";"
         raise UsageError(
-            f"{', '.join(config.labeler_weights)} decided no training pair{why}; loosen --where or label more pairs"
+            f"{', '.join(config.labeler_weights)} has no decided training pairs{condition_text} label more pairs"
         )
     if config.max_train_samples is not None and config.max_train_samples < len(train):
         train = train.select(sorted(random.Random(config.seed).sample(range(len(train)), config.max_train_samples)))
@@ -144,11 +149,11 @@ def _refuse_mixed(store: PairStore, labelers: tuple[str, ...]) -> None:
         join (select scorer, name from scorers) using (scorer)
         group by name having count(distinct scorer) > 1"""
     for name, _, both in store.rows(query, {"labelers": list(labelers)}):
-        raise IntegrityError(f"the labels come from two versions of {name}: {both}; train on those of one")
+        raise IntegrityError(f"the labels come from two versions of {name}: {both}; train on the labels of one")
 
 
-def _parts(rows: pa.Table, texts: Mapping[bytes, str]) -> tuple[LazyRows[Pair], LazyRows[Pair]]:
-    """The training pairs and those of held-out prompts, by the column held_out."""
+def _split(rows: pa.Table, texts: Mapping[bytes, str]) -> tuple[LazyRows[Pair], LazyRows[Pair]]:
+    """Training pairs and pairs of held-out prompts, by the column held_out."""
     train, held_out = (
         _pairs(rows.filter(pc.call_function("equal", [rows["held_out"], side])).drop_columns("held_out"), texts)
         for side in (0, 1)
@@ -157,19 +162,21 @@ def _parts(rows: pa.Table, texts: Mapping[bytes, str]) -> tuple[LazyRows[Pair], 
 
 
 def kept_rows(selected: Pairs, used: Pairs) -> pa.Table:
-    """Both lists as one table; held_out is 2 in pairs that were selected and are not used."""
-    parts = []
-    for held_out, (every, some) in enumerate(((selected.train, used.train), (selected.validation, used.validation))):
-        side = [held_out] * len(every)
-        if len(some) < len(every):
+    """Both lists as one table for `kept_pairs`; held_out is 2 for pairs that were selected but are not used."""
+    tables = []
+    for held_out, (all_pairs, kept) in enumerate(
+        ((selected.train, used.train), (selected.validation, used.validation))
+    ):
+        column = [held_out] * len(all_pairs)
+        if len(kept) < len(all_pairs):
             names = ("pair_id", "labeler")
-            there = set(zip(*(some.table[name].to_pylist() for name in names), strict=True))
-            keys = zip(*(every.table[name].to_pylist() for name in names), strict=True)
-            side = [held_out if key in there else 2 for key in keys]
-        parts.append(every.table.add_column(0, "held_out", pa.array(side, pa.int32())))
-    return pa.concat_tables(parts)
+            kept_keys = set(zip(*(kept.table[name].to_pylist() for name in names), strict=True))
+            keys = zip(*(all_pairs.table[name].to_pylist() for name in names), strict=True)
+            column = [held_out if key in kept_keys else 2 for key in keys]
+        tables.append(all_pairs.table.add_column(0, "held_out", pa.array(column, pa.int32())))
+    return pa.concat_tables(tables)
 
 
 def kept_pairs(rows: pa.Table, texts: Mapping[bytes, str]) -> Pairs:
-    """The lists that `kept_rows` made a table of, without the pairs that were not used."""
-    return Pairs(*_parts(rows, texts))
+    """The used pairs of a table from `kept_rows`."""
+    return Pairs(*_split(rows, texts))

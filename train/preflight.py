@@ -1,4 +1,4 @@
-"""What cannot work on this machine, refused before anything is loaded, made or emptied."""
+"""Checks of the machine before anything is loaded, created or deleted."""
 
 import importlib.util
 
@@ -7,10 +7,11 @@ from .config import TrainConfig
 
 
 def refuse_impossible(config: TrainConfig) -> None:
-    """
+    """Refuse settings that cannot work on this machine.
+
     Raises:
-        UsageError: where the settings need a GPU and the run would be on the CPU.
-        PrefloopError: where a package is not installed, nobody is logged in to the hub, or the hub cannot be reached.
+        UsageError: if the settings need a GPU and the run would be on the CPU.
+        PrefloopError: if a package is not installed, no user is logged in to the hub, or the hub cannot be reached.
     """
     if config.mixed_precision == "fp16" and _on_cpu(config):
         raise UsageError(
@@ -37,11 +38,13 @@ def _refuse_missing_tracker(name: str) -> None:
     from accelerate.utils import LoggerType
 
     if not _installed(name) or name not in LoggerType.list():
-        raise PrefloopError(f"{name} is not installed, or accelerate is older than it: pip install 'prefloop[{name}]'")
+        raise PrefloopError(
+            f"{name} is not installed, or accelerate is too old to know it: pip install 'prefloop[{name}]'"
+        )
 
 
 def _installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except ValueError:  # what Python raises where the import of the package was made to fail
+    except ValueError:  # raised if sys.modules holds None for the package
         return False

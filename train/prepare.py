@@ -41,11 +41,19 @@ _AFFECT_REFERENCE = (
 
 
 def as_begun(
-    config: TrainConfig, store: PairStore, model: Model, device: torch.device, stop: StopSignal, *, main: bool
+    config: TrainConfig,
+    store: PairStore,
+    model: Model,
+    device: torch.device,
+    stop: StopSignal,
+    pairs: Pairs | None = None,
+    *,
+    main: bool,
 ) -> TrainingData:
     """`prepared` with the pairs that the run in the folder began with; a new run keeps its pairs there.
 
     Args:
+        pairs: what the settings select, if it is known already.
         main: whether this process writes and speaks for all.
 
     Raises:
@@ -53,7 +61,10 @@ def as_begun(
     """
     output = Path(config.output_dir)
     kept = read_pairs(output, config, store)
-    pairs = select_pairs(store, config) if kept is None else kept
+    if kept is not None:
+        pairs = kept
+    elif pairs is None:
+        pairs = select_pairs(store, config)
     data = prepared(config, store, model, device, pairs, stop)
     if kept is None:
         if main:

@@ -1,6 +1,7 @@
-"""Settings from a file: the recipes that ship with the package, or the user's own."""
+"""Settings from a file: the recipes that come with the package, or the user's own."""
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
@@ -8,52 +9,75 @@ from typing import Any
 
 from ..core.errors import PrefloopError, UsageError
 from .config import RENAMED, TrainConfig
+from .methods import METHODS
 
 _FOLDER = Path(str(files("prefloop.train").joinpath("recipes")))
+_TYPES = {"bool": "true or false", "int": "an integer", "float": "a number", "str": "a string"}
+_LABELERS = "a string or a list of strings"
 
 
 def recipes() -> dict[str, str]:
-    """The name of each recipe that ships, and what its first line says."""
-    found = {}
-    for path in sorted(_FOLDER.glob("*.toml")):
-        found[path.stem] = path.read_text().split("\n", 1)[0].lstrip("# ")
-    return found
+    """The name of each recipe and the first line of its file."""
+    return {path.stem: path.read_text().split("\n", 1)[0].lstrip("# ") for path in sorted(_FOLDER.glob("*.toml"))}
 
 
 def read_settings(name: str) -> dict[str, Any]:
-    """The settings of a recipe by its name, or of a TOML file, by the names of TrainConfig's fields.
+    """Settings from a recipe or a TOML file, by the names of TrainConfig's fields.
 
     Raises:
-        UsageError: where there is no such recipe or file, it is no TOML, or it names an option that there is not.
-        PrefloopError: where it cannot be read.
+        UsageError: if there is no such recipe or file, it is not TOML, or it sets an unknown option.
+        PrefloopError: if it cannot be read.
     """
     path = Path(name).expanduser() if name not in recipes() else _FOLDER / f"{name}.toml"
     if not path.is_file():
-        raise UsageError(f"there is no file and no recipe {name!r}; recipes are {', '.join(recipes())}")
+        raise UsageError(f"no file and no recipe is called {name!r}; recipes are {', '.join(recipes())}")
     try:
-        settings = tomllib.loads(path.read_text())
+        options = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is no TOML: {error}") from error
+        raise UsageError(f"{path} is not valid TOML: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise PrefloopError(f"{path} cannot be read: {error}") from error
-    settings = {RENAMED.get(name := key.replace("-", "_"), name): value for key, value in settings.items()}
-    known = {f.name: f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in fields(TrainConfig)}
-    for key, value in settings.items():
-        if key not in known:
-            raise UsageError(f"{path} sets {key!r}, which is no option of train; `prefloop train --help` lists them")
-        _refuse_type(path, key, value, known[key])
-    if isinstance(settings.get("labelers"), list):
-        settings["labelers"] = tuple(settings["labelers"])
+    types = {f.name: f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in fields(TrainConfig)}
+    settings: dict[str, Any] = {}
+    for key, value in options.items():
+        option = key.replace("-", "_")
+        setting = "labelers" if option == "labeler" else RENAMED.get(option, option)
+        if setting not in types:
+            raise UsageError(f"{path} sets {key!r}, which is not an option; `prefloop train --help` lists them")
+        if setting in settings:
+            raise UsageError(f"{path} sets {setting} twice, the second time as {key}; remove one")
+        settings[setting] = _value(path, key, value, types[setting].removesuffix(" | None"))
     return settings
 
 
-def _refuse_type(path: Path, key: str, value: Any, wanted: str) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+def under(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's settings, overridden by those given on the command line.
+
+    A file's beta belongs to its loss: it is dropped if the command line gives a loss with another default beta.
+    """
+    merged = {**settings, **given}
+    if "beta" not in given and _default_beta(settings) != _default_beta(merged):
+        merged.pop("beta", None)
+    return merged
+
+
+def _default_beta(settings: Mapping[str, Any]) -> float | None:
+    method = METHODS.get(settings.get("loss", TrainConfig.loss))
+    return None if method is None else method.beta
+
+
+def _value(path: Path, key: str, value: Any, wanted: str) -> Any:
+    if wanted == "tuple[str, ...]":
+        if isinstance(value, str):
+            return (value,)
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise UsageError(f"{path} sets {key} to {value!r}, which is not {_LABELERS}")
     fits = {
         "bool": isinstance(value, bool),
         "int": isinstance(value, int) and not isinstance(value, bool),
-        "float": number,
-        "tuple[str, ...]": isinstance(value, list) and all(isinstance(item, str) for item in value),
-    }.get(wanted.removesuffix(" | None"), isinstance(value, str))
+        "float": isinstance(value, int | float) and not isinstance(value, bool),
+    }.get(wanted, isinstance(value, str))
     if not fits:
-        raise UsageError(f"{path} sets {key} to {value!r}, which is no {wanted.removesuffix(' | None')}")
+        raise UsageError(f"{path} sets {key} to {value!r}, which is not {_TYPES.get(wanted, _TYPES['str'])}")
+    return value

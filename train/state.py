@@ -1,4 +1,4 @@
-"""What a run must hold on to in order to go on bit for bit: weights, optimizer, schedule, scaler, average, the last steps."""
+"""Everything a bit-exact resume needs: weights, optimizer, learning rate schedule, scaler, EMA, metrics of the last steps."""
 
 import pickle
 import sys
@@ -21,11 +21,11 @@ from .config import TrainConfig
 from .data import TrainingData
 from .export.result import settle
 from .policy import Policy
-from .run_folder.claim import drop_previous, other_ways
+from .run_folder.claim import drop_previous, other_settings, other_ways
 from .run_folder.tables import cut_table, sync_file
 
 TABLES = ("metrics", "validation")
-# what the loaders raise where a file is not what a checkpoint has under that name
+# what the loaders raise if a file is not what a checkpoint has under that name
 _UNUSABLE = (PrefloopError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError)
 _UNUSABLE += (pickle.UnpicklingError, SafetensorError)
 
@@ -34,8 +34,8 @@ class State:
     """Writes and reads the checkpoints of one run.
 
     Args:
-        recent: the numbers of the last steps, of which a row of metrics.csv is the mean.
-        model_id: of the model that is trained.
+        recent: metrics of the last steps, whose mean is a row of metrics.csv.
+        model_id: id of the model that is trained.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class State:
         return {name: part for name, part in parts.items() if part is not None}
 
     def save(self, step: int) -> None:
-        """Write checkpoint-STEP, with a `unet/` or a LoRA that diffusers loads; by the main process."""
+        """Write checkpoint-STEP, with a `unet/` or a LoRA that diffusers loads; the main process writes."""
         recent = self._recent_of_all()
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
@@ -76,7 +76,7 @@ class State:
         def write(folder: Path) -> None:
             state = {name: value.contiguous().cpu() for name, value in self.policy.trainable_state().items()}
             save_file(state, folder / "trainable.safetensors")
-            with open(folder / "optimizer.pt", "wb") as file:  # torch's own writer does not say what the system said
+            with open(folder / "optimizer.pt", "wb") as file:  # torch's own writer drops the system's error
                 torch.save(parts, file)
             self.policy.save_weights(folder)
             settle(folder)
@@ -88,7 +88,7 @@ class State:
             "n_pairs": len(self.data.pairs.train),
             "processes": self.accelerator.num_processes,
         }
-        for table in TABLES:  # a checkpoint must not be on disk before the rows of its steps
+        for table in TABLES:  # the rows of a checkpoint's steps must be on disk before it
             sync_file(self.output / f"{table}.csv")
         learned = list(self.policy.trainable_state().values())
         n_bytes = sum(tensor.nbytes for tensor in [*learned, *learned, *_tensors(parts)])
@@ -96,26 +96,26 @@ class State:
         drop_previous(self.output)
 
     def _recent_of_all(self) -> Tensor | None:
-        """The numbers of the last steps in every process, (processes, steps, numbers)."""
+        """Metrics of the last steps in every process; (processes, steps, metrics)."""
         if not self.recent:
             return None
         recent: Any = self.accelerator.gather(torch.stack(list(self.recent))[None])
         return recent.cpu()
 
     def restore(self) -> int:
-        """Take up the newest checkpoint that verifies; its step, 0 where there is none.
+        """Load the newest valid checkpoint; returns its step, 0 if there is none.
 
         Raises:
-            UsageError: where it is of other settings, or of another number of processes.
-            IntegrityError: where it is of another model or list of pairs, or holds what no run of ours wrote.
+            UsageError: if it was written with other settings, or by another number of processes.
+            IntegrityError: if it belongs to another model or list of pairs, or `save` did not write it.
         """
         main = self.accelerator.is_main_process
-        found = latest_checkpoint(self.output)
-        if found is None:
+        latest = latest_checkpoint(self.output)
+        if latest is None:
             for table in TABLES if main else ():
                 (self.output / f"{table}.csv").unlink(missing_ok=True)
             return 0
-        path, manifest = found
+        path, manifest = latest
         self._refuse_other(path, manifest)
         try:
             self._load(path)
@@ -124,21 +124,19 @@ class State:
                 raise
             reason = str(error).strip().split("\n")[0]
             raise IntegrityError(
-                f"{path} cannot be taken up: {type(error).__name__}: {reason}; remove that checkpoint to go on from the one before"
+                f"{path} cannot be loaded: {type(error).__name__}: {reason}; remove it to resume from the checkpoint before"
             ) from error
         step = manifest["step"]
         if main:
             for table in TABLES:
                 cut_table(self.output / f"{table}.csv", step)
-            print(f"going on from step {step} in {self.output}", file=sys.stderr)
+            print(f"resuming from step {step} in {self.output}", file=sys.stderr)
         self.accelerator.wait_for_everyone()
         return step
 
     def _refuse_other(self, path: Path, manifest: dict) -> None:
         if manifest.get("config") != self.config.identity():
-            raise UsageError(
-                f"{self.output} holds a run with other settings; give them again, or {other_ways(self.output)}"
-            )
+            raise UsageError(other_settings(self.output))
         if manifest.get("model", self.model_id) != self.model_id:
             raise IntegrityError(
                 f"{self.config.model} has changed since the run in {self.output} began; restore it, or give {other_ways(self.output)}"
@@ -151,20 +149,20 @@ class State:
         then, now = manifest.get("processes"), self.accelerator.num_processes
         if then is not None and then != now:  # which pairs a step sees depends on it
             raise UsageError(
-                f"the run in {self.output} was begun by {then} process{'es' * (then > 1)} and this is {now}; "
-                f"go on with as many, such as by `torchrun --nproc-per-node {then}`, or give {other_ways(self.output)}"
+                f"the run in {self.output} began with {then} process{'es' * (then > 1)} and this is {now}; "
+                f"use {then}, for example with `torchrun --nproc-per-node {then}`, or give {other_ways(self.output)}"
             )
 
     def _load(self, path: Path) -> None:
         device = self.accelerator.device
         device = torch.device("cpu") if device.type == "cpu" else device  # a CPU has no number in a file
         self.policy.load_trainable_state(load_file(path / "trainable.safetensors", device=str(device)))
-        rest: dict[str, Any] = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
+        states: dict[str, Any] = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
         for name, part in self._parts().items():
-            part.load_state_dict(rest[name])
+            part.load_state_dict(states[name])
         self.recent.clear()
-        if rest.get("recent") is not None:
-            mine = rest["recent"][self.accelerator.process_index]
+        if states.get("recent") is not None:
+            mine = states["recent"][self.accelerator.process_index]
             self.recent.extend(mine.to(self.accelerator.device).unbind())
 
 

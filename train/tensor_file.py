@@ -1,4 +1,4 @@
-"""Tensors in a file that is there whole or not at all, and that tells damage when it is read."""
+"""Tensors in a file that is written atomically and verified by a checksum when it is read."""
 
 import json
 import zlib
@@ -13,36 +13,39 @@ from torch import Tensor
 from ..core.errors import PrefloopError
 from ..core.files import write_atomic
 
-_SUM = "crc32"  # finds accidents, which is all that a cache must; half the time of sha256, about that of reading
+_CHECKSUM = "crc32"  # a cache needs to detect accidents only; half the time of sha256, about that of reading
 
 
 class DamagedError(Exception):
-    """The file's content is not what was written, or nothing says that it is."""
+    """The file has no checksum, or its content does not match it."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-    """On disk, whole, under its name when this returns; with the mode that the umask leaves.
+    """Write a file atomically, fsynced, with the mode that the umask leaves.
+
+    Args:
+        about: metadata, stored in the file and covered by the checksum.
 
     Raises:
-        PrefloopError: where it cannot be written.
+        PrefloopError: if it cannot be written.
     """
-    parts = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = save(parts, {**about, _SUM: _sum(parts, about)})
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = save(stored, {**about, _CHECKSUM: _checksum(stored, about)})
     write_atomic(path, data, make_parent=True)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors, which are memory-mapped, and what was said about them; all of the file is read once to verify it.
+    """The memory-mapped tensors and their metadata; the whole file is read once to verify it.
 
     Raises:
-        DamagedError: where it has no checksum or does not match it.
-        FileNotFoundError: where the file does not exist.
+        DamagedError: if it has no checksum or does not match it.
+        FileNotFoundError: if the file does not exist.
     """
     about = read_about(path)
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is not a dict
-        if about.pop(_SUM, None) != _sum(tensors, about):
+        if about.pop(_CHECKSUM, None) != _checksum(tensors, about):
             raise DamagedError(str(path))
     except (SafetensorError, ValueError) as error:
         raise DamagedError(str(path)) from error
@@ -50,11 +53,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_about(path: Path) -> dict[str, str]:
-    """What is said about the tensors, not verified.
+    """The metadata, unverified.
 
     Raises:
-        DamagedError: where the file cannot be parsed.
-        FileNotFoundError: where the file does not exist.
+        DamagedError: if the file cannot be parsed.
+        FileNotFoundError: if the file does not exist.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -67,10 +70,10 @@ def read_about(path: Path) -> dict[str, str]:
         raise PrefloopError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _sum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
-    """Of all that a reader sees: names, types, shapes and values, and what is said about them."""
+def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """Checksum of names, types, shapes, values and metadata."""
     shapes = {name: [str(tensor.dtype), list(tensor.shape)] for name, tensor in tensors.items()}
-    found = zlib.crc32(json.dumps([shapes, dict(about)], sort_keys=True).encode())
+    checksum = zlib.crc32(json.dumps([shapes, dict(about)], sort_keys=True).encode())
     for name in sorted(tensors):
-        found = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy().data, found)
-    return f"{found:08x}"
+        checksum = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy().data, checksum)
+    return f"{checksum:08x}"

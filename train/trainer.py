@@ -1,115 +1,54 @@
-"""The training loop: from labelled pairs in the store to a folder that diffusers loads."""
+"""The training loop: steps over labelled pairs, with monitoring and checkpoints, and the result."""
 
 import json
 import math
 import signal
 from collections import deque
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, nullcontext
+from collections.abc import Generator, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from safetensors import SafetensorError
 from torch import Tensor
 
-from ..core.errors import Interrupted, cannot_write, is_full
+from ..core.errors import Interrupted
 from ..core.json import plain
 from ..core.progress import progress, quiet_libraries
 from ..core.signals import StopSignal
 from ..models.model import Model
 from ..models.resolve import find_model, with_parts
-from ..store import NumericalError, PairStore, PrefloopError
-from ..store.runs import Run, run
-from .checkpoint import written_badly
+from ..store import NumericalError, PairStore
 from .config import TrainConfig
 from .data import Batch
-from .distributed import at_once, on_cpu
 from .export.result import Provenance, beta_sum, write_result
 from .monitor.diagnose import verdicts
 from .monitor.monitor import Monitor
 from .monitor.plots import plot_training
 from .monitor.tables import read_rows
-from .objective import pair_losses, shown
+from .objective import batch_metrics, pair_losses
 from .optimizers import learning_rate, optimizer_for, optimizer_name
 from .pair_denoiser import PairDenoiser
+from .pairs import Pairs
 from .policy import Policy, load_unet
-from .preflight import refuse_impossible
 from .prepare import as_begun, with_reference_errors
-from .resources import checkpoint_bytes, levers
-from .run_folder.claim import claimed
-from .run_folder.place import refuse_both, refuse_place
 from .state import TABLES, State
 
 LOG_EVERY = 10
 Scalar = int | float | str | bool  # what every tracker takes
 
 
-def train(
-    config: TrainConfig,
-    store: PairStore,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    stop: StopSignal | None = None,
-) -> dict:
-    """Tune a model on the labels of a store.
-
-    An interrupted run is continued by the same call, on the pairs it was begun with. The result lies in `output_dir`: the whole
-    pipeline, its U-Net, or a LoRA; `prefloop.json` says what it was made from, `metrics.csv` and `validation.csv` how it went.
+class Trainer:
+    """One run: everything it needs, its loop, and its result.
 
     Args:
-        resume: go on with a finished run, where max_train_steps has grown.
-        overwrite: begin again in a folder that holds a run; the old one stays until the new one has a checkpoint.
-        stop: has heard the signals since before this call.
-
-    Returns:
-        n_pairs, steps, loss, implicit_accuracy, validation (its last row for all timesteps), output_dir, beta_mean, beta_sum.
-
-    Raises:
-        UsageError: where the folder holds a finished run, a run with other settings, or something else, or is one that the run
-            reads, or where the settings cannot be run on this machine.
-        NumericalError: where a loss or gradient is not finite; nothing is written then.
-        PrefloopError: where memory or the disk runs out, a package is not installed, or the result could not be pushed to the hub.
+        pairs: what the settings select, if that is known already; a resumed run uses those it began with.
+        overwrite: whether the run replaces another, for the message of an interruption.
     """
-    refuse_both(resume, overwrite)
-    output = Path(config.output_dir)
-    refuse_impossible(config)
-    with (stop or StopSignal()).listening() as stop, ExitStack() as held:
-        model = with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
-        refuse_place(config, store.path, model)
-        stop.check("nothing was trained yet")
-        AcceleratorState._reset_state()  # else a second run of a process keeps the first one's precision
-        tracker: dict[str, Any] = (
-            {"log_with": config.report_to, "project_dir": str(output / "logs")} if config.report_to else {}
-        )
-        accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=on_cpu(config.cpu), **tracker)
-        main = accelerator.is_main_process
-        at_once(
-            accelerator,
-            lambda: held.enter_context(claimed(output, config, resume, overwrite, checkpoint_bytes(config, model))),
-        )
-        # one row for the run, whatever the number of processes
-        with run(store, "train", config) if main else nullcontext(Run(uuid4(), "train", {})) as this:
-            try:
-                trainer = Trainer(config, store, stop, accelerator, model, overwrite)
-                this.summary |= trainer.train(str(this.run_id))
-            except torch.OutOfMemoryError as error:
-                raise PrefloopError(levers(config)) from error
-            except (OSError, RuntimeError, SafetensorError) as error:
-                if (cause := written_badly(error)) is None or not is_full(cause):
-                    raise
-                raise cannot_write(output, cause) from error
-    return this.summary
 
-
-class Trainer:
     def __init__(
         self,
         config: TrainConfig,
@@ -118,6 +57,7 @@ class Trainer:
         accelerator: Accelerator | None = None,
         model: Model | None = None,
         overwrite: bool = False,
+        pairs: Pairs | None = None,
     ) -> None:
         quiet_libraries()
         self.overwrite = overwrite
@@ -130,7 +70,7 @@ class Trainer:
         device = self.accelerator.device
         self.model = model or with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
         with self.accelerator.main_process_first():
-            self.data = as_begun(config, store, self.model, device, stop, main=self.main)
+            self.data = as_begun(config, store, self.model, device, stop, pairs, main=self.main)
         self.labelers = {
             name: json.loads(settings)
             for name, settings in store.rows(
@@ -152,7 +92,8 @@ class Trainer:
         self.ema = None
         if config.ema_decay is not None:
             self.ema = EMAModel(self.policy.parameters(), decay=config.ema_decay, foreach=True)
-        self.recent: deque[Tensor] = deque(maxlen=LOG_EVERY)  # as step returns them
+        self.recent: deque[Tensor] = deque(maxlen=LOG_EVERY)
+        """Metrics of the last steps, as `step` returns them."""
         self.state = State(
             config,
             self.data,
@@ -170,6 +111,7 @@ class Trainer:
         stop.check("nothing was trained yet")
 
     def train(self, run_id: str) -> dict:
+        """All steps from the newest checkpoint on, then the result; returns its summary."""
         config = self.config
         self.global_step = self.state.restore()
         if config.reference_draws:
@@ -179,12 +121,12 @@ class Trainer:
                 )
         if config.report_to:
             settings = {
-                name: value if isinstance(value, Scalar) else str(value) for name, value in asdict(config).items()
+                name: value if isinstance(value, Scalar) else str(value) for name, value in config.resolved().items()
             }
             self.accelerator.init_trackers(config.tracker_project_name, config=settings)
         self.monitor.begin(self.global_step)
         with (
-            closing(self.data.prefetch(self._starts(), config.train_batch_size)) as micro_batches,
+            closing(self.micro_batches()) as micro_batches,
             progress(config.max_train_steps, "training", initial=self.global_step)
             if self.main
             else nullcontext() as bar,
@@ -209,50 +151,55 @@ class Trainer:
                 if last:
                     break
                 if stopping:
-                    same = "the same command without --overwrite" if self.overwrite else "the same command"
+                    command = "the same command without --overwrite" if self.overwrite else "the same command"
                     raise Interrupted(
-                        f"interrupted: step {self.global_step} of {config.max_train_steps} is in {self.output}; {same} goes on from here",
-                        self.stop.number or signal.SIGTERM,  # it may have come to another process
+                        f"interrupted: step {self.global_step} of {config.max_train_steps} is in {self.output}; "
+                        f"{command} resumes from there",
+                        self.stop.number or signal.SIGTERM,  # another process may have received it
                     )
         self.accelerator.end_training()
-        return self._finish(run_id)
+        return self.finish(run_id)
+
+    def micro_batches(self) -> Generator[list[Batch]]:
+        """The micro-batches of this process from the current step on, prepared ahead."""
+        return self.data.prefetch(self._starts(), self.config.train_batch_size)
 
     def _starts(self) -> Iterator[int]:
-        """Where the micro-batches of this process begin, from this step to the last."""
+        """The position of the first pair of each micro-batch of this process, from the current step to the last."""
         config, world, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
         n = config.gradient_accumulation_steps
         for micro in range(self.global_step * n, config.max_train_steps * n):
             yield (micro * world + rank) * config.train_batch_size
 
     def step(self, micro_batches: Iterator[list[Batch]] | None = None) -> Tensor:
-        """One optimizer step over all micro-batches; raises before the weights change where anything is not finite.
+        """One optimizer step over all micro-batches; raises before the weights change if the loss or gradient is not finite.
 
         Returns:
-            looks.METRICS without the step, on the device: reading them would wait for it.
+            monitor.METRICS without the step, on the device: reading them would wait for it.
         """
         config, accelerator, n = self.config, self.accelerator, self.config.gradient_accumulation_steps
-        micro_batches = micro_batches or self.data.prefetch(self._starts(), config.train_batch_size)
-        parts, pairs = [], []
+        micro_batches = micro_batches or self.micro_batches()
+        metrics, pair_ids = [], []
         for micro in range(n):
             batches = next(micro_batches)
-            these = [pair for batch in batches for pair in batch.pairs]
-            pairs += [str(pair.pair_id) for pair in these]
+            pairs = [pair for batch in batches for pair in batch.pairs]
+            pair_ids += [str(pair.pair_id) for pair in pairs]
             with nullcontext() if micro == n - 1 else accelerator.no_sync(self.unet):
                 errors = self.denoiser.errors(batches)
-                loss = pair_losses(errors, these, config)
+                loss = pair_losses(errors, pairs, config)
                 accelerator.backward(loss.mean() / n)
-            parts.append(shown(errors, loss, config))
+            metrics.append(batch_metrics(errors, loss, config))
         norm = self.clip_gradients()
-        mean = torch.stack(parts).mean(dim=0)
+        mean = torch.stack(metrics).mean(dim=0)
         rate = self.lr_scheduler.get_last_lr()[0]
         row = torch.cat([mean, torch.tensor([rate, 0.0], device=mean.device)])
         row[-1] = norm
-        finite = torch.isfinite(torch.stack([mean[0], norm])).tolist()  # the one wait of a step
-        # a gradient that overflows in half precision is the scaler's affair: it skips the step and lowers its scale
+        finite = torch.isfinite(torch.stack([mean[0], norm])).tolist()  # the only wait of a step
+        # a gradient that overflows in half precision is left to the scaler: it skips the step and lowers its scale
         if not finite[0] or not (finite[1] or accelerator.scaler is not None):
             self.optimizer.zero_grad(set_to_none=True)
             raise self._not_finite(
-                "gradient norm" if finite[0] else "loss", float(row[-1] if finite[0] else mean[0]), pairs
+                "gradient norm" if finite[0] else "loss", float(row[-1] if finite[0] else mean[0]), pair_ids
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -262,20 +209,21 @@ class Trainer:
         return row
 
     def clip_gradients(self) -> Tensor:
-        """The gradient's norm, from before it was clipped; Adafactor clips by itself, and once is enough."""
-        most = self.config.max_grad_norm if self.clips else math.inf
-        norm = self.accelerator.clip_grad_norm_(self.policy.parameters(), most)
+        """Clip the gradient, unless Adafactor does it by its own rule; returns its norm before clipping."""
+        max_norm = self.config.max_grad_norm if self.clips else math.inf
+        norm = self.accelerator.clip_grad_norm_(self.policy.parameters(), max_norm)
         assert norm is not None
         return norm.detach().float()
 
-    def _not_finite(self, what: str, value: float, pairs: list[str]) -> NumericalError:
-        named = ", ".join(pairs[:4]) + (" …" if len(pairs) > 4 else "")
+    def _not_finite(self, quantity: str, value: float, pair_ids: list[str]) -> NumericalError:
+        listed = ", ".join(pair_ids[:4]) + (" …" if len(pair_ids) > 4 else "")
         return NumericalError(
-            f"the {what} is {value} at step {self.global_step}, nothing was changed; pairs {named}; "
+            f"the {quantity} is {value} at step {self.global_step}, and nothing was changed; pairs {listed}; "
             "lower --learning-rate or --beta, or look at those pairs"
         )
 
-    def _finish(self, run_id: str) -> dict:
+    def finish(self, run_id: str) -> dict:
+        """Write the result; returns the summary of the run."""
         config = self.config
         tables = [read_rows(self.output / f"{table}.csv") for table in TABLES]
         summary = {
@@ -284,8 +232,8 @@ class Trainer:
             "loss": self.monitor.last_metrics.get("loss"),
             "implicit_accuracy": self.monitor.last_metrics.get("implicit_accuracy"),
             "validation": self.monitor.last_look,
-            "beta_mean": None if config.loss == "sft" else config.beta,
-            "beta_sum": None if config.loss == "sft" else beta_sum(config, self.data),
+            "beta_mean": config.resolved_beta,
+            "beta_sum": beta_sum(config, self.data),
             "verdicts": [asdict(verdict) for verdict in verdicts(*tables, learning_rate=config.learning_rate)],
             "output_dir": str(self.output),
         }
@@ -293,6 +241,6 @@ class Trainer:
             plot_training(self.output, config.learning_rate)
             if self.ema is not None:
                 self.ema.copy_to(self.policy.parameters())
-            where = Provenance(run_id, self.labelers, self.accelerator.num_processes)
-            write_result(self.output, config, self.policy, self.model, self.data, where, summary)
+            provenance = Provenance(run_id, self.labelers, self.accelerator.num_processes)
+            write_result(self.output, config, self.policy, self.model, self.data, provenance, summary)
         return plain(summary)

@@ -22,7 +22,7 @@ from prefloop.models.families import traits_of
 from prefloop.models.resolve import find_model
 from prefloop.store import PairStore, UsageError
 from prefloop.train import TrainConfig
-from prefloop.train.trainer import train
+from prefloop.train.stage import train
 from typer.testing import CliRunner
 
 

@@ -19,7 +19,7 @@ from prefloop.models.resolve import find_model
 from prefloop.store import PairStore, UsageError
 from prefloop.store.images import png_bytes
 from prefloop.train import TrainConfig
-from prefloop.train.trainer import train
+from prefloop.train.stage import train
 
 
 @pytest.fixture(scope="session")

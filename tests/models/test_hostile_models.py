@@ -14,7 +14,7 @@ from prefloop.models.resolve import find_model
 from prefloop.store import PairStore, PrefloopError
 from prefloop.train import TrainConfig
 from prefloop.train.cost.dry_run import dry_run
-from prefloop.train.trainer import train
+from prefloop.train.stage import train
 
 ABSENT = object()
 

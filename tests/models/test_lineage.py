@@ -65,7 +65,7 @@ class World:
         trainer.global_step = 0
         trainer.step()
         trainer.global_step = 1
-        trainer._finish("run")
+        trainer.finish("run")
         unet = trainer.policy.unet.eval()
         vae = trainer.monitor.samples._pipeline(torch.device("cpu")).vae
         self.memory[folder] = (named(unet), drawn(on, unet, vae))

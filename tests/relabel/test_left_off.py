@@ -18,7 +18,7 @@ from prefloop.generate.stage import generate
 from prefloop.models.text_to_image import left_off
 from prefloop.store import PairStore, load_image
 from prefloop.train import TrainConfig
-from prefloop.train.trainer import train
+from prefloop.train.stage import train
 from transformers import CLIPConfig, CLIPImageProcessor
 
 

@@ -172,7 +172,7 @@ def test_every_condition_of_the_documents_can_be_used(mixed: PairStore):
 
 
 def test_a_result_names_the_labelers_whose_pairs_it_was_trained_on(mixed: PairStore, config: TrainConfig):
-    from prefloop.train.trainer import train
+    from prefloop.train.stage import train
 
     train(replace(config, labelers=("redder", "other"), where="labeler = 'redder'", max_train_steps=1), mixed)
     told = json.loads((Path(config.output_dir) / "prefloop.json").read_text())

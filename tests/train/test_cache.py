@@ -17,8 +17,8 @@ from prefloop.store import Interrupted, PairStore, load_image
 from prefloop.train import TrainConfig
 from prefloop.train.cache import SHARD, Rows, TensorCache
 from prefloop.train.monitor.validation import REFERENCE_FILE
+from prefloop.train.stage import train
 from prefloop.train.tensor_file import DamagedError, read_tensors, write_tensors
-from prefloop.train.trainer import train
 from safetensors.torch import load_file, save_file
 
 IDS = [UUID(int=number) for number in range(1, 21)]

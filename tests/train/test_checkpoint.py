@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there."""
+"""Checkpoints are atomic."""
 
 import os
 import shutil
@@ -25,10 +25,10 @@ def save(output: Path, step: int, keep: int = 5) -> Path:
 def test_the_newest_checkpoint_is_found_with_its_manifest(tmp_path: Path):
     save(tmp_path, 9)
     newest = save(tmp_path, 10)  # 10 is newer than 9, though it sorts before it as text
-    found = latest_checkpoint(tmp_path)
-    assert found is not None
-    assert found[0] == newest
-    assert found[1]["step"] == 10
+    latest = latest_checkpoint(tmp_path)
+    assert latest is not None
+    assert latest[0] == newest
+    assert latest[1]["step"] == 10
 
 
 @pytest.mark.parametrize("damage", ["bit", "short", "gone", "manifest"])
@@ -45,9 +45,9 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path: Path, dama
         (tmp_path / "checkpoint-2" / MANIFEST).write_text("{")
     with pytest.raises(IntegrityError):
         read_manifest(tmp_path / "checkpoint-2")
-    found = latest_checkpoint(tmp_path)
-    assert found is not None
-    assert found[1]["step"] == 1
+    latest = latest_checkpoint(tmp_path)
+    assert latest is not None
+    assert latest[1]["step"] == 1
     assert "checkpoint-2" in capsys.readouterr().err
 
 
@@ -59,10 +59,10 @@ def test_a_run_killed_while_writing_leaves_no_checkpoint(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, 3, {}, killed, 2)
     assert latest_checkpoint(tmp_path) is None
-    assert list(tmp_path.iterdir()) == []  # left-overs are swept
+    assert list(tmp_path.iterdir()) == []  # unfinished folders are removed
 
 
-def test_only_the_last_valid_ones_are_kept(tmp_path: Path):
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path):
     for step in (1, 2, 3, 4):
         save(tmp_path, step, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-4"]
@@ -70,30 +70,30 @@ def test_only_the_last_valid_ones_are_kept(tmp_path: Path):
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What the system is asked to do, in its order: (fsync, replace or remove, the name)."""
-    found: list[tuple[str, str]] = []
+    """File operations in order: (fsync, replace or remove; file name)."""
+    operations: list[tuple[str, str]] = []
     fsync, replace, rmtree = os.fsync, os.replace, shutil.rmtree
 
     def seen_fsync(descriptor: int) -> None:
-        found.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        operations.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
         fsync(descriptor)
 
     def seen_replace(source: Path, target: Path) -> None:
-        found.append(("replace", Path(target).name))
+        operations.append(("replace", Path(target).name))
         replace(source, target)
 
     def seen_rmtree(path: Path, *arguments: Any, **more: Any) -> None:
         if Path(path).exists():
-            found.append(("remove", Path(path).name))
+            operations.append(("remove", Path(path).name))
         rmtree(path, *arguments, **more)
 
     monkeypatch.setattr(os, "fsync", seen_fsync)
     monkeypatch.setattr(os, "replace", seen_replace)
     monkeypatch.setattr(shutil, "rmtree", seen_rmtree)
-    return found
+    return operations
 
 
-def test_a_checkpoint_gets_its_name_when_all_of_it_is_on_disk_and_then_the_old_ones_go(
+def test_a_checkpoint_gets_its_name_once_it_is_on_disk_and_only_then_old_ones_are_removed(
     tmp_path: Path, calls: list[tuple[str, str]]
 ):
     save(tmp_path, 1, keep=1)
@@ -102,14 +102,12 @@ def test_a_checkpoint_gets_its_name_when_all_of_it_is_on_disk_and_then_the_old_o
     named = calls.index(("replace", "checkpoint-2"))
     before, after = calls[:named], calls[named + 1 :]
     assert before.index(("fsync", "weights")) < before.index(("fsync", MANIFEST))
-    # the manifest's entry in its folder, and that of the weights in theirs
+    # the folders of the manifest and of the weights too
     assert set(before) == {("fsync", name) for name in ("weights", MANIFEST, "unet", ".checkpoint-2.tmp")}
     assert after == [("fsync", tmp_path.name), ("remove", "checkpoint-1")]
 
 
-def test_a_result_is_finished_by_its_last_file_when_the_others_are_on_disk(
-    tmp_path: Path, calls: list[tuple[str, str]]
-):
+def test_the_last_file_of_a_result_is_written_once_the_others_are_on_disk(tmp_path: Path, calls: list[tuple[str, str]]):
     def write(text: str) -> None:
         with replacing(tmp_path) as folder:
             (folder / "unet").mkdir()
@@ -124,15 +122,13 @@ def test_a_result_is_finished_by_its_last_file_when_the_others_are_on_disk(
     last = calls.index(("replace", "prefloop.json"))
     for name in ("aaa", "weights", "zzz", "prefloop.json"):
         assert calls.index(("fsync", name)) < calls.index(("replace", name))
-    # the folders that hold them, after they are moved
+    # their folders, after they are moved
     assert {("fsync", "unet"), ("fsync", tmp_path.name)} <= set(calls[calls.index(("replace", "zzz")) : last])
     assert calls[last + 1] == ("fsync", tmp_path.name)
 
 
 @pytest.mark.parametrize("call", ["unlink", "replace"])
-def test_a_result_that_was_being_replaced_is_not_taken_for_a_finished_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-):
+def test_a_half_replaced_result_does_not_count_as_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str):
     def write(text: str) -> None:
         with replacing(tmp_path) as folder:
             for name in ("weights", "prefloop.json"):
@@ -155,9 +151,9 @@ def test_a_result_that_was_being_replaced_is_not_taken_for_a_finished_one(
     assert (tmp_path / "weights").read_text() == "2"
 
 
-def test_files_have_the_mode_that_the_umask_asks_for(tmp_path: Path):
+def test_files_have_the_mode_of_the_umask(tmp_path: Path):
     def write(folder: Path) -> None:
-        save_file({"one": torch.zeros(3)}, folder / "weights.safetensors")  # 0600 by itself
+        save_file({"weight": torch.zeros(3)}, folder / "weights.safetensors")  # safetensors makes it 0600
 
     before = os.umask(0o027)
     try:
@@ -170,13 +166,13 @@ def test_files_have_the_mode_that_the_umask_asks_for(tmp_path: Path):
         assert path.stat().st_mode & 0o777 == 0o640, path
 
 
-@pytest.mark.parametrize("kind", ["torch", "safetensors"])
-def test_a_checkpoint_that_does_not_fit_ends_in_a_line_with_path_and_room(tmp_path: Path, kind: str):
+@pytest.mark.parametrize("writer", ["torch", "safetensors"])
+def test_a_checkpoint_that_does_not_fit_ends_in_one_line_with_its_path_and_the_free_space(tmp_path: Path, writer: str):
     save(tmp_path, 1)
-    big = {"one": torch.zeros(100_000)}
+    big = {"weight": torch.zeros(100_000)}
 
     def write(folder: Path) -> None:
-        if kind == "safetensors":
+        if writer == "safetensors":
             return save_file(big, folder / "trainable.safetensors")
         with open(folder / "optimizer.pt", "wb") as file:
             torch.save(big, file)
@@ -192,8 +188,8 @@ def test_a_checkpoint_that_does_not_fit_ends_in_a_line_with_path_and_room(tmp_pa
     read_manifest(tmp_path / "checkpoint-1")
 
 
-def test_a_checkpoint_for_which_there_is_no_room_is_not_begun(tmp_path: Path):
+def test_a_checkpoint_larger_than_the_free_space_is_not_started(tmp_path: Path):
     free = shutil.disk_usage(tmp_path).free
     with pytest.raises(PrefloopError, match=rf"checkpoint-1 \({10 * free} bytes\): No space left"):
-        save_checkpoint(tmp_path, 1, {}, lambda _: pytest.fail("it was begun"), 2, n_bytes=10 * free)
+        save_checkpoint(tmp_path, 1, {}, lambda _: pytest.fail("it was started"), 2, n_bytes=10 * free)
     assert not list(tmp_path.iterdir())

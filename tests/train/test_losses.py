@@ -1,9 +1,11 @@
-"""The losses against numbers worked by hand."""
+"""The losses against numbers worked by hand, and their records."""
 
+import inspect
 import math
 
 import pytest
 import torch
+from prefloop.train import losses
 from prefloop.train.losses import (
     diffusion_dpo,
     dpo_logits,
@@ -15,6 +17,8 @@ from prefloop.train.losses import (
     safeguarded,
     sft,
 )
+from prefloop.train.methods import METHODS
+from prefloop.train.pair_denoiser import Errors
 
 
 def errors(*values: float) -> torch.Tensor:
@@ -37,10 +41,10 @@ def test_dpo_is_log_2_when_the_model_is_its_reference():
 def test_swapping_chosen_and_rejected_flips_the_sign_of_the_gradient_of_the_logits():
     generator = torch.Generator().manual_seed(0)
     a, b, ref_a, ref_b = torch.rand(4, 5, generator=generator).requires_grad_()
-    one = torch.autograd.grad(dpo_logits(a, b, ref_a, ref_b, beta=30).sum(), (a, b))
-    other = torch.autograd.grad(dpo_logits(b, a, ref_b, ref_a, beta=30).sum(), (a, b))
-    assert torch.equal(one[0], -other[0])
-    assert torch.equal(one[1], -other[1])
+    gradient = torch.autograd.grad(dpo_logits(a, b, ref_a, ref_b, beta=30).sum(), (a, b))
+    swapped = torch.autograd.grad(dpo_logits(b, a, ref_b, ref_a, beta=30).sum(), (a, b))
+    assert torch.equal(gradient[0], -swapped[0])
+    assert torch.equal(gradient[1], -swapped[1])
     assert torch.equal(dpo_logits(a, b, ref_a, ref_b, beta=30), -dpo_logits(b, a, ref_b, ref_a, beta=30))
 
 
@@ -50,12 +54,12 @@ def test_implicit_accuracy_counts_an_exact_tie_as_one_half():
     assert implicit_accuracy(errors(0.0, 0.0)).item() == 0.5
 
 
-def test_a_label_that_is_right_with_probability_p_weighs_both_outcomes():
+def test_a_label_that_is_right_with_probability_p_weights_both_outcomes():
     # u = 1 as above: -0.8 log sigmoid(1) - 0.2 log sigmoid(-1) = 0.8 * 0.313262 + 0.2 * 1.313262 = 0.513262
     four = errors(0.10), errors(0.30), errors(0.15), errors(0.25)
     assert diffusion_dpo(*four, beta=20, p_chosen=0.8).item() == pytest.approx(0.513262, abs=1e-5)
     assert diffusion_dpo(*four, beta=20, p_chosen=torch.tensor([0.8])).item() == pytest.approx(0.513262, abs=1e-5)
-    # a label that says nothing pulls the model back to its reference: the gradient at u = 0 vanishes, and above it points down
+    # a label that carries no information pulls the model back to its reference: the gradient at u = 0 vanishes, and above it points down
     chosen = errors(0.2).requires_grad_()
     diffusion_dpo(chosen, errors(0.3), errors(0.2), errors(0.3), beta=20, p_chosen=0.5).sum().backward()
     assert chosen.grad is not None
@@ -69,7 +73,7 @@ def test_ipo_of_a_pair_worked_by_hand():
 
 
 def test_hinge_of_a_pair_worked_by_hand():
-    # x = 0.10: 1 - 4 * 0.10 = 0.6; with beta 20 it is below zero and nothing is left
+    # x = 0.10: 1 - 4 * 0.10 = 0.6; with beta 20 it is below zero, so the loss is 0
     four = errors(0.10), errors(0.30), errors(0.15), errors(0.25)
     assert hinge(*four, beta=4).item() == pytest.approx(0.6, abs=1e-6)
     assert hinge(*four, beta=20).item() == 0.0
@@ -89,7 +93,7 @@ def test_mapo_of_a_pair_worked_by_hand():
 def test_kto_of_two_pairs_worked_by_hand():
     # liked g: 0.02 and 0.04; disliked g: -0.01 and 0.03; z = mean = 0.02
     chosen, rejected, reference = errors(0.08, 0.06), errors(0.11, 0.07), errors(0.10, 0.10)
-    found = kto(chosen, rejected, reference, reference, beta=100)
+    loss = kto(chosen, rejected, reference, reference, beta=100)
 
     def sigmoid(x: float) -> float:
         return 1 / (1 + math.exp(-x))
@@ -97,18 +101,18 @@ def test_kto_of_two_pairs_worked_by_hand():
     # a pair: half of 1 - sigmoid(100 (g - z)) for the liked and 1 - sigmoid(100 (z - g)) for the disliked image
     first = 0.5 * ((1 - sigmoid(0)) + (1 - sigmoid(3)))
     second = 0.5 * ((1 - sigmoid(2)) + (1 - sigmoid(-1)))
-    assert found.tolist() == pytest.approx([first, second], abs=1e-5)
+    assert loss.tolist() == pytest.approx([first, second], abs=1e-5)
 
 
 def test_the_baseline_of_kto_is_never_below_zero():
     # both g are -0.05: z = 0, and the liked image costs 1 - sigmoid(-5), the disliked one 1 - sigmoid(5)
-    found = kto(errors(0.15), errors(0.15), errors(0.10), errors(0.10), beta=100)
-    assert found.item() == pytest.approx(0.5, abs=1e-6)
+    loss = kto(errors(0.15), errors(0.15), errors(0.10), errors(0.10), beta=100)
+    assert loss.item() == pytest.approx(0.5, abs=1e-6)
     one_sided = kto(errors(0.15), errors(0.05), errors(0.10), errors(0.10), beta=100)
     assert one_sided.item() == pytest.approx(1 / (1 + math.exp(-5)), abs=1e-5)
 
 
-def test_the_safeguard_scales_the_rejected_gradient_where_both_point_the_same_way():
+def test_the_safeguard_scales_the_rejected_gradient_if_both_point_the_same_way():
     # g_c = (1, 0), g_r = (2, 0): lambda = (1 - 0.9) * 1 / 2 = 0.05; g_r = (-2, 0) or (0, 2): 1; g_r = (0.01, 0): clipped to 1
     residual_c = torch.tensor([[1.0, 0.0]] * 4)
     residual_r = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 2.0], [0.01, 0.0]])
@@ -130,7 +134,7 @@ def test_with_the_safeguard_a_step_never_raises_the_chosen_error():
     for name, mu in (("without", None), ("with", 0.5)):
         shift = torch.zeros(50, 6, requires_grad=True)  # one change of the model moves both predictions alike
         off = [chosen_off + shift, rejected_off + shift]
-        chosen, rejected = (one.square().mean(1) for one in off)
+        chosen, rejected = (residual.square().mean(1) for residual in off)
         held = rejected if mu is None else safeguarded(rejected, *off, mu=mu)
         logits = dpo_logits(chosen, held, chosen.detach(), rejected.detach(), beta=10)
         (gradient,) = torch.autograd.grad(-torch.nn.functional.logsigmoid(logits).sum(), shift)
@@ -140,7 +144,7 @@ def test_with_the_safeguard_a_step_never_raises_the_chosen_error():
     assert rises["with"] == 0
 
 
-def test_sft_looks_at_chosen_images_alone():
+def test_sft_of_a_pair_is_the_error_of_the_chosen_image():
     chosen = errors(0.2, 0.4)
     assert torch.equal(sft(chosen), chosen)
 
@@ -152,6 +156,29 @@ def test_errors_in_half_precision_are_refused(half: torch.dtype):
         diffusion_dpo(good, good, bad, good, beta=5000)
 
 
-def test_errors_that_are_not_one_a_pair_are_refused():
+def test_errors_that_are_not_one_per_pair_are_refused():
     with pytest.raises(ValueError, match=r"\(B,\)"):
         dpo_logits(errors(0.1, 0.2), errors(0.1), errors(0.1), errors(0.1), beta=1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_record_names_a_function_that_takes_the_errors_and_beta_it_says(name: str):
+    method = METHODS[name]
+    parameters = inspect.signature(getattr(losses, method.function)).parameters
+    required = [parameter.name for parameter in parameters.values() if parameter.default is parameter.empty]
+    assert required == [*method.errors, *["beta"] * (method.beta is not None)]
+    assert ("p_chosen" in parameters) == method.uncertain_labels
+    assert set(method.errors) <= set(Errors.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_record_cites_the_paper_that_its_function_does(name: str):
+    method = METHODS[name]
+    doc = getattr(losses, method.function).__doc__
+    assert f"arXiv {method.arxiv}" in doc
+    assert method.beta is None or method.beta > 0
+
+
+def test_every_loss_is_worked_by_hand_in_this_file():
+    for name in METHODS:
+        assert any(test.startswith(f"test_{name}_of_") for test in globals()), name

@@ -14,7 +14,8 @@ from prefloop.train.export.readme import write_readme
 from prefloop.train.run_folder.claim import claimed, drop_previous
 from prefloop.train.run_folder.ownership import owned
 from prefloop.train.run_folder.tables import replacing
-from prefloop.train.trainer import Trainer, train
+from prefloop.train.stage import train
+from prefloop.train.trainer import Trainer
 
 
 def content_of(folder: Path) -> dict[str, bytes]:

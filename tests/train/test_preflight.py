@@ -1,4 +1,4 @@
-"""What cannot work on this machine is refused before anything is made: by train and by its dry run in the same words."""
+"""What cannot work on this machine is refused before anything is created, by train and by its dry run in the same words."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ import torch
 from prefloop.store import PairStore, PrefloopError, UsageError
 from prefloop.train import TrainConfig
 from prefloop.train.cost.dry_run import dry_run
-from prefloop.train.trainer import train
+from prefloop.train.stage import train
 
 Stage = Callable[[TrainConfig, PairStore], object]
 
@@ -27,7 +27,7 @@ def stage(request: pytest.FixtureRequest) -> Stage:
 
 @pytest.fixture(autouse=True)
 def result(config: TrainConfig) -> Path:
-    """A finished result lies where the run would go."""
+    """A finished result in the output folder."""
     path = Path(config.output_dir) / "prefloop.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"steps": 3}))
@@ -44,7 +44,7 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize(("changes", "error", "says"), IMPOSSIBLE)
-def test_what_cannot_work_here_is_one_line_and_nothing_is_touched(
+def test_what_cannot_work_here_ends_in_one_line_and_changes_nothing(
     stage: Stage,
     changes: dict,
     error: type[PrefloopError],
@@ -65,7 +65,7 @@ def test_what_cannot_work_here_is_one_line_and_nothing_is_touched(
     assert not list((labelled.path / "cache").glob("*"))
 
 
-def test_fp16_is_refused_without_a_gpu_though_cpu_was_not_asked_for(
+def test_fp16_is_refused_without_a_gpu_even_if_cpu_is_not_set(
     stage: Stage, labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
@@ -73,7 +73,7 @@ def test_fp16_is_refused_without_a_gpu_though_cpu_was_not_asked_for(
         stage(replace(config, mixed_precision="fp16", cpu=False), labelled)
 
 
-def test_offline_a_push_is_refused_with_what_to_do_instead(
+def test_offline_a_push_is_refused_with_an_alternative(
     stage: Stage, labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("prefloop.train.export.hub.get_token", lambda: "secret")
@@ -82,13 +82,13 @@ def test_offline_a_push_is_refused_with_what_to_do_instead(
 
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "has space/x", "../x"])
-def test_a_name_the_hub_cannot_have_is_no_setting(name: str, config: TrainConfig):
+def test_an_invalid_hub_name_is_refused(name: str, config: TrainConfig):
     with pytest.raises(UsageError, match="like owner/name"):
         replace(config, push_to_hub=name)
 
 
-def test_a_learning_rate_that_scaling_makes_too_large_is_refused(config: TrainConfig):
-    with pytest.raises(UsageError, match="times the pairs of a step"):
+def test_a_learning_rate_that_is_too_large_once_scaled_is_refused(config: TrainConfig):
+    with pytest.raises(UsageError, match="times the pairs per step"):
         replace(config, learning_rate=1e4, scale_lr=True, train_batch_size=4)
 
 
@@ -96,7 +96,7 @@ def test_a_learning_rate_that_scaling_makes_too_large_is_refused(config: TrainCo
     ("settings", "line"),
     [
         ({"learning_rate": 1e38}, "learning-rate must be at most 10000"),
-        ({"adam_weight_decay": 1e39}, "takes all of a weight in one step"),
+        ({"adam_weight_decay": 1e39}, "removes a whole weight in one step"),
         ({"lora_rank": 1_000_000}, "lora-rank must be at most 4096"),
         ({"resolution": 100_000}, "resolution must be a multiple of 8 from 8 to 16384"),
     ],

@@ -8,11 +8,11 @@ import pytest
 from prefloop.cli import app
 from prefloop.store import UsageError
 from prefloop.train import TrainConfig
-from prefloop.train.recipes import read_settings, recipes
+from prefloop.train.recipes import read_settings, recipes, under
 from typer.testing import CliRunner
 
 
-def test_every_recipe_is_whole_and_says_its_absolute_rate_batch_and_beta():
+def test_every_recipe_is_valid_and_states_its_learning_rate_batch_and_beta():
     assert set(recipes()) == {"sd15-paper", "sdxl-paper", "sdxl-turbo", "sd15-lora", "sdxl-lora"}
     # values of a latent: 4 channels of an eighth of the side
     for name, line in recipes().items():
@@ -20,17 +20,18 @@ def test_every_recipe_is_whole_and_says_its_absolute_rate_batch_and_beta():
         pairs = config.train_batch_size * config.gradient_accumulation_steps
         rate = config.learning_rate * (pairs if config.scale_lr else 1)
         shown = f"{rate:.4g}".replace("e-0", "e-")
-        assert f"{pairs} pairs a step, absolute learning rate {shown}" in line
+        assert f"{pairs} pairs per step, absolute learning rate {shown}" in line
         second = (Path(__file__).parents[2] / "train" / "recipes" / f"{name}.toml").read_text().splitlines()[1]
         assert config.resolution is not None
+        assert config.beta is not None
         beta_sum = config.beta / (4 * (config.resolution // 8) ** 2)
-        found = re.search(r"beta (\d+) per element mean = ([\d.]+) per sum", second)
-        assert found is not None, name
-        assert float(found[1]) == config.beta
-        assert float(found[2]) == pytest.approx(beta_sum, rel=5e-3)
+        match = re.search(r"beta (\d+) per element mean = ([\d.]+) per sum", second)
+        assert match is not None, name
+        assert float(match[1]) == config.beta
+        assert float(match[2]) == pytest.approx(beta_sum, rel=5e-3)
 
 
-def test_options_on_the_command_line_win_over_the_file(tmp_path: Path):
+def test_options_on_the_command_line_override_the_file(tmp_path: Path):
     import content
     from prefloop.store import PairStore
 
@@ -41,14 +42,36 @@ def test_options_on_the_command_line_win_over_the_file(tmp_path: Path):
     store.ingest()
     (tmp_path / "mine.toml").write_text('labels = ["me"]\nbeta-dpo = 700\nmax_train_steps = 7\n')
     words = ["train", "--config", str(tmp_path / "mine.toml"), "--store", str(store.path), "--max-train-steps", "9"]
-    told = CliRunner().invoke(app, [*words, "--output-dir", str(tmp_path / "out"), "--dry-run", "--json", "--cpu"])
-    assert told.exit_code == 0, told.output
-    answer = json.loads(told.stdout)
+    result = CliRunner().invoke(app, [*words, "--output-dir", str(tmp_path / "out"), "--dry-run", "--json", "--cpu"])
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
     assert (answer["config"]["beta"], answer["config"]["max_train_steps"]) == (700, 9)
     assert answer["beta_sum"] == pytest.approx(700 / 512)  # 8 x 8 x 8 values
     assert answer["config"]["optimizer"] == "adamw"
     assert answer["estimate"]["n_steps"] == 9
-    assert not (tmp_path / "out").exists()  # nothing was made
+    assert not (tmp_path / "out").exists()  # nothing was created
+
+
+def test_a_recipes_beta_is_dropped_with_its_loss():
+    recipe = read_settings("sd15-lora")
+    assert under(recipe, {})["beta"] == under(recipe, {"loss": "kto"})["beta"] == 5000  # of the same scale
+    for loss in ("mapo", "sft"):
+        assert "beta" not in under(recipe, {"loss": loss})
+    assert under(recipe, {"loss": "mapo", "beta": 0.2})["beta"] == 0.2
+    assert under({"beta": 0.3, "loss": "mapo"}, {"seed": 1})["beta"] == 0.3
+
+
+def test_a_file_may_use_earlier_names_and_the_names_of_options(tmp_path: Path):
+    for text, settings in (
+        ("beta_dpo = 7\nunet-init = 'u'\ncache_reference = 2", {"beta": 7, "init_from": "u", "reference_draws": 2}),
+        ("labels = ['a', 'b=2']", {"labelers": ("a", "b=2")}),
+        ("choice-model = 'pickscore'", {"labelers": ("pickscore",)}),
+        ("choice_model = ['pickscore']", {"labelers": ("pickscore",)}),
+        ("labeler = 'me'", {"labelers": ("me",)}),
+        ("labelers = ['me']", {"labelers": ("me",)}),
+    ):
+        (tmp_path / "mine.toml").write_text(text)
+        assert read_settings(str(tmp_path / "mine.toml")) == settings
 
 
 @pytest.mark.parametrize(
@@ -57,7 +80,8 @@ def test_options_on_the_command_line_win_over_the_file(tmp_path: Path):
         ("betadpo = 1", "betadpo"),
         ('beta = "much"', "beta"),
         ("lora_rank = 1.5", "lora_rank"),
-        ('labels = "me"', "labels"),
+        ("labels = 3", "labels to 3, which is not a string or a list of strings"),
+        ('labels = "me"\nlabeler = "you"', "sets labelers twice, the second time as labeler"),
         ("random_flip = 1", "random_flip"),
         ("beta = ", "TOML"),
     ],
@@ -68,6 +92,6 @@ def test_a_wrong_line_of_a_file_is_named(tmp_path: Path, text: str, named: str):
         read_settings(str(tmp_path / "mine.toml"))
 
 
-def test_a_recipe_that_is_not_there_is_answered_with_those_that_are():
+def test_an_unknown_recipe_is_answered_with_the_known_ones():
     with pytest.raises(UsageError, match="sd15-lora"):
         read_settings("sd15-lota")

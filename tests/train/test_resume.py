@@ -1,5 +1,6 @@
-"""A run that was interrupted ends as one that was not: same weights, same tables, on the pairs it was begun with."""
+"""An interrupted run ends like an undisturbed one: same weights, same tables, on the pairs it began with."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -12,7 +13,9 @@ from pathlib import Path
 import content
 import pytest
 import torch
+from prefloop.cli import app
 from prefloop.core.errors import Interrupted
+from prefloop.core.ids import canonical
 from prefloop.core.signals import StopSignal
 from prefloop.models.resolve import find_model
 from prefloop.models.trained_prompts import read_trained_prompts
@@ -21,21 +24,23 @@ from prefloop.train import TrainConfig
 from prefloop.train.checkpoint import MANIFEST, sha256
 from prefloop.train.pairs import select_pairs
 from prefloop.train.run_folder.kept_pairs import read_pairs
-from prefloop.train.trainer import Trainer, train
+from prefloop.train.stage import train
+from prefloop.train.trainer import Trainer
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 TABLES = ("metrics.csv", "validation.csv")
 
 
 class Killed(BaseException):
-    """As SIGKILL: nothing is done after it."""
+    """Like SIGKILL: nothing runs after it."""
 
 
-def ended(when: dict[int, str], config: TrainConfig, store: PairStore) -> None:
-    """Train until the signal or the kill that comes in a step."""
+def interrupt(when: dict[int, str], config: TrainConfig, store: PairStore) -> None:
+    """Train until the signal or the kill in one of the steps."""
     whole = Trainer.step
 
-    def optimize(self: Trainer, micro_batches=None):
+    def step(self: Trainer, micro_batches=None):
         if when.get(self.global_step) == "kill":
             raise Killed
         if when.get(self.global_step) == "stop":
@@ -43,7 +48,7 @@ def ended(when: dict[int, str], config: TrainConfig, store: PairStore) -> None:
         return whole(self, micro_batches)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Trainer, "step", optimize)
+        patched.setattr(Trainer, "step", step)
         with pytest.raises(Killed if "kill" in when.values() else Interrupted):
             train(config, store)
 
@@ -52,32 +57,38 @@ def weights(config: TrainConfig) -> str:
     return sha256(Path(config.output_dir) / "unet" / "diffusion_pytorch_model.safetensors")
 
 
-def test_an_interruption_changes_neither_tables_nor_what_is_told(
+def test_an_interruption_changes_neither_tables_nor_the_summary(
     labelled: PairStore, config: TrainConfig, tmp_path: Path
 ):
     config = replace(config, max_train_steps=14, checkpointing_steps=4, validation_steps=5)
     whole, cut = (replace(config, output_dir=str(tmp_path / name)) for name in ("whole", "cut"))
-    told = train(whole, labelled)
-    ended({6: "stop"}, cut, labelled)  # step 7 is the last one; row 10 is the mean of steps before and after
-    ended({11: "kill"}, cut, labelled)  # row 10 and its look are there; the checkpoint is of step 8
+    expected = train(whole, labelled)
+    interrupt({6: "stop"}, cut, labelled)  # step 7 is the last one; row 10 is the mean of steps before and after
+    interrupt({11: "kill"}, cut, labelled)  # row 10 is written; the checkpoint is of step 8
     with open(Path(cut.output_dir) / "metrics.csv", "a") as file:
         file.write("1")  # and a row was being written
-    again = train(cut, labelled)
+    resumed = train(cut, labelled)
     for table in TABLES:
-        one, other = ((Path(c.output_dir) / table).read_text() for c in (whole, cut))
-        assert one == other, table
-        assert len(one.splitlines()) > 2
+        text, resumed_text = ((Path(c.output_dir) / table).read_text() for c in (whole, cut))
+        assert text == resumed_text, table
+        assert len(text.splitlines()) > 2
     assert weights(whole) == weights(cut)
-    assert told | {"output_dir": ""} == again | {"output_dir": ""}
+    assert expected | {"output_dir": ""} == resumed | {"output_dir": ""}
 
 
-def test_labels_that_change_while_a_run_is_interrupted_do_not_keep_it_from_ending(
+def test_a_run_without_a_reference_resumes_after_its_first_row_of_metrics(labelled: PairStore, config: TrainConfig):
+    config = replace(config, loss="sft", max_train_steps=12)
+    interrupt({10: "stop"}, config, labelled)  # row 10 has empty cells: sft has no implicit accuracy
+    assert train(config, labelled)["steps"] == 12
+
+
+def test_labels_that_change_during_an_interruption_do_not_change_the_run(
     labelled: PairStore, config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     config = replace(config, max_train_steps=4, validation_steps=2)
     whole, cut = (replace(config, output_dir=str(tmp_path / name)) for name in ("whole", "cut"))
     train(whole, labelled)
-    ended({1: "stop"}, cut, labelled)
+    interrupt({1: "stop"}, cut, labelled)
     pairs = select_pairs(labelled, config)
     content.add_label(labelled, pairs.train[0].pair_id, "redder", "tie", revision=1)  # undone
     content.add_label(labelled, pairs.validation[0].pair_id, "redder", "skip", revision=1)
@@ -90,17 +101,17 @@ def test_labels_that_change_while_a_run_is_interrupted_do_not_keep_it_from_endin
     assert line == f"3 labels new or changed since; the run in {cut.output_dir} goes on with those it began with"
     assert weights(whole) == weights(cut)
     for table in TABLES:
-        one, other = ((Path(c.output_dir) / table).read_text() for c in (whole, cut))
-        assert one == other, table
+        text, resumed_text = ((Path(c.output_dir) / table).read_text() for c in (whole, cut))
+        assert text == resumed_text, table
     kept = read_pairs(Path(cut.output_dir), cut, labelled)
     assert kept is not None
     assert kept == pairs
 
 
-def test_a_run_whose_labels_are_all_undone_ends_by_the_same_command(
+def test_a_run_whose_labels_are_all_undone_is_finished_by_the_same_command(
     labelled: PairStore, config: TrainConfig, tmp_path: Path
 ):
-    ended({0: "stop"}, replace(config, lora_rank=2), labelled)
+    interrupt({0: "stop"}, replace(config, lora_rank=2), labelled)
     for pair in (pairs := select_pairs(labelled, config)).train + pairs.validation:
         content.add_label(labelled, pair.pair_id, "redder", "skip", revision=1)
     labelled.ingest()
@@ -111,8 +122,8 @@ def test_a_run_whose_labels_are_all_undone_ends_by_the_same_command(
     assert f"{len(pairs)} labels new or changed since" in printed
 
 
-def test_a_list_of_pairs_that_was_altered_is_named(labelled: PairStore, config: TrainConfig):
-    ended({0: "stop"}, config, labelled)
+def test_an_altered_list_of_pairs_is_named(labelled: PairStore, config: TrainConfig):
+    interrupt({0: "stop"}, config, labelled)
     kept = Path(config.output_dir) / ".run" / "pairs.parquet"
     data = bytearray(kept.read_bytes())
     data[len(data) // 2] ^= 1
@@ -124,16 +135,40 @@ def test_a_list_of_pairs_that_was_altered_is_named(labelled: PairStore, config: 
 def test_other_settings_are_refused_before_anything_is_loaded(
     labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
-    ended({0: "stop"}, config, labelled)
-    monkeypatch.setattr("prefloop.train.trainer.Trainer", lambda *_: pytest.fail("it began"))
-    with pytest.raises(UsageError, match="other settings; give them again, or --overwrite or another folder"):
+    interrupt({0: "stop"}, config, labelled)
+    monkeypatch.setattr("prefloop.train.stage.Trainer", lambda *_: pytest.fail("training started"))
+    with pytest.raises(
+        UsageError, match=r"other settings, or .*; repeat its settings, or give --overwrite or another folder"
+    ):
         train(replace(config, beta=7.0), labelled)
 
 
-def test_a_run_does_not_go_on_with_a_model_that_has_changed(labelled: PairStore, config: TrainConfig, tmp_path: Path):
+def test_an_unfinished_run_of_version_0_1_ends_in_one_line_and_can_be_overwritten(
+    labelled: PairStore, config: TrainConfig
+):
+    config = replace(config, lora_rank=2)
+    interrupt({0: "stop"}, config, labelled)
+    output = Path(config.output_dir)
+    # version 0.1 hashed the same settings under other names
+    then = config.resolved() | {"beta_dpo": 500.0, "labels": ["redder"], "unet_init": None, "cache_reference": 0}
+    for name in ("beta", "labelers", "init_from", "reference_draws"):
+        del then[name]
+    identity = hashlib.sha256(canonical(then).encode()).hexdigest()
+    for path in (output / ".run" / "run.json", output / "checkpoint-1" / MANIFEST):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"config": identity}))
+    words = ["train", "--labeler", "redder", "--model", config.model, "--store", str(labelled.path), "--cpu"]
+    words += ["--lora-rank", "2", "--max-train-steps", "3", "--train-batch-size", "2", "--lr-warmup-steps", "0"]
+    result = CliRunner().invoke(app, [*words, "--output-dir", config.output_dir])
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert "of an earlier version of prefloop; repeat its settings, or give --overwrite or another folder" in line
+    assert train(config, labelled, overwrite=True)["steps"] == 3
+
+
+def test_a_run_is_not_resumed_with_a_model_that_has_changed(labelled: PairStore, config: TrainConfig, tmp_path: Path):
     model = Path(shutil.copytree(config.model, tmp_path / "base"))
     config = replace(config, model=str(model), lora_rank=2)
-    ended({0: "stop"}, config, labelled)
+    interrupt({0: "stop"}, config, labelled)
     path = model / "unet" / "diffusion_pytorch_model.safetensors"
     state = load_file(path)
     save_file({name: tensor + 1e-3 for name, tensor in state.items()}, path)
@@ -141,7 +176,7 @@ def test_a_run_does_not_go_on_with_a_model_that_has_changed(labelled: PairStore,
         train(config, labelled)
 
 
-def test_the_prompts_that_were_trained_on_are_those_of_the_pairs_of_its_steps(labelled: PairStore, config: TrainConfig):
+def test_the_recorded_training_prompts_are_those_of_the_steps_taken(labelled: PairStore, config: TrainConfig):
     output = Path(config.output_dir)
     train(replace(config, max_train_steps=1), labelled)
     data = Trainer(replace(config, max_train_steps=1), labelled, StopSignal()).data
@@ -160,26 +195,26 @@ class Evil:
         return Path.touch, (self.file,)
 
 
-@pytest.mark.parametrize("kind", ["torch", "pickle", "list", "other weights"])
-def test_a_checkpoint_that_is_not_ours_runs_no_code_and_ends_in_one_line(
-    labelled: PairStore, config: TrainConfig, tmp_path: Path, kind: str
+@pytest.mark.parametrize("payload", ["torch", "pickle", "list", "other weights"])
+def test_a_forged_checkpoint_runs_no_code_and_ends_in_one_line(
+    labelled: PairStore, config: TrainConfig, tmp_path: Path, payload: str
 ):
-    ended({0: "stop"}, config, labelled)
+    interrupt({0: "stop"}, config, labelled)
     (checkpoint,) = Path(config.output_dir).glob("checkpoint-*")
     canary, name = tmp_path / "canary", "optimizer.pt"
-    if kind == "torch":
+    if payload == "torch":
         torch.save({"optimizer": Evil(canary)}, checkpoint / name)
-    elif kind == "pickle":
+    elif payload == "pickle":
         (checkpoint / name).write_bytes(pickle.dumps(Evil(canary)))
-    elif kind == "list":
+    elif payload == "list":
         torch.save([1, 2], checkpoint / name)
     else:
         name = "trainable.safetensors"
-        (checkpoint / name).write_bytes(b"no tensors")
+        (checkpoint / name).write_bytes(b"not tensors")
     manifest = json.loads((checkpoint / MANIFEST).read_text())
     manifest["files"][name] = {"bytes": (checkpoint / name).stat().st_size, "sha256": sha256(checkpoint / name)}
     (checkpoint / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(IntegrityError, match="checkpoint-1 cannot be taken up") as caught:
+    with pytest.raises(IntegrityError, match="checkpoint-1 cannot be loaded") as caught:
         train(config, labelled)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 5
@@ -196,7 +231,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(trainer: 
     assert all(torch.equal(tensor, sick.policy.trainable_state()[name]) for name, tensor in before.items())
 
 
-def test_a_signal_while_starting_or_encoding_is_obeyed_and_what_is_encoded_stays(
+def test_a_signal_during_start_or_encoding_is_obeyed_and_encoded_images_are_kept(
     labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
     from prefloop.train import cache
@@ -220,14 +255,13 @@ def test_a_signal_while_starting_or_encoding_is_obeyed_and_what_is_encoded_stays
     with pytest.raises(Interrupted, match="encoding images: 4 of 60 are kept") as caught:
         train(config, labelled, stop=stop)
     assert caught.value.exit_code == 143
-    assert len(loaded) == 4  # its batch
+    assert len(loaded) == 4  # the batch is finished
     train(replace(config, max_train_steps=1), labelled)
     assert len(loaded) == 60  # none twice
 
 
 def _signal_while_starting() -> None:
-    from prefloop.train import pairs
-    from prefloop.train import trainer as loop
+    from prefloop.train import pairs, stage
 
     whole = pairs.select_pairs
 
@@ -236,7 +270,7 @@ def _signal_while_starting() -> None:
         return whole(*arguments)
 
     pairs.select_pairs = select
-    del loop.train  # where the command gets on
+    del stage.train  # the command would fail if it went on
 
 
 def test_the_command_obeys_a_signal_while_it_starts(labelled: PairStore, config: TrainConfig, tmp_path: Path):
@@ -250,25 +284,25 @@ def test_the_command_obeys_a_signal_while_it_starts(labelled: PairStore, config:
     )
 
 
-def test_an_interrupted_overwriting_says_how_it_goes_on(
+def test_an_interrupted_overwrite_says_how_to_resume(
     labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
     train(replace(config, max_train_steps=1), labelled)
     whole = Trainer.step
 
-    def optimize(self, batches):
+    def step(self, batches):
         self.stop.number = signal.SIGTERM
         return whole(self, batches)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "step", optimize)
-        with pytest.raises(Interrupted, match="the same command without --overwrite goes on"):
+        patched.setattr(Trainer, "step", step)
+        with pytest.raises(Interrupted, match="the same command without --overwrite resumes"):
             train(config, labelled, overwrite=True)
     assert train(config, labelled)["steps"] == 3
 
 
-def test_a_run_that_has_not_ended_is_named_where_a_model_is_asked_for(labelled: PairStore, config: TrainConfig):
-    ended({0: "stop"}, config, labelled)
+def test_an_unfinished_run_is_not_a_model(labelled: PairStore, config: TrainConfig):
+    interrupt({0: "stop"}, config, labelled)
     with pytest.raises(PrefloopError, match="holds a training run that has not ended"):
         find_model(config.output_dir)
 

@@ -1,4 +1,4 @@
-"""Training on a tiny pipeline: what a step is, what a result is, and that a run can be interrupted."""
+"""Training a tiny pipeline: its steps, its result, and interruptions."""
 
 import csv
 import json
@@ -9,17 +9,20 @@ from pathlib import Path
 import content
 import pytest
 import torch
+from prefloop.cli import app
 from prefloop.core.signals import StopSignal
 from prefloop.models.resolve import find_model
 from prefloop.store import IntegrityError, NumericalError, PairStore, UsageError
 from prefloop.store.images import image_path
-from prefloop.train import TrainConfig
+from prefloop.train import TrainConfig, pairs
 from prefloop.train.cache import EMPTY_PROMPT_ID
-from prefloop.train.cli import _told as told
-from prefloop.train.objective import SHOWN, pair_losses, shown
+from prefloop.train.cli import summary_text
+from prefloop.train.objective import BATCH_METRICS, batch_metrics, pair_losses
 from prefloop.train.pairs import select_pairs
-from prefloop.train.trainer import Trainer, train
+from prefloop.train.stage import train
+from prefloop.train.trainer import Trainer
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 
 def metrics(config: TrainConfig) -> list[dict[str, str]]:
@@ -45,11 +48,11 @@ def test_validation_prompts_are_not_trained_on(labelled: PairStore, config: Trai
 
 
 def test_where_selects_by_any_sql_over_preferences(labelled: PairStore, config: TrainConfig):
-    some = select_pairs(labelled, replace(config, where="prompt like 'prompt 1%' and margin > 0.5"))
-    assert {pair.prompt for pair in some.train + some.validation} == {
+    selected = select_pairs(labelled, replace(config, where="prompt like 'prompt 1%' and margin > 0.5"))
+    assert {pair.prompt for pair in selected.train + selected.validation} == {
         f"prompt {number}" for number in (1, *range(10, 20)) if number % 4
     }
-    with pytest.raises(UsageError, match="decided no training pair"):
+    with pytest.raises(UsageError, match="has no decided training pairs"):
         select_pairs(labelled, replace(config, where="margin > 5"))
     with pytest.raises(UsageError, match="--where"):
         select_pairs(labelled, replace(config, where="no_such_column = 1"))
@@ -87,26 +90,26 @@ def test_before_the_first_step_the_loss_is_log_2_and_implicit_accuracy_one_half(
         batches = first.data.batch(0, 8)
         errors = first.denoiser.errors(batches)
         loss = pair_losses(errors, [pair for batch in batches for pair in batch.pairs], first.config)
-        row = dict(zip(SHOWN, shown(errors, loss, first.config).tolist(), strict=True))
+        row = dict(zip(BATCH_METRICS, batch_metrics(errors, loss, first.config).tolist(), strict=True))
     assert row["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert row["implicit_accuracy"] == 0.5
     assert row["chosen_error_delta"] == row["margin"] == 0.0
     assert row["dpo_weight"] == 0.5
 
 
-def test_an_adapter_that_is_off_gives_the_errors_of_a_frozen_copy(trainer):
+def test_with_its_adapter_off_a_lora_gives_the_errors_of_a_frozen_copy(trainer):
     full, lora = trainer(), trainer(lora_rank=2)
-    with torch.no_grad():  # move the adapter away from zero, so that it would show
+    with torch.no_grad():  # move the adapter away from zero, so that a difference would show
         for name, parameter in lora.policy.unet.named_parameters():
             if "lora_B" in name:
                 parameter.add_(0.05)
-        of_full, of_lora = (one.denoiser.errors(one.data.batch(0, 8)) for one in (full, lora))
-    assert torch.equal(of_full.ref_chosen, of_lora.ref_chosen)
-    assert torch.equal(of_full.ref_rejected, of_lora.ref_rejected)
-    assert not torch.allclose(of_full.chosen, of_lora.chosen)
+        full_errors, lora_errors = (made.denoiser.errors(made.data.batch(0, 8)) for made in (full, lora))
+    assert torch.equal(full_errors.ref_chosen, lora_errors.ref_chosen)
+    assert torch.equal(full_errors.ref_rejected, lora_errors.ref_rejected)
+    assert not torch.allclose(full_errors.chosen, lora_errors.chosen)
 
 
-def test_one_flip_is_drawn_for_both_images_of_a_pair(trainer):
+def test_both_images_of_a_pair_are_flipped_alike(trainer):
     data = trainer(random_flip=True, aspect_buckets=False).data
     pair = data.pairs.train[0]
     crop = data.crops[pair.pair_id]
@@ -114,7 +117,7 @@ def test_one_flip_is_drawn_for_both_images_of_a_pair(trainer):
         data.latents.rows("mean", [replace(crop, mirrored=mirrored).key(pair.chosen)])[0] for mirrored in (False, True)
     )
     assert not torch.equal(plain, flipped)
-    asked: list[list[bool]] = []
+    flips: list[list[bool]] = []
     rows = data.latents.rows
     mirrored = {
         replace(data.crops[p.pair_id], mirrored=True).key(i) for p in data.pairs.train for i in (p.chosen, p.rejected)
@@ -122,17 +125,17 @@ def test_one_flip_is_drawn_for_both_images_of_a_pair(trainer):
 
     def seen(name, ids):
         if name == "mean":
-            asked.append([identity in mirrored for identity in ids])
+            flips.append([key in mirrored for key in ids])
         return rows(name, ids)
 
     data.latents.rows = seen
     data.batch(0, 20)
-    chosen, rejected = asked
+    chosen, rejected = flips
     assert chosen == rejected
     assert len(set(chosen)) == 2  # some are mirrored and some are not
 
 
-def test_what_is_drawn_for_a_pair_does_not_depend_on_the_batch(trainer):
+def test_the_random_draws_of_a_pair_do_not_depend_on_the_batch(trainer):
     data = trainer(input_perturbation=0.1, noise_offset=0.1).data
     (whole,) = data.batch(3, 6)
     parts = [*data.batch(3, 2), *data.batch(5, 4)]
@@ -143,16 +146,16 @@ def test_what_is_drawn_for_a_pair_does_not_depend_on_the_batch(trainer):
     assert [pair.pair_id for pair in whole.pairs] == [pair.pair_id for part in parts for pair in part.pairs]
 
 
-def test_batches_prepared_ahead_are_the_same(trainer):
-    drawn = []
+def test_batches_prepared_by_threads_are_the_same(trainer):
+    noise = []
     for workers in (0, 2):
         data = trainer(dataloader_num_workers=workers).data
-        drawn.append([batch.noise for batches in data.prefetch(iter(range(0, 12, 3)), 3) for batch in batches])
-    assert len(drawn[0]) == 4
-    assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
+        noise.append([batch.noise for batches in data.prefetch(iter(range(0, 12, 3)), 3) for batch in batches])
+    assert len(noise[0]) == 4
+    assert all(torch.equal(a, b) for a, b in zip(*noise, strict=True))
 
 
-def test_an_epoch_shows_every_pair_once(trainer):
+def test_an_epoch_contains_every_pair_once(trainer):
     data = trainer().data
     n = len(data.pairs.train)
     assert sorted(data.order(0)) == list(range(n))
@@ -160,7 +163,7 @@ def test_an_epoch_shows_every_pair_once(trainer):
     assert [draw.pair.pair_id for draw in data.samples(n, n)] == [data.pairs.train[at].pair_id for at in data.order(1)]
 
 
-def test_some_prompts_are_dropped_for_both_images(trainer):
+def test_some_prompts_are_replaced_by_the_empty_prompt_for_both_images(trainer):
     def dropped(proportion: float) -> list[bool]:
         data = trainer(proportion_empty_prompts=proportion).data
         empty = data.prompt_embeds.rows("prompt_embeds", [EMPTY_PROMPT_ID]).float()[0]
@@ -172,19 +175,21 @@ def test_some_prompts_are_dropped_for_both_images(trainer):
     assert not any(dropped(0.0))
 
 
-def test_accumulation_of_four_times_two_is_one_times_eight(trainer, tmp_path: Path):
-    # with so large an epsilon AdamW's first step is the gradient itself: g / (|g| + 1)
-    alike = {"adam_epsilon": 1.0, "learning_rate": 1.0, "adam_weight_decay": 0.0}
-    one = trainer(train_batch_size=8, output_dir=str(tmp_path / "one"), **alike)
-    four = trainer(train_batch_size=2, gradient_accumulation_steps=4, output_dir=str(tmp_path / "four"), **alike)
-    before = {name: value.clone() for name, value in one.policy.trainable_state().items()}
-    for each in (one, four):
-        each.step()
+def test_accumulating_four_batches_of_two_equals_one_batch_of_eight(trainer, tmp_path: Path):
+    # with an epsilon this large AdamW's first step is the gradient itself: g / (|g| + 1)
+    settings = {"adam_epsilon": 1.0, "learning_rate": 1.0, "adam_weight_decay": 0.0}
+    single = trainer(train_batch_size=8, output_dir=str(tmp_path / "single"), **settings)
+    accumulated = trainer(
+        train_batch_size=2, gradient_accumulation_steps=4, output_dir=str(tmp_path / "accumulated"), **settings
+    )
+    before = {name: value.clone() for name, value in single.policy.trainable_state().items()}
+    for made in (single, accumulated):
+        made.step()
     for (name, a), (_, b) in zip(
-        one.policy.trainable_state().items(), four.policy.trainable_state().items(), strict=True
+        single.policy.trainable_state().items(), accumulated.policy.trainable_state().items(), strict=True
     ):
         assert torch.allclose(a - before[name], b - before[name], rtol=1e-3, atol=1e-6), name
-    assert any(not torch.allclose(a, before[name], atol=1e-3) for name, a in one.policy.trainable_state().items())
+    assert any(not torch.allclose(a, before[name], atol=1e-3) for name, a in single.policy.trainable_state().items())
 
 
 def test_a_full_result_loads_in_diffusers_and_as_a_model(labelled: PairStore, config: TrainConfig):
@@ -192,12 +197,12 @@ def test_a_full_result_loads_in_diffusers_and_as_a_model(labelled: PairStore, co
 
     summary = train(config, labelled)
     assert summary["steps"] == 3
-    assert summary["beta_sum"] == pytest.approx(config.beta / (4 * 4 * 4))  # latents are 4 x 4 x 4
+    assert summary["beta_sum"] == pytest.approx(500 / (4 * 4 * 4))  # latents are 4 x 4 x 4
     assert StableDiffusionPipeline.from_pretrained(config.output_dir).unet is not None
-    found = find_model(config.output_dir)
-    assert found.model_id != find_model(config.model).model_id
-    assert found.trained_with is not None
-    assert found.trained_with["labels"] == ["redder"]
+    result = find_model(config.output_dir)
+    assert result.model_id != find_model(config.model).model_id
+    assert result.trained_with is not None
+    assert result.trained_with["labels"] == ["redder"]
     ((status, kind),) = labelled.rows("select status, kind from runs where kind = 'train'")
     assert (status, kind) == ("done", "train")
     row = metrics(config)[-1]
@@ -205,7 +210,7 @@ def test_a_full_result_loads_in_diffusers_and_as_a_model(labelled: PairStore, co
     assert math.isfinite(float(row["loss"]))
 
 
-def test_a_lora_result_is_laid_on_its_base(labelled: PairStore, config: TrainConfig, tiny_pipeline: Path):
+def test_a_lora_result_is_loaded_onto_its_base(labelled: PairStore, config: TrainConfig, tiny_pipeline: Path):
     from prefloop.models.pipelines import load_pipeline
 
     config = replace(config, lora_rank=2, lora_alpha=4.0)
@@ -216,15 +221,15 @@ def test_a_lora_result_is_laid_on_its_base(labelled: PairStore, config: TrainCon
     tuned, base = (load_pipeline(m, "cpu", torch.float32).unet for m in (model, model.base))
     sample, hidden = torch.randn(1, 4, 4, 4), torch.randn(1, 5, 16)
     with torch.no_grad():
-        of_tuned, of_base = (unet(sample, 10, hidden).sample for unet in (tuned, base))
-    assert not torch.allclose(of_tuned, of_base)
+        predictions = [unet(sample, 10, hidden).sample for unet in (tuned, base)]
+    assert not torch.allclose(*predictions)
     # alpha and rank survive the round trip: the layer scales by alpha / rank = 2
     layer = next(module for module in tuned.modules() if hasattr(module, "scaling"))
     assert list(layer.scaling.values()) == [2.0]
 
 
 @pytest.mark.parametrize(("accumulation", "lora_rank"), [(1, 0), (3, 0), (1, 2)])
-def test_an_interrupted_run_ends_bit_equal(
+def test_an_interrupted_run_has_the_weights_of_an_undisturbed_one_bit_for_bit(
     labelled: PairStore, config: TrainConfig, tmp_path: Path, accumulation, lora_rank
 ):
     config = replace(
@@ -242,12 +247,12 @@ def test_an_interrupted_run_ends_bit_equal(
             killed.state.save(killed.global_step)
     train(cut, labelled)
     name = "trainable.safetensors"
-    one, other = (load_file(Path(c.output_dir) / "checkpoint-6" / name) for c in (whole, cut))
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    expected, resumed = (load_file(Path(c.output_dir) / "checkpoint-6" / name) for c in (whole, cut))
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(expected[key], resumed[key]) for key in expected)
 
 
-def test_a_finished_run_is_neither_continued_nor_overwritten_unasked(labelled: PairStore, config: TrainConfig):
+def test_a_finished_run_is_neither_continued_nor_overwritten_without_a_flag(labelled: PairStore, config: TrainConfig):
     train(config, labelled)
     before = weights(config)
     with pytest.raises(UsageError, match=r"--resume.*--overwrite"):
@@ -261,11 +266,11 @@ def test_a_finished_run_is_neither_continued_nor_overwritten_unasked(labelled: P
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(trainer, poison: float):
     sick = trainer()
-    data, drawn = sick.data, type(sick.data).batch
+    data, make_batch = sick.data, type(sick.data).batch
 
     def batch(self, first, count):
-        (found,) = drawn(self, first, count)
-        return [replace(found, chosen=torch.full_like(found.chosen, poison))]
+        (made,) = make_batch(self, first, count)
+        return [replace(made, chosen=torch.full_like(made.chosen, poison))]
 
     before = {name: tensor.clone() for name, tensor in sick.policy.trainable_state().items()}
     type(data).batch = batch
@@ -273,24 +278,24 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(trainer, pois
         with pytest.raises(NumericalError, match=str(data.batch(0, 1)[0].pairs[0].pair_id)):
             sick.step()
     finally:
-        type(data).batch = drawn
+        type(data).batch = make_batch
     assert all(torch.equal(tensor, sick.policy.trainable_state()[name]) for name, tensor in before.items())
     assert not list(sick.output.glob("checkpoint-*"))
 
 
-def test_the_loss_falls_and_the_model_learns_who_is_chosen(labelled: PairStore, config: TrainConfig):
-    # the shipped model: a random autoencoder would hide the pictures in its own noise
-    shipped = TrainConfig(
+def test_the_loss_falls_and_the_model_learns_which_image_is_chosen(labelled: PairStore, config: TrainConfig):
+    # the built-in model: a random autoencoder would hide the images in its own noise
+    built_in = TrainConfig(
         output_dir=config.output_dir, labelers=("redder",), max_train_steps=30, train_batch_size=8, cpu=True
     )
-    summary = train(shipped, labelled)
-    # chosen pictures are all much redder, which a few steps suffice to learn
+    summary = train(built_in, labelled)
+    # chosen images are all much redder, which takes only a few steps to learn
     assert summary["loss"] < 0.5 < math.log(2)
     assert summary["implicit_accuracy"] > 0.75
     assert summary["validation"]["implicit_accuracy"] > 0.5
 
 
-def test_sft_lowers_the_error_of_chosen_pictures(labelled: PairStore, config: TrainConfig):
+def test_sft_lowers_the_error_of_chosen_images(labelled: PairStore, config: TrainConfig):
     config = replace(config, loss="sft", max_train_steps=40, train_batch_size=8)
     train(config, labelled)
     losses = [float(row["loss"]) for row in metrics(config)]
@@ -305,12 +310,12 @@ def test_latents_are_encoded_once_and_shared_by_runs(labelled: PairStore, config
     assert {path: path.stat().st_mtime_ns for path in (labelled.path / "cache").rglob("*.safetensors")} == files
 
 
-def test_a_changed_picture_is_left_out_or_ends_the_run(labelled: PairStore, config: TrainConfig):
+def test_a_changed_image_ends_the_run_if_it_is_more_than_one_percent(labelled: PairStore, config: TrainConfig):
     from prefloop.store import BadDataError
 
     image = select_pairs(labelled, config).train[0].chosen
     image_path(labelled.path / "images", image).write_bytes(content.picture((0, 0, 0), 32))
-    # one of 60 pictures is more than 1 %
+    # one of 60 images is more than 1 %
     with pytest.raises(BadDataError, match=r"1 of 60 .*hash"):
         train(config, labelled)
 
@@ -330,13 +335,35 @@ def test_bad_settings_are_refused_by_name(config: TrainConfig, name: str, value:
         replace(config, **{name: value})  # type: ignore[arg-type]  # wrong on purpose
 
 
+def test_mapo_trains_with_its_own_beta_which_is_recorded_everywhere(labelled: PairStore, config: TrainConfig):
+    config = replace(config, loss="mapo", max_train_steps=2)
+    summary = train(config, labelled)
+    assert (summary["beta_mean"], summary["beta_sum"]) == (0.1, pytest.approx(0.1 / 64))
+    assert "beta 0.1 per element mean = 0.001563 per sum" in summary_text(summary)
+    result = find_model(config.output_dir).trained_with
+    assert result is not None
+    assert result["config"]["beta"] == 0.1
+    assert labelled.rows("select cast(config->>'beta' as double) from runs where kind = 'train'") == [(0.1,)]
+    loss = summary["loss"]
+    assert train(replace(config, beta=0.1), labelled, overwrite=True)["loss"] == loss
+    assert train(replace(config, beta=500.0), labelled, overwrite=True)["loss"] > 10 * loss
+
+
+def test_a_run_is_the_same_whether_the_default_beta_is_given_or_not(config: TrainConfig):
+    assert config.identity() == replace(config, beta=500.0).identity() != replace(config, beta=0.1).identity()
+    # the default follows the loss, also if a config is changed
+    losses = ("dpo", "ipo", "hinge", "kto", "mapo", "sft")
+    assert [replace(config, loss=loss).resolved_beta for loss in losses] == [500, 500, 500, 500, 0.1, None]
+
+
 @pytest.mark.parametrize("loss", ["sft", "ipo"])
-def test_numbers_a_loss_does_not_have_are_left_empty_and_small_ones_keep_their_digits(
+def test_metrics_that_a_loss_does_not_have_are_empty_and_small_ones_keep_their_digits(
     labelled: PairStore, config: TrainConfig, capsys: pytest.CaptureFixture[str], loss: str
 ):
-    summary = train(replace(config, loss=loss, max_train_steps=2, beta=5000.0), labelled)
+    beta = None if loss == "sft" else 5000.0
+    summary = train(replace(config, loss=loss, max_train_steps=2, beta=beta), labelled)
     shown = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
-    text = told(summary)
+    text = summary_text(summary)
     assert "nan" not in shown + text
     (row,) = metrics(config)
     assert "nan" not in row.values()
@@ -346,7 +373,23 @@ def test_numbers_a_loss_does_not_have_are_left_empty_and_small_ones_keep_their_d
         assert summary["beta_mean"] is None
         assert "beta" not in text
     else:
-        # about 1 / (2 * 5000)^2 = 1e-8 and what the errors stray
+        # about 1 / (2 * 5000)^2 = 1e-8, plus the noise of the errors
         assert 0 < summary["loss"] < 1e-4
         assert f"loss {summary['loss']:.4g}, implicit accuracy" in shown
         assert "5000 per element mean" in text
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_the_command_selects_its_pairs_once(
+    labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch, dry_run: bool
+):
+    queries, ask = [], pairs.ask
+    monkeypatch.setattr(pairs, "ask", lambda *args, **kwargs: queries.append(args) or ask(*args, **kwargs))
+    words = ["train", "--labeler", "redder", "--model", config.model, "--store", str(labelled.path), "--cpu"]
+    words += ["--max-train-steps", "1", "--train-batch-size", "2", "--output-dir", config.output_dir, "--json"]
+    result = CliRunner().invoke(app, [*words, *["--dry-run"] * dry_run])
+    assert result.exit_code == 0, result.output
+    assert len(queries) == 1
+    n_pairs = len(select_pairs(labelled, config).train)
+    summary = json.loads(result.stdout)
+    assert (summary["estimate"]["n_pairs"] if dry_run else summary["n_pairs"]) == n_pairs

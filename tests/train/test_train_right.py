@@ -1,4 +1,4 @@
-"""That training is right: what a step computes, what a resumed run computes, and that neither depends on how it is run."""
+"""Training is correct: the computations of a step and of a resumed run do not depend on how they are run."""
 
 import gc
 import math
@@ -17,33 +17,34 @@ from prefloop.train import TrainConfig
 from prefloop.train.denoise import noisy_pair, pair_errors, residuals
 from prefloop.train.monitor.tables import read_rows
 from prefloop.train.objective import pair_losses
-from prefloop.train.trainer import Trainer, train
+from prefloop.train.stage import train
+from prefloop.train.trainer import Trainer
 from safetensors.torch import load_file
 
 Make = Callable[..., Trainer]
 
 
 def gradients(trainer: Trainer, swap: bool = False, first: int = 0, count: int = 8) -> list[torch.Tensor]:
-    """Of the loss of some pairs, by weight."""
+    """Gradients of the loss of some pairs, by weight."""
     (batch,) = trainer.data.batch(first, count)
     if swap:
         batch = replace(batch, chosen=batch.rejected, rejected=batch.chosen)
     errors = trainer.denoiser.errors([batch])
     pair_losses(errors, batch.pairs, trainer.config).mean().backward()
-    found = [parameter.grad for parameter in trainer.policy.parameters() if parameter.grad is not None]
-    assert found
-    return found
+    gradients = [parameter.grad for parameter in trainer.policy.parameters() if parameter.grad is not None]
+    assert gradients
+    return gradients
 
 
 def test_swapping_all_labels_flips_the_gradient(trainer: Make):
-    # before the first step sigmoid(-u) is one half whoever is chosen, so that the sign is all that changes
-    one, other = gradients(trainer()), gradients(trainer(), swap=True)
-    assert max(g.abs().max() for g in one) > 1e-6
-    for a, b in zip(one, other, strict=True):
+    # before the first step sigmoid(-u) is one half whichever image is chosen, so only the sign changes
+    plain, swapped = gradients(trainer()), gradients(trainer(), swap=True)
+    assert max(g.abs().max() for g in plain) > 1e-6
+    for a, b in zip(plain, swapped, strict=True):
         assert float((a + b).norm()) <= 1e-4 * float(a.norm())
 
 
-def test_cached_latents_and_texts_give_the_errors_of_encoding_anew(trainer: Make):
+def test_cached_latents_and_prompt_embeddings_give_the_errors_of_fresh_ones(trainer: Make):
     from diffusers import StableDiffusionPipeline
     from prefloop.store import load_image
     from prefloop.train.crops import resize_and_crop
@@ -53,7 +54,7 @@ def test_cached_latents_and_texts_give_the_errors_of_encoding_anew(trainer: Make
     (batch,) = made.data.batch(0, 6)
     crops = made.data.crops
     draws = made.data.samples(0, 6)
-    drawn = []
+    latents = []
     with torch.no_grad():
         for image_of in ("chosen", "rejected"):
             pixels = []
@@ -62,36 +63,36 @@ def test_cached_latents_and_texts_give_the_errors_of_encoding_anew(trainer: Make
                 pixels.append(resize_and_crop(load_image(path, getattr(pair, image_of)), crops[pair.pair_id])[0])
             posterior = pipeline.vae.encode(torch.stack(pixels)).latent_dist
             noises = []
-            for draw in draws:  # the same numbers as the batch drew: two for flip and prompt, one timestep, five fields
+            for draw in draws:  # in the order of the batch: two for flip and prompt, one timestep, five noise fields
                 generator = torch.Generator().manual_seed(draw.seed)
                 torch.rand(2, generator=generator)
                 torch.randint(1000, (), generator=generator)
                 noises.append(torch.randn((5, 4, 4, 4), generator=generator)[0 if image_of == "chosen" else 1])
             scale = pipeline.vae.config.scaling_factor
-            drawn.append((posterior.mean + posterior.std * torch.stack(noises)) * scale)
+            latents.append((posterior.mean + posterior.std * torch.stack(noises)) * scale)
         ids = pipeline.tokenizer(
             [pair.prompt for pair in batch.pairs], padding="max_length", truncation=True, return_tensors="pt"
         ).input_ids
         hidden = pipeline.text_encoder(ids).last_hidden_state
-        chosen, rejected = drawn
+        chosen, rejected = latents
         conditions, family = {"prompt_embeds": hidden.repeat(2, 1, 1)}, made.data.family
         pair = noisy_pair(family.noise, chosen, rejected, conditions, batch.noise, batch.timesteps)
-        anew = pair_errors(residuals(family, made.policy.unet, pair))
+        fresh = pair_errors(residuals(family, made.policy.unet, pair))
         cached = made.denoiser.policy_errors([batch])
     # the cache holds float16
-    assert torch.allclose(anew[0], cached.chosen, rtol=2e-3)
-    assert torch.allclose(anew[1], cached.rejected, rtol=2e-3)
+    assert torch.allclose(fresh[0], cached.chosen, rtol=2e-3)
+    assert torch.allclose(fresh[1], cached.rejected, rtol=2e-3)
 
 
-def test_sft_asks_for_chosen_images_alone(trainer: Make):
-    found = {}
+def test_sft_runs_the_model_on_chosen_images_only(trainer: Make):
+    errors = {}
     for loss in ("sft", "dpo"):
         made, seen = trainer(loss=loss, min_snr_gamma=5.0), []
-        made.policy.unet.register_forward_hook(lambda _, asked, __, seen=seen: seen.append(len(asked[0])))
+        made.policy.unet.register_forward_hook(lambda _, inputs, __, seen=seen: seen.append(len(inputs[0])))
         batches = made.data.batch(0, 4)
-        found[loss] = made.denoiser.errors(batches).chosen
+        errors[loss] = made.denoiser.errors(batches).chosen
         assert seen == {"sft": [4], "dpo": [8]}[loss]
-    assert torch.allclose(found["sft"], found["dpo"], rtol=1e-5)
+    assert torch.allclose(errors["sft"], errors["dpo"], rtol=1e-5)
 
 
 def test_the_encoders_are_not_in_memory_while_training(trainer: Make):
@@ -99,10 +100,10 @@ def test_the_encoders_are_not_in_memory_while_training(trainer: Make):
     from transformers import CLIPTextModel
 
     gc.collect()
-    before = sum(isinstance(thing, AutoencoderKL | CLIPTextModel) for thing in gc.get_objects())
+    before = sum(isinstance(item, AutoencoderKL | CLIPTextModel) for item in gc.get_objects())
     made = trainer()
     gc.collect()
-    after = sum(isinstance(thing, AutoencoderKL | CLIPTextModel) for thing in gc.get_objects())
+    after = sum(isinstance(item, AutoencoderKL | CLIPTextModel) for item in gc.get_objects())
     assert after == before
     assert made.policy.unet is not None
 
@@ -120,7 +121,7 @@ def test_adafactor_clips_by_its_own_rule_and_only_once(trainer: Make):
     assert clipped == {"adafactor": False, "adamw": True}
 
 
-def test_a_resumed_run_decodes_no_picture_and_begins_at_its_own_pairs(
+def test_a_resumed_run_decodes_no_image_and_starts_at_its_next_pairs(
     trainer: Make, labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
     config = replace(config, max_train_steps=5, dataloader_num_workers=0)
@@ -129,17 +130,17 @@ def test_a_resumed_run_decodes_no_picture_and_begins_at_its_own_pairs(
         first.step()
         first.global_step += 1
     first.state.save(first.global_step)
-    monkeypatch.setattr("prefloop.train.cache.load_image", lambda *_: pytest.fail("a picture was decoded"))
-    asked: list[int] = []
+    monkeypatch.setattr("prefloop.train.cache.load_image", lambda *_: pytest.fail("an image was decoded"))
+    starts: list[int] = []
     draws = type(first.data).samples
 
     def seen(self, at, count):
-        asked.append(at)
+        starts.append(at)
         return draws(self, at, count)
 
     monkeypatch.setattr(type(first.data), "samples", seen)
     assert train(config, labelled)["steps"] == 5
-    assert asked == [6, 8]  # two pairs a step: those of steps 3 and 4
+    assert starts == [6, 8]  # two pairs per step: those of steps 3 and 4
 
 
 @pytest.mark.parametrize(
@@ -176,10 +177,10 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_undisturbed_one(
         if killed.global_step == 2:
             killed.state.save(killed.global_step)
     train(cut, labelled)
-    one, other = (load_file(Path(c.output_dir) / "checkpoint-4" / "trainable.safetensors") for c in (whole, cut))
-    assert all(torch.equal(one[key], other[key]) for key in one)
-    looks = [(Path(c.output_dir) / "validation.csv").read_text() for c in (whole, cut)]
-    assert looks[0] == looks[1]  # to the last digit
+    expected, resumed = (load_file(Path(c.output_dir) / "checkpoint-4" / "trainable.safetensors") for c in (whole, cut))
+    assert all(torch.equal(expected[key], resumed[key]) for key in expected)
+    tables = [(Path(c.output_dir) / "validation.csv").read_text() for c in (whole, cut)]
+    assert tables[0] == tables[1]  # to the last digit
 
 
 def test_cached_reference_errors_are_those_of_the_reference(trainer: Make, labelled: PairStore):
@@ -191,13 +192,13 @@ def test_cached_reference_errors_are_those_of_the_reference(trainer: Make, label
     n = len(made.data.pairs.train)
     assert len(made.data.cached_draws()) == 2 * n
     (batch,) = made.data.batch(3, 6)
-    of_reference = made.denoiser.reference_errors([batch])
+    reference = made.denoiser.reference_errors([batch])
     assert batch.ref_chosen is not None
     assert batch.ref_rejected is not None
-    assert torch.allclose(batch.ref_chosen, of_reference.chosen, rtol=1e-5)
-    assert torch.allclose(batch.ref_rejected, of_reference.rejected, rtol=1e-5)
-    assert not torch.allclose(batch.ref_chosen, of_reference.rejected, rtol=1e-3)
-    # the same pair comes back with one of its two draws
+    assert torch.allclose(batch.ref_chosen, reference.chosen, rtol=1e-5)
+    assert torch.allclose(batch.ref_rejected, reference.rejected, rtol=1e-5)
+    assert not torch.allclose(batch.ref_chosen, reference.rejected, rtol=1e-3)
+    # a pair returns with one of its two draws
     seeds = {draw.seed for epoch in range(8) for draw in made.data.samples(epoch * n, n)}
     assert n < len(seeds) <= 2 * n
 
@@ -217,10 +218,10 @@ def test_soft_labels_are_the_stored_probabilities(trainer: Make):
     (batch,) = hard.data.batch(0, 4)
     assert [pair.p_chosen for pair in batch.pairs] == pytest.approx([0.9] * 4)
     errors = hard.denoiser.errors([batch])
-    one, other = (pair_losses(errors, batch.pairs, made.config) for made in (hard, soft))
+    hard_losses, soft_losses = (pair_losses(errors, batch.pairs, made.config) for made in (hard, soft))
     # -0.9 log sigmoid(u) - 0.1 log sigmoid(-u) = -log sigmoid(u) + 0.1 u
-    logits = torch.log(torch.expm1(one) ** -1)
-    assert torch.allclose(other, one + 0.1 * logits, atol=1e-4)
+    logits = torch.log(torch.expm1(hard_losses) ** -1)
+    assert torch.allclose(soft_losses, hard_losses + 0.1 * logits, atol=1e-4)
 
 
 def test_the_result_of_ema_is_the_average_and_not_the_last_weights(labelled: PairStore, config: TrainConfig):
@@ -230,21 +231,21 @@ def test_the_result_of_ema_is_the_average_and_not_the_last_weights(labelled: Pai
     result = load_file(output / "unet" / "diffusion_pytorch_model.safetensors")
     assert any(not torch.equal(result[name], value) for name, value in last.items())
     first = load_file(Path(config.model) / "unet" / "diffusion_pytorch_model.safetensors")
-    # between where it began and where it ended
+    # between the first weights and the last
     name = max(last, key=lambda key: float((last[key] - first[key]).abs().max()))
     assert 0 < float((result[name] - first[name]).norm()) < float((last[name] - first[name]).norm())
 
 
-def test_one_cut_is_drawn_for_both_images_of_a_pair(trainer: Make):
+def test_both_images_of_a_pair_are_cropped_alike(trainer: Make):
     data = trainer(random_crop=True).data
     places = {crop.position for crop in data.crops.values()}
     assert len(places) > 2
     assert trainer(random_crop=True).data.crops == data.crops  # the same in every run
-    for pair in data.pairs.train:  # latents are there for both images in the pair's one frame
+    for pair in data.pairs.train:  # latents of both images are cached for the pair's crop
         assert not data.latents.missing([data.crops[pair.pair_id].key(image) for image in (pair.chosen, pair.rejected)])
 
 
-def test_buckets_train_images_of_several_shapes(store: PairStore, config: TrainConfig):
+def test_aspect_buckets_train_images_of_several_shapes(store: PairStore, config: TrainConfig):
     from PIL import Image
     from prefloop.store.images import png_bytes
 
@@ -264,62 +265,63 @@ def test_buckets_train_images_of_several_shapes(store: PairStore, config: TrainC
     assert len(sizes) == 3
     n = len(made.data.pairs.train)
     assert sorted(made.data.order(0)) == list(range(n))
-    assert len(made.data.batch(0, 4)) == 1  # pairs of one shape stand together
+    assert len(made.data.batch(0, 4)) == 1  # pairs of one shape are batched together
     assert len(made.data.batch(0, n)) == 3
     assert math.isfinite(float(made.step()[0]))
-    # one forward for each shape gives the errors of all of them at once
-    whole = made.denoiser.policy_errors(made.data.batch(0, n)).chosen
-    assert len(whole) == n
+    # one forward pass per shape gives the errors of all pairs
+    assert len(made.denoiser.policy_errors(made.data.batch(0, n)).chosen) == n
 
 
 def _two_processes(words: list[object], cwd: Path) -> tuple[list[int | None], list[str]]:
-    """What torchrun starts: two processes that find their places in their environment; exit codes and what each printed."""
+    """Start two processes as torchrun does, with their ranks in the environment; exit codes and what each printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     outs = [cwd / f"printed-{rank}" for rank in (0, 1)]
     processes = []
     for rank in ("0", "1"):
-        found: Any = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        found |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        processes.append(content.started(*words, cwd=cwd, out=outs[int(rank)], **found))
+        variables: Any = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        processes.append(content.started(*words, cwd=cwd, out=outs[int(rank)], **variables))
     for process in processes:
         process.join(120)
     return [process.exitcode for process in processes], [out.read_text() for out in outs]
 
 
-@pytest.mark.slow  # processes that load torch and find each other
+@pytest.mark.slow  # two processes load torch and connect
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="two processes would share a GPU")
-def test_two_processes_with_half_the_batch_each_make_the_steps_of_one_and_are_resumed_as_two(
+def test_two_processes_with_half_the_batch_each_take_the_steps_of_one_and_are_resumed_as_two(
     labelled: PairStore, config: TrainConfig, tmp_path: Path
 ):
-    # with so large an epsilon AdamW's step is the gradient itself
-    alike = {"adam_epsilon": 1.0, "learning_rate": 1.0, "adam_weight_decay": 0.0, "lora_rank": 2}
-    alike |= {"lr_scheduler": "constant", "max_train_steps": 2}
-    one = replace(config, output_dir=str(tmp_path / "one"), train_batch_size=8, **alike)
-    two = replace(config, output_dir=str(tmp_path / "two"), train_batch_size=4, **alike)
+    # with an epsilon this large AdamW's step is the gradient itself
+    settings = {"adam_epsilon": 1.0, "learning_rate": 1.0, "adam_weight_decay": 0.0, "lora_rank": 2}
+    settings |= {"lr_scheduler": "constant", "max_train_steps": 2}
+    one = replace(config, output_dir=str(tmp_path / "one"), train_batch_size=8, **settings)
+    two = replace(config, output_dir=str(tmp_path / "two"), train_batch_size=4, **settings)
     train(one, labelled)
     words: list[object] = ["train", "--labeler", "redder", "--store", labelled.path, "--json", "--resume"]
-    for name in ("model", "output_dir", "train_batch_size", "lr_warmup_steps", *alike):
+    for name in ("model", "output_dir", "train_batch_size", "lr_warmup_steps", *settings):
         words += [f"--{name.replace('_', '-')}", getattr(two, name)]
-    # no --cpu: without a GPU they would take themselves for two runs of one process each
+    # no --cpu: without a GPU each process would take itself for a run of its own
     codes, printed = _two_processes([*words, "--max-train-steps", 1], tmp_path)
     assert codes == [0, 0], printed
-    with pytest.raises(UsageError, match=r"begun by 2 processes and this is 1; go on .* `torchrun --nproc-per-node 2`"):
+    with pytest.raises(
+        UsageError, match=r"began with 2 processes and this is 1; use 2, .* `torchrun --nproc-per-node 2`"
+    ):
         train(two, labelled, resume=True)
     codes, printed = _two_processes(words, tmp_path)
     assert codes == [0, 0], printed
-    assert ["steps" in out for out in printed] == [True, False]  # one of them speaks
+    assert ["steps" in out for out in printed] == [True, False]  # only the main process prints
     states = [load_file(Path(c.output_dir) / "checkpoint-2" / "trainable.safetensors") for c in (one, two)]
     moved = max(float(value.abs().max()) for name, value in states[0].items() if "lora_B" in name)
     assert moved > 1e-3
     for name, value in states[0].items():
         assert torch.allclose(value, states[1][name], rtol=1e-3, atol=1e-6), name
-    # the last row is the mean of both steps, of which the second processes' first is in the checkpoint too
+    # the last row is the mean of both steps; the first step's metrics come from the checkpoint, for both processes
     losses = [float(read_rows(Path(c.output_dir) / "metrics.csv")[-1]["loss"]) for c in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert labelled.rows("select count(*) from runs where kind = 'train' and status = 'done'") == [(3,)]
-    codes, printed = _two_processes(words, tmp_path)  # both end where one refuses
+    codes, printed = _two_processes(words, tmp_path)  # both end if one refuses
     assert codes == [2, 2], printed
     assert not any("Traceback" in out for out in printed)
 
@@ -329,10 +331,11 @@ def test_two_processes_with_half_the_batch_each_make_the_steps_of_one_and_are_re
     [
         ({"loss": "sft", "safeguard": 0.9}, "safeguard"),
         ({"loss": "ipo", "soft_labels": True}, "soft-labels"),
-        ({"loss": "mapo", "reference_draws": 1}, "cache-reference"),
+        ({"loss": "mapo", "reference_draws": 1}, "reference-draws"),
+        ({"loss": "sft", "beta": 500.0}, "sft has no beta"),
         ({"kohya": True}, "kohya"),
         ({"output": "lora"}, "lora-rank"),
-        ({"labels": ("redder=-1",)}, "weight of redder"),
+        ({"labelers": ("redder=-1",)}, "weight of redder"),
         ({"label_smoothing": 0.7}, "label-smoothing"),
     ],
 )
@@ -341,22 +344,22 @@ def test_settings_that_contradict_each_other_are_refused_by_name(config: TrainCo
         replace(config, **changes)
 
 
-def test_a_step_that_runs_out_of_memory_ends_with_three_levers(
+def test_a_step_that_runs_out_of_memory_ends_with_three_options(
     labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
     from prefloop.store import PrefloopError
 
-    def scarce(*_):
+    def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("prefloop.train.trainer.Trainer.step", scarce)
+    monkeypatch.setattr("prefloop.train.trainer.Trainer.step", fail)
     with pytest.raises(PrefloopError, match="--train-batch-size 1 --gradient-accumulation-steps 2") as caught:
         train(config, labelled)
     assert str(caught.value).count("--") >= 4
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_scale_lr_multiplies_the_rate_by_the_pairs_of_a_step(trainer: Make, config: TrainConfig):
+def test_scale_lr_multiplies_the_learning_rate_by_the_pairs_per_step(trainer: Make, config: TrainConfig):
     from prefloop.train.optimizers import learning_rate
 
     scaled = replace(config, learning_rate=1e-8, scale_lr=True, train_batch_size=16, gradient_accumulation_steps=4)
@@ -366,15 +369,15 @@ def test_scale_lr_multiplies_the_rate_by_the_pairs_of_a_step(trainer: Make, conf
     assert made.optimizer.param_groups[0]["lr"] == pytest.approx(6e-5)
 
 
-def test_max_train_samples_draws_some_of_the_training_pairs_by_the_seed(trainer: Make):
-    every, some, others = (
-        trainer(**one).data.pairs for one in ({}, {"max_train_samples": 5}, {"max_train_samples": 5, "seed": 1})
+def test_max_train_samples_samples_training_pairs_by_the_seed(trainer: Make):
+    all_pairs, sampled, resampled = (
+        trainer(**changes).data.pairs for changes in ({}, {"max_train_samples": 5}, {"max_train_samples": 5, "seed": 1})
     )
-    assert len(some.train) == 5
-    ids = [{pair.pair_id for pair in pairs.train} for pairs in (every, some, others)]
+    assert len(sampled.train) == 5
+    ids = [{pair.pair_id for pair in pairs.train} for pairs in (all_pairs, sampled, resampled)]
     assert ids[1] < ids[0]
     assert ids[1] != ids[2]
-    assert some.validation == every.validation
+    assert sampled.validation == all_pairs.validation
 
 
 def test_the_safeguard_and_min_snr_reach_the_training_step(trainer: Make):
@@ -382,9 +385,9 @@ def test_the_safeguard_and_min_snr_reach_the_training_step(trainer: Make):
     for changes in ({"safeguard": 0.9}, {"min_snr_gamma": 0.5}):
         changed = gradients(trainer(**changes))
         assert any(not torch.allclose(a, b, rtol=1e-3) for a, b in zip(plain, changed, strict=True)), changes
-    # neither changes what the model is worth before the first step
+    # neither changes the errors before the first step
     made = trainer(safeguard=0.9)
     errors, reference = (
-        asked(made.data.batch(0, 4)) for asked in (made.denoiser.errors, made.denoiser.reference_errors)
+        errors_of(made.data.batch(0, 4)) for errors_of in (made.denoiser.errors, made.denoiser.reference_errors)
     )
     assert torch.equal(errors.rejected, reference.rejected)

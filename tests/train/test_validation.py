@@ -14,7 +14,8 @@ from prefloop.train.monitor.validation import COLUMNS, REFERENCE_FILE, Validatio
 from prefloop.train.pair_denoiser import Errors
 from prefloop.train.pairs import Pairs
 from prefloop.train.run_folder.tables import add_rows
-from prefloop.train.trainer import Trainer, train
+from prefloop.train.stage import train
+from prefloop.train.trainer import Trainer
 
 Make = Callable[..., Trainer]
 

@@ -15,13 +15,13 @@ from ...store import PairStore, PrefloopError
 from ..cache import encode_batch
 from ..config import TrainConfig
 from ..optimizers import learning_rate, optimizer_name
-from ..pairs import select_pairs
+from ..pairs import Pairs, select_pairs
 from ..preflight import refuse_impossible
 from .cost_model import Data, Pipeline, Settings
 from .estimate import estimate, measured_speed, text
 
 
-def dry_run(config: TrainConfig, store: PairStore) -> tuple[str, dict]:
+def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -> tuple[str, dict]:
     """The lines for people, and the same as JSON; nothing is loaded but configs, nothing is written.
 
     Raises:
@@ -30,13 +30,13 @@ def dry_run(config: TrainConfig, store: PairStore) -> tuple[str, dict]:
     refuse_impossible(config)
     model = with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
     family = family_of(model)
-    pairs = select_pairs(store, config)
+    pairs = select_pairs(store, config) if pairs is None else pairs
     accelerator = not config.cpu and torch.cuda.is_available()
     device = torch.device("cuda" if accelerator else "cpu")
     n_devices = max(1, torch.cuda.device_count()) if accelerator else 1
     data = Data(n_pairs=len(pairs.train), n_images=len(pairs.image_paths()), n_prompts=len(pairs.prompts()))
     found = estimate(_pipeline(model, family), data, _settings(config, family), measured_speed(device))
-    resolved = asdict(config) | {
+    resolved = config.resolved() | {
         "optimizer": optimizer_name(config, family),
         "resolution": config.resolution or family.resolution,
         "lora_alpha": config.lora_alpha or config.lora_rank,
@@ -45,7 +45,7 @@ def dry_run(config: TrainConfig, store: PairStore) -> tuple[str, dict]:
         family.settings.parts["vae"]["latent_channels"],
         *([(config.resolution or family.resolution) // family.vae_factor] * 2),
     )
-    beta = None if config.loss == "sft" else config.beta
+    beta = config.resolved_beta
     told = {
         "family": family.name,
         "n_validation_pairs": len(pairs.validation),
@@ -65,7 +65,7 @@ def dry_run(config: TrainConfig, store: PairStore) -> tuple[str, dict]:
         f"beta      {beta:g} per element mean = {beta / math.prod(shape):.4g} per sum over "
         f"{shape[0]} x {shape[1]} x {shape[2]} values"
         if beta is not None
-        else "beta      sft has none",
+        else f"beta      {config.loss} has none",
         f"rate      {told['absolute_learning_rate']:.4g}, absolute",
         text(found),
     ]
@@ -101,7 +101,7 @@ def _settings(config: TrainConfig, family: Family) -> Settings:
         mixed_precision=config.mixed_precision,
         gradient_checkpointing=config.gradient_checkpointing,
         optimizer=name,
-        images_per_pair=1 if config.loss == "sft" else 2,
+        images_per_pair=2 if config.method.needs_rejected else 1,
         has_reference=config.needs_reference,
         reference_draws=bool(config.reference_draws),
         ema=config.ema_decay is not None,

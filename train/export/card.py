@@ -17,6 +17,7 @@ from ...models.model import Composition, Model, Part
 from ...models.resolve import BUILT_IN, LORA_FILE
 from ...store.pairstore import PairStore
 from ...store.query import visible
+from ..methods import METHODS
 
 Output = Literal["pipeline", "unet", "lora", "kohya"]
 _WHAT = {
@@ -24,14 +25,6 @@ _WHAT = {
     "unet": "The U-Net of a text-to-image pipeline",
     "lora": "A LoRA for the U-Net of a text-to-image pipeline, in diffusers' layout",
     "kohya": "A LoRA for the U-Net of a text-to-image pipeline, in the layout of kohya's sd-scripts",
-}
-_METHODS = {
-    "dpo": "Diffusion-DPO ([arXiv 2311.12908](https://arxiv.org/abs/2311.12908))",
-    "sft": "SFT",
-    "ipo": "IPO on denoising errors ([arXiv 2310.12036](https://arxiv.org/abs/2310.12036))",
-    "hinge": "the hinge loss of SLiC on denoising errors ([arXiv 2305.10425](https://arxiv.org/abs/2305.10425))",
-    "mapo": "MaPO ([arXiv 2406.06424](https://arxiv.org/abs/2406.06424))",
-    "kto": "Diffusion-KTO ([arXiv 2404.04465](https://arxiv.org/abs/2404.04465))",
 }
 _TAGS = {"dpo": "diffusion-dpo"}
 
@@ -67,7 +60,7 @@ def model_card(about: dict, evaluations: list[dict], on: Model | None = None) ->
         pipeline_tag="text-to-image",
         tags=tags,
     )
-    method = _METHODS.get(objective, objective)
+    method = _method(objective)
     parts = [
         f"---\n{front.to_yaml()}\n---",
         "# A model tuned on preferences",
@@ -85,6 +78,16 @@ def model_card(about: dict, evaluations: list[dict], on: Model | None = None) ->
     if any(row["in_sample"] for one in evaluations for row in one["scorers"].values()):
         parts.append("A scorer marked in-sample made the labels that the model was trained on: it is no witness.")
     return "\n\n".join(parts) + "\n"
+
+
+def _method(objective: str) -> str:
+    """The loss with a link to its paper."""
+    method = METHODS.get(objective)
+    return (
+        objective
+        if method is None
+        else f"{method.title} ([arXiv {method.arxiv}](https://arxiv.org/abs/{method.arxiv}))"
+    )
 
 
 def _snippet(about: dict, on: Model | None) -> str:
@@ -178,9 +181,9 @@ def _provenance(about: dict, on: Model | None) -> list[str]:
     if on is not None and on.name != about["base_model"]:
         lines.append(f"trained on: {_code(on.name)}")
     lines += [
-        f"objective: {_METHODS.get(about['objective'], about['objective'])}",
+        f"objective: {_method(about['objective'])}",
     ]
-    if about["objective"] != "sft":
+    if (method := METHODS.get(about["objective"])) is None or method.beta is not None:
         lines.append(
             f"beta: {about['beta_mean']:g} times a mean over a latent's values, {about['beta_sum']:.4g} times their sum"
         )

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def about(config: TrainConfig, model: Model, data: TrainingData, provenance: Pro
             "labels": list(provenance.labelers),
             "labelers": provenance.labelers,
             "versions": versions(),
-            "config": plain(asdict(config)),
+            "config": plain(config.resolved()),
         }
         | summary
     )
@@ -64,12 +64,12 @@ def output_of(config: TrainConfig) -> str:
     return "lora" if config.lora_rank else "pipeline"
 
 
-def beta_sum(config: TrainConfig, data: TrainingData) -> float:
+def beta_sum(config: TrainConfig, data: TrainingData) -> float | None:
     """beta as the factor of a sum over the latent's values instead of their mean."""
     shape = data.latents.rows(
         "mean", [data.crops[pair.pair_id].key(pair.chosen) for pair in data.pairs.train[:1]]
     ).shape
-    return config.beta / math.prod(shape[1:])
+    return None if config.resolved_beta is None else config.resolved_beta / math.prod(shape[1:])
 
 
 def write_result(

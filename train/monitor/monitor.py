@@ -13,7 +13,7 @@ from ...core.signals import StopSignal
 from ...models.resolve import Model
 from ..config import TrainConfig
 from ..data import Batch, TrainingData
-from ..objective import SHOWN
+from ..objective import BATCH_METRICS
 from ..pair_denoiser import Errors, PairDenoiser
 from ..policy import Policy
 from ..run_folder.mark import RUN
@@ -23,7 +23,7 @@ from .samples import Samples
 from .tables import looks, read_rows
 from .validation import COLUMNS, Validation
 
-METRICS = ("step", *SHOWN, "learning_rate", "grad_norm")
+METRICS = ("step", *BATCH_METRICS, "learning_rate", "grad_norm")
 
 
 class Monitor:
@@ -72,7 +72,9 @@ class Monitor:
     def _recall(self) -> None:
         """Take up what was told last, from the tables."""
         for row in read_rows(self.output / "metrics.csv")[-1:]:
-            self.last_metrics = {name: float(row[name]) for name in METRICS[1:]}
+            self.last_metrics = {
+                name: float(row[name] or math.nan) for name in METRICS[1:]
+            }  # empty without a reference
         for row in looks(read_rows(self.output / "validation.csv"))[-1:]:
             kinds = dict.fromkeys(("step", "timestep_low", "timestep_high", "n_pairs"), int) | {"bin": str}
             self.last_look = {name: kinds.get(name, float)(row[name]) for name in COLUMNS}

@@ -114,7 +114,7 @@ class Validation:
         return [{"step": step} | row for row in rows]
 
     def _row(self, name: str | int, timesteps: tuple[int, int], four: np.ndarray) -> dict[str, Any]:
-        logits = dpo_logits(*torch.from_numpy(four).float(), beta=self.config.beta)
+        logits = dpo_logits(*torch.from_numpy(four).float(), beta=self.config.resolved_beta or 1.0)
         right = ((logits > 0).float() + 0.5 * (logits == 0).float()).numpy()
         prompts = [pair.prompt_id for pair in self.pairs] * (len(right) // len(self.pairs))
         low, high = interval(right, prompts, self.config.seed)

@@ -74,7 +74,7 @@ def _begin(output: Path, config: TrainConfig, resume: bool, overwrite: bool) -> 
         write_mark(output, config=config.identity())
         forget_pairs(output)
     elif begun_with(output) != config.identity():
-        raise UsageError(f"{output} holds a run with other settings; give them again, or {other_ways(output)}")
+        raise UsageError(other_settings(output))
 
 
 def begun_with(output: Path) -> str | None:
@@ -109,6 +109,14 @@ def _refuse_finished(output: Path, config: TrainConfig, resume: bool) -> None:
 
 
 # Overwriting: the old run's own files go aside, its result stays in its place, until the new run has a checkpoint
+
+
+def other_settings(output: Path) -> str:
+    """The error for a run that these settings do not resume; those that an earlier version recorded never match."""
+    return (
+        f"{output} holds a run with other settings, or of an earlier version of prefloop; "
+        f"repeat its settings, or give {other_ways(output)}"
+    )
 
 
 def other_ways(output: Path) -> str:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from ...core.errors import UsageError, cannot_write
 from ...core.files import sync_folder, write_atomic
 from ...core.hashing import RESULT_FILE
-from ..checkpoint import written_badly
+from ..checkpoint import write_error
 from ..export.readme import README, is_our_readme
 from .mark import follow_umask
 from .ownership import as_noted, note_of, read_note, remove_owned, write_note
@@ -62,7 +62,7 @@ def replacing(output: Path) -> Iterator[Path]:
         yield folder
         _move_into(output, folder)
     except (OSError, RuntimeError, SafetensorError) as error:
-        cause = written_badly(error)
+        cause = write_error(error)
         if cause is None:
             raise
         raise cannot_write(output, cause) from error

@@ -1,0 +1,90 @@
+"""The losses of `train`: everything but the function itself, which is in losses.py. Imports no torch."""
+
+from dataclasses import dataclass
+
+BOTH = ("chosen", "rejected")
+WITH_REFERENCE = (*BOTH, "ref_chosen", "ref_rejected")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A loss as options, help, model card and cost estimate need it."""
+
+    function: str
+    """Name of its function in losses.py, which takes `errors` in their order, then `beta` if there is a default."""
+    title: str
+    arxiv: str
+    """Where it was published."""
+    errors: tuple[str, ...]
+    """The fields of pair_denoiser.Errors that it is a function of."""
+    beta: float | None
+    """Its default strength; None if it has no such factor."""
+    pairwise: bool = False
+    """A function of the difference between the chosen and the rejected error, which the safeguard can bound."""
+    uncertain_labels: bool = False
+    """Also takes `p_chosen`, the probability that a label is right."""
+
+    @property
+    def needs_reference(self) -> bool:
+        return "ref_chosen" in self.errors
+
+    @property
+    def needs_rejected(self) -> bool:
+        return "rejected" in self.errors
+
+    @property
+    def summary(self) -> str:
+        """One line of the help."""
+        return self.title if self.beta is None else f"{self.title} (beta {self.beta:g})"
+
+
+# 500 is for the latents of the built-in world, 8 x 8 x 8; recipes set what suits Stable Diffusion
+METHODS = {
+    "dpo": Method(
+        function="diffusion_dpo",
+        title="Diffusion-DPO",
+        arxiv="2311.12908",
+        errors=WITH_REFERENCE,
+        beta=500.0,
+        pairwise=True,
+        uncertain_labels=True,
+    ),
+    "sft": Method(
+        function="sft",
+        title="supervised fine-tuning on chosen images",
+        arxiv="2311.12908",
+        errors=("chosen",),
+        beta=None,
+    ),
+    "ipo": Method(
+        function="ipo",
+        title="IPO on denoising errors",
+        arxiv="2310.12036",
+        errors=WITH_REFERENCE,
+        beta=500.0,
+        pairwise=True,
+    ),
+    "hinge": Method(
+        function="hinge",
+        title="SLiC's hinge loss on denoising errors",
+        arxiv="2305.10425",
+        errors=WITH_REFERENCE,
+        beta=500.0,
+        pairwise=True,
+    ),
+    "mapo": Method(
+        function="mapo",
+        title="MaPO, which needs no reference",
+        arxiv="2406.06424",
+        errors=BOTH,
+        beta=0.1,
+        pairwise=True,
+    ),
+    "kto": Method(
+        function="kto",
+        title="Diffusion-KTO",
+        arxiv="2404.04465",
+        errors=WITH_REFERENCE,
+        beta=500.0,
+    ),
+}

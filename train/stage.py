@@ -1,0 +1,86 @@
+"""The training stage: from labelled pairs in the store to a folder that diffusers loads."""
+
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors import SafetensorError
+
+from ..core.errors import cannot_write, is_full
+from ..core.signals import StopSignal
+from ..models.resolve import find_model, with_parts
+from ..store import PairStore, PrefloopError
+from ..store.runs import Run, run
+from .checkpoint import write_error
+from .config import TrainConfig
+from .distributed import on_cpu, on_main_process
+from .pairs import Pairs
+from .preflight import refuse_impossible
+from .resources import checkpoint_bytes, out_of_memory
+from .run_folder.claim import claimed
+from .run_folder.place import refuse_both, refuse_place
+from .trainer import Trainer
+
+
+def train(
+    config: TrainConfig,
+    store: PairStore,
+    *,
+    pairs: Pairs | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    stop: StopSignal | None = None,
+) -> dict:
+    """Tune a model on the labels of a store.
+
+    The same call continues an interrupted run, on the pairs it began with. `output_dir` gets the result: the whole pipeline,
+    its U-Net, or a LoRA. `prefloop.json` records what it was made from; `metrics.csv` and `validation.csv` record the run.
+
+    Args:
+        pairs: what `select_pairs` gives for these settings, if it was called already.
+        resume: continue a finished run up to a larger max_train_steps.
+        overwrite: start over in a folder that holds a run; the old run stays until the new one has a checkpoint.
+        stop: a signal handler that was installed before this call.
+
+    Returns:
+        n_pairs, steps, loss, implicit_accuracy, validation (its last row for all timesteps), output_dir, beta_mean, beta_sum.
+
+    Raises:
+        UsageError: if the folder holds a finished run, a run with other settings, or something else, or if the run reads from
+            it; or if the settings cannot run on this machine.
+        NumericalError: if a loss or gradient is not finite; nothing is written in that case.
+        PrefloopError: if memory or disk space runs out, a package is not installed, or the hub refuses the result.
+    """
+    refuse_both(resume, overwrite)
+    output = Path(config.output_dir)
+    refuse_impossible(config)
+    with (stop or StopSignal()).listening() as stop, ExitStack() as held:
+        model = with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
+        refuse_place(config, store.path, model)
+        stop.check("nothing was trained yet")
+        AcceleratorState._reset_state()  # otherwise a second run in a process keeps the first one's precision
+        tracker: dict[str, Any] = (
+            {"log_with": config.report_to, "project_dir": str(output / "logs")} if config.report_to else {}
+        )
+        accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=on_cpu(config.cpu), **tracker)
+        main = accelerator.is_main_process
+        on_main_process(
+            accelerator,
+            lambda: held.enter_context(claimed(output, config, resume, overwrite, checkpoint_bytes(config, model))),
+        )
+        # one row for the run, however many processes train
+        with run(store, "train", config.resolved()) if main else nullcontext(Run(uuid4(), "train", {})) as record:
+            try:
+                trainer = Trainer(config, store, stop, accelerator, model, overwrite, pairs)
+                record.summary |= trainer.train(str(record.run_id))
+            except torch.OutOfMemoryError as error:
+                raise PrefloopError(out_of_memory(config)) from error
+            except (OSError, RuntimeError, SafetensorError) as error:
+                if (cause := write_error(error)) is None or not is_full(cause):
+                    raise
+                raise cannot_write(output, cause) from error
+    return record.summary
