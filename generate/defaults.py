@@ -68,7 +68,7 @@ def settled(
 
 def drawn_with(model: Model, store: PairStore) -> dict[str, Any] | None:
     """The sampler settings of the images that a result was trained on, those of most of them; None where they are not here."""
-    labels = (model.trained_with or {}).get("labels")
+    labels = (model.trained_with or {}).get("labelers")
     before = next((one for one in list(ancestry(model))[1:2]), None)
     if not labels or before is None:
         return None

@@ -43,7 +43,6 @@ def about(**changes: Any) -> dict[str, Any]:
         "effective_batch": 64,
         "beta_mean": 5000.0,
         "beta_sum": 5000 / (4 * 64 * 64),
-        "labels": ["pickscore", "people"],
         "labelers": {"pickscore": {"rule": "single", "scorers": ["pickscore@4c7b"]}, "people": {}},
         "run_id": "5f0d",
         "versions": {"python": "3.11.2", "diffusers": "0.42.1"},
@@ -135,7 +134,7 @@ def test_win_rates_stand_with_their_interval_and_number():
 
 
 def test_hostile_names_stay_text():
-    labels = {"labels": [HOSTILE], "labelers": {HOSTILE: {"scorers": [HOSTILE]}}}
+    labels = {"labelers": {HOSTILE: {"scorers": [HOSTILE]}}}
     scorers = {HOSTILE: evaluation()["scorers"]["hps"]}
     card = model_card(
         about(base_model=HOSTILE, where=HOSTILE, **labels), [evaluation(against=HOSTILE, scorers=scorers)]

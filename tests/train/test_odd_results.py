@@ -30,7 +30,7 @@ ODD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a folder": (lambda f: ((f / RESULT_FILE).unlink(), (f / RESULT_FILE).mkdir()), "cannot be read as JSON"),
     "a list": (lambda f: (f / RESULT_FILE).write_text("[]"), "holds a list where train writes an object"),
     "empty": (lambda f: (f / RESULT_FILE).write_text("{}"), "no base_model"),
-    "labels": (lambda f: rewrite(f, labels=[1]), "labels is '[1]'"),
+    "no labelers": (lambda f: rewrite(f, labelers=[1]), "labelers is '[1]'"),
     "labelers": (lambda f: rewrite(f, labelers={"a": []}), "labelers.a is '[]'"),
     "scorers": (lambda f: rewrite(f, labelers={"a": {"scorers": {"b": 1}}}), "labelers.a.scorers"),
     "config": (lambda f: rewrite(f, config="x"), "config is 'x'"),

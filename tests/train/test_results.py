@@ -1,4 +1,4 @@
-"""A result's folder: its hashes, records of version 0.1, and names that could be paths or hub ids."""
+"""A result's folder: its hashes, its record, and names that could be paths or hub ids."""
 
 import json
 import os
@@ -6,16 +6,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import content
 import pytest
 import torch
 from prefloop.cli import app
 from prefloop.core import hashing
-from prefloop.core.hashing import RESULT_FILE, digests, fingerprint, sha256
+from prefloop.core.hashing import RESULT_FILE, digests, sha256
 from prefloop.core.hub import hub_id
-from prefloop.core.ids import content_id
 from prefloop.models.lineage import lineage
 from prefloop.models.pipelines import load_pipeline
 from prefloop.models.resolve import LORA_FILE, find_model, with_parts
@@ -141,35 +139,6 @@ def test_nothing_of_this_machine_is_in_the_configs_of_a_result(tiny_pipeline: Pa
     assert not any(str(tiny_pipeline) in path.read_text() for path in tmp_path.rglob("*.json"))
     assert {name for name in before if before[name] != sha256(tmp_path / name)} >= {"model_index.json"}
     assert load_pipeline(find_model(str(tmp_path)), "cpu", torch.float32)
-
-
-def first_format(folder: Path, base: str, base_id: object, **config: Any) -> None:
-    (folder / RESULT_FILE).write_text(json.dumps({"base_model": base, "base_model_id": str(base_id), "config": config}))
-
-
-def test_a_record_of_version_0_1_is_taken_up_where_its_base_can_be_told(
-    lora: Path, tiny_pipeline: Path, tmp_path: Path
-):
-    base = find_model(str(tiny_pipeline))
-    today = find_model(str(lora)).model_id
-    first_format(lora, base.name, base.model_id, model=base.name)
-    assert find_model(str(lora)).model_id == today
-    # trained on a result: config.model names it, its id then was of the pipeline at the bottom and its own files
-    second = Path(shutil.copytree(lora, tmp_path / "second"))
-    old_id = content_id(base.model_id.bytes + fingerprint(lora).bytes)
-    first_format(second, base.name, old_id, model="tuned")
-    found = find_model(str(second))
-    assert found.base is not None
-    assert Path(found.base.source) == lora
-    third = Path(shutil.copytree(lora, tmp_path / "third"))
-    first_format(third, base.name, content_id(base.model_id.bytes + fingerprint(second).bytes), model="second")
-    assert len(find_model(str(third)).composition.loras) == 3
-    shutil.rmtree(lora)
-    assert "was trained on tuned, which is not there" in refused(second)
-    first_format(second, base.name, base.model_id, model=base.name, vae=str(tiny_pipeline))
-    assert "kept no hash of it" in refused(second)
-    first_format(second, base.name, base.model_id, model=base.name, vae="owner/vae")
-    assert find_model(str(second)).composition.vae is not None
 
 
 def test_a_record_by_hand_that_names_a_base_is_enough_but_for_a_card(store: PairStore, lora: Path, tiny_pipeline: Path):

@@ -193,7 +193,7 @@ def test_a_full_result_loads_in_diffusers_and_as_a_model(labelled: PairStore, co
     found = find_model(config.output_dir)
     assert found.model_id != find_model(config.model).model_id
     assert found.trained_with is not None
-    assert found.trained_with["labels"] == ["redder"]
+    assert list(found.trained_with["labelers"]) == ["redder"]
     ((status, kind),) = labelled.rows("select status, kind from runs where kind = 'train'")
     assert (status, kind) == ("done", "train")
     row = metrics(config)[-1]

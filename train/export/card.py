@@ -190,8 +190,8 @@ def _provenance(about: dict, on: Model | None) -> list[str]:
         f"steps: {about['steps']}, of {about['effective_batch']} pairs each",
         f"pairs: {about['n_pairs']}" + (f", where {_code(config['where'])}" if config["where"] else ""),
     ]
-    for name in about["labels"]:
-        scorers = about["labelers"].get(name, {}).get("scorers", [])
+    for name, labeler in about["labelers"].items():
+        scorers = labeler.get("scorers", [])
         by = f", by {', '.join(_code(scorer) for scorer in scorers)}" if scorers else ""
         lines.append(f"labeler: {_code(name)}{by}")
     lines.append(f"run: {_code(about['run_id'])}, seed {config['seed']}")

@@ -49,7 +49,6 @@ def about(config: TrainConfig, model: Model, data: TrainingData, provenance: Pro
             "absolute_learning_rate": learning_rate(config, provenance.n_processes),
             "effective_batch": config.train_batch_size * config.gradient_accumulation_steps * provenance.n_processes,
             "run_id": provenance.run_id,
-            "labels": list(provenance.labelers),
             "labelers": provenance.labelers,
             "versions": versions(),
             "config": plain(asdict(config)),
