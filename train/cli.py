@@ -69,15 +69,15 @@ def train(
     from ..core.signals import StopSignal
     from ..models.resolve import find_model
     from .pairs import select_pairs
-    from .run_folder.kept_pairs import has_pairs
-    from .run_folder.place import refuse_both, refuse_place
+    from .run_folder.location import refuse_overlap, refuse_resume_with_overwrite
+    from .run_folder.saved_pairs import has_saved_pairs
 
-    refuse_both(resume, overwrite)
+    refuse_resume_with_overwrite(resume, overwrite)
     stop = StopSignal()
     with nullcontext() if dry_run else stop.listening():
         opened = PairStore.open(store)
-        refuse_place(settings, opened.path, find_model(settings.model, settings.revision))
-        if dry_run or overwrite or not has_pairs(Path(settings.output_dir), settings):
+        refuse_overlap(settings, opened.path, find_model(settings.model, settings.revision))
+        if dry_run or overwrite or not has_saved_pairs(Path(settings.output_dir), settings):
             select_pairs(opened, settings)
         if dry_run:
             from .cost.dry_run import dry_run as estimated

@@ -22,7 +22,7 @@ from .data import TrainingData, image_frames
 from .pair_denoiser import PairDenoiser
 from .pairs import Pairs, select_pairs
 from .policy import load_text_encoders, load_vae
-from .run_folder.kept_pairs import keep_pairs, n_changed, read_pairs
+from .run_folder.saved_pairs import count_changed_labels, load_pairs, save_pairs
 
 # What the reference's errors of a pair's draws depend on, beside its pair, its model and the seed.
 _DRAWN = (
@@ -52,18 +52,18 @@ def as_begun(
         IntegrityError: where pairs it was begun with cannot be used any more.
     """
     output = Path(config.output_dir)
-    kept = read_pairs(output, config, store)
+    kept = load_pairs(output, config, store)
     pairs = select_pairs(store, config) if kept is None else kept
     data, scheduler = prepared(config, store, model, device, pairs, stop)
     if kept is None:
         if main:
-            keep_pairs(output, config, pairs, data.pairs)
+            save_pairs(output, config, pairs, data.pairs)
     elif lost := len(pairs) - len(data.pairs):
         raise IntegrityError(
             f"the images of {lost} pairs that the run in {output} was begun with cannot be used any more; "
             "`prefloop store check` names them; put them back, or name another folder"
         )
-    elif main and (changed := n_changed(output, config, store)):
+    elif main and (changed := count_changed_labels(output, config, store)):
         print(
             f"{changed} label{'s' * (changed > 1)} new or changed since; the run in {output} goes on with those it began with",
             file=sys.stderr,

@@ -21,8 +21,9 @@ from .config import TrainConfig
 from .data import TrainingData
 from .export.result import settle
 from .policy import Policy
-from .run_folder.claim import drop_previous, other_ways
-from .run_folder.tables import cut_table, sync_file
+from .run_folder.files import sync_file
+from .run_folder.overwrite import alternatives, drop_previous
+from .run_folder.tables import truncate_table
 
 TABLES = ("metrics", "validation")
 # what the loaders raise where a file is not what a checkpoint has under that name
@@ -129,7 +130,7 @@ class State:
         step = manifest["step"]
         if main:
             for table in TABLES:
-                cut_table(self.output / f"{table}.csv", step)
+                truncate_table(self.output / f"{table}.csv", step)
             print(f"going on from step {step} in {self.output}", file=sys.stderr)
         self.accelerator.wait_for_everyone()
         return step
@@ -137,22 +138,22 @@ class State:
     def _refuse_other(self, path: Path, manifest: dict) -> None:
         if manifest.get("config") != self.config.identity():
             raise UsageError(
-                f"{self.output} holds a run with other settings; give them again, or {other_ways(self.output)}"
+                f"{self.output} holds a run with other settings; give them again, or {alternatives(self.output)}"
             )
         if manifest.get("model", self.model_id) != self.model_id:
             raise IntegrityError(
-                f"{self.config.model} has changed since the run in {self.output} began; restore it, or give {other_ways(self.output)}"
+                f"{self.config.model} has changed since the run in {self.output} began; restore it, or give {alternatives(self.output)}"
             )
         if manifest.get("pairs") != self.fingerprint:
             raise IntegrityError(
                 f"{path} was trained on another list of pairs ({manifest.get('n_pairs')} then, "
-                f"{len(self.data.pairs.train)} now); give {other_ways(self.output)}"
+                f"{len(self.data.pairs.train)} now); give {alternatives(self.output)}"
             )
         then, now = manifest.get("processes"), self.accelerator.num_processes
         if then is not None and then != now:  # which pairs a step sees depends on it
             raise UsageError(
                 f"the run in {self.output} was begun by {then} process{'es' * (then > 1)} and this is {now}; "
-                f"go on with as many, such as by `torchrun --nproc-per-node {then}`, or give {other_ways(self.output)}"
+                f"go on with as many, such as by `torchrun --nproc-per-node {then}`, or give {alternatives(self.output)}"
             )
 
     def _load(self, path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..core.errors import PrefloopError
-from .run_folder.mark import write_whole
+from .run_folder.files import atomic_write
 
 _SUM = "crc32"  # finds accidents, which is all that a cache must; half the time of sha256, about that of reading
 
@@ -28,7 +28,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     """
     parts = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(parts, {**about, _SUM: _sum(parts, about)})
-    write_whole(path, data)
+    atomic_write(path, data)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -43,8 +43,8 @@ from .policy import Policy, load_unet
 from .preflight import refuse_impossible
 from .prepare import as_begun, with_reference
 from .resources import checkpoint_bytes, levers
-from .run_folder.claim import claimed
-from .run_folder.place import refuse_both, refuse_place
+from .run_folder.claim import claim_folder
+from .run_folder.location import refuse_overlap, refuse_resume_with_overwrite
 from .state import TABLES, State
 
 LOG_EVERY = 10
@@ -78,12 +78,12 @@ def train(
         NumericalError: where a loss or gradient is not finite; nothing is written then.
         PrefloopError: where memory or the disk runs out, a package is not installed, or the result could not be pushed to the hub.
     """
-    refuse_both(resume, overwrite)
+    refuse_resume_with_overwrite(resume, overwrite)
     output = Path(config.output_dir)
     refuse_impossible(config)
     with (stop or StopSignal()).listening() as stop, ExitStack() as held:
         model = with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
-        refuse_place(config, store.path, model)
+        refuse_overlap(config, store.path, model)
         stop.check("nothing was trained yet")
         AcceleratorState._reset_state()  # else a second run of a process keeps the first one's precision
         tracker: dict[str, Any] = (
@@ -93,7 +93,9 @@ def train(
         main = accelerator.is_main_process
         at_once(
             accelerator,
-            lambda: held.enter_context(claimed(output, config, resume, overwrite, checkpoint_bytes(config, model))),
+            lambda: held.enter_context(
+                claim_folder(output, config, resume, overwrite, checkpoint_bytes(config, model))
+            ),
         )
         # one row for the run, whatever the number of processes
         with run(store, "train", config) if main else nullcontext(Run(uuid4(), "train", {})) as this:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from prefloop.store import IntegrityError, PrefloopError
 from prefloop.train.checkpoint import MANIFEST, latest_checkpoint, read_manifest, save_checkpoint
-from prefloop.train.run_folder.tables import replacing
+from prefloop.train.run_folder.publish import publish
 from safetensors.torch import save_file
 
 
@@ -111,7 +111,7 @@ def test_a_result_is_finished_by_its_last_file_when_the_others_are_on_disk(
     tmp_path: Path, calls: list[tuple[str, str]]
 ):
     def write(text: str) -> None:
-        with replacing(tmp_path) as folder:
+        with publish(tmp_path) as folder:
             (folder / "unet").mkdir()
             for name in ("unet/weights", "aaa", "prefloop.json", "zzz"):
                 (folder / name).write_text(text)
@@ -134,7 +134,7 @@ def test_a_result_that_was_being_replaced_is_not_taken_for_a_finished_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ):
     def write(text: str) -> None:
-        with replacing(tmp_path) as folder:
+        with publish(tmp_path) as folder:
             for name in ("weights", "prefloop.json"):
                 (folder / name).write_text(text)
 
@@ -162,7 +162,7 @@ def test_files_have_the_mode_that_the_umask_asks_for(tmp_path: Path):
     before = os.umask(0o027)
     try:
         checkpoint = save_checkpoint(tmp_path, 1, {}, write, 2)
-        with replacing(tmp_path) as folder:
+        with publish(tmp_path) as folder:
             write(folder)
     finally:
         os.umask(before)

@@ -10,10 +10,11 @@ import pytest
 from prefloop.store import NumericalError, PairStore, UsageError
 from prefloop.train import TrainConfig
 from prefloop.train.checkpoint import newest_first, save_checkpoint
-from prefloop.train.export.readme import write_readme
-from prefloop.train.run_folder.claim import claimed, drop_previous
-from prefloop.train.run_folder.ownership import owned
-from prefloop.train.run_folder.tables import replacing
+from prefloop.train.run_folder.claim import claim_folder
+from prefloop.train.run_folder.overwrite import drop_previous
+from prefloop.train.run_folder.ownership import split_by_owner
+from prefloop.train.run_folder.publish import publish
+from prefloop.train.run_folder.readme import write_readme
 from prefloop.train.trainer import Trainer, train
 
 
@@ -88,7 +89,7 @@ def test_a_run_is_overwritten_when_the_new_one_has_a_checkpoint_and_not_before(
     finished: Path, labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
     before = content_of(finished)
-    assert owned(finished)[1] == []  # every file of a run is known as such
+    assert split_by_owner(finished)[1] == []  # every file of a run is known as such
 
     def sick(*_):
         assert (finished / "prefloop.json").exists()
@@ -106,7 +107,7 @@ def test_a_run_is_overwritten_when_the_new_one_has_a_checkpoint_and_not_before(
     assert not list(finished.glob(".previous*"))
     assert [path.name for path in newest_first(finished)] == ["checkpoint-3"]
     assert json.loads((finished / "prefloop.json").read_text())["kind"] == "lora"
-    assert owned(finished)[1] == []
+    assert split_by_owner(finished)[1] == []
 
 
 def test_overwriting_names_the_files_of_others_in_a_runs_folder(
@@ -154,7 +155,7 @@ def test_a_readme_or_unet_of_the_users_is_not_written_over(labelled: PairStore, 
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("prefloop.train.trainer.plot_training", put)  # the last thing before the result
-        with pytest.raises(UsageError, match=r"unet/config.json is not as train wrote it; move it away"):
+        with pytest.raises(UsageError, match=r"unet/config.json was not written by train, or has changed; move it away"):
             train(stopped, labelled)
     assert (output / "unet" / "config.json").read_text() == "mine"
     shutil.rmtree(output / "unet")
@@ -184,9 +185,9 @@ def test_killed_at_any_moment_of_overwriting_the_old_or_the_new_run_is_whole(
         save_checkpoint(folder, 3, {"config": which.identity()}, write, 2)
 
     begun = tmp_path / "begun"
-    with claimed(begun, config, False, False):
+    with claim_folder(begun, config, False, False):
         run_of(begun, config, "old")
-        with replacing(begun) as result:
+        with publish(begun) as result:
             (result / "unet").mkdir()
             (result / "unet" / "weights").write_text("old")
             (result / "prefloop.json").write_text('{"steps": 3}')
@@ -212,13 +213,13 @@ def test_killed_at_any_moment_of_overwriting_the_old_or_the_new_run_is_whole(
             for name in calls:
                 patched.setattr(os, name, dying(name))
             try:
-                with claimed(folder, new, False, True):
+                with claim_folder(folder, new, False, True):
                     run_of(folder, new, "new")
                     drop_previous(folder)
             except Killed:
                 pass
         # what the next command finds, whatever it is
-        with pytest.raises(UsageError), claimed(folder, replace(config, beta=8.0), False, False):
+        with pytest.raises(UsageError), claim_folder(folder, replace(config, beta=8.0), False, False):
             pass
         (checkpoint,) = newest_first(folder)
         text = (checkpoint / "weights").read_text()

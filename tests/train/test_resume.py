@@ -20,7 +20,7 @@ from prefloop.store import IntegrityError, NumericalError, PairStore, PrefloopEr
 from prefloop.train import TrainConfig
 from prefloop.train.checkpoint import MANIFEST, sha256
 from prefloop.train.pairs import select_pairs
-from prefloop.train.run_folder.kept_pairs import read_pairs
+from prefloop.train.run_folder.saved_pairs import load_pairs
 from prefloop.train.trainer import Trainer, train
 from safetensors.torch import load_file, save_file
 
@@ -92,7 +92,7 @@ def test_labels_that_change_while_a_run_is_interrupted_do_not_keep_it_from_endin
     for table in TABLES:
         one, other = ((Path(c.output_dir) / table).read_text() for c in (whole, cut))
         assert one == other, table
-    kept = read_pairs(Path(cut.output_dir), cut, labelled)
+    kept = load_pairs(Path(cut.output_dir), cut, labelled)
     assert kept is not None
     assert kept == pairs
 

@@ -18,9 +18,9 @@ from ..config import TrainConfig
 from ..data import TrainingData
 from ..optimizers import learning_rate, optimizer_name
 from ..policy import Policy
-from ..run_folder.tables import replacing
+from ..run_folder.publish import publish
+from ..run_folder.readme import write_readme
 from .card import evaluations_of, model_card
-from .readme import write_readme
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def write_result(
 ) -> None:
     """Put weights and prefloop.json into the folder, all or nothing."""
     told = about(config, model, data, provenance, summary)
-    with replacing(output) as folder:
+    with publish(output) as folder:
         if output_of(config) == "pipeline":
             policy.save_pipeline(folder, model)
         elif output_of(config) == "unet":

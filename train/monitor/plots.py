@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..run_folder.mark import write_whole
+from ..run_folder.files import atomic_write
 from .diagnose import Verdict, verdicts
 from .tables import Floats, Rows, column, error_changes, looks, read_rows
 
@@ -44,7 +44,7 @@ def plot_training(folder: Path, learning_rate: float | None = None) -> Path:
     _words(figure.add_subplot(grid[1, 2]), verdicts(metrics, validation, learning_rate))
     path, picture = folder / "training.png", io.BytesIO()
     figure.savefig(picture, format="png", dpi=100)
-    write_whole(path, picture.getvalue())
+    atomic_write(path, picture.getvalue())
     return path
 
 

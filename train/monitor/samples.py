@@ -17,7 +17,7 @@ from ..config import TrainConfig
 from ..data import TrainingData, derived_seed
 from ..pairs import Pair
 from ..policy import Policy, load_vae
-from ..run_folder.mark import write_whole
+from ..run_folder.files import atomic_write
 
 STEPS, GUIDANCE = 20, 5.0
 BORDER, LINE = 4, 16  # pixels
@@ -44,11 +44,11 @@ class Samples:
                 return
             with self.policy.reference(self.policy.unet):
                 for path, image in zip(kept, self._images(pipeline, device), strict=True):
-                    write_whole(path, png_bytes(image))
+                    atomic_write(path, png_bytes(image))
         images = self._images(pipeline, device)
         before = [Image.open(path).convert("RGB") for path in kept]
         drawn = sheet(before, images, [pair.prompt for pair in self.pairs])
-        write_whole(self.folder / f"step-{step:06d}.png", png_bytes(drawn))
+        atomic_write(self.folder / f"step-{step:06d}.png", png_bytes(drawn))
 
     def _pipeline(self, device: torch.device) -> Any:
         pipeline = load_root(
