@@ -103,7 +103,7 @@ def card(
     push_to_hub: Annotated[Optional[str], typer.Option(help="Upload it to this repository then.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
 ) -> None:
-    """Write the model card of a result anew, with the win rates that eval has found since.
+    """Rewrite the model card of a result with the win rates of later evaluations.
 
     Example: prefloop card tuned
     """
@@ -111,7 +111,7 @@ def card(
     from .export.result import write_card
 
     n = write_card(folder, opened)
-    say(f"{folder / 'README.md'} tells of {n} evaluation{'' if n == 1 else 's'}")
+    say(f"wrote {folder / 'README.md'} with {n} evaluation{'' if n == 1 else 's'}")
     if push_to_hub is not None:
         _pushed(str(folder), push_to_hub, private)
 

@@ -19,7 +19,7 @@ from ..store import IntegrityError, PrefloopError, UsageError
 from .checkpoint import latest_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .data import TrainingData
-from .export.result import settle
+from .export.result import canonicalize_files
 from .policy import Policy
 from .run_folder.files import sync_file
 from .run_folder.overwrite import alternatives, drop_previous
@@ -80,7 +80,7 @@ class State:
             with open(folder / "optimizer.pt", "wb") as file:  # torch's own writer does not say what the system said
                 torch.save(parts, file)
             self.policy.save_weights(folder, self.data.family)
-            settle(folder)
+            canonicalize_files(folder)
 
         about = {
             "config": self.config.identity(),

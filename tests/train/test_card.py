@@ -103,12 +103,12 @@ def test_the_card_says_what_the_model_was_made_from():
     for line in (
         "base model: `owner/base`",
         # 5000 / (4 * 64 * 64) = 0.30518
-        "beta: 5000 times a mean over a latent's values, 0.3052 times their sum",
+        "beta: 5000 for a mean over the latent's values, which is 0.3052 for their sum",
         "LoRA: rank 8, alpha 8",
         "learning rate: 1e-05, `cosine`; adamw",
-        "steps: 190, of 64 pairs each",
+        "steps: 190, with 64 pairs each",
         "pairs: 812, where `margin > 0.5`",
-        "labeler: `pickscore`, by `pickscore@4c7b`",
+        "labeler: `pickscore` (scorers: `pickscore@4c7b`)",
         "labeler: `people`",
         "run: `5f0d`, seed 3",
         "versions: python 3.11.2, diffusers 0.42.1",
@@ -125,12 +125,14 @@ def test_win_rates_stand_with_their_interval_and_number():
     card = model_card(about(), [evaluation(n_trained_prompts=7), evaluation(against="other")])
     assert "| `hps` | 64.2 % | 59.2 to 69.2 % | 400 | 799 |\n" in card
     assert "| `pickscore` (in-sample) | 61.3 % | 56.3 to 66.3 % | 400 | 799 |\n" in card
-    assert "on 400 prompts; 7 of them were trained on." in card
-    assert "which of them were trained on is not known" in model_card(about(), [evaluation(n_trained_prompts=None)])
+    assert "on 400 prompts; 7 of them were used in training." in card
+    assert "how many of them were used in training is not known" in model_card(
+        about(), [evaluation(n_trained_prompts=None)]
+    )
     assert card.index("Against `owner/base`") < card.index("Against `other`")
-    assert card.count("it is no witness") == 1
+    assert card.count("not independent evidence") == 1
     outside = evaluation(scorers={"hps": evaluation()["scorers"]["hps"]})
-    assert "it is no witness" not in model_card(about(), [outside])
+    assert "not independent evidence" not in model_card(about(), [outside])
 
 
 def test_hostile_names_stay_text():
@@ -145,7 +147,7 @@ def test_hostile_names_stay_text():
     body = card.split("\n---\n", 1)[1]
     assert f"\n- base model: ```` {shown} ````\n" in body
     assert f", where ```` {shown} ````\n" in body
-    assert f"\n- labeler: ```` {shown} ````, by ```` {shown} ````\n" in body
+    assert f"\n- labeler: ```` {shown} ```` (scorers: ```` {shown} ````)\n" in body
     assert f"Against ```` {shown} ````, from" in body
     row = f"| ```` {shown} ```` | 64.2 %".replace("``` |", "``` \\|", 1)
     assert row in body
@@ -195,7 +197,7 @@ def test_the_snippet_for_sdxl_names_its_class():
         code = snippet(model_card(about(pipeline_class="StableDiffusionXLPipeline", output=output), []))
         assert "StableDiffusionXLPipeline.from_pretrained" in code
         assert "StableDiffusionPipeline" not in code
-    assert "among the LoRAs of programs" in model_card(about(output="kohya"), [])
+    assert "programs that read kohya's layout" in model_card(about(output="kohya"), [])
 
 
 def add_run(store: PairStore, minute: int, kind: str, summary: dict, status: str = "done") -> UUID:

@@ -164,7 +164,7 @@ def test_weights_settings_and_card_go_and_nothing_else(hub: Hub, result: Path, p
 
 def test_what_shall_be_private_never_goes_into_a_public_repository(hub: Hub, result: Path):
     hub.public_before = True
-    assert pushed(hub, result, private=True).startswith(f"UsageError {hub.address}/me/mine is there and public")
+    assert pushed(hub, result, private=True).startswith(f"UsageError {hub.address}/me/mine exists and is public")
     assert not hub.files
     assert pushed(hub, result, private=False) == f"{hub.address}/me/mine\n"
     assert hub.files
@@ -173,7 +173,7 @@ def test_what_shall_be_private_never_goes_into_a_public_repository(hub: Hub, res
 def test_a_refusal_of_the_hub_is_one_line_with_its_reason(hub: Hub, result: Path):
     hub.refuses = True
     (line,) = pushed(hub, result, private=True).splitlines()
-    assert line.startswith(f"PrefloopError the hub did not take {result} as me/mine: ")
+    assert line.startswith(f"PrefloopError the hub refused to store {result} as me/mine: ")
     assert "You don't have the rights" in line
 
 
@@ -185,7 +185,7 @@ def test_before_training_the_hub_is_asked_who_is_logged_in(hub: Hub, tmp_path: P
     (line,) = asked(hub, tmp_path, what).splitlines()
     assert line.startswith("PrefloopError the hub did not accept the login: ")
     assert line.endswith(
-        "run `hf auth login`, or leave --push-to-hub out, and later run `prefloop card tuned --push-to-hub me/mine`"
+        "run `hf auth login`, or leave out --push-to-hub, and later run `prefloop card tuned --push-to-hub me/mine`"
     )
 
 
@@ -196,7 +196,7 @@ def test_what_is_no_name_of_a_repository_is_refused(name: str, result: Path):
 
 
 def test_a_folder_without_a_finished_result_is_refused(tmp_path: Path):
-    with pytest.raises(UsageError, match=f"{RESULT_FILE} is not there"):
+    with pytest.raises(UsageError, match=f"{RESULT_FILE} is missing"):
         push(tmp_path, "me/mine", private=True)
 
 

@@ -65,7 +65,7 @@ def test_a_result_of_version_0_1_loads_is_evaluated_and_gets_a_card(store: PairS
     assert _training_scorers(model) == {"redness"}
     assert write_card(lora, store) == 0
     card = (lora / "README.md").read_text()
-    assert "\n- labeler: `redder`, by `redness@1`\n" in card
+    assert "\n- labeler: `redder` (scorers: `redness@1`)\n" in card
     assert "\n- LoRA: rank 2, alpha 4\n" in card
     assert "0.001, `cosine`; adamw\n" in card
 

@@ -155,7 +155,9 @@ def test_a_readme_or_unet_of_the_users_is_not_written_over(labelled: PairStore, 
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("prefloop.train.trainer.plot_training", put)  # the last thing before the result
-        with pytest.raises(UsageError, match=r"unet/config.json was not written by train, or has changed; move it away"):
+        with pytest.raises(
+            UsageError, match=r"unet/config.json was not written by train, or has changed; move it away"
+        ):
             train(stopped, labelled)
     assert (output / "unet" / "config.json").read_text() == "mine"
     shutil.rmtree(output / "unet")

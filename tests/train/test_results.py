@@ -18,7 +18,7 @@ from prefloop.models.lineage import lineage
 from prefloop.models.pipelines import load_pipeline
 from prefloop.models.resolve import LORA_FILE, find_model, with_parts
 from prefloop.store import IntegrityError, PairStore, PrefloopError
-from prefloop.train.export.result import settle, write_card
+from prefloop.train.export.result import canonicalize_files, write_card
 from results import refused, rewrite
 from typer.testing import CliRunner
 
@@ -101,13 +101,13 @@ from prefloop.models.resolve import find_model
 from prefloop.train import TrainConfig
 from prefloop.models.family import family_of
 from prefloop.train.policy import Policy, load_unet
-from prefloop.train.export.result import settle
+from prefloop.train.export.result import canonicalize_files
 model, output = find_model(sys.argv[1]), Path(sys.argv[2])
 policy = Policy(load_unet(model), TrainConfig(output_dir="x", labelers=("me",), lora_rank=2, seed=1))
 policy.save_weights(output, family_of(model))
 policy.save_kohya(output, family_of(model), model)
 policy.save_pipeline(output, model)
-settle(output)
+canonicalize_files(output)
 """
 
 
@@ -135,7 +135,7 @@ def test_nothing_of_this_machine_is_in_the_configs_of_a_result(tiny_pipeline: Pa
     load_pipeline(find_model(str(tiny_pipeline)), "cpu", torch.float32).save_pretrained(tmp_path)
     before = {name: sha256(tmp_path / name) for name in digests(tmp_path)}
     assert any(str(tiny_pipeline) in path.read_text() for path in tmp_path.rglob("*.json"))
-    settle(tmp_path)
+    canonicalize_files(tmp_path)
     assert not any(str(tiny_pipeline) in path.read_text() for path in tmp_path.rglob("*.json"))
     assert {name for name in before if before[name] != sha256(tmp_path / name)} >= {"model_index.json"}
     assert load_pipeline(find_model(str(tmp_path)), "cpu", torch.float32)
@@ -146,7 +146,7 @@ def test_a_record_by_hand_that_names_a_base_is_enough_but_for_a_card(store: Pair
     found = find_model(str(lora))
     assert found.base is not None
     assert found.base.source == str(tiny_pipeline)
-    with pytest.raises(IntegrityError, match=f"{lora / RESULT_FILE} lacks what a card tells"):
+    with pytest.raises(IntegrityError, match=f"a card cannot be written from {lora / RESULT_FILE}"):
         write_card(lora, store)
 
 
