@@ -169,7 +169,7 @@ def _requirements(about: dict, trained_on: Model | None) -> str | None:
     parts += [f"the LoRA {_code(folder)}" for folder in loras]
     if not parts:
         return None
-    text = f"It needs {', '.join(parts)}, loaded as above; without them it is a different model."
+    text = f"It also needs {', '.join(parts)}, loaded as above: alone it is a different model."
     if about.get("kohya"):
         contents = f"combines the {len(loras) + 1} LoRAs" if loras else "is the same LoRA"
         target = f"the U-Net {_code(unet.source)}" if unet is not None else _code(composition.root.name)
