@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..train.cost.flop_counter import Meter
+from ..train.cost.flop_counter import CostCounter
 
 
 class Clock:
@@ -97,7 +97,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, clock: Clock) -> float
     return 2 * n**3 / min(times)
 
 
-class _StepMeter(Meter):
+class _StepMeter(CostCounter):
     """Counts tensors that have data: every operation is executed."""
 
     def _result(self, func: Any, args: Any, kwargs: Any) -> Any:

@@ -71,7 +71,7 @@ def resolve_defaults(
 
 def training_sampling(model: Model, store: PairStore) -> dict[str, Any] | None:
     """The sampling settings of most of the images that a result was trained on; None if the store does not have them."""
-    labels = (model.trained_with or {}).get("labels")
+    labels = (model.trained_with or {}).get("labelers")
     before = next(islice(training_chain(model), 1, None), None)
     if not labels or before is None:
         return None

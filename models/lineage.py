@@ -18,7 +18,6 @@ _APART = 3  # folders up to which a result and its base lie together
 _TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("base_model", "base_model_id", "family", "pipeline_class", "output", "objective", "run_id"), str),
     **dict.fromkeys(("labelers", "config", "versions", "trained_on", "files"), dict),
-    "labels": list,
     "steps": int,
     "n_pairs": int,
 }
@@ -46,8 +45,9 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     for name, kind in _TYPES.items():
         if name in found and not isinstance(found[name], kind):
             raise _odd(path, name, found[name])
-    for name in ("labels",):
-        _texts(path, name, found.get(name, []))
+    for settings in (found.get("config", {}), found.get("trained_on", {})):
+        if "unet_init" in settings:  # its name in version 0.1
+            settings["init_from"] = settings.pop("unet_init")
     for labeler, settings in found.get("labelers", {}).items():
         if not isinstance(settings, dict):
             raise _odd(path, f"labelers.{labeler}", settings)

@@ -1,4 +1,4 @@
-"""A LoRA as train leaves it, made without training, and ways to change its folder."""
+"""A LoRA folder as train writes it, created without training, and ways to change it."""
 
 import json
 from pathlib import Path
@@ -20,8 +20,8 @@ def lora_on(base_folder: Path, folder: Path) -> Path:
     """A LoRA of random weights on a pipeline, with its prefloop.json."""
     base = find_model(str(base_folder))
     _write_lora(folder, load_unet(base))
-    about = {"output": "lora", "base_model": base.name, "trained_on": lineage(base, folder), "files": digests(folder)}
-    (folder / RESULT_FILE).write_text(json.dumps(about))
+    record = {"output": "lora", "base_model": base.name, "trained_on": lineage(base, folder), "files": digests(folder)}
+    (folder / RESULT_FILE).write_text(json.dumps(record))
     return folder
 
 
@@ -45,7 +45,7 @@ def rewrite(folder: Path, **changes: Any) -> None:
 
 
 def refused(folder: Path | str) -> str:
-    """The one line with which a model is refused as damaged."""
+    """The one-line error with which a model is refused."""
     with pytest.raises(IntegrityError) as caught:
         load_pipeline(find_model(str(folder)), "cpu", torch.float32)
     (line,) = str(caught.value).splitlines()
@@ -54,7 +54,7 @@ def refused(folder: Path | str) -> str:
 
 
 def respell(folder: Path, changes: dict[str, Any], metadata: object = None) -> None:
-    """Write the LoRA again with other settings in its header or other layers, as if train had."""
+    """Rewrite the LoRA with other settings in its header or other layers, as if train had written them."""
     path = folder / LORA_FILE
     state = load_file(path)
     for name in [name for name in changes if changes[name] is None]:

@@ -216,7 +216,7 @@ def test_a_folder_without_room_is_found_before_anything_is_encoded(
         ("file", 2, "is a file"),
         ("file/tuned", 1, "cannot write .*file/tuned: Not a directory"),
         ("/proc/tuned", 1, "cannot write /proc/tuned"),
-        ("tuned\0", 2, "output-dir holds a NUL character"),
+        ("tuned\0", 2, "output-dir contains a NUL character"),
     ],
 )
 def test_a_folder_that_cannot_be_made_is_named_in_one_line(

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from ..core.errors import cannot_write, is_full
 from ..core.files import sync_folder
 from ..store import IntegrityError
-from .run_folder.mark import follow_umask
+from .run_folder.files import follow_umask
 
 MANIFEST = "MANIFEST.json"
 _PREFIX = "checkpoint-"

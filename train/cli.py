@@ -69,16 +69,16 @@ def train(
     from ..core.signals import StopSignal
     from ..models.resolve import find_model
     from .pairs import select_pairs
-    from .run_folder.kept_pairs import has_pairs
-    from .run_folder.place import refuse_both, refuse_place
+    from .run_folder.location import refuse_overlap, refuse_resume_with_overwrite
+    from .run_folder.saved_pairs import has_saved_pairs
 
-    refuse_both(resume, overwrite)
+    refuse_resume_with_overwrite(resume, overwrite)
     stop = StopSignal()
     with nullcontext() if dry_run else stop.listening():
         opened = PairStore.open(store)
-        refuse_place(settings, opened.path, find_model(settings.model, settings.revision))
+        refuse_overlap(settings, opened.path, find_model(settings.model, settings.revision))
         pairs = None  # those that the run in the folder began with
-        if dry_run or overwrite or not has_pairs(Path(settings.output_dir), settings):
+        if dry_run or overwrite or not has_saved_pairs(Path(settings.output_dir), settings):
             pairs = select_pairs(opened, settings)
         if dry_run:
             from .cost.dry_run import dry_run as estimate
@@ -112,7 +112,7 @@ def card(
     from .export.result import write_card
 
     n = write_card(folder, opened)
-    say(f"{folder / 'README.md'} lists {n} evaluation{'' if n == 1 else 's'}")
+    say(f"wrote {folder / 'README.md'} with {n} evaluation{'' if n == 1 else 's'}")
     if push_to_hub is not None:
         _push(str(folder), push_to_hub, private)
 

@@ -22,7 +22,7 @@ from .data import TrainingData, image_crops
 from .pair_denoiser import PairDenoiser
 from .pairs import Pairs, select_pairs
 from .policy import load_text_encoders, load_vae
-from .run_folder.kept_pairs import keep_pairs, n_changed, read_pairs
+from .run_folder.saved_pairs import count_changed_labels, load_pairs, save_pairs
 
 # Settings that the reference's errors depend on, beside the pairs, the model and the seed.
 _AFFECT_REFERENCE = (
@@ -60,7 +60,7 @@ def as_begun(
         IntegrityError: if pairs it began with cannot be used any more.
     """
     output = Path(config.output_dir)
-    kept = read_pairs(output, config, store)
+    kept = load_pairs(output, config, store)
     if kept is not None:
         pairs = kept
     elif pairs is None:
@@ -68,13 +68,13 @@ def as_begun(
     data = prepared(config, store, model, device, pairs, stop)
     if kept is None:
         if main:
-            keep_pairs(output, config, pairs, data.pairs)
+            save_pairs(output, config, pairs, data.pairs)
     elif lost := len(pairs) - len(data.pairs):
         raise IntegrityError(
             f"the images of {lost} pairs that the run in {output} began with cannot be used any more; "
             "`prefloop store check` names them; put them back, or name another folder"
         )
-    elif main and (changed := n_changed(output, config, store)):
+    elif main and (changed := count_changed_labels(output, config, store)):
         print(
             f"{changed} label{'s' * (changed > 1)} new or changed since; the run in {output} continues with those it began with",
             file=sys.stderr,

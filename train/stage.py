@@ -21,8 +21,8 @@ from .distributed import on_cpu, on_main_process
 from .pairs import Pairs
 from .preflight import refuse_impossible
 from .resources import checkpoint_bytes, out_of_memory
-from .run_folder.claim import claimed
-from .run_folder.place import refuse_both, refuse_place
+from .run_folder.claim import claim_folder
+from .run_folder.location import refuse_overlap, refuse_resume_with_overwrite
 from .trainer import Trainer
 
 
@@ -55,12 +55,12 @@ def train(
         NumericalError: if a loss or gradient is not finite; nothing is written in that case.
         PrefloopError: if memory or disk space runs out, a package is not installed, or the hub refuses the result.
     """
-    refuse_both(resume, overwrite)
+    refuse_resume_with_overwrite(resume, overwrite)
     output = Path(config.output_dir)
     refuse_impossible(config)
     with (stop or StopSignal()).listening() as stop, ExitStack() as held:
         model = with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
-        refuse_place(config, store.path, model)
+        refuse_overlap(config, store.path, model)
         stop.check("nothing was trained yet")
         AcceleratorState._reset_state()  # otherwise a second run in a process keeps the first one's precision
         tracker: dict[str, Any] = (
@@ -70,7 +70,9 @@ def train(
         main = accelerator.is_main_process
         on_main_process(
             accelerator,
-            lambda: held.enter_context(claimed(output, config, resume, overwrite, checkpoint_bytes(config, model))),
+            lambda: held.enter_context(
+                claim_folder(output, config, resume, overwrite, checkpoint_bytes(config, model))
+            ),
         )
         # one row for the run, however many processes train
         with run(store, "train", config.resolved()) if main else nullcontext(Run(uuid4(), "train", {})) as record:

@@ -19,10 +19,11 @@ from ..store import IntegrityError, PrefloopError, UsageError
 from .checkpoint import latest_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .data import TrainingData
-from .export.result import settle
+from .export.result import canonicalize_files
 from .policy import Policy
-from .run_folder.claim import drop_previous, other_settings, other_ways
-from .run_folder.tables import cut_table, sync_file
+from .run_folder.files import sync_file
+from .run_folder.overwrite import alternatives, drop_previous, other_settings
+from .run_folder.tables import truncate_table
 
 TABLES = ("metrics", "validation")
 # what the loaders raise if a file is not what a checkpoint has under that name
@@ -79,7 +80,7 @@ class State:
             with open(folder / "optimizer.pt", "wb") as file:  # torch's own writer drops the system's error
                 torch.save(parts, file)
             self.policy.save_weights(folder)
-            settle(folder)
+            canonicalize_files(folder)
 
         about = {
             "config": self.config.identity(),
@@ -129,7 +130,7 @@ class State:
         step = manifest["step"]
         if main:
             for table in TABLES:
-                cut_table(self.output / f"{table}.csv", step)
+                truncate_table(self.output / f"{table}.csv", step)
             print(f"resuming from step {step} in {self.output}", file=sys.stderr)
         self.accelerator.wait_for_everyone()
         return step
@@ -139,18 +140,18 @@ class State:
             raise UsageError(other_settings(self.output))
         if manifest.get("model", self.model_id) != self.model_id:
             raise IntegrityError(
-                f"{self.config.model} has changed since the run in {self.output} began; restore it, or give {other_ways(self.output)}"
+                f"{self.config.model} has changed since the run in {self.output} began; restore it, or give {alternatives(self.output)}"
             )
         if manifest.get("pairs") != self.fingerprint:
             raise IntegrityError(
                 f"{path} was trained on another list of pairs ({manifest.get('n_pairs')} then, "
-                f"{len(self.data.pairs.train)} now); give {other_ways(self.output)}"
+                f"{len(self.data.pairs.train)} now); give {alternatives(self.output)}"
             )
         then, now = manifest.get("processes"), self.accelerator.num_processes
         if then is not None and then != now:  # which pairs a step sees depends on it
             raise UsageError(
                 f"the run in {self.output} began with {then} process{'es' * (then > 1)} and this is {now}; "
-                f"use {then}, for example with `torchrun --nproc-per-node {then}`, or give {other_ways(self.output)}"
+                f"use {then}, for example with `torchrun --nproc-per-node {then}`, or give {alternatives(self.output)}"
             )
 
     def _load(self, path: Path) -> None:

@@ -32,7 +32,7 @@ def tuned(tiny_pipeline: Path, tmp_path: Path) -> Path:
     state = load_file(path)
     state["decoder.conv_out.bias"] += torch.tensor([0.6, -0.3, -0.3])
     save_file(state, path)
-    result = {"labels": ["redness"], "labelers": {"redness": {"scorers": ["redness@1"]}}}
+    result = {"labelers": {"redness": {"scorers": ["redness@1"]}}}
     result |= {"base_model": str(tiny_pipeline)}
     (folder / RESULT_FILE).write_text(json.dumps(result))
     return folder

@@ -163,7 +163,7 @@ def test_the_settings_of_the_training_images_go_before_the_usual_ones(
     for (pair,) in store.rows("select pair_id from pairs"):
         content.add_label(store, pair, "me", "a")
     store.ingest()
-    tuned = result(tiny_pipeline, base_model=str(tiny_pipeline), labels=["me"])
+    tuned = result(tiny_pipeline, base_model=str(tiny_pipeline), labelers={"me": {}})
     (tuned / "note.json").write_text("{}")
     found = choice(asked(tuned, prompts), store)
     assert (found.num_inference_steps, found.guidance_scale) == (2, 3.0)
@@ -176,7 +176,7 @@ def test_the_settings_of_the_training_images_go_before_the_usual_ones(
     )
     # what is asked for goes first; another labeler's images tell nothing
     assert choice(asked(tuned, prompts, guidance_scale=1.0), store).guidance_scale == 1.0
-    (tuned / RESULT_FILE).write_text(json.dumps({"base_model": str(tiny_pipeline), "labels": ["you"]}))
+    (tuned / RESULT_FILE).write_text(json.dumps({"base_model": str(tiny_pipeline), "labelers": {"you": {}}}))
     assert choice(asked(tuned, prompts), store).num_inference_steps == 25
 
 

@@ -249,8 +249,8 @@ def test_the_card_tells_how_diffusers_alone_loads_the_chain(world: World, monkey
     made = assert_snippet(folder, named(pipeline.unet), monkeypatch)
     assert torch.equal(made.vae.decoder.conv_out.bias, pipeline.vae.decoder.conv_out.bias)
     card = (folder / "README.md").read_text()
-    assert f"It needs the U-Net `{world.other / 'unet'}`, the VAE `{world.other}` below it" in card
-    assert "It needs" not in (world.chain(("lora",)) / "README.md").read_text()
+    assert f"It also needs the U-Net `{world.other / 'unet'}`, the VAE `{world.other}`, loaded as above" in card
+    assert "It also needs" not in (world.chain(("lora",)) / "README.md").read_text()
 
 
 def assert_snippet(folder: Path, expected: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -280,4 +280,4 @@ def test_kohyas_file_of_a_chain_holds_all_its_loras_for_the_pipeline_at_the_bott
     assert any((value - one[name]).abs().max() > 1e-2 for name, value in loaded.items())
     assert any((value - before[name]).abs().max() > 1e-2 for name, value in loaded.items())
     card = (folder / "README.md").read_text()
-    assert f"`kohya.safetensors` holds the 2 LoRAs in one, for `{world.base}`" in card
+    assert f"`kohya.safetensors` combines the 2 LoRAs, for `{world.base}`" in card

@@ -1,4 +1,4 @@
-"""The README of a result: its front matter, its snippets, its numbers, and hostile names in it."""
+"""The model card of a result: front matter, snippets, numbers, and hostile names."""
 
 import datetime
 import json
@@ -22,7 +22,7 @@ HOSTILE = "x\n---\nlicense: mit\n# <script>alert(1)</script> [a](javascript:b) `
 
 
 def about(**changes: Any) -> dict[str, Any]:
-    """What train writes, as far as the card says it."""
+    """The part of prefloop.json that the card uses."""
     config = {
         "lora_rank": 8,
         "lora_alpha": None,
@@ -43,7 +43,6 @@ def about(**changes: Any) -> dict[str, Any]:
         "effective_batch": 64,
         "beta_mean": 5000.0,
         "beta_sum": 5000 / (4 * 64 * 64),
-        "labels": ["pickscore", "people"],
         "labelers": {"pickscore": {"rule": "single", "scorers": ["pickscore@4c7b"]}, "people": {}},
         "run_id": "5f0d",
         "versions": {"python": "3.11.2", "diffusers": "0.42.1"},
@@ -72,8 +71,8 @@ def evaluation(**changes: Any) -> dict[str, Any]:
 
 
 def snippet(card: str) -> str:
-    (found,) = re.findall(r"```python\n(.*?)\n```", card, re.DOTALL)
-    return found
+    (code,) = re.findall(r"```python\n(.*?)\n```", card, re.DOTALL)
+    return code
 
 
 def test_the_front_matter_is_what_the_hub_expects():
@@ -90,7 +89,7 @@ def test_the_front_matter_is_what_the_hub_expects():
     assert full["tags"] == ["text-to-image", "sft", "prefloop"]
 
 
-def test_a_base_that_is_not_on_the_hub_is_not_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_base_that_is_not_on_the_hub_is_not_in_the_front_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models" / "mine").mkdir(parents=True)
     for base in ("shapes", "/home/me/model", "models/mine", HOSTILE):
@@ -99,17 +98,17 @@ def test_a_base_that_is_not_on_the_hub_is_not_said_to_be(tmp_path: Path, monkeyp
         assert "base_model_relation" not in data
 
 
-def test_the_card_says_what_the_model_was_made_from():
+def test_the_card_says_how_the_model_was_trained():
     card = model_card(about(), [])
     for line in (
         "base model: `owner/base`",
         # 5000 / (4 * 64 * 64) = 0.30518
-        "beta: 5000 times a mean over a latent's values, 0.3052 times their sum",
+        "beta: 5000 for a mean over the latent's values, which is 0.3052 for their sum",
         "LoRA: rank 8, alpha 8",
         "learning rate: 1e-05, `cosine`; adamw",
-        "steps: 190, of 64 pairs each",
+        "steps: 190, with 64 pairs each",
         "pairs: 812, where `margin > 0.5`",
-        "labeler: `pickscore`, by `pickscore@4c7b`",
+        "labeler: `pickscore` (scorers: `pickscore@4c7b`)",
         "labeler: `people`",
         "run: `5f0d`, seed 3",
         "versions: python 3.11.2, diffusers 0.42.1",
@@ -122,50 +121,54 @@ def test_the_card_says_what_the_model_was_made_from():
     assert "LoRA" not in model_card(whole | {"config": whole["config"] | {"lora_rank": 0}}, [])
 
 
-def test_win_rates_stand_with_their_interval_and_number():
+def test_win_rates_are_listed_with_interval_and_counts():
     card = model_card(about(), [evaluation(n_trained_prompts=7), evaluation(against="other")])
     assert "| `hps` | 64.2 % | 59.2 to 69.2 % | 400 | 799 |\n" in card
     assert "| `pickscore` (in-sample) | 61.3 % | 56.3 to 66.3 % | 400 | 799 |\n" in card
-    assert "on 400 prompts; 7 of them were trained on." in card
-    assert "which of them were trained on is not known" in model_card(about(), [evaluation(n_trained_prompts=None)])
+    assert "on 400 prompts; 7 of them were used in training." in card
+    assert "how many of them were used in training is not known" in model_card(
+        about(), [evaluation(n_trained_prompts=None)]
+    )
     assert card.index("Against `owner/base`") < card.index("Against `other`")
-    assert card.count("it is no witness") == 1
+    assert card.count("not independent evidence") == 1
     outside = evaluation(scorers={"hps": evaluation()["scorers"]["hps"]})
-    assert "it is no witness" not in model_card(about(), [outside])
+    assert "not independent evidence" not in model_card(about(), [outside])
 
 
 def test_hostile_names_stay_text():
-    labels = {"labels": [HOSTILE], "labelers": {HOSTILE: {"scorers": [HOSTILE]}}}
+    labels = {"labelers": {HOSTILE: {"scorers": [HOSTILE]}}}
     scorers = {HOSTILE: evaluation()["scorers"]["hps"]}
     card = model_card(
         about(base_model=HOSTILE, where=HOSTILE, **labels), [evaluation(against=HOSTILE, scorers=scorers)]
     )
     assert ModelCard(card).data.to_dict().keys() == {"library_name", "pipeline_tag", "tags"}
-    # one line, between more backticks than it has in a row; the character that turns the line round is gone
+    # one line, between more backticks than it has in a row; the character that reverses text is replaced
     shown = HOSTILE.replace("\n", " ").replace("\u202e", "\N{REPLACEMENT CHARACTER}")
     body = card.split("\n---\n", 1)[1]
     assert f"\n- base model: ```` {shown} ````\n" in body
     assert f", where ```` {shown} ````\n" in body
-    assert f"\n- labeler: ```` {shown} ````, by ```` {shown} ````\n" in body
+    assert f"\n- labeler: ```` {shown} ```` (scorers: ```` {shown} ````)\n" in body
     assert f"Against ```` {shown} ````, from" in body
     row = f"| ```` {shown} ```` | 64.2 %".replace("``` |", "``` \\|", 1)
     assert row in body
-    # nothing of it begins a line, ends the snippet or is left when the code is taken out
+    # no part of it begins a line, ends the snippet or is outside of inline code
     assert "\nlicense" not in card
     assert "\n# <script" not in card
     compile(snippet(card), "snippet", "exec")
-    rest = re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "", re.sub(r"\n```python\n.*?\n```\n", "", body, flags=re.DOTALL))
-    assert "script" not in rest
+    outside_code = re.sub(
+        r"(`+)(?!`).+?(?<!`)\1(?!`)", "", re.sub(r"\n```python\n.*?\n```\n", "", body, flags=re.DOTALL)
+    )
+    assert "script" not in outside_code
 
 
-def test_a_family_without_a_snippet_is_refused():
+def test_an_unknown_pipeline_class_is_refused():
     with pytest.raises(ValueError, match="FluxPipeline"):
         model_card(about(pipeline_class="FluxPipeline"), [])
 
 
 @pytest.mark.parametrize("output", ["pipeline", "unet", "lora", "kohya"])
 @pytest.mark.parametrize("base", ["shapes", "a folder"])
-def test_the_snippet_loads_the_result_and_draws(
+def test_the_snippet_loads_the_result_and_generates_an_image(
     output: str, base: str, tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from diffusers import StableDiffusionPipeline
@@ -181,33 +184,33 @@ def test_the_snippet_loads_the_result_and_draws(
         unet.save_pretrained(tmp_path / "unet")
     else:
         unet.add_adapter(LoraConfig(r=2, init_lora_weights="gaussian", target_modules=["to_q"]))
-        save_kohya(unet, adapter_of(unet), tmp_path / LORA_FILE)  # diffusers tells the two layouts apart by their names
+        save_kohya(unet, adapter_of(unet), tmp_path / LORA_FILE)  # diffusers recognizes the layout by its names
     monkeypatch.chdir(tmp_path)
     card = model_card(about(output=output, base_model="shapes" if base == "shapes" else source), [])
-    made: dict[str, Any] = {}
-    exec(snippet(card).replace('square")', 'square", num_inference_steps=1)'), made)
-    assert made["image"].size == made["pipeline"](" ", num_inference_steps=1).images[0].size
-    assert torch.equal(made["pipeline"].unet.conv_out.bias, unet.conv_out.bias)
-    assert bool(made["pipeline"].get_active_adapters()) == (output in ("lora", "kohya"))
+    variables: dict[str, Any] = {}
+    exec(snippet(card).replace('square")', 'square", num_inference_steps=1)'), variables)
+    assert variables["image"].size == variables["pipeline"](" ", num_inference_steps=1).images[0].size
+    assert torch.equal(variables["pipeline"].unet.conv_out.bias, unet.conv_out.bias)
+    assert bool(variables["pipeline"].get_active_adapters()) == (output in ("lora", "kohya"))
 
 
-def test_the_snippet_for_sdxl_names_its_class():
+def test_the_snippet_for_sdxl_uses_its_pipeline_class():
     for output in ("pipeline", "unet", "lora", "kohya"):
         code = snippet(model_card(about(pipeline_class="StableDiffusionXLPipeline", output=output), []))
         assert "StableDiffusionXLPipeline.from_pretrained" in code
         assert "StableDiffusionPipeline" not in code
-    assert "among the LoRAs of programs" in model_card(about(output="kohya"), [])
+    assert "programs that read kohya's layout" in model_card(about(output="kohya"), [])
 
 
 def add_run(store: PairStore, minute: int, kind: str, summary: dict, status: str = "done") -> UUID:
     run, at = uuid4(), datetime.datetime(2026, 1, 1, 12, minute)
     row = {"run_id": run, "kind": kind, "status": status, "started": at, "updated": at, "parents": []}
-    rest = {"config": "{}", "versions": "{}", "git_commit": None, "summary": json.dumps(summary), "error": None}
-    store.append("runs", [row | rest])
+    more = {"config": "{}", "versions": "{}", "git_commit": None, "summary": json.dumps(summary), "error": None}
+    store.append("runs", [row | more])
     return run
 
 
-def test_evaluations_of_a_folder_are_those_of_the_model_that_was_in_it(store: PairStore):
+def test_evaluations_are_those_finished_for_that_model_id_in_order(store: PairStore):
     old, new = UUID(int=1), UUID(int=2)
     for minute, (kind, model, status) in enumerate(
         [
@@ -220,6 +223,6 @@ def test_evaluations_of_a_folder_are_those_of_the_model_that_was_in_it(store: Pa
     ):
         add_run(store, minute, kind, {"model": "tuned", "model_id": str(model), "n": minute}, status)
     store.ingest()
-    assert [found["n"] for found in evaluations_of(store, old)] == [0, 4]
-    assert [found["n"] for found in evaluations_of(store, new)] == [3]
+    assert [summary["n"] for summary in evaluations_of(store, old)] == [0, 4]
+    assert [summary["n"] for summary in evaluations_of(store, new)] == [3]
     assert evaluations_of(store, UUID(int=9)) == []

@@ -10,7 +10,7 @@ import pytest
 import torch
 from prefloop.store import IntegrityError, PrefloopError
 from prefloop.train.checkpoint import MANIFEST, latest_checkpoint, read_manifest, save_checkpoint
-from prefloop.train.run_folder.tables import replacing
+from prefloop.train.run_folder.publish import publish
 from safetensors.torch import save_file
 
 
@@ -109,7 +109,7 @@ def test_a_checkpoint_gets_its_name_once_it_is_on_disk_and_only_then_old_ones_ar
 
 def test_the_last_file_of_a_result_is_written_once_the_others_are_on_disk(tmp_path: Path, calls: list[tuple[str, str]]):
     def write(text: str) -> None:
-        with replacing(tmp_path) as folder:
+        with publish(tmp_path) as folder:
             (folder / "unet").mkdir()
             for name in ("unet/weights", "aaa", "prefloop.json", "zzz"):
                 (folder / name).write_text(text)
@@ -130,7 +130,7 @@ def test_the_last_file_of_a_result_is_written_once_the_others_are_on_disk(tmp_pa
 @pytest.mark.parametrize("call", ["unlink", "replace"])
 def test_a_half_replaced_result_does_not_count_as_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str):
     def write(text: str) -> None:
-        with replacing(tmp_path) as folder:
+        with publish(tmp_path) as folder:
             for name in ("weights", "prefloop.json"):
                 (folder / name).write_text(text)
 
@@ -158,7 +158,7 @@ def test_files_have_the_mode_of_the_umask(tmp_path: Path):
     before = os.umask(0o027)
     try:
         checkpoint = save_checkpoint(tmp_path, 1, {}, write, 2)
-        with replacing(tmp_path) as folder:
+        with publish(tmp_path) as folder:
             write(folder)
     finally:
         os.umask(before)

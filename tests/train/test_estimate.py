@@ -1,4 +1,4 @@
-"""What a run is said to need before it begins: counted without data, held against real tensors and known counts."""
+"""Estimates of a run's memory, disk and time, compared with real tensors and with known counts."""
 
 import json
 import re
@@ -10,13 +10,21 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from prefloop.train.cost.cost_model import CONTEXT_BYTES, Costs, Data, Pipeline, Settings, Speed, optimizer_bytes
-from prefloop.train.cost.estimate import estimate, measured_speed, text
-from prefloop.train.cost.flop_counter import AsOnGpu, count_pass
+from prefloop.train.cost.cost_model import (
+    OVERHEAD_BYTES,
+    CostModel,
+    CostSettings,
+    DatasetSize,
+    DeviceSpeed,
+    PipelineConfigs,
+    optimizer_bytes,
+)
+from prefloop.train.cost.estimate import estimate, format_estimate, measured_speed
+from prefloop.train.cost.flop_counter import CudaSemantics, count_pass
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 # Stable Diffusion 1.5
-SD15 = Pipeline(
+SD15 = PipelineConfigs(
     unet={
         "sample_size": 64,
         "in_channels": 4,
@@ -58,7 +66,7 @@ TINY_UNET: dict[str, Any] = {
     "attention_head_dim": 8,
     "norm_num_groups": 8,
 }
-TINY = Pipeline(
+TINY = PipelineConfigs(
     unet=TINY_UNET,
     vae={
         "latent_channels": 4,
@@ -78,8 +86,8 @@ TINY = Pipeline(
         },
     ),
 )
-DATA = Data(n_pairs=100, n_images=150, n_prompts=40)
-SETTINGS = Settings(
+DATA = DatasetSize(n_pairs=100, n_images=150, n_prompts=40)
+SETTINGS = CostSettings(
     resolution=128,
     train_batch_size=2,
     gradient_accumulation_steps=4,
@@ -96,18 +104,18 @@ SETTINGS = Settings(
     flip=False,
     encode_batch=1,
 )
-SPEED = Speed("cuda", {"no": 1e12, "fp16": 4e12, "bf16": 4e12}, 0.5)
+SPEED = DeviceSpeed("cuda", {"no": 1e12, "fp16": 4e12, "bf16": 4e12}, 0.5)
 N_WEIGHTS = sum(weight.numel() for weight in UNet2DConditionModel(**TINY_UNET).parameters())
 
 
 @pytest.fixture(scope="module")
-def sd15() -> Costs:
-    return Costs(SD15, DATA, SPEED)
+def sd15() -> CostModel:
+    return CostModel(SD15, DATA, SPEED)
 
 
 @pytest.fixture
-def costs() -> Costs:
-    return Costs(TINY, DATA, SPEED)
+def costs() -> CostModel:
+    return CostModel(TINY, DATA, SPEED)
 
 
 SD15_SETTINGS = replace(SETTINGS, resolution=512, train_batch_size=1)
@@ -117,31 +125,31 @@ SD15_SETTINGS = replace(SETTINGS, resolution=512, train_batch_size=1)
     ("changes", "forward", "backward"),
     [({}, 803, 1604), ({"gradient_checkpointing": True}, 803, 1604 + 595), ({"lora_rank": 16}, 803, 917)],
 )
-def test_operations_of_stable_diffusion_are_those_counted_before(
-    sd15: Costs, changes: dict, forward: float, backward: float
+def test_the_flops_of_stable_diffusion_match_torchs_flop_counter(
+    sd15: CostModel, changes: dict, forward: float, backward: float
 ):
-    # GFLOP for an image, counted with torch's FlopCounterMode on the real configs
+    # GFLOP per image, two to a pair, counted with torch's FlopCounterMode on the real configs
     counted = sd15.training_pass(replace(SD15_SETTINGS, **changes))
     assert counted.forward_flops / 2e9 == pytest.approx(forward, rel=0.03)
     assert counted.backward_flops / 2e9 == pytest.approx(backward, rel=0.03)
 
 
-def test_encoding_a_picture_costs_what_was_counted_before():
+def test_the_time_of_encoding_follows_from_flops_counted_on_the_real_config():
     # 1,117 GFLOP for an image of 512 x 512; for the one prompt, the empty one, 2 * 123M weights * 77 tokens = 19
-    speed = Speed("cpu", {"no": 0.5e9}, 0.5)
-    costs = Costs(SD15, Data(n_pairs=1, n_images=10, n_prompts=0), speed)
+    speed = DeviceSpeed("cpu", {"no": 0.5e9}, 0.5)
+    costs = CostModel(SD15, DatasetSize(n_pairs=1, n_images=10, n_prompts=0), speed)
     seconds = costs.seconds(replace(SD15_SETTINGS, flip=True))["caching"]
     assert seconds == pytest.approx(4 * (10 * 2 * 1117 + 19), rel=0.01)
 
 
 def saved_for_backward(unet: Any, inputs: list[torch.Tensor], mode: AbstractContextManager) -> int:
-    """Bytes that autograd keeps, weights and inputs left out."""
-    there = {tensor.untyped_storage()._cdata for tensor in [*unet.parameters(), *inputs]}
+    """Bytes that autograd keeps, excluding weights and inputs."""
+    existing = {tensor.untyped_storage()._cdata for tensor in [*unet.parameters(), *inputs]}
     kept = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in there:
+        if storage._cdata not in existing:
             kept[storage._cdata] = storage
         return tensor
 
@@ -159,24 +167,24 @@ def tiny_on(device: str) -> Any:
         return UNet2DConditionModel(**TINY_UNET).train()
 
 
-# kept between the passes beside what autograd saved: the output, (4, 4, 16, 16) float32
+# the output, (4, 4, 16, 16) float32, is kept between the passes beside what autograd saved
 OUTPUT_BYTES = 4 * 4 * 16 * 16 * 4
 
 
-def test_activations_without_data_are_those_of_real_tensors(costs: Costs):
+def test_activations_on_meta_tensors_are_as_large_as_on_real_ones(costs: CostModel):
     real = saved_for_backward(tiny_on("cpu"), inputs_on("cpu"), nullcontext())
-    # each of 8 attentions keeps two numbers of 8 bytes for its dropout on a GPU, and not on a CPU
+    # on a GPU each of the 8 attentions also keeps two 8-byte numbers for its dropout
     assert costs.training_pass(SETTINGS).saved_bytes == real + 8 * 16 + OUTPUT_BYTES
 
 
-@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="its fake tensors on a GPU want a driver")
-def test_activations_in_half_precision_are_those_of_cuda_autocast(costs: Costs):
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="its fake tensors on a GPU need a driver")
+def test_activations_in_half_precision_are_as_large_as_under_cuda_autocast(costs: CostModel):
     with FakeTensorMode(), torch.device("cuda"):
         unet, inputs = tiny_on("cuda"), inputs_on("cuda")
         torch.set_autocast_dtype("cuda", torch.bfloat16)
         torch.set_autocast_enabled("cuda", True)
         try:
-            real = saved_for_backward(unet, inputs, AsOnGpu(None))
+            real = saved_for_backward(unet, inputs, CudaSemantics(None))
         finally:
             torch.set_autocast_enabled("cuda", False)
             torch.clear_autocast_cache()
@@ -184,7 +192,7 @@ def test_activations_in_half_precision_are_those_of_cuda_autocast(costs: Costs):
     assert counted == real + OUTPUT_BYTES
 
 
-def test_the_peak_is_what_a_real_allocator_saw(costs: Costs):
+def test_the_peak_is_within_a_tenth_of_what_the_profiler_records(costs: CostModel):
     unet, inputs = tiny_on("cpu"), inputs_on("cpu")
     for weight in unet.parameters():
         weight.grad = torch.zeros_like(weight)
@@ -199,18 +207,18 @@ def test_the_peak_is_what_a_real_allocator_saw(costs: Costs):
     assert costs.training_pass(SETTINGS).peak_bytes == pytest.approx(peak, rel=0.1)
 
 
-def test_memory_is_the_sum_of_what_a_full_run_keeps(costs: Costs):
+def test_full_fine_tuning_keeps_weights_gradients_optimizer_state_reference_and_ema(costs: CostModel):
     memory = costs.memory(replace(SETTINGS, ema=True))
     activations = costs.training_pass(SETTINGS).peak_bytes
     four = 4 * N_WEIGHTS
-    kept = {"weights": four, "gradients": four, "optimizer": 2 * four, "reference": four, "average": four}
-    assert memory["forward and backward"] == kept | {"activations": activations, "context": CONTEXT_BYTES}
-    assert memory["optimizer step"] == kept | {"update": four, "context": CONTEXT_BYTES}
+    kept = {"weights": four, "gradients": four, "optimizer": 2 * four, "reference": four, "EMA": four}
+    assert memory["forward and backward"] == kept | {"activations": activations, "overhead": OVERHEAD_BYTES}
+    assert memory["optimizer step"] == kept | {"temporary": four, "overhead": OVERHEAD_BYTES}
 
 
-def test_a_lora_keeps_state_of_its_own_weights_alone(costs: Costs):
+def test_a_lora_keeps_gradients_and_optimizer_state_only_for_its_own_weights(costs: CostModel):
     # 4 transformers of 2 attentions, 4 matrices each; rank 4, width 32 in the outer blocks (3 of them) and 64 in the
-    # middle; keys and values of every second attention read 32 values of text
+    # middle; keys and values of every second attention read 32 values of format_estimate
     def adapter(width: int) -> int:
         to_self, across = 4 * 4 * (width + width), 4 * (2 * (width + width) + 2 * (32 + width))
         return to_self + across
@@ -224,21 +232,23 @@ def test_a_lora_keeps_state_of_its_own_weights_alone(costs: Costs):
 
 
 @pytest.mark.parametrize("changes", [{"has_reference": False}, {"reference_draws": True}])
-def test_no_copy_is_kept_without_a_reference_or_with_its_errors_cached(costs: Costs, changes: dict):
+def test_no_reference_model_is_in_memory_if_the_loss_needs_none_or_its_errors_are_precomputed(
+    costs: CostModel, changes: dict
+):
     assert "reference" not in costs.memory(replace(SETTINGS, **changes))["forward and backward"]
 
 
-def test_several_processes_keep_buckets_of_gradients(costs: Costs):
+def test_several_processes_need_twice_the_memory_for_gradients(costs: CostModel):
     assert costs.memory(replace(SETTINGS, n_processes=2))["optimizer step"]["gradients"] == 8 * N_WEIGHTS
 
 
-def test_only_adamw_on_a_gpu_updates_all_weights_at_once(costs: Costs):
+def test_only_adamw_on_a_gpu_updates_all_weights_at_once(costs: CostModel):
     largest = 64 * 128 * 3 * 3  # the convolution after the skip connection joins
-    on_cpu = Costs(TINY, DATA, replace(SPEED, device="cpu"))
-    assert costs.memory(SETTINGS)["optimizer step"]["update"] == 4 * N_WEIGHTS
+    on_cpu = CostModel(TINY, DATA, replace(SPEED, device="cpu"))
+    assert costs.memory(SETTINGS)["optimizer step"]["temporary"] == 4 * N_WEIGHTS
     for memory in (on_cpu.memory(SETTINGS), costs.memory(replace(SETTINGS, optimizer="adafactor"))):
-        assert memory["optimizer step"]["update"] <= 4 * 256 * 256 * 9
-        assert memory["optimizer step"]["update"] >= 4 * largest
+        assert memory["optimizer step"]["temporary"] <= 4 * 256 * 256 * 9
+        assert memory["optimizer step"]["temporary"] >= 4 * largest
 
 
 @pytest.mark.parametrize(
@@ -252,17 +262,17 @@ def test_only_adamw_on_a_gpu_updates_all_weights_at_once(costs: Costs):
         ("adamw8bit", (10, 10), 2 * 4 * 100),
     ],
 )
-def test_state_of_each_optimizer(optimizer: Any, shape: tuple[int, ...], n_bytes: int):
+def test_the_size_of_each_optimizers_state(optimizer: Any, shape: tuple[int, ...], n_bytes: int):
     assert optimizer_bytes(optimizer, shape) == n_bytes
 
 
-def test_a_loss_that_looks_at_one_image_computes_half(costs: Costs):
+def test_a_loss_on_one_image_of_a_pair_needs_half_the_flops(costs: CostModel):
     two, one = (costs.training_pass(replace(SETTINGS, images_per_pair=n)) for n in (2, 1))
     assert (one.forward_flops, one.backward_flops) == (two.forward_flops // 2, two.backward_flops // 2)
 
 
 @pytest.mark.parametrize("half", [None, torch.bfloat16])
-def test_checkpointing_keeps_less_and_computes_more(costs: Costs, half: torch.dtype | None):
+def test_checkpointing_keeps_less_and_computes_more(costs: CostModel, half: torch.dtype | None):
     settings = replace(SETTINGS, resolution=512, mixed_precision="no" if half is None else "bf16")
     plain = costs.training_pass(settings)
     checkpointed = costs.training_pass(replace(settings, gradient_checkpointing=True))
@@ -274,53 +284,54 @@ def test_checkpointing_keeps_less_and_computes_more(costs: Costs, half: torch.dt
     assert 0.5 * plain.forward_flops < recomputed <= plain.forward_flops
 
 
-def test_autocast_keeps_its_copies_of_weights_until_the_forward_pass_ends(costs: Costs):
+def test_autocast_keeps_its_copies_of_weights_until_the_forward_pass_ends(costs: CostModel):
     settings = replace(SETTINGS, resolution=32, train_batch_size=1, gradient_checkpointing=True, mixed_precision="bf16")
     counted = costs.training_pass(settings)
     assert counted.saved_bytes < 0.5 * 2 * N_WEIGHTS < 0.95 * 2 * N_WEIGHTS < counted.peak_bytes
 
 
-def test_what_operations_gave_before_changes_no_count():
+def test_a_pass_counted_with_remembered_results_costs_the_same():
     unet, inputs = tiny_on("meta"), inputs_on("meta")
-    known: dict = {}
-    first, second = (count_pass(unet, lambda: unet(*inputs).sample, None, known) for _ in range(2))
+    memo: dict = {}
+    first, second = (count_pass(unet, lambda: unet(*inputs).sample, None, memo) for _ in range(2))
     assert first == second
 
 
-def test_the_cache_on_disk():
+def test_the_size_of_the_cache_on_disk():
     # 16 x 16 x 4 latent values, mean and deviation of 2 bytes; 77 tokens of 32 values; the empty prompt is one more
-    found = estimate(TINY, DATA, replace(SETTINGS, flip=True), SPEED).cache_bytes
-    assert found == {"latents": 150 * 2 * 2 * 1024 * 2, "texts": 41 * 77 * 32 * 2}
+    estimated = estimate(TINY, DATA, replace(SETTINGS, flip=True), SPEED).cache_bytes
+    assert estimated == {"latents": 150 * 2 * 2 * 1024 * 2, "prompt embeddings": 41 * 77 * 32 * 2}
 
 
-def test_steps_and_epochs():
-    found = estimate(TINY, DATA, replace(SETTINGS, n_processes=3), SPEED)
-    assert (found.n_pairs, found.n_steps, found.pairs_per_step, found.epochs) == (100, 50, 24, 12)
+def test_epochs_follow_from_steps_and_pairs_per_step():
+    estimated = estimate(TINY, DATA, replace(SETTINGS, n_processes=3), SPEED)
+    assert (estimated.n_pairs, estimated.n_steps, estimated.pairs_per_step, estimated.epochs) == (100, 50, 24, 12)
 
 
-def test_time_is_operations_over_speed(costs: Costs):
+def test_time_is_flops_divided_by_speed(costs: CostModel):
     seconds = costs.seconds(SETTINGS)
-    one = costs.training_pass(SETTINGS)
+    step = costs.training_pass(SETTINGS)
     # 50 steps of 4 passes; half of 1 TFLOP/s
-    assert seconds["training"] == pytest.approx(200 * (one.forward_flops + one.backward_flops) / 0.5e12)
-    assert seconds["reference"] == pytest.approx(200 * one.forward_flops / 0.5e12)
+    assert seconds["training"] == pytest.approx(200 * (step.forward_flops + step.backward_flops) / 0.5e12)
+    assert seconds["reference"] == pytest.approx(200 * step.forward_flops / 0.5e12)
     half = costs.seconds(replace(SETTINGS, mixed_precision="bf16"))
     assert half["training"] == pytest.approx(seconds["training"] / 4)
     assert half["caching"] == seconds["caching"]
 
 
-def test_a_cached_reference_is_asked_once_for_each_pair(costs: Costs):
-    always = costs.seconds(SETTINGS)["reference"]  # 400 pairs are seen, 100 are there
+def test_precomputed_reference_errors_take_one_pass_per_pair(costs: CostModel):
+    always = costs.seconds(SETTINGS)["reference"]  # for 400 pairs, of which 100 are distinct
     assert costs.seconds(replace(SETTINGS, reference_draws=True))["reference"] == pytest.approx(always / 4)
     assert costs.seconds(replace(SETTINGS, has_reference=False))["reference"] == 0
-    # four processes see 400 pairs each, and ask for 25 each
+    # four processes see 400 pairs each and compute the errors of 25 each
     on_four = costs.seconds(replace(SETTINGS, reference_draws=True, n_processes=4))["reference"]
     assert on_four == pytest.approx(always / 16)
 
 
 def test_the_empty_prompt_is_encoded_too():
     one, none = (
-        Costs(TINY, Data(n_pairs=1, n_images=0, n_prompts=n), SPEED).seconds(SETTINGS)["caching"] for n in (1, 0)
+        CostModel(TINY, DatasetSize(n_pairs=1, n_images=0, n_prompts=n), SPEED).seconds(SETTINGS)["caching"]
+        for n in (1, 0)
     )
     assert none > 0
     assert one == pytest.approx(2 * none)
@@ -330,13 +341,13 @@ def test_the_peak_is_that_of_the_largest_phase():
     training = estimate(TINY, DATA, replace(SETTINGS, resolution=512, train_batch_size=8), SPEED)
     caching = estimate(TINY, DATA, replace(SETTINGS, resolution=512, encode_batch=64), SPEED)
     assert (training.peak_phase, caching.peak_phase) == ("forward and backward", "caching")
-    for found in (training, caching):
-        assert found.peak_bytes == max(sum(parts.values()) for parts in found.memory_bytes.values())
+    for estimated in (training, caching):
+        assert estimated.peak_bytes == max(sum(parts.values()) for parts in estimated.memory_bytes.values())
 
 
-def test_a_lever_says_what_an_estimate_with_it_would():
-    found = estimate(TINY, DATA, replace(SETTINGS, resolution=512), SPEED)
-    levers = {lever.option: lever for lever in found.levers}
+def test_a_tradeoff_is_the_difference_between_two_estimates():
+    estimated = estimate(TINY, DATA, replace(SETTINGS, resolution=512), SPEED)
+    tradeoffs = {tradeoff.option: tradeoff for tradeoff in estimated.tradeoffs}
     changes = {
         "--gradient-checkpointing": {"gradient_checkpointing": True},
         "--train-batch-size 1 --gradient-accumulation-steps 8": {
@@ -348,27 +359,27 @@ def test_a_lever_says_what_an_estimate_with_it_would():
     }
     for option, changed in changes.items():
         other = estimate(TINY, DATA, replace(SETTINGS, resolution=512, **changed), SPEED)
-        assert levers[option].saved_bytes == training_bytes(found) - training_bytes(other)
-        assert levers[option].time_change == pytest.approx(other.total_seconds / found.total_seconds - 1)
-    saved = [lever.saved_bytes for lever in found.levers]
+        assert tradeoffs[option].saved_bytes == training_bytes(estimated) - training_bytes(other)
+        assert tradeoffs[option].time_change == pytest.approx(other.total_seconds / estimated.total_seconds - 1)
+    saved = [tradeoff.saved_bytes for tradeoff in estimated.tradeoffs]
     assert saved == sorted(saved, reverse=True)
 
 
-def test_levers_are_said_of_training_where_caching_is_the_peak():
-    least = replace(SETTINGS, resolution=512, lora_rank=4, optimizer="adafactor", mixed_precision="bf16")
-    training = estimate(TINY, DATA, least, SPEED)
-    caching = estimate(TINY, DATA, replace(least, encode_batch=64), SPEED)
+def test_tradeoffs_are_about_training_even_if_caching_is_the_peak():
+    small = replace(SETTINGS, resolution=512, lora_rank=4, optimizer="adafactor", mixed_precision="bf16")
+    training = estimate(TINY, DATA, small, SPEED)
+    caching = estimate(TINY, DATA, replace(small, encode_batch=64), SPEED)
     assert caching.peak_phase != training.peak_phase
-    assert {lever.option: lever.saved_bytes for lever in caching.levers} == {
-        lever.option: lever.saved_bytes for lever in training.levers
+    assert {tradeoff.option: tradeoff.saved_bytes for tradeoff in caching.tradeoffs} == {
+        tradeoff.option: tradeoff.saved_bytes for tradeoff in training.tradeoffs
     }
 
 
-def training_bytes(found: Any) -> int:
-    return max(sum(parts.values()) for phase, parts in found.memory_bytes.items() if phase != "caching")
+def training_bytes(estimated: Any) -> int:
+    return max(sum(parts.values()) for phase, parts in estimated.memory_bytes.items() if phase != "caching")
 
 
-def test_levers_already_pulled_are_not_offered():
+def test_settings_already_chosen_are_not_proposed():
     settings = replace(
         SETTINGS,
         train_batch_size=1,
@@ -378,10 +389,10 @@ def test_levers_already_pulled_are_not_offered():
         optimizer="adafactor",
         reference_draws=True,
     )
-    assert estimate(TINY, DATA, settings, SPEED).levers == ()
+    assert estimate(TINY, DATA, settings, SPEED).tradeoffs == ()
 
 
-def test_sdxl_is_told_sizes_and_pooled_text():
+def test_sdxl_also_caches_and_computes_with_pooled_embeddings():
     unet = TINY_UNET | {
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 8,
@@ -389,28 +400,30 @@ def test_sdxl_is_told_sizes_and_pooled_text():
     }
     encoder = TINY.text_encoders[0]
     pipeline = replace(TINY, unet=unet, text_encoders=(encoder, encoder | {"projection_dim": 24}))
-    found = estimate(pipeline, DATA, SETTINGS, SPEED)
-    assert found.cache_bytes["texts"] == 41 * (77 * 32 + 24) * 2
-    assert found.flops_per_pair > estimate(TINY, DATA, SETTINGS, SPEED).flops_per_pair
+    estimated = estimate(pipeline, DATA, SETTINGS, SPEED)
+    assert estimated.cache_bytes["prompt embeddings"] == 41 * (77 * 32 + 24) * 2
+    assert estimated.flops_per_pair > estimate(TINY, DATA, SETTINGS, SPEED).flops_per_pair
 
 
-def test_the_estimate_is_json_and_a_few_lines():
-    found = estimate(TINY, DATA, SETTINGS, SPEED)
-    assert json.loads(json.dumps(asdict(found)))["peak_bytes"] == found.peak_bytes
-    lines = text(found).splitlines()
+def test_the_estimate_is_json_and_at_most_16_lines():
+    estimated = estimate(TINY, DATA, SETTINGS, SPEED)
+    assert json.loads(json.dumps(asdict(estimated)))["peak_bytes"] == estimated.peak_bytes
+    lines = format_estimate(estimated).splitlines()
     assert len(lines) <= 16
-    assert lines[0] == "pairs     100; 50 steps of 8 pairs are 4 epochs"
-    assert lines[-1].startswith("An estimate.")
+    assert lines[0] == "pairs     100; 50 steps of 8 pairs = 4 epochs"
+    assert lines[-1].startswith("These are estimates.")
     assert "50% of the 1 TFLOP/s that a matrix product reached on cuda" in lines[-1]
 
 
 def test_every_number_of_the_estimate_is_finite_and_has_its_unit():
     # from a run of one tiny step to one of a billion
     for steps in (1, 10**9):
-        told = text(estimate(TINY, DATA, replace(SETTINGS, max_train_steps=steps), SPEED))
-        assert "inf" not in told
-        assert "nan" not in told
-        sizes = [part for line in told.splitlines()[1:6] for part in re.split(", |: ", line) if re.search(r" \d", part)]
+        lines = format_estimate(estimate(TINY, DATA, replace(SETTINGS, max_train_steps=steps), SPEED))
+        assert "inf" not in lines
+        assert "nan" not in lines
+        sizes = [
+            part for line in lines.splitlines()[1:6] for part in re.split(", |: ", line) if re.search(r" \d", part)
+        ]
         assert len(sizes) > 8
         for part in sizes:
             assert re.search(r"[1-9][\d.]* (GiB|MiB|s|min|h|days)\b", part), part

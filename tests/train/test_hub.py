@@ -1,4 +1,4 @@
-"""Pushing: what goes to the hub and what is refused, against a server of this machine that speaks the hub's few words."""
+"""Pushing to the hub: what is uploaded and what is refused, against a local server with the few routes of the hub that it uses."""
 
 import base64
 import json
@@ -20,10 +20,10 @@ from prefloop.train.export.hub import push
 
 
 class Hub(ThreadingHTTPServer):
-    """Remembers what was created and committed."""
+    """Records what was created and committed."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
+        super().__init__(("127.0.0.1", 0), HubHandler)
         self.created: list[dict] = []
         self.files: dict[str, bytes] = {}
         self.tokens: set[str | None] = set()
@@ -35,7 +35,7 @@ class Hub(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
 
-class Answers(BaseHTTPRequestHandler):
+class HubHandler(BaseHTTPRequestHandler):
     server: Hub  # type: ignore[assignment]  # the one that made it
 
     def do_POST(self) -> None:
@@ -94,7 +94,7 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def result(tmp_path: Path) -> Path:
-    """A folder with what train leaves there, and with what else may lie in it."""
+    """A folder with what train writes and other files that may be in it."""
     folder = tmp_path / "tuned"
     for name in (
         RESULT_FILE,
@@ -122,22 +122,22 @@ def result(tmp_path: Path) -> Path:
 
 
 def pushed(hub: Hub, folder: Path, private: bool) -> str:
-    """The answer of push, or its error."""
-    return asked(hub, folder, f"print(push(folder, 'me/mine', private={private}))")
+    """What push prints, or its error."""
+    return printed(hub, folder, f"print(push(folder, 'me/mine', private={private}))")
 
 
-def asked(hub: Hub, folder: Path, what: str) -> str:
-    """What a line of code prints, or its error, in a process of its own: the hub's address is read when its client is imported."""
+def printed(hub: Hub, folder: Path, line: str) -> str:
+    """What a line of code prints, or its error, in another process: the hub's client reads the address when it is imported."""
     code = (
         "import sys; from pathlib import Path; from prefloop.store import PrefloopError\n"
         "from prefloop.train.export.hub import push, refuse_unpushable; folder = Path(sys.argv[1])\n"
-        f"try: {what}\n"
+        f"try: {line}\n"
         "except PrefloopError as error: print(type(error).__name__, error)"
     )
-    here = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "secret", "HF_HUB_DISABLE_XET": "1"}
+    variables = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "secret", "HF_HUB_DISABLE_XET": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code, folder],
-        env=content.environment(**here, no_proxy="*"),
+        env=content.environment(**variables, no_proxy="*"),
         capture_output=True,
         text=True,
         timeout=60,
@@ -147,7 +147,7 @@ def asked(hub: Hub, folder: Path, what: str) -> str:
 
 
 @pytest.mark.parametrize("private", [True, False])
-def test_weights_settings_and_card_go_and_nothing_else(hub: Hub, result: Path, private: bool):
+def test_only_weights_settings_tables_and_card_are_uploaded(hub: Hub, result: Path, private: bool):
     assert pushed(hub, result, private) == f"{hub.address}/me/mine\n"
     assert hub.files.keys() == {
         RESULT_FILE,
@@ -158,45 +158,45 @@ def test_weights_settings_and_card_go_and_nothing_else(hub: Hub, result: Path, p
         "tokenizer/merges.txt",
     }
     assert hub.files["README.md"] == b"README.md\n"
-    assert [made["visibility"] for made in hub.created] == ["private" if private else "public"]
+    assert [repository["visibility"] for repository in hub.created] == ["private" if private else "public"]
     assert hub.tokens == {"Bearer secret"}
 
 
-def test_what_shall_be_private_never_goes_into_a_public_repository(hub: Hub, result: Path):
+def test_a_private_push_never_uploads_to_a_public_repository(hub: Hub, result: Path):
     hub.public_before = True
-    assert pushed(hub, result, private=True).startswith(f"UsageError {hub.address}/me/mine is there and public")
+    assert pushed(hub, result, private=True).startswith(f"UsageError {hub.address}/me/mine exists and is public")
     assert not hub.files
     assert pushed(hub, result, private=False) == f"{hub.address}/me/mine\n"
     assert hub.files
 
 
-def test_a_refusal_of_the_hub_is_one_line_with_its_reason(hub: Hub, result: Path):
+def test_a_refusal_by_the_hub_is_one_line_with_its_reason(hub: Hub, result: Path):
     hub.refuses = True
     (line,) = pushed(hub, result, private=True).splitlines()
-    assert line.startswith(f"PrefloopError the hub did not take {result} as me/mine: ")
+    assert line.startswith(f"PrefloopError the hub refused to store {result} as me/mine: ")
     assert "You don't have the rights" in line
 
 
-def test_before_training_the_hub_is_asked_who_is_logged_in(hub: Hub, tmp_path: Path):
-    what = "refuse_unpushable('me/mine', 'tuned')"
-    assert asked(hub, tmp_path, what) == ""
+def test_the_login_is_checked_before_training(hub: Hub, tmp_path: Path):
+    call = "refuse_unpushable('me/mine', 'tuned')"
+    assert printed(hub, tmp_path, call) == ""
     assert hub.tokens == {"Bearer secret"}
     hub.refuses = True
-    (line,) = asked(hub, tmp_path, what).splitlines()
+    (line,) = printed(hub, tmp_path, call).splitlines()
     assert line.startswith("PrefloopError the hub did not accept the login: ")
     assert line.endswith(
-        "run `hf auth login`, or leave --push-to-hub out, and later run `prefloop card tuned --push-to-hub me/mine`"
+        "run `hf auth login`, or leave out --push-to-hub, and later run `prefloop card tuned --push-to-hub me/mine`"
     )
 
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "has space/x", "-x", "me/../x", "https://huggingface.co/me/mine"])
-def test_what_is_no_name_of_a_repository_is_refused(name: str, result: Path):
+def test_an_invalid_repository_name_is_refused(name: str, result: Path):
     with pytest.raises(UsageError, match="like owner/name"):
         push(result, name, private=True)
 
 
 def test_a_folder_without_a_finished_result_is_refused(tmp_path: Path):
-    with pytest.raises(UsageError, match=f"{RESULT_FILE} is not there"):
+    with pytest.raises(UsageError, match=f"{RESULT_FILE} is missing"):
         push(tmp_path, "me/mine", private=True)
 
 
@@ -206,13 +206,13 @@ def test_a_result_that_has_changed_is_not_pushed(result: Path):
         push(result, "me/mine", private=True)
 
 
-def test_without_a_token_the_cure_is_named(result: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_token_the_error_says_how_to_log_in(result: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("prefloop.train.export.hub.get_token", lambda: None)
     with pytest.raises(PrefloopError, match="hf auth login"):
         push(result, "me/mine", private=True)
 
 
-def test_a_hub_that_cannot_be_reached_is_said_to_be_within_five_seconds(result: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_unreachable_hub_is_reported_within_five_seconds(result: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("prefloop.train.export.hub.get_token", lambda: "secret")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     for name in ("HTTPS_PROXY", "https_proxy"):

@@ -1,4 +1,4 @@
-"""kohya's layout: what diffusers loads from it denoises like the adapter it was made from."""
+"""LoRAs in kohya's layout: loaded by diffusers, they denoise like the adapter they were written from."""
 
 import copy
 from pathlib import Path
@@ -58,28 +58,28 @@ def of_both(width: int) -> dict[str, Any]:
 
 
 def pipeline(unet: Any) -> Any:
-    """Whatever a pipeline needs beside its U-Net to be one."""
-    reader = CLIPTextConfig(
+    """A pipeline with that U-Net."""
+    text_config = CLIPTextConfig(
         vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
     )
     parts: dict[str, Any] = {
         "vae": AutoencoderKL(block_out_channels=(8,), norm_num_groups=4),
         "unet": unet,
-        "text_encoder": CLIPTextModel(reader),
+        "text_encoder": CLIPTextModel(text_config),
         "tokenizer": None,
         "scheduler": DDIMScheduler(),
     }
     if unet.config.addition_embed_type is None:
-        nothing: dict[str, Any] = {"safety_checker": None, "feature_extractor": None}
-        return StableDiffusionPipeline(**parts, **nothing, requires_safety_checker=False)
-    parts |= {"text_encoder_2": CLIPTextModelWithProjection(reader), "tokenizer_2": None}
+        no_checker: dict[str, Any] = {"safety_checker": None, "feature_extractor": None}
+        return StableDiffusionPipeline(**parts, **no_checker, requires_safety_checker=False)
+    parts |= {"text_encoder_2": CLIPTextModelWithProjection(text_config), "tokenizer_2": None}
     return StableDiffusionXLPipeline(**parts, add_watermarker=False)
 
 
 def with_adapter(unet: Any, alpha: float, rank: int = RANK) -> Any:
-    """A copy of the U-Net with an adapter that no layer of which is without effect."""
+    """A copy of the U-Net with an adapter in which every layer has an effect."""
     adapted = copy.deepcopy(unet)
-    adapted.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=LORA_TARGETS))  # type: ignore[arg-type]  # a float works
+    adapted.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=LORA_TARGETS))  # type: ignore[arg-type]  # peft accepts a float
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
@@ -108,7 +108,7 @@ def written(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 @pytest.mark.parametrize("alpha", [4, 2, 2.5])
 @pytest.mark.parametrize(("make", "width"), [(sd_unet, 768), (sdxl_unet, 2048)])
-def test_what_diffusers_loads_denoises_like_the_adapter(make: Any, width: int, alpha: float, tmp_path: Path):
+def test_the_lora_that_diffusers_loads_denoises_like_the_adapter(make: Any, width: int, alpha: float, tmp_path: Path):
     base = make(width)
     adapted = with_adapter(base, alpha)
     expected = denoised(adapted, width)
@@ -116,7 +116,7 @@ def test_what_diffusers_loads_denoises_like_the_adapter(make: Any, width: int, a
     fresh = pipeline(copy.deepcopy(base))
     fresh.load_lora_weights(tmp_path, weight_name="kohya.safetensors")
     torch.testing.assert_close(denoised(fresh.unet, width), expected, atol=1e-5, rtol=0)
-    # what stands there without the adapter, or with the rank as alpha, is far from it
+    # the output without the adapter, or with the rank as alpha, is far from it
     assert (denoised(base, width) - expected).abs().max() > 1e-2
     if alpha != RANK:
         assert (denoised(with_adapter(base, RANK), width) - expected).abs().max() > 1e-2
@@ -134,10 +134,10 @@ def test_every_layer_has_its_weights_and_alpha(tmp_path: Path):
     assert "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_out_0.alpha" in state
 
 
-def test_sdxl_has_the_names_of_its_own_unet(tmp_path: Path):
+def test_sdxl_layers_have_the_names_of_the_original_unet(tmp_path: Path):
     save_kohya(*both(with_adapter(sdxl_unet(2048), 4)), tmp_path / "kohya.safetensors")
     blocks = {key.split("_transformer_blocks_")[0] for key in written(tmp_path / "kohya.safetensors")[0]}
-    # SDXL's attention is in input blocks 4, 5, 7, 8 (0 is conv_in, 3 and 6 make smaller), the middle, output blocks 0 to 5
+    # SDXL's attention is in input blocks 4, 5, 7, 8 (0 is conv_in, 3 and 6 downsample), the middle, output blocks 0 to 5
     inputs = {f"lora_unet_input_blocks_{number}_1" for number in (4, 5, 7, 8)}
     assert blocks == inputs | {"lora_unet_middle_block_1"} | {f"lora_unet_output_blocks_{n}_1" for n in range(6)}
 
@@ -153,7 +153,7 @@ def test_sdxl_has_the_names_of_its_own_unet(tmp_path: Path):
         (sd_unet, 16, False, None, None),
     ],
 )
-def test_the_metadata_are_those_of_kohya(
+def test_the_metadata_match_those_of_sd_scripts(
     make: Any, width: int, v_prediction: bool, base: str | None, v2: str | None, tmp_path: Path
 ):
     save_kohya(*both(with_adapter(make(width), 2)), tmp_path / "kohya.safetensors", v_prediction=v_prediction)
@@ -163,24 +163,24 @@ def test_the_metadata_are_those_of_kohya(
     assert (metadata.get("ss_base_model_version"), metadata.get("ss_v2")) == (base, v2)
 
 
-def test_an_sdxl_layer_without_a_known_name_is_refused(tmp_path: Path):
+def test_an_sdxl_layer_without_a_kohya_name_is_refused(tmp_path: Path):
     unet = sdxl_unet(16)
     unet.add_adapter(LoraConfig(r=RANK, target_modules=["conv1"]))
-    with pytest.raises(ValueError, match="no attention block"):
+    with pytest.raises(ValueError, match="not in an attention block"):
         save_kohya(*both(unet), tmp_path / "kohya.safetensors")
 
 
-def test_loras_of_several_layers_combined_add_what_they_add_one_after_the_other():
+def test_combined_loras_equal_the_loras_fused_one_after_the_other():
     base = sd_unet(768)
-    one, other = adapter_of(with_adapter(base, 2.5)), adapter_of(with_adapter(base, 6, rank=2))
-    some = dict(list(other.layers.items())[::3])
-    other = Adapter(some, other.rank, other.alpha)
-    first, second, third = (copy.deepcopy(base) for _ in range(3))
-    for adapter in (one, other):
-        fuse(first, adapter)
-    fuse(second, combined([one, other]))
-    fuse(third, one)
-    assert (combined([one, other]).rank, combined([one, other]).alpha) == (6, 6.0)
-    expected = denoised(first, 768)
-    torch.testing.assert_close(denoised(second, 768), expected, atol=1e-5, rtol=0)
-    assert (denoised(third, 768) - expected).abs().max() > 1e-2
+    first, second = adapter_of(with_adapter(base, 2.5)), adapter_of(with_adapter(base, 6, rank=2))
+    every_third = dict(list(second.layers.items())[::3])
+    second = Adapter(every_third, second.rank, second.alpha)
+    fused_in_turn, fused_once, without_second = (copy.deepcopy(base) for _ in range(3))
+    for adapter in (first, second):
+        fuse(fused_in_turn, adapter)
+    fuse(fused_once, combined([first, second]))
+    fuse(without_second, first)
+    assert (combined([first, second]).rank, combined([first, second]).alpha) == (6, 6.0)
+    expected = denoised(fused_in_turn, 768)
+    torch.testing.assert_close(denoised(fused_once, 768), expected, atol=1e-5, rtol=0)
+    assert (denoised(without_second, 768) - expected).abs().max() > 1e-2

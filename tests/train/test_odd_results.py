@@ -1,4 +1,4 @@
-"""A result's folder comes from outside: odd prefloop.json and hostile weights end in one line, and nothing in them is run."""
+"""Results from other people: an odd prefloop.json or hostile weights end in one line, and no code in them runs."""
 
 import json
 import pickle
@@ -30,7 +30,7 @@ ODD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a folder": (lambda f: ((f / RESULT_FILE).unlink(), (f / RESULT_FILE).mkdir()), "cannot be read as JSON"),
     "a list": (lambda f: (f / RESULT_FILE).write_text("[]"), "holds a list where train writes an object"),
     "empty": (lambda f: (f / RESULT_FILE).write_text("{}"), "no base_model"),
-    "labels": (lambda f: rewrite(f, labels=[1]), "labels is '[1]'"),
+    "no labelers": (lambda f: rewrite(f, labelers=[1]), "labelers is '[1]'"),
     "labelers": (lambda f: rewrite(f, labelers={"a": []}), "labelers.a is '[]'"),
     "scorers": (lambda f: rewrite(f, labelers={"a": {"scorers": {"b": 1}}}), "labelers.a.scorers"),
     "config": (lambda f: rewrite(f, config="x"), "config is 'x'"),
@@ -55,15 +55,15 @@ ODD: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("how", ODD)
-def test_an_odd_record_is_one_line(lora: Path, how: str):
+def test_an_odd_record_is_refused_in_one_line(lora: Path, how: str):
     spoil, line = ODD[how]
     spoil(lora)
-    said = refused(lora)
-    assert line in said
-    assert str(lora) in said
+    error = refused(lora)
+    assert line in error
+    assert str(lora) in error
 
 
-def test_a_record_that_goes_in_circles_or_too_deep_ends(lora: Path, tmp_path: Path):
+def test_a_circular_or_very_deep_lineage_is_refused(lora: Path, tmp_path: Path):
     other = Path(shutil.copytree(lora, tmp_path / "other"))
     for folder, base in ((lora, other), (other, lora)):
         rewrite(folder, trained_on={"folder": str(base), "id": str(hub_id("a/b", None))})
@@ -116,18 +116,18 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("how", HOSTILE)
-def test_a_hostile_or_broken_lora_is_one_line(lora: Path, how: str):
+def test_a_hostile_or_broken_lora_is_refused_in_one_line(lora: Path, how: str):
     spoil, line = HOSTILE[how]
     spoil(lora)
     rewrite(lora, files=digests(lora))
-    said = refused(lora)
-    assert line in said
-    assert LORA_FILE in said
+    error = refused(lora)
+    assert line in error
+    assert LORA_FILE in error
 
 
 def test_settings_in_a_loras_header_import_nothing(lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "megatron").mkdir()
-    (tmp_path / "megatron" / "core.py").write_text("from pathlib import Path\nPath('sang').touch()\n")
+    (tmp_path / "megatron" / "core.py").write_text("from pathlib import Path\nPath('imported').touch()\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     settings = {"r": 2, "lora_alpha": 4, "target_modules": ["to_q", "to_k"], "peft_type": "LORA"}
@@ -135,12 +135,12 @@ def test_settings_in_a_loras_header_import_nothing(lora: Path, tmp_path: Path, m
     respell(lora, {}, {f"unet.{name}": value for name, value in settings.items()})
     assert load_pipeline(find_model(str(lora)), "cpu", torch.float32)
     assert load_unet(find_model(str(lora)))
-    assert not (tmp_path / "sang").exists()
-    # diffusers' own way imports it
+    assert not (tmp_path / "imported").exists()
+    # diffusers' own loader imports it
     pipeline: Any = load_pipeline(find_model(str(lora)).root, "cpu", torch.float32)
     with pytest.raises(Exception, match=r".*"):
         pipeline.load_lora_weights(lora)
-    assert (tmp_path / "sang").exists()
+    assert (tmp_path / "imported").exists()
 
 
 def test_a_pickle_beside_a_unet_is_not_loaded(lora: Path, tiny_pipeline: Path):

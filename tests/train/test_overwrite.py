@@ -1,4 +1,4 @@
-"""What a run removes: files that a run of ours wrote, in a folder it began in, once the new run has a checkpoint."""
+"""What --overwrite removes: only files that train wrote, in a folder where it ran, once the new run has a checkpoint."""
 
 import json
 import os
@@ -10,16 +10,17 @@ import pytest
 from prefloop.store import NumericalError, PairStore, UsageError
 from prefloop.train import TrainConfig
 from prefloop.train.checkpoint import newest_first, save_checkpoint
-from prefloop.train.export.readme import write_readme
-from prefloop.train.run_folder.claim import claimed, drop_previous
-from prefloop.train.run_folder.ownership import owned
-from prefloop.train.run_folder.tables import replacing
+from prefloop.train.run_folder.claim import claim_folder
+from prefloop.train.run_folder.overwrite import drop_previous
+from prefloop.train.run_folder.ownership import split_by_owner
+from prefloop.train.run_folder.publish import publish
+from prefloop.train.run_folder.readme import write_readme
 from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
-    """Every file below, but the lock and caches of a store that reading makes."""
+    """The bytes of every file below, except the lock and the store's index, which reading may change."""
     paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if "duckdb" not in path.name}
 
@@ -27,7 +28,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "place", ["images", "store", "parent of the store", "model", "current", "home", "in the model"]
 )
-def test_overwriting_leaves_what_is_not_a_runs_alone(
+def test_overwriting_refuses_folders_that_are_not_a_run(
     labelled: PairStore, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ):
     model = shutil.copytree(config.model, tmp_path / "model")
@@ -52,7 +53,7 @@ def test_overwriting_leaves_what_is_not_a_runs_alone(
         "home": home,
         "in the model": model / "unet",
     }[place]
-    if place in ("current", "home"):  # with a run's mark and no other file the place alone is the reason
+    if place in ("current", "home"):  # it has a run's marker and no other file: its location is the only reason
         shutil.rmtree(folder / ".git", ignore_errors=True)
         (folder / ".run").mkdir()
         (folder / ".run" / "run.json").write_text('{"written_by": "prefloop train", "config": "other"}')
@@ -66,7 +67,7 @@ def test_overwriting_leaves_what_is_not_a_runs_alone(
 @pytest.mark.parametrize(
     "name", ["thesis.txt", "samples/mine.png", "metrics.csv", "logs/app.log", "training-data/a.png"]
 )
-def test_a_folder_without_a_run_is_left_alone_and_overwriting_it_is_not_proposed(
+def test_a_folder_without_a_run_is_left_alone_and_overwrite_is_not_suggested(
     labelled: PairStore, config: TrainConfig, name: str
 ):
     path = Path(config.output_dir) / name
@@ -85,34 +86,32 @@ def finished(labelled: PairStore, config: TrainConfig) -> Path:
     return Path(config.output_dir)
 
 
-def test_a_run_is_overwritten_when_the_new_one_has_a_checkpoint_and_not_before(
+def test_a_run_is_overwritten_only_once_the_new_one_has_a_checkpoint(
     finished: Path, labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
     before = content_of(finished)
-    assert owned(finished)[1] == []  # every file of a run is known as such
+    assert split_by_owner(finished)[1] == []  # every file of a run is recognized
 
-    def sick(*_):
+    def fails(*_):
         assert (finished / "prefloop.json").exists()
         assert not (finished / "checkpoint-1").exists()
         raise NumericalError("the loss is nan")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "step", sick)
+        patched.setattr(Trainer, "step", fails)
         with pytest.raises(NumericalError):
             train(replace(config, lora_rank=2), labelled, overwrite=True)
     assert content_of(finished) == before
-    # a LoRA has none of the files of a pipeline: they go
+    # the pipeline's files, which a LoRA does not have, are removed
     assert train(replace(config, lora_rank=2), labelled, overwrite=True)["steps"] == 3
     assert not (finished / "unet").exists()
     assert not list(finished.glob(".previous*"))
     assert [path.name for path in newest_first(finished)] == ["checkpoint-3"]
     assert json.loads((finished / "prefloop.json").read_text())["kind"] == "lora"
-    assert owned(finished)[1] == []
+    assert split_by_owner(finished)[1] == []
 
 
-def test_overwriting_names_the_files_of_others_in_a_runs_folder(
-    finished: Path, labelled: PairStore, config: TrainConfig
-):
+def test_overwriting_names_files_that_train_did_not_write(finished: Path, labelled: PairStore, config: TrainConfig):
     (finished / "samples").mkdir()
     mine = [finished / name for name in ("notes.txt", "samples/cat.png", "unet/notes.txt", "checkpoint-1/notes.txt")]
     for path in mine:
@@ -122,7 +121,7 @@ def test_overwriting_names_the_files_of_others_in_a_runs_folder(
     before = content_of(finished)
     with pytest.raises(UsageError, match=r"README.md, notes.txt, checkpoint-1/notes.txt and 2 more; move them away"):
         train(config, labelled, overwrite=True)
-    with pytest.raises(UsageError, match="give --resume, or another folder"):  # overwriting is not proposed
+    with pytest.raises(UsageError, match="give --resume, or another folder"):  # --overwrite is not suggested
         train(config, labelled)
     assert content_of(finished) == before
 
@@ -136,7 +135,7 @@ def test_a_run_does_not_overwrite_what_it_reads(finished: Path, labelled: PairSt
     assert content_of(finished) == before
 
 
-def test_resume_and_overwrite_are_not_taken_together(finished: Path, labelled: PairStore, config: TrainConfig):
+def test_resume_with_overwrite_is_refused(finished: Path, labelled: PairStore, config: TrainConfig):
     before = content_of(finished)
     with pytest.raises(UsageError, match=r"--resume.*--overwrite") as caught:
         train(config, labelled, resume=True, overwrite=True)
@@ -144,23 +143,25 @@ def test_resume_and_overwrite_are_not_taken_together(finished: Path, labelled: P
     assert content_of(finished) == before
 
 
-def test_a_readme_or_unet_of_the_users_is_not_written_over(labelled: PairStore, config: TrainConfig):
+def test_a_readme_or_unet_of_the_user_is_not_overwritten(labelled: PairStore, config: TrainConfig):
     output = Path(config.output_dir)
     stopped = replace(config, max_train_steps=1)
 
-    def put(*_):
+    def add_user_files(*_):
         (output / "README.md").write_text("my notes")
         (output / "unet").mkdir()
         (output / "unet" / "config.json").write_text("mine")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("prefloop.train.trainer.plot_training", put)  # the last thing before the result
-        with pytest.raises(UsageError, match=r"unet/config.json is not as train wrote it; move it away"):
+        patched.setattr("prefloop.train.trainer.plot_training", add_user_files)  # the last step before the result
+        with pytest.raises(
+            UsageError, match=r"unet/config.json was not written by train, or has changed; move it away"
+        ):
             train(stopped, labelled)
     assert (output / "unet" / "config.json").read_text() == "mine"
     shutil.rmtree(output / "unet")
-    summary = train(stopped, labelled)  # the same command goes on
-    assert summary["loss"] == pytest.approx(0.693, abs=0.01)  # known though no step was done
+    summary = train(stopped, labelled)  # the same command continues
+    assert summary["loss"] == pytest.approx(0.693, abs=0.01)  # known although no step was taken
     assert summary["validation"]["n_pairs"] > 0
     assert (output / "unet" / "diffusion_pytorch_model.safetensors").exists()
     assert (output / "README.md").read_text() == "my notes"
@@ -169,7 +170,7 @@ def test_a_readme_or_unet_of_the_users_is_not_written_over(labelled: PairStore, 
 
 
 class Killed(BaseException):
-    """As SIGKILL: nothing is done after it."""
+    """Like SIGKILL: the code does nothing more."""
 
 
 def test_killed_at_any_moment_of_overwriting_the_old_or_the_new_run_is_whole(
@@ -184,26 +185,26 @@ def test_killed_at_any_moment_of_overwriting_the_old_or_the_new_run_is_whole(
         (folder / "metrics.csv").write_text(text)
         save_checkpoint(folder, 3, {"config": which.identity()}, write, 2)
 
-    begun = tmp_path / "begun"
-    with claimed(begun, config, False, False):
-        run_of(begun, config, "old")
-        with replacing(begun) as result:
+    first = tmp_path / "first"
+    with claim_folder(first, config, False, False):
+        run_of(first, config, "old")
+        with publish(first) as result:
             (result / "unet").mkdir()
             (result / "unet" / "weights").write_text("old")
             (result / "prefloop.json").write_text('{"steps": 3}')
-    old = content_of(begun)
+    old = content_of(first)
     calls = ("rename", "replace", "unlink", "rmdir", "mkdir")
     whole = {name: getattr(os, name) for name in calls}
-    seen, moment = set(), 0
+    survivors, moment = set(), 0
     for moment in range(200):
-        folder = shutil.copytree(begun, tmp_path / f"killed-{moment}")
-        left = moment
+        folder = shutil.copytree(first, tmp_path / f"killed-{moment}")
+        calls_left = moment
 
         def dying(name: str):
             def call(*arguments, **more):
-                nonlocal left
-                left -= 1
-                if left < 0:
+                nonlocal calls_left
+                calls_left -= 1
+                if calls_left < 0:
                     raise Killed
                 return whole[name](*arguments, **more)
 
@@ -213,13 +214,13 @@ def test_killed_at_any_moment_of_overwriting_the_old_or_the_new_run_is_whole(
             for name in calls:
                 patched.setattr(os, name, dying(name))
             try:
-                with claimed(folder, new, False, True):
+                with claim_folder(folder, new, False, True):
                     run_of(folder, new, "new")
                     drop_previous(folder)
             except Killed:
                 pass
-        # what the next command finds, whatever it is
-        with pytest.raises(UsageError), claimed(folder, replace(config, beta=8.0), False, False):
+        # the next command restores order
+        with pytest.raises(UsageError), claim_folder(folder, replace(config, beta=8.0), False, False):
             pass
         (checkpoint,) = newest_first(folder)
         text = (checkpoint / "weights").read_text()
@@ -228,8 +229,8 @@ def test_killed_at_any_moment_of_overwriting_the_old_or_the_new_run_is_whole(
         assert not list(folder.glob(".previous*"))
         if text == "old":
             assert content_of(folder) == old
-        seen.add(text)
-        if left >= 0:
+        survivors.add(text)
+        if calls_left >= 0:
             break
-    assert seen == {"old", "new"}
+    assert survivors == {"old", "new"}
     assert moment > 20

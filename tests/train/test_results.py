@@ -1,4 +1,4 @@
-"""A result's folder: its hashes, records of version 0.1, and names that could be paths or hub ids."""
+"""A result's folder: its hashes, its record, and names that could be paths or hub ids."""
 
 import json
 import os
@@ -6,26 +6,24 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import content
 import pytest
 import torch
 from prefloop.cli import app
 from prefloop.core import hashing
-from prefloop.core.hashing import RESULT_FILE, digests, fingerprint, sha256
+from prefloop.core.hashing import RESULT_FILE, digests, sha256
 from prefloop.core.hub import hub_id
-from prefloop.core.ids import content_id
 from prefloop.models.lineage import lineage
 from prefloop.models.pipelines import load_pipeline
 from prefloop.models.resolve import LORA_FILE, find_model, with_parts
 from prefloop.store import IntegrityError, PairStore, PrefloopError
-from prefloop.train.export.result import settle, write_card
+from prefloop.train.export.result import canonicalize_files, write_card
 from results import refused, rewrite
 from typer.testing import CliRunner
 
 
-def test_a_weight_file_that_has_changed_or_is_missing_is_named(lora: Path):
+def test_a_changed_or_missing_weight_file_is_named(lora: Path):
     assert find_model(str(lora)).kind == "lora"
     path = lora / LORA_FILE
     data = bytearray(path.read_bytes())
@@ -53,24 +51,24 @@ def test_the_hash_of_a_file_is_remembered_until_the_file_changes(tmp_path: Path,
         hashing._known.clear()  # as in another process
         assert (sha256(path), len(hashed)) == (first, 1 if kept else 2)
         path.write_bytes(b"other")
-        os.utime(path, (1e9, 1e9))  # the same size and time: the change of its entry still tells
+        os.utime(path, (1e9, 1e9))  # the same size and modification time: only ctime differs
         assert sha256(path) != first
 
 
-def test_a_remembered_hash_that_was_changed_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_tampered_hash_record_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(hashing, "REMEMBERED_FROM", 4)
     path = tmp_path / "large"
     path.write_bytes(b"large")
     os.utime(path, (1e9, 1e9))
     first = sha256(path)
-    (note,) = (tmp_path / "cache").rglob("sha256/*")
-    whole = note.read_text()
-    for spoilt in ("", whole[:10], ("0" if whole[0] != "0" else "1") + whole[1:], whole.replace(" ", "")):
-        note.write_text(spoilt)
+    (record,) = (tmp_path / "cache").rglob("sha256/*")
+    whole = record.read_text()
+    for damaged in ("", whole[:10], ("0" if whole[0] != "0" else "1") + whole[1:], whole.replace(" ", "")):
+        record.write_text(damaged)
         hashing._known.clear()  # as in another process
         assert sha256(path) == first
-        assert note.read_text() == whole
+        assert record.read_text() == whole
 
 
 def test_no_command_hashes_a_model_twice(
@@ -103,13 +101,13 @@ from prefloop.models.resolve import find_model
 from prefloop.train import TrainConfig
 from prefloop.models.families import family_of
 from prefloop.train.policy import Policy, load_unet
-from prefloop.train.export.result import settle
+from prefloop.train.export.result import canonicalize_files
 model, output = find_model(sys.argv[1]), Path(sys.argv[2])
 policy = Policy(load_unet(model), TrainConfig(output_dir="x", labelers=("me",), lora_rank=2, seed=1), family_of(model))
 policy.save_weights(output)
 policy.save_kohya(output, model)
 policy.save_pipeline(output, model)
-settle(output)
+canonicalize_files(output)
 """
 
 
@@ -125,63 +123,33 @@ def test_equal_trainings_give_equal_bytes_in_every_process(tiny_pipeline: Path, 
         for seed, folder in orders.items()
     ]
     for process in processes:
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said.decode()
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr.decode()
     first, second = (digests(folder) for folder in orders.values())
     assert {LORA_FILE, "kohya.safetensors", "model_index.json", "unet/config.json"} <= first.keys()
     assert first == second
 
 
-def test_nothing_of_this_machine_is_in_the_configs_of_a_result(tiny_pipeline: Path, tmp_path: Path):
-
+def test_configs_of_a_result_hold_no_path_of_this_machine(tiny_pipeline: Path, tmp_path: Path):
     load_pipeline(find_model(str(tiny_pipeline)), "cpu", torch.float32).save_pretrained(tmp_path)
     before = {name: sha256(tmp_path / name) for name in digests(tmp_path)}
     assert any(str(tiny_pipeline) in path.read_text() for path in tmp_path.rglob("*.json"))
-    settle(tmp_path)
+    canonicalize_files(tmp_path)
     assert not any(str(tiny_pipeline) in path.read_text() for path in tmp_path.rglob("*.json"))
     assert {name for name in before if before[name] != sha256(tmp_path / name)} >= {"model_index.json"}
     assert load_pipeline(find_model(str(tmp_path)), "cpu", torch.float32)
 
 
-def first_format(folder: Path, base: str, base_id: object, **config: Any) -> None:
-    (folder / RESULT_FILE).write_text(json.dumps({"base_model": base, "base_model_id": str(base_id), "config": config}))
-
-
-def test_a_record_of_version_0_1_is_taken_up_where_its_base_can_be_told(
-    lora: Path, tiny_pipeline: Path, tmp_path: Path
-):
-    base = find_model(str(tiny_pipeline))
-    today = find_model(str(lora)).model_id
-    first_format(lora, base.name, base.model_id, model=base.name)
-    assert find_model(str(lora)).model_id == today
-    # trained on a result: config.model names it, its id then was of the pipeline at the bottom and its own files
-    second = Path(shutil.copytree(lora, tmp_path / "second"))
-    old_id = content_id(base.model_id.bytes + fingerprint(lora).bytes)
-    first_format(second, base.name, old_id, model="tuned")
-    found = find_model(str(second))
-    assert found.base is not None
-    assert Path(found.base.source) == lora
-    third = Path(shutil.copytree(lora, tmp_path / "third"))
-    first_format(third, base.name, content_id(base.model_id.bytes + fingerprint(second).bytes), model="second")
-    assert len(find_model(str(third)).composition.loras) == 3
-    shutil.rmtree(lora)
-    assert "was trained on tuned, which is not there" in refused(second)
-    first_format(second, base.name, base.model_id, model=base.name, vae=str(tiny_pipeline))
-    assert "kept no hash of it" in refused(second)
-    first_format(second, base.name, base.model_id, model=base.name, vae="owner/vae")
-    assert find_model(str(second)).composition.vae is not None
-
-
-def test_a_record_by_hand_that_names_a_base_is_enough_but_for_a_card(store: PairStore, lora: Path, tiny_pipeline: Path):
+def test_a_record_that_only_names_a_base_loads_but_gets_no_card(store: PairStore, lora: Path, tiny_pipeline: Path):
     (lora / RESULT_FILE).write_text(json.dumps({"base_model": str(tiny_pipeline)}))
     found = find_model(str(lora))
     assert found.base is not None
     assert found.base.source == str(tiny_pipeline)
-    with pytest.raises(IntegrityError, match=f"{lora / RESULT_FILE} lacks what a card tells"):
+    with pytest.raises(IntegrityError, match=f"a card cannot be written from {lora / RESULT_FILE}"):
         write_card(lora, store)
 
 
-def test_what_train_wrote_last_is_the_model(lora: Path, tiny_pipeline: Path):
+def test_the_record_says_which_of_several_models_in_a_folder_is_meant(lora: Path, tiny_pipeline: Path):
     shutil.copytree(tiny_pipeline, lora, dirs_exist_ok=True)
     assert find_model(str(lora)).kind == "lora"
     rewrite(lora, output="pipeline")
@@ -190,7 +158,7 @@ def test_what_train_wrote_last_is_the_model(lora: Path, tiny_pipeline: Path):
 
 @pytest.fixture
 def cached(tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The tiny pipeline as owner/tiny in the hub's cache on this machine, at two commits; main is the second."""
+    """The tiny pipeline as owner/tiny in the local cache of the hub, at two commits; main is the second."""
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -202,7 +170,7 @@ def cached(tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return repository
 
 
-def test_a_base_on_the_hub_is_the_commit_it_was(cached: Path, lora: Path):
+def test_a_base_on_the_hub_is_loaded_at_its_recorded_commit(cached: Path, lora: Path):
     base = find_model("owner/tiny")
     assert lineage(base, lora) == {"hub": "owner/tiny", "revision": None, "commit": "b" * 40, "id": str(base.model_id)}
     rewrite(lora, trained_on=lineage(base, lora))
@@ -227,14 +195,14 @@ def test_a_path_is_not_taken_for_a_hub_id(cached: Path, lora: Path, tmp_path: Pa
     for name in ("a b/c", "models/sd15\0", "-x/y", "a/b/c"):
         with pytest.raises(PrefloopError, match="there is no model"):
             find_model(name)
-    # and the other way round
+    # and a hub id is not taken for a path
     rewrite(lora, trained_on=lineage(find_model("owner/tiny"), lora))
     (tmp_path / "owner" / "tiny").mkdir()
     assert "a folder of that name is here" in refused(lora)
     assert cached.exists()
 
 
-def test_what_cannot_be_fetched_says_both_readings_and_the_command():
+def test_a_model_that_cannot_be_downloaded_is_explained_with_the_command_that_downloads_it():
     with pytest.raises(PrefloopError) as caught:
         load_pipeline(find_model("nobody/nothing"), "cpu", torch.float32)
     (line,) = str(caught.value).splitlines()

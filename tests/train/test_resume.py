@@ -23,7 +23,7 @@ from prefloop.store import IntegrityError, NumericalError, PairStore, PrefloopEr
 from prefloop.train import TrainConfig
 from prefloop.train.checkpoint import MANIFEST, sha256
 from prefloop.train.pairs import select_pairs
-from prefloop.train.run_folder.kept_pairs import read_pairs
+from prefloop.train.run_folder.saved_pairs import load_pairs
 from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
 from safetensors.torch import load_file, save_file
@@ -103,7 +103,7 @@ def test_labels_that_change_during_an_interruption_do_not_change_the_run(
     for table in TABLES:
         text, resumed_text = ((Path(c.output_dir) / table).read_text() for c in (whole, cut))
         assert text == resumed_text, table
-    kept = read_pairs(Path(cut.output_dir), cut, labelled)
+    kept = load_pairs(Path(cut.output_dir), cut, labelled)
     assert kept is not None
     assert kept == pairs
 

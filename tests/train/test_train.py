@@ -199,10 +199,10 @@ def test_a_full_result_loads_in_diffusers_and_as_a_model(labelled: PairStore, co
     assert summary["steps"] == 3
     assert summary["beta_sum"] == pytest.approx(500 / (4 * 4 * 4))  # latents are 4 x 4 x 4
     assert StableDiffusionPipeline.from_pretrained(config.output_dir).unet is not None
-    result = find_model(config.output_dir)
-    assert result.model_id != find_model(config.model).model_id
-    assert result.trained_with is not None
-    assert result.trained_with["labels"] == ["redder"]
+    found = find_model(config.output_dir)
+    assert found.model_id != find_model(config.model).model_id
+    assert found.trained_with is not None
+    assert list(found.trained_with["labelers"]) == ["redder"]
     ((status, kind),) = labelled.rows("select status, kind from runs where kind = 'train'")
     assert (status, kind) == ("done", "train")
     row = metrics(config)[-1]

@@ -13,7 +13,7 @@ from prefloop.train.monitor.monitor import METRICS
 from prefloop.train.monitor.validation import COLUMNS, REFERENCE_FILE, Validation, interval
 from prefloop.train.pair_denoiser import Errors
 from prefloop.train.pairs import Pairs
-from prefloop.train.run_folder.tables import add_rows
+from prefloop.train.run_folder.tables import append_rows
 from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
 
@@ -120,9 +120,9 @@ def test_a_run_ends_early_when_held_out_accuracy_no_longer_rises_and_that_can_be
     made.monitor.validation = Validation(replace(made.data, pairs=Pairs(few.validation, few.train)), made.config)
     made.monitor.begin(0)
     trained = {"loss": 0.7, "implicit_accuracy": 0.6, "learning_rate": 1e-3}
-    add_rows(made.output / "metrics.csv", METRICS, [trained | {"step": step} for step in range(10, 81, 10)])
+    append_rows(made.output / "metrics.csv", METRICS, [trained | {"step": step} for step in range(10, 81, 10)])
     best = {"bin": "all", "step": 40, "n_pairs": 29, "chosen_error": 1, "ref_chosen_error": 1}
-    add_rows(made.output / "validation.csv", COLUMNS, [best | {"implicit_accuracy": 0.7, "low": 0.6, "high": 0.8}])
+    append_rows(made.output / "validation.csv", COLUMNS, [best | {"implicit_accuracy": 0.7, "low": 0.6, "high": 0.8}])
     # the model is its reference: its accuracy is one half
     assert [made.monitor.validate(step) for step in (60, 80)] == [False, True]
     made.monitor.validation = Validation(made.data, made.config)  # one held-out pair

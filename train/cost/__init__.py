@@ -1,1 +1,1 @@
-"""What a run will take, before it runs: counted FLOPs, memory and time."""
+"""Estimates a training run before it starts: FLOPs, memory, disk and time."""

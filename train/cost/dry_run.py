@@ -1,4 +1,4 @@
-"""What `prefloop train --dry-run` says: the settings as they were resolved, and what they would cost."""
+"""`prefloop train --dry-run`: print the resolved settings and an estimate of memory, disk and time."""
 
 import json
 import math
@@ -17,25 +17,25 @@ from ..config import TrainConfig
 from ..optimizers import learning_rate, optimizer_name
 from ..pairs import Pairs, select_pairs
 from ..preflight import refuse_impossible
-from .cost_model import Data, Pipeline, Settings
-from .estimate import estimate, measured_speed, text
+from .cost_model import CostSettings, DatasetSize, PipelineConfigs
+from .estimate import estimate, format_estimate, measured_speed
 
 
 def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -> tuple[str, dict]:
-    """The lines for people, and the same as JSON; nothing is loaded but configs, nothing is written.
+    """The text to print, and the same as JSON. Loads configs only and writes nothing.
 
     Raises:
-        UsageError, PrefloopError: where training would be refused too; see refuse_impossible.
+        UsageError, PrefloopError: if training would be refused too; see refuse_impossible.
     """
     refuse_impossible(config)
     model = with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
     family = family_of(model)
     pairs = select_pairs(store, config) if pairs is None else pairs
-    accelerator = not config.cpu and torch.cuda.is_available()
-    device = torch.device("cuda" if accelerator else "cpu")
-    n_devices = max(1, torch.cuda.device_count()) if accelerator else 1
-    data = Data(n_pairs=len(pairs.train), n_images=len(pairs.image_paths()), n_prompts=len(pairs.prompts()))
-    found = estimate(_pipeline(model, family), data, _settings(config, family), measured_speed(device))
+    use_cuda = not config.cpu and torch.cuda.is_available()
+    device = torch.device("cuda" if use_cuda else "cpu")
+    n_devices = max(1, torch.cuda.device_count()) if use_cuda else 1
+    data = DatasetSize(n_pairs=len(pairs.train), n_images=len(pairs.image_paths()), n_prompts=len(pairs.prompts()))
+    estimated = estimate(_pipeline(model, family), data, _settings(config, family), measured_speed(device))
     resolved = config.resolved() | {
         "optimizer": optimizer_name(config, family),
         "resolution": config.resolution or family.resolution,
@@ -46,14 +46,14 @@ def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -
         *([(config.resolution or family.resolution) // family.vae_factor] * 2),
     )
     beta = config.resolved_beta
-    told = {
+    derived = {
         "family": family.name,
         "n_validation_pairs": len(pairs.validation),
         "beta_mean": beta,
         "beta_sum": None if beta is None else beta / math.prod(shape),
         "absolute_learning_rate": learning_rate(config, n_devices),
     }
-    values = plain({"config": resolved} | told | {"estimate": asdict(found)})
+    values = plain({"config": resolved} | derived | {"estimate": asdict(estimated)})
     lines = [
         f"{name.replace('_', '-')} = {json.dumps(value)}"
         for name, value in plain(resolved).items()
@@ -66,13 +66,13 @@ def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -
         f"{shape[0]} x {shape[1]} x {shape[2]} values"
         if beta is not None
         else f"beta      {config.loss} has none",
-        f"rate      {told['absolute_learning_rate']:.4g}, absolute",
-        text(found),
+        f"lr        {derived['absolute_learning_rate']:.4g}, absolute",
+        format_estimate(estimated),
     ]
     return "\n".join(lines), values
 
 
-def _pipeline(model: Model, family: Family) -> Pipeline:
+def _pipeline(model: Model, family: Family) -> PipelineConfigs:
     from transformers import CLIPTextConfig
 
     encoders = []
@@ -83,15 +83,15 @@ def _pipeline(model: Model, family: Family) -> Pipeline:
             line = " ".join(str(error).split())[:300]
             raise PrefloopError(f"cannot load the {part} of the model {model.root.name}: {line}") from error
         encoders.append(settings.to_dict())
-    return Pipeline(
+    return PipelineConfigs(
         unet=family.settings.parts[family.component], vae=family.settings.parts["vae"], text_encoders=tuple(encoders)
     )
 
 
-def _settings(config: TrainConfig, family: Family) -> Settings:
+def _settings(config: TrainConfig, family: Family) -> CostSettings:
     name: Any = optimizer_name(config, family)
     resolution = config.resolution or family.resolution
-    return Settings(
+    return CostSettings(
         resolution=resolution,
         train_batch_size=config.train_batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,

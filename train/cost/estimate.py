@@ -1,67 +1,77 @@
-"""What a training run will need, said before anything heavy is loaded: from configs and settings alone."""
+"""Estimate a training run from configs and settings alone, and say what other settings would save."""
 
 import time
 from dataclasses import dataclass, replace
 
 import torch
 
-from .cost_model import CONTEXT_BYTES, HALF, Costs, Data, Phase, Pipeline, Settings, Speed, cache_bytes
+from .cost_model import (
+    AUTOCAST_DTYPES,
+    OVERHEAD_BYTES,
+    CostModel,
+    CostSettings,
+    DatasetSize,
+    DeviceSpeed,
+    Phase,
+    PipelineConfigs,
+    cache_bytes,
+)
 
-GPU_SHARE = 0.3
-"""Of a matrix product's rate. Good codebases reach 28 to 31 % of peak on these U-Nets: MLPerf's SD2 on an H200."""
-CPU_SHARE = 0.5
-"""Of a matrix product's rate. One thread, a 42M-parameter U-Net at 256 pixels: 0.67 by processor time, 0.44 by a busy
-machine's clock."""
+GPU_UTILIZATION = 0.3
+"""Fraction of a matrix product's rate. Good code reaches 28 to 31 % of peak on these U-Nets: MLPerf's SD2 on an H200."""
+CPU_UTILIZATION = 0.5
+"""Fraction of a matrix product's rate. Measured with one thread and a 42M-parameter U-Net at 256 pixels: 0.67 in processor
+time, 0.44 in wall-clock time on a busy machine."""
 
 
 @dataclass(frozen=True)
-class Lever:
-    """One setting changed, and what that does to the peak of training, caching left out, and to the total time."""
+class Tradeoff:
+    """What changing one setting does to the peak memory of training, caching excluded, and to the total time."""
 
     option: str
     saved_bytes: int
     time_change: float
-    """Fraction; negative is quicker."""
+    """Fraction; negative is faster."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """`dataclasses.asdict` makes JSON of it."""
+    """`dataclasses.asdict` turns it into JSON."""
 
     n_pairs: int
     n_steps: int
     pairs_per_step: int
     epochs: float
     cache_bytes: dict[str, int]
-    """On disk, of latents and of texts."""
+    """On disk: latents and prompt embeddings."""
     memory_bytes: dict[Phase, dict[str, int]]
-    """Of one device, by phase and by what takes it; phases follow one another."""
+    """Per device, by phase and by purpose; one phase follows the other."""
     peak_phase: Phase
     peak_bytes: int
     seconds: dict[str, float]
-    """Of caching, reference and training, wholly apart."""
+    """Caching, the reference model's errors and training, which follow one another."""
     total_seconds: float
     flops_per_pair: int
-    """Of a training step, without the reference's."""
-    speed: Speed
+    """In a training step, without the reference model's."""
+    speed: DeviceSpeed
     mixed_precision: str
-    levers: tuple[Lever, ...]
-    """Those that save a hundredth of memory or time or more; most memory first."""
+    tradeoffs: tuple[Tradeoff, ...]
+    """Those that save at least 1 % of memory or time, the one that saves most memory first."""
 
 
-def estimate(pipeline: Pipeline, data: Data, settings: Settings, speed: Speed) -> Estimate:
-    """Needs seconds and no memory worth naming, whatever the model's size."""
-    costs = Costs(pipeline, data, speed)
+def estimate(pipeline: PipelineConfigs, data: DatasetSize, settings: CostSettings, speed: DeviceSpeed) -> Estimate:
+    """Estimate memory, disk and time of a run. Takes seconds and little memory, whatever the model's size."""
+    costs = CostModel(pipeline, data, speed)
     memory, seconds = costs.memory(settings), costs.seconds(settings)
     phase, peak = _peak(memory)
-    levers = []
-    for option, changed in _changes(settings).items():
+    tradeoffs = []
+    for option, changed in _alternatives(settings).items():
         saved = _training_bytes(memory) - _training_bytes(costs.memory(changed))
         change = sum(costs.seconds(changed).values()) / sum(seconds.values()) - 1
         if saved >= _training_bytes(memory) / 100 or change <= -0.01:
-            levers.append(Lever(option, saved, change))
+            tradeoffs.append(Tradeoff(option, saved, change))
     pairs_per_step = settings.train_batch_size * settings.gradient_accumulation_steps * settings.n_processes
-    one = costs.training_pass(settings)
+    step = costs.training_pass(settings)
     return Estimate(
         n_pairs=data.n_pairs,
         n_steps=settings.max_train_steps,
@@ -73,15 +83,15 @@ def estimate(pipeline: Pipeline, data: Data, settings: Settings, speed: Speed) -
         peak_bytes=peak,
         seconds=seconds,
         total_seconds=sum(seconds.values()),
-        flops_per_pair=(one.forward_flops + one.backward_flops) // settings.train_batch_size,
+        flops_per_pair=(step.forward_flops + step.backward_flops) // settings.train_batch_size,
         speed=speed,
         mixed_precision=settings.mixed_precision,
-        levers=tuple(sorted(levers, key=lambda lever: -lever.saved_bytes)),
+        tradeoffs=tuple(sorted(tradeoffs, key=lambda tradeoff: -tradeoff.saved_bytes)),
     )
 
 
-def _changes(settings: Settings) -> dict[str, Settings]:
-    """What may be changed about a run without changing what it learns from."""
+def _alternatives(settings: CostSettings) -> dict[str, CostSettings]:
+    """Settings that cost less and train on the same pairs, by the options that choose them."""
     changes = {}
     if settings.lora_rank == 0:
         changes["--lora-rank 16"] = replace(settings, lora_rank=16)
@@ -111,19 +121,19 @@ def _peak(memory: dict[Phase, dict[str, int]]) -> tuple[Phase, int]:
     return phase, sum(memory[phase].values())
 
 
-def measured_speed(device: torch.device) -> Speed:
-    """How quickly this device multiplies matrices; takes about half a second."""
-    rates = {precision: _matmul_rate(device, half or torch.float32) for precision, half in HALF.items()}
-    return Speed(str(device), rates, CPU_SHARE if device.type == "cpu" else GPU_SHARE)
+def measured_speed(device: torch.device) -> DeviceSpeed:
+    """Measure the rate of matrix products on this device; takes about half a second."""
+    rates = {precision: _matmul_rate(device, dtype or torch.float32) for precision, dtype in AUTOCAST_DTYPES.items()}
+    return DeviceSpeed(str(device), rates, CPU_UTILIZATION if device.type == "cpu" else GPU_UTILIZATION)
 
 
 def _matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of the first of ever larger products that takes long enough to be measured."""
+    """FLOP/s of a matrix product that is large enough to be timed."""
     generator = torch.Generator(device).manual_seed(0)
     n, seconds = 64, 0.0
     while seconds < 0.02 and n < 8192:
         n *= 2
-        # not zeros: those a GPU multiplies more quickly
+        # random values: a GPU multiplies zeros faster
         matrix = torch.randn((n, n), generator=generator, device=device).to(dtype)
         seconds = min(_matmul_seconds(matrix) for _ in range(3))
     return 2 * n**3 / seconds
@@ -131,33 +141,35 @@ def _matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def _matmul_seconds(matrix: torch.Tensor) -> float:
     start = time.perf_counter()
-    (matrix @ matrix)[0, 0].item()  # which waits for the device
+    (matrix @ matrix)[0, 0].item()  # waits for the device
     return time.perf_counter() - start
 
 
-def text(estimate: Estimate) -> str:
-    """A dozen lines for people."""
-    one = estimate
+def format_estimate(estimate: Estimate) -> str:
+    """About a dozen lines for the terminal."""
     lines = [
-        f"pairs     {one.n_pairs:,}; {one.n_steps:,} steps of {one.pairs_per_step:,} pairs are {one.epochs:.3g} epochs",
-        f"memory    {_size(one.peak_bytes)} on each device, at its peak:",
+        f"pairs     {estimate.n_pairs:,}; {estimate.n_steps:,} steps of {estimate.pairs_per_step:,} pairs = "
+        f"{estimate.epochs:.3g} epochs",
+        f"memory    peak of {_size(estimate.peak_bytes)} per device, during {estimate.peak_phase}",
     ]
-    for phase, parts in one.memory_bytes.items():
-        named = ", ".join(f"{name} {_size(n)}" for name, n in sorted(parts.items(), key=lambda part: -part[1]))
-        lines.append(f"          {_size(sum(parts.values()))} in {phase}: {named}")
-    disk = ", ".join(f"{name} {_size(n)}" for name, n in one.cache_bytes.items())
+    for phase, parts in estimate.memory_bytes.items():
+        sizes = ", ".join(f"{name} {_size(n)}" for name, n in sorted(parts.items(), key=lambda part: -part[1]))
+        lines.append(f"          {phase} {_size(sum(parts.values()))}: {sizes}")
+    disk = ", ".join(f"{name} {_size(n)}" for name, n in estimate.cache_bytes.items())
     lines.append(f"disk      {disk}, in the store's cache")
-    times = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in one.seconds.items() if seconds)
-    lines.append(f"time      {_duration(one.total_seconds)}: {times}")
-    for number, lever in enumerate(one.levers):
+    times = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in estimate.seconds.items() if seconds)
+    lines.append(f"time      {_duration(estimate.total_seconds)}: {times}")
+    for number, tradeoff in enumerate(estimate.tradeoffs):
         start = "options   " if number == 0 else "          "
-        lines.append(f"{start}{lever.option}: {_memory_change(lever.saved_bytes)}, {_time_change(lever.time_change)}")
-    rate = one.speed.flops_per_second[one.mixed_precision]
+        memory, duration = _memory_change(tradeoff.saved_bytes), _time_change(tradeoff.time_change)
+        lines.append(f"{start}{tradeoff.option}: {memory}, {duration}")
+    speed = estimate.speed
+    rate = speed.flops_per_second[estimate.mixed_precision]
     lines.append(
-        f"An estimate. Operations ({one.flops_per_pair / 1e12:.3g} TFLOP a pair and training step) and activations are "
-        f"counted on the model's config; memory adds {_size(CONTEXT_BYTES)} for the driver; time takes "
-        f"{one.speed.share:.0%} of the {rate / 1e12:.3g} TFLOP/s that a matrix product reached on {one.speed.device}, "
-        "and leaves out loading, validation and checkpoints."
+        f"These are estimates. FLOPs ({estimate.flops_per_pair / 1e12:.3g} TFLOP per pair and training step) and activations "
+        f"are counted on the model's config; memory includes {_size(OVERHEAD_BYTES)} of overhead for the driver and the "
+        f"allocator; time assumes {speed.utilization:.0%} of the {rate / 1e12:.3g} TFLOP/s that a matrix product reached on "
+        f"{speed.device}, and excludes loading, validation and checkpoints."
     )
     return "\n".join(lines)
 
@@ -167,13 +179,13 @@ def _size(n_bytes: int) -> str:
 
 
 def _memory_change(saved_bytes: int) -> str:
-    return f"{'saves' if saved_bytes >= 0 else 'costs'} {_size(abs(saved_bytes))}"
+    return f"{_size(abs(saved_bytes))} {'less' if saved_bytes >= 0 else 'more'} memory"
 
 
 def _time_change(change: float) -> str:
     if abs(change) < 0.005:
-        return "time about the same"
-    return f"{'saves' if change < 0 else 'costs'} {abs(change):.0%} of the time"
+        return "about the same time"
+    return f"{abs(change):.0%} {'less' if change < 0 else 'more'} time"
 
 
 def _duration(seconds: float) -> str:

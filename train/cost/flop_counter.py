@@ -1,6 +1,6 @@
-"""What a pass through a model costs, counted on meta tensors: floating-point operations, and bytes alive at once.
+"""Count the FLOPs and the memory of a pass through a model on meta tensors.
 
-Meta tensors have a shape and no data, so the model may be of any size and nothing is computed.
+Meta tensors have a shape and no data, so a model of any size can be counted and nothing is computed.
 """
 
 import weakref
@@ -18,9 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-Known = dict[tuple, Any]
+ResultMemo = dict[tuple, Any]
 _aten = torch.ops.aten
-_ATTENTION_ON_CPU = _aten._scaled_dot_product_flash_attention_for_cpu  # in the registry of newer torch alone
+_ATTENTION_ON_CPU = _aten._scaled_dot_product_flash_attention_for_cpu  # only newer versions of torch register it
 _ATTENTION_BACKWARD = (
     _aten._scaled_dot_product_efficient_attention_backward,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward,
@@ -28,65 +28,67 @@ _ATTENTION_BACKWARD = (
 
 
 @dataclass(frozen=True)
-class Pass:
-    """Operations count 2 for a multiplication with its addition; bytes are those beside weights and gradients."""
+class PassCost:
+    """FLOPs count a multiply-add as 2; bytes exclude weights and gradients."""
 
     forward_flops: int
     backward_flops: int
-    """With what gradient checkpointing computes again; 0 where no weight learns."""
+    """Includes what gradient checkpointing recomputes; 0 if no weight is trained."""
     saved_bytes: int
-    """Alive between forward and backward."""
+    """Alive between the forward and the backward pass."""
     peak_bytes: int
-    """Alive at once, at most."""
+    """Largest number alive at once."""
 
 
-def checkpointed(half: torch.dtype | None) -> Callable:
-    """What diffusers' enable_gradient_checkpointing takes, such that blocks are computed again as on a GPU."""
-    # a mode around backward() would not be active inside it
-    return partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), AsOnGpu(half)))
+def checkpointing_function(autocast_dtype: torch.dtype | None) -> Callable:
+    """Argument for diffusers' enable_gradient_checkpointing that recomputes blocks as a GPU would."""
+    # a mode around backward() would not be active during recomputation
+    return partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), CudaSemantics(autocast_dtype)))
 
 
-def count_pass(model: nn.Module, forward: Callable[[], Tensor], half: torch.dtype | None, known: Known) -> Pass:
-    """One forward pass and, where any weight of the model learns, one backward pass.
+def count_pass(
+    model: nn.Module, forward: Callable[[], Tensor], autocast_dtype: torch.dtype | None, memo: ResultMemo
+) -> PassCost:
+    """Count a forward pass and, if any weight of the model requires a gradient, a backward pass.
 
     Args:
         model: on the meta device; its gradients are allocated.
         forward: calls the model.
-        half: what autocast casts to; None without autocast.
-        known: what operations gave in earlier passes; share it between passes to save time.
+        autocast_dtype: what autocast casts to; None without autocast.
+        memo: results of operations in earlier passes; share it between passes to save time.
     """
     weights = list(model.parameters())
-    learns = any(weight.requires_grad for weight in weights)
+    has_backward = any(weight.requires_grad for weight in weights)
     for weight in weights:
         weight.grad = torch.empty_like(weight) if weight.requires_grad else None
-    with Meter(known) as meter, torch.set_grad_enabled(learns):
-        with AsOnGpu(half, keep_casts=True):
+    with CostCounter(memo) as counter, torch.set_grad_enabled(has_backward):
+        with CudaSemantics(autocast_dtype, keep_casts=True):
             output = forward().float()
-        forward_flops, saved_bytes = meter.flops, meter.live_bytes
-        if learns:
+        forward_flops, saved_bytes = counter.flops, counter.live_bytes
+        if has_backward:
             output.backward(torch.empty_like(output))
-    return Pass(forward_flops, meter.flops - forward_flops, saved_bytes, meter.peak_bytes)
+    return PassCost(forward_flops, counter.flops - forward_flops, saved_bytes, counter.peak_bytes)
 
 
-class Meter(TorchDispatchMode):
-    """Counts the operations inside the block, and the bytes of what they made and is still alive."""
+class CostCounter(TorchDispatchMode):
+    """Counts the FLOPs of the operations inside the block, and the bytes of their results that are still alive."""
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, memo: ResultMemo) -> None:
         super().__init__()
         self.flops = 0
         self.live_bytes = 0
         self.peak_bytes = 0
         self._alive: dict[int, weakref.ref] = {}
-        self._known = known
+        self._memo = memo
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         for tensor in _tensors((args, *kwargs.values())):
-            self._track(tensor.untyped_storage(), 0)  # what no operation made was there before
+            self._track(tensor.untyped_storage(), 0)  # not made by an operation: it existed before the block
         result = self._result(func, args, kwargs)
         packet = func._overloadpacket
         if packet in _ATTENTION_BACKWARD:
-            # twice the forward pass; the registry adds what the fused kernel computes again
+            # twice the forward pass; the registry also counts what the fused kernel recomputes
             self.flops += 2 * sdpa_flop_count(*(tensor.shape for tensor in args[1:4]))
         elif packet is _ATTENTION_ON_CPU:
             self.flops += sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
@@ -98,14 +100,14 @@ class Meter(TorchDispatchMode):
         return result
 
     def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """What the operation gives; asked once for the same shapes, since asking takes most of the time."""
-        key = (func, _form(args), _form(tuple(kwargs.items())))
-        if key in self._known:
-            return _made(self._known[key])
+        """The operation's result; remembered by shapes, since shape inference takes most of the time."""
+        key = (func, _spec(args), _spec(tuple(kwargs.items())))
+        if key in self._memo:
+            return _materialize(self._memo[key])
         result = func(*args, **kwargs)
-        given = {tensor.untyped_storage()._cdata for tensor in _tensors((args, *kwargs.values()))}
-        if all(tensor.is_meta and tensor.untyped_storage()._cdata not in given for tensor in _tensors(result)):
-            self._known[key] = _form(result)
+        input_storages = {tensor.untyped_storage()._cdata for tensor in _tensors((args, *kwargs.values()))}
+        if all(tensor.is_meta and tensor.untyped_storage()._cdata not in input_storages for tensor in _tensors(result)):
+            self._memo[key] = _spec(result)
         return result
 
     def _track(self, storage: Any, n_bytes: int) -> None:
@@ -122,24 +124,24 @@ class Meter(TorchDispatchMode):
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
 
 
-class _Form(NamedTuple):
-    """A tensor without its identity."""
+class _TensorSpec(NamedTuple):
+    """A tensor's metadata."""
 
     shape: torch.Size
     stride: tuple[int, ...]
     dtype: torch.dtype
 
 
-def _form(value: Any) -> Any:
+def _spec(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return _Form(value.shape, value.stride(), value.dtype)
-    return tuple(map(_form, value)) if isinstance(value, list | tuple) else value
+        return _TensorSpec(value.shape, value.stride(), value.dtype)
+    return tuple(map(_spec, value)) if isinstance(value, list | tuple) else value
 
 
-def _made(form: Any) -> Any:
-    if isinstance(form, _Form):
-        return torch.empty_strided(form.shape, form.stride, dtype=form.dtype, device="meta")
-    return tuple(map(_made, form)) if isinstance(form, tuple) else form
+def _materialize(spec: Any) -> Any:
+    if isinstance(spec, _TensorSpec):
+        return torch.empty_strided(spec.shape, spec.stride, dtype=spec.dtype, device="meta")
+    return tuple(map(_materialize, spec)) if isinstance(spec, tuple) else spec
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -150,16 +152,16 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-_TO_HALF = {F.linear, F.conv2d, torch.conv2d, torch.matmul, torch.bmm, torch.baddbmm, F.scaled_dot_product_attention}
-_TO_FLOAT = {F.group_norm, F.layer_norm, F.softmax, torch.softmax}
+_HALF_OPS = {F.linear, F.conv2d, torch.conv2d, torch.matmul, torch.bmm, torch.baddbmm, F.scaled_dot_product_attention}
+_FLOAT_OPS = {F.group_norm, F.layer_norm, F.softmax, torch.softmax}
 
 
-class AsOnGpu(TorchFunctionMode):
-    """Fused attention and the casts of autocast as CUDA has them; for meta tensors torch has neither."""
+class CudaSemantics(TorchFunctionMode):
+    """Fused attention and autocast as on CUDA, which torch does not apply to meta tensors."""
 
-    def __init__(self, half: torch.dtype | None, *, keep_casts: bool = False) -> None:
+    def __init__(self, autocast_dtype: torch.dtype | None, *, keep_casts: bool = False) -> None:
         super().__init__()
-        self._half = half
+        self._autocast_dtype = autocast_dtype
         self._keep_casts = keep_casts
         self._casts: list[Tensor] = []
 
@@ -169,8 +171,8 @@ class AsOnGpu(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        cast = self._halved if func in _TO_HALF else _floated if func in _TO_FLOAT else None
-        if self._half is not None and cast is not None:
+        cast = self._to_half if func in _HALF_OPS else _to_float if func in _FLOAT_OPS else None
+        if self._autocast_dtype is not None and cast is not None:
             args, kwargs = tuple(map(cast, args)), {name: cast(value) for name, value in kwargs.items()}
         if func is F.scaled_dot_product_attention:
             query, key, value = args
@@ -178,17 +180,17 @@ class AsOnGpu(TorchFunctionMode):
             return _aten._scaled_dot_product_efficient_attention(query, key, value, mask, True)[0]
         return func(*args, **kwargs)
 
-    def _halved(self, value: Any) -> Any:
+    def _to_half(self, value: Any) -> Any:
         if not _is_floating(value):
             return value
-        cast = value.to(self._half)
-        # autocast keeps what it made of weights that learn until the forward pass ends
+        cast = value.to(self._autocast_dtype)
+        # autocast keeps its copies of trained weights until the forward pass ends
         if self._keep_casts and isinstance(value, nn.Parameter) and value.requires_grad:
             self._casts.append(cast)
         return cast
 
 
-def _floated(value: Any) -> Any:
+def _to_float(value: Any) -> Any:
     return value.float() if _is_floating(value) else value
 
 

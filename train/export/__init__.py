@@ -1,1 +1,1 @@
-"""What a finished run leaves: weights, their lineage, the model card, other formats, the hub."""
+"""The result of a finished run: weights, their lineage, the model card, other formats, the hub."""

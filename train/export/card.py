@@ -1,4 +1,4 @@
-"""The README of a trained model: what it is, how to load it, what it was made from, how often it wins."""
+"""The model card (README.md) of a result: what it is, how to load it, how it was trained, its win rates."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from ...store.query import visible
 from ..methods import METHODS
 
 Output = Literal["pipeline", "unet", "lora", "kohya"]
-_WHAT = {
+_DESCRIPTIONS = {
     "pipeline": "A text-to-image pipeline",
     "unet": "The U-Net of a text-to-image pipeline",
     "lora": "A LoRA for the U-Net of a text-to-image pipeline, in diffusers' layout",
@@ -30,7 +30,7 @@ _TAGS = {"dpo": "diffusion-dpo"}
 
 
 def evaluations_of(store: PairStore, model_id: UUID) -> list[dict]:
-    """What the finished runs of `eval` found about a tuned model, oldest first; as `evaluate` returns it."""
+    """The summaries of finished runs of `eval` on a model, as `evaluate` returns them, oldest first."""
     query = """
         select summary from runs
         where kind = 'eval' and status = 'done' and summary->>'$.model_id' = ?
@@ -38,17 +38,17 @@ def evaluations_of(store: PairStore, model_id: UUID) -> list[dict]:
     return [json.loads(summary) for (summary,) in store.rows(query, [str(model_id)])]
 
 
-def model_card(about: dict, evaluations: list[dict], on: Model | None = None) -> str:
+def model_card(about: dict, evaluations: list[dict], trained_on: Model | None = None) -> str:
     """The text of README.md.
 
     Args:
         about: what `train` writes to prefloop.json. `pipeline_class` is the class of the pipeline, `objective` the name of the
             loss, `output` one of pipeline, unet, lora, kohya.
-        evaluations: results of `evaluate` about this model.
-        on: the model it was trained on; None takes `base_model` of `about` for it.
+        evaluations: results of `evaluate` on this model.
+        trained_on: the model it was trained on; if None, `base_model` of `about`.
     """
     if about["pipeline_class"] not in PIPELINES:
-        raise ValueError(f"no card is known for a {about['pipeline_class']}; there are {', '.join(PIPELINES)}")
+        raise ValueError(f"unknown pipeline class {about['pipeline_class']}; cards exist for {', '.join(PIPELINES)}")
     lora = about["output"] in ("lora", "kohya")
     objective, base = about["objective"], about["base_model"]
     on_hub = _is_hub_id(base)
@@ -63,20 +63,24 @@ def model_card(about: dict, evaluations: list[dict], on: Model | None = None) ->
     method = _method(objective)
     parts = [
         f"---\n{front.to_yaml()}\n---",
-        "# A model tuned on preferences",
-        f"{_WHAT[about['output']]}: {_code(base)}, tuned by {method} on {about['n_pairs']} preference pairs with prefloop.",
-        "## Loading",
-        f"```python\n{_snippet(about, on)}\n```",
+        "# A model fine-tuned on preferences",
+        f"{_DESCRIPTIONS[about['output']]}: {_code(base)}, fine-tuned on {about['n_pairs']} preference pairs with {method}, "
+        "using prefloop.",
+        "## Usage",
+        f"```python\n{_snippet(about, trained_on)}\n```",
     ]
-    if (needs := _needs(about, on)) is not None:
+    if (needs := _requirements(about, trained_on)) is not None:
         parts.append(needs)
     if about["output"] == "kohya":
-        parts.append(f"`{LORA_FILE}` can also be put among the LoRAs of programs that read kohya's layout.")
-    parts += ["## Made from", "\n".join(f"- {line}" for line in _provenance(about, on))]
+        parts.append(f"`{LORA_FILE}` also works in programs that read kohya's layout, such as ComfyUI.")
+    parts += ["## Training", "\n".join(f"- {line}" for line in _provenance(about, trained_on))]
     if evaluations:
-        parts += ["## Win rates", *(_evaluation(one) for one in evaluations)]
-    if any(row["in_sample"] for one in evaluations for row in one["scorers"].values()):
-        parts.append("A scorer marked in-sample made the labels that the model was trained on: it is no witness.")
+        parts += ["## Win rates", *(_evaluation(evaluation) for evaluation in evaluations)]
+    if any(row["in_sample"] for evaluation in evaluations for row in evaluation["scorers"].values()):
+        parts.append(
+            "A scorer marked in-sample made the labels that the model was trained on, so its win rate is not independent "
+            "evidence."
+        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -90,43 +94,43 @@ def _method(objective: str) -> str:
     )
 
 
-def _snippet(about: dict, on: Model | None) -> str:
+def _snippet(about: dict, trained_on: Model | None) -> str:
     family, output = about["pipeline_class"], about["output"]
     file = PIPELINES[family]
-    # without a dtype the parts of a pipeline come in those they are stored in, which may differ
+    # without a dtype each part of a pipeline keeps the one it is stored in, and they may differ
     dtype = "torch_dtype=torch.float32"
     classes, lines, parts = [family], ["", 'folder = "."  # this folder, or the name of its repository on the hub'], []
     if output == "pipeline":
         lines.append(f"pipeline = {family}.from_pretrained(folder, {dtype})")
-        return _code_of(classes, lines, family)
-    made = Composition(_named(about["base_model"])) if on is None else on.composition
-    unet = 'folder, subfolder="unet"' if output == "unet" else _arguments(made.unet)
+        return _script(classes, lines, family)
+    composition = Composition(_unresolved(about["base_model"])) if trained_on is None else trained_on.composition
+    unet = 'folder, subfolder="unet"' if output == "unet" else _arguments(composition.unet)
     for name, kind, arguments in (
         (file.COMPONENT, file.MODEL_CLASS, unet),
-        ("vae", file.VAE_CLASS, _arguments(made.vae)),
+        ("vae", file.VAE_CLASS, _arguments(composition.vae)),
     ):
         if arguments:
             classes.append(kind)
             parts.append(f"{name}={name}, ")
             lines.append(f"{name} = {kind}.from_pretrained({arguments}, {dtype})")
-    source = repr(made.root.source)
-    if made.root.built_in:
+    source = repr(composition.root.source)
+    if composition.root.built_in:
         lines.insert(0, "from prefloop.models.resolve import find_model")
-        source = f"find_model({made.root.name!r}).source"
-    pinned = f", revision={made.root.revision!r}" if made.root.revision else ""
+        source = f"find_model({composition.root.name!r}).source"
+    pinned = f", revision={composition.root.revision!r}" if composition.root.revision else ""
     lines.append(f"pipeline = {family}.from_pretrained({source}{pinned}, {''.join(parts)}{dtype})")
     if output != "unet":
-        lines += _loras(made.loras)
-    return _code_of(classes, lines, family)
+        lines += _loras(composition.loras)
+    return _script(classes, lines, family)
 
 
-def _loras(earlier: Sequence[str]) -> list[str]:
+def _loras(earlier_folders: Sequence[str]) -> list[str]:
     loading = f'weight_name="{LORA_FILE}")'
     lines = []
-    if earlier:
-        folders = ", ".join(repr(str(Path(folder).resolve())) for folder in earlier)
+    if earlier_folders:
+        folders = ", ".join(repr(str(Path(folder).resolve())) for folder in earlier_folders)
         lines = [
-            f"for earlier in [{folders}]:  # what it was trained on, in this order",
+            f"for earlier in [{folders}]:  # the LoRAs it was trained on, in this order",
             f"    pipeline.load_lora_weights(earlier, {loading}",
             "    pipeline.fuse_lora()",
             "    pipeline.unload_lora_weights()",
@@ -138,65 +142,67 @@ def _arguments(part: Part | None) -> str | None:
     if part is None:
         return None
     source = str(Path(part.source).resolve()) if Path(part.source).is_dir() else part.source
-    named = (("subfolder", part.subfolder), ("revision", part.revision))
-    return ", ".join([repr(source), *(f"{name}={value!r}" for name, value in named if value)])
+    kwargs = (("subfolder", part.subfolder), ("revision", part.revision))
+    return ", ".join([repr(source), *(f"{name}={value!r}" for name, value in kwargs if value)])
 
 
-def _named(base: str) -> Model:
-    """The pipeline of a name that is not looked for."""
+def _unresolved(base: str) -> Model:
+    """A pipeline of that name, without looking for its files."""
     return Model(base, base, UUID(int=0), built_in=base in BUILT_IN)
 
 
-def _code_of(classes: Sequence[str], lines: Sequence[str], family: str) -> str:
+def _script(classes: Sequence[str], lines: Sequence[str], family: str) -> str:
     image = 'image = pipeline("a red circle left of a blue square").images[0]'
     if family.endswith("Img2ImgPipeline"):
         image = 'image = pipeline("a red circle", image=draft).images[0]'
     return "\n".join(["import torch", f"from diffusers import {', '.join(classes)}", *lines, image])
 
 
-def _needs(about: dict, on: Model | None) -> str | None:
-    """What a result cannot be loaded without, beside the pipeline at the bottom."""
-    if on is None or about["output"] == "pipeline":
+def _requirements(about: dict, trained_on: Model | None) -> str | None:
+    """The files that a result needs in addition to the pipeline it is based on."""
+    if trained_on is None or about["output"] == "pipeline":
         return None
-    made = on.composition
-    loras = made.loras if about["output"] != "unet" else ()
-    unet = made.unet if about["output"] != "unet" else None
+    composition = trained_on.composition
+    loras = composition.loras if about["output"] != "unet" else ()
+    unet = composition.unet if about["output"] != "unet" else None
     parts = [
-        f"the {name} {_code(part.source)}" for name, part in (("U-Net", unet), ("VAE", made.vae)) if part is not None
+        f"the {name} {_code(part.source)}"
+        for name, part in (("U-Net", unet), ("VAE", composition.vae))
+        if part is not None
     ]
     parts += [f"the LoRA {_code(folder)}" for folder in loras]
     if not parts:
         return None
-    said = f"It needs {', '.join(parts)} below it, as above: without them it is another model."
+    text = f"It also needs {', '.join(parts)}, loaded as above: alone it is a different model."
     if about.get("kohya"):
-        combined = f"holds the {len(loras) + 1} LoRAs in one" if loras else "is the same LoRA"
-        on_what = f"the U-Net {_code(unet.source)}" if unet is not None else _code(made.root.name)
-        said += f" `kohya.safetensors` {combined}, for {on_what}."
-    return f"{said} `prefloop train --output pipeline` writes a result that needs nothing else."
+        contents = f"combines the {len(loras) + 1} LoRAs" if loras else "is the same LoRA"
+        target = f"the U-Net {_code(unet.source)}" if unet is not None else _code(composition.root.name)
+        text += f" `kohya.safetensors` {contents}, for {target}."
+    return f"{text} `prefloop train --output pipeline` writes a result that needs nothing else."
 
 
-def _provenance(about: dict, on: Model | None) -> list[str]:
+def _provenance(about: dict, trained_on: Model | None) -> list[str]:
     config = about["config"]
     lines = [f"base model: {_code(about['base_model'])}"]
-    if on is not None and on.name != about["base_model"]:
-        lines.append(f"trained on: {_code(on.name)}")
+    if trained_on is not None and trained_on.name != about["base_model"]:
+        lines.append(f"trained on: {_code(trained_on.name)}")
     lines += [
         f"objective: {_method(about['objective'])}",
     ]
     if (method := METHODS.get(about["objective"])) is None or method.beta is not None:
         lines.append(
-            f"beta: {about['beta_mean']:g} times a mean over a latent's values, {about['beta_sum']:.4g} times their sum"
+            f"beta: {about['beta_mean']:g} for a mean over the latent's values, which is {about['beta_sum']:.4g} for their sum"
         )
     if config["lora_rank"]:
         lines.append(f"LoRA: rank {config['lora_rank']}, alpha {config['lora_alpha'] or config['lora_rank']:g}")
     lines += [
         f"learning rate: {about['absolute_learning_rate']:g}, {_code(config['lr_scheduler'])}; {about['optimizer']}",
-        f"steps: {about['steps']}, of {about['effective_batch']} pairs each",
+        f"steps: {about['steps']}, with {about['effective_batch']} pairs each",
         f"pairs: {about['n_pairs']}" + (f", where {_code(config['where'])}" if config["where"] else ""),
     ]
-    for name in about["labels"]:
-        scorers = about["labelers"].get(name, {}).get("scorers", [])
-        by = f", by {', '.join(_code(scorer) for scorer in scorers)}" if scorers else ""
+    for name, labeler in about["labelers"].items():
+        scorers = labeler.get("scorers", [])
+        by = f" (scorers: {', '.join(_code(scorer) for scorer in scorers)})" if scorers else ""
         lines.append(f"labeler: {_code(name)}{by}")
     lines.append(f"run: {_code(about['run_id'])}, seed {config['seed']}")
     lines.append("versions: " + ", ".join(f"{name} {version}" for name, version in about["versions"].items()))
@@ -204,19 +210,19 @@ def _provenance(about: dict, on: Model | None) -> list[str]:
 
 
 def _evaluation(result: dict) -> str:
-    trained = result["n_trained_prompts"]
-    seen = f"; {trained} of them were trained on" if trained else ""
-    if trained is None:
-        seen = "; which of them were trained on is not known"
+    n_trained = result["n_trained_prompts"]
+    seen = f"; {n_trained} of them were used in training" if n_trained else ""
+    if n_trained is None:
+        seen = "; how many of them were used in training is not known"
     lines = [
         f"Against {_code(result['against'])}, from the same noise, on {result['n_prompts']} prompts{seen}. Ties count one "
-        "half; intervals are of 95 %, over prompts.",
+        "half; intervals are 95 % intervals over prompts.",
         "",
         "| scorer | win rate | interval | prompts | pairs |",
         "|---|---|---|---|---|",
     ]
     for name, row in result["scorers"].items():
-        # in a table a bar ends the cell, in code too
+        # a bar ends a table cell, even inside code
         scorer = _code(name).replace("|", r"\|") + (" (in-sample)" if row["in_sample"] else "")
         low, high = f"{100 * row['low']:.1f}", f"{100 * row['high']:.1f}"
         lines.append(
@@ -226,7 +232,7 @@ def _evaluation(result: dict) -> str:
 
 
 def _code(text: str) -> str:
-    """The text as Markdown shows it unchanged: code, on one line, between more backticks than it has in a row."""
+    """Inline code that Markdown shows unchanged: one line, between more backticks than the text has in a row."""
     text = visible(" ".join(str(text).split()))
     ticks = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{ticks} {text} {ticks}" if "`" in text else f"{ticks}{text}{ticks}"
@@ -237,4 +243,4 @@ def _is_hub_id(name: str) -> bool:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return bool(HUB_ID.fullmatch(name)) and not Path(name).exists()  # a folder goes before the hub, as in find_model
+    return bool(HUB_ID.fullmatch(name)) and not Path(name).exists()  # find_model prefers a folder to the hub

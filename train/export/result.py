@@ -1,4 +1,4 @@
-"""What a finished run leaves in its folder: weights that diffusers loads, and where they came from."""
+"""Write a finished run's result: weights that diffusers loads, and prefloop.json, which says where they came from."""
 
 import json
 import math
@@ -18,22 +18,22 @@ from ..config import TrainConfig
 from ..data import TrainingData
 from ..optimizers import learning_rate, optimizer_name
 from ..policy import Policy
-from ..run_folder.tables import replacing
+from ..run_folder.publish import publish
+from ..run_folder.readme import write_readme
 from .card import evaluations_of, model_card
-from .readme import write_readme
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What is told of a result beside its settings."""
+    """Where a result came from, beyond its settings."""
 
     run_id: str
     labelers: dict[str, Any]
-    """Those whose pairs were trained on, each with its own settings and the scorers' revisions."""
+    """Labelers whose pairs were trained on, by name: their settings, with the scorers' revisions."""
     n_processes: int
 
 
-def about(config: TrainConfig, model: Model, data: TrainingData, provenance: Provenance, summary: dict) -> dict:
+def result_record(config: TrainConfig, model: Model, data: TrainingData, provenance: Provenance, summary: dict) -> dict:
     """The content of prefloop.json."""
     return plain(
         {
@@ -49,7 +49,6 @@ def about(config: TrainConfig, model: Model, data: TrainingData, provenance: Pro
             "absolute_learning_rate": learning_rate(config, provenance.n_processes),
             "effective_batch": config.train_batch_size * config.gradient_accumulation_steps * provenance.n_processes,
             "run_id": provenance.run_id,
-            "labels": list(provenance.labelers),
             "labelers": provenance.labelers,
             "versions": versions(),
             "config": plain(config.resolved()),
@@ -65,7 +64,7 @@ def output_of(config: TrainConfig) -> str:
 
 
 def beta_sum(config: TrainConfig, data: TrainingData) -> float | None:
-    """beta as the factor of a sum over the latent's values instead of their mean."""
+    """The beta of a loss that sums over the latent's values instead of averaging them."""
     shape = data.latents.rows(
         "mean", [data.crops[pair.pair_id].key(pair.chosen) for pair in data.pairs.train[:1]]
     ).shape
@@ -82,8 +81,8 @@ def write_result(
     summary: dict,
 ) -> None:
     """Put weights and prefloop.json into the folder, all or nothing."""
-    told = about(config, model, data, provenance, summary)
-    with replacing(output) as folder:
+    record = result_record(config, model, data, provenance, summary)
+    with publish(output) as folder:
         if output_of(config) == "pipeline":
             policy.save_pipeline(folder, model)
         elif output_of(config) == "unet":
@@ -92,18 +91,18 @@ def write_result(
             policy.save_weights(folder)
         if config.kohya:
             policy.save_kohya(folder, model)
-        settle(folder)
-        write_trained_prompts(folder, data.trained_prompts(told["steps"] * told["effective_batch"]))
-        write_readme(folder, model_card(told, [], model))
-        (folder / RESULT_FILE).write_text(json.dumps(told | {"files": digests(folder)}, indent=1))
+        canonicalize_files(folder)
+        write_trained_prompts(folder, data.trained_prompts(record["steps"] * record["effective_batch"]))
+        write_readme(folder, model_card(record, [], model))
+        (folder / RESULT_FILE).write_text(json.dumps(record | {"files": digests(folder)}, indent=1))
 
 
-def settle(folder: Path) -> None:
-    """Make files that hold the same equal byte by byte: headers in one order, and no folder of this machine in a config."""
+def canonicalize_files(folder: Path) -> None:
+    """Make equal results equal byte by byte: sort headers, and remove this machine's folders from configs."""
     for path in folder.rglob("*.safetensors"):
         with open(path, "r+b") as file:
             size = int.from_bytes(file.read(8), "little")
-            # safetensors writes the metadata in another order each time
+            # safetensors writes the metadata in random order
             header = json.dumps(json.loads(file.read(size)), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
             data = header.encode()
             if len(data) <= size:
@@ -116,22 +115,22 @@ def settle(folder: Path) -> None:
 
 
 def write_card(folder: Path, store: PairStore) -> int:
-    """Write the README.md of a result anew, with what `eval` has found about it since; the number of evaluations.
+    """Rewrite the README.md of a result with later evaluations of it, and return their number.
 
     Raises:
-        UsageError: where the folder is no finished result, or its README.md is not as it was written.
-        IntegrityError: where the result is not as train wrote it.
+        UsageError: if the folder has no finished result, or its README.md was edited.
+        IntegrityError: if the result has changed since train wrote it.
     """
     path = folder / RESULT_FILE
     if not path.is_file():
-        raise UsageError(
-            f"{folder} holds no finished result: {RESULT_FILE} is not there; name a folder that train wrote"
-        )
+        raise UsageError(f"{folder} has no finished result: {RESULT_FILE} is missing; name a folder that train wrote")
     model = find_model(str(folder))
-    found = evaluations_of(store, model.model_id)
+    evaluations = evaluations_of(store, model.model_id)
     try:
-        card = model_card(model.trained_with or {}, found, model.trained_on)
+        card = model_card(model.trained_with or {}, evaluations, model.trained_on)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise IntegrityError(f"{path} lacks what a card tells: {type(error).__name__} {error}") from error
+        raise IntegrityError(
+            f"a card cannot be written from {path}: {type(error).__name__} {error}; train again"
+        ) from error
     write_readme(folder, card)
-    return len(found)
+    return len(evaluations)

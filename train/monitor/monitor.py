@@ -16,8 +16,8 @@ from ..data import Batch, TrainingData
 from ..objective import BATCH_METRICS
 from ..pair_denoiser import Errors, PairDenoiser
 from ..policy import Policy
-from ..run_folder.mark import RUN
-from ..run_folder.tables import add_rows
+from ..run_folder.marker import RUN_DIR
+from ..run_folder.tables import append_rows
 from .evidence import should_stop
 from .samples import Samples
 from .tables import looks, read_rows
@@ -53,7 +53,7 @@ class Monitor:
             self._recall()
         if not len(self.validation) or not self.accelerator.is_main_process:
             return
-        kept = self.output / RUN
+        kept = self.output / RUN_DIR
         kept.mkdir(exist_ok=True)
         if step and self.validation.recall_reference(kept):
             return
@@ -81,7 +81,7 @@ class Monitor:
 
     def _look(self, step: int, errors_of: Callable[[list[Batch]], Errors] | None = None) -> None:
         rows = self.validation.look(errors_of or self.denoiser.policy_errors, step)
-        add_rows(self.output / "validation.csv", COLUMNS, rows)
+        append_rows(self.output / "validation.csv", COLUMNS, rows)
         self.last_look = rows[0]
         for row in rows if self.config.report_to else ():
             where = "validation" if row["bin"] == "all" else f"validation/bin {row['bin']}"
@@ -108,7 +108,7 @@ class Monitor:
         row: dict[str, float] = dict(zip(METRICS[1:], mean.tolist(), strict=True))
         known = {name: value for name, value in row.items() if not math.isnan(value)}  # not every loss has all of them
         if self.accelerator.is_main_process:
-            add_rows(self.output / "metrics.csv", METRICS, [{"step": step, **known}])
+            append_rows(self.output / "metrics.csv", METRICS, [{"step": step, **known}])
         if self.config.report_to:
             self.accelerator.log({f"train/{name}": value for name, value in known.items()}, step=step)
         self.last_metrics = row

@@ -1,1 +1,1 @@
-"""The folder of a training run: whose files are in it, and how a result gets into it."""
+"""The folder of a training run: who may begin in it, what belongs to it, and how a result gets into it."""

@@ -1,4 +1,4 @@
-"""Which files of a folder a run of ours wrote, by exact names and by what it noted; the rest is somebody else's."""
+"""Which files of a folder a run of prefloop wrote, known by exact names and recorded hashes; all others are somebody else's."""
 
 import json
 import os
@@ -9,10 +9,10 @@ from pathlib import Path
 from ...core.files import write_atomic
 from ...core.hashing import RESULT_FILE
 from ..checkpoint import MANIFEST, sha256
-from ..export.readme import README, is_our_readme
-from .mark import RUN
+from .marker import RUN_DIR
+from .readme import README, is_our_readme
 
-_NOTE = "result.json"
+_RECORD = "result.json"
 _RUN_FILE = re.compile(
     r"\.lock"
     r"|\.run/(\.?)(run\.json|pairs\.parquet|result\.json|validation_reference\.safetensors)(\.\d+)?(\.tmp)?"
@@ -24,35 +24,35 @@ _RUN_FILE = re.compile(
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
-def owned(output: Path, *, by_hash: bool = True) -> tuple[list[str], list[str]]:
-    """The names of the files that a run of ours wrote, and those of all others, below the folder.
+def split_by_owner(output: Path, *, by_hash: bool = True) -> tuple[list[str], list[str]]:
+    """The names of the files below the folder that a run of prefloop wrote, and those of all others.
 
     Args:
-        by_hash: whether the files of a result must be those it wrote to the last byte; else by size.
+        by_hash: whether the files of a result must have their recorded hash, or only their size.
     """
-    noted, ours, others = read_note(output), [], []
-    in_manifest: dict[str, set[str]] = {}
+    recorded, ours, others = read_result_files(output), [], []
+    manifests: dict[str, set[str]] = {}
     for name in _names(output):
-        top, _, rest = name.partition("/")
+        top, _, below = name.partition("/")
         path = output / name
         if path.is_symlink() or not path.is_file():
-            known = False
-        elif _CHECKPOINT.fullmatch(top) and rest:
-            if top not in in_manifest:
-                in_manifest[top] = _in_manifest(output / top)
-            known = rest in in_manifest[top]
+            is_ours = False
+        elif _CHECKPOINT.fullmatch(top) and below:
+            if top not in manifests:
+                manifests[top] = _in_manifest(output / top)
+            is_ours = below in manifests[top]
         elif name == README:
-            known = is_our_readme(path)
-        elif name in noted:
-            known = as_noted(path, noted[name], by_hash)
+            is_ours = is_our_readme(path)
+        elif name in recorded:
+            is_ours = is_unmodified(path, recorded[name], by_hash)
         else:
-            known = _RUN_FILE.fullmatch(name) is not None
-        (ours if known else others).append(name)
+            is_ours = _RUN_FILE.fullmatch(name) is not None
+        (ours if is_ours else others).append(name)
     return ours, others
 
 
-def tops(names: Iterable[str]) -> set[str]:
-    """The first parts of paths: what lies in the folder itself."""
+def top_level(names: Iterable[str]) -> set[str]:
+    """The first component of each path."""
     return {name.partition("/")[0] for name in names}
 
 
@@ -62,12 +62,11 @@ def run_files(output: Path) -> list[str]:
 
 
 def _names(folder: Path) -> Iterator[str]:
-    for where, folders, names in os.walk(folder):
-        here = Path(where)
-        links = [name for name in folders if (here / name).is_symlink()]
+    for parent, folders, names in os.walk(folder):
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
         folders[:] = sorted(set(folders) - set(links))
         for name in sorted(names + links):
-            yield (here / name).relative_to(folder).as_posix()
+            yield (Path(parent) / name).relative_to(folder).as_posix()
 
 
 def _in_manifest(checkpoint: Path) -> set[str]:
@@ -77,34 +76,35 @@ def _in_manifest(checkpoint: Path) -> set[str]:
         return set()
 
 
-def remove_owned(folder: Path, names: list[str]) -> None:
-    """Remove those files, those last by which the others are known to be ours, then the folders that are empty."""
-    last = (RESULT_FILE, f"{RUN}/{_NOTE}", f"{RUN}/run.json")
+def remove_files(folder: Path, names: list[str]) -> None:
+    """Remove files, then folders that are empty. The files that prove the others to be ours go last."""
+    last = (RESULT_FILE, f"{RUN_DIR}/{_RECORD}", f"{RUN_DIR}/run.json")
     for name in sorted(names, key=lambda name: (name in last, name.endswith(f"/{MANIFEST}"), name)):
         (folder / name).unlink(missing_ok=True)
-    emptied = {parent for name in names for parent in (folder / name).parents if folder in parent.parents}
-    for path in sorted(emptied, key=lambda path: -len(path.parts)):
+    parents = {parent for name in names for parent in (folder / name).parents if folder in parent.parents}
+    for path in sorted(parents, key=lambda path: -len(path.parts)):
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
 
 
-# The result: its names are those of the model's parts, so they are noted when they are written
+# A result's files are named after the model's parts, so their names are recorded when they are written
 
 
-def read_note(output: Path) -> dict[str, tuple[int, str]]:
-    """Name → bytes and sha256 of the files that a finished run put into the folder."""
+def read_result_files(output: Path) -> dict[str, tuple[int, str]]:
+    """Size in bytes and sha256 of each file that a finished run put into the folder, by name."""
     try:
-        noted = json.loads((output / RUN / _NOTE).read_text())
-        return {name: (n_bytes, digest) for name, (n_bytes, digest) in noted.items()}
+        recorded = json.loads((output / RUN_DIR / _RECORD).read_text())
+        return {name: (n_bytes, digest) for name, (n_bytes, digest) in recorded.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
-def write_note(output: Path, noted: dict[str, tuple[int, str]]) -> None:
-    write_atomic(output / RUN / _NOTE, json.dumps(noted, indent=1).encode(), make_parent=True)
+def write_result_files(output: Path, files: dict[str, tuple[int, str]]) -> None:
+    write_atomic(output / RUN_DIR / _RECORD, json.dumps(files, indent=1).encode(), make_parent=True)
 
 
-def note_of(folder: Path) -> dict[str, tuple[int, str]]:
+def describe_files(folder: Path) -> dict[str, tuple[int, str]]:
+    """Size in bytes and sha256 of each file below a folder, by name."""
     return {
         path.relative_to(folder).as_posix(): (path.stat().st_size, sha256(path))
         for path in sorted(folder.rglob("*"))
@@ -112,6 +112,6 @@ def note_of(folder: Path) -> dict[str, tuple[int, str]]:
     }
 
 
-def as_noted(path: Path, noted: tuple[int, str], by_hash: bool = True) -> bool:
-    """Whether a file is there and as it was written."""
-    return path.is_file() and path.stat().st_size == noted[0] and (not by_hash or sha256(path) == noted[1])
+def is_unmodified(path: Path, recorded: tuple[int, str], by_hash: bool = True) -> bool:
+    """Whether a file exists and has its recorded size and hash."""
+    return path.is_file() and path.stat().st_size == recorded[0] and (not by_hash or sha256(path) == recorded[1])

@@ -1,0 +1,20 @@
+"""Sync files of a run to disk, and give them the permissions that `open` would."""
+
+import os
+from pathlib import Path
+
+
+def sync_file(path: Path) -> None:
+    """Sync a file to disk, if it exists."""
+    if path.exists():
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+
+
+def follow_umask(folder: Path) -> None:
+    """Give the files below a folder the mode that `open` would: some libraries write files only their owner can read."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~mask)

@@ -1,0 +1,88 @@
+"""The pairs that a run began with, saved in its folder because labels may change while it is interrupted. Imports no torch."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...core.files import write_atomic
+from ...store import IntegrityError, PairStore, UsageError
+from ..checkpoint import sha256
+from ..config import TrainConfig
+from ..pairs import Pairs, kept_pairs, kept_rows, select_pairs
+from .marker import RUN_DIR, read_marker, write_marker
+
+_PAIRS = "pairs.parquet"
+
+
+def save_pairs(output: Path, config: TrainConfig, selected: Pairs, used: Pairs) -> None:
+    """Save the pairs of a run that begins.
+
+    Args:
+        selected: the pairs that the settings select.
+        used: those of them whose images can be read.
+    """
+    (output / RUN_DIR).mkdir(parents=True, exist_ok=True)
+    path = output / RUN_DIR / _PAIRS
+    sink = pa.BufferOutputStream()
+    pq.write_table(kept_rows(selected, used), sink, compression="zstd")
+    write_atomic(path, sink.getvalue().to_pybytes(), make_parent=True)
+    write_marker(output, config=config.identity(), pairs=sha256(path))
+
+
+def delete_pairs(output: Path) -> None:
+    """Forget the pairs of a run that has no checkpoint, so that it begins with today's labels."""
+    (output / RUN_DIR / _PAIRS).unlink(missing_ok=True)
+
+
+def load_pairs(output: Path, config: TrainConfig, store: PairStore) -> Pairs | None:
+    """The pairs that a run with these settings began with; None if none were saved.
+
+    Raises:
+        IntegrityError: if the file has changed since it was written.
+    """
+    rows = _rows(output, config)
+    return None if rows is None else kept_pairs(rows, store.prompts_by_id(rows["prompt_id"]))
+
+
+def has_saved_pairs(output: Path, config: TrainConfig) -> bool:
+    """Whether a run with these settings continues with the pairs it began with."""
+    marker = read_marker(output)
+    return marker is not None and marker.get("config") == config.identity() and "pairs" in marker
+
+
+def _rows(output: Path, config: TrainConfig) -> pa.Table | None:
+    if not has_saved_pairs(output, config):
+        return None
+    path = output / RUN_DIR / _PAIRS
+    try:
+        if sha256(path) == (read_marker(output) or {})["pairs"]:
+            return pq.read_table(path)
+    except (OSError, pa.ArrowInvalid):
+        pass
+    raise IntegrityError(f"{path} is missing or has changed since it was written; put it back, or name another folder")
+
+
+def count_changed_labels(output: Path, config: TrainConfig, store: PairStore) -> int:
+    """How many of the labels that the settings select were added, removed or changed since the run began."""
+    rows = _rows(output, config)
+    if rows is None:
+        return 0
+    before = _choices(rows)
+    try:
+        selected = select_pairs(store, replace(config, max_train_samples=None))
+    except UsageError:  # none is left
+        return len(before)
+    now = _choices(selected.train.table) | _choices(selected.validation.table)
+    # a sample does not tell which of the labels outside it are new
+    keys = before if config.max_train_samples is not None else before.keys() | now.keys()
+    return sum(before.get(key) != now.get(key) for key in keys)
+
+
+def _choices(rows: pa.Table) -> dict[tuple, tuple]:
+    key, choice = (
+        zip(*(rows[name].to_pylist() for name in names), strict=True)
+        for names in (("pair_id", "labeler"), ("chosen", "p_chosen"))
+    )
+    return dict(zip(key, choice, strict=True))
