@@ -63,10 +63,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = filled(Path(folder) / "store", n_pairs)
         for rule, pairs in (("majority", "all"), ("weighted", "all"), ("mean-rank", "all"), ("weighted", "best-worst")):
-            how = RelabelConfig(scorers=names, rule=rule, pairs=pairs)  # type: ignore[arg-type]  # two of the literals
+            how = RelabelConfig(scorers=names, rule=rule, select=pairs)  # type: ignore[arg-type]  # two of the literals
             for again in ("first", "again"):
                 start = time.perf_counter()
-                _, new = write_labels(store, f"{rule} {pairs}", how, load_scorers(names, {}), ("import",), uuid4())
+                new = write_labels(store, f"{rule} {pairs}", how, load_scorers(names, {}), ("import",), uuid4()).new
                 print(f"{rule:<10}{pairs:<11}{again:<6}{new:>8} new labels in {time.perf_counter() - start:.2f} s")
 
 

@@ -22,7 +22,7 @@ class Field:
 
 
 def config_fields(config: type) -> list[Field]:
-    """The fields of a dataclass in their order."""
+    """The fields of a dataclass in their order; a help made from other things is in the metadata of its field."""
     docs, types = {}, get_type_hints(config)
     for parent in reversed(config.__mro__[:-1]):
         docs |= _docs(parent)
@@ -37,7 +37,8 @@ def config_fields(config: type) -> list[Field]:
             kind = type(get_args(kind)[0])
         elif default is None and field.default is MISSING:
             kind = kind | None
-        found.append(Field(field.name, docs.get(field.name, ""), kind, default, repeated))
+        help = field.metadata.get("help") or docs.get(field.name, "")
+        found.append(Field(field.name, help, kind, default, repeated))
     return found
 
 
