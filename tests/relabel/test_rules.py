@@ -29,7 +29,7 @@ def table(*rows: tuple[float, ...]) -> np.ndarray:
 def decide(
     rule: str, a: np.ndarray, b: np.ndarray, temperatures: np.ndarray, tie_band: float = 0.0, **more: Any
 ) -> Decisions:
-    scores = {"rank_a": a, "rank_b": b} | more
+    scores: dict[str, Any] = {"rank_a": a, "rank_b": b} | more
     return decide_scores(rule, PairScores(a=a, b=b, temperatures=temperatures, tie_band=tie_band, **scores))
 
 
