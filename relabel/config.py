@@ -11,9 +11,9 @@ from .scorers.precision import DTYPES
 from .selection import SELECTIONS
 
 
-def _list(names: Iterable[str], word: str = "or") -> str:
+def _list(names: Iterable[str], conjunction: str = "or") -> str:
     *most, last = names
-    return f"{', '.join(most)} {word} {last}" if most else last
+    return f"{', '.join(most)} {conjunction} {last}" if most else last
 
 
 def _summaries(records: Iterable[tuple[str, str]]) -> str:

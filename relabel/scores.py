@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 import numpy as np
@@ -153,7 +153,7 @@ def _score_embeddings(
         if first.setdefault(image, row) != row:
             more.setdefault(image, []).append(row)
 
-    def embedded(kind: str, inputs: Sequence) -> NDArray[np.float32]:
+    def embedded(kind: Literal["images", "prompts"], inputs: Sequence) -> NDArray[np.float32]:
         embed = scorer.embed_images if kind == "images" else scorer.embed_prompts
         with own_code(scorer):
             return auto_batch[kind](lambda batch: as_embeddings(scorer, embed(batch), len(batch)), inputs)

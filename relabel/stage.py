@@ -55,7 +55,9 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
     ):
         ((n_pairs,),) = store.rows("select count(*) from pairs where source <> 'eval'")
         if not n_pairs:
-            raise UsageError(f"there are no pairs in {store.path}; `prefloop generate --store {store.path}` makes some")
+            raise UsageError(
+                f"there are no pairs in {store.path}; `prefloop generate --store {store.path}` creates some"
+            )
         labeler_exists(store, labeler, config, scorers)  # with another meaning: refused before anything is scored
         with run(store, "relabel", config) as current_run:
             summary, run_id = current_run.summary, current_run.run_id
@@ -125,10 +127,10 @@ def _judge(
     summary |= {"no_longer_selected": 0, "truncated_prompts": {}}
     _refuse_unreadable(counts, store, config.max_unreadable)
     silent = counts["without an answer"]
-    asked = new + silent
-    if silent > config.max_unreadable * asked:
+    n_asked = new + silent
+    if silent > config.max_unreadable * n_asked:
         raise BadDataError(
-            f"{judge.name} gave no readable answer for {silent} of {asked} pairs, more than --max-unreadable "
+            f"{judge.name} gave no readable answer for {silent} of {n_asked} pairs, more than --max-unreadable "
             f"{config.max_unreadable:g}; its other answers are kept, and the same command asks again for these pairs"
         )
 

@@ -155,5 +155,5 @@ def collapsed(state: dict[str, Any], path: Path) -> tuple[NDArray[np.float32], f
 def _head_in(folder: Path) -> Path:
     names = sorted([*folder.glob("head.*"), *folder.glob("*.pth")])
     if not names:
-        raise PrefloopError(f"there is no aesthetics head in {folder}; put head.safetensors or {HEAD} there")
+        raise PrefloopError(f"no aesthetics head in {folder}; put head.safetensors or {HEAD} into it")
     return names[0]

@@ -166,10 +166,10 @@ def _read_settings(folder: Path) -> tuple[dict[str, Any] | None, Vocabulary | No
     if not path.exists():
         return None, None
     model = s.read_json(path).get("model_cfg")
-    towers = {"vision_cfg": _VISION, "text_cfg": _TEXT}
-    sections: dict[str, s.Check] = {name: lambda value: isinstance(value, dict) for name in towers}
+    checks_of = {"vision_cfg": _VISION, "text_cfg": _TEXT}
+    sections: dict[str, s.Check] = {name: lambda value: isinstance(value, dict) for name in checks_of}
     settings = s.known(path, model, _MODEL | sections, "model_cfg", refuse_others=True)
-    for name, checks in towers.items():
+    for name, checks in checks_of.items():
         settings[name] = s.known(path, settings.get(name), checks, name, refuse_others=True)
     if not settings["text_cfg"].get("hf_tokenizer_name"):
         return settings, None

@@ -27,18 +27,18 @@ def own_code(scorer: Any) -> Iterator[None]:
     except PrefloopError:
         raise
     except (Exception, SystemExit) as error:  # foreign code can raise anything
-        raise PrefloopError(f"the scorer {scorer.name} failed: {described(error, type(scorer))}") from error
+        raise PrefloopError(f"the scorer {scorer.name} failed: {describe_error(error, type(scorer))}") from error
 
 
-def described(error: BaseException, kind: type | None = None) -> str:
+def describe_error(error: BaseException, cls: type | None = None) -> str:
     """An error in one line, with the last line of the traceback in the class's own file, or outside of prefloop."""
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None) if kind else None
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None) if cls else None
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
     own = [frame for frame in frames if frame.filename == file]
     own = own or [frame for frame in frames if not frame.filename.startswith(_NOT_OWN)]
-    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    location = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
     line = (str(error).strip().splitlines() or ["no message"])[0][:200]
-    return f"{type(error).__name__}: {line}{place}"
+    return f"{type(error).__name__}: {line}{location}"
 
 
 def as_floats(values: Any) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ...core.errors import PrefloopError, UsageError
-from .own_code import described
+from .own_code import describe_error
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,25 +51,25 @@ def scorer_names() -> list[str]:
 
 
 def scorer_class(name: str) -> type:
-    """The class behind an entry point's name or `module:Class`.
+    """The class of an entry point's name or of `module:Class`.
 
     Raises:
         UsageError: if there is none, or it is not a scorer.
     """
     points = {point.name: point for point in entry_points(group=GROUP)}
     if name in points:
-        kind = _import(f"the scorer {name!r} of {points[name].value}", points[name].load)
+        cls = _import(f"the scorer {name!r} of {points[name].value}", points[name].load)
     elif ":" in name:
         module, _, attribute = name.partition(":")
-        kind = _import(f"the scorer {name!r}", lambda: getattr(_module(module), attribute))
+        cls = _import(f"the scorer {name!r}", lambda: getattr(_module(module), attribute))
     else:
         raise UsageError(f"unknown scorer {name!r}; choose from {', '.join(scorer_names())}, or give module:Class")
-    if not isinstance(kind, type) or not callable(getattr(kind, "score", None)):
-        what = "a class without a method score" if isinstance(kind, type) else f"a {type(kind).__name__}"
+    if not isinstance(cls, type) or not callable(getattr(cls, "score", None)):
+        what = "a class without a method score" if isinstance(cls, type) else f"a {type(cls).__name__}"
         raise UsageError(
             f"{name!r} is not a scorer but {what}; name a class with name, revision, needs_prompt and score"
         )
-    return kind
+    return cls
 
 
 def is_eval_only(scorer: Scorer | type) -> bool:
@@ -80,7 +80,7 @@ def _import(what: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except (Exception, SystemExit) as error:  # a module can raise anything while it is imported
-        raise UsageError(f"{what} cannot be imported: {described(error)}") from error
+        raise UsageError(f"{what} cannot be imported: {describe_error(error)}") from error
 
 
 def _module(name: str) -> Any:
@@ -95,24 +95,24 @@ def _module(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def _parameters(kind: type) -> Mapping[str, inspect.Parameter]:
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
     try:
-        return inspect.signature(kind).parameters
+        return inspect.signature(cls).parameters
     except ValueError:  # a class written in C
         return {}
 
 
-def _checkpoint_name(kind: type) -> str | None:
+def _checkpoint_name(cls: type) -> str | None:
     """The constructor's parameter for the checkpoint."""
-    parameters = _parameters(kind)
+    parameters = _parameters(cls)
     return next((name for name in ("checkpoint", "weights") if name in parameters), None)  # weights: as in 0.1
 
 
 def load_scorer(name: str, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> Scorer:
     """A scorer, ready to score. Built-in ones load their weights at the first image, not here."""
-    kind = scorer_class(name)
-    parameters = _parameters(kind)
-    checkpoint_name = _checkpoint_name(kind)
+    cls = scorer_class(name)
+    parameters = _parameters(cls)
+    checkpoint_name = _checkpoint_name(cls)
     if checkpoint is not None and checkpoint_name is None:
         raise UsageError(f"the scorer {name!r} takes no checkpoint; leave --checkpoint out")
     if dtype != "float32" and "dtype" not in parameters:
@@ -130,11 +130,11 @@ def load_scorer(name: str, checkpoint: str | None = None, device: str | None = N
             "device and dtype are passed; give the others a default"
         )
     try:
-        scorer = kind(**{key: value for key, value in arguments.items() if key in parameters})
+        scorer = cls(**{key: value for key, value in arguments.items() if key in parameters})
     except PrefloopError:
         raise
     except (Exception, SystemExit) as error:  # anybody's code can raise anything
-        raise PrefloopError(f"the scorer {name!r} cannot be created: {described(error, kind)}") from error
+        raise PrefloopError(f"the scorer {name!r} cannot be created: {describe_error(error, cls)}") from error
     missing = [
         attribute for attribute in ("name", "revision", "needs_prompt", "score") if not hasattr(scorer, attribute)
     ]

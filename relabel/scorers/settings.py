@@ -77,8 +77,8 @@ def known(
     """
     if not isinstance(values, dict):
         raise IntegrityError(f"{path} has no section {section or 'of settings'}; download it again")
-    given = {name: value for name, value in values.items() if value is not None}
-    for name, value in given.items():
+    present = {name: value for name, value in values.items() if value is not None}
+    for name, value in present.items():
         full = f"{section}.{name}" if section else name
         if name not in checks:
             if refuse_others:
@@ -88,4 +88,4 @@ def known(
                 )
         elif not checks[name](value):
             raise IntegrityError(f"{path}: {full} cannot be {str(value)[:40]!r}; download it again")
-    return {name: value for name, value in given.items() if name in checks}
+    return {name: value for name, value in present.items() if name in checks}
