@@ -21,7 +21,6 @@ from ..relabel.config import RelabelConfig
 from ..relabel.labels import write_labels
 from ..relabel.scorers.registry import Scorer, identity, load_scorers
 from ..relabel.scores import score_images, unscored_images
-from ..relabel.stage import describe_labeler
 from ..store import PairStore, prompt_id
 from ..store.pairstore import new_pair
 from ..store.runs import run
@@ -96,7 +95,6 @@ def evaluate(config: EvalConfig, store: PairStore) -> dict:
             items = unscored_images(store, identity(scorer), images)
             score_images(store, scorer, items, batch_size=max(config.batch_size, 64), run_id=this.run_id, stop=stop)
             labeler = f"eval:{identity(scorer)}"
-            describe_labeler(store, labeler, RelabelConfig(), [scorer])
             write_labels(store, labeler, RelabelConfig(), [scorer], ("eval",), this.run_id)
             stop.check(f"the scores of {scorer.name} are in {store.path}")
         sides = _scored(pairs, scorers, store)

@@ -1,4 +1,4 @@
-"""Scores for pictures, and the rules that turn scores into labels."""
+"""Scores for images, and the rules that turn scores into labels."""
 
 from .config import RelabelConfig
 from .scorers.registry import Scorer, load_scorer, scorer_names

@@ -1,4 +1,4 @@
-"""Batches that are halved where memory runs out."""
+"""Halve a batch when memory runs out."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -11,26 +11,30 @@ from ..store import PrefloopError
 from .scorers.own_code import as_floats
 
 
-class WithinMemory:
-    """Calls a scorer on as much of a batch as memory holds. What did fit is kept for the batches that follow."""
+class AutoBatch:
+    """Calls a scorer with as many rows at once as memory holds, and remembers that number for later batches.
+
+    Unlike accelerate's find_executable_batch_size it keeps the rows that are done, halves on numpy's MemoryError too,
+    and collects garbage only when memory has run out, not before every call.
+    """
 
     def __init__(self, scorer: str) -> None:
         self.scorer = scorer
-        self.most: int | None = None
+        self.max_rows: int | None = None
         """Rows at once; None until memory has run out."""
 
     def __call__(self, function: Callable[..., Any], *columns: Sequence[Any]) -> NDArray[np.float32]:
-        """The function's rows for those of the columns, which are equally long.
+        """The function's rows for those of the columns, which have the same length.
 
         Raises:
-            PrefloopError: where memory runs out for a single row.
+            PrefloopError: if memory runs out for a single row.
         """
-        found, at, end = [], 0, len(columns[0])
-        while at < end:
-            size = min(self.most or end, end - at)
+        results, start, end = [], 0, len(columns[0])
+        while start < end:
+            size = min(self.max_rows or end, end - start)
             try:
-                found.append(as_floats(function(*(column[at : at + size] for column in columns))))
-                at += size
+                results.append(as_floats(function(*(column[start : start + size] for column in columns))))
+                start += size
                 continue
             except (MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
@@ -40,12 +44,12 @@ class WithinMemory:
                         f"memory runs out when {self.scorer} scores one image; use a smaller model, --dtype bfloat16 "
                         "or --device cpu"
                     ) from error
-            # outside of the except block, which keeps what was allocated alive
-            self.most = size // 2
-            print(f"memory ran out; scoring {self.most} at a time", file=sys.stderr)
+            # outside the except block, which keeps what was allocated alive
+            self.max_rows = size // 2
+            print(f"memory ran out; scoring {self.max_rows} at a time", file=sys.stderr)
             if "torch" in sys.modules:
                 sys.modules["torch"].cuda.empty_cache()
-        return np.concatenate(found)
+        return np.concatenate(results)
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -12,8 +12,8 @@ from ..core.errors import PrefloopError, UsageError
 from ..store.pairstore import PairStore
 from .config import RelabelConfig, parse_checkpoints, parse_scorer_weights
 
-scorers_app = typer.Typer(no_args_is_help=True, help="List and check the scorers that are installed.")
-_CHECKPOINT = "Weights: PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official ones."
+scorers_app = typer.Typer(no_args_is_help=True, help="List and check the installed scorers.")
+_CHECKPOINT = "PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official one."
 
 
 @options_of(
@@ -28,13 +28,14 @@ def relabel(
     given: dict[str, Any],
     store: StoreOption = DEFAULT,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what is unscored and what scoring will take, and exit.")
+        bool,
+        typer.Option("--dry-run", help="Print how many images are unscored and what scoring them will take, and exit."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Score images and label pairs. Each image is scored once; another rule scores nothing again.
+    """Score images and label pairs. Each image is scored once; another rule uses the same scores.
 
-    --scorer human opens the page of `prefloop label`, whose help tells its options.
+    --scorer human opens the page of `prefloop label`; see its help for options.
 
     Example: prefloop relabel --scorer pickscore --checkpoint shapes
     """
@@ -44,7 +45,7 @@ def relabel(
     config = RelabelConfig(**given)
     opened = PairStore.open(store)
     if dry_run:
-        _say_plan(config, opened, as_json)
+        _print_plan(config, opened, as_json)
         return
     from .stage import relabel as score_and_label
 
@@ -52,15 +53,28 @@ def relabel(
     if as_json:
         say(json.dumps(summary))
         return
+    _print_summary(summary)
+
+
+def _print_summary(summary: dict) -> None:
     labels, scored = summary["labels"], summary["scored"]
     nothing = "nothing to do: " if not summary["new_labels"] and not any(scored.values()) else ""
     counts = ", ".join(f"{count} by {name}" for name, count in scored.items())
+    not_selected = f", {labels['not_selected']} not selected" if labels["not_selected"] else ""
     say(
         f"{nothing}images scored: {counts}; labels of {summary['labeler']}: {labels['a'] + labels['b']} decided, "
-        f"{labels['tie']} ties, {labels['undecided']} undecided; {summary['new_labels']} new"
+        f"{labels['tie']} ties, {labels['undecided']} undecided{not_selected}; {summary['new_labels']} new"
     )
-    for reason, count in summary["bad"].items():
+    if summary["no_longer_selected"]:
+        say(
+            f"{summary['no_longer_selected']} pairs that are no longer selected keep their label of an earlier run; "
+            "give --labeler another name to label only what is selected now",
+            err=True,
+        )
+    for reason, count in summary["excluded"].items():
         say(f"{count} {reason}", err=True)
+    for name, count in summary["truncated_prompts"].items():
+        say(f"{count} prompts are longer than {name} reads, and were truncated", err=True)
 
 
 def _open_page(scorers: tuple[str, ...], labeler: str | None, store: Path, as_json: bool) -> None:
@@ -68,28 +82,29 @@ def _open_page(scorers: tuple[str, ...], labeler: str | None, store: Path, as_js
     from .annotate.config import LabelConfig
 
     if len(scorers) > 1:
-        raise UsageError("human chooses by itself; name it alone, and compare with `prefloop store agreement`")
+        raise UsageError("human labels alone; name no other scorer, and compare with `prefloop store agreement`")
     run_label(LabelConfig(labelers=(labeler,) if labeler else ()), PairStore.open(store), as_json=as_json)
 
 
-def _say_plan(config: RelabelConfig, store: PairStore, as_json: bool) -> None:
+def _print_plan(config: RelabelConfig, store: PairStore, as_json: bool) -> None:
     from .plan import plan
 
-    planned = plan(config, store)
+    plans = plan(config, store)
     if as_json:
-        say(json.dumps([asdict(one) for one in planned]))
+        say(json.dumps([asdict(scoring) for scoring in plans]))
         return
-    for one in planned:
-        time = "time unknown: none was scored here yet" if one.seconds is None else f"about {one.seconds:.0f} s"
+    for scoring in plans:
+        seconds = scoring.seconds
+        time = "time unknown: it has not scored here yet" if seconds is None else f"about {seconds:.0f} s"
         say(
-            f"{one.scorer:<14}{one.unscored} unscored, {one.embedded} of them embedded already; {one.batches} batches; "
-            f"{time}; at least {one.memory / 2**30:.1f} GiB"
+            f"{scoring.scorer:<14}{scoring.unscored} unscored, {scoring.embedded} of them embedded already; "
+            f"{scoring.batches} batches; {time}; at least {scoring.memory / 2**30:.1f} GiB"
         )
 
 
 @scorers_app.command()
 def ls(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """List the scorers that are installed.
+    """List the installed scorers.
 
     Example: prefloop scorers ls
     """
@@ -100,20 +115,18 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] =
         say(json.dumps(rows))
         return
     for row in rows:
-        kind = "only judges" if row["judge_only"] else "labels and judges"
+        kind = "evaluation only" if row["eval_only"] else "labels and evaluation"
         say(
-            f"{row['name']:<14}{'reads the prompt' if row['needs_prompt'] else 'blind to prompts':<18}{kind:<19}{row['source']}"
+            f"{row['name']:<14}{'reads the prompt' if row['needs_prompt'] else 'blind to prompts':<18}{kind:<23}{row['source']}"
         )
 
 
 @scorers_app.command(cls=renamed({"--weights": "--checkpoint"}))
 def check(
-    names: Annotated[
-        Optional[list[str]], typer.Argument(help="Scorers; all that are installed if none is named.")
-    ] = None,
+    names: Annotated[Optional[list[str]], typer.Argument(help="Scorers; all installed ones if none is named.")] = None,
     checkpoint: Annotated[Optional[list[str]], typer.Option(help=_CHECKPOINT)] = None,
 ) -> None:
-    """Load scorers and have them rank a right picture above a wrong one. Exit code 5 where one does not.
+    """Load scorers and check that they rank a right image above a wrong one. Exit code 5 if one does not.
 
     Example: prefloop scorers check pickscore --checkpoint shapes
     """
@@ -121,13 +134,13 @@ def check(
     from .scorers.registry import scorer_names
     from .validation.check import check_scorer, check_weights
 
-    given, failed = parse_checkpoints(checkpoint or []), []
+    checkpoints, failed = parse_checkpoints(checkpoint or []), []
     for name in names or scorer_names():
-        own = {key: path for key, path in given.items() if key in ("", name)}
+        own = {key: path for key, path in checkpoints.items() if key in ("", name)}
         try:
-            said = check_weights(name, own)
-            if said:
-                say(f"{name:<14}{said}")
+            line = check_weights(name, own)
+            if line:
+                say(f"{name:<14}{line}")
             result = check_scorer(name, own)
         except PrefloopError as error:
             if names:
@@ -148,7 +161,7 @@ def quality(
     labeler: Annotated[str, typer.Option(help="Labeler whose choices the scorers should predict, such as human:me.")],
     store: StoreOption = DEFAULT,
     output_dir: Annotated[
-        Optional[Path], typer.Option(help="Folder for a page with curves and the pairs that labelers fight over.")
+        Optional[Path], typer.Option(help="Folder for a page with curves and the pairs that labelers disagree on.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Pictures read, decoded and preprocessed by threads while the model works on those before them."""
+"""Read, decode and preprocess images in threads while the model works on the batch before."""
 
 import os
 from collections import Counter, deque
@@ -15,30 +15,30 @@ from ..store import ImageError, load_image
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-DECODERS = max(2, min(16, (os.cpu_count() or 2)))
+N_THREADS = max(2, min(16, (os.cpu_count() or 2)))
 BATCHES_AHEAD = 3
 
 
 @dataclass(frozen=True)
 class Item:
-    """A picture to be scored for a prompt."""
+    """An image to be scored for a prompt."""
 
     prompt_id: UUID
     image_id: UUID
     prompt: str
     path: str
-    """Below the store's folder."""
+    """Relative to the store's folder."""
 
 
-def decoded(
+def image_batches(
     folder: Path,
     items: Sequence[Item],
     batch_size: int,
-    bad: Counter[str],
+    unreadable: Counter[str],
     preprocess: "Callable[[Image], Any] | None" = None,
 ) -> Iterator[tuple[list[Item], list[Any]]]:
-    """Batches of items with their pictures, or what `preprocess` makes of them; unreadable ones are counted by reason
-    and left out."""
+    """Batches of items with their images, or with what `preprocess` makes of them. Unreadable images are left out and
+    counted by reason."""
 
     def load(item: Item) -> Any:
         try:
@@ -47,24 +47,24 @@ def decoded(
         except ImageError as error:
             return error
 
-    with ThreadPoolExecutor(DECODERS) as pool:
-        rest = (list(items[at : at + batch_size]) for at in range(0, len(items), batch_size))
+    with ThreadPoolExecutor(N_THREADS) as pool:
+        batches = (list(items[at : at + batch_size]) for at in range(0, len(items), batch_size))
         ahead: deque[tuple[Sequence[Item], list[Future]]] = deque()
         try:
             while True:
-                for batch in islice(rest, BATCHES_AHEAD - len(ahead)):
+                for batch in islice(batches, BATCHES_AHEAD - len(ahead)):
                     ahead.append((batch, [pool.submit(load, item) for item in batch]))
                 if not ahead:
                     return
                 batch, futures = ahead.popleft()
-                good, images = [], []
+                readable, images = [], []
                 for item, future in zip(batch, futures, strict=True):
                     result = future.result()
                     if isinstance(result, ImageError):
-                        bad[f"image {result.reason}"] += 1
+                        unreadable[f"image {result.reason}"] += 1
                     else:
-                        good.append(item)
+                        readable.append(item)
                         images.append(result)
-                yield good, images
+                yield readable, images
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # left early: nobody wants the rest
+            pool.shutdown(wait=False, cancel_futures=True)  # if left early, the remaining batches are not needed

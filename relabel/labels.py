@@ -1,23 +1,28 @@
-"""Decide pairs by the scores that are in the store, and write the labels that are new."""
+"""Decide pairs by the scores in the store, and write the labels that are new."""
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from ..store import PairStore
 from ..store.journal import TABLES
 from .config import RelabelConfig
-from .rules import Decisions, decide, decide_by_rank, widest
+from .labelers import add_labeler
+from .rules import Decisions, PairScores, decide
 from .scorers.registry import Scorer, identity
+from .selection import SELECTIONS
 
-# One row for each pair and scorer, with both scores and both ranks (1 is the best) among the prompt's pictures in
-# pairs of these sources, so that pictures drawn for an evaluation do not move them. Pairs that a scorer has not scored
-# wholly are not in it.
+# One row per pair and scorer, with both scores and both ranks (1 is the best). Ranks are among the prompt's images in
+# pairs of these sources, so that images generated for an evaluation do not change them. A pair is left out if a scorer
+# has not scored both of its images.
 _PAIR_SCORES = """
-    with wanted as (
+    with pair as (
         select pair_id, prompt_id, image_a, image_b from pairs where source in (select unnest($sources))
     ),
     ranked as (
@@ -25,85 +30,119 @@ _PAIR_SCORES = """
             scorer, prompt_id, image_id, score,
             rank() over same + (count(*) over ties - 1) / 2.0 as rank
         from scores s
-        semi join (select prompt_id, unnest([image_a, image_b]) as image_id from wanted) i
+        semi join (select prompt_id, unnest([image_a, image_b]) as image_id from pair) i
             on i.prompt_id = s.prompt_id and i.image_id = s.image_id
         where scorer in (select unnest($scorers))
         window
             same as (partition by scorer, prompt_id order by score desc),
             ties as (partition by scorer, prompt_id, score)
     )
-    select w.pair_id, w.prompt_id, a.score as a, b.score as b, a.rank as rank_a, b.rank as rank_b
-    from wanted w
-    join ranked a on a.prompt_id = w.prompt_id and a.image_id = w.image_a
-    join ranked b on b.prompt_id = w.prompt_id and b.image_id = w.image_b and b.scorer = a.scorer
-    qualify count(*) over (partition by w.pair_id) = len($scorers)
-    order by w.pair_id, list_position($scorers, a.scorer)
+    select p.pair_id, p.prompt_id, a.score as a, b.score as b, a.rank as rank_a, b.rank as rank_b
+    from pair p
+    join ranked a on a.prompt_id = p.prompt_id and a.image_id = p.image_a
+    join ranked b on b.prompt_id = p.prompt_id and b.image_id = p.image_b and b.scorer = a.scorer
+    qualify count(*) over (partition by p.pair_id) = len($scorers)
+    order by p.pair_id, list_position($scorers, a.scorer)
 """
 
-# Labels that are not the current ones of the labeler, each with the next repetition. Nothing is skipped that was never
-# labelled.
+# Labels that differ from the current ones of the labeler, each with the next repetition.
 _CHANGED = """
     select
         unhex(replace(f.pair_id, '-', '')) as pair_id, coalesce(c.revision + 1, 0)::integer as revision, f.choice, f.p_a, f.margin
     from fresh f
     left join (select * from current_labels where labeler = $labeler) c on c.pair_id = f.pair_id::uuid
-    where (c.pair_id is null and f.choice <> 'skip')
-        or (c.pair_id is not null and (c.choice <> f.choice or c.p_a is distinct from f.p_a
-            or c.margin is distinct from f.margin))
+    where c.pair_id is null or c.choice <> f.choice or c.p_a is distinct from f.p_a or c.margin is distinct from f.margin
     order by f.pair_id
 """
+
+_LABELLED = """
+    select count(*) from current_labels l
+    semi join not_selected n on n.pair_id::uuid = l.pair_id
+    where l.labeler = $labeler and l.choice <> 'skip'
+"""
+
+
+@dataclass(frozen=True)
+class Written:
+    choices: dict[str, int]
+    """Number of pairs by what the rule says now: a, b, tie, undecided (a score is missing or not finite), not_selected
+    (decided, but not labelled)."""
+    new: int
+    """Labels that are new or have changed."""
+    no_longer_selected: int
+    """Pairs not selected that keep the label of an earlier run."""
 
 
 def write_labels(
     store: PairStore,
     labeler: str,
-    how: RelabelConfig,
+    config: RelabelConfig,
     scorers: Sequence[Scorer],
     sources: Sequence[str],
     run_id: UUID,
     temperatures: Sequence[float] | None = None,
-) -> tuple[dict[str, int], int]:
-    """Decide every pair whose pictures all the scorers have scored, and write what is new or has changed.
+) -> Written:
+    """Decide every pair whose images all the scorers have scored, and write the selected labels that are new or have
+    changed. A new labeler is written with its first labels.
 
     Args:
-        temperatures: of the scorers; their own if not given.
+        temperatures: one per scorer; the scorers' own if not given.
 
-    Returns:
-        How many pairs got each choice ("undecided" where a score is missing or not finite), and the new labels.
+    Raises:
+        UsageError: if the labeler exists and decides in another way.
     """
     keys = [identity(scorer) for scorer in scorers]
     table = store.sql(_PAIR_SCORES, {"scorers": keys, "sources": list(sources)})
     ((n_pairs,),) = store.rows("select count(*) from pairs where source in (select unnest(?))", [list(sources)])
     ids, prompts = (table[name].to_numpy(zero_copy_only=False)[:: len(keys)] for name in ("pair_id", "prompt_id"))
-    decided = _decided(table, how, temperatures or [getattr(scorer, "temperature", 1.0) for scorer in scorers])
-    known = decided.choice != ""
-    kept = known if how.select == "all" else widest(prompts, decided)
+    decisions = _decide(table, config, temperatures or [getattr(scorer, "temperature", 1.0) for scorer in scorers])
+    decided = decisions.choice != ""
+    selected = SELECTIONS[config.select].select(prompts, decisions)
     labels = pa.table(
         {
-            "pair_id": ids[known],
-            "choice": np.where(kept, decided.choice, "skip")[known],
-            "p_a": pa.array(decided.p_a[known].astype(np.float32), mask=~kept[known]),
-            "margin": pa.array(decided.margin[known].astype(np.float32), mask=~kept[known]),
+            "pair_id": ids[selected],
+            "choice": decisions.choice[selected],
+            "p_a": decisions.p_a[selected].astype(np.float32),
+            "margin": decisions.margin[selected].astype(np.float32),
         }
     )
     new = _changed(store, labeler, labels, run_id)
-    store.append("labels", new)
+    if new.num_rows:
+        add_labeler(store, labeler, config, scorers)
+        store.append("labels", new)
     store.try_ingest()
-    choices = Counter(decided.choice[kept].tolist())
-    undecided = n_pairs - int(known.sum())
-    return {"a": choices["a"], "b": choices["b"], "tie": choices["tie"], "undecided": undecided}, new.num_rows
+    counts = Counter(decisions.choice[selected].tolist())
+    choices = {choice: counts[choice] for choice in ("a", "b", "tie")}
+    choices |= {"undecided": n_pairs - int(decided.sum()), "not_selected": int((decided & ~selected).sum())}
+    return Written(choices, new.num_rows, _labelled(store, labeler, ids[decided & ~selected]))
 
 
-def _decided(table: pa.Table, how: RelabelConfig, temperatures: Sequence[float]) -> Decisions:
+def _decide(table: pa.Table, config: RelabelConfig, temperatures: Sequence[float]) -> Decisions:
     a, b, rank_a, rank_b = (
         table[name].to_numpy().astype(np.float64).reshape(-1, len(temperatures))
         for name in ("a", "b", "rank_a", "rank_b")
     )
-    heat = np.asarray(temperatures, np.float64)
-    if how.rule == "mean-rank":
-        return decide_by_rank(a, b, rank_a, rank_b, heat, how.tie_band, how.tie_quantile)
-    shares = np.array([how.scorer_weights.get(name, 1.0) for name in how.scorers]) if how.rule == "weighted" else None
-    return decide(how.rule, a, b, heat, how.tie_band, how.tie_quantile, shares)
+    scores = PairScores(
+        a=a,
+        b=b,
+        rank_a=rank_a,
+        rank_b=rank_b,
+        temperatures=np.asarray(temperatures, np.float64),
+        weights=np.array([config.scorer_weights.get(name, 1.0) for name in config.scorers]),
+        tie_band=config.tie_band,
+        tie_quantile=config.tie_quantile,
+    )
+    return decide(config.rule, scores)
+
+
+def _labelled(store: PairStore, labeler: str, pairs: NDArray[Any]) -> int:
+    """How many of the pairs have a label of the labeler."""
+    if not len(pairs):
+        return 0
+    with store.session() as connection:
+        connection.register("not_selected", pa.table({"pair_id": pairs}))
+        ((n,),) = connection.sql(_LABELLED, params={"labeler": labeler}).fetchall()
+    return n
 
 
 def _changed(store: PairStore, labeler: str, labels: pa.Table, run_id: UUID) -> pa.Table:

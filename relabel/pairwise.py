@@ -1,4 +1,4 @@
-"""Labels by a judge that looks at two pictures at once, pair by pair; what it has said is not asked again."""
+"""Labels by a judge that compares the two images of a pair; a pair with an answer is not asked about again."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,6 +8,8 @@ from uuid import UUID
 from ..core.progress import progress
 from ..core.signals import StopSignal
 from ..store import ImageError, PairStore, PrefloopError, load_image
+from .config import RelabelConfig
+from .labelers import add_labeler
 from .scorers.own_code import own_code
 from .scorers.registry import Scorer
 
@@ -28,67 +30,73 @@ _CHOICE = {1.0: "a", 0.5: "tie", 0.0: "b"}
 
 
 @runtime_checkable
-class Judge(Scorer, Protocol):
-    """Compares two pictures instead of scoring each."""
+class PairwiseJudge(Scorer, Protocol):
+    """Compares two images instead of scoring each."""
 
     def choose(
         self, prompts: Sequence[str], first: "Sequence[Image]", second: "Sequence[Image]"
     ) -> Sequence[float | None]:
-        """Of each pair 1, ½ or 0: the first is better, a tie, the second is better; None where it does not say."""
+        """1, ½ or 0 for each pair: the first is better, a tie, the second is better; None without an answer."""
         ...
 
 
 def unjudged(store: PairStore, labeler: str, sources: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Pairs of these sources that have no label of the labeler, with their prompts and the paths of their pictures."""
+    """Pairs of these sources that have no label of the labeler, with their prompts and the paths of their images."""
     return store.rows(_UNJUDGED, {"labeler": labeler, "sources": list(sources)})
 
 
 def judge_pairs(
     store: PairStore,
-    judge: Judge,
+    judge: PairwiseJudge,
     labeler: str,
     sources: Sequence[str],
     *,
-    batch_size: int,
+    config: RelabelConfig,
     run_id: UUID,
     stop: StopSignal,
 ) -> Counter[str]:
-    """Have the pairs judged that were not, and put each batch's labels into the journal at once.
+    """Judge the pairs that have no label yet; each batch's labels go into the journal before the next batch.
 
     Returns:
-        Counts: labels by choice, pairs without an answer, and unreadable pictures by reason.
+        Counts: labels by choice, pairs without an answer, and unreadable images by reason.
     """
     counts: Counter[str] = Counter()
-    rows = unjudged(store, labeler, sources)
+    rows, known = unjudged(store, labeler, sources), False
     with progress(len(rows), f"judging by {judge.name}") as bar:
-        for at in range(0, len(rows), batch_size):
-            batch = rows[at : at + batch_size]
-            good, first, second = [], [], []
+        for start in range(0, len(rows), config.batch_size):
+            batch = rows[start : start + config.batch_size]
+            pairs, prompts, first, second = [], [], [], []
             for pair, prompt, image_a, path_a, image_b, path_b in batch:
                 try:
                     images = load_image(store.path / path_a, image_a), load_image(store.path / path_b, image_b)
                 except ImageError as error:
                     counts[f"image {error.reason}"] += 1
                     continue
-                good.append((pair, prompt))
+                pairs.append(pair)
+                prompts.append(prompt)
                 first.append(images[0])
                 second.append(images[1])
-            said = _said(judge, [prompt for _, prompt in good], first, second) if good else []
+            answers = _answers(judge, prompts, first, second) if pairs else []
             labels = [
                 {"pair_id": pair, "labeler": labeler, "revision": 0, "choice": _CHOICE[p], "p_a": p, "run_id": run_id}
-                for (pair, _), p in zip(good, said, strict=True)
+                for pair, p in zip(pairs, answers, strict=True)
                 if p is not None
             ]
+            if labels and not known:
+                add_labeler(store, labeler, config, [judge])
+                known = True
             store.append("labels", labels)
             counts.update(label["choice"] for label in labels)
-            counts["without an answer"] += len(good) - len(labels)
+            counts["without an answer"] += len(pairs) - len(labels)
             bar.update(len(batch))
-            stop.check(f"{at + len(batch)} pairs judged by {judge.name} are in {store.path}")
+            stop.check(f"{start + len(batch)} pairs judged by {judge.name} are in {store.path}")
     store.ingest()
     return +counts
 
 
-def _said(judge: Judge, prompts: list[str], first: "list[Image]", second: "list[Image]") -> list[float | None]:
+def _answers(
+    judge: PairwiseJudge, prompts: list[str], first: "list[Image]", second: "list[Image]"
+) -> list[float | None]:
     with own_code(judge):
         answers = list(judge.choose(prompts, first, second))
     if len(answers) != len(prompts):

@@ -1,4 +1,4 @@
-"""What `relabel` would do: how many pictures are unscored, and what scoring them will take."""
+"""What `relabel` would do: how many images are unscored, and what scoring them will take."""
 
 import json
 from dataclasses import dataclass
@@ -7,71 +7,71 @@ from ..store import PairStore
 from .config import RelabelConfig
 from .embedding_cache import EmbeddingCache
 from .image_loader import BATCHES_AHEAD
-from .pairwise import Judge, unjudged
-from .scorers.dual_encoder import Towers
+from .pairwise import PairwiseJudge, unjudged
+from .scorers.dual_encoder import DualEncoderScorer
 from .scorers.registry import Scorer, identity, load_scorers
 from .scores import unscored
 from .stage import TRAINING_SOURCES
 
-PIXELS = 224 * 224 * 3 * 4  # bytes of a preprocessed picture
-_SPEEDS = """
+IMAGE_BYTES = 224 * 224 * 3 * 4  # of a preprocessed image
+_SUMMARIES = """
     select summary from runs where kind = 'relabel' and status = 'done' and summary is not null order by started desc
 """
 
 
 @dataclass(frozen=True)
-class Planned:
+class ScoringPlan:
     scorer: str
     unscored: int
-    """Pictures with a prompt that have no score; pairs, for a judge of pairs."""
+    """Images with a prompt that have no score; for a pairwise judge, pairs that have no label."""
     embedded: int
-    """Those of them whose embedding is kept: they need no forward pass."""
+    """Unscored images whose embedding is cached: they need no forward pass."""
     batches: int
-    """Forward passes over pictures."""
+    """Forward passes over images."""
     seconds: float | None
-    """By the last run in this store that scored; None where there was none."""
+    """From the speed of the last run in this store that scored; None without one."""
     memory: int
-    """Bytes of the weights' files and the batches that are decoded ahead; activations come on top."""
+    """Bytes of the weights and of the batches decoded ahead; activations come on top."""
 
 
-def plan(config: RelabelConfig, store: PairStore) -> list[Planned]:
-    """For each scorer; nothing is loaded and nothing is written."""
+def plan(config: RelabelConfig, store: PairStore) -> list[ScoringPlan]:
+    """One plan per scorer. Loads no weights and writes nothing."""
     scorers = load_scorers(config.scorers, config.checkpoints, config.device, config.dtype)
-    return [_planned(config, store, scorer) for scorer in scorers]
+    return [_plan(config, store, scorer) for scorer in scorers]
 
 
-def _planned(config: RelabelConfig, store: PairStore, scorer: Scorer) -> Planned:
-    if isinstance(scorer, Judge):
+def _plan(config: RelabelConfig, store: PairStore, scorer: Scorer) -> ScoringPlan:
+    if isinstance(scorer, PairwiseJudge):
         pairs = len(unjudged(store, config.labeler or scorer.name, TRAINING_SOURCES))
-        return Planned(scorer.name, pairs, 0, -(-pairs // config.batch_size), None, 0)
+        return ScoringPlan(scorer.name, pairs, 0, -(-pairs // config.batch_size), None, 0)
     items = unscored(store, identity(scorer), TRAINING_SOURCES)
     embedded, forward = 0, len(items)
-    if isinstance(scorer, Towers):
-        kept = EmbeddingCache(store.path / "cache" / "embeddings" / scorer.backbone / "images")
-        embedded = sum(item.image_id in kept for item in items)
-        forward = len({item.image_id for item in items if item.image_id not in kept})
-    each = _seconds_each(store, scorer.name)
-    return Planned(
+    if isinstance(scorer, DualEncoderScorer):
+        cached = EmbeddingCache(store.path / "cache" / "embeddings" / scorer.backbone / "images")
+        embedded = sum(item.image_id in cached for item in items)
+        forward = len({item.image_id for item in items if item.image_id not in cached})
+    per_image = _seconds_per_image(store, scorer.name)
+    return ScoringPlan(
         scorer=scorer.name,
         unscored=len(items),
         embedded=embedded,
         batches=-(-forward // config.batch_size),
-        seconds=0.0 if not forward else None if each is None else each * forward,
-        memory=_weights_bytes(scorer, config.dtype) + PIXELS * config.batch_size * BATCHES_AHEAD,
+        seconds=0.0 if not forward else None if per_image is None else per_image * forward,
+        memory=_weights_bytes(scorer, config.dtype) + IMAGE_BYTES * config.batch_size * BATCHES_AHEAD,
     )
 
 
-def _seconds_each(store: PairStore, name: str) -> float | None:
-    """Seconds a picture took in the last run that scored some."""
-    for (summary,) in store.rows(_SPEEDS):
-        told = json.loads(summary)
-        scored, seconds = told.get("scored", {}).get(name, 0), told.get("seconds", {}).get(name)
+def _seconds_per_image(store: PairStore, name: str) -> float | None:
+    """Seconds per image in the last run that scored any."""
+    for (row,) in store.rows(_SUMMARIES):
+        summary = json.loads(row)
+        scored, seconds = summary.get("scored", {}).get(name, 0), summary.get("seconds", {}).get(name)
         if scored and seconds:
             return seconds / scored
     return None
 
 
 def _weights_bytes(scorer: Scorer, dtype: str) -> int:
-    """Of the files a scorer has named; in half precision half of them."""
+    """Size of a scorer's files; half of it in half precision."""
     size = sum(path.stat().st_size for path in getattr(scorer, "files", ()))
     return size if dtype == "float32" else size // 2

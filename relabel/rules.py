@@ -1,118 +1,143 @@
-"""Rules that turn the scores of a pair's two pictures into a decision. Pure functions over arrays.
+"""Rules that turn the scores of a pair's two images into a decision: pure functions over arrays, one record per rule.
 
-P is the number of pairs, S the number of scorers.
+P is the number of pairs, S the number of scorers. To add a rule, write its function and its record in RULES.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import Rule
-
 Floats = NDArray[np.float64]
+Unit = Literal["the scorer's unit", "ranks", "logits", "share of votes"]
+
+MAX_LOGIT = 1e30
+"""Logits are clipped here, far beyond where p_a is 0 or 1: a very small temperature must not make them infinite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairScores:
+    """The scores of P pairs by S scorers, and what counts as a tie."""
+
+    a: Floats  # (P, S)
+    b: Floats  # (P, S)
+    rank_a: Floats  # (P, S): rank among the images of the prompt, 1 is the best
+    rank_b: Floats  # (P, S)
+    temperatures: Floats  # (S,): the difference of scores that makes one logit
+    weights: Floats | None = None  # (S,): how much each scorer counts; None if they count the same
+    tie_band: float = 0.0
+    """Absolute values up to this are ties."""
+    tie_quantile: float = 0.0
+    """Fraction of pairs, those with the smallest absolute values, that are ties."""
+
+    @cached_property
+    def difference(self) -> Floats:
+        """Score of a minus score of b; (P, S)."""
+        with np.errstate(invalid="ignore"):  # inf - inf is nan, which decides nothing
+            return self.a - self.b
+
+    @cached_property
+    def finite(self) -> NDArray[np.bool_]:
+        """True where all scores are finite; (P,)."""
+        return np.asarray(np.isfinite(self.difference).all(axis=1))
+
+    @cached_property
+    def logits(self) -> Floats:
+        """(P, S)"""
+        with np.errstate(over="ignore"):
+            return np.clip(self.difference / self.temperatures, -MAX_LOGIT, MAX_LOGIT)
+
+    @property
+    def votes(self) -> Floats:
+        """1 where a scorer prefers a, -1 where b, 0 for a tie; (P, S)."""
+        return np.stack([np.sign(self.without_ties(column)) for column in self.difference.T], axis=1)
+
+    def without_ties(self, signed: Floats) -> Floats:
+        """The values, with ties set to 0; (P,)."""
+        band = self.tie_band
+        if self.tie_quantile and self.finite.any():
+            band = float(np.quantile(np.abs(signed[self.finite]), self.tie_quantile, method="inverted_cdf"))
+        return np.where(np.abs(signed) > band, signed, 0.0)
 
 
 @dataclass(frozen=True)
 class Decisions:
     choice: NDArray[np.str_]
-    """a, b, tie, or "" where no rule can decide since a score is not finite; (P,)."""
+    """a, b, tie, or "" if a score is not finite, so that nothing can be decided; (P,)."""
     p_a: Floats
     """Probability that a is preferred; (P,)."""
     margin: Floats
-    """How far apart the two are, never negative: in the scorer's unit for single, in ranks for mean-rank, in logits for
-    weighted, in shares of the votes for majority and unanimous; (P,)."""
+    """How far apart the two are, in the rule's unit; never negative; (P,)."""
 
 
-def decide(
-    rule: Rule,
-    a: Floats,
-    b: Floats,
-    temperatures: Floats,
-    tie_band: float = 0.0,
-    tie_quantile: float = 0.0,
-    shares: Floats | None = None,
-) -> Decisions:
-    """Decide pairs by a rule.
-
-    Args:
-        a: scores of the first pictures, (P, S).
-        b: scores of the second pictures, (P, S). For mean-rank both are ranks among the prompt's pictures, 1 the best;
-            call `decide_by_rank` for that.
-        temperatures: the difference of scores that makes one logit, (S,).
-        tie_band: absolute differences up to this are ties.
-        tie_quantile: the share of all pairs, those with the smallest absolute differences, that are ties.
-        shares: for weighted, how much each scorer counts, (S,).
-    """
-    difference = _difference(a, b)
-    finite = np.isfinite(difference).all(axis=1)
-    p_a = _sigmoid(difference / temperatures).mean(1)
-    if rule == "single":
-        lead = difference[:, 0]
-        return _decisions(_decided(lead, finite, tie_band, tie_quantile), np.abs(lead), p_a, finite)
-    if rule == "weighted":
-        lead = np.average(difference / temperatures, axis=1, weights=shares)
-        return _decisions(_decided(lead, finite, tie_band, tie_quantile), np.abs(lead), _sigmoid(lead), finite)
-    if rule not in ("majority", "unanimous"):
-        raise ValueError("mean-rank needs ranks: call decide_by_rank")
-    votes = [np.sign(_decided(one, finite, tie_band, tie_quantile)) for one in difference.T]
-    total = np.mean(votes, axis=0)
-    lead = total if rule == "majority" else np.where(np.abs(total) == 1, total, 0.0)
-    return _decisions(lead, np.abs(lead), p_a, finite)
+def single(scores: PairScores) -> Floats:
+    return scores.difference[:, 0]
 
 
-def decide_by_rank(
-    a: Floats,
-    b: Floats,
-    rank_a: Floats,
-    rank_b: Floats,
-    temperatures: Floats,
-    tie_band: float = 0.0,
-    tie_quantile: float = 0.0,
-) -> Decisions:
-    """Mean rank: the picture whose ranks by all scorers have the smaller mean wins. Ranks (P, S), 1 is the best."""
-    difference = _difference(a, b)
-    finite = np.isfinite(difference).all(axis=1)
-    lead = (np.asarray(rank_b, np.float64) - np.asarray(rank_a, np.float64)).mean(1)
-    p_a = _sigmoid(difference / temperatures).mean(1)
-    return _decisions(_decided(lead, finite, tie_band, tie_quantile), np.abs(lead), p_a, finite)
+def mean_rank(scores: PairScores) -> Floats:
+    return (scores.rank_b - scores.rank_a).mean(1)
 
 
-def widest(prompts: NDArray[Any], decisions: Decisions) -> NDArray[np.bool_]:
-    """Whether a pair is the one of its prompt with the largest margin: the best picture against the worst, where all
-    pairs of a prompt are there. Of equal margins the surer, then the first; (P,).
-
-    Args:
-        prompts: which prompt each pair belongs to, (P,).
-    """
-    known = np.flatnonzero(decisions.choice != "")
-    sure = np.abs(decisions.p_a - 0.5)
-    order = known[np.lexsort((-sure[known], -decisions.margin[known], prompts[known]))]
-    first = np.ones(len(order), bool)
-    first[1:] = prompts[order[1:]] != prompts[order[:-1]]
-    chosen = np.zeros(len(prompts), bool)
-    chosen[order[first]] = True
-    return chosen
+def weighted(scores: PairScores) -> Floats:
+    return np.average(scores.logits, axis=1, weights=scores.weights)
 
 
-def _difference(a: Floats, b: Floats) -> Floats:
-    with np.errstate(invalid="ignore"):  # inf - inf is nan, which decides nothing
-        return np.asarray(a, np.float64) - np.asarray(b, np.float64)
+def majority(scores: PairScores) -> Floats:
+    return scores.votes.mean(1)
+
+
+def unanimous(scores: PairScores) -> Floats:
+    share = scores.votes.mean(1)
+    return np.where(np.abs(share) == 1, share, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    signed_margin: Callable[[PairScores], Floats]
+    """Positive where a wins, negative where b does; (P,)."""
+    summary: str
+    """What decides, for help and docs."""
+    unit: Unit
+    """Unit of the margin. A margin in logits gives p_a too; other rules average the scorers' probabilities."""
+    one_scorer: bool = False
+    """Takes exactly one scorer."""
+    votes: bool = False
+    """Counts votes: the tie band then applies to each scorer's difference, not to the margin."""
+    takes_weights: bool = False
+    """Uses --scorer-weight."""
+
+    @property
+    def tie_unit(self) -> Unit:
+        """Unit of the tie band."""
+        return "the scorer's unit" if self.votes else self.unit
+
+
+RULES = {
+    "single": Rule(signed_margin=single, summary="the scores of one scorer", unit="the scorer's unit", one_scorer=True),
+    "mean-rank": Rule(signed_margin=mean_rank, summary="the mean of the ranks among the prompt's images", unit="ranks"),
+    "weighted": Rule(
+        signed_margin=weighted, summary="the weighted mean of the scorers' logits", unit="logits", takes_weights=True
+    ),
+    "majority": Rule(signed_margin=majority, summary="most of the scorers' votes", unit="share of votes", votes=True),
+    "unanimous": Rule(
+        signed_margin=unanimous, summary="votes, only where all scorers agree", unit="share of votes", votes=True
+    ),
+}
+
+
+def decide(rule: str, scores: PairScores) -> Decisions:
+    """Decide pairs by one of RULES."""
+    record = RULES[rule]
+    signed = record.signed_margin(scores)
+    decided = signed if record.votes else scores.without_ties(signed)
+    choice = np.where(decided > 0, "a", np.where(decided < 0, "b", "tie"))
+    p_a = _sigmoid(signed) if record.unit == "logits" else _sigmoid(scores.logits).mean(1)
+    return Decisions(np.where(scores.finite, choice, ""), p_a, np.abs(signed))
 
 
 def _sigmoid(logits: Floats) -> Floats:
     with np.errstate(over="ignore", invalid="ignore"):
         return 1 / (1 + np.exp(-logits))
-
-
-def _decided(lead: Floats, finite: Any, band: float, quantile: float) -> Floats:
-    """The leads, 0 where they are ties; (P,)."""
-    if quantile and finite.any():
-        band = float(np.quantile(np.abs(lead[finite]), quantile, method="inverted_cdf"))
-    return np.where(np.abs(lead) > band, lead, 0.0)
-
-
-def _decisions(lead: Floats, margin: Floats, p_a: Floats, finite: Any) -> Decisions:
-    choice = np.where(lead > 0, "a", np.where(lead < 0, "b", "tie"))
-    return Decisions(np.where(finite, choice, ""), p_a, margin)

@@ -15,7 +15,7 @@ class Oracle:
     name = "oracle"
     revision = "1"
     needs_prompt = True
-    judge_only = True
+    eval_only = True
 
     def score(self, prompts: Sequence[str], images: Sequence[Image]) -> np.ndarray:
         """float32 (B,), 0 or 1. UsageError if a prompt is not in the grammar of the built-in world."""

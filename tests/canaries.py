@@ -1,5 +1,5 @@
-"""Folders of weights whose settings name code to run: a module that leaves a mark when it is imported, and every key by
-which some loader could be led to it."""
+"""Checkpoint folders whose settings name code to run: a module that leaves a mark when it is imported, and every key that
+could make a loader import it."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import Any, Literal
 MODULE, CLASS = "canary", "Canary"
 How = Literal["local", "elsewhere"]
 HOW: tuple[How, ...] = ("local", "elsewhere")
-"""Where the module lies: in the folder of weights itself, or in another folder that the settings name."""
+"""Where the module is: in the checkpoint folder itself, or in another folder that the settings name."""
 
 AUTO_CLASSES = (
     "AutoConfig",
@@ -33,7 +33,7 @@ SETTINGS = (
     "special_tokens_map.json",
     "tokenizer_config.json",
 )
-"""Files that loaders look for beside weights, and that are made where a folder has none."""
+"""Files that loaders look for beside weights; created if the folder has none."""
 
 _SOURCE = """
 import pathlib
@@ -51,7 +51,7 @@ class {name}:
 
 @dataclass(frozen=True)
 class Canary:
-    """A module that was planted."""
+    """The planted module."""
 
     mark: Path
     reference: str
@@ -62,14 +62,14 @@ class Canary:
         return self.mark.exists()
 
     def auto_map(self) -> dict[str, Any]:
-        """For every class of transformers that looks itself up by name; a tokenizer is a pair, slow and fast."""
+        """For every auto class of transformers; a tokenizer is a pair, slow and fast."""
         return {
             name: [self.reference, self.reference] if name == "AutoTokenizer" else self.reference
             for name in AUTO_CLASSES
         }
 
     def keys(self) -> dict[str, Any]:
-        """What may stand in any settings file, whoever reads it."""
+        """Keys that may be in any settings file."""
         return {
             "auto_map": self.auto_map(),
             "trust_remote_code": True,
@@ -79,20 +79,20 @@ class Canary:
 
 
 def canary(folder: Path, how: How) -> Canary:
-    """The module alone, in the folder or beside it."""
-    place = folder if how == "local" else folder.with_name(f"{folder.name}-elsewhere")
-    place.mkdir(parents=True, exist_ok=True)
+    """Write the module alone, in the folder or beside it."""
+    location = folder if how == "local" else folder.with_name(f"{folder.name}-elsewhere")
+    location.mkdir(parents=True, exist_ok=True)
     mark = folder.with_name(f"{folder.name}-imported")
-    (place / f"{MODULE}.py").write_text(_SOURCE.format(mark=str(mark), name=CLASS))
+    (location / f"{MODULE}.py").write_text(_SOURCE.format(mark=str(mark), name=CLASS))
     reference = f"{MODULE}.{CLASS}"
-    return Canary(mark, reference if how == "local" else f"{place}--{reference}")
+    return Canary(mark, reference if how == "local" else f"{location}--{reference}")
 
 
 def plant(folder: Path, how: How, change: Callable[[Path, dict[str, Any], Canary], None] | None = None) -> Canary:
-    """Put the module there and have every settings file of the folder name it, and those that loaders would look for.
+    """Write the module and make every settings file of the folder name it, creating those that loaders look for.
 
     Args:
-        change: called with each settings file's path, its content and the canary, to add what only that file may hold.
+        change: called with the path and content of each settings file and the canary, to add keys for that file only.
     """
     bird = canary(folder, how)
     for name in SETTINGS:

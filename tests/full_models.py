@@ -1,5 +1,5 @@
-"""Scorers' weights in the official formats: ViT-H/14 and ViT-L/14 at 224 pixels and 77 tokens, narrower, with two layers,
-at random. The weights are wider than a fresh model's, so that different pictures get clearly different scores."""
+"""Random weights in the scorers' official formats: ViT-H/14 and ViT-L/14 at 224 pixels and 77 tokens, narrower, with two
+layers. They vary more than those of a fresh model, so that different images get clearly different scores."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,10 @@ WIDTHS = {"vision": 80, "text": 64}
 HEADS = {"vision": 5, "text": 4}
 EMBEDDING = 48
 HEAD_LAYERS = {0: (24, EMBEDDING), 2: (16, 24), 4: (8, 16), 6: (1, 8)}
-"""Number → shape of the aesthetics head's weights: the published ones stand at 0, 2, 4, 6, 7, dropout between."""
+"""Number → shape of the aesthetics head's layers. The published head has 0, 2, 4, 6 and 7, with dropout between."""
 
 
-def _widened(model: Any) -> Any:
+def _randomized(model: Any) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
@@ -29,7 +29,7 @@ def _widened(model: Any) -> Any:
 
 
 def transformers_clip(folder: Path, activation: str = "gelu") -> CLIPModel:
-    """A CLIPModel with tokenizer, as PickScore is published and OpenAI's backbone."""
+    """A CLIPModel with tokenizer, in the format of PickScore and of OpenAI's backbone."""
     torch.manual_seed(1)
     config = CLIPConfig(
         projection_dim=EMBEDDING,
@@ -55,7 +55,7 @@ def transformers_clip(folder: Path, activation: str = "gelu") -> CLIPModel:
             "patch_size": 14,
         },
     )
-    model = _widened(CLIPModel(config))
+    model = _randomized(CLIPModel(config))
     model.save_pretrained(folder)
     vocabulary, merges = vocabulary_and_merges()
     kind: Any = CLIPTokenizer
@@ -64,10 +64,10 @@ def transformers_clip(folder: Path, activation: str = "gelu") -> CLIPModel:
 
 
 def open_clip_folder(folder: Path, name: str, wrapped: bool = False) -> dict[str, Any]:
-    """A checkpoint beside the settings of ViT-H-14, narrower; its weights.
+    """Write the settings of a narrower ViT-H-14 and a checkpoint; returns its weights.
 
     Args:
-        wrapped: under the key state_dict, with the epoch, as HPS is published.
+        wrapped: put them under the key state_dict beside the epoch, as in the published HPS.
     """
     folder.mkdir()
     settings = open_clip.get_model_config("ViT-H-14")
@@ -81,7 +81,7 @@ def open_clip_folder(folder: Path, name: str, wrapped: bool = False) -> dict[str
     settings["text_cfg"] |= {"layers": 2, "width": WIDTHS["text"], "heads": HEADS["text"]}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings, "preprocess_cfg": {}}))
     torch.manual_seed(2)
-    state = _widened(open_clip.create_model(f"local-dir:{folder}", load_weights=False)).state_dict()
+    state = _randomized(open_clip.create_model(f"local-dir:{folder}", load_weights=False)).state_dict()
     if name.endswith(".safetensors"):
         save_file({key: value.contiguous() for key, value in state.items()}, folder / name)
     else:

@@ -1,4 +1,4 @@
-"""Little preference data sets in the schemas of the real ones."""
+"""Small preference datasets in the schemas of the real ones."""
 
 import datetime
 import io
@@ -14,7 +14,7 @@ from PIL import Image
 from prefloop.store.exporters.pickapic import SCHEMA
 
 LABELS = (1.0, 0.0, 0.5, 1.0, None)
-"""Of Pick-a-Pic's rows in turn: first, second, tie, first, no label."""
+"""Labels of Pick-a-Pic's rows in turn: first, second, tie, first, no label."""
 
 
 def first(number: int) -> bytes:
@@ -32,7 +32,7 @@ def jpeg(colour: tuple[int, int, int]) -> bytes:
 
 
 def pickapic_rows(n: int, **changes: Any) -> Iterator[dict[str, Any]]:
-    """Two rows of each prompt."""
+    """Rows in the schema of Pick-a-Pic, two per prompt."""
     for number in range(n):
         label = LABELS[number % len(LABELS)]
         yield {
@@ -68,7 +68,7 @@ _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def preferences(path: Path, n: int = 4, image: dict[str, Any] | None = None) -> Path:
-    """open-image-preferences: chosen and rejected as the hub's Image columns."""
+    """open-image-preferences: chosen and rejected as Image columns of the hub."""
     names = ("id", "prompt", "chosen_model", "rejected_model", "evolution", "category", "sub_category")
     schema = pa.schema([(name, pa.string()) for name in names] + [("chosen", _IMAGE), ("rejected", _IMAGE)])
     rows = [
@@ -91,7 +91,7 @@ def preferences(path: Path, n: int = 4, image: dict[str, Any] | None = None) -> 
 
 
 def hpd(folder: Path) -> Path:
-    """HPDv2: two rows of two pictures in train.json, the second one preferred in the first row; three ranked in test.json."""
+    """HPDv2: two rows of two images in train.json, the second image preferred in the first row; three ranked in test.json."""
     for split in ("train", "test"):
         (folder / split).mkdir(parents=True)
     for number in range(3):
@@ -108,7 +108,7 @@ def hpd(folder: Path) -> Path:
 
 
 def imagereward_rows() -> list[dict[str, Any]]:
-    """Two prompts, of three and two pictures; the best is the last of the first prompt, the first of the second."""
+    """Two prompts with three and two images; the best is the last of the first prompt and the first of the second."""
     ranked = [("1", "a cat", 2), ("1", "a cat", 3), ("1", "a cat", 1), ("2", "a dog", 1), ("2", "a dog", 2)]
     return [
         {
@@ -125,7 +125,7 @@ def imagereward_rows() -> list[dict[str, Any]]:
 
 
 def imagereward(folder: Path) -> Path:
-    """As the zip files of ImageRewardDB unpack: train_1/train_1.json and the pictures beside it."""
+    """The unpacked zip files of ImageRewardDB: train_1/train_1.json and the images beside it."""
     (folder / "train_1").mkdir(parents=True)
     for number in range(5):
         (folder / "train_1" / f"{number}.webp").write_bytes(first(number))
@@ -134,10 +134,10 @@ def imagereward(folder: Path) -> Path:
 
 
 def folders(folder: Path, n: int = 3, names: tuple[str, str] = ("winner", "loser")) -> Path:
-    for name, drawn in zip(names, (first, second), strict=True):
+    for name, image in zip(names, (first, second), strict=True):
         (folder / name).mkdir(parents=True)
         for number in range(n):
-            (folder / name / f"{number}.png").write_bytes(drawn(number))
+            (folder / name / f"{number}.png").write_bytes(image(number))
     for number in range(n):
         (folder / names[0] / f"{number}.txt").write_text(f"prompt {number}\n")
     return folder
@@ -148,9 +148,9 @@ def jsonl(folder: Path, rows: list[dict[str, Any]] | None = None) -> Path:
     for number in range(3):
         (folder / "pictures" / f"w{number}.png").write_bytes(first(number))
         (folder / "pictures" / f"l{number}.png").write_bytes(second(number))
-    found = rows or [
+    rows = rows or [
         {"prompt": f"prompt {number}", "chosen": f"pictures/w{number}.png", "rejected": f"pictures/l{number}.png"}
         for number in range(3)
     ]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder / "pairs.jsonl"

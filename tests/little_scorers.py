@@ -15,7 +15,7 @@ def channel_means(images: Sequence[Image]) -> np.ndarray:
 
 
 class Redness:
-    """Mean of red minus mean of green. Counts the pictures it has seen."""
+    """Mean of red minus mean of green. Counts the images it has seen."""
 
     name, revision, needs_prompt, temperature = "redness", "1", False, 50.0
     seen: ClassVar[int] = 0
@@ -36,7 +36,7 @@ class Darkness:
 
 
 class Blindness:
-    """Redness, but nan for pictures that are nearly black."""
+    """Redness, but nan for images that are nearly black."""
 
     name, revision, needs_prompt = "blindness", "1", False
 
@@ -56,7 +56,7 @@ class Speechless(Redness):
 
 
 class Blank:
-    """Gives nothing a number."""
+    """nan for every image."""
 
     name, revision, needs_prompt = "blank", "1", False
 
@@ -65,7 +65,7 @@ class Blank:
 
 
 class Constant:
-    """The same for every picture."""
+    """The same score for every image."""
 
     name, revision, needs_prompt = "constant", "1", False
 
@@ -73,14 +73,23 @@ class Constant:
         return [1.0] * len(images)
 
 
-class Judge(Redness):
-    """One that may not make labels."""
+class EvalOnly(Redness):
+    """May not make labels."""
 
-    name, judge_only = "judge", True
+    name, eval_only = "judge", True
+
+
+class Of01(Redness):
+    """Written for 0.1, which called the checkpoint `weights` and eval_only `judge_only`."""
+
+    name, judge_only = "of-0.1", True
+
+    def __init__(self, weights: str | None = None) -> None:
+        self.weights = weights
 
 
 class Slow(Redness):
-    """Redness that takes its time and writes a line for each picture, so that a kill finds it at work."""
+    """Redness that takes its time and logs a line per image, so that a kill interrupts it."""
 
     name = "slow"
 
@@ -92,7 +101,7 @@ class Slow(Redness):
 
 
 class WrongShape:
-    """One score for any number of pictures."""
+    """One score for any number of images."""
 
     name, revision, needs_prompt = "wrong-shape", "1", False
 
@@ -101,4 +110,4 @@ class WrongShape:
 
 
 class NoScorer:
-    """Lacks everything."""
+    """Has none of the attributes."""

@@ -1,5 +1,5 @@
 # ruff: noqa: ARG002
-"""Scorers that fail, or give what is not quite a list of floats."""
+"""Scorers that fail, or return something other than a list of floats."""
 
 import sys
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ class Columns(Redness):
 
 
 class Halves(Redness):
-    """In bfloat16, which numpy does not know."""
+    """bfloat16, which numpy does not support."""
 
     name = "halves"
 
@@ -66,7 +66,7 @@ class ListOfGradients(Redness):
     name = "list-of-gradients"
 
     def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
-        return [one.clone() for one in torch.tensor(super().score(prompts, images), requires_grad=True)]
+        return [score.clone() for score in torch.tensor(super().score(prompts, images), requires_grad=True)]
 
 
 class Nans(Redness):
@@ -86,7 +86,7 @@ class CannotBeMade(Redness):
 
 
 class NumberedName(Redness):
-    name = 7  # type: ignore[assignment]  # that is the point
+    name = 7  # type: ignore[assignment]  # on purpose
 
 
 class NoTemperature(Redness):
@@ -98,7 +98,7 @@ class OddSources(Redness):
 
 
 class Embeds(Redness):
-    """One that is embedded, and of whose methods one is odd."""
+    """A dual encoder; subclasses break one of its methods."""
 
     name, backbone, needs_prompt = "embeds", "embeds-1", True
 
@@ -154,7 +154,7 @@ class CountFails(Embeds):
 
 
 class Judges(Redness):
-    """One that compares, with an answer that is none of the three."""
+    """A pairwise judge with an invalid answer."""
 
     name = "judges"
     answers: Sequence[Any] = (0.7,)

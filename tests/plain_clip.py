@@ -1,6 +1,6 @@
-"""CLIP written out plainly: pixels and tokens to embeddings, one at a time, from a dict of weights with open_clip's names.
+"""A plain CLIP: pixels and tokens to embeddings, one at a time, from a dict of weights with open_clip's names.
 
-The scorers are compared with this, so nothing here is imported from them, nor from the libraries they call.
+The scorers are compared with this, so it imports nothing from them or from the libraries they call.
 """
 
 import gzip
@@ -21,14 +21,14 @@ from torch import Tensor
 
 Weights = Mapping[str, Tensor]
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
-DEVIATION = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
 
 
 # Pixels
 
 
 def crop(image: Image.Image, size: int = 224, *, rounding: bool) -> Tensor:
-    """Shortest side to `size`, bicubic; the middle square, which torchvision rounds and transformers floors."""
+    """Shortest side to `size`, bicubic; center crop, whose offset torchvision rounds and transformers floors."""
     width, height = image.size
     if width <= height:
         image = image.resize((size, int(size * height / width)), Image.Resampling.BICUBIC)
@@ -36,13 +36,13 @@ def crop(image: Image.Image, size: int = 224, *, rounding: bool) -> Tensor:
         image = image.resize((int(size * width / height), size), Image.Resampling.BICUBIC)
     values = np.asarray(image)
     spare = [values.shape[0] - size, values.shape[1] - size]
-    top, left = [round(one / 2) if rounding else one // 2 for one in spare]
+    top, left = [round(pixels / 2) if rounding else pixels // 2 for pixels in spare]
     square = torch.tensor(values[top : top + size, left : left + size].astype(np.float32) / 255).permute(2, 0, 1)
-    return (square - MEAN) / DEVIATION
+    return (square - MEAN) / STD
 
 
 def pad(image: Image.Image, size: int = 224) -> Tensor:
-    """Longest side to `size`, bicubic on floats with antialiasing; zeros around it, then normalised."""
+    """Longest side to `size`, bicubic on floats with antialiasing; padded with zeros, then normalized."""
     values = torch.tensor(np.asarray(image).astype(np.float32) / 255).permute(2, 0, 1)[None]
     longest = max(values.shape[2:])
     height, width = (max(1, round(side * (size / longest))) for side in values.shape[2:])
@@ -51,15 +51,15 @@ def pad(image: Image.Image, size: int = 224) -> Tensor:
     canvas = torch.zeros(3, size, size)
     top, left = (size - height) // 2, (size - width) // 2
     canvas[:, top : top + height, left : left + width] = values[0]
-    return (canvas - MEAN) / DEVIATION
+    return (canvas - MEAN) / STD
 
 
-# Words
+# Tokens
 
 
 @cache
 def _byte_pairs() -> tuple[dict[str, int], dict[tuple[str, str], int], dict[int, str]]:
-    """Token → id, pair → rank, byte → the letter that stands for it."""
+    """Token → id, pair → rank, byte → the character that represents it."""
     text = gzip.decompress((files("open_clip") / "bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode()
     merges = [tuple(line.split()) for line in text.split("\n")[1 : 49152 - 256 - 2 + 1]]
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -79,7 +79,7 @@ def vocabulary_and_merges() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 def _encoded(text: str) -> list[int]:
     vocabulary, ranks, letters = _byte_pairs()
-    found = []
+    tokens = []
     for word in regex.findall(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", text):
         parts = [letters[byte] for byte in word.encode()]
         parts[-1] += "</w>"
@@ -88,8 +88,8 @@ def _encoded(text: str) -> list[int]:
             if rank == 10**9:
                 break
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        found += [vocabulary[part] for part in parts]
-    return [49406, *found[:75], 49407]
+        tokens += [vocabulary[part] for part in parts]
+    return [49406, *tokens[:75], 49407]
 
 
 def transformers_tokens(prompt: str) -> list[int]:
@@ -114,7 +114,7 @@ def image_embedding(w: Weights, pixels: Tensor, heads: int, *, quick: bool = Fal
 
 
 def text_embedding(w: Weights, tokens: list[int], heads: int, *, quick: bool = False) -> Tensor:
-    """(E,), of length 1; read at the end token, after which nothing counts."""
+    """(E,), of length 1; taken at the end token."""
     x = w["token_embedding.weight"][tokens] + w["positional_embedding"][: len(tokens)]
     later = torch.full((len(tokens), len(tokens)), -torch.inf).triu(1)
     x = _blocks(w, "transformer.resblocks", x, heads, later, quick)
@@ -145,7 +145,7 @@ def _blocks(w: Weights, name: str, x: Tensor, heads: int, mask: Tensor | None, q
 
 def with_open_clip_names(state: Weights) -> dict[str, Tensor]:
     """Weights of transformers' CLIPModel under open_clip's names."""
-    found = {
+    renamed = {
         "visual.conv1.weight": state["vision_model.embeddings.patch_embedding.weight"],
         "visual.class_embedding": state["vision_model.embeddings.class_embedding"],
         "visual.positional_embedding": state["vision_model.embeddings.position_embedding.weight"],
@@ -154,21 +154,21 @@ def with_open_clip_names(state: Weights) -> dict[str, Tensor]:
     towers = {"vision_model": "visual.transformer"}
     norms = {"vision_model.pre_layrnorm": "visual.ln_pre", "vision_model.post_layernorm": "visual.ln_post"}
     if "text_projection.weight" in state:
-        found["token_embedding.weight"] = state["text_model.embeddings.token_embedding.weight"]
-        found["positional_embedding"] = state["text_model.embeddings.position_embedding.weight"]
-        found["text_projection"] = state["text_projection.weight"].T
+        renamed["token_embedding.weight"] = state["text_model.embeddings.token_embedding.weight"]
+        renamed["positional_embedding"] = state["text_model.embeddings.position_embedding.weight"]
+        renamed["text_projection"] = state["text_projection.weight"].T
         towers["text_model"] = "transformer"
         norms["text_model.final_layer_norm"] = "ln_final"
     inside = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
     inside |= {"self_attn.out_proj": "attn.out_proj"}
     for kind in ("weight", "bias"):
-        found |= {f"{to}.{kind}": state[f"{name}.{kind}"] for name, to in norms.items()}
+        renamed |= {f"{to}.{kind}": state[f"{name}.{kind}"] for name, to in norms.items()}
         for tower, to in towers.items():
             n = 0
             while f"{tower}.encoder.layers.{n}.layer_norm1.weight" in state:
-                at, there = f"{tower}.encoder.layers.{n}", f"{to}.resblocks.{n}"
-                found |= {f"{there}.{new}.{kind}": state[f"{at}.{old}.{kind}"] for old, new in inside.items()}
-                qkv = [state[f"{at}.self_attn.{one}_proj.{kind}"] for one in "qkv"]
-                found[f"{there}.attn.in_proj_{kind}"] = torch.cat(qkv)
+                at, target = f"{tower}.encoder.layers.{n}", f"{to}.resblocks.{n}"
+                renamed |= {f"{target}.{new}.{kind}": state[f"{at}.{old}.{kind}"] for old, new in inside.items()}
+                qkv = [state[f"{at}.self_attn.{letter}_proj.{kind}"] for letter in "qkv"]
+                renamed[f"{target}.attn.in_proj_{kind}"] = torch.cat(qkv)
                 n += 1
-    return found
+    return renamed

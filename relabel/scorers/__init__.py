@@ -1,1 +1,1 @@
-"""Choice models: one file each, and what several of them need."""
+"""Choice models: one file each, and the code that several of them share."""

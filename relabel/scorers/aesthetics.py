@@ -1,4 +1,4 @@
-"""LAION aesthetics v2: a head of linear layers on the normalised CLIP ViT-L/14 embedding of a picture; blind to prompts."""
+"""LAION aesthetics v2: a head of linear layers on the normalized CLIP ViT-L/14 embedding of an image; blind to prompts."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,8 +12,8 @@ from ...core.device import best_device
 from ...core.errors import IntegrityError, PrefloopError
 from ...core.ids import canonical
 from . import checkpoints as files
-from .dual_encoder import Embedding, Embeddings, normalised
-from .pixels import cropped
+from .dual_encoder import Embeddings, EmbeddingScoreMixin, normalized
+from .pixels import center_cropped
 from .precision import torch_dtype
 from .transformers_clip import load_clip_vision, vision_settings
 
@@ -28,19 +28,19 @@ HEAD_URL = (
 )
 
 
-class Aesthetics(Embedding):
-    """Weights: the head's file, beside OpenAI's backbone from the hub, or a folder that holds both."""
+class Aesthetics(EmbeddingScoreMixin):
+    """Checkpoint: the head's file, with OpenAI's backbone from the hub, or a folder that contains both."""
 
     name = "aesthetics"
     needs_prompt = False
     temperature = 1.0
 
-    def __init__(self, weights: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
-        found = _found(weights)
-        if found.is_dir():
-            self.head, self.folder = _head_in(found), found
+    def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
+        path = _find(checkpoint)
+        if path.is_dir():
+            self.head, self.folder = _head_in(path), path
         else:
-            self.head, self.folder = found, files.from_hub(self.name, BACKBONE)
+            self.head, self.folder = path, files.from_hub(self.name, BACKBONE)
         self.device, self.dtype = device, dtype
         digest = files.checked(self.head, PINS)
         backbone = files.checked(self.folder / "model.safetensors", {})
@@ -50,27 +50,26 @@ class Aesthetics(Embedding):
         )
         self.revision = files.revision(digest, self.backbone)
         self.files = [self.head, self.folder / "model.safetensors"]
-        self.sources = {"weights": weights, "sha256": digest, "backbone_sha256": backbone}
+        self.sources = {"checkpoint": checkpoint, "sha256": digest, "backbone_sha256": backbone}
 
     @staticmethod
-    def check_weights(weights: str | None) -> str:
-        """Read the head alone and compare it with what is known of the published one; says what was found.
+    def check_weights(checkpoint: str | None) -> str:
+        """Read the head alone and compare it with the published one; returns a line that says what it is.
 
         Raises:
-            IntegrityError: where the file has the published one's name or hash and gives other values.
+            IntegrityError: if the file has the published name or hash but other values.
         """
-        found = _found(weights)
-        path = _head_in(found) if found.is_dir() else found
+        path = _find(checkpoint)
+        path = _head_in(path) if path.is_dir() else path
         digest = files.checked(path, PINS)
         weight, bias = collapsed(files.load_tensors(path), path)
         values = known_values(weight, bias)
-        words = ", ".join(f"{what} {value:.4f}" for what, value in values.items())
+        text = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         if digest not in PINS.values():
-            return f"another head than the published one: {words}"
-        off = {what: value for what, value in values.items() if abs(value - KNOWN[what]) > 1e-4}
-        if off:
-            raise IntegrityError(f"{path} is read wrongly: {words}; expected {KNOWN}")
-        return f"the published head: {words}"
+            return f"not the published head: {text}"
+        if any(abs(value - KNOWN[name]) > 1e-4 for name, value in values.items()):
+            raise IntegrityError(f"{path} has the published sha256 but is read wrongly: {text}; expected {KNOWN}")
+        return f"the published head: {text}"
 
     @property
     def size(self) -> int:
@@ -86,14 +85,14 @@ class Aesthetics(Embedding):
         return model.to(best_device(self.device))
 
     def preprocess(self, image: "Image") -> Any:
-        return cropped(image, self.size, "torchvision")
+        return center_cropped(image, self.size, "torchvision")
 
     def embed_images(self, pixels: Sequence[Any]) -> Embeddings:
         import torch
 
         with torch.inference_mode():
             batch = torch.stack(list(pixels)).to(self._model.device, self._model.dtype)
-            return normalised(self._model(pixel_values=batch).image_embeds)
+            return normalized(self._model(pixel_values=batch).image_embeds)
 
     def embed_prompts(self, prompts: Sequence[str]) -> Embeddings:
         raise NotImplementedError("aesthetics is blind to prompts")
@@ -103,37 +102,37 @@ class Aesthetics(Embedding):
         weight, bias = self._head
         if images.shape[1] != len(weight):
             raise IntegrityError(
-                f"the head {self.head} reads embeddings of {len(weight)} values, the backbone {self.folder} "
+                f"the head {self.head} takes embeddings of {len(weight)} values, but the backbone {self.folder} "
                 f"gives {images.shape[1]}; the published head belongs to {BACKBONE}"
             )
         return (images.astype(np.float64) @ weight + bias).astype(np.float32)
 
 
-# Of the published head as one layer: score = w·x + b for an embedding x of length 1.
+# The published head as one layer: score = w·x + b for an embedding x of length 1.
 KNOWN = {"‖w‖": 17.9956, "b": 5.2366458, "score(e₀)": 4.5450524, "score(uniform)": 4.8832849}
 
 
 def known_values(weight: NDArray[np.float32], bias: float) -> dict[str, float]:
-    """Norm and bias of a head, and its scores of the first unit vector and of the one with equal values."""
+    """Norm and bias of a head, and its scores of the first and of the uniform unit vector."""
     w = weight.astype(np.float64)
     uniform = bias + w.sum() / np.sqrt(len(w))
     return dict(zip(KNOWN, (float(np.linalg.norm(w)), bias, bias + float(w[0]), float(uniform)), strict=True))
 
 
-def _found(weights: str | None) -> Path:
-    if weights is None:
+def _find(checkpoint: str | None) -> Path:
+    if checkpoint is None:
         raise PrefloopError(
-            f"aesthetics needs the file of its head: fetch {HEAD_URL} and give --checkpoint aesthetics=FILE; "
-            "`--checkpoint shapes` takes the built-in world's"
+            f"aesthetics needs the file of its head: download {HEAD_URL} and give --checkpoint aesthetics=FILE; "
+            "`--checkpoint shapes` uses the built-in world's"
         )
-    return files.find("aesthetics", weights, "")
+    return files.find("aesthetics", checkpoint, "")
 
 
 def collapsed(state: dict[str, Any], path: Path) -> tuple[NDArray[np.float32], float]:
-    """The head's layers as one: weight (E,) and bias. There is nothing between them, so their product is exact.
+    """The head's layers as one: weight (E,) and bias. No activation lies between them, so their product is exact.
 
     Raises:
-        IntegrityError: where the layers do not follow one another, or end in more than one number.
+        IntegrityError: if the layers do not fit one another, or do not end in one number.
     """
     parts = [name.split(".") for name in state]
     numbers = sorted({int(part[1]) for part in parts if part[0] == "layers" and len(part) == 3 and part[1].isdigit()})
@@ -150,11 +149,11 @@ def collapsed(state: dict[str, Any], path: Path) -> tuple[NDArray[np.float32], f
     else:
         if weight is not None and bias is not None and weight.shape[0] == 1:
             return weight[0].astype(np.float32), float(bias[0])
-    raise IntegrityError(f"{path} is no aesthetics head: its linear layers do not lead to one number")
+    raise IntegrityError(f"{path} is not an aesthetics head: its linear layers do not end in one number")
 
 
 def _head_in(folder: Path) -> Path:
     names = sorted([*folder.glob("head.*"), *folder.glob("*.pth")])
     if not names:
-        raise PrefloopError(f"there is no aesthetics head in {folder}; put head.safetensors or {HEAD} there")
+        raise PrefloopError(f"no aesthetics head in {folder}; put head.safetensors or {HEAD} into it")
     return names[0]

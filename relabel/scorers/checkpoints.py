@@ -1,4 +1,4 @@
-"""Find a scorer's files, hash them, and load them without running anything that is in them."""
+"""Find a scorer's files, hash them, and load them without executing anything in them."""
 
 import hashlib
 import re
@@ -10,7 +10,7 @@ from ...core.errors import IntegrityError, PrefloopError, UsageError
 from ...core.hashing import sha256
 from ...core.hub import hub_reachable
 
-WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _HUB_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+-]*[A-Za-z0-9])?")
 
 
@@ -19,31 +19,31 @@ def built_in(scorer: str) -> Path:
     return Path(str(files("prefloop").joinpath("shapes", "weights", scorer)))
 
 
-def find(scorer: str, weights: str | None, default: str) -> Path:
-    """The folder or file that `weights` means: "shapes", a path, a hub id, or the default hub id where it is None.
+def find(scorer: str, checkpoint: str | None, default: str) -> Path:
+    """The folder or file that a checkpoint means: "shapes", a path, a hub id, or the default hub id for None.
 
     A hub id may name one file: owner/name/file.pt.
 
     Raises:
-        PrefloopError: where it is not there and cannot be fetched; the message says how to get it.
+        PrefloopError: if it does not exist and cannot be downloaded; the message says how to get it.
     """
-    if weights == "shapes":
+    if checkpoint == "shapes":
         folder = built_in(scorer)
         if not folder.is_dir():
             known = ", ".join(sorted(path.name for path in folder.parent.iterdir() if path.name != "pipeline"))
             raise UsageError(f"the built-in world has no weights for {scorer}, only for {known}")
         return folder
-    if not weights:
+    if not checkpoint:
         return from_hub(scorer, default)
-    local = Path(weights).expanduser()
+    local = Path(checkpoint).expanduser()
     if _exists(local):
         return local
-    if not _may_be_on_hub(weights):
+    if not _may_be_on_hub(checkpoint):
         raise PrefloopError(
-            f"there are no weights at {weights!r} for {scorer}; name a folder, a file, a hub id such as owner/name, "
+            f"no checkpoint at {checkpoint!r} for {scorer}; give a folder, a file, a hub id such as owner/name, "
             "or shapes"
         )
-    return from_hub(scorer, weights)
+    return from_hub(scorer, checkpoint)
 
 
 def _exists(path: Path) -> bool:
@@ -53,68 +53,68 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _may_be_on_hub(wanted: str) -> bool:
-    """Whether a name that is not here can be owner/name, or owner/name/file of weights: what begins as a local path does
-    is one, even where its end is missing."""
-    owner, _, rest = wanted.partition("/")
-    name, _, file = rest.partition("/")
-    if not all(_HUB_NAME.fullmatch(part) for part in (owner, name)) or _exists(Path(owner)):
+def _may_be_on_hub(name: str) -> bool:
+    """Whether a name can be owner/name, or owner/name/file of weights. A name whose first part exists here is a local
+    path, even if the rest of it is missing."""
+    owner, _, path = name.partition("/")
+    repository, _, file = path.partition("/")
+    if not all(_HUB_NAME.fullmatch(part) for part in (owner, repository)) or _exists(Path(owner)):
         return False
-    return not file or ("/" not in file and _HUB_NAME.fullmatch(file) is not None and file.endswith(WEIGHTS))
+    return not file or ("/" not in file and _HUB_NAME.fullmatch(file) is not None and file.endswith(WEIGHTS_SUFFIXES))
 
 
-def from_hub(scorer: str, wanted: str) -> Path:
-    """A repository or one of its files in the hub's local cache; fetched where it is not there yet.
+def from_hub(scorer: str, name: str) -> Path:
+    """A repository or one of its files in the local cache of the hub; downloaded if it is not there yet.
 
     Raises:
-        PrefloopError: where it is neither there nor can be fetched; the message says why and how to fetch it.
+        PrefloopError: if it cannot be downloaded; the message says why, and how to download it.
     """
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    repository, file = "/".join(wanted.split("/")[:2]), "/".join(wanted.split("/")[2:])
-    kept = ["*.json", "*.txt", "*.safetensors"]
+    repository, file = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
+    patterns = ["*.json", "*.txt", "*.safetensors"]
     for local_only in (True, False):
         if not local_only and not hub_reachable():
             break
         try:
             if file:
                 return Path(hf_hub_download(repository, file, local_files_only=local_only, etag_timeout=3))
-            folder = snapshot_download(repository, allow_patterns=kept, local_files_only=local_only, etag_timeout=3)
+            folder = snapshot_download(repository, allow_patterns=patterns, local_files_only=local_only, etag_timeout=3)
             if any(Path(folder).glob("*.safetensors")) or not local_only:
                 return Path(folder)
         except (LocalEntryNotFoundError, FileNotFoundError):
             continue
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise PrefloopError(f"cannot fetch {wanted} for {scorer}: {line}") from error
+            raise PrefloopError(f"cannot download {name} for {scorer}: {line}") from error
     why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub does not answer"
-    fetch = " ".join(["hf download", repository, *([file] if file else [])])
+    command = " ".join(["hf download", repository, *([file] if file else [])])
     raise PrefloopError(
-        f"{wanted} for {scorer} is neither a local path nor in the hub's cache, and prefloop is offline: {why}. "
-        f"With a network, `{fetch}` fetches it; `--checkpoint shapes` takes the built-in world's"
+        f"{name} for {scorer} is neither a local path nor in the hub's cache, and prefloop is offline: {why}. "
+        f"With a network, `{command}` downloads it; `--checkpoint shapes` uses the built-in world's"
     )
 
 
 def checked(path: Path, pins: dict[str, str]) -> str:
-    """The file's sha256; where its name is pinned, it must be the pinned one.
+    """The file's sha256. A file whose name is pinned must have the pinned one.
 
     Raises:
-        IntegrityError: where it is another.
+        IntegrityError: if it has another.
     """
     if not path.is_file():
-        raise PrefloopError(f"there is no file {path}")
+        raise PrefloopError(f"no file {path}")
     try:
-        found = sha256(path)
+        digest = sha256(path)
     except OSError as error:
         raise PrefloopError(f"cannot read {path}: {error.strerror}") from error
     pinned = pins.get(path.name)
-    if pinned is not None and found != pinned:
+    if pinned is not None and digest != pinned:
         raise IntegrityError(
-            f"{path} is not the published file: sha256 {found[:16]}…, expected {pinned[:16]}…; fetch it again"
+            f"{path} is not the published file: sha256 {digest[:16]}…, expected {pinned[:16]}…; download it again"
         )
-    return found
+    return digest
 
 
 def revision(*parts: str) -> str:
@@ -123,10 +123,10 @@ def revision(*parts: str) -> str:
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """A state dict from .safetensors, or from a torch file in which nothing but tensors is accepted.
+    """A state dict from a .safetensors file, or from a torch file that contains only tensors.
 
     Raises:
-        IntegrityError: where the file is anything else.
+        IntegrityError: if the file is anything else.
     """
     import pickle
 
@@ -142,11 +142,11 @@ def load_tensors(path: Path) -> dict[str, Any]:
         raise _unloadable(path) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise IntegrityError(f"{path} holds no state dict")
+        raise IntegrityError(f"{path} does not contain a state dict; download it again")
     return state
 
 
-def one_tensor(path: Path, name: str) -> Any:
+def load_tensor(path: Path, name: str) -> Any:
     """One tensor of a .safetensors file, without reading the others."""
     from safetensors import SafetensorError, safe_open
 
@@ -155,13 +155,15 @@ def one_tensor(path: Path, name: str) -> Any:
             return file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         if "does not contain tensor" in str(error):
-            raise IntegrityError(f"{path} lacks {name}; it is not this scorer's file") from error
+            raise IntegrityError(
+                f"{path} has no tensor {name}: it is not this scorer's file; give another --checkpoint"
+            ) from error
         raise _unloadable(path) from error
 
 
 def _unloadable(path: Path) -> IntegrityError:
-    what = "is an HTML page" if _looks_like_html(path) else "holds no weights that can be loaded safely"
-    return IntegrityError(f"{path} {what}; fetch it again")
+    what = "is an HTML page" if _looks_like_html(path) else "does not contain weights that can be loaded safely"
+    return IntegrityError(f"{path} {what}; download it again")
 
 
 def _looks_like_html(path: Path) -> bool:

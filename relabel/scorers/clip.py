@@ -1,9 +1,9 @@
-"""CLIP score: the cosine of a picture's and a prompt's embedding in OpenCLIP ViT-H/14, which nobody's choices tuned."""
+"""CLIP score: the cosine of the image and prompt embeddings of OpenCLIP ViT-H/14, not tuned on preferences."""
 
 from typing import TYPE_CHECKING, Any
 
 from .openclip import OpenCLIPScorer
-from .pixels import cropped
+from .pixels import center_cropped
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -15,4 +15,4 @@ class CLIP(OpenCLIPScorer):
     preprocessing = "open_clip default: shortest side, crop, 1"
 
     def preprocess(self, image: "Image") -> Any:
-        return cropped(image, self.size, "torchvision")
+        return center_cropped(image, self.size, "torchvision")

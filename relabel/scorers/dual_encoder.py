@@ -1,6 +1,6 @@
-"""Scorers that look at a picture through one embedding, and at a prompt through another.
+"""Scorers whose score follows from one embedding of the image and one of the prompt.
 
-B is the number of pictures, T that of prompts, E the length of an embedding.
+B is the number of images, T that of prompts, E the length of an embedding.
 """
 
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ Embeddings = NDArray[np.float32]
 
 
 @runtime_checkable
-class Towers(Scorer, Protocol):
-    """A scorer whose scores follow from embeddings. `relabel` then embeds each picture and each distinct prompt once and
-    keeps the embeddings, so that another scorer of the same backbone, or another head, embeds nothing."""
+class DualEncoderScorer(Scorer, Protocol):
+    """A scorer whose scores follow from embeddings. `relabel` embeds each image and each distinct prompt once and caches
+    the embeddings, so that another scorer with the same backbone, or another head, embeds nothing."""
 
     backbone: str
-    """Changes when the same picture or prompt could get another embedding: weights, preprocessing, dtype."""
+    """Changes when the same image or prompt could get another embedding: weights, preprocessing, dtype."""
 
     def preprocess(self, image: "Image") -> Any:
-        """Pixels (3, S, S), or whatever `embed_images` takes a list of. Called by several threads."""
+        """Pixels (3, S, S), or whatever `embed_images` takes a list of. Called from several threads."""
         ...
 
     def embed_images(self, pixels: Sequence[Any]) -> Embeddings:
@@ -34,39 +34,40 @@ class Towers(Scorer, Protocol):
         ...
 
     def embed_prompts(self, prompts: Sequence[str]) -> Embeddings:
-        """(T, E), each of length 1. Not called where the scorer is blind to prompts."""
+        """(T, E), each of length 1. Not called if `needs_prompt` is False."""
         ...
 
     def score_embeddings(self, images: Embeddings, prompts: Embeddings | None) -> NDArray[np.float32]:
-        """(B,), from embeddings of pictures and of their prompts, both (B, E)."""
+        """(B,), from the embeddings of images and of their prompts, both (B, E)."""
         ...
 
 
-class Embedding:
-    """`score` of the built-in scorers, as their embeddings give it."""
+class EmbeddingScoreMixin:
+    """`score` from the methods of DualEncoderScorer."""
 
-    def score(self: Towers, prompts: Sequence[str], images: "Sequence[Image]") -> NDArray[np.float32]:
+    def score(self: DualEncoderScorer, prompts: Sequence[str], images: "Sequence[Image]") -> NDArray[np.float32]:
         """float32 (B,), in the scorer's own unit; each distinct prompt is embedded once."""
-        pictures = self.embed_images([self.preprocess(image) for image in images])
+        image_embeddings = self.embed_images([self.preprocess(image) for image in images])
         if not self.needs_prompt:
-            return self.score_embeddings(pictures, None)
-        place = {prompt: at for at, prompt in enumerate(dict.fromkeys(prompts))}
-        return self.score_embeddings(pictures, self.embed_prompts(list(place))[[place[prompt] for prompt in prompts]])
+            return self.score_embeddings(image_embeddings, None)
+        row = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+        prompt_embeddings = self.embed_prompts(list(row))[[row[prompt] for prompt in prompts]]
+        return self.score_embeddings(image_embeddings, prompt_embeddings)
 
 
 def cosines(images: Embeddings, prompts: Embeddings) -> NDArray[np.float64]:
-    """(B,), of embeddings of length 1."""
+    """Cosines of embeddings of length 1; (B,)."""
     return np.einsum("be,be->b", images, prompts, dtype=np.float64)
 
 
-def n_longer(tokenizer: Any, prompts: Sequence[str], longest: int) -> int:
-    """How many prompts have more than so many tokens, their ends counted, by a tokenizer of transformers."""
+def n_longer(tokenizer: Any, prompts: Sequence[str], max_length: int) -> int:
+    """How many prompts have more than `max_length` tokens, special tokens included, by a tokenizer of transformers."""
     lengths = [len(ids) for ids in tokenizer(list(prompts), truncation=False, verbose=False).input_ids]
-    return sum(length > longest for length in lengths)
+    return sum(length > max_length for length in lengths)
 
 
-def normalised(embeddings: Any) -> Embeddings:
-    """A model's embeddings (B, E) in float32 and of length 1, whatever the model runs in."""
+def normalized(embeddings: Any) -> Embeddings:
+    """A model's embeddings (B, E) in float32 and of length 1, whatever dtype the model runs in."""
     import torch.nn.functional as F
 
     return F.normalize(embeddings.float(), dim=-1).cpu().numpy()

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class HPS(OpenCLIPScorer):
-    """Version 2.1. Unlike CLIP it sees the whole picture: the longest side is fitted and the rest is black."""
+    """Version 2.1. Unlike CLIP it sees the whole image: the longest side is resized to fit, the border is black."""
 
     name = "hps"
     official = "xswu/HPSv2/HPS_v2.1_compressed.pt"
@@ -21,7 +21,7 @@ class HPS(OpenCLIPScorer):
 
 
 class HPSv2(HPS):
-    """Version 2.0, whose scores cannot be compared with those of 2.1."""
+    """Version 2.0; its scores cannot be compared with those of 2.1."""
 
     name = "hpsv2"
     official = "xswu/HPSv2/HPS_v2_compressed.pt"

@@ -1,6 +1,6 @@
-"""ImageReward v1.0, arXiv 2304.05977: BLIP reads the prompt while it looks at the picture, linear layers give the reward.
+"""ImageReward v1.0, arXiv 2304.05977: BLIP's text model attends to the image, linear layers give the reward.
 
-The picture's embedding depends on no prompt, but the reward needs its whole grid: nothing is kept, each pair is run whole.
+The reward needs the whole grid of image features, too large to cache: each image and prompt runs through both models.
 """
 
 import re
@@ -14,7 +14,7 @@ from ...core.errors import IntegrityError
 from ...core.progress import quiet_libraries
 from . import checkpoints as files
 from .dual_encoder import n_longer
-from .pixels import cropped
+from .pixels import center_cropped
 from .precision import torch_dtype
 from .vocabulary import read_vocabulary
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 OFFICIAL = "zai-org/ImageReward/ImageReward.pt"
-WORDS = "google-bert/bert-base-uncased"
-MOST_WORDS = 35
-MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072  # of the rewards of its authors' test set
+TOKENIZER = "google-bert/bert-base-uncased"
+MAX_TOKENS = 35
+MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the rewards on its authors' test set
 HEAD_WIDTH = 64
 
 # BLIP's own names → those of transformers
@@ -41,114 +41,119 @@ _RENAMED = (
 
 
 class ImageReward:
-    """Weights: the published file, beside BERT's tokenizer from the hub, or a folder that holds both."""
+    """Checkpoint: the published file, with BERT's tokenizer from the hub, or a folder that contains both."""
 
     name = "imagereward"
     needs_prompt = True
     temperature = 1.0
 
-    def __init__(self, weights: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
-        found = files.find(self.name, weights, OFFICIAL)
-        self.checkpoint = _checkpoint_in(found) if found.is_dir() else found
-        self.vocabulary = read_vocabulary(found if found.is_dir() else files.from_hub(self.name, WORDS), "BERT")
+    def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
+        path = files.find(self.name, checkpoint, OFFICIAL)
+        self.weights_file = _weights_in(path) if path.is_dir() else path
+        self.vocabulary = read_vocabulary(path if path.is_dir() else files.from_hub(self.name, TOKENIZER), "BERT")
         self.device, self.dtype = device, dtype
-        digest = files.checked(self.checkpoint, {})
+        digest = files.checked(self.weights_file, {})
         self.revision = files.revision(
             digest, "shortest side, crop as torchvision, 35 words, 1", dtype, self.vocabulary.digest
         )
-        self.files = [self.checkpoint]
-        self.sources = {"weights": weights or OFFICIAL, "sha256": digest}
+        self.files = [self.weights_file]
+        self.sources = {"checkpoint": checkpoint or OFFICIAL, "sha256": digest}
 
     @cached_property
     def _parts(self) -> tuple[Any, Any, Any, Any]:
         quiet_libraries()
-        state = files.load_tensors(self.checkpoint)
+        state = files.load_tensors(self.weights_file)
         try:
-            eye, reader, head = _models(state)
+            vision_model, text_model, head = _models(state)
         except (KeyError, RuntimeError, ValueError, IndexError, TypeError, ZeroDivisionError) as error:
             line = (str(error).splitlines() or [type(error).__name__])[-1].strip()[:200]
             raise IntegrityError(
-                f"{self.checkpoint} holds no ImageReward: {line} is missing or does not fit"
+                f"{self.weights_file} is not an ImageReward checkpoint: {line} is missing or does not fit"
             ) from error
-        where, kind = best_device(self.device), torch_dtype(self.dtype)
-        tokenizer = self.vocabulary.tokenizer(reader.config.vocab_size)
-        return eye.eval().to(where, kind), reader.eval().to(where, kind), head.eval().to(where), tokenizer
+        device, dtype = best_device(self.device), torch_dtype(self.dtype)
+        tokenizer = self.vocabulary.tokenizer(text_model.config.vocab_size)
+        return (
+            vision_model.eval().to(device, dtype),
+            text_model.eval().to(device, dtype),
+            head.eval().to(device),
+            tokenizer,
+        )
 
     def n_truncated(self, prompts: Sequence[str]) -> int:
-        return n_longer(self._parts[-1], prompts, MOST_WORDS)
+        return n_longer(self._parts[-1], prompts, MAX_TOKENS)
 
     def score(self, prompts: Sequence[str], images: "Sequence[Image]") -> Any:
         """float32 (B,), about -2 to 2."""
         import torch
 
-        eye, reader, head, tokenizer = self._parts
-        pixels = torch.stack([cropped(image, eye.config.image_size, "torchvision") for image in images])
-        words = tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=MOST_WORDS, return_tensors="pt"
+        vision_model, text_model, head, tokenizer = self._parts
+        pixels = torch.stack([center_cropped(image, vision_model.config.image_size, "torchvision") for image in images])
+        tokens = tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
         )
         with torch.inference_mode():
-            grid = eye(pixel_values=pixels.to(eye.device, eye.dtype)).last_hidden_state
-            read = reader(
-                input_ids=words.input_ids.to(eye.device),
-                attention_mask=words.attention_mask.to(eye.device),
+            grid = vision_model(pixel_values=pixels.to(vision_model.device, vision_model.dtype)).last_hidden_state
+            text_features = text_model(
+                input_ids=tokens.input_ids.to(vision_model.device),
+                attention_mask=tokens.attention_mask.to(vision_model.device),
                 encoder_hidden_states=grid,
                 is_decoder=False,
             ).last_hidden_state[:, 0]
-            return ((head(read.float())[:, 0] - MEAN) / DEVIATION).cpu().numpy()
+            return ((head(text_features.float())[:, 0] - MEAN) / STD).cpu().numpy()
 
 
 def _models(state: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """The picture's tower, the reader of the prompt, and the head, of the sizes that the weights have.
+    """The vision model, the text model and the head, with sizes taken from the weights.
 
     Raises:
-        Errors of many kinds: where weights are missing, of another shape or of another name.
+        KeyError, RuntimeError and others: if weights are missing or have another shape or name.
     """
     import torch
     from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
-    seen = {_renamed(name): value for name, value in _below(state, "blip.visual_encoder.").items()}
-    read = _below(state, "blip.text_encoder.")
-    read.pop("embeddings.position_ids", None)
-    patch = seen["embeddings.patch_embedding.weight"]
-    side = round((seen["embeddings.position_embedding"].shape[1] - 1) ** 0.5)
-    eye = BlipVisionModel(
+    vision = {_renamed(name): value for name, value in _with_prefix(state, "blip.visual_encoder.").items()}
+    text = _with_prefix(state, "blip.text_encoder.")
+    text.pop("embeddings.position_ids", None)
+    patch = vision["embeddings.patch_embedding.weight"]
+    side = round((vision["embeddings.position_embedding"].shape[1] - 1) ** 0.5)
+    vision_model = BlipVisionModel(
         BlipVisionConfig(
             hidden_size=patch.shape[0],
-            intermediate_size=seen["encoder.layers.0.mlp.fc1.weight"].shape[0],
-            num_hidden_layers=_layers(seen, "encoder.layers."),
+            intermediate_size=vision["encoder.layers.0.mlp.fc1.weight"].shape[0],
+            num_hidden_layers=_n_layers(vision, "encoder.layers."),
             num_attention_heads=patch.shape[0] // HEAD_WIDTH,
             image_size=side * patch.shape[-1],
             patch_size=patch.shape[-1],
             layer_norm_eps=1e-6,
         )
     )
-    words = read["embeddings.word_embeddings.weight"]
-    reader = BlipTextModel(
+    embeddings = text["embeddings.word_embeddings.weight"]
+    text_model = BlipTextModel(
         BlipTextConfig(
-            vocab_size=words.shape[0],
-            hidden_size=words.shape[1],
+            vocab_size=embeddings.shape[0],
+            hidden_size=embeddings.shape[1],
             encoder_hidden_size=patch.shape[0],
-            intermediate_size=read["encoder.layer.0.intermediate.dense.weight"].shape[0],
-            num_hidden_layers=_layers(read, "encoder.layer."),
-            num_attention_heads=words.shape[1] // HEAD_WIDTH,
-            max_position_embeddings=read["embeddings.position_embeddings.weight"].shape[0],
+            intermediate_size=text["encoder.layer.0.intermediate.dense.weight"].shape[0],
+            num_hidden_layers=_n_layers(text, "encoder.layer."),
+            num_attention_heads=embeddings.shape[1] // HEAD_WIDTH,
+            max_position_embeddings=text["embeddings.position_embeddings.weight"].shape[0],
         ),
         add_pooling_layer=False,
     )
-    linear = _below(state, "mlp.layers.")
+    linear = _with_prefix(state, "mlp.layers.")
     numbers = sorted({int(name.split(".")[0]) for name in linear})
-    head = torch.nn.Sequential(*(torch.nn.Linear(*reversed(linear[f"{one}.weight"].shape)) for one in numbers))
-    eye.load_state_dict(seen)
-    reader.load_state_dict(read)
+    head = torch.nn.Sequential(*(torch.nn.Linear(*reversed(linear[f"{number}.weight"].shape)) for number in numbers))
+    vision_model.load_state_dict(vision)
+    text_model.load_state_dict(text)
     head.load_state_dict({f"{numbers.index(int(n.split('.')[0]))}.{n.split('.')[1]}": v for n, v in linear.items()})
-    return eye, reader, head
+    return vision_model, text_model, head
 
 
-def _below(state: dict[str, Any], prefix: str) -> dict[str, Any]:
-    found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    if not found:
+def _with_prefix(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if not part:
         raise KeyError(prefix)
-    return found
+    return part
 
 
 def _renamed(name: str) -> str:
@@ -159,10 +164,10 @@ def _renamed(name: str) -> str:
     return name
 
 
-def _layers(state: dict[str, Any], prefix: str) -> int:
+def _n_layers(state: dict[str, Any], prefix: str) -> int:
     return 1 + max(int(name.removeprefix(prefix).split(".")[0]) for name in state if name.startswith(prefix))
 
 
-def _checkpoint_in(folder: Path) -> Path:
+def _weights_in(folder: Path) -> Path:
     names = sorted([*folder.glob("*.safetensors"), *folder.glob("*.pt")])
     return names[0] if names else folder / "ImageReward.pt"

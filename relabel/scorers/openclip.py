@@ -1,4 +1,4 @@
-"""What HPS and CLIP share: the cosine of an open_clip model's two embeddings."""
+"""What HPS and CLIP share: the cosine of an open_clip model's image and text embeddings."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,7 +12,7 @@ from ...core.errors import IntegrityError
 from ...core.ids import canonical
 from . import checkpoints as files
 from . import settings as s
-from .dual_encoder import Embedding, Embeddings, cosines, n_longer, normalised
+from .dual_encoder import Embeddings, EmbeddingScoreMixin, cosines, n_longer, normalized
 from .precision import torch_dtype
 from .vocabulary import Vocabulary, read_vocabulary
 
@@ -23,30 +23,30 @@ ARCHITECTURE = "ViT-H-14"
 SIZE = 224
 CONTEXT = 77
 
-_MODEL: dict[str, s.Check] = {"embed_dim": s.WIDTH, "quick_gelu": s.flag}
+_MODEL: dict[str, s.Check] = {"embed_dim": s.WIDTH, "quick_gelu": s.boolean}
 _VISION: dict[str, s.Check] = {
     "layers": s.LAYERS,
     "width": s.WIDTH,
     "head_width": s.WIDTH,
-    "mlp_ratio": s.number,
+    "mlp_ratio": s.positive_number,
     "patch_size": s.PIXELS,
     "image_size": s.PIXELS,
 }
 _TEXT: dict[str, s.Check] = {
     "context_length": s.TOKENS,
-    "vocab_size": s.WORDS,
+    "vocab_size": s.VOCABULARY,
     "width": s.WIDTH,
     "heads": s.WIDTH,
     "layers": s.LAYERS,
-    "mlp_ratio": s.number,
-    "hf_tokenizer_name": s.text,  # only whether there is one: it is read from the folder
+    "mlp_ratio": s.positive_number,
+    "hf_tokenizer_name": s.string,  # only its presence counts: the tokenizer is read from the folder
 }
 
 
-class OpenCLIPScorer(Embedding):
+class OpenCLIPScorer(EmbeddingScoreMixin):
     """A checkpoint for an architecture of open_clip, or a folder with open_clip_config.json, tokenizer and checkpoint.
 
-    A subclass says name, official weights and how a picture becomes pixels.
+    A subclass sets name, official checkpoint and preprocessing.
     """
 
     name: str
@@ -55,18 +55,18 @@ class OpenCLIPScorer(Embedding):
     needs_prompt = True
     temperature = 0.01
 
-    def __init__(self, weights: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
-        found = files.find(self.name, weights, self.official)
-        self.folder = found if found.is_dir() else None
-        self.checkpoint = _checkpoint_in(found) if found.is_dir() else found
+    def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
+        path = files.find(self.name, checkpoint, self.official)
+        self.folder = path if path.is_dir() else None
+        self.weights_file = _weights_in(path) if path.is_dir() else path
         self.device, self.dtype = device, dtype
-        digest = files.checked(self.checkpoint, {})
-        self.settings, self.vocabulary = _read(self.folder) if self.folder else (None, None)
+        digest = files.checked(self.weights_file, {})
+        self.settings, self.vocabulary = _read_settings(self.folder) if self.folder else (None, None)
         parts = [] if self.settings is None else [canonical(self.settings)]
         parts += [] if self.vocabulary is None else [self.vocabulary.digest]
         self.backbone = self.revision = files.revision(digest, self.preprocessing, dtype, *parts)
-        self.files = [self.checkpoint]
-        self.sources = {"weights": weights or self.official, "sha256": digest}
+        self.files = [self.weights_file]
+        self.sources = {"checkpoint": checkpoint or self.official, "sha256": digest}
 
     def preprocess(self, image: "Image") -> Any:
         raise NotImplementedError
@@ -80,23 +80,23 @@ class OpenCLIPScorer(Embedding):
         import open_clip
         from open_clip.tokenizer import SimpleTokenizer
 
-        state = files.load_tensors(self.checkpoint)  # before the model is made: a bad file is found at once
-        made_of: Any = open_clip.get_model_config(ARCHITECTURE) if self.settings is None else self.settings
+        state = files.load_tensors(self.weights_file)  # before the model is built: a bad file fails at once
+        settings: Any = open_clip.get_model_config(ARCHITECTURE) if self.settings is None else self.settings
         name = ARCHITECTURE if self.settings is None else str(self.folder)
         try:
-            model: Any = open_clip.CLIP(**_without_tokenizer(made_of))
+            model: Any = open_clip.CLIP(**_without_tokenizer(settings))
         except (ValueError, KeyError, TypeError, RuntimeError, AssertionError) as error:
             line = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise IntegrityError(f"{name} holds no open_clip model: {line}") from error
+            raise IntegrityError(f"{name} does not contain an open_clip model: {line}") from error
         if self.vocabulary is None:
-            tokenizer = SimpleTokenizer(context_length=made_of["text_cfg"].get("context_length", CONTEXT))
+            tokenizer = SimpleTokenizer(context_length=settings["text_cfg"].get("context_length", CONTEXT))
         else:
-            tokenizer = _Tokens(self.vocabulary, model)
+            tokenizer = _Tokenizer(self.vocabulary, model)
         try:
             model.load_state_dict(state, strict=True)
         except RuntimeError as error:
             raise IntegrityError(
-                f"{self.checkpoint} does not fit {name}: {str(error).splitlines()[-1].strip()[:200]}"
+                f"{self.weights_file} does not fit {name}: {str(error).splitlines()[-1].strip()[:200]}"
             ) from error
         return model.eval().to(best_device(self.device), torch_dtype(self.dtype)), tokenizer
 
@@ -104,31 +104,33 @@ class OpenCLIPScorer(Embedding):
         import torch
 
         model, _ = self._parts
-        own = next(model.parameters())
+        parameter = next(model.parameters())
         with torch.inference_mode():
-            return normalised(model.encode_image(torch.stack(list(pixels)).to(own.device, own.dtype)))
+            return normalized(model.encode_image(torch.stack(list(pixels)).to(parameter.device, parameter.dtype)))
 
     def embed_prompts(self, prompts: Sequence[str]) -> Embeddings:
         import torch
 
         model, tokenizer = self._parts
         with torch.inference_mode():
-            return normalised(model.encode_text(tokenizer(list(prompts)).to(next(model.parameters()).device)))
+            return normalized(model.encode_text(tokenizer(list(prompts)).to(next(model.parameters()).device)))
 
     def n_truncated(self, prompts: Sequence[str]) -> int:
         _, tokenizer = self._parts
-        if isinstance(tokenizer, _Tokens):
+        if isinstance(tokenizer, _Tokenizer):
             return tokenizer.n_longer(prompts)
-        return sum(len(tokenizer.encode(prompt)) + 2 > tokenizer.context_length for prompt in prompts)  # with its ends
+        return sum(
+            len(tokenizer.encode(prompt)) + 2 > tokenizer.context_length for prompt in prompts
+        )  # with start and end
 
     def score_embeddings(self, images: Embeddings, prompts: Embeddings | None) -> Any:
-        """In -1..1."""
+        """-1 to 1."""
         assert prompts is not None
         return cosines(images, prompts).astype(np.float32)
 
 
-class _Tokens:
-    """What open_clip makes of a tokenizer of transformers: prompts cleaned as there, filled up and cut to one length."""
+class _Tokenizer:
+    """A tokenizer of transformers used as open_clip does: prompts are cleaned, padded and truncated to one length."""
 
     def __init__(self, vocabulary: Vocabulary, model: Any) -> None:
         self.tokenizer = vocabulary.tokenizer(model.vocab_size)
@@ -136,7 +138,7 @@ class _Tokens:
 
     def __call__(self, prompts: Sequence[str]) -> Any:
         return self.tokenizer(
-            self._cleaned(prompts),
+            self._clean(prompts),
             padding="max_length",
             truncation=True,
             max_length=self.context_length,
@@ -144,34 +146,34 @@ class _Tokens:
         ).input_ids
 
     def n_longer(self, prompts: Sequence[str]) -> int:
-        return n_longer(self.tokenizer, self._cleaned(prompts), self.context_length)
+        return n_longer(self.tokenizer, self._clean(prompts), self.context_length)
 
     @staticmethod
-    def _cleaned(prompts: Sequence[str]) -> list[str]:
+    def _clean(prompts: Sequence[str]) -> list[str]:
         from open_clip.tokenizer import get_clean_fn
 
         clean = get_clean_fn("whitespace")
         return [clean(prompt) for prompt in prompts]
 
 
-def _read(folder: Path) -> tuple[dict[str, Any] | None, Vocabulary | None]:
-    """A folder's settings and vocabulary, where it has some of its own.
+def _read_settings(folder: Path) -> tuple[dict[str, Any] | None, Vocabulary | None]:
+    """A folder's settings and vocabulary; None for what it lacks.
 
     Raises:
-        IntegrityError: where its model is another than a plain one of numbers.
+        IntegrityError: if the settings hold more than the plain numbers of a vision and a text transformer.
     """
     path = folder / "open_clip_config.json"
     if not path.exists():
         return None, None
     model = s.read_json(path).get("model_cfg")
-    towers = {"vision_cfg": _VISION, "text_cfg": _TEXT}
-    accepted: dict[str, s.Check] = {name: lambda value: isinstance(value, dict) for name in towers}
-    found = s.known(path, model, _MODEL | accepted, "model_cfg", refuse_others=True)
-    for name, checks in towers.items():
-        found[name] = s.known(path, found.get(name), checks, name, refuse_others=True)
-    if not found["text_cfg"].get("hf_tokenizer_name"):
-        return found, None
-    return found, read_vocabulary(folder, "CLIP")
+    checks_of = {"vision_cfg": _VISION, "text_cfg": _TEXT}
+    sections: dict[str, s.Check] = {name: lambda value: isinstance(value, dict) for name in checks_of}
+    settings = s.known(path, model, _MODEL | sections, "model_cfg", refuse_others=True)
+    for name, checks in checks_of.items():
+        settings[name] = s.known(path, settings.get(name), checks, name, refuse_others=True)
+    if not settings["text_cfg"].get("hf_tokenizer_name"):
+        return settings, None
+    return settings, read_vocabulary(folder, "CLIP")
 
 
 def _without_tokenizer(settings: dict[str, Any]) -> dict[str, Any]:
@@ -179,6 +181,6 @@ def _without_tokenizer(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"text_cfg": text}
 
 
-def _checkpoint_in(folder: Path) -> Path:
+def _weights_in(folder: Path) -> Path:
     names = sorted([*folder.glob("*.safetensors"), *folder.glob("*.pt"), *folder.glob("*.pth")])
     return names[0] if names else folder / "open_clip_model.safetensors"

@@ -1,4 +1,4 @@
-"""What a scorer's own code gives, as numbers of the right shape; where it fails, one line that names it."""
+"""Results of a scorer's own code as arrays of the right shape, and its failures as one line that names the scorer."""
 
 import importlib
 import sys
@@ -20,46 +20,46 @@ _NOT_OWN = (str(Path(__file__).parents[2]), str(Path(importlib.__file__).parent)
 def own_code(scorer: Any) -> Iterator[None]:
     """
     Raises:
-        PrefloopError: where the code inside fails in any way: the error's kind, its first line, and where it came from.
+        PrefloopError: if the code inside fails in any way: the error's type, its first line, and where it was raised.
     """
     try:
         yield
     except PrefloopError:
         raise
-    except (Exception, SystemExit) as error:  # anybody's code can raise anything
-        raise PrefloopError(f"the scorer {scorer.name} failed: {described(error, type(scorer))}") from error
+    except (Exception, SystemExit) as error:  # foreign code can raise anything
+        raise PrefloopError(f"the scorer {scorer.name} failed: {describe_error(error, type(scorer))}") from error
 
 
-def described(error: BaseException, kind: type | None = None) -> str:
-    """An error in one line, with the last place in the class's own file, or the last outside of prefloop."""
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None) if kind else None
+def describe_error(error: BaseException, cls: type | None = None) -> str:
+    """An error in one line, with the last line of the traceback in the class's own file, or outside of prefloop."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None) if cls else None
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
     own = [frame for frame in frames if frame.filename == file]
     own = own or [frame for frame in frames if not frame.filename.startswith(_NOT_OWN)]
-    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    location = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
     line = (str(error).strip().splitlines() or ["no message"])[0][:200]
-    return f"{type(error).__name__}: {line}{place}"
+    return f"{type(error).__name__}: {line}{location}"
 
 
 def as_floats(values: Any) -> NDArray[np.float32]:
-    """Numbers in float32: whatever numpy reads, tensors of any dtype, on any device and with a gradient too.
+    """float32 numbers from whatever numpy reads, or from tensors of any dtype, on any device, with a gradient too.
 
     Raises:
-        TypeError: where they are not numbers.
+        TypeError: if they are not numbers.
     """
     if isinstance(values, (list, tuple)):
         values = [as_floats(value) if hasattr(value, "detach") else value for value in values]
-    elif hasattr(values, "detach"):  # torch need not be imported to tell
+    elif hasattr(values, "detach"):  # a tensor, without importing torch
         values = values.detach().float().cpu().numpy()
-    found = np.asarray(values)
-    if found.dtype.kind not in "biuf":
-        raise TypeError(f"numbers were wanted, got values such as {str(np.ravel(found)[:1].tolist())[:60]}")
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"expected numbers, got values such as {str(np.ravel(array)[:1].tolist())[:60]}")
     with np.errstate(over="ignore"):  # inf, which is counted as not finite
-        return found.astype(np.float32, copy=False)
+        return array.astype(np.float32, copy=False)
 
 
 def as_scores(scorer: Any, values: Any, n: int) -> NDArray[np.float32]:
-    """(B,), for a batch of n images."""
+    """Scores (B,) of a batch of n images."""
     scores = as_floats(values)
     if scores.shape != (n,):
         raise PrefloopError(
@@ -69,10 +69,10 @@ def as_scores(scorer: Any, values: Any, n: int) -> NDArray[np.float32]:
 
 
 def as_embeddings(scorer: Any, values: Any, n: int) -> NDArray[np.float32]:
-    """(B, E), for n images or prompts."""
+    """Embeddings (B, E) of n images or prompts."""
     embeddings = as_floats(values)
     if embeddings.ndim != 2 or len(embeddings) != n:
         raise PrefloopError(
-            f"{scorer.name} gave embeddings of shape {embeddings.shape} for {n}; there must be one row for each"
+            f"{scorer.name} gave embeddings of shape {embeddings.shape} for {n} inputs; there must be one row for each"
         )
     return embeddings

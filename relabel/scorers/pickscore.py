@@ -9,8 +9,8 @@ import numpy as np
 from ...core.device import best_device
 from ...core.ids import canonical
 from . import checkpoints as files
-from .dual_encoder import Embedding, Embeddings, cosines, n_longer, normalised
-from .pixels import cropped
+from .dual_encoder import Embeddings, EmbeddingScoreMixin, cosines, n_longer, normalized
+from .pixels import center_cropped
 from .precision import torch_dtype
 from .transformers_clip import clip_settings, load_clip
 from .vocabulary import read_vocabulary
@@ -19,28 +19,32 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 OFFICIAL = "yuvalkirstain/PickScore_v1"
-PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
-class PickScore(Embedding):
-    """The difference of two scores is the logit of the first being preferred."""
+class PickScore(EmbeddingScoreMixin):
+    """The difference of two scores is the logit of the probability that the first is preferred."""
 
     name = "pickscore"
     needs_prompt = True
     temperature = 1.0
 
-    def __init__(self, weights: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
-        self.folder = files.find(self.name, weights, OFFICIAL)
-        here = any((self.folder / name).exists() for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json"))
+    def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
+        self.folder = files.find(self.name, checkpoint, OFFICIAL)
+        has_tokenizer = any(
+            (self.folder / name).exists() for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json")
+        )
         self.device, self.dtype = device, dtype
         digest = files.checked(self.folder / "model.safetensors", {})
         self.settings = clip_settings(self.folder / "config.json")
-        self.vocabulary = read_vocabulary(self.folder if here else files.from_hub(self.name, PROCESSOR), "CLIP")
+        self.vocabulary = read_vocabulary(
+            self.folder if has_tokenizer else files.from_hub(self.name, TOKENIZER), "CLIP"
+        )
         self.backbone = self.revision = files.revision(
             digest, "pil, shortest side, crop, 1", dtype, canonical(self.settings), self.vocabulary.digest
         )
         self.files = [self.folder / "model.safetensors"]
-        self.sources = {"weights": weights or OFFICIAL, "sha256": digest}
+        self.sources = {"checkpoint": checkpoint or OFFICIAL, "sha256": digest}
 
     @property
     def size(self) -> int:
@@ -48,7 +52,7 @@ class PickScore(Embedding):
 
     @cached_property
     def scale(self) -> float:
-        return float(np.exp(np.float64(files.one_tensor(self.folder / "model.safetensors", "logit_scale"))))
+        return float(np.exp(np.float64(files.load_tensor(self.folder / "model.safetensors", "logit_scale"))))
 
     @cached_property
     def _parts(self) -> tuple[Any, Any]:
@@ -57,7 +61,7 @@ class PickScore(Embedding):
         return model.to(best_device(self.device)), tokenizer
 
     def preprocess(self, image: "Image") -> Any:
-        return cropped(image, self.size, "transformers")
+        return center_cropped(image, self.size, "transformers")
 
     def embed_images(self, pixels: Sequence[Any]) -> Embeddings:
         import torch
@@ -65,19 +69,19 @@ class PickScore(Embedding):
         model, _ = self._parts
         with torch.inference_mode():
             batch = torch.stack(list(pixels)).to(model.device, model.dtype)
-            return normalised(model.get_image_features(pixel_values=batch).pooler_output)
+            return normalized(model.get_image_features(pixel_values=batch).pooler_output)
 
     def embed_prompts(self, prompts: Sequence[str]) -> Embeddings:
         import torch
 
         model, tokenizer = self._parts
-        longest = model.config.text_config.max_position_embeddings
-        words = tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
+        max_length = model.config.text_config.max_position_embeddings
+        tokens = tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=max_length, return_tensors="pt"
         ).to(model.device)
         with torch.inference_mode():
-            found = model.get_text_features(input_ids=words.input_ids, attention_mask=words.attention_mask)
-            return normalised(found.pooler_output)
+            features = model.get_text_features(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
+            return normalized(features.pooler_output)
 
     def n_truncated(self, prompts: Sequence[str]) -> int:
         model, tokenizer = self._parts

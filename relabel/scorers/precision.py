@@ -6,7 +6,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def torch_dtype(name: str) -> Any:
-    """Of one of DTYPES."""
+    """The torch dtype of a name in DTYPES."""
     import torch
 
     return getattr(torch, name)

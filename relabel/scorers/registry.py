@@ -1,4 +1,4 @@
-"""What a scorer is, and how one is found by its name."""
+"""What a scorer is, and how to load one by its name."""
 
 import importlib
 import inspect
@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ...core.errors import PrefloopError, UsageError
-from .own_code import described
+from .own_code import describe_error
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,25 +20,29 @@ GROUP = "prefloop.scorers"
 
 
 class Scorer(Protocol):
-    """Gives one picture a number; higher is better, in the scorer's own unit.
+    """Gives an image a number; higher is better, in the scorer's own unit.
 
-    A class is one by its shape: nothing is inherited. Its constructor may take `weights` (a folder, file, hub id or
-    None for the scorer's own default) and `device` (a torch device or None); both are passed by name where it has them.
-    It may take `dtype` too: what the model runs in, which `revision` then tells; scores stay float32.
-    A class that is also `towers.Towers` is asked for embeddings, which are kept.
-    Optional attributes: `temperature`, the difference of scores that makes one logit (1.0 where absent); `judge_only`,
-    true for one that may not make training labels; `sources`, JSON that says which files it read; `files`, the paths of
-    its weights, for `--dry-run`; `n_truncated`, a method that counts the prompts of a list that are longer than it
-    reads; `check_weights`, a static method from `weights` to a sentence for `prefloop scorers check`, IntegrityError where they are wrong.
+    There is no base class: a class with these attributes is a scorer. Its constructor may take `checkpoint` (a folder,
+    file, hub id or None for the scorer's own default), `device` (a torch device or None) and `dtype` (what the model runs
+    in; part of `revision`, scores stay float32). Each is passed by name if the constructor has it.
+    A scorer that is also a `dual_encoder.DualEncoderScorer` is asked for embeddings, which are cached.
+    Optional attributes:
+
+    temperature: the difference of scores that makes one logit; 1.0 if absent.
+    eval_only: true if it may not make training labels.
+    sources: JSON that names the files it read, kept in the store.
+    files: the paths of its weights, for `--dry-run`.
+    n_truncated: method from prompts to how many of them are longer than the scorer reads.
+    check_weights: static method from `checkpoint` to a line for `prefloop scorers check`; IntegrityError if they are wrong.
     """
 
     name: str
     revision: str
-    """Changes when the same picture could get another score: weights, preprocessing, dtype."""
+    """Changes when the same image could get another score: weights, preprocessing, dtype."""
     needs_prompt: bool
 
     def score(self, prompts: Sequence[str], images: "Sequence[Image]") -> Any:
-        """float32 (B,), one score for each prompt and picture; anything numpy can read."""
+        """float32 (B,), one score for each prompt and image; anything numpy can read."""
         ...
 
 
@@ -47,84 +51,95 @@ def scorer_names() -> list[str]:
 
 
 def scorer_class(name: str) -> type:
-    """The class behind an entry point's name or `module:Class`.
+    """The class of an entry point's name or of `module:Class`.
 
     Raises:
-        UsageError: where there is none, or it is no scorer.
+        UsageError: if there is none, or it is not a scorer.
     """
     points = {point.name: point for point in entry_points(group=GROUP)}
     if name in points:
-        found = _imported(f"the scorer {name!r} of {points[name].value}", points[name].load)
+        cls = _import(f"the scorer {name!r} of {points[name].value}", points[name].load)
     elif ":" in name:
         module, _, attribute = name.partition(":")
-        found = _imported(f"the scorer {name!r}", lambda: getattr(_module(module), attribute))
+        cls = _import(f"the scorer {name!r}", lambda: getattr(_module(module), attribute))
     else:
-        raise UsageError(f"no scorer is called {name!r}; there are {', '.join(scorer_names())}, or say module:Class")
-    if not isinstance(found, type) or not callable(getattr(found, "score", None)):
-        what = "a class without a method score" if isinstance(found, type) else f"a {type(found).__name__}"
+        raise UsageError(f"unknown scorer {name!r}; choose from {', '.join(scorer_names())}, or give module:Class")
+    if not isinstance(cls, type) or not callable(getattr(cls, "score", None)):
+        what = "a class without a method score" if isinstance(cls, type) else f"a {type(cls).__name__}"
         raise UsageError(
             f"{name!r} is not a scorer but {what}; name a class with name, revision, needs_prompt and score"
         )
-    return found
+    return cls
 
 
-def _imported(what: str, load: Callable[[], Any]) -> Any:
+def is_eval_only(scorer: Scorer | type) -> bool:
+    return bool(getattr(scorer, "eval_only", False) or getattr(scorer, "judge_only", False))  # judge_only: as in 0.1
+
+
+def _import(what: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except (Exception, SystemExit) as error:  # a module can raise anything while it is imported
-        raise UsageError(f"{what} cannot be imported: {described(error)}") from error
+        raise UsageError(f"{what} cannot be imported: {describe_error(error)}") from error
 
 
 def _module(name: str) -> Any:
-    """By its name, from the current folder too: whoever names module:Class says that it may run."""
+    """Import it by name, from the current folder too: naming module:Class is consent to run it."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name.partition(".")[0] or os.getcwd() in sys.path:
             raise
-    sys.path.append(os.getcwd())  # last: nothing that is installed is replaced
+    sys.path.append(os.getcwd())  # last: it must not replace anything installed
     importlib.invalidate_caches()
     return importlib.import_module(name)
 
 
-def _parameters(kind: type) -> Mapping[str, inspect.Parameter]:
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
     try:
-        return inspect.signature(kind).parameters
-    except ValueError:  # of a class written in C
+        return inspect.signature(cls).parameters
+    except ValueError:  # a class written in C
         return {}
 
 
-def load_scorer(name: str, weights: str | None = None, device: str | None = None, dtype: str = "float32") -> Scorer:
-    """A scorer, ready to score. Built-in ones read their weights at the first picture, not here."""
-    kind = scorer_class(name)
-    accepted = _parameters(kind)
-    given = {"weights": weights, "device": device, "dtype": dtype}
-    if weights is not None and "weights" not in accepted:
-        raise UsageError(f"the scorer {name!r} takes no weights")
-    if dtype != "float32" and "dtype" not in accepted:
+def _checkpoint_name(cls: type) -> str | None:
+    """The constructor's parameter for the checkpoint."""
+    parameters = _parameters(cls)
+    return next((name for name in ("checkpoint", "weights") if name in parameters), None)  # weights: as in 0.1
+
+
+def load_scorer(name: str, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> Scorer:
+    """A scorer, ready to score. Built-in ones load their weights at the first image, not here."""
+    cls = scorer_class(name)
+    parameters = _parameters(cls)
+    checkpoint_name = _checkpoint_name(cls)
+    if checkpoint is not None and checkpoint_name is None:
+        raise UsageError(f"the scorer {name!r} takes no checkpoint; leave --checkpoint out")
+    if dtype != "float32" and "dtype" not in parameters:
         raise UsageError(f"the scorer {name!r} takes no dtype; leave --dtype out")
+    arguments = {checkpoint_name: checkpoint, "device": device, "dtype": dtype}
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    lacking = [
-        one.name
-        for one in accepted.values()
-        if one.name not in given and one.default is one.empty and one.kind not in variadic
+    required = [
+        parameter.name
+        for parameter in parameters.values()
+        if parameter.name not in arguments and parameter.default is parameter.empty and parameter.kind not in variadic
     ]
-    if lacking:
+    if required:
         raise UsageError(
-            f"the scorer {name!r} cannot be made: its constructor needs {', '.join(lacking)}; a scorer is given "
-            "weights, device and dtype alone, so give the others a default"
+            f"the scorer {name!r} cannot be created: its constructor requires {', '.join(required)}, but only checkpoint, "
+            "device and dtype are passed; give the others a default"
         )
     try:
-        scorer = kind(**{key: value for key, value in given.items() if key in accepted})
+        scorer = cls(**{key: value for key, value in arguments.items() if key in parameters})
     except PrefloopError:
         raise
     except (Exception, SystemExit) as error:  # anybody's code can raise anything
-        raise PrefloopError(f"the scorer {name!r} cannot be made: {described(error, kind)}") from error
+        raise PrefloopError(f"the scorer {name!r} cannot be created: {describe_error(error, cls)}") from error
     missing = [
         attribute for attribute in ("name", "revision", "needs_prompt", "score") if not hasattr(scorer, attribute)
     ]
     if missing:
-        raise UsageError(f"{name!r} is not a scorer: it lacks {', '.join(missing)}")
+        raise UsageError(f"{name!r} is not a scorer: it has no {', '.join(missing)}")
     if not isinstance(scorer.name, str) or "@" in scorer.name or not scorer.name or not scorer.name.isprintable():
         raise UsageError(f"a scorer's name must be a printable text without @, got {scorer.name!r}")
     temperature = getattr(scorer, "temperature", 1.0)
@@ -134,19 +149,19 @@ def load_scorer(name: str, weights: str | None = None, device: str | None = None
 
 
 def load_scorers(
-    names: Sequence[str], weights: Mapping[str, str], device: str | None = None, dtype: str = "float32"
+    names: Sequence[str], checkpoints: Mapping[str, str], device: str | None = None, dtype: str = "float32"
 ) -> list[Scorer]:
-    """Several scorers. Weights under "" are for all that take some and are not named."""
-    for named in weights.keys() - {"", *names}:
-        raise UsageError(f"--checkpoint names {named!r}, which is none of the scorers asked for: {', '.join(names)}")
-    loaded = []
+    """Several scorers. The checkpoint under "" is for all that take one and are not named."""
+    for name in checkpoints.keys() - {"", *names}:
+        raise UsageError(f"--checkpoint names {name!r}, which is not one of the scorers: {', '.join(names)}")
+    scorers = []
     for name in names:
-        for_all = weights.get("") if "weights" in _parameters(scorer_class(name)) else None
-        loaded.append(load_scorer(name, weights.get(name, for_all), device, dtype))
-    twice = [key for key, count in Counter(map(identity, loaded)).items() if count > 1]
+        default = checkpoints.get("") if _checkpoint_name(scorer_class(name)) else None
+        scorers.append(load_scorer(name, checkpoints.get(name, default), device, dtype))
+    twice = [key for key, count in Counter(map(identity, scorers)).items() if count > 1]
     if twice:
         raise UsageError(f"two of {', '.join(names)} are the same scorer, {twice[0]}; name it once")
-    return loaded
+    return scorers
 
 
 def identity(scorer: Scorer) -> str:

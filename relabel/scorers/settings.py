@@ -1,4 +1,5 @@
-"""Plain values of a model's settings: names we know, each checked. Nothing else of such a file goes any further."""
+"""Read a model's settings: only known names with checked plain values; everything else in the file is ignored or
+refused."""
 
 import json
 import math
@@ -11,24 +12,24 @@ from ...core.errors import IntegrityError, PrefloopError
 Check = Callable[[Any], bool]
 
 
-def whole(highest: int) -> Check:
-    """A whole number from 1 up to the highest that makes sense: a file cannot ask for a model that never gets made."""
+def positive_integer(highest: int) -> Check:
+    """An integer from 1 to `highest`: a file cannot ask for a model that does not fit into memory."""
     return lambda value: type(value) is int and 0 < value <= highest
 
 
-def number(value: Any) -> bool:
+def positive_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value > 0
 
 
-def token(value: Any) -> bool:
+def token_id(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
-def flag(value: Any) -> bool:
+def boolean(value: Any) -> bool:
     return type(value) is bool
 
 
-def text(value: Any) -> bool:
+def string(value: Any) -> bool:
     return type(value) is str
 
 
@@ -36,42 +37,48 @@ def one_of(*names: str) -> Check:
     return lambda value: type(value) is str and value in names
 
 
-WIDTH, LAYERS, PIXELS, TOKENS, WORDS = whole(65_536), whole(1_000), whole(4_096), whole(65_536), whole(10_000_000)
+WIDTH, LAYERS, PIXELS, TOKENS, VOCABULARY = (
+    positive_integer(65_536),
+    positive_integer(1_000),
+    positive_integer(4_096),
+    positive_integer(65_536),
+    positive_integer(10_000_000),
+)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """
     Raises:
-        PrefloopError: where there is no such file.
-        IntegrityError: where it is not a JSON object.
+        PrefloopError: if the file does not exist.
+        IntegrityError: if it is not a JSON object.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise PrefloopError(f"there is no file {path}") from error
+        raise PrefloopError(f"no file {path}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path} is not a model's settings file; fetch it again") from error
-    if not isinstance(found, dict):
-        raise IntegrityError(f"{path} is not a model's settings file: it holds no object; fetch it again")
-    return found
+        raise IntegrityError(f"{path} is not a model's settings file; download it again") from error
+    if not isinstance(content, dict):
+        raise IntegrityError(f"{path} is not a model's settings file: not a JSON object; download it again")
+    return content
 
 
 def known(
-    path: Path, found: Any, checks: Mapping[str, Check], section: str = "", *, refuse_others: bool = False
+    path: Path, values: Any, checks: Mapping[str, Check], section: str = "", *, refuse_others: bool = False
 ) -> dict[str, Any]:
-    """The values of the known names that are set.
+    """The values of the known names that are not null.
 
     Args:
-        found: the section of the file.
-        refuse_others: where an entry of another name might change the model; else such entries are not read.
+        values: the section of the file.
+        refuse_others: refuse entries of other names, which could change the model; by default they are ignored.
 
     Raises:
-        IntegrityError: where a value does not pass its check, or an entry is refused.
+        IntegrityError: if a value does not pass its check, or an entry is refused.
     """
-    if not isinstance(found, dict):
-        raise IntegrityError(f"{path} has no section {section or 'of settings'}; fetch it again")
-    values = {name: value for name, value in found.items() if value is not None}
-    for name, value in values.items():
+    if not isinstance(values, dict):
+        raise IntegrityError(f"{path} has no section {section or 'of settings'}; download it again")
+    present = {name: value for name, value in values.items() if value is not None}
+    for name, value in present.items():
         full = f"{section}.{name}" if section else name
         if name not in checks:
             if refuse_others:
@@ -80,5 +87,5 @@ def known(
                     f"numbers and names ({', '.join(checks)}); use another checkpoint"
                 )
         elif not checks[name](value):
-            raise IntegrityError(f"{path}: {full} cannot be {str(value)[:40]!r}; fetch it again")
-    return {name: value for name, value in values.items() if name in checks}
+            raise IntegrityError(f"{path}: {full} cannot be {str(value)[:40]!r}; download it again")
+    return {name: value for name, value in present.items() if name in checks}

@@ -1,5 +1,5 @@
-"""Tokenizers of classes that we name, made from a folder's vocabulary alone. What else a folder says of its tokenizer, such
-as a class to import, is not read."""
+"""Build tokenizers of known classes from a folder's vocabulary alone. Other settings of the tokenizer, such as a class to
+import, are not read."""
 
 import json
 from dataclasses import dataclass
@@ -20,28 +20,28 @@ class Vocabulary:
     kind: Kind
     tokens: dict[str, int]
     merges: list[tuple[str, str]]
-    """Of byte pairs, by their rank; none for BERT."""
+    """Byte pairs in order of rank; empty for BERT."""
 
     @property
     def digest(self) -> str:
-        """Changes with every entry, and with nothing else of the file."""
+        """Depends on the entries alone, not on anything else in the file."""
         return files.revision(json.dumps([self.kind, sorted(self.tokens.items()), self.merges]))
 
     def tokenizer(self, n_embeddings: int) -> Any:
-        """One of transformers, for a text tower with this number of token embeddings.
+        """A tokenizer of transformers, for a text model with this number of token embeddings.
 
         Raises:
-            IntegrityError: where the vocabulary has more tokens than that.
+            IntegrityError: if the vocabulary has more tokens than that.
         """
         from transformers import BertTokenizer, CLIPTokenizer
 
         highest = max(self.tokens.values())
         if highest >= n_embeddings:
             raise IntegrityError(
-                f"{self.path} has tokens up to number {highest}, the model only {n_embeddings} embeddings of tokens; "
-                "it belongs to another model"
+                f"{self.path} has tokens up to number {highest}, but the model has only {n_embeddings} token embeddings: "
+                "it belongs to another model; give another --checkpoint"
             )
-        clip: Any = CLIPTokenizer  # transformers' types know none of these arguments
+        clip: Any = CLIPTokenizer  # the type stubs of transformers lack these arguments
         bert: Any = BertTokenizer
         try:
             return clip(vocab=self.tokens, merges=self.merges) if self.kind == "CLIP" else bert(vocab=self.tokens)
@@ -50,10 +50,10 @@ class Vocabulary:
 
 
 def read_vocabulary(folder: Path, kind: Kind) -> Vocabulary:
-    """From tokenizer.json, else from vocab.json and merges.txt (CLIP) or vocab.txt (BERT).
+    """Read tokenizer.json or, if it does not exist, vocab.json and merges.txt (CLIP) or vocab.txt (BERT).
 
     Raises:
-        IntegrityError: where the folder holds none, or another kind of it.
+        IntegrityError: if the folder has none, or one of another kind.
     """
     path = folder / "tokenizer.json"
     merges: list[Any] = []
@@ -67,10 +67,10 @@ def read_vocabulary(folder: Path, kind: Kind) -> Vocabulary:
             merges = [line for line in merges if line and not line.startswith("#version")]
         else:
             path = folder / "vocab.txt"
-            tokens = {line: at for at, line in enumerate(_lines(path))}
+            tokens = {line: number for number, line in enumerate(_lines(path))}
         pairs = [_pair(merge) for merge in merges]
-        numbered = all(type(number) is int and number >= 0 for number in tokens.values())
-        if not numbered or not tokens.keys() >= set(_NEEDED[kind]):
+        valid_ids = all(type(number) is int and number >= 0 for number in tokens.values())
+        if not valid_ids or not tokens.keys() >= set(_NEEDED[kind]):
             raise ValueError
         return Vocabulary(path, kind, dict(tokens), pairs)
     except (PrefloopError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -78,11 +78,13 @@ def read_vocabulary(folder: Path, kind: Kind) -> Vocabulary:
 
 
 def _unreadable(path: Path, kind: Kind) -> IntegrityError:
-    return IntegrityError(f"{path.parent} holds no tokenizer: {path.name} is not one of {kind}; fetch it again")
+    return IntegrityError(
+        f"{path.parent} has no {kind} tokenizer: {path.name} cannot be read as one; download it again"
+    )
 
 
 def _pair(merge: Any) -> tuple[str, str]:
-    """Of "a b", as older files have it, or [a, b]."""
+    """A byte pair from "a b", as older files have it, or [a, b]."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     if not (isinstance(left, str) and isinstance(right, str)):
         raise TypeError

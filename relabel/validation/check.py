@@ -9,7 +9,7 @@ import numpy as np
 
 from ...store import load_image
 from ..scorers.own_code import as_scores, own_code
-from ..scorers.registry import identity, load_scorers, scorer_class, scorer_names
+from ..scorers.registry import identity, is_eval_only, load_scorers, scorer_class, scorer_names
 
 EXAMPLES = Path(str(files("prefloop.relabel.validation") / "examples"))
 PROMPT = "a red circle left of a blue square"
@@ -35,7 +35,7 @@ def described() -> list[dict]:
             {
                 "name": name,
                 "needs_prompt": bool(getattr(kind, "needs_prompt", True)),
-                "judge_only": bool(getattr(kind, "judge_only", False)),
+                "eval_only": is_eval_only(kind),
                 "source": f"{kind.__module__}:{kind.__qualname__}",
             }
         )

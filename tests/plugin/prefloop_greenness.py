@@ -1,4 +1,4 @@
-"""A scorer in a distribution of its own: how much greener than red a picture is."""
+"""A scorer in a distribution of its own: how much greener than red an image is."""
 
 import numpy as np
 

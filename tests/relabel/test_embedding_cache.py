@@ -1,4 +1,4 @@
-"""The cache of embeddings gives back what was put in, and nothing that was changed since."""
+"""The embedding cache returns what was added, and nothing that has changed since."""
 
 import errno
 import os
@@ -12,22 +12,22 @@ from prefloop.relabel.embedding_cache import EmbeddingCache
 from prefloop.store import PrefloopError
 
 
-def test_the_cache_gives_back_what_was_put_in_also_to_another_process(tmp_path: Path):
+def test_the_cache_returns_what_was_added_also_when_reopened(tmp_path: Path):
     ids, values = [uuid4() for _ in range(5)], np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
     cache = EmbeddingCache(tmp_path)
     cache.add(ids[:3], values[:3])
-    assert np.array_equal(cache.get(ids[:3][::-1]), values[:3][::-1])  # before it is on disk
+    assert np.array_equal(cache.get(ids[:3][::-1]), values[:3][::-1])  # before it is written
     cache.flush()
     cache.add(ids[3:], values[3:])
     cache.flush()
-    other = EmbeddingCache(tmp_path)
-    assert np.array_equal(other.get(ids), values)
-    assert uuid4() not in other
-    assert UUID(int=0) not in other
+    reopened = EmbeddingCache(tmp_path)
+    assert np.array_equal(reopened.get(ids), values)
+    assert uuid4() not in reopened
+    assert UUID(int=0) not in reopened
 
 
-def written(folder: Path, seed: int = 0) -> tuple[list[UUID], np.ndarray, Path]:
-    """A part of the cache with six embeddings."""
+def write_part(folder: Path, seed: int = 0) -> tuple[list[UUID], np.ndarray, Path]:
+    """Add a part with six embeddings to the cache."""
     ids = [UUID(int=seed * 100 + number) for number in range(6)]
     values = np.random.default_rng(seed).normal(size=(6, 7)).astype(np.float32)
     cache = EmbeddingCache(folder)
@@ -38,43 +38,41 @@ def written(folder: Path, seed: int = 0) -> tuple[list[UUID], np.ndarray, Path]:
     return ids, values, path
 
 
-def test_a_part_of_the_cache_that_was_cut_off_is_embedded_again_with_one_warning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    (one, *_), _, path = written(tmp_path)
+def test_a_truncated_part_is_removed_with_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    ids, _, path = write_part(tmp_path)
     path.write_bytes(path.read_bytes()[:-4])
     (tmp_path / "1-page.npy").write_bytes(b"<html>")
-    assert one not in EmbeddingCache(tmp_path)
+    assert ids[0] not in EmbeddingCache(tmp_path)
     assert list(tmp_path.glob("*.npy")) == []
     assert capsys.readouterr().err == f"{tmp_path}/1-page.npy fails its checksum; its embeddings are computed again\n"
 
 
-def test_a_bit_that_flipped_anywhere_in_a_part_is_found(tmp_path: Path):
-    ids, _, path = written(tmp_path)
-    whole = path.read_bytes()
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+def test_a_flipped_bit_anywhere_in_a_part_is_detected(tmp_path: Path):
+    ids, _, path = write_part(tmp_path)
+    data = path.read_bytes()
+    for at in range(len(data)):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
         cache = EmbeddingCache(tmp_path)
-        assert not any(one in cache for one in ids), place
+        assert not any(image in cache for image in ids), at
         assert not path.exists()
 
 
-def test_another_part_is_used_where_one_is_damaged(tmp_path: Path):
-    ids, values, first = written(tmp_path)
-    other_ids, other_values, _ = written(tmp_path, seed=1)
+def test_another_part_is_used_if_one_is_damaged(tmp_path: Path):
+    ids, values, first = write_part(tmp_path)
+    other_ids, other_values, _ = write_part(tmp_path, seed=1)
     cache = EmbeddingCache(tmp_path)
     cache.add(ids[:2], values[:2])
     cache.flush()
     first.write_bytes(first.read_bytes().replace(values[3].tobytes(), values[4].tobytes()))
     cache = EmbeddingCache(tmp_path)
-    assert [one in cache for one in ids] == [True, True, False, False, False, False]
+    assert [image in cache for image in ids] == [True, True, False, False, False, False]
     assert np.array_equal(cache.get(ids[:2]), values[:2])
     assert np.array_equal(cache.get(other_ids), other_values)
     with pytest.raises(KeyError):
         cache.get(ids)
 
 
-def test_a_part_gets_its_name_when_it_is_whole_and_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_part_gets_its_name_once_it_is_completely_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     events = []
     fsync, replace_file = os.fsync, os.replace
 
@@ -90,7 +88,7 @@ def test_a_part_gets_its_name_when_it_is_whole_and_on_disk(tmp_path: Path, monke
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", renamed)
-    *_, path = written(tmp_path)
+    *_, path = write_part(tmp_path)
     (first, source, size), second = events
     assert (first, second) == ("on disk", ("renamed", source, size))
     assert size == path.stat().st_size
@@ -104,14 +102,14 @@ def test_a_part_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(os, call, full)
     with pytest.raises(PrefloopError, match="No space left on device"):
-        written(tmp_path)
+        write_part(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_of_the_cache_are_readable_as_the_umask_says(tmp_path: Path):
+def test_cache_files_follow_the_umask(tmp_path: Path):
     old = os.umask(0o027)
     try:
-        *_, path = written(tmp_path)
+        *_, path = write_part(tmp_path)
     finally:
         os.umask(old)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640

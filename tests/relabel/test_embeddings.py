@@ -1,4 +1,4 @@
-"""Pictures and prompts are embedded once, whatever is asked of them afterwards; scores stay what `score` gives."""
+"""Images and prompts are embedded once; scores equal those of `score`."""
 
 import re
 from collections import Counter
@@ -12,27 +12,27 @@ from content import add_pair, add_picture, add_prompt, fill
 from PIL.Image import Image
 from prefloop.cli import app
 from prefloop.relabel import RelabelConfig
-from prefloop.relabel.auto_batch import WithinMemory
+from prefloop.relabel.auto_batch import AutoBatch
 from prefloop.relabel.plan import plan
-from prefloop.relabel.scorers.dual_encoder import Embedding
+from prefloop.relabel.scorers.dual_encoder import EmbeddingScoreMixin
 from prefloop.relabel.scorers.registry import load_scorer
 from prefloop.relabel.stage import relabel
 from prefloop.store import PairStore, PrefloopError, load_image
 from typer.testing import CliRunner
 
 
-class Colours(Embedding):
-    """Embeds a picture as its mean colour and a prompt as its letters; counts what it embeds."""
+class Colours(EmbeddingScoreMixin):
+    """Embeds an image as its mean color and a prompt as its length and last letter; counts what it embeds."""
 
     name, revision, needs_prompt, backbone = "colours", "1", True, "colours-1"
     embedded: ClassVar[Counter[str]] = Counter()
-    most: ClassVar[int] = 10**9
+    max_images: ClassVar[int] = 10**9
 
     def preprocess(self, image: Image) -> Any:
         return np.asarray(image, np.float32).reshape(-1, 3).mean(0)
 
     def embed_images(self, pixels: Sequence[Any]) -> np.ndarray:
-        if len(pixels) > self.most:
+        if len(pixels) > self.max_images:
             raise RuntimeError("CUDA out of memory. Tried to allocate")
         self.embedded["images"] += len(pixels)
         return np.stack(list(pixels)).astype(np.float32)
@@ -69,26 +69,26 @@ COLOURS = RelabelConfig(scorers=("test_embeddings:Colours",), batch_size=3)
 @pytest.fixture(autouse=True)
 def _nothing_embedded():
     Colours.embedded.clear()
-    Colours.most = 10**9
+    Colours.max_images = 10**9
 
 
-def test_each_picture_and_each_prompt_is_embedded_once(store: PairStore):
+def test_each_image_and_each_prompt_is_embedded_once(store: PairStore):
     fill(store, n_prompts=3, images_per_prompt=4)
     shared = add_picture(store, (9, 9, 9))
     for prompt, image in store.rows("select prompt_id, image_a from pairs"):
-        add_pair(store, prompt, image, shared)  # one picture under three prompts
+        add_pair(store, prompt, image, shared)  # one image with three prompts
     store.ingest()
     assert relabel(COLOURS, store)["scored"] == {"colours": 15}
     assert Colours.embedded == {"images": 13, "prompts": 3}
 
 
-def test_prompts_that_were_cut_are_counted_once(store: PairStore):
-    fill(store, 12)  # "prompt 9" is read whole, "prompt 10" and "prompt 11" are not
-    assert relabel(COLOURS, store)["bad"] == {"prompts longer than colours reads, cut": 2}
-    assert relabel(COLOURS, store)["bad"] == {}
+def test_truncated_prompts_are_counted_once(store: PairStore):
+    fill(store, 12)  # "prompt 9" is read completely, "prompt 10" and "prompt 11" are not
+    assert relabel(COLOURS, store)["truncated_prompts"] == {"colours": 2}
+    assert relabel(COLOURS, store)["truncated_prompts"] == {}
 
 
-def test_scores_by_embeddings_are_those_of_score(store: PairStore):
+def test_scores_from_embeddings_equal_those_of_score(store: PairStore):
     fill(store, n_prompts=3, images_per_prompt=3)
     relabel(COLOURS, store)
     rows = store.rows(
@@ -123,14 +123,14 @@ def test_without_its_cache_a_store_is_embedded_again_and_scores_the_same(store: 
     assert Colours.embedded == {"images": 6}
 
 
-def test_a_batch_is_halved_where_memory_runs_out_and_stays_so(store: PairStore, capsys: pytest.CaptureFixture[str]):
+def test_a_batch_is_halved_if_memory_runs_out_and_stays_so(store: PairStore, capsys: pytest.CaptureFixture[str]):
     fill(store, n_prompts=4, images_per_prompt=3)
-    Colours.most = 3
+    Colours.max_images = 3
     relabel(replace(COLOURS, batch_size=8), store)
     assert Colours.embedded["images"] == 12
-    # 8 and 4 are too many, 2 is not: said twice, and not again for the second batch
+    # 8 and 4 are too many, 2 is not: reported twice, and not again for the second batch
     assert re.findall(r"memory ran out; scoring (\d) at a time", capsys.readouterr().err) == ["4", "2"]
-    Colours.most = 0
+    Colours.max_images = 0
     with pytest.raises(PrefloopError, match="memory runs out when colours scores one image"):
         relabel(replace(COLOURS, scorers=("test_embeddings:Colours",)), other_store(store))
 
@@ -141,25 +141,25 @@ def other_store(store: PairStore) -> PairStore:
     return other
 
 
-def test_halving_keeps_every_row_in_its_place():
+def test_halving_keeps_every_row_in_order():
     def half(numbers: Sequence[int], letters: Sequence[str]) -> list[list[float]]:
         if len(numbers) > 2:
             raise MemoryError
         return [[number, ord(letter)] for number, letter in zip(numbers, letters, strict=True)]
 
-    found = WithinMemory("x")(half, list(range(7)), "abcdefg")
-    assert found.tolist() == [[number, 97 + number] for number in range(7)]
+    rows = AutoBatch("x")(half, list(range(7)), "abcdefg")
+    assert rows.tolist() == [[number, 97 + number] for number in range(7)]
 
 
-def test_other_errors_of_a_scorer_are_not_taken_for_lack_of_memory():
+def test_other_errors_of_a_scorer_are_not_mistaken_for_lack_of_memory():
     def broken(_: Sequence) -> list:
         raise RuntimeError("shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="multiplied"):
-        WithinMemory("x")(broken, [1, 2])
+        AutoBatch("x")(broken, [1, 2])
 
 
-def test_scores_from_a_damaged_cache_are_those_of_a_whole_one(store: PairStore, capsys: pytest.CaptureFixture[str]):
+def test_a_damaged_cache_does_not_change_scores(store: PairStore, capsys: pytest.CaptureFixture[str]):
     fill(store, n_prompts=2, images_per_prompt=3)
     relabel(COLOURS, store)
     (path,) = (store.path / "cache").rglob("images/*.npy")
@@ -187,12 +187,12 @@ def test_a_dry_run_counts_and_changes_nothing(store: PairStore):
     (new,) = plan(COLOURS, store)
     assert (new.unscored, new.batches) == (2, 1)
     assert new.seconds is not None
-    assert 0 < new.seconds < 10  # as long as each of the nine took
+    assert 0 < new.seconds < 10  # as long per image as the nine took
     (head,) = plan(replace(COLOURS, scorers=("test_embeddings:Redder",)), store)
     assert (head.unscored, head.embedded, head.batches) == (11, 9, 1)
 
 
-def test_a_dry_run_of_the_command_line_tells_each_scorer_and_its_weights(store: PairStore):
+def test_a_dry_run_on_the_command_line_lists_each_scorer(store: PairStore):
     fill(store, 2)
     words = ["relabel", "--scorer", "hps", "--scorer", "test_embeddings:Colours", "--rule", "majority", "--dry-run"]
     ended = CliRunner().invoke(app, [*words, "--checkpoint", "shapes", "--store", str(store.path)])
@@ -214,4 +214,4 @@ def test_dtype_is_for_scorers_that_take_one(store: PairStore):
         app, ["relabel", "--scorer", "hps", "--checkpoint", "shapes", "--dtype", "int8", "--store", str(store.path)]
     )
     assert ended.exit_code == 2
-    assert "no dtype is called 'int8'; there are float32, bfloat16, float16" in ended.stderr
+    assert "unknown dtype 'int8'; choose from float32, bfloat16, float16" in ended.stderr

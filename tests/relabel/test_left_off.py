@@ -1,4 +1,4 @@
-"""What would change an image after it is drawn is left off: safety checkers and watermarks."""
+"""Nothing changes an image after it is generated: safety checkers and watermarks are off."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,14 +24,14 @@ from transformers import CLIPConfig, CLIPImageProcessor
 
 @pytest.fixture(scope="module")
 def prudish(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny pipeline with a safety checker that flags everything, as the hub's Stable Diffusion 1.5 has one."""
+    """The tiny pipeline with a safety checker that flags everything, as Stable Diffusion 1.5 on the hub has one."""
     layers = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     config = CLIPConfig(
         projection_dim=8, vision_config={**layers, "image_size": 32, "patch_size": 16, "projection_dim": 8}
     )
     checker = StableDiffusionSafetyChecker(config)
     with torch.no_grad():
-        checker.concept_embeds_weights.fill_(-2)  # a cosine is above this threshold whatever the image
+        checker.concept_embeds_weights.fill_(-2)  # the cosine of any image is above this threshold
     parts: Any = tiny.pipeline("sd15").components
     parts |= {"safety_checker": checker, "feature_extractor": CLIPImageProcessor(size=32, crop_size=32)}
     folder = tmp_path_factory.mktemp("models") / "prudish"
@@ -39,16 +39,16 @@ def prudish(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def black(image: Image.Image) -> bool:
+def is_black(image: Image.Image) -> bool:
     return not np.asarray(image.convert("RGB")).any()
 
 
 def test_diffusers_itself_gives_black_images(prudish: Path):
     pipeline: Any = DiffusionPipeline.from_pretrained(prudish)
-    assert black(pipeline("a red circle", num_inference_steps=1).images[0])
+    assert is_black(pipeline("a red circle", num_inference_steps=1).images[0])
 
 
-def test_no_stage_blacks_images_out(
+def test_no_stage_blacks_out_images(
     labelled: PairStore, config: TrainConfig, prudish: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ):
     (tmp_path / "prompts.txt").write_text("a red circle\n")
@@ -59,15 +59,15 @@ def test_no_stage_blacks_images_out(
         labelled,
     )
     scorers = ("little_scorers:Redness",)
-    judging = EvalConfig(
+    eval_config = EvalConfig(
         model=config.output_dir, prompts=prompts, num_inference_steps=1, scorers=scorers, n_resamples=100
     )
-    evaluate(judging, labelled)
+    evaluate(eval_config, labelled)
     paths = [path for (path,) in labelled.rows("select path from image_files join generations using (image_id)")]
     assert len(paths) >= 4
-    assert not any(black(load_image(labelled.path / path)) for path in paths)
+    assert not any(is_black(load_image(labelled.path / path)) for path in paths)
     reference = Image.open(Path(config.output_dir) / "samples" / "reference-0.png")
-    assert not black(reference)
+    assert not is_black(reference)
     assert not [warning for warning in recwarn if "safety" in str(warning.message)]
 
 

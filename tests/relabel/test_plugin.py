@@ -1,13 +1,19 @@
-"""A scorer of another distribution is found by its entry point: one file, one line."""
+"""A scorer of another distribution is found by its entry point."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 from content import TESTS, add_pair, add_picture, add_prompt, prefloop
-from prefloop.store import PairStore
+from prefloop.relabel import RelabelConfig
+from prefloop.relabel.scorers.registry import is_eval_only, load_scorer, load_scorers
+from prefloop.relabel.stage import relabel
+from prefloop.store import PairStore, UsageError
 
 
 def test_a_scorer_of_an_installed_distribution_is_listed_and_labels(store: PairStore, tmp_path: Path):
@@ -19,15 +25,16 @@ def test_a_scorer_of_an_installed_distribution_is_listed_and_labels(store: PairS
     add_pair(store, prompt, red, green)
     store.ingest()
 
-    there = {"cwd": tmp_path, "PYTHONPATH": str(tmp_path / "site")}
-    listed = json.loads(prefloop("scorers", "ls", "--json", **there).stdout)
+    path = os.pathsep.join(filter(None, (str(tmp_path / "site"), os.environ.get("PYTHONPATH"))))
+    environment = {"cwd": tmp_path, "PYTHONPATH": path}
+    listed = json.loads(prefloop("scorers", "ls", "--json", **environment).stdout)
     assert {
         "name": "greenness",
         "needs_prompt": False,
-        "judge_only": False,
+        "eval_only": False,
         "source": "prefloop_greenness:Greenness",
     } in listed
-    ended = prefloop("relabel", "--scorer", "greenness", "--store", store.path, "--json", **there)
+    ended = prefloop("relabel", "--scorer", "greenness", "--store", store.path, "--json", **environment)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)["scored"] == {"greenness": 2}
     # 200 - 0 against 0 - 200
@@ -36,4 +43,14 @@ def test_a_scorer_of_an_installed_distribution_is_listed_and_labels(store: PairS
     # without the distribution it is unknown
     gone = prefloop("relabel", "--scorer", "greenness", "--store", store.path, cwd=tmp_path)
     assert gone.returncode == 2
-    assert "no scorer is called 'greenness'" in gone.stderr
+    assert "unknown scorer 'greenness'" in gone.stderr
+
+
+def test_a_scorer_written_for_0_1_gets_its_checkpoint_and_makes_no_labels(store: PairStore):
+    scorer: Any = load_scorer("little_scorers:Of01", "folder")
+    assert scorer.weights == "folder"
+    scorers: Any = load_scorers(["little_scorers:Of01", "little_scorers:Redness"], {"": "folder"})
+    assert scorers[0].weights == "folder"
+    assert [is_eval_only(scorer) for scorer in scorers] == [True, False]
+    with pytest.raises(UsageError, match=r"of-0\.1 is reserved for evaluation"):
+        relabel(RelabelConfig(scorers=("little_scorers:Of01",)), store)

@@ -1,19 +1,42 @@
-"""Rules give the decisions that are worked out by hand, and mirror when a and b change places."""
+"""Rules give decisions worked out by hand, and mirror when a and b are swapped."""
+
+from typing import Any
 
 import numpy as np
 import pytest
+from content import TESTS, add_pair, add_picture, add_prompt
 from hypothesis import given
 from hypothesis import strategies as st
-from prefloop.relabel.config import Rule
-from prefloop.relabel.rules import Decisions, decide, decide_by_rank, widest
+from prefloop.core.options import config_fields
+from prefloop.relabel import RelabelConfig
+from prefloop.relabel.rules import RULES, Decisions, PairScores, Rule
+from prefloop.relabel.rules import decide as decide_scores
+from prefloop.relabel.selection import SELECTIONS, largest_margin
+from prefloop.relabel.stage import relabel
+from prefloop.store import PairStore, UsageError
+
+ROOT = TESTS.parent
 
 ONE = np.ones(1)
 THREE = np.ones(3)
-VOTING: tuple[Rule, ...] = ("single", "weighted", "majority", "unanimous")
+WITHOUT_RANKS = ("single", "weighted", "majority", "unanimous")
 
 
 def table(*rows: tuple[float, ...]) -> np.ndarray:
     return np.array(rows, np.float64)
+
+
+def decide(
+    rule: str, a: np.ndarray, b: np.ndarray, temperatures: np.ndarray, tie_band: float = 0.0, **more: Any
+) -> Decisions:
+    scores: dict[str, Any] = {"rank_a": a, "rank_b": b} | more
+    return decide_scores(rule, PairScores(a=a, b=b, temperatures=temperatures, tie_band=tie_band, **scores))
+
+
+def decide_by_rank(
+    a: np.ndarray, b: np.ndarray, rank_a: np.ndarray, rank_b: np.ndarray, *tie_band: float, **more: Any
+) -> Decisions:
+    return decide("mean-rank", a, b, np.ones(a.shape[1]), *tie_band, rank_a=rank_a, rank_b=rank_b, **more)
 
 
 def test_single_takes_the_higher_score_and_its_margin_is_the_difference():
@@ -22,7 +45,7 @@ def test_single_takes_the_higher_score_and_its_margin_is_the_difference():
     assert decided.margin.tolist() == [2.0, 3.5, 0.0]
 
 
-def test_the_tie_band_is_part_of_the_tie():
+def test_a_margin_equal_to_the_tie_band_is_a_tie():
     # differences 0.5, 0.75, -0.5, -0.75 and a band of 0.5
     decided = decide("single", table((0.5,), (0.75,), (0.0,), (0.0,)), table((0.0,), (0.0,), (0.5,), (0.75,)), ONE, 0.5)
     assert decided.choice.tolist() == ["tie", "a", "tie", "b"]
@@ -52,14 +75,14 @@ def test_majority_counts_votes_and_not_sizes():
     assert decided.margin == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3])
 
 
-def test_majority_takes_a_vote_within_the_band_for_none():
+def test_majority_counts_a_vote_within_the_band_as_a_tie():
     # with a band of 1, the votes are tie, tie, b
     decided = decide("majority", table((1, 1, 0)), table((0, 0, 9)), THREE, 1.0)
     assert decided.choice.tolist() == ["b"]
     assert decided.margin == pytest.approx([1 / 3])
 
 
-def test_unanimous_decides_only_where_all_agree():
+def test_unanimous_decides_only_if_all_agree():
     a = table((1, 2, 3), (0, 0, 0), (1, 1, 0), (1, 1, 0))
     b = table((0, 0, 0), (1, 2, 3), (0, 0, 1), (0, 0, 0))
     decided = decide("unanimous", a, b, THREE)
@@ -69,59 +92,59 @@ def test_unanimous_decides_only_where_all_agree():
 
 def test_mean_rank_takes_the_smaller_mean_rank():
     scores = np.zeros((3, 2))
-    # ranks of a: means 1.5, 3, 2; of b: 2, 1.5, 2 → leads 0.5, -1.5, 0
+    # ranks of a: means 1.5, 3, 2; of b: 2, 1.5, 2 → margins 0.5, -1.5, 0
     rank_a, rank_b = table((1, 2), (4, 2), (1, 3)), table((3, 1), (1, 2), (2, 2))
-    decided = decide_by_rank(scores, scores, rank_a, rank_b, np.ones(2))
+    decided = decide_by_rank(scores, scores, rank_a, rank_b)
     assert decided.choice.tolist() == ["a", "b", "tie"]
     assert decided.margin.tolist() == [0.5, 1.5, 0.0]
-    banded = decide_by_rank(scores, scores, rank_a, rank_b, np.ones(2), 0.5)
+    banded = decide_by_rank(scores, scores, rank_a, rank_b, 0.5)
     assert banded.choice.tolist() == ["tie", "b", "tie"]
 
 
-def test_weighted_adds_logits_by_their_shares():
-    # differences 4 and -3 at temperatures 2 and 1 are logits 2 and -3; with shares 3 and 1: (6 - 3) / 4 = 0.75
-    a, b, heat = table((5, 0)), table((1, 3)), np.array([2.0, 1.0])
-    decided = decide("weighted", a, b, heat, shares=np.array([3.0, 1.0]))
+def test_weighted_averages_logits_by_weight():
+    # differences 4 and -3 at temperatures 2 and 1 are logits 2 and -3; with weights 3 and 1: (6 - 3) / 4 = 0.75
+    a, b, temperatures = table((5, 0)), table((1, 3)), np.array([2.0, 1.0])
+    decided = decide("weighted", a, b, temperatures, weights=np.array([3.0, 1.0]))
     assert (decided.choice.tolist(), decided.margin.tolist()) == (["a"], [0.75])
     assert decided.p_a == pytest.approx(0.6791786992)  # 1 / (1 + exp(-0.75))
-    # alike: (2 - 3) / 2 = -0.5
-    alike = decide("weighted", a, b, heat)
-    assert (alike.choice.tolist(), alike.margin.tolist()) == (["b"], [0.5])
-    assert decide("weighted", a, b, heat, 0.5).choice.tolist() == ["tie"]
+    # equal weights: (2 - 3) / 2 = -0.5
+    equal = decide("weighted", a, b, temperatures)
+    assert (equal.choice.tolist(), equal.margin.tolist()) == (["b"], [0.5])
+    assert decide("weighted", a, b, temperatures, 0.5).choice.tolist() == ["tie"]
 
 
 def test_a_tie_quantile_takes_the_pairs_with_the_smallest_margins():
     # margins 4, 1, 3, 2, and one that is not finite: half of the four are ties, 1 and 2
     a, b = table((4,), (0,), (3,), (0,), (np.nan,)), table((0,), (1,), (0,), (2,), (0,))
     assert decide("single", a, b, ONE, tie_quantile=0.5).choice.tolist() == ["a", "tie", "a", "tie", ""]
-    ranks = table((1,), (2,), (1,), (3,), (1,)), table((4,), (1,), (3,), (1,), (1,))  # leads 3, -1, 2, -2
-    banded = decide_by_rank(a, b, *ranks, ONE, tie_quantile=0.25)
+    ranks = table((1,), (2,), (1,), (3,), (1,)), table((4,), (1,), (3,), (1,), (1,))  # margins 3, -1, 2, -2
+    banded = decide_by_rank(a, b, *ranks, tie_quantile=0.25)
     assert banded.choice.tolist() == ["a", "tie", "a", "b", ""]
 
 
-def test_a_tie_quantile_of_votes_is_taken_of_each_scorer():
-    # the scorers' units are 1 and 100: of each, the smaller difference is a tie
+def test_a_tie_quantile_of_votes_applies_to_each_scorer():
+    # the scorers' units are 1 and 100: the smaller difference of each is a tie
     a, b = table((1, 100), (2, 200), (3, 0)), table((0, 0), (0, 0), (0, 300))
     decided = decide("unanimous", a, b, np.ones(2), tie_quantile=0.3)
     # votes: tie tie; a a; a b
     assert decided.choice.tolist() == ["tie", "a", "tie"]
 
 
-def test_the_widest_pair_of_each_prompt_is_the_one_with_the_largest_margin():
+def test_largest_margin_selects_one_pair_of_each_prompt():
     choice = np.array(["a", "b", "a", "tie", "", "a"])
     margin = np.array([1.0, 3.0, 2.0, 0.0, 9.0, 2.0])
     p_a = np.array([0.6, 0.1, 0.7, 0.5, 0.9, 0.8])
     # prompt x: margins 1 and 3; y: 2 and 0; z: undecided and 2
-    found = widest(np.array(list("xxyyzz")), Decisions(choice, p_a, margin))
-    assert found.tolist() == [False, True, True, False, False, True]
-    # equal margins, as of unanimous votes: the surer one
+    selected = largest_margin(np.array(list("xxyyzz")), Decisions(choice, p_a, margin))
+    assert selected.tolist() == [False, True, True, False, False, True]
+    # equal margins, as with unanimous votes: the one with p_a further from ½
     votes = Decisions(np.array(["a", "b", "a"]), np.array([0.6, 0.2, 0.7]), np.ones(3))
-    assert widest(np.array(list("xxx")), votes).tolist() == [False, True, False]
+    assert largest_margin(np.array(list("xxx")), votes).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("rule", VOTING)
-def test_a_score_that_is_not_finite_decides_nothing(rule: Rule, bad: float):
+@pytest.mark.parametrize("rule", WITHOUT_RANKS)
+def test_a_score_that_is_not_finite_decides_nothing(rule: str, bad: float):
     n = 1 if rule == "single" else 3
     a, b = np.ones((3, n)), np.zeros((3, n))
     a[0, 0] = bad
@@ -130,46 +153,93 @@ def test_a_score_that_is_not_finite_decides_nothing(rule: Rule, bad: float):
 
 
 @pytest.mark.filterwarnings("error")
-def test_two_infinite_scores_are_no_tie():
+def test_two_infinite_scores_are_not_a_tie():
     # inf - inf is nan
     assert decide("single", table((np.inf,)), table((np.inf,)), ONE).choice.tolist() == [""]
 
 
-def test_mean_rank_decides_nothing_where_a_score_is_not_finite():
+def test_mean_rank_decides_nothing_if_a_score_is_not_finite():
     a, b = table((np.nan, 1)), table((0, 0))
-    assert decide_by_rank(a, b, table((1, 1)), table((2, 2)), np.ones(2)).choice.tolist() == [""]
-
-
-def test_mean_rank_through_decide_says_what_to_call():
-    with pytest.raises(ValueError, match="decide_by_rank"):
-        decide("mean-rank", table((1,)), table((0,)), ONE)
+    assert decide_by_rank(a, b, table((1, 1)), table((2, 2))).choice.tolist() == [""]
 
 
 SCORES = st.lists(st.tuples(*[st.floats(-100, 100, width=32)] * 6), min_size=1, max_size=20)
 MIRRORED = {"a": "b", "b": "a", "tie": "tie", "": ""}
 
 
-def mirrored(one: Decisions, other: Decisions) -> None:
-    assert [MIRRORED[choice] for choice in one.choice] == other.choice.tolist()
-    assert one.margin.tolist() == other.margin.tolist()
-    assert one.p_a == pytest.approx(1 - other.p_a, abs=1e-12)
+def assert_mirrored(left: Decisions, right: Decisions) -> None:
+    assert [MIRRORED[choice] for choice in left.choice] == right.choice.tolist()
+    assert left.margin.tolist() == right.margin.tolist()
+    assert left.p_a == pytest.approx(1 - right.p_a, abs=1e-12)
 
 
-@pytest.mark.parametrize("rule", VOTING)
+@pytest.mark.parametrize("rule", WITHOUT_RANKS)
 @given(rows=SCORES, band=st.sampled_from([0.0, 1.0, 30.0]))
-def test_changing_places_mirrors_every_vote(rule: Rule, rows: list[tuple[float, ...]], band: float):
+def test_swapping_a_and_b_mirrors_the_decision(rule: str, rows: list[tuple[float, ...]], band: float):
     n = 1 if rule == "single" else 3
     scores = np.array(rows)
     a, b = scores[:, :n], scores[:, 3 : 3 + n]
-    mirrored(decide(rule, a, b, np.full(n, 10.0), band), decide(rule, b, a, np.full(n, 10.0), band))
+    assert_mirrored(decide(rule, a, b, np.full(n, 10.0), band), decide(rule, b, a, np.full(n, 10.0), band))
 
 
 @given(rows=SCORES)
-def test_changing_places_mirrors_the_mean_rank(rows: list[tuple[float, ...]]):
+def test_swapping_a_and_b_mirrors_the_mean_rank(rows: list[tuple[float, ...]]):
     scores = np.array(rows)
     a, b = scores[:, :3], scores[:, 3:]
     ranks = (np.argsort(np.argsort(-scores, 0), 0) + 1).astype(np.float64)
-    mirrored(
-        decide_by_rank(a, b, ranks[:, :3], ranks[:, 3:], THREE * 10),
-        decide_by_rank(b, a, ranks[:, 3:], ranks[:, :3], THREE * 10),
+    assert_mirrored(
+        decide_by_rank(a, b, ranks[:, :3], ranks[:, 3:]),
+        decide_by_rank(b, a, ranks[:, 3:], ranks[:, :3]),
     )
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_smallest_temperatures_make_neither_a_warning_nor_an_infinite_margin():
+    tiny = np.full(2, 5e-324)
+    for rule in ("majority", "weighted"):
+        decisions = decide(rule, table((1e30, 1.0), (0.0, 1.0)), table((0.0, 0.0), (1.0, 0.0)), tiny)
+        assert decisions.choice.tolist() == ["a", "tie"]
+        assert decisions.p_a.tolist() == [1.0, 0.5]
+        assert np.isfinite(decisions.margin).all()
+
+
+def test_a_new_rule_is_one_function_and_one_record(store: PairStore, monkeypatch: pytest.MonkeyPatch):
+    def least(scores: PairScores) -> np.ndarray:
+        """The scorer whose difference is the smallest decides."""
+        row = np.arange(len(scores.difference))
+        return scores.difference[row, np.abs(scores.difference).argmin(1)]
+
+    monkeypatch.setitem(
+        RULES, "least", Rule(signed_margin=least, summary="the closest scorer", unit="the scorer's unit")
+    )
+    red, dim = add_picture(store, (200, 0, 0)), add_picture(store, (100, 0, 0))
+    add_pair(store, add_prompt(store, "one"), red, dim)
+    store.ingest()
+    both = ("little_scorers:Redness", "little_scorers:Darkness")
+    relabel(RelabelConfig(scorers=both, rule="least"), store)
+    # redness 200 and 100, darkness 255 - 66.7 and 255 - 33.3: the smaller difference is that of darkness
+    assert store.rows("select labeler, chosen, round(margin) from preferences") == [
+        ("least:redness+darkness", dim, 33.0)
+    ]
+    with pytest.raises(UsageError, match="give --rule mean-rank, weighted, majority, unanimous or least"):
+        RelabelConfig(scorers=both)
+
+
+def test_help_names_every_rule_and_strategy_with_its_summary():
+    helps = {field.name: field.help for field in config_fields(RelabelConfig)}
+    for name, rule in RULES.items():
+        assert f"{name} ({rule.summary})" in helps["rule"]
+    for name, selection in SELECTIONS.items():
+        assert f"{name} ({selection.summary})" in helps["select"]
+    assert helps["tie_band"] == (
+        "Margins up to this are ties: in the scorer's unit for single, majority and unanimous, in ranks for mean-rank, "
+        "in logits for weighted."
+    )
+
+
+def test_the_documentation_has_every_rule_and_strategy_with_its_summary():
+    text = " ".join((ROOT / "docs" / "choice-models.md").read_text().split())
+    for name, rule in RULES.items():
+        assert f"| `{name}` | {rule.summary} | {rule.unit} |" in text
+    for name, selection in SELECTIONS.items():
+        assert f"| `{name}` | {selection.summary} |" in text

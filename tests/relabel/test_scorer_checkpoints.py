@@ -1,4 +1,4 @@
-"""Weights that are not what they should be: one line, the right exit code, nothing executed, nothing scored."""
+"""Bad weights files: one line, the right exit code, nothing executed, nothing scored."""
 
 import os
 import pickle
@@ -23,28 +23,28 @@ HTML = b"<!DOCTYPE html>\n<html><title>404</title>"
 
 
 class Malicious:
-    """Unpickled by a careless loader, it makes a file."""
+    """Creates a folder when a careless loader unpickles it."""
 
     def __reduce__(self):
         return (os.mkdir, (os.environ["EXECUTED"],))
 
 
-def lacking(source: Path, target: Path, key: str) -> None:
+def without_key(source: Path, target: Path, key: str) -> None:
     state = load_file(source) if source.suffix == ".safetensors" else torch.load(source)["state_dict"]
     del state[key]
     save_file(state, target) if target.suffix == ".safetensors" else torch.save({"state_dict": state}, target)
 
 
-def misshapen(source: Path, target: Path, key: str) -> None:
+def with_wrong_shape(source: Path, target: Path, key: str) -> None:
     state = load_file(source)
     state[key] = torch.zeros(3, 3)
     save_file(state, target)
 
 
-PAGE = "is an HTML page; fetch it again"
-UNSAFE = "holds no weights that can be loaded safely"
+PAGE = "is an HTML page; download it again"
+UNSAFE = "does not contain weights that can be loaded safely"
 FAULTS = {
-    # scorer, file to be spoilt, how, what the line says
+    # scorer, file to damage, how, part of the line
     "page for PickScore": ("pickscore", "model.safetensors", lambda _, to: to.write_bytes(HTML), PAGE),
     "page for HPS": ("hps", "hps.pt", lambda _, to: to.write_bytes(HTML), PAGE),
     "page for CLIP": ("clip", "open_clip_model.safetensors", lambda _, to: to.write_bytes(HTML), PAGE),
@@ -56,65 +56,64 @@ FAULTS = {
     "PickScore lacks a weight": (
         "pickscore",
         "model.safetensors",
-        lambda of, to: lacking(of, to, "visual_projection.weight"),
-        "does not fit CLIPModel: missing or of another shape: visual_projection.weight",
+        lambda of, to: without_key(of, to, "visual_projection.weight"),
+        "does not fit CLIPModel: missing or with another shape: visual_projection.weight",
     ),
     "PickScore lacks its scale": (
         "pickscore",
         "model.safetensors",
-        lambda of, to: lacking(of, to, "logit_scale"),
+        lambda of, to: without_key(of, to, "logit_scale"),
         "logit_scale",
     ),
     "PickScore of another shape": (
         "pickscore",
         "model.safetensors",
-        lambda of, to: misshapen(of, to, "text_projection.weight"),
-        "does not fit CLIPModel: missing or of another shape: text_projection.weight",
+        lambda of, to: with_wrong_shape(of, to, "text_projection.weight"),
+        "does not fit CLIPModel: missing or with another shape: text_projection.weight",
     ),
     "HPS lacks a weight": (
         "hps",
         "hps.pt",
-        lambda of, to: lacking(of, to, "visual.proj"),
+        lambda of, to: without_key(of, to, "visual.proj"),
         'Missing key(s) in state_dict: "visual.proj"',
     ),
     "the head lacks a layer": (
         "aesthetics",
         "head.safetensors",
-        lambda of, to: lacking(of, to, "layers.0.bias"),
-        "is no aesthetics head",
+        lambda of, to: without_key(of, to, "layers.0.bias"),
+        "is not an aesthetics head",
     ),
     "the head has an odd name": (
         "aesthetics",
         "head.safetensors",
         lambda of, to: save_file(load_file(of) | {"layers": torch.zeros(1)} | {"layers.9.weight": torch.zeros(1)}, to),
-        "is no aesthetics head",
+        "is not an aesthetics head",
     ),
     "the head is a vector": (
         "aesthetics",
         "head.safetensors",
         lambda of, to: save_file(load_file(of) | {"layers.2.weight": torch.zeros(1)}, to),
-        "is no aesthetics head",
+        "is not an aesthetics head",
     ),
     "settings": ("clip", "open_clip_config.json", lambda _, to: to.write_bytes(HTML), "open_clip_config.json"),
-    "no tokenizer": ("pickscore", "tokenizer.json", lambda _, to: to.write_bytes(HTML), "holds no tokenizer"),
+    "no tokenizer": ("pickscore", "tokenizer.json", lambda _, to: to.write_bytes(HTML), "has no CLIP tokenizer"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_spoilt_weights_end_with_5_and_score_nothing(
+def test_bad_weights_end_with_5_and_score_nothing(
     store: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ):
-    name, file, spoil, message = FAULTS[fault]
+    name, file, damage, message = FAULTS[fault]
     monkeypatch.setenv("EXECUTED", str(tmp_path / "executed"))
     folder = shutil.copytree(built_in(name), tmp_path / "weights")
     (folder / file).unlink()
-    spoil(built_in(name) / file, folder / file)
+    damage(built_in(name) / file, folder / file)
     fill(store, 1)
     ended = RUNNER.invoke(app, ["relabel", "--scorer", name, "--checkpoint", str(folder), "--store", str(store.path)])
     assert (ended.exit_code, ended.stdout) == (5, ""), ended.output
-    said = [line for line in ended.stderr.splitlines() if line and "scoring by" not in line]  # the bar
-    assert len(said) == 1
-    assert message in said[0]
+    (line,) = [line for line in ended.stderr.splitlines() if line and "scoring by" not in line]  # the progress bar
+    assert message in line
     assert not (tmp_path / "executed").exists()
     assert store.rows("select count(*) from scores") == [(0,)]
     assert store.rows("select count(*) from labels") == [(0,)]
@@ -132,7 +131,7 @@ def test_the_built_in_world_has_no_weights_for_some_scorers():
     assert "the built-in world has no weights for hpsv2, only for aesthetics, clip, hps, pickscore" in ended.stderr
 
 
-def test_one_scorer_under_two_names_is_asked_for_once(store: PairStore):
+def test_one_scorer_under_two_names_is_refused(store: PairStore):
     words = ["relabel", "--scorer", "hps", "--scorer", "hpsv2.1", "--rule", "majority", "--store", str(store.path)]
     ended = RUNNER.invoke(app, [*words, "--checkpoint", str(built_in("hps"))])
     assert ended.exit_code == 2
@@ -143,15 +142,15 @@ def published_head(path: Path, bias: float = 5.2366458) -> None:
     """One layer with the known values: the norm, and the scores of the first and of the uniform unit vector."""
     w = np.zeros(768)
     w[0] = 4.5450524 - 5.2366458
-    rest = (4.8832849 - 5.2366458) * 768**0.5 - w[0]  # what the others add up to
-    w[1:] = rest / 767
+    others = (4.8832849 - 5.2366458) * 768**0.5 - w[0]  # sum of the other values
+    w[1:] = others / 767
     spread = (17.9956**2 - (w**2).sum()) / 2
-    w[1] += spread**0.5  # two values moved against each other keep the sum; the norm is made up by them
+    w[1] += spread**0.5  # moving two values apart keeps the sum and sets the norm
     w[2] -= spread**0.5
     torch.save({"layers.0.weight": torch.tensor(w[None]), "layers.0.bias": torch.tensor([bias])}, path)
 
 
-def test_the_published_head_is_known_by_its_hash_and_its_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_published_head_is_recognized_by_its_hash_and_its_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / aesthetics.HEAD
     published_head(path)
     # any other file of that name is refused
@@ -167,11 +166,11 @@ def test_the_published_head_is_known_by_its_hash_and_its_values(tmp_path: Path, 
         aesthetics.Aesthetics.check_weights(str(path))
 
 
-def test_checking_aesthetics_tells_the_values_of_a_head_before_its_backbone_is_there(tmp_path: Path):
+def test_checking_aesthetics_prints_the_values_of_a_head_even_without_its_backbone(tmp_path: Path):
     aesthetics_head(tmp_path / "mine.pth")
     ended = RUNNER.invoke(app, ["scorers", "check", "aesthetics", "--checkpoint", str(tmp_path / "mine.pth")])
-    assert ended.stdout.startswith("aesthetics    another head than the published one: ‖w‖ ")
-    assert ended.exit_code == 1  # the backbone is on the hub, which does not answer
+    assert ended.stdout.startswith("aesthetics    not the published head: ‖w‖ ")
+    assert ended.exit_code == 1  # the backbone is on the hub, and HF_HUB_OFFLINE is set
     assert "openai/clip-vit-large-patch14" in ended.stderr
 
 
@@ -183,7 +182,7 @@ def test_a_head_for_another_backbone_is_refused(store: PairStore, tmp_path: Path
     words = ["relabel", "--scorer", "aesthetics", "--checkpoint", str(folder), "--store", str(store.path)]
     ended = RUNNER.invoke(app, words)
     assert ended.exit_code == 5
-    assert "reads embeddings of 768 values" in ended.stderr
+    assert "takes embeddings of 768 values" in ended.stderr
 
 
 def test_an_open_clip_checkpoint_of_another_architecture_is_refused(store: PairStore, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""No folder of a scorer's weights brings code into the process, whatever its settings name; scores stay what they were."""
+"""No code from a scorer's checkpoint folder runs, whatever its settings name, and scores do not change."""
 
 import json
 import shutil
@@ -27,13 +27,13 @@ SCORERS = ("pickscore", "hps", "hpsv2", "hpsv2.1", "clip", "aesthetics", "imager
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a scorer's small weights."""
-    made = tmp_path_factory.mktemp("imagereward")
-    torch.save(test_imagereward.weights(), made / "ImageReward.pt")
+    imagereward = tmp_path_factory.mktemp("imagereward")
+    torch.save(test_imagereward.weights(), imagereward / "ImageReward.pt")
     kind: Any = BertTokenizer
-    kind(vocab={word: at for at, word in enumerate(test_imagereward.WORDS)}).save_pretrained(made)
+    kind(vocab={word: at for at, word in enumerate(test_imagereward.WORDS)}).save_pretrained(imagereward)
 
     def folder(name: str) -> Path:
-        return made if name == "imagereward" else built_in("hps" if name.startswith("hps") else name)
+        return imagereward if name == "imagereward" else built_in("hps" if name.startswith("hps") else name)
 
     return folder
 
@@ -55,13 +55,13 @@ def test_settings_that_name_code_change_neither_score_nor_identity_and_run_none(
     ended = RUNNER.invoke(app, words)
     assert (ended.exit_code, not bird.imported) == (0, True), ended.output
     assert json.loads(ended.stdout)["scored"] == {load_scorer(name, str(folder)).name: 2}
-    spoilt = checked(name, folder)
+    result = checked(name, folder)
     assert not bird.imported
-    assert spoilt == checked(name, folders(name))
+    assert result == checked(name, folders(name))
 
 
-def of_text(path: Path, content: dict[str, Any], bird: Canary) -> None:
-    """Into the section of open_clip that its own loader hands to AutoTokenizer."""
+def add_tokenizer_arguments(path: Path, content: dict[str, Any], bird: Canary) -> None:
+    """In the section that open_clip's own loader passes to AutoTokenizer."""
     if path.name == "open_clip_config.json":
         content["model_cfg"]["text_cfg"] |= {"tokenizer_kwargs": {"trust_remote_code": True, **bird.keys()}}
 
@@ -73,7 +73,7 @@ def test_open_clip_settings_with_arguments_for_a_loader_end_with_5(
     folders: Callable[[str], Path], store: PairStore, tmp_path: Path, name: str, command: str, how: How
 ):
     folder = shutil.copytree(folders(name), tmp_path / "weights")
-    bird = plant(folder, how, of_text)
+    bird = plant(folder, how, add_tokenizer_arguments)
     fill(store, 1)
     words = {"relabel": ["relabel", "--store", str(store.path), "--scorer"], "check": ["scorers", "check"]}[command]
     ended = RUNNER.invoke(app, [*words, name, "--checkpoint", str(folder)])
@@ -83,7 +83,7 @@ def test_open_clip_settings_with_arguments_for_a_loader_end_with_5(
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_an_evaluation_runs_no_code_of_a_scorers_folder(
+def test_an_evaluation_runs_no_code_from_a_scorers_folder(
     store: PairStore, tmp_path: Path, tiny_pipeline: Path, how: How
 ):
     folder = shutil.copytree(built_in("clip"), tmp_path / "weights")
@@ -104,14 +104,14 @@ def test_an_evaluation_runs_no_code_of_a_scorers_folder(
     )
     assert list(evaluate(config, store)["scorers"]) == ["clip"]
     assert not bird.imported
-    plant(folder, how, of_text)
+    plant(folder, how, add_tokenizer_arguments)
     with pytest.raises(IntegrityError, match="tokenizer_kwargs"):
         evaluate(config, store)
     assert not bird.imported
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_a_careless_loader_would_have_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: How):
+def test_a_careless_loader_would_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: How):
     import sys
 
     import open_clip
@@ -120,8 +120,8 @@ def test_a_careless_loader_would_have_run_it(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", [*sys.path])
     folder = shutil.copytree(built_in("clip"), tmp_path / "weights")
-    bird = plant(folder, how, of_text)
-    with pytest.raises(Exception):  # noqa: B017, PT011  # what it makes of the canary's class does not matter
+    bird = plant(folder, how, add_tokenizer_arguments)
+    with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it does with the canary's class
         open_clip.get_tokenizer(f"local-dir:{folder}")([""])
     assert bird.imported
     assert MODULE in bird.mark.read_text()
@@ -147,7 +147,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("entry", REFUSED)
-def test_open_clip_settings_are_plain_numbers_that_make_sense(tmp_path: Path, entry: str):
+def test_open_clip_settings_must_be_plain_numbers_in_range(tmp_path: Path, entry: str):
     folder = shutil.copytree(built_in("clip"), tmp_path / "weights")
     path = folder / "open_clip_config.json"
     settings = json.loads(path.read_text())

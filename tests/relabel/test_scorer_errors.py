@@ -1,4 +1,4 @@
-"""A scorer that fails ends in one line that names it, with the right exit code; numbers of any form just work."""
+"""A scorer that fails is reported in one line that names it, with the right exit code; numbers of any form just work."""
 
 import sys
 from pathlib import Path
@@ -15,18 +15,21 @@ from typer.testing import CliRunner
 RUNNER = CliRunner()
 
 FAULTS = {
-    # scorer, exit code, what the line says
+    # scorer, exit code, part of the line
     "Raises": (1, r"the scorer raises failed: KeyError: 'no such key\nand a second line' ("),
     "Exits": (1, "the scorer exits failed: SystemExit: enough ("),
-    "Strings": (1, "the scorer strings failed: TypeError: numbers were wanted, got values such as ['"),
-    "Nothings": (1, "the scorer nothings failed: TypeError: numbers were wanted"),
+    "Strings": (1, "the scorer strings failed: TypeError: expected numbers, got values such as ['"),
+    "Nothings": (1, "the scorer nothings failed: TypeError: expected numbers"),
     "Columns": (1, "columns gave scores of shape (2, 1) for 2 images"),
-    "NeedsMore": (2, "cannot be made: its constructor needs folder, size; a scorer is given weights, device and dtype"),
-    "CannotBeMade": (1, "'odd_scorers:CannotBeMade' cannot be made: FileNotFoundError: no file here ("),
+    "NeedsMore": (
+        2,
+        "cannot be created: its constructor requires folder, size, but only checkpoint, device and dtype are passed",
+    ),
+    "CannotBeMade": (1, "'odd_scorers:CannotBeMade' cannot be created: FileNotFoundError: no file here ("),
     "NumberedName": (2, "a scorer's name must be a printable text"),
     "NoTemperature": (2, "the temperature of redness must be a finite number above 0, got 0.0"),
     "OddSources": (1, "the scorer odd-sources failed: TypeError: Object of type object is not JSON serializable"),
-    "EmbedsTooFew": (1, "embeds-too-few gave embeddings of shape (1, 3) for 2"),
+    "EmbedsTooFew": (1, "embeds-too-few gave embeddings of shape (1, 3) for 2 inputs"),
     "PreprocessFails": (1, "the scorer preprocess-fails failed: ZeroDivisionError: by zero ("),
     "PromptsFail": (1, "the scorer prompts-fail failed: IndexError: index out of range in self ("),
     "CountFails": (1, "the scorer count-fails failed: OSError: no tokenizer ("),
@@ -53,7 +56,7 @@ def test_a_scorer_that_fails_is_named_in_one_line(store: PairStore, kind: str):
 
 
 @pytest.mark.parametrize("kind", ["Raises", "Strings", "Columns", "NeedsMore"])
-def test_checking_a_scorer_that_fails_says_the_same(kind: str):
+def test_checking_a_scorer_that_fails_reports_the_same(kind: str):
     code, message = FAULTS[kind]
     ended = RUNNER.invoke(app, ["scorers", "check", f"odd_scorers:{kind}"])
     assert (ended.exit_code, ended.stdout) == (code, ""), ended.exception
@@ -61,18 +64,18 @@ def test_checking_a_scorer_that_fails_says_the_same(kind: str):
     assert message in line
 
 
-def test_what_was_scored_before_a_scorer_failed_is_kept(store: PairStore, monkeypatch: pytest.MonkeyPatch):
+def test_scores_from_before_a_failure_are_kept(store: PairStore, monkeypatch: pytest.MonkeyPatch):
     import little_scorers
 
     fill(store, 2)
     calls = []
-    whole = little_scorers.Redness.score
+    score = little_scorers.Redness.score
 
     def second_fails(self: object, prompts: list, images: list) -> np.ndarray:
         calls.append(len(images))
         if len(calls) == 2:
             raise ValueError("gone")
-        return whole(self, prompts, images)  # type: ignore[arg-type]  # an instance
+        return score(self, prompts, images)  # type: ignore[arg-type]  # an instance
 
     monkeypatch.setattr(little_scorers.Redness, "score", second_fails)
     words = ["relabel", "--scorer", "little_scorers:Redness", "--batch-size", "2", "--store", str(store.path)]
@@ -87,7 +90,7 @@ def test_what_was_scored_before_a_scorer_failed_is_kept(store: PairStore, monkey
 def test_tensors_in_bfloat16_or_with_a_gradient_are_scores(store: PairStore, kind: str):
     fill(store, 1)
     relabel(RelabelConfig(scorers=(f"odd_scorers:{kind}",)), store)
-    # of the colours 10 and 110, which bfloat16 holds exactly
+    # of the colors 10 and 110, which bfloat16 represents exactly
     assert store.rows("select score from scores order by score") == [(10.0,), (110.0,)]
 
 
@@ -104,7 +107,7 @@ def test_tensors_in_bfloat16_or_with_a_gradient_are_scores(store: PairStore, kin
         (":Scorer", "cannot be imported: ValueError: Empty module name"),
     ],
 )
-def test_what_cannot_be_a_scorer_is_refused_before_anything_is_done(
+def test_a_name_that_is_not_a_scorer_is_refused_before_anything_is_done(
     store: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
 ):
     (tmp_path / "broken.py").write_text("raise RuntimeError('no GPU')")
@@ -129,7 +132,7 @@ class Scorer:
 """
 
 
-def test_a_scorer_of_the_current_folder_is_found_because_it_was_named(
+def test_a_scorer_in_the_current_folder_is_found_by_name(
     store: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     folder = tmp_path / "mine"
@@ -137,11 +140,11 @@ def test_a_scorer_of_the_current_folder_is_found_because_it_was_named(
     (folder / "scorer_of_mine.py").write_text(MINE)
     (folder / "helper_of_mine.py").write_text("value = 1.0")
     (folder / "later_helper_of_mine.py").write_text("")
-    (folder / "json.py").write_text("raise RuntimeError('taken for the real one')")
+    (folder / "json.py").write_text("raise RuntimeError('imported instead of the real one')")
     fill(store, 1)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     monkeypatch.chdir(folder)
-    # as the console script is started: the current folder is not on the path, and stays off it for anything else
+    # as with the console script: the current folder is not on the path, and stays off it for other scorers
     words = ["relabel", "--store", str(store.path), "--scorer"]
     before = list(sys.path)
     assert RUNNER.invoke(app, [*words, "little_scorers:Darkness"]).exit_code == 0
@@ -151,10 +154,10 @@ def test_a_scorer_of_the_current_folder_is_found_because_it_was_named(
     assert store.rows("select score from scores where scorer = 'mine@1' order by score") == [(1.0,), (2.0,)]
 
 
-def test_python_m_finds_a_scorer_of_the_current_folder(tmp_path: Path):
+def test_python_m_finds_a_scorer_in_the_current_folder(tmp_path: Path):
     (tmp_path / "helper_of_mine.py").write_text("value = 1.0")
     (tmp_path / "later_helper_of_mine.py").write_text("")
     (tmp_path / "scorer_of_mine.py").write_text(MINE)
-    code, said = finished("scorers", "check", "scorer_of_mine:Scorer", cwd=tmp_path)
-    assert code == 5, said  # it ranks by place, and the right image comes first
-    assert "FAIL  right 1.0000  wrong 2.0000  mine@1" in said
+    code, output = finished("scorers", "check", "scorer_of_mine:Scorer", cwd=tmp_path)
+    assert code == 5, output  # it scores by position, and the right image comes first
+    assert "FAIL  right 1.0000  wrong 2.0000  mine@1" in output

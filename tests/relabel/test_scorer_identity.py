@@ -24,13 +24,13 @@ from transformers import BertTokenizer
 PROMPTS = ["a red circle left of a blue square", "two green triangles"]
 
 
-def swapped(folder: Path) -> None:
-    """Two words of the tokenizer change places."""
+def swap_words(folder: Path) -> None:
+    """Swap the ids of two tokens."""
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text())
     words = content["model"]["vocab"]
-    one, other = ("red", "blue") if "blue" in words else ("red</w>", "blue</w>")
-    words[one], words[other] = words[other], words[one]
+    first, second = ("red", "blue") if "blue" in words else ("red</w>", "blue</w>")
+    words[first], words[second] = words[second], words[first]
     path.write_text(json.dumps(content))
 
 
@@ -53,15 +53,15 @@ CHANGES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "pickscore's heads": ("pickscore", setting("config.json", "text_config", "num_attention_heads", value=2)),
     "pickscore's epsilon": ("pickscore", setting("config.json", "vision_config", "layer_norm_eps", value=0.5)),
     "pickscore's end": ("pickscore", setting("config.json", "text_config", "eos_token_id", value=133)),
-    "pickscore's words": ("pickscore", swapped),
+    "pickscore's words": ("pickscore", swap_words),
     "clip's activation": ("clip", setting(OPEN_CLIP, "model_cfg", "quick_gelu", value=True)),
     "clip's heads": ("clip", setting(OPEN_CLIP, "model_cfg", "vision_cfg", "head_width", value=56)),
-    "clip's words": ("clip", swapped),
+    "clip's words": ("clip", swap_words),
     "hps' heads": ("hps", setting(OPEN_CLIP, "model_cfg", "text_cfg", "heads", value=2)),
-    "hps' words": ("hps", swapped),
-    "hpsv2's words": ("hpsv2", swapped),
+    "hps' words": ("hps", swap_words),
+    "hpsv2's words": ("hpsv2", swap_words),
     "aesthetics' activation": ("aesthetics", setting("config.json", "hidden_act", value="gelu")),
-    "imagereward's words": ("imagereward", swapped),
+    "imagereward's words": ("imagereward", swap_words),
 }
 
 
@@ -77,7 +77,7 @@ def copied(name: str, to: Path) -> Path:
     to.mkdir()
     torch.save(test_imagereward.weights(), to / "ImageReward.pt")
     kind: Any = BertTokenizer
-    kind(vocab={word: at for at, word in enumerate(test_imagereward.WORDS)}).save_pretrained(to)
+    kind(vocab={word: number for number, word in enumerate(test_imagereward.WORDS)}).save_pretrained(to)
     return to
 
 
@@ -85,20 +85,22 @@ def copied(name: str, to: Path) -> Path:
 def test_another_setting_or_vocabulary_gives_other_scores_under_another_identity(
     tmp_path: Path, images: list[Image.Image], change: str
 ):
-    name, spoil = CHANGES[change]
+    name, modify = CHANGES[change]
     folder = copied(name, tmp_path / "weights")
     before = load_scorer(name, str(folder), "cpu")
     scores = before.score(PROMPTS, images)
-    spoil(folder)
+    modify(folder)
     after = load_scorer(name, str(folder), "cpu")
     assert not np.array_equal(scores, after.score(PROMPTS, images))
     assert identity(before) != identity(after)
-    if name != "imagereward":  # what is kept is told apart too
-        assert before.backbone != after.backbone  # type: ignore[attr-defined]  # of towers
+    if name != "imagereward":  # cached embeddings are kept apart too
+        assert before.backbone != after.backbone  # type: ignore[attr-defined]  # dual encoders have one
 
 
 @pytest.mark.parametrize("name", ["pickscore", "clip", "hps", "aesthetics", "imagereward"])
-def test_what_no_score_depends_on_leaves_the_identity_as_it_is(tmp_path: Path, images: list[Image.Image], name: str):
+def test_a_setting_that_no_score_depends_on_does_not_change_the_identity(
+    tmp_path: Path, images: list[Image.Image], name: str
+):
     folder = copied(name, tmp_path / "weights")
     before = load_scorer(name, str(folder), "cpu")
     for path in folder.glob("*.json"):
@@ -117,17 +119,17 @@ def test_pickscores_size_is_part_of_its_identity(tmp_path: Path):
 
 
 def test_the_question_and_the_model_are_part_of_vlms_identity(monkeypatch: pytest.MonkeyPatch):
-    def known(model: str) -> str:
+    def of_model(model: str) -> str:
         return identity(load_scorer("vlm", f"http://localhost:1/v1#{model}"))
 
-    first = known("little")
-    assert first == known("little")
-    assert first != known("large")
+    first = of_model("little")
+    assert first == of_model("little")
+    assert first != of_model("large")
     monkeypatch.setattr(vlm, "QUESTION", vlm.QUESTION.replace("better", "worse"))
-    assert first != known("little")
+    assert first != of_model("little")
 
 
-def test_scores_of_before_stay_in_the_store_beside_the_new_ones(store: PairStore, tmp_path: Path):
+def test_earlier_scores_stay_in_the_store_beside_the_new_ones(store: PairStore, tmp_path: Path):
     fill(store, 1)
     folder = copied("clip", tmp_path / "weights")
     config = RelabelConfig(scorers=("clip",), checkpoints={"clip": str(folder)}, device="cpu")
@@ -143,25 +145,27 @@ def test_scores_of_before_stay_in_the_store_beside_the_new_ones(store: PairStore
 
 
 def test_a_vocabulary_reads_the_same_from_either_form_of_its_files(tmp_path: Path):
-    whole = read_vocabulary(built_in("clip"), "CLIP")
-    (tmp_path / "vocab.json").write_text(json.dumps(whole.tokens))
-    merges = "".join(f"{left} {right}\n" for left, right in whole.merges)
+    single = read_vocabulary(built_in("clip"), "CLIP")
+    (tmp_path / "vocab.json").write_text(json.dumps(single.tokens))
+    merges = "".join(f"{left} {right}\n" for left, right in single.merges)
     (tmp_path / "merges.txt").write_text(f"#version: 0.2\n{merges}")
-    apart = read_vocabulary(tmp_path, "CLIP")
-    assert apart.digest == whole.digest
-    assert apart.tokenizer(135)(PROMPTS).input_ids == whole.tokenizer(135)(PROMPTS).input_ids
+    separate = read_vocabulary(tmp_path, "CLIP")
+    assert separate.digest == single.digest
+    assert separate.tokenizer(135)(PROMPTS).input_ids == single.tokenizer(135)(PROMPTS).input_ids
     (tmp_path / "vocab.txt").write_text("\n".join(test_imagereward.WORDS) + "\n")
-    assert read_vocabulary(tmp_path, "BERT").tokens == {word: at for at, word in enumerate(test_imagereward.WORDS)}
+    assert read_vocabulary(tmp_path, "BERT").tokens == {
+        word: number for number, word in enumerate(test_imagereward.WORDS)
+    }
 
 
 def test_a_vocabulary_of_another_model_is_refused():
-    with pytest.raises(IntegrityError, match="tokens up to number 134, the model only 134 embeddings"):
+    with pytest.raises(IntegrityError, match="tokens up to number 134, but the model has only 134 token embeddings"):
         read_vocabulary(built_in("clip"), "CLIP").tokenizer(134)
-    with pytest.raises(IntegrityError, match=r"holds no tokenizer: tokenizer.json is not one of BERT"):
+    with pytest.raises(IntegrityError, match=r"has no BERT tokenizer: tokenizer.json cannot be read as one"):
         read_vocabulary(built_in("clip"), "BERT")
 
 
-def test_open_clip_counts_prompts_that_are_cut_as_its_tokenizer_sees_them():
+def test_open_clip_counts_truncated_prompts_after_its_own_cleaning():
     scorer: Any = load_scorer("clip", "shapes", "cpu")
-    fits = "red, " * 7  # 14 tokens and the two ends are 16
+    fits = "red, " * 7  # 14 tokens plus start and end are 16
     assert scorer.n_truncated([fits, fits + ",", "red&#44; " * 7]) == 1

@@ -1,4 +1,4 @@
-"""A judge behind an endpoint: asked in both orders, retried, and never asked twice for what it has said."""
+"""A judge behind an endpoint: asked in both orders, retried, and never asked again about a pair it has answered."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ from content import add_pair, add_picture, add_prompt, fill
 from PIL import Image
 from prefloop.relabel import RelabelConfig
 from prefloop.relabel.plan import plan
-from prefloop.relabel.scorers.vlm import KEY, _read
+from prefloop.relabel.scorers.vlm import API_KEY, _parse_answer
 from prefloop.relabel.stage import relabel
 from prefloop.store import BadDataError, PairStore, PrefloopError, UsageError
 
@@ -26,7 +26,7 @@ def redder(reds: list[float], text: str) -> tuple[int, object]:  # noqa: ARG001
 
 
 class Endpoint:
-    """A chat endpoint that reads the pictures it is sent and answers by a function of their redness and the text."""
+    """A chat endpoint that answers by a function of the redness of the images it receives and of the text."""
 
     def __init__(self) -> None:
         self.answer: Answer = redder
@@ -39,11 +39,11 @@ class Endpoint:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 endpoint.asked.append(body)
                 endpoint.keys.append(self.headers["Authorization"])
-                text, *pictures = body["messages"][0]["content"]
-                reds = [red(one["image_url"]["url"]) for one in pictures]
-                status, said = endpoint.answer(reds, text["text"])
-                whole = {"choices": [{"message": {"content": said}}]} if isinstance(said, str) else said
-                data = json.dumps(whole).encode()
+                text, *images = body["messages"][0]["content"]
+                reds = [red(image["image_url"]["url"]) for image in images]
+                status, answer = endpoint.answer(reds, text["text"])
+                content = {"choices": [{"message": {"content": answer}}]} if isinstance(answer, str) else answer
+                data = json.dumps(content).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
@@ -68,13 +68,13 @@ def red(url: str) -> float:
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    found = Endpoint()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
+    endpoint = Endpoint()
+    yield endpoint
+    endpoint.server.shutdown()
+    endpoint.server.server_close()
 
 
-def test_a_judge_decides_pairs_by_what_it_sees_and_is_asked_in_both_orders(store: PairStore, endpoint: Endpoint):
+def test_a_judge_decides_pairs_by_their_images_and_is_asked_in_both_orders(store: PairStore, endpoint: Endpoint):
     prompt = add_prompt(store, 'say "hello"')
     dim, bright, same = (add_picture(store, colour) for colour in ((50, 0, 0), (150, 0, 0), (150, 9, 0)))
     add_pair(store, prompt, dim, bright)
@@ -89,19 +89,21 @@ def test_a_judge_decides_pairs_by_what_it_sees_and_is_asked_in_both_orders(store
     assert 'say "hello"' in endpoint.asked[0]["messages"][0]["content"][0]["text"]
 
 
-def test_a_judge_that_always_takes_the_first_decides_nothing(store: PairStore, endpoint: Endpoint):
+def test_a_judge_that_always_prefers_the_first_decides_nothing(store: PairStore, endpoint: Endpoint):
     fill(store, 3)
     endpoint.answer = lambda _reds, _text: (200, "first")
-    assert relabel(endpoint.config(), store)["labels"] == {"a": 0, "b": 0, "tie": 3, "undecided": 0}
+    assert relabel(endpoint.config(), store)["labels"] == {"a": 0, "b": 0, "tie": 3, "undecided": 0, "not_selected": 0}
 
 
-def test_what_was_judged_is_not_asked_again_and_a_failed_run_keeps_its_answers(store: PairStore, endpoint: Endpoint):
+def test_a_failed_run_keeps_its_answers_and_the_next_asks_only_about_the_other_pairs(
+    store: PairStore, endpoint: Endpoint
+):
     fill(store, 5)  # batches of 2, 2 and 1
 
-    def dies(reds: list[float], text: str) -> tuple[int, object]:
+    def fails_later(reds: list[float], text: str) -> tuple[int, object]:
         return redder(reds, text) if len(endpoint.asked) <= 4 else (400, {"error": "out of credit"})
 
-    endpoint.answer = dies
+    endpoint.answer = fails_later
     with pytest.raises(PrefloopError, match=r"answers 400: .*out of credit"):
         relabel(endpoint.config(), store)
     store.ingest()
@@ -130,12 +132,12 @@ def test_a_busy_endpoint_is_asked_again(store: PairStore, endpoint: Endpoint):
     assert len(endpoint.asked) == 4
 
 
-def test_an_answer_that_says_nothing_makes_no_label_and_is_counted(store: PairStore, endpoint: Endpoint):
+def test_an_unreadable_answer_makes_no_label_and_is_counted(store: PairStore, endpoint: Endpoint):
     fill(store, 1)
     endpoint.answer = lambda _reds, _text: (200, "The first is red, the second is not.")
     summary = relabel(replace(endpoint.config(), max_unreadable=1.0), store)
-    assert (summary["labels"]["undecided"], summary["bad"]) == (1, {"without an answer": 1})
-    assert [_read(text) for text in ("First", "second!", " It is a TIE", "neither", "firstly")] == [
+    assert (summary["labels"]["undecided"], summary["excluded"]) == (1, {"without an answer": 1})
+    assert [_parse_answer(text) for text in ("First", "second!", " It is a TIE", "neither", "firstly")] == [
         1,
         0,
         0.5,
@@ -144,12 +146,10 @@ def test_an_answer_that_says_nothing_makes_no_label_and_is_counted(store: PairSt
     ]
 
 
-def test_too_many_pairs_without_an_answer_end_with_3_after_the_rest_is_kept(store: PairStore, endpoint: Endpoint):
+def test_too_many_pairs_without_an_answer_end_with_3_after_the_others_are_kept(store: PairStore, endpoint: Endpoint):
     fill(store, 4)
     endpoint.answer = lambda reds, text: (200, "neither") if "prompt 1" in text else redder(reds, text)
-    with pytest.raises(
-        BadDataError, match=r"vlm gave no answer that can be read for 1 of 4 pairs.*--max-unreadable 0.01"
-    ):
+    with pytest.raises(BadDataError, match=r"vlm gave no readable answer for 1 of 4 pairs.*--max-unreadable 0.01"):
         relabel(endpoint.config(), store)
     assert store.rows("select count(*) from current_labels") == [(3,)]
     endpoint.answer = redder
@@ -159,7 +159,7 @@ def test_too_many_pairs_without_an_answer_end_with_3_after_the_rest_is_kept(stor
 def test_the_key_comes_from_the_environment_and_stays_out_of_the_store(
     store: PairStore, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv(KEY, "secret")
+    monkeypatch.setenv(API_KEY, "secret")
     fill(store, 1)
     relabel(endpoint.config(), store)
     assert set(endpoint.keys) == {"Bearer secret"}
@@ -168,29 +168,31 @@ def test_the_key_comes_from_the_environment_and_stays_out_of_the_store(
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("answer", "message"),
     [
-        ((401, {}), f"refuses the key; set {KEY}"),
-        ((200, {"choices": []}), "gives no chat completion"),
-        ((200, {"choices": [{"message": {"content": None}}]}), "gives no chat completion"),
-        ((200, ["first"]), "gives no chat completion"),
+        ((401, {}), f"refuses the key; set {API_KEY}"),
+        ((200, {"choices": []}), "does not answer with a chat completion"),
+        ((200, {"choices": [{"message": {"content": None}}]}), "does not answer with a chat completion"),
+        ((200, ["first"]), "does not answer with a chat completion"),
     ],
 )
-def test_an_endpoint_that_does_not_work_is_named(store: PairStore, endpoint: Endpoint, said: tuple, message: str):
+def test_an_endpoint_that_does_not_work_is_named(store: PairStore, endpoint: Endpoint, answer: tuple, message: str):
     fill(store, 1)
-    endpoint.answer = lambda _reds, _text: said
+    endpoint.answer = lambda _reds, _text: answer
     with pytest.raises(PrefloopError, match=message):
         relabel(endpoint.config(), store)
     assert store.rows("select count(*) from labels") == [(0,)]
 
 
-def test_a_judge_is_named_alone_with_an_endpoint(store: PairStore, endpoint: Endpoint):
+def test_a_pairwise_judge_is_named_alone_with_an_endpoint(store: PairStore, endpoint: Endpoint):
     fill(store, 1)
-    weights = endpoint.config().checkpoints
+    checkpoints = endpoint.config().checkpoints
     with pytest.raises(UsageError, match="name it alone"):
-        relabel(RelabelConfig(scorers=("vlm", "little_scorers:Redness"), rule="majority", checkpoints=weights), store)
+        relabel(
+            RelabelConfig(scorers=("vlm", "little_scorers:Redness"), rule="majority", checkpoints=checkpoints), store
+        )
     with pytest.raises(UsageError, match="name it alone"):
-        relabel(RelabelConfig(scorers=("vlm",), tie_band=0.1, checkpoints=weights), store)
+        relabel(RelabelConfig(scorers=("vlm",), tie_band=0.1, checkpoints=checkpoints), store)
     for wrong in ({}, {"vlm": "shapes"}, {"vlm": endpoint.url}, {"vlm": "#little"}):
         with pytest.raises(UsageError, match="vlm needs an endpoint and a model"):
             relabel(RelabelConfig(scorers=("vlm",), checkpoints=wrong), store)
