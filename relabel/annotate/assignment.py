@@ -199,7 +199,7 @@ class LabelQueue:
             self._set_choice(session.labeler, assignment.pair, choice)
 
     def record_undo(self, session: Session) -> None:
-        """Call when the undo of the last answer is on disk. Its pair is shown again; the sides are drawn again too."""
+        """Call when the undo of the last answer is on disk. Its pair is shown again, with the sides at random again."""
         with self._lock:
             answer = session.answers.pop()
             pair = answer.assignment.pair

@@ -35,7 +35,7 @@ class ImageCache:
         """Bytes and media type.
 
         Args:
-            extension: that of its file, if known; otherwise the store is asked.
+            extension: that of its file; None looks it up in the store.
             small: as a thumbnail.
 
         Raises:

@@ -180,8 +180,8 @@ def test_a_pair_shows_its_scores_labels_and_origin(known: tuple[PairStore, list[
     assert "Prompt number 3 of 100_percent" in words
     assert "kind=odd" in words
     assert "clip@1 3.0000 2.0000 +1.0000" in words
-    assert "one 1 a 0.250 3.5" in words
-    assert "two 1 b 0" in words
+    assert "one 0 a 0.250 3.5" in words
+    assert "two 0 b 0" in words
     assert "old, seed 0, image 0" in words
     assert client.get(f"/pair/{UUID(int=3).hex}").status_code == 404
 
