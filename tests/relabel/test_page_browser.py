@@ -177,6 +177,22 @@ def test_an_answer_that_cannot_be_saved_is_kept_in_the_browser_and_sent_again(
     assert (saved, 300 <= ms < 2000) == (text, True)  # until the first try, not until it was saved
 
 
+def test_a_choice_made_as_soon_as_a_pair_appears_is_sent_by_the_script(store: PairStore, browser: Browser):
+    click_at_once = """() => {
+        window.loaded_once = true
+        new MutationObserver((_, observer) => { observer.disconnect(); document.getElementById("left").click() })
+            .observe(document.body, {childList: true})
+    }"""
+    with label_server(store, labelers=("me",)).serving() as link:
+        page = open_link(browser, link())
+        page.evaluate(click_at_once)
+        page.keyboard.press("ArrowRight")
+        expect(page.locator(".progress")).to_contain_text("2 of 26")
+        # a form that the browser sent itself would have loaded the page again, and is lost if the server is down
+        assert page.evaluate("window.loaded_once")
+        page.context.close()
+
+
 def test_every_acknowledged_answer_survives_kill_9(store: PairStore, browser: Browser):
     process = subprocess.Popen(
         command("label", "--port", 0, "--labeler", "ann", "--store", store.path),
