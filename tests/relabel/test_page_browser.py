@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browsers import CHROMIUM, assert_fits, open_link, press, prompt
 from conftest import add_halves
 from content import add_pair, add_prompt, command, environment
 from pages import label_server, serving
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 from prefloop import eval as evaluation
 from prefloop.relabel import annotate, validation
 from prefloop.relabel.annotate.browse import browse_app
@@ -26,7 +27,6 @@ from prefloop.store.maintenance.compact import compact
 from prefloop.train.config import TrainConfig
 from prefloop.train.pairs import select_pairs
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="Chromium is not installed: `apt-get install chromium` as root, then run the tests again"
 )
@@ -56,28 +56,6 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
 def store(filled: PairStore, tmp_path: Path) -> PairStore:
     shutil.copytree(filled.path, tmp_path / "store")
     return PairStore.open(tmp_path / "store")
-
-
-def open_link(browser: Browser, link: str, name: str | None = None, **settings: object) -> Page:
-    page = browser.new_context(**settings).new_page()  # type: ignore[arg-type]  # names are checked by playwright
-    page.set_default_timeout(20_000)
-    page.goto(link)
-    if name:
-        page.get_by_label("Your name").fill(name)
-        page.get_by_role("button", name="Start").click()
-    page.wait_for_url(re.compile(r":\d+/$"))  # the page is loaded and listens to keys
-    return page
-
-
-def press(page: Page, key: str) -> None:
-    """Press a key and wait for the next pair."""
-    ticket = page.locator("[name=ticket]").first.input_value()
-    page.keyboard.press(key)
-    expect(page.locator(f'[name=ticket][value="{ticket}"]')).to_have_count(0)
-
-
-def prompt(page: Page) -> str:
-    return page.locator("#prompt").inner_text()
 
 
 def test_twenty_pairs_by_keyboard_and_one_undone_are_found_in_sql(store: PairStore, browser: Browser):
@@ -244,22 +222,6 @@ def test_everything_fits_on_one_screen_and_works_by_mouse_and_touch(store: PairS
     PairStore.open(store.path)
     # on each screen a first and a second image; the tie was undone
     assert store.rows("select count(*) from current_labels where choice in ('a', 'b')") == [(6,)]
-
-
-def assert_fits(page: Page, width: int, height: int) -> None:
-    for name in ("Choose the first image", "Choose the second image", "Tie", "Skip", "Undo"):
-        box = page.get_by_role("button", name=name).bounding_box()
-        assert box is not None
-        assert box["x"] >= 0
-        assert box["y"] >= 0
-        assert box["x"] + box["width"] <= width
-        assert box["y"] + box["height"] <= height
-        # target size of at least 24 pixels, by WCAG 2.2
-        assert min(box["width"], box["height"]) >= 24
-    first, second = (page.locator(f"#{side}").bounding_box() for side in ("left", "right"))
-    assert first is not None
-    assert second is not None
-    assert (first["width"], first["height"]) == (second["width"], second["height"])
 
 
 def test_filters_are_in_a_link_that_another_browser_opens(store: PairStore, browser: Browser):
