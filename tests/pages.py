@@ -1,14 +1,21 @@
-"""A labelling page without a server, and what a browser would make of its answers."""
+"""A labelling page in this process, and a client that reads its responses as a browser would."""
 
 import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import unescape
 from uuid import UUID, uuid4
 
+from prefloop.core.signals import StopSignal
 from prefloop.relabel.annotate.app import LabelPage, label_app
-from prefloop.relabel.annotate.config import LabelConfig
+from prefloop.relabel.annotate.config import LabelConfig, ServeConfig
+from prefloop.relabel.annotate.serve import base_url, listen, serve
 from prefloop.store import PairStore
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
 ROOT = "http://127.0.0.1:8420"
 
@@ -20,7 +27,7 @@ class Person:
     client: TestClient
     text: str = field(default="")
 
-    def look(self) -> "Person":
+    def reload(self) -> "Person":
         self.text = self.client.get("/").text
         return self
 
@@ -30,12 +37,12 @@ class Person:
 
     @property
     def images(self) -> list[UUID]:
-        """Left and right; none at the end of the queue."""
-        return [UUID(found) for found in re.findall(r'<img src="/image/(\w{32})"', self.text)]
+        """Left and right; empty at the end of the queue."""
+        return [UUID(hex_digits) for hex_digits in re.findall(r'<img src="/image/(\w{32})"', self.text)]
 
     @property
-    def told(self) -> str:
-        return unescape(re.findall(r'class="told[^"]*">(.*?)</p>', self.text)[0])
+    def message(self) -> str:
+        return unescape(re.findall(r'class="message[^"]*">(.*?)</p>', self.text)[0])
 
     @property
     def prompt(self) -> str:
@@ -50,7 +57,7 @@ class Person:
 
 
 @dataclass
-class Office:
+class LabelServer:
     """A page and the links it has announced."""
 
     page: LabelPage
@@ -64,16 +71,37 @@ class Office:
         sent = {"token": self.links[-1][0], "name": name}
         answer = client.post("/enter", data=sent, headers={"origin": ROOT})
         assert answer.status_code == 303, answer.text
-        return Person(client).look()
+        return Person(client).reload()
+
+    @contextmanager
+    def serving(self) -> Iterator[Callable[[], str]]:
+        """Serve the page to real browsers; yields a function that returns the latest link."""
+        with serving(lambda port: label_app(self.page, port)) as root:
+            yield lambda: f"{root}/enter?token={self.links[-1][0]}"
 
 
-def office(store: PairStore, **settings: object) -> Office:
+@contextmanager
+def serving(app: Callable[[int], ASGIApp]) -> Iterator[str]:
+    """Serve an app, made for a port, in a thread; yields its URL."""
+    config, stop = ServeConfig(), StopSignal()
+    bound = listen(config)
+    thread = threading.Thread(target=serve, args=(app(bound.getsockname()[1]), bound, stop))
+    thread.start()
+    try:
+        yield base_url(config, bound)
+    finally:
+        stop.number = signal.SIGTERM
+        thread.join()
+        bound.close()
+
+
+def label_server(store: PairStore, **settings: object) -> LabelServer:
     links: list[tuple[str, str | None]] = []
     config = LabelConfig(**settings)  # type: ignore[arg-type]  # names are checked by the dataclass
     page = LabelPage(config, store, uuid4(), lambda token, name: links.append((token, name)))
     for name in config.labelers or (None,):
-        page.door.invite(name)
-    return Office(page, links)
+        page.invites.create(name)
+    return LabelServer(page, links)
 
 
 def labels(store: PairStore, labeler: str = "human:ann") -> list[tuple]:

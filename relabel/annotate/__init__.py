@@ -1,1 +1,1 @@
-"""Pages for people: `prefloop label`, on which they decide pairs, and `prefloop browse`, on which they look through them."""
+"""Web pages for people: `prefloop label` to label pairs, `prefloop browse` to look through them."""

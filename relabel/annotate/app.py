@@ -1,4 +1,4 @@
-"""The labelling page: routes, and what happens at each."""
+"""The labelling page: its state, and what each route does."""
 
 import threading
 from collections import Counter
@@ -12,123 +12,124 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from ...store import ImageError, PairStore, UsageError
-from .annotations import Answers
-from .assignment import Desk, Showing, Sitting
+from .annotations import Annotations
+from .assignment import Assignment, LabelQueue, Session
 from .config import LabelConfig, labeler_name
-from .pages import CANNOT, Pages, reason
-from .queue import Shown, details, pairs_to_label, standing
-from .security import Door, Guard, cookie_name
-from .thumbnails import Pictures
+from .pages import STORE_ERRORS, Pages, sentence
+from .queue import BlindPair, blind_pairs, current_choices, pairs_to_label
+from .security import InviteLinks, SecurityMiddleware, cookie_name
+from .thumbnails import ImageCache
 
-_AHEAD = 64
+_PREFETCH = 64
+"""Pairs whose prompts and images are looked up in one query."""
 _SIDES = {"left": {"a": "a", "b": "b"}, "right": {"a": "b", "b": "a"}}
+"""Side chosen → image on the left → image chosen."""
+_SAVED = {"left": "the first image", "right": "the second image", "tie": "a tie", "skip": "skipped"}
 
 
 class LabelPage:
-    """What the page knows while it runs."""
+    """The state of the page while it runs."""
 
     def __init__(
         self, config: LabelConfig, store: PairStore, run_id: UUID, announce: Callable[[str, str | None], None]
     ) -> None:
         self.config, self.store = config, store
-        store.ingest()  # labels that another run of the page wrote last
-        self.desk = Desk(config, pairs_to_label(store, config))
-        self.desk.load(standing(store))
-        self.answers = Answers(store, run_id)
-        self.pictures = Pictures(store)
-        self.door: Door[Sitting] = Door(announce)
-        self.left_out: Counter[str] = Counter()
-        """Pairs with a picture that cannot be shown, by reason."""
-        self._details: dict[UUID, Shown] = {}
+        store.ingest()  # labels that an earlier run of the page wrote last
+        self.queue = LabelQueue(config, pairs_to_label(store, config))
+        self.queue.load(current_choices(store))
+        self.annotations = Annotations(store, run_id)
+        self.images = ImageCache(store)
+        self.invites: InviteLinks[Session] = InviteLinks(announce)
+        self.excluded: Counter[str] = Counter()
+        """Pairs with an image that cannot be shown, by reason."""
+        self._details: dict[UUID, BlindPair] = {}
         self._lock = threading.Lock()
 
     # People
 
-    def sit(self, typed: str) -> Sitting:
-        """Begin with a name.
+    def open_session(self, typed: str) -> Session:
+        """Begin a session for a name.
 
         Raises:
-            UsageError: where it is no name, or one of a labeler who is no person.
+            UsageError: if the name is not valid, or belongs to a labeler that is not a person.
         """
         labeler = labeler_name(typed)
-        if not self.desk.knows(labeler):
-            self.answers.describe(labeler)
-            self.desk.load(standing(self.store, labeler))
-        return self.desk.sit(labeler)
+        if not self.queue.knows(labeler):
+            self.annotations.add_labeler(labeler)
+            self.queue.load(current_choices(self.store, labeler))
+        return self.queue.open_session(labeler)
 
     # Showing
 
-    def shown(self, sitting: Sitting) -> list[tuple[Showing, Shown]]:
-        """The pair before a person and the one that comes next, both with pictures that can be shown."""
+    def pairs_for(self, session: Session) -> list[tuple[Assignment, BlindPair]]:
+        """The pair that a person sees and the next one, both with images that can be shown."""
         while True:
-            line = self.desk.line(sitting)
-            found = [(showing, self._whole(showing.pair)) for showing in line]
-            if all(shown for _, shown in found):
-                return [(showing, shown) for showing, shown in found if shown]
+            pairs = [(assignment, self._showable(assignment.pair)) for assignment in self.queue.assignments(session)]
+            if all(pair for _, pair in pairs):
+                return [(assignment, pair) for assignment, pair in pairs if pair]
 
-    def _whole(self, pair: UUID) -> Shown | None:
-        """What is shown of a pair; None, and the pair is left out, where it cannot be shown."""
+    def _showable(self, pair_id: UUID) -> BlindPair | None:
+        """What is shown of a pair. If that fails, None, and the pair is dropped from the queue."""
         with self._lock:
-            if pair not in self._details:
-                self._details = details(self.store, [pair, *self.desk.ahead(_AHEAD)])
-            shown = self._details.get(pair)
+            if pair_id not in self._details:
+                self._details = blind_pairs(self.store, [pair_id, *self.queue.upcoming(_PREFETCH)])
+            pair = self._details.get(pair_id)
         try:
-            if shown is None:
-                raise ImageError("missing", "the store has no row of a picture")
-            for image, form in zip((shown.image_a, shown.image_b), shown.formats, strict=True):
-                self.pictures.shown(image, form)
+            if pair is None:
+                raise ImageError("missing", "the store has no row for an image")
+            for image, extension in zip((pair.image_a, pair.image_b), pair.formats, strict=True):
+                self.images.get(image, extension)
         except ImageError as error:
-            self.left_out[f"image {error.reason}"] += 1
-            self.desk.drop(pair)
+            self.excluded[f"image {error.reason}"] += 1
+            self.queue.drop(pair_id)
             return None
-        return shown
+        return pair
 
     # Choosing
 
-    def choose(self, sitting: Sitting, form: dict[str, str]) -> str:
-        """Write what a form says; what to tell about it.
+    def choose(self, session: Session, form: dict[str, str]) -> str:
+        """Write the choice that a form contains; returns a message for the person.
 
         Raises:
-            UsageError: where it says nothing the page knows.
-            PrefloopError, OSError: where it cannot be written; nothing has changed then.
+            UsageError: if the choice is unknown.
+            PrefloopError, OSError: if it cannot be written; nothing has changed then.
         """
         choice = form.get("choice", "")
         if choice == "undo":
-            return self._undo(sitting)
+            return self._undo(session)
         if choice not in ("left", "right", "tie", "skip"):
             raise UsageError("choose left, right, tie, skip or undo")
-        line = self.desk.line(sitting)
-        if not line or form.get("ticket") != line[0].ticket:
-            return "That pair is no longer before you; nothing was saved for it."
-        showing, labeler = line[0], sitting.labeler
-        before = self.desk.standing(labeler, showing.pair)
-        picture = _SIDES[choice][showing.left] if choice in _SIDES else choice
+        assignments = self.queue.assignments(session)
+        if not assignments or form.get("ticket") != assignments[0].ticket:
+            return "That pair is no longer assigned to you; this choice was not saved."
+        assignment, labeler = assignments[0], session.labeler
+        previous = self.queue.current_choice(labeler, assignment.pair)
+        chosen = _SIDES[choice][assignment.left] if choice in _SIDES else choice
         ms = form.get("ms", "")
-        rep = self.desk.next_rep(labeler, showing.pair)
-        self.answers.write(labeler, showing.pair, rep, picture, showing.left, int(ms) if _is_count(ms) else None)
-        self.desk.answered(sitting, showing, picture, before)
-        return f"Saved: {_TOLD[choice]}."
+        revision = self.queue.next_revision(labeler, assignment.pair)
+        self.annotations.write(
+            labeler, assignment.pair, revision, chosen, assignment.left, int(ms) if _is_count(ms) else None
+        )
+        self.queue.record_answer(session, assignment, chosen, previous)
+        return f"Saved: {_SAVED[choice]}."
 
-    def _undo(self, sitting: Sitting) -> str:
-        if not sitting.answers:
+    def _undo(self, session: Session) -> str:
+        if not session.answers:
             return "There is nothing to undo."
-        last = sitting.answers[-1]
-        rep = self.desk.next_rep(sitting.labeler, last.showing.pair)
-        self.answers.take_back(sitting.labeler, last.showing.pair, rep, last.before)
-        self.desk.undone(sitting)
+        last, labeler = session.answers[-1], session.labeler
+        revision = self.queue.next_revision(labeler, last.assignment.pair)
+        self.annotations.undo(labeler, last.assignment.pair, revision, last.previous)
+        self.queue.record_undo(session)
         return "Undone: choose again."
 
-    def settle(self) -> None:
-        """Take labels into the tables, and pairs that are new into the queue where it runs out."""
-        self.answers.settle()
-        if self.desk.n_open() < _AHEAD and self.config.limit is None:
-            self.desk.extend(pairs_to_label(self.store, self.config))
+    def flush(self) -> None:
+        """Take labels into the tables, and new pairs into a queue that is running out."""
+        self.annotations.flush()
+        if self.queue.n_open() < _PREFETCH and self.config.limit is None:
+            self.queue.extend(pairs_to_label(self.store, self.config))
 
 
-_TOLD = {"left": "the first picture", "right": "the second picture", "tie": "a tie", "skip": "skipped"}
-
-
-def _by_script(request: Request) -> bool:
+def _from_script(request: Request) -> bool:
     return "hx-request" in request.headers
 
 
@@ -136,58 +137,54 @@ def _is_count(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 12
 
 
-def label_app(page: LabelPage, port: int) -> Guard:
+def label_app(page: LabelPage, port: int) -> SecurityMiddleware:
     """The page as an ASGI application."""
     pages = Pages("prefloop label")
     cookie = cookie_name("label", port)
 
-    def desk(request: Request, told: str = "", status: int = 200) -> Response:
-        sitting: Sitting = request.state.session
-        fragment = "desk.html" if _by_script(request) else "label.html"
+    def workspace(request: Request, message: str = "", status: int = 200) -> Response:
+        session: Session = request.state.session
+        template = "workspace.html" if _from_script(request) else "label.html"
         try:
-            line = page.shown(sitting)
-        except CANNOT as error:
-            return pages.problem(request, f"{told} {reason(error)}".strip(), 503)
+            pairs = page.pairs_for(session)
+        except STORE_ERRORS as error:
+            return pages.problem(request, f"{message} {sentence(error)}".strip(), 503)
         values: dict[str, Any] = {
-            "labeler": sitting.labeler,
-            "progress": page.desk.progress(sitting.labeler),
-            "told": told,
-            "wrong": status >= 400,
+            "labeler": session.labeler,
+            "progress": page.queue.progress(session.labeler),
+            "message": message,
+            "is_error": status >= 400,
             "unsaved": status == 503,
-            "can_undo": bool(sitting.answers),
-            "elsewhere": page.desk.elsewhere(sitting),
-            "pair": _sides(*line[0]) if line else None,
-            "next": [_sides(*one) for one in line[1:]],
+            "can_undo": bool(session.answers),
+            "n_assigned_to_others": page.queue.n_assigned_to_others(session),
+            "pair": _by_side(*pairs[0]) if pairs else None,
+            "next_pairs": [_by_side(*pair) for pair in pairs[1:]],
         }
-        return pages.render(request, fragment, values, status)
+        return pages.render(request, template, values, status)
 
     def show(request: Request) -> Response:
         with request.state.session.lock:
-            return desk(request)
+            return workspace(request)
 
     def answer(request: Request) -> Response:
-        sitting: Sitting = request.state.session
-        with sitting.lock:
+        session: Session = request.state.session
+        with session.lock:
             try:
-                told = page.choose(sitting, request.state.form)
+                message = page.choose(session, request.state.form)
             except UsageError as error:
-                return desk(request, str(error), 400)
-            except CANNOT as error:
-                then = (
-                    "It is sent again by itself; leave this page open."
-                    if _by_script(request)
-                    else "Choose again later."
-                )
-                return desk(request, f"Not saved yet: {reason(error)}. {then}", 503)
-            if not _by_script(request):
+                return workspace(request, str(error), 400)
+            except STORE_ERRORS as error:
+                retry = "Retrying; leave this page open." if _from_script(request) else "Choose again later."
+                return workspace(request, f"Not saved yet: {sentence(error)}. {retry}", 503)
+            if not _from_script(request):
                 return RedirectResponse("/", 303)
-            return desk(request, told)
+            return workspace(request, message)
 
     def enter(request: Request) -> Response:
-        return pages.enter(request, page.door, cookie, page.sit, named=True)
+        return pages.enter(request, page.invites, cookie, page.open_session, named=True)
 
     def image(request: Request) -> Response:
-        return page.pictures.respond(request.path_params["name"])
+        return page.images.respond(request.path_params["name"])
 
     routes = [
         Route("/", show, methods=["GET"]),
@@ -196,21 +193,21 @@ def label_app(page: LabelPage, port: int) -> Guard:
         Route("/image/{name}", image, methods=["GET"]),
         pages.static(),
     ]
-    inner = Starlette(routes=routes, exception_handlers=pages.handlers())
+    inner = Starlette(routes=routes, exception_handlers=pages.exception_handlers())
     inner.router.redirect_slashes = False
-    return Guard(inner, page.door, page.config, cookie, pages.stranger)
+    return SecurityMiddleware(inner, page.invites, page.config, cookie, pages.unauthorized)
 
 
-def _sides(showing: Showing, shown: Shown) -> dict[str, Any]:
-    pictures = {"a": (shown.image_a, shown.size_a), "b": (shown.image_b, shown.size_b)}
-    other = {"a": "b", "b": "a"}[showing.left]
+def _by_side(assignment: Assignment, pair: BlindPair) -> dict[str, Any]:
+    images = {"a": (pair.image_a, pair.size_a), "b": (pair.image_b, pair.size_b)}
+    other = {"a": "b", "b": "a"}[assignment.left]
     return {
-        "ticket": showing.ticket,
-        "prompt": shown.prompt,
-        "pictures": [
+        "ticket": assignment.ticket,
+        "prompt": pair.prompt,
+        "images": [
             {"side": side, "hex": image.hex, "width": width, "height": height}
             for side, (image, (width, height)) in zip(
-                ("left", "right"), (pictures[showing.left], pictures[other]), strict=True
+                ("left", "right"), (images[assignment.left], images[other]), strict=True
             )
         ],
     }

@@ -1,4 +1,4 @@
-"""Who gets which pair next. Kept in memory: people are answered while another process writes to the store."""
+"""Decides which pair each person sees next. Kept in memory, so that nobody waits while another process writes to the store."""
 
 import random
 import secrets
@@ -13,82 +13,78 @@ from uuid import UUID
 from .config import LabelConfig
 
 LEASE = 900.0
-"""Seconds after a person's last sign of life until what they were shown goes to others."""
-GAP = 10
-"""Answers that lie at least between a pair and its repetition."""
+"""Seconds without a request after which a person's pairs go to others."""
+REPEAT_GAP = 10
+"""Minimum number of answers between a pair and its repetition."""
 
 
 @dataclass(frozen=True)
-class Showing:
-    """A pair on its way to one person."""
+class Assignment:
+    """A pair assigned to one person."""
 
     pair: UUID
     left: str
-    """Which picture is on the left: a or b."""
-    again: bool = False
-    """Decided by this person before."""
+    """Which image is on the left: a or b."""
+    is_repeat: bool = False
+    """This person has already decided the pair."""
     ticket: str = field(default_factory=lambda: secrets.token_hex(8))
-    """Told from every other showing, so that a choice sent twice counts once."""
+    """Unique, so that a choice sent twice counts once."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was last done, so that it can be undone."""
+    """An answer, with what it takes to undo it."""
 
-    showing: Showing
+    assignment: Assignment
     choice: str
-    before: str | None
-    """The choice that stood until then."""
+    previous: str | None
+    """The choice it replaced."""
 
 
 @dataclass(eq=False)
-class Sitting:
+class Session:
     """One browser of one person."""
 
     labeler: str
-    seen: float = field(default_factory=time.monotonic)
-    line: list[Showing] = field(default_factory=list)
-    """What is shown, then what comes next."""
+    last_seen: float = field(default_factory=time.monotonic)
+    assignments: list[Assignment] = field(default_factory=list)
+    """The pair that is shown, then the next one."""
     answers: list[Answer] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while one request of this browser is served."""
 
 
-class Desk:
-    """Pairs in the order of the queue, what stands of each, and who has it before them."""
+class LabelQueue:
+    """The pairs in order, the current choices, and who is looking at which pair."""
 
     def __init__(self, config: LabelConfig, pairs: Sequence[UUID]) -> None:
         self.config = config
         self.pairs = dict.fromkeys(pairs)
         self._random = random.Random(config.seed)
         self._lock = threading.Lock()
-        self._sittings: list[Sitting] = []
+        self._sessions: list[Session] = []
         self._choices: dict[str, dict[UUID, str]] = defaultdict(dict)
-        self._reps: dict[tuple[str, UUID], int] = {}
-        self._times: Counter[tuple[str, UUID]] = Counter()
+        self._revisions: dict[tuple[str, UUID], int] = {}
+        self._n_answers: Counter[tuple[str, UUID]] = Counter()
         self._deciders: dict[UUID, set[str]] = defaultdict(set)
         self._open = dict.fromkeys(pairs)
-        self._counted: set[str] = set()
-        """Labelers whose labels bring a pair nearer to its overlap; those of an import do not."""
 
-    # What stands
+    # Current choices
 
-    def load(self, standing: Iterable[tuple[str, UUID, int, str | None]], *, counted: bool = True) -> None:
-        """Enter labels that the store holds, of labelers that are not known yet."""
+    def load(self, current: Iterable[tuple[str, UUID, int, str | None]]) -> None:
+        """Add the labels that the store holds of labelers who are not loaded yet."""
         with self._lock:
-            known = set(self._choices)
-            for labeler, pair, rep, choice in standing:
-                if labeler in known:
+            loaded = set(self._choices)
+            for labeler, pair, revision, choice in current:
+                if labeler in loaded:
                     continue
-                if counted:
-                    self._counted.add(labeler)
-                self._reps[labeler, pair] = rep
+                self._revisions[labeler, pair] = revision
                 if choice is not None:
-                    self._times[labeler, pair] = rep + 1
-                self._stand(labeler, pair, choice)
+                    self._n_answers[labeler, pair] = revision + 1
+                self._set_choice(labeler, pair, choice)
 
     def extend(self, pairs: Iterable[UUID]) -> int:
-        """Put pairs that are new behind the others; how many there were."""
+        """Append the pairs that are new; returns how many."""
         with self._lock:
             new = [pair for pair in pairs if pair not in self.pairs]
             for pair in new:
@@ -98,21 +94,20 @@ class Desk:
         return len(new)
 
     def drop(self, pair: UUID) -> None:
-        """Show a pair to nobody any more."""
+        """Remove a pair from the queue and from every session."""
         with self._lock:
             self.pairs.pop(pair, None)
             self._open.pop(pair, None)
-            for sitting in self._sittings:
-                sitting.line = [showing for showing in sitting.line if showing.pair != pair]
+            for session in self._sessions:
+                session.assignments = [assignment for assignment in session.assignments if assignment.pair != pair]
 
-    def _stand(self, labeler: str, pair: UUID, choice: str | None) -> None:
+    def _set_choice(self, labeler: str, pair: UUID, choice: str | None) -> None:
         if choice is None:
             self._choices[labeler].pop(pair, None)
             self._deciders[pair].discard(labeler)
         else:
             self._choices[labeler][pair] = choice
-            if labeler in self._counted:
-                self._deciders[pair].add(labeler)
+            self._deciders[pair].add(labeler)
         if pair not in self.pairs:
             return
         if len(self._deciders[pair]) >= self.config.overlap:
@@ -120,120 +115,121 @@ class Desk:
         else:
             self._open[pair] = None
 
-    # People
+    # Sessions
 
-    def sit(self, labeler: str) -> Sitting:
-        sitting = Sitting(labeler)
+    def open_session(self, labeler: str) -> Session:
+        session = Session(labeler)
         with self._lock:
-            self._counted.add(labeler)
-            self._choices[labeler]  # from now on memory knows better than the tables
-            self._sittings.append(sitting)
-        return sitting
+            self._choices[labeler]  # creates the entry: from now on memory is newer than the tables
+            self._sessions.append(session)
+        return session
 
     def knows(self, labeler: str) -> bool:
         with self._lock:
             return labeler in self._choices
 
-    def line(self, sitting: Sitting) -> list[Showing]:
-        """What is shown and what comes next: two pairs, fewer at the end. The same until one is answered."""
+    def assignments(self, session: Session) -> list[Assignment]:
+        """The current pair and the next one, fewer at the end. They stay the same until one is answered."""
         with self._lock:
-            sitting.seen = time.monotonic()
-            sitting.line = [showing for showing in sitting.line if self._still(sitting, showing)]
-            while len(sitting.line) < 2 and (showing := self._next(sitting)):
-                sitting.line.append(showing)
-            return list(sitting.line)
+            session.last_seen = time.monotonic()
+            session.assignments = [one for one in session.assignments if self._is_valid(session, one)]
+            while len(session.assignments) < 2 and (assignment := self._assign_next(session)):
+                session.assignments.append(assignment)
+            return list(session.assignments)
 
-    def _next(self, sitting: Sitting) -> Showing | None:
-        if self._random.random() < self.config.repeats and (pair := self._repeat(sitting)):
-            return self._show(pair, again=True)
-        pair = next((pair for pair in self._open if self._free(sitting, pair)), None)
-        return None if pair is None else self._show(pair)
+    def _assign_next(self, session: Session) -> Assignment | None:
+        if self._random.random() < self.config.repeats and (pair := self._pick_repeat(session)):
+            return self._assign(pair, is_repeat=True)
+        pair = next((pair for pair in self._open if self._is_available(session, pair)), None)
+        return None if pair is None else self._assign(pair)
 
-    def _show(self, pair: UUID, *, again: bool = False) -> Showing:
-        return Showing(pair, self._random.choice("ab"), again)
+    def _assign(self, pair: UUID, *, is_repeat: bool = False) -> Assignment:
+        return Assignment(pair, self._random.choice("ab"), is_repeat)
 
-    def _still(self, sitting: Sitting, showing: Showing) -> bool:
-        """Whether nobody else took or decided it while this browser was silent."""
-        return showing.again or (showing.pair in self._open and self._free(sitting, showing.pair, mine=showing))
+    def _is_valid(self, session: Session, assignment: Assignment) -> bool:
+        """Whether nobody else took or decided the pair while this browser was silent."""
+        return assignment.is_repeat or (
+            assignment.pair in self._open and self._is_available(session, assignment.pair, ignore=assignment)
+        )
 
-    def _free(self, sitting: Sitting, pair: UUID, mine: Showing | None = None) -> bool:
-        if pair in self._choices[sitting.labeler]:
+    def _is_available(self, session: Session, pair: UUID, ignore: Assignment | None = None) -> bool:
+        if pair in self._choices[session.labeler]:
             return False
         taken = len(self._deciders[pair])
-        for other in self._sittings:
-            for showing in other.line:
-                if showing.pair != pair or showing is mine or showing.again or not self._awake(other):
+        for other in self._sessions:
+            for assignment in other.assignments:
+                if assignment.pair != pair or assignment is ignore or assignment.is_repeat or not _is_active(other):
                     continue
-                if other.labeler == sitting.labeler:
+                if other.labeler == session.labeler:
                     return False
                 taken += 1
         return taken < self.config.overlap
 
-    def _repeat(self, sitting: Sitting) -> UUID | None:
-        """A pair this person decided once, not of late, that no browser of theirs shows."""
-        late = {answer.showing.pair for answer in sitting.answers[-GAP:]}
-        late |= {s.pair for other in self._sittings if other.labeler == sitting.labeler for s in other.line}
-        labeler = sitting.labeler
+    def _pick_repeat(self, session: Session) -> UUID | None:
+        """A pair that this person decided once, not recently, and that is on none of their screens."""
+        labeler = session.labeler
+        recent = {answer.assignment.pair for answer in session.answers[-REPEAT_GAP:]}
+        recent |= {one.pair for other in self._sessions if other.labeler == labeler for one in other.assignments}
         once = [
             pair
             for pair, choice in self._choices[labeler].items()
-            if choice != "skip" and self._times[labeler, pair] == 1 and pair not in late and pair in self.pairs
+            if choice != "skip" and self._n_answers[labeler, pair] == 1 and pair not in recent and pair in self.pairs
         ]
         return self._random.choice(once) if once else None
 
-    @staticmethod
-    def _awake(sitting: Sitting) -> bool:
-        return time.monotonic() - sitting.seen < LEASE
-
     # Answers
 
-    def next_rep(self, labeler: str, pair: UUID) -> int:
-        """A repetition that no other label of this person and pair has."""
+    def next_revision(self, labeler: str, pair: UUID) -> int:
+        """A revision number that no other label of this person and pair has."""
         with self._lock:
-            rep = self._reps.get((labeler, pair), -1) + 1
-            self._reps[labeler, pair] = rep
-        return rep
+            revision = self._revisions.get((labeler, pair), -1) + 1
+            self._revisions[labeler, pair] = revision
+        return revision
 
-    def standing(self, labeler: str, pair: UUID) -> str | None:
+    def current_choice(self, labeler: str, pair: UUID) -> str | None:
         with self._lock:
             return self._choices[labeler].get(pair)
 
-    def answered(self, sitting: Sitting, showing: Showing, choice: str, before: str | None) -> None:
-        """The label is on disk."""
+    def record_answer(self, session: Session, assignment: Assignment, choice: str, previous: str | None) -> None:
+        """Call when the label is on disk."""
         with self._lock:
-            sitting.line = [other for other in sitting.line if other is not showing]
-            sitting.answers.append(Answer(showing, choice, before))
-            self._times[sitting.labeler, showing.pair] += 1
-            self._stand(sitting.labeler, showing.pair, choice)
+            session.assignments = [other for other in session.assignments if other is not assignment]
+            session.answers.append(Answer(assignment, choice, previous))
+            self._n_answers[session.labeler, assignment.pair] += 1
+            self._set_choice(session.labeler, assignment.pair, choice)
 
-    def undone(self, sitting: Sitting) -> None:
-        """The last answer is taken back on disk; its pair is shown again, the other way round or not."""
+    def record_undo(self, session: Session) -> None:
+        """Call when the undo of the last answer is on disk. Its pair is shown again, with the sides at random again."""
         with self._lock:
-            answer = sitting.answers.pop()
-            pair = answer.showing.pair
-            self._times[sitting.labeler, pair] -= 1
-            self._stand(sitting.labeler, pair, answer.before)
-            sitting.line.insert(0, self._show(pair, again=answer.showing.again))
+            answer = session.answers.pop()
+            pair = answer.assignment.pair
+            self._n_answers[session.labeler, pair] -= 1
+            self._set_choice(session.labeler, pair, answer.previous)
+            session.assignments.insert(0, self._assign(pair, is_repeat=answer.assignment.is_repeat))
 
     # Counts
 
     def progress(self, labeler: str) -> dict[str, int]:
-        """done and total pairs of the queue, and how many of them this person has decided."""
+        """Pairs in the queue (total), pairs that need no further answer (done), and pairs this person decided (own)."""
         with self._lock:
             own = sum(pair in self.pairs for pair in self._choices[labeler]) if labeler in self._choices else 0
             return {"done": len(self.pairs) - len(self._open), "total": len(self.pairs), "own": own}
 
-    def ahead(self, n: int) -> list[UUID]:
-        """The first open pairs, and all that are before somebody."""
+    def upcoming(self, n: int) -> list[UUID]:
+        """The pairs that are assigned now, then at least the first `n` open ones."""
         with self._lock:
-            shown = [showing.pair for sitting in self._sittings for showing in sitting.line]
-            return shown + list(islice(self._open, n + len(shown)))
+            assigned = [assignment.pair for session in self._sessions for assignment in session.assignments]
+            return assigned + list(islice(self._open, n + len(assigned)))
 
     def n_open(self) -> int:
         with self._lock:
             return len(self._open)
 
-    def elsewhere(self, sitting: Sitting) -> int:
-        """Pairs that are before other people now and may come back."""
+    def n_assigned_to_others(self, session: Session) -> int:
+        """Pairs that other people have now and may give back."""
         with self._lock:
-            return sum(len(one.line) for one in self._sittings if one is not sitting and self._awake(one))
+            return sum(len(other.assignments) for other in self._sessions if other is not session and _is_active(other))
+
+
+def _is_active(session: Session) -> bool:
+    return time.monotonic() - session.last_seen < LEASE

@@ -1,4 +1,4 @@
-"""`prefloop browse`: look through pairs, scores, labels and reports. There is nothing to send: every request is a GET."""
+"""`prefloop browse`: look through pairs, scores, labels and reports. Read-only: apart from signing in, every request is a GET."""
 
 import json
 from collections.abc import Callable
@@ -14,103 +14,103 @@ from starlette.routing import Route
 from ...core.signals import StopSignal
 from ...core.text import json_text
 from ...store import PairStore, PrefloopError
-from . import browse_queries as look
+from . import browse_queries as queries
 from .config import BrowseConfig
 from .filters import Filters
 from .pages import Pages
 from .reports import report_file
-from .security import Door, Guard, cookie_name
-from .serve import address, listening, open_browser, serve, warn_of_network
-from .thumbnails import HEX, Pictures
+from .security import InviteLinks, SecurityMiddleware, cookie_name
+from .serve import base_url, listen, open_browser, serve, warn_if_exposed
+from .thumbnails import HEX, ImageCache
 
 
 def browse(config: BrowseConfig, store: PairStore, say: Callable[[str], None]) -> None:
     """Serve the pages until a signal ends them.
 
     Args:
-        say: told each link that works now.
+        say: called with each new link.
 
     Raises:
-        PrefloopError: where the port is taken.
+        PrefloopError: if the port is taken.
     """
     with StopSignal().listening() as stop:
-        bound = listening(config)
+        bound = listen(config)
         try:
-            root, links = address(config, bound), []
+            root, links = base_url(config, bound), []
 
             def announce(token: str, _: str | None) -> None:
                 links.append(f"{root}/enter?token={token}")
                 say(links[-1])
 
-            door: Door[str] = Door(announce)
-            warn_of_network(config)
-            door.invite()
+            invites: InviteLinks[str] = InviteLinks(announce)
+            warn_if_exposed(config)
+            invites.create()
             open_browser(links[0])
-            serve(browse_app(config, store, door, bound.getsockname()[1]), bound, stop)
+            serve(browse_app(config, store, invites, bound.getsockname()[1]), bound, stop)
         finally:
             bound.close()
 
 
-def browse_app(config: BrowseConfig, store: PairStore, door: Door[str], port: int) -> Guard:
+def browse_app(config: BrowseConfig, store: PairStore, invites: InviteLinks[str], port: int) -> SecurityMiddleware:
     """The pages as an ASGI application."""
     pages = Pages("prefloop browse")
-    pictures = Pictures(store)
+    images = ImageCache(store)
     cookie = cookie_name("browse", port)
 
     def pairs(request: Request) -> Response:
-        filters, wrong, status = Filters(), "", 200
+        filters, error, status = Filters(), "", 200
         try:
-            filters = Filters.of(request.query_params)
-        except PrefloopError as error:
-            wrong, status = str(error), 400
-        found, total = ([], 0) if wrong else look.page_of_pairs(store, filters)
+            filters = Filters.from_query(request.query_params)
+        except PrefloopError as invalid:
+            error, status = str(invalid), 400
+        page, total = ([], 0) if error else queries.page_of_pairs(store, filters)
         values: dict[str, Any] = {
             "filters": filters,
-            "asked": request.query_params if wrong else None,
-            "wrong": wrong,
-            "found": found,
+            "requested": request.query_params if error else {},
+            "error": error,
+            "pairs": page,
             "total": total,
-            "n_pages": look.n_pages(total),
-            "choices": look.choices(store),
+            "n_pages": queries.n_pages(total),
+            "filter_values": queries.filter_values(store),
         }
         return pages.render(request, "pairs.html", values, status)
 
     def pair(request: Request) -> Response:
-        found = look.seen(store, [_id(request)])
+        found = queries.pair_details(store, [_id(request)])
         if not found:
             raise HTTPException(404, "the store has no such pair")
-        (one,) = found
+        details = found[0]
         values = {
-            "one": one,
-            "tags": json.loads(one.tags),
-            "history": look.history(store, one.pair),
-            "made": look.made(store, one),
-            "siblings": look.siblings(store, one),
+            "pair": details,
+            "tags": json.loads(details.tags),
+            "labels": queries.label_history(store, details.pair_id),
+            "generations": queries.generations(store, details),
+            "siblings": queries.siblings(store, details),
         }
         return pages.render(request, "pair.html", values)
 
     def runs(request: Request) -> Response:
-        found = look.runs(store)
-        there = {run["run_id"] for run in found if run["report"] and look.report_folder(store, run["run_id"])}
-        for run in found:
+        listed = queries.runs(store)
+        reports = {run["run_id"] for run in listed if run["report"] and queries.report_folder(store, run["run_id"])}
+        for run in listed:
             for name in ("config", "summary"):
                 run[name] = json_text(json.loads(run[name] or "{}"), indent=1)
-        return pages.render(request, "runs.html", {"runs": found, "there": there})
+        return pages.render(request, "runs.html", {"runs": listed, "reports": reports})
 
     def report(request: Request) -> Response:
-        folder = look.report_folder(store, _id(request))
+        folder = queries.report_folder(store, _id(request))
         if folder is None:
             raise HTTPException(404, "the report of this run is not on this machine")
         return report_file(folder, request.path_params["path"])
 
     def image(request: Request) -> Response:
-        return pictures.respond(request.path_params["name"])
+        return images.respond(request.path_params["name"])
 
     def thumbnail(request: Request) -> Response:
-        return pictures.respond(request.path_params["name"], small=True)
+        return images.respond(request.path_params["name"], small=True)
 
     def enter(request: Request) -> Response:
-        return pages.enter(request, door, cookie, str, named=False)
+        return pages.enter(request, invites, cookie, str, named=False)
 
     routes = [
         Route("/", pairs, methods=["GET"]),
@@ -122,9 +122,9 @@ def browse_app(config: BrowseConfig, store: PairStore, door: Door[str], port: in
         Route("/enter", enter, methods=["GET", "POST"]),
         pages.static(),
     ]
-    inner = Starlette(routes=routes, exception_handlers=pages.handlers())
+    inner = Starlette(routes=routes, exception_handlers=pages.exception_handlers())
     inner.router.redirect_slashes = False
-    return Guard(inner, door, config, cookie, pages.stranger)
+    return SecurityMiddleware(inner, invites, config, cookie, pages.unauthorized)
 
 
 def _id(request: Request) -> UUID:

@@ -1,4 +1,4 @@
-"""What `browse` shows, read from the store: pairs with what was said of them, runs, and what can be asked for."""
+"""Queries of `browse`: pairs with their scores, labels and origin; runs; and the values of the filters."""
 
 import json
 from collections import defaultdict
@@ -29,7 +29,7 @@ _SCORES = """
     where pair_id in (select unnest($pairs))
     order by pair_id, scorer
 """
-_MADE = """
+_GENERATIONS = """
     select g.image_id, m.name, g.seed, g.image_index, g.sampling
     from generations g join models m using (model_id)
     where g.prompt_id = $prompt and g.image_id in ($a, $b)
@@ -43,14 +43,14 @@ _RUNS = """
     select run_id, kind, status, started, updated, config, summary, error, json_extract_string(summary, '$.report')
     from runs order by started desc limit 500
 """
-MOST_TAGS = 200
+MAX_TAGS = 200
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A pair with everything said of it."""
+class PairDetails:
+    """A pair with its labels and scores."""
 
-    pair: UUID
+    pair_id: UUID
     prompt: str
     tags: str
     split: str
@@ -66,24 +66,24 @@ class Seen:
     """Scorer, score of a, score of b."""
 
 
-def page_of_pairs(store: PairStore, filters: Filters) -> tuple[list[Seen], int]:
-    """One page, in order, and how many pairs there are in all."""
-    query, values = filters.query()
-    ordered, _ = filters.ordered()
+def page_of_pairs(store: PairStore, filters: Filters) -> tuple[list[PairDetails], int]:
+    """The pairs of one page, in order, and the number of pairs on all pages."""
+    query, values = filters.sql()
+    page_query, _ = filters.page_sql()
     with store.session() as connection:
         ((total,),) = connection.execute(f"select count(*) {query}", values).fetchall()
-        pairs = [pair for (pair,) in connection.execute(f"select p.pair_id {ordered}", values).fetchall()]
-    found = {one.pair: one for one in seen(store, pairs)}
-    return [found[pair] for pair in pairs if pair in found], total
+        pair_ids = [pair_id for (pair_id,) in connection.execute(f"select p.pair_id {page_query}", values).fetchall()]
+    details = {pair.pair_id: pair for pair in pair_details(store, pair_ids)}
+    return [details[pair_id] for pair_id in pair_ids if pair_id in details], total
 
 
 def n_pages(total: int) -> int:
     return max(1, -(-total // PAGE))
 
 
-def seen(store: PairStore, pairs: Sequence[UUID]) -> list[Seen]:
-    """Pairs by their ids."""
-    values = {"pairs": list(pairs)}
+def pair_details(store: PairStore, pair_ids: Sequence[UUID]) -> list[PairDetails]:
+    """Pairs by their ids, in any order."""
+    values = {"pairs": list(pair_ids)}
     labels, scores = defaultdict(list), defaultdict(list)
     with store.session() as connection:
         rows = connection.execute(_PAIRS, values).fetchall()
@@ -92,58 +92,61 @@ def seen(store: PairStore, pairs: Sequence[UUID]) -> list[Seen]:
         for pair, *score in connection.execute(_SCORES, values).fetchall():
             scores[pair].append(tuple(score))
     return [
-        Seen(pair, prompt, tags, split, source, of, (a, b), ((wa, ha), (wb, hb)), labels[pair], scores[pair])
-        for pair, prompt, tags, split, source, of, a, b, wa, ha, wb, hb in rows
+        PairDetails(
+            pair, prompt, tags, split, source, prompt_id, (a, b), ((wa, ha), (wb, hb)), labels[pair], scores[pair]
+        )
+        for pair, prompt, tags, split, source, prompt_id, a, b, wa, ha, wb, hb in rows
     ]
 
 
-def history(store: PairStore, pair: UUID) -> list[dict[str, Any]]:
-    """Every label of a pair, also those that later ones took the place of."""
+def label_history(store: PairStore, pair: UUID) -> list[dict[str, Any]]:
+    """Every label of a pair, including those that later ones replaced."""
     names = ("labeler", "revision", "choice", "p_a", "margin", "shown_left", "response_ms", "taken_back")
     return [dict(zip(names, row, strict=True)) for row in store.rows(_HISTORY, {"pair": pair})]
 
 
-def made(store: PairStore, one: Seen) -> dict[UUID, list[tuple[str, int, int, str]]]:
-    """How each picture came to be: model, seed, index, settings."""
-    found = defaultdict(list)
-    values = {"prompt": one.prompt_id, "a": one.images[0], "b": one.images[1]}
-    for image, *how in store.rows(_MADE, values):
-        found[image].append(tuple(how))
-    return found
+def generations(store: PairStore, pair: PairDetails) -> dict[UUID, list[tuple[str, int, int, str]]]:
+    """How each image was generated: model, seed, index, and the settings that have a value, as text."""
+    by_image = defaultdict(list)
+    values = {"prompt": pair.prompt_id, "a": pair.images[0], "b": pair.images[1]}
+    for image, model, seed, index, settings in store.rows(_GENERATIONS, values):
+        shown = ", ".join(f"{key}={value}" for key, value in json.loads(settings).items() if value not in (None, ""))
+        by_image[image].append((model, seed, index, shown))
+    return by_image
 
 
-def siblings(store: PairStore, one: Seen) -> list[UUID]:
+def siblings(store: PairStore, pair: PairDetails) -> list[UUID]:
     """Other pairs of the same prompt."""
     query = "select pair_id from pairs where prompt_id = ? and pair_id <> ? order by pair_id limit 24"
-    return [pair for (pair,) in store.rows(query, [one.prompt_id, one.pair])]
+    return [sibling for (sibling,) in store.rows(query, [pair.prompt_id, pair.pair_id])]
 
 
 def runs(store: PairStore) -> list[dict[str, Any]]:
-    """The latest first."""
+    """Runs, the latest first."""
     names = ("run_id", "kind", "status", "started", "updated", "config", "summary", "error", "report")
     return [dict(zip(names, row, strict=True)) for row in store.rows(_RUNS)]
 
 
 def report_folder(store: PairStore, run: UUID) -> Path | None:
-    """Of an evaluation's report; None where there is none."""
+    """Folder of an evaluation's report; None if it is not on this machine."""
     query = "select json_extract_string(summary, '$.report') from runs where run_id = ? and kind = 'eval'"
-    for (named,) in store.rows(query, [run]):
-        if named:
-            # written relative to where the evaluation ran, or below the store
-            places = (Path(named), store.path / "reports" / Path(named).name)
-            return next((place for place in places if (place / "report.html").is_file()), None)
+    for (stored,) in store.rows(query, [run]):
+        if stored:
+            # relative to where the evaluation ran, or below the store
+            folders = (Path(stored), store.path / "reports" / Path(stored).name)
+            return next((folder for folder in folders if (folder / "report.html").is_file()), None)
     return None
 
 
-def choices(store: PairStore) -> dict[str, list]:
-    """What the filters can be set to."""
+def filter_values(store: PairStore) -> dict[str, list]:
+    """The values that the filters can be set to."""
     with store.session() as connection:
         labelers = connection.execute("select labeler from labelers order by labeler").fetchall()
         models = connection.execute("select model_id, name from models order by name, model_id").fetchall()
         tags = connection.execute("select distinct tags from prompts order by tags limit 5000").fetchall()
-    named = {f"{key}={value}" for (text,) in tags for key, value in json.loads(text).items()}
+    key_values = {f"{key}={value}" for (text,) in tags for key, value in json.loads(text).items()}
     return {
         "labelers": [(name, name) for (name,) in labelers],
         "models": [(model.hex, name) for model, name in models],
-        "tags": sorted(named)[:MOST_TAGS],
+        "tags": sorted(key_values)[:MAX_TAGS],
     }

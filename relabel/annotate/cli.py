@@ -14,40 +14,40 @@ from .config import BrowseConfig, LabelConfig
 def label(
     given: dict[str, Any],
     store: StoreOption = DEFAULT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print links and summary as lines of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the links and the summary as JSON lines.")] = False,
 ) -> None:
-    """Open a page on which people choose between two pictures. Ctrl-C ends it; every answer is kept at once.
+    """Open a page where people choose the better of two images. Each answer is saved at once; Ctrl-C ends it.
 
-    Example: prefloop label --queue fights --labeler me
+    Example: prefloop label --queue disagreements --labeler me
     """
     run_label(LabelConfig(**given), PairStore.open(store), as_json=as_json)
 
 
 def run_label(config: LabelConfig, store: PairStore, *, as_json: bool = False) -> None:
-    """Serve the labelling page and say what came of it."""
+    """Serve the labelling page, then print a summary."""
     from .label import label as serve_label
 
     def announce(link: str, name: str | None) -> None:
-        who = f"for {name}" if name else "for a labeler"
-        say(json.dumps({"link": link, "labeler": name}) if as_json else f"{who}, works once: {link}")
+        who = f"for {name}" if name else "for one person"
+        say(json.dumps({"link": link, "labeler": name}) if as_json else f"link {who}, works once: {link}")
 
     summary = serve_label(config, store, announce)
     if as_json:
         say(json.dumps(summary))
         return
     counts = ", ".join(f"{n} by {name}" for name, n in summary["labels"].items())
-    say(f"new labels: {counts or 'none'}; the same command goes on")
-    for reason, n in summary["left_out"].items():
-        say(f"{n} pairs left out: {reason}", err=True)
+    say(f"new labels: {counts or 'none'}; run the same command to continue")
+    for reason, n in summary["excluded"].items():
+        say(f"{n} pairs excluded: {reason}", err=True)
 
 
 @options_of(BrowseConfig)
 def browse(
     given: dict[str, Any],
     store: StoreOption = DEFAULT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print links as lines of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the links as JSON lines.")] = False,
 ) -> None:
-    """Open pages to look through pairs, scores, labels and reports. Nothing can be changed there; Ctrl-C ends it.
+    """Open pages to look through pairs, scores, labels and reports, read-only. Ctrl-C ends it.
 
     Example: prefloop browse --store prefloop-store
     """
@@ -56,6 +56,6 @@ def browse(
     from .browse import browse as serve_browse
 
     def announce(link: str) -> None:
-        say(json.dumps({"link": link}) if as_json else f"works once: {link}")
+        say(json.dumps({"link": link}) if as_json else f"link, works once: {link}")
 
     serve_browse(config, opened, announce)

@@ -24,7 +24,7 @@ class ServeConfig:
             raise UsageError(f"port must be from 0 to 65535, got {self.port}")
         for host in (self.host, *self.allow_hosts):
             if not re.fullmatch(r"[A-Za-z0-9.:-]+", host):
-                raise UsageError(f"a host is a name or an address without a port, got {host!r}")
+                raise UsageError(f"host must be a name or an address without a port, got {host!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,8 @@ class LabelConfig(ServeConfig):
     port: int = 8420
     """Port to listen on; 0 picks a free one."""
     queue: str = "random"
-    """Which pairs, in order: random, fights (scorers disagree), close (smallest margins), eval, or a query that selects
-    pair_id."""
+    """Which pairs, in order: random, disagreements (of scorers), close (smallest score differences), eval, or a query that
+    selects pair_id."""
     labelers: tuple[str, ...] = ()
     """Who labels, each with a link; repeat for several. If not given, the page asks for a name."""
     limit: int | None = None
@@ -49,13 +49,13 @@ class LabelConfig(ServeConfig):
         super().__post_init__()
         if not self.queue.strip():
             raise UsageError("queue is empty; give a query with a column pair_id, or leave it out")
-        named = [labeler_name(name) for name in self.labelers]
-        if len(set(named)) < len(named):
-            raise UsageError(f"a labeler is named twice: {', '.join(named)}")
+        names = [labeler_name(name) for name in self.labelers]
+        if len(set(names)) < len(names):
+            raise UsageError(f"a labeler is named twice: {', '.join(names)}")
         if not 1 <= self.overlap <= 1000:
-            raise UsageError(f"overlap must be at least 1, got {self.overlap}")
+            raise UsageError(f"overlap must be from 1 to 1000, got {self.overlap}")
         if not (math.isfinite(self.repeats) and 0 <= self.repeats <= 0.5):
-            raise UsageError(f"repeats must be a share from 0 to 0.5, got {self.repeats}")
+            raise UsageError(f"repeats must be a fraction from 0 to 0.5, got {self.repeats}")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"limit must be at least 1, got {self.limit}")
 
@@ -67,12 +67,14 @@ class BrowseConfig(ServeConfig):
 
 
 def labeler_name(typed: str) -> str:
-    """human:NAME for what somebody typed, with the prefix or without.
+    """human:NAME from what somebody typed, with the prefix or without.
 
     Raises:
-        UsageError: where it is no name.
+        UsageError: if it is not a valid name.
     """
     name = typed.strip().removeprefix("human:")
     if not _NAME.fullmatch(name):
-        raise UsageError(f"a name has up to 64 letters, digits, dots, hyphens, underscores or @; got {typed[:80]!r}")
+        raise UsageError(
+            f"a name can have up to 64 letters, digits, dots, hyphens, underscores and @, no spaces; got {typed[:80]!r}"
+        )
     return f"human:{name}"

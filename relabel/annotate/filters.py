@@ -1,4 +1,4 @@
-"""What `browse` is asked for, from the address of a page to SQL. Every value is bound; none becomes part of a query."""
+"""Filters of `browse`: from the address of a page to SQL. Every value is bound; none becomes part of a query."""
 
 import math
 import re
@@ -10,11 +10,12 @@ from uuid import UUID
 from ...core.errors import UsageError
 
 PAGE = 24
+"""Pairs on one page."""
 _HEX = re.compile(r"[0-9a-f]{32}")
 _ORDERS = {
     "": "p.pair_id",
-    "surest": "l.margin desc nulls last, p.pair_id",
-    "closest": "l.margin nulls last, p.pair_id",
+    "largest": "l.margin desc nulls last, p.pair_id",
+    "smallest": "l.margin nulls last, p.pair_id",
     "prompt": "q.prompt, p.pair_id",
 }
 _CHOICES = {
@@ -24,79 +25,80 @@ _CHOICES = {
     "skip": "l.choice = 'skip'",
     "none": "l.choice is null",
 }
-# of a pair chosen by no labeler in particular: the widest margin, so that margins can be asked for anyhow
-_LABELS = """
+# if no labeler is selected, each pair has the largest margin of all labelers
+_ALL_LABELERS = """
     select pair_id, max(labeler) as labeler, max(margin) as margin,
         case when count(distinct choice) = 1 then max(choice) when count(*) filter (where choice in ('a', 'b')) > 0 then 'a' else 'tie' end as choice
     from current_labels group by pair_id"""
-_FOUGHT = (
+_DISAGREED = (
     "select pair_id from current_labels where choice in ('a', 'b') group by pair_id having count(distinct choice) = 2"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """All of it stands in the address, so that a link shows the same pairs to somebody else."""
+    """All of them are in the address, so that a link shows the same pairs to somebody else."""
 
     labeler: str = ""
     choice: str = ""
-    """decided, tie, skip or none: what the labeler says."""
+    """decided, tie, skip or none: the labeler's choice."""
     differs: str = ""
     """any, or a labeler: pairs decided in opposite ways."""
-    least: str = ""
-    most: str = ""
-    """Margin of the labeler, from and to."""
+    min_margin: str = ""
+    max_margin: str = ""
+    """Bounds of the labeler's margin, inclusive."""
     model: str = ""
-    """Hex digits of a model's id: either picture is of it."""
+    """Hex digits of the id of a model that generated either image."""
     source: str = ""
     tag: str = ""
     """KEY=VALUE of the prompt."""
     text: str = ""
-    """Part of the prompt, in capitals or not."""
+    """Part of the prompt, ignoring case."""
     order: str = ""
+    """largest or smallest margin first, or by prompt; by id if empty."""
     page: int = 1
 
     @classmethod
-    def of(cls, query: Mapping[str, str]) -> "Filters":
-        """From the parameters of an address.
+    def from_query(cls, query: Mapping[str, str]) -> "Filters":
+        """Filters from the parameters of an address.
 
         Raises:
-            UsageError: naming the one that cannot be.
+            UsageError: naming the invalid one.
         """
-        given = {field.name: query[field.name].strip() for field in fields(cls) if field.name in query}
-        page = given.pop("page", "") or "1"
+        values = {field.name: query[field.name].strip() for field in fields(cls) if field.name in query}
+        page = values.pop("page", "") or "1"
         if not re.fullmatch(r"[1-9]\d{0,8}", page, re.ASCII):
             raise UsageError("page must be a number from 1")
-        found = cls(**given, page=int(page))  # type: ignore[arg-type]  # all but page are text
+        filters = cls(**values, page=int(page))  # type: ignore[arg-type]  # all but page are text
         for name, known in (("choice", _CHOICES), ("order", _ORDERS), ("source", ("", "generate", "eval", "import"))):
-            if getattr(found, name) not in known:
+            if getattr(filters, name) not in known:
                 raise UsageError(f"{name} must be one of {', '.join(filter(None, known))}")
-        for name in ("least", "most"):
-            _number(name, getattr(found, name))
-        if found.model and not _HEX.fullmatch(found.model):
+        for name in ("min_margin", "max_margin"):
+            _number(name, getattr(filters, name))
+        if filters.model and not _HEX.fullmatch(filters.model):
             raise UsageError("model must be the 32 hex digits of a model's id")
-        if found.tag and "=" not in found.tag:
+        if filters.tag and "=" not in filters.tag:
             raise UsageError("tag must be KEY=VALUE")
-        return found
+        return filters
 
-    def address(self, **changes: object) -> str:
-        """Of the page that shows this, with some of it changed."""
+    def url(self, **changes: object) -> str:
+        """Address of the page with these filters, some of them changed."""
         changed = replace(self, **changes)  # type: ignore[arg-type]  # names are checked by the dataclass
-        kept = {f.name: getattr(changed, f.name) for f in fields(changed) if getattr(changed, f.name) != f.default}
-        return "/?" + urlencode(kept) if kept else "/"
+        values = {f.name: getattr(changed, f.name) for f in fields(changed) if getattr(changed, f.name) != f.default}
+        return "/?" + urlencode(values) if values else "/"
 
-    def query(self) -> tuple[str, dict]:
-        """What follows `select …`, without order, and its values."""
+    def sql(self) -> tuple[str, dict]:
+        """What follows `select …`, without an order, and the values to bind."""
         where, values = [_CHOICES[self.choice]], {}
-        labels = _LABELS
+        labels = _ALL_LABELERS
         if self.labeler:
             labels = "select * from current_labels where labeler = $labeler"
             values["labeler"] = self.labeler
-        joined = "left join" if self.choice in ("", "none") else "join"
+        join = "left join" if self.choice in ("", "none") else "join"
         if self.labeler and self.choice == "":
-            joined = "join"
+            join = "join"
         if self.differs == "any":
-            where.append(f"p.pair_id in ({_FOUGHT})")
+            where.append(f"p.pair_id in ({_DISAGREED})")
             if self.labeler:
                 where.append("l.choice in ('a', 'b')")
         elif self.differs:
@@ -105,10 +107,10 @@ class Filters:
                 "and o.choice in ('a', 'b') and o.choice <> l.choice)"
             )
             values["differs"] = self.differs
-        for name, compared in (("least", ">="), ("most", "<=")):
+        for name, comparison in (("min_margin", ">="), ("max_margin", "<=")):
             number = _number(name, getattr(self, name))
             if number is not None:
-                where.append(f"l.margin {compared} ${name}")
+                where.append(f"l.margin {comparison} ${name}")
                 values[name] = number
         if self.model:
             of_model = "select prompt_id, image_id from image_models where model_id = $model"
@@ -124,23 +126,23 @@ class Filters:
         if self.text:
             where.append("contains(lower(q.prompt), lower($text))")
             values["text"] = self.text
-        # the labels are joined only where they are asked for: there may be millions
-        used = (
+        # join the labels only if needed: there may be millions
+        needs_labels = (
             self.labeler
             or self.choice
             or self.differs
-            or self.least
-            or self.most
-            or self.order in ("surest", "closest")
+            or self.min_margin
+            or self.max_margin
+            or self.order in ("largest", "smallest")
         )
-        source = f"from pairs p join prompts q using (prompt_id) {joined} ({labels}) l using (pair_id)"
-        if not used:
+        source = f"from pairs p join prompts q using (prompt_id) {join} ({labels}) l using (pair_id)"
+        if not needs_labels:
             source = "from pairs p join prompts q using (prompt_id)"
         return f"{source} where {' and '.join(where)}", values
 
-    def ordered(self) -> tuple[str, dict]:
-        """The query for one page's pairs."""
-        query, values = self.query()
+    def page_sql(self) -> tuple[str, dict]:
+        """The same for one page, in order."""
+        query, values = self.sql()
         return f"{query} order by {_ORDERS[self.order]} limit {PAGE} offset {(self.page - 1) * PAGE}", values
 
 

@@ -1,4 +1,4 @@
-"""What both pages share: templates, static files, the door, and words for what is wrong."""
+"""What both pages share: templates, static files, the sign-in page, and error pages."""
 
 import mimetypes
 from collections.abc import Callable, Mapping
@@ -14,16 +14,16 @@ from starlette.routing import Route
 
 from ...core.text import visible
 from ...store import PrefloopError, UsageError
-from .security import Door, set_cookie
+from .security import InviteLinks, set_cookie
 
 _STATIC = ("page.css", "page.js", "htmx.min.js", "icon.svg")
-CANNOT = (PrefloopError, OSError, duckdb.Error)
-"""What a full disk, a lost disk or another process bring about; it may pass."""
-_USED = "This link was used, or is none. The terminal shows a fresh one."
+STORE_ERRORS = (PrefloopError, OSError, duckdb.Error)
+"""Caused by a full disk, a missing disk or another process; the next request may succeed."""
+_INVALID_LINK = "This link is invalid or already used. The terminal shows a new one."
 
 
-def reason(error: Exception) -> str:
-    """What is wrong, in a sentence."""
+def sentence(error: Exception) -> str:
+    """The error's message on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -41,66 +41,75 @@ class Pages:
         return HTMLResponse(page.render(title=self._title, path=request.url.path, **values), status)
 
     def problem(self, request: Request, message: str, status: int) -> Response:
-        """A page, or where a script asked the part of one, that says what is wrong."""
+        """An error page, or only its fragment if a script asked."""
         template = "problem_part.html" if request.headers.get("hx-request") else "problem.html"
-        return self.render(request, template, {"message": message}, status)
+        return self.render(request, template, {"message": message, "status": status}, status)
 
-    def stranger(self, request: Request) -> Response:
-        return self.problem(request, "Open the link that the command printed: it lets this browser in.", 401)
+    def unauthorized(self, request: Request) -> Response:
+        return self.problem(request, "Open the link that the command printed to let this browser in.", 401)
 
-    def handlers(self) -> dict[Any, Any]:
+    def exception_handlers(self) -> dict[Any, Any]:
         def http(request: Request, error: Exception) -> Response:
             assert isinstance(error, HTTPException)
             return self.problem(request, f"{error.status_code}: {error.detail}", error.status_code)
 
-        def ours(request: Request, error: Exception) -> Response:
-            return self.problem(request, reason(error), 400 if isinstance(error, UsageError) else 503)
+        def store(request: Request, error: Exception) -> Response:
+            return self.problem(request, sentence(error), 400 if isinstance(error, UsageError) else 503)
 
-        return {HTTPException: http, **dict.fromkeys(CANNOT, ours)}
+        return {HTTPException: http, **dict.fromkeys(STORE_ERRORS, store)}
 
-    def enter(self, request: Request, door: Door, cookie: str, begin: Callable[[str], Any], *, named: bool) -> Response:
-        """The page behind a link: it asks for a name where the link has none. Only sending its form uses the link up.
+    def enter(
+        self,
+        request: Request,
+        invites: InviteLinks,
+        cookie: str,
+        open_session: Callable[[str], Any],
+        *,
+        named: bool,
+    ) -> Response:
+        """The page behind a link. Only sending its form uses the link up.
 
         Args:
-            begin: makes a session for a name, "" where nobody is asked for one.
+            open_session: makes a session for a name, "" if nobody is asked for one.
+            named: a session needs a name; the page asks for it if the link has none.
         """
         form = request.state.form if request.method == "POST" else request.query_params
         token = form.get("token", "")
         try:
-            name = door.invited(token)
+            name = invites.name_of(token)
         except KeyError:
             if request.state.session is not None:
                 return RedirectResponse("/", 303)
-            return self.problem(request, _USED, 403)
+            return self.problem(request, _INVALID_LINK, 403)
         if request.method != "POST":
-            values = {"token": token, "name": name, "named": named, "typed": "", "wrong": ""}
+            values = {"token": token, "name": name, "named": named, "typed": "", "error": ""}
             return self.render(request, "enter.html", values)
         typed = name or form.get("name", "")
         try:
-            session = begin(typed)
-        except CANNOT as error:
-            values = {"token": token, "name": name, "named": named, "typed": typed, "wrong": reason(error)}
-            part = "enter_part.html" if request.headers.get("hx-request") else "enter.html"
-            return self.render(request, part, values, 400 if isinstance(error, UsageError) else 503)
+            session = open_session(typed)
+        except STORE_ERRORS as error:
+            values = {"token": token, "name": name, "named": named, "typed": typed, "error": sentence(error)}
+            template = "enter_part.html" if request.headers.get("hx-request") else "enter.html"
+            return self.render(request, template, values, 400 if isinstance(error, UsageError) else 503)
         try:
-            key = door.enter(token, session)
+            key = invites.redeem(token, session)
         except KeyError:
-            return self.problem(request, _USED, 403)
-        answer: Response = RedirectResponse("/", 303)
+            return self.problem(request, _INVALID_LINK, 403)
+        response: Response = RedirectResponse("/", 303)
         if request.headers.get("hx-request"):
-            answer = Response(status_code=200, headers={"hx-redirect": "/"})
-        set_cookie(answer, cookie, key)
-        return answer
+            response = Response(status_code=200, headers={"hx-redirect": "/"})
+        set_cookie(response, cookie, key)
+        return response
 
     def static(self) -> Route:
         folder = files("prefloop.relabel.annotate") / "static"
-        kept = {name: (folder / name).read_bytes() for name in _STATIC}
+        contents = {name: (folder / name).read_bytes() for name in _STATIC}
 
         def serve(request: Request) -> Response:
             name = request.path_params["name"]
-            if name not in kept:
+            if name not in contents:
                 raise HTTPException(404)
             media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
-            return Response(kept[name], media_type=media_type, headers={"cache-control": "no-cache"})
+            return Response(contents[name], media_type=media_type, headers={"cache-control": "no-cache"})
 
         return Route("/static/{name}", serve, methods=["GET"])

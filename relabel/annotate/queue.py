@@ -1,4 +1,4 @@
-"""Which pairs are labelled, in which order, and what is known of them: the questions that the desk asks the store."""
+"""Which pairs are labelled, in which order, and what the labelling page needs to know about them, from the store."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from ...store.query import ask
 from .config import LabelConfig
 
 _TRAINING = "source <> 'eval'"
-# Scores of both pictures of every training pair, by every scorer that has scored both.
+# Score differences of every training pair, by every scorer that has scored both images.
 _DIFFERENCES = f"""
     select pair_id, scorer, score_a - score_b as difference
     from pair_scores
@@ -18,30 +18,32 @@ _SHUFFLED = "md5(pair_id::varchar || $seed)"
 
 QUEUES = {
     "random": f"select pair_id from pairs where {_TRAINING} order by {_SHUFFLED}",
-    # of two scorers or more the most even split first
-    "fights": f"""
+    # the most even split between scorers first
+    "disagreements": f"""
         select pair_id from ({_DIFFERENCES})
         group by pair_id
         having count(*) filter (where difference > 0) > 0 and count(*) filter (where difference < 0) > 0
         order by least(count(*) filter (where difference > 0), count(*) filter (where difference < 0)) / count(*) desc,
             {_SHUFFLED}""",
-    # differences of several scorers are compared by their ranks
+    # scorers have different units, so their differences are compared by rank
     "close": f"""
         select pair_id from (
-            select pair_id, percent_rank() over (partition by scorer order by abs(difference)) as place
+            select pair_id, percent_rank() over (partition by scorer order by abs(difference)) as difference_rank
             from ({_DIFFERENCES})
         )
-        group by pair_id order by avg(place), {_SHUFFLED}""",
+        group by pair_id order by avg(difference_rank), {_SHUFFLED}""",
     "eval": f"select pair_id from pairs where source = 'eval' order by {_SHUFFLED}",
 }
-_NOTHING = {
-    "random": "`prefloop generate` makes some",
-    "fights": "it takes two scorers that disagree: `prefloop relabel --scorer …` with another one",
-    "close": "it takes scores: `prefloop relabel --scorer …`",
-    "eval": "`prefloop eval` makes some",
+_OLD_NAMES = {"fights": "disagreements"}
+"""Names of 0.1."""
+_CURES = {
+    "random": "create some with `prefloop generate`",
+    "disagreements": "it needs two scorers that disagree; score with another one: `prefloop relabel --scorer …`",
+    "close": "it needs scores: `prefloop relabel --scorer …`",
+    "eval": "create some with `prefloop eval`",
 }
 
-_DETAILS = """
+_BLIND_PAIRS = """
     select p.pair_id, q.prompt, p.image_a, p.image_b, a.width, a.height, b.width, b.height, a.format, b.format
     from pairs p
     join prompts q using (prompt_id)
@@ -49,7 +51,7 @@ _DETAILS = """
     join images b on b.image_id = p.image_b
     where p.pair_id in (select unnest($pairs))
 """
-# What each person says of each pair at last. A skip with no side shown takes a label back.
+# The latest choice of each person on each pair. A skip with no side shown undoes a label.
 _STANDING = """
     select l.labeler, l.pair_id, l.revision, case when l.choice = 'skip' and l.shown_left is null then null else l.choice end
     from labels l
@@ -60,8 +62,8 @@ _STANDING = """
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a page shows of a pair, and no more: it is judged blind."""
+class BlindPair:
+    """What the labelling page shows of a pair. Nothing else: people label without knowing models, scores or labels."""
 
     pair_id: UUID
     prompt: str
@@ -71,59 +73,60 @@ class Shown:
     size_b: tuple[int, int]
     """Width and height in pixels."""
     formats: tuple[str, str]
-    """Extensions of the files."""
+    """File extensions."""
 
 
 def pairs_to_label(store: PairStore, config: LabelConfig) -> list[UUID]:
     """The queue, each pair once.
 
     Raises:
-        UsageError: where the query is none, has no column pair_id, names something else, or finds nothing.
+        UsageError: if the query is invalid, has no column pair_id, selects something else, or finds nothing.
     """
-    if config.queue in QUEUES:
-        query = QUEUES[config.queue]
+    name = _OLD_NAMES.get(config.queue, config.queue)
+    if name in QUEUES:
+        query = QUEUES[name]
         parameters = {"seed": str(config.seed)} if "$seed" in query else None
-        found = [pair for (pair,) in store.rows(query, parameters)]
-        nothing = _NOTHING[config.queue]
+        pairs = [pair for (pair,) in store.rows(query, parameters)]
+        cure = _CURES[name]
     else:
-        found = _asked(store, config.queue)
-        nothing = "try the query with `prefloop store query`"
-    if not found:
-        raise UsageError(f"--queue {config.queue!r} finds no pairs in {store.path}; {nothing}")
-    return list(dict.fromkeys(found))[: config.limit]
+        pairs = _pairs_of_query(store, config.queue)
+        cure = "try the query with `prefloop store query`"
+    if not pairs:
+        raise UsageError(f"--queue {config.queue!r} finds no pairs in {store.path}; {cure}")
+    return list(dict.fromkeys(pairs))[: config.limit]
 
 
-def _asked(store: PairStore, query: str) -> list[UUID]:
+def _pairs_of_query(store: PairStore, query: str) -> list[UUID]:
     try:
         answer = ask(store, query)
     except UsageError as error:
-        names = ", ".join(QUEUES)
-        raise UsageError(f"--queue is none of {names}, and no query: {error}") from error
+        raise UsageError(f"--queue must be one of {', '.join(QUEUES)}, or a query; as a query: {error}") from error
     if "pair_id" not in answer.column_names:
-        raise UsageError(f"--queue needs a column pair_id; the query gives {', '.join(answer.column_names)}")
+        raise UsageError(f"--queue needs a column pair_id; the query selects {', '.join(answer.column_names)}")
     try:
-        found = [UUID(str(value)) for value in answer["pair_id"].to_pylist()]
+        pairs = [UUID(str(value)) for value in answer["pair_id"].to_pylist()]
     except ValueError as error:
-        raise UsageError(f"--queue gives a pair_id that is no id: {error}") from error
-    known = {pair for (pair,) in store.rows("select pair_id from pairs where pair_id in (select unnest($1))", [found])}
-    if foreign := [pair for pair in found if pair not in known]:
-        raise UsageError(f"--queue gives {foreign[0]}, which is no pair of {store.path}")
-    return found
+        raise UsageError(f"--queue selects a pair_id that is not an id: {error}") from error
+    known = {pair for (pair,) in store.rows("select pair_id from pairs where pair_id in (select unnest($1))", [pairs])}
+    if unknown := [pair for pair in pairs if pair not in known]:
+        raise UsageError(f"--queue selects {unknown[0]}, which is not a pair of {store.path}")
+    return pairs
 
 
-def details(store: PairStore, pairs: Sequence[UUID]) -> dict[UUID, Shown]:
-    """What is shown of some pairs."""
+def blind_pairs(store: PairStore, pairs: Sequence[UUID]) -> dict[UUID, BlindPair]:
+    """What the page shows of these pairs, by pair."""
     return {
-        pair: Shown(pair, prompt, a, b, (wa, ha), (wb, hb), (fa, fb))
-        for pair, prompt, a, b, wa, ha, wb, hb, fa, fb in store.rows(_DETAILS, {"pairs": list(pairs)})
+        pair: BlindPair(pair, prompt, a, b, (wa, ha), (wb, hb), (fa, fb))
+        for pair, prompt, a, b, wa, ha, wb, hb, fa, fb in store.rows(_BLIND_PAIRS, {"pairs": list(pairs)})
     }
 
 
-def standing(store: PairStore, labeler: str | None = None) -> list[tuple[str, UUID, int, str | None]]:
-    """Labeler, pair, last repetition, and the choice that stands; None where it was taken back.
+def current_choices(store: PairStore, labeler: str | None = None) -> list[tuple[str, UUID, int, str | None]]:
+    """Labeler, pair, latest revision, and the current choice; None if it was undone.
 
     Args:
-        labeler: one person; None is everybody whose labels were not imported.
+        labeler: one person; None means everybody whose labels were not imported.
     """
-    rows = store.rows(_STANDING, {"labeler": labeler})
-    return [(name, pair, rep, choice) for name, pair, rep, choice in rows]
+    return [
+        (name, pair, revision, choice) for name, pair, revision, choice in store.rows(_STANDING, {"labeler": labeler})
+    ]

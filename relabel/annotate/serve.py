@@ -1,4 +1,4 @@
-"""A page's server: this process until it is told to end."""
+"""The server of a page; it runs until a signal ends it."""
 
 import asyncio
 import os
@@ -17,25 +17,25 @@ from ...core.text import visible
 from ...store import PrefloopError
 from .config import LOOPBACK, ServeConfig
 
-EVERY = 10.0
-"""Seconds between two times of tidying up."""
-LAST = 5.0
-"""Seconds that what is under way has once a signal came."""
+FLUSH_INTERVAL = 10.0
+"""Seconds between two calls of `flush`."""
+GRACE = 5.0
+"""Seconds that requests in progress may take after a signal."""
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to whoever runs it."""
+    """Leaves signals to the caller."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def listening(config: ServeConfig) -> socket.socket:
-    """The socket, open to browsers from now on.
+def listen(config: ServeConfig) -> socket.socket:
+    """A socket that accepts connections from now on.
 
     Raises:
-        PrefloopError: where the port is taken, or the host is not of this machine.
+        PrefloopError: if the port is taken, or the host is not an address of this machine.
     """
     try:
         family = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0][0]
@@ -46,22 +46,22 @@ def listening(config: ServeConfig) -> socket.socket:
     except OSError as error:
         raise PrefloopError(
             f"cannot listen on port {config.port} of {config.host}: {error.strerror}; "
-            "give --port another number, or 0 for any that is free"
+            "give --port another number, or 0 for a free one"
         ) from error
     return bound
 
 
-def address(config: ServeConfig, bound: socket.socket) -> str:
-    """Where browsers find it."""
+def base_url(config: ServeConfig, bound: socket.socket) -> str:
+    """The URL for browsers, without a path."""
     host = socket.gethostname() if config.host in ("0.0.0.0", "::") else config.host
     return f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
 
 
-def serve(app: ASGIApp, bound: socket.socket, stop: StopSignal, tidy: Callable[[], None] | None = None) -> None:
-    """Answer until a signal comes. Whatever a request or `tidy` waits for then, this returns within seconds.
+def serve(app: ASGIApp, bound: socket.socket, stop: StopSignal, flush: Callable[[], None] | None = None) -> None:
+    """Serve until a signal comes. Whatever a request or `flush` is waiting for then, this returns within seconds.
 
     Args:
-        tidy: called now and then in a thread; what it cannot do now is left for the next time.
+        flush: called at intervals in a thread; if it fails, the next call tries again.
     """
     server = _Server(
         uvicorn.Config(
@@ -75,54 +75,54 @@ def serve(app: ASGIApp, bound: socket.socket, stop: StopSignal, tidy: Callable[[
             proxy_headers=False,
         )
     )
-    problems: list[BaseException] = []
+    errors: list[BaseException] = []
 
-    def answer() -> None:
+    def run() -> None:
         try:
             asyncio.run(server.serve(sockets=[bound]))
         except BaseException as error:
-            problems.append(error)
+            errors.append(error)
 
-    # daemons, as are the threads that they start: one that waits for a lock does not keep the process
-    answering = threading.Thread(target=answer, daemon=True)
+    # daemon threads, as are the ones they start: a thread that waits for a lock does not keep the process alive
+    serving = threading.Thread(target=run, daemon=True)
     ended = threading.Event()
-    answering.start()
-    if tidy:
-        threading.Thread(target=_now_and_then, args=(tidy, ended), daemon=True).start()
-    while answering.is_alive() and not stop.requested:
-        answering.join(0.1)
+    serving.start()
+    if flush:
+        threading.Thread(target=_call_at_intervals, args=(flush, ended), daemon=True).start()
+    while serving.is_alive() and not stop.requested:
+        serving.join(0.1)
     ended.set()
     server.should_exit = True
-    answering.join(LAST)
-    if problems:
-        raise problems[0]
+    serving.join(GRACE)
+    if errors:
+        raise errors[0]
 
 
-def _now_and_then(tidy: Callable[[], None], ended: threading.Event) -> None:
-    while not ended.wait(EVERY):
-        tried(tidy, f"tried again in {EVERY:.0f} s")
+def _call_at_intervals(flush: Callable[[], None], ended: threading.Event) -> None:
+    while not ended.wait(FLUSH_INTERVAL):
+        try_or_warn(flush, f"trying again in {FLUSH_INTERVAL:.0f} s")
 
 
-def tried(call: Callable[[], object], otherwise: str) -> None:
-    """Do something that can also be done later; where it fails, one line on stderr says why."""
+def try_or_warn(call: Callable[[], object], consequence: str) -> None:
+    """Do something that can also be done later; if it fails, print one line to stderr."""
     try:
         call()
-    except Exception as error:  # whatever it is: the page goes on
+    except Exception as error:  # whatever it is, the page keeps running
         reason = " ".join(str(error).split()) or type(error).__name__
-        with suppress(OSError):  # stderr may be a file of the same full disk
-            print(f"prefloop: {visible(reason)}; {otherwise}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # stderr may be a file on the same full disk
+            print(f"prefloop: {visible(reason)}; {consequence}", file=sys.stderr, flush=True)
 
 
-def warn_of_network(config: ServeConfig) -> None:
+def warn_if_exposed(config: ServeConfig) -> None:
     if config.host not in LOOPBACK:
         message = (
-            "whoever shares this network can read along: nothing is encrypted; an ssh tunnel to 127.0.0.1 is safer"
+            "others on this network can read everything: nothing is encrypted; an ssh tunnel to 127.0.0.1 is safer"
         )
         print(f"prefloop: {message}", file=sys.stderr)
 
 
 def open_browser(link: str) -> None:
-    """Where there is a screen before a person."""
+    """Open the link in a browser, if a person runs this on a desktop."""
     screen = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if screen and sys.stdout.isatty() and "SSH_CONNECTION" not in os.environ:
         webbrowser.open(link)

@@ -1,10 +1,15 @@
-"""Looking through pairs: every filter against what a store is known to hold, and reports as they were written."""
+"""Browsing: every filter against a store with known contents, images, and the reports of evaluations."""
 
+import base64
+import datetime
+import hashlib
+import io
 import json
 import os
 import re
 from html import unescape
 from pathlib import Path
+from urllib.parse import parse_qsl
 from uuid import UUID, uuid4
 
 import pytest
@@ -15,8 +20,8 @@ from prefloop.relabel.annotate.browse import browse_app
 from prefloop.relabel.annotate.browse_queries import page_of_pairs
 from prefloop.relabel.annotate.config import BrowseConfig
 from prefloop.relabel.annotate.filters import PAGE, Filters
-from prefloop.relabel.annotate.security import Door
-from prefloop.relabel.annotate.thumbnails import THUMBNAIL, Pictures
+from prefloop.relabel.annotate.security import InviteLinks
+from prefloop.relabel.annotate.thumbnails import THUMBNAIL, ImageCache
 from prefloop.store import PairStore
 from prefloop.store.images import png_bytes
 from starlette.testclient import TestClient
@@ -27,7 +32,7 @@ HOSTILE = "<b onmouseover=alert(1)>100% 'of' \"it\"</b>"
 
 @pytest.fixture(scope="module")
 def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[PairStore, list[UUID]]:
-    """Six pairs: kind=odd of the old model, kind=even of both; margins of 'one' are 0.5, 1.5, …; 'two' says always b."""
+    """Six pairs: kind=odd of the old model, kind=even of both; margins of 'one' are 0.5, 1.5, …; 'two' always chooses b."""
     store = PairStore.create(tmp_path_factory.mktemp("browse") / "store")
     store.append("models", [{"model_id": m, "name": n, "config": "{}"} for m, n in ((OLD, "old"), (NEW, "new"))])
     for labeler in ("one", "two"):
@@ -59,9 +64,9 @@ def client(known: tuple[PairStore, list[UUID]]) -> TestClient:
 
 def entered(store: PairStore) -> TestClient:
     tokens: list[str] = []
-    door: Door[str] = Door(lambda token, _: tokens.append(token))
-    door.invite()
-    client = TestClient(browse_app(BrowseConfig(), store, door, 8420), base_url=ROOT, follow_redirects=False)
+    invites: InviteLinks[str] = InviteLinks(lambda token, _: tokens.append(token))
+    invites.create()
+    client = TestClient(browse_app(BrowseConfig(), store, invites, 8420), base_url=ROOT, follow_redirects=False)
     assert client.post("/enter", data={"token": tokens[0]}, headers={"origin": ROOT}).status_code == 303
     return client
 
@@ -71,7 +76,7 @@ def entered(store: PairStore) -> TestClient:
     [
         ({}, {0, 1, 2, 3, 4, 5}),
         ({"text": "NUMBER 3"}, {3}),
-        ({"text": "100_p"}, {0, 1, 2, 3, 4}),  # _ and % stand for themselves
+        ({"text": "100_p"}, {0, 1, 2, 3, 4}),  # _ and % are not wildcards
         ({"text": "0%"}, {5}),
         ({"text": "' or true --"}, set()),
         ({"labeler": "one"}, {0, 1, 2, 3, 4, 5}),
@@ -81,9 +86,9 @@ def entered(store: PairStore) -> TestClient:
         ({"labeler": "one", "choice": "decided"}, {0, 1, 3, 4}),
         ({"labeler": "two", "choice": "none"}, {4, 5}),
         ({"choice": "skip"}, set()),
-        ({"labeler": "one", "least": "1.5", "most": "3.5"}, {1, 2, 3}),
-        ({"least": "4.6"}, {5}),
-        ({"differs": "any"}, {0, 3}),  # one says a, two says b
+        ({"labeler": "one", "min_margin": "1.5", "max_margin": "3.5"}, {1, 2, 3}),
+        ({"min_margin": "4.6"}, {5}),
+        ({"differs": "any"}, {0, 3}),  # one chooses a, two chooses b
         ({"labeler": "one", "differs": "two"}, {0, 3}),
         ({"labeler": "two", "differs": "one"}, {0, 3}),
         ({"labeler": "one", "differs": "any"}, {0, 3}),
@@ -94,59 +99,62 @@ def entered(store: PairStore) -> TestClient:
         ({"tag": "kind=odd"}, {1, 3, 5}),
         ({"tag": "we\"ird=x'y"}, {0, 1, 2, 3, 4, 5}),
         ({"tag": "kind=x' or '1'='1"}, set()),
-        ({"tag": "kind=even", "source": "generate", "labeler": "one", "most": "1"}, {0}),
+        ({"tag": "kind=even", "source": "generate", "labeler": "one", "max_margin": "1"}, {0}),
     ],
     ids=str,
 )
-def test_a_filter_finds_what_is_like_it(known: tuple[PairStore, list[UUID]], query: dict[str, str], expected: set[int]):
+def test_a_filter_finds_exactly_the_pairs_that_match(
+    known: tuple[PairStore, list[UUID]], query: dict[str, str], expected: set[int]
+):
     store, pairs = known
-    found, total = page_of_pairs(store, Filters.of(query))
-    assert {pairs.index(one.pair) for one in found} == expected
+    page, total = page_of_pairs(store, Filters.from_query(query))
+    assert {pairs.index(pair.pair_id) for pair in page} == expected
     assert total == len(expected)
 
 
-def test_orders_are_as_they_say(known: tuple[PairStore, list[UUID]]):
+def test_pairs_come_in_the_selected_order(known: tuple[PairStore, list[UUID]]):
     store, pairs = known
-    orders = {"": sorted(pairs), "surest": pairs[::-1], "closest": pairs, "prompt": [pairs[5], *pairs[:5]]}
+    orders = {"": sorted(pairs), "largest": pairs[::-1], "smallest": pairs, "prompt": [pairs[5], *pairs[:5]]}
     for order, expected in orders.items():
         query = {"order": order, "labeler": "one"}
-        assert [one.pair for one in page_of_pairs(store, Filters.of(query))[0]] == expected, order
+        assert [pair.pair_id for pair in page_of_pairs(store, Filters.from_query(query))[0]] == expected, order
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "message"),
     [
         ("page=0", "page must be a number"),
         ("page=x", "page must be a number"),
         ("page=99999999999", "page must be a number"),
-        ("order=margin;drop", "order must be one of surest, closest, prompt"),
+        ("order=margin;drop", "order must be one of largest, smallest, prompt"),
         ("choice=c", "choice must be one of"),
-        ("least=nan", "least must be a number"),
-        ("most=1e999", "most must be a number"),
+        ("min_margin=nan", "min_margin must be a number"),
+        ("max_margin=1e999", "max_margin must be a number"),
         ("model=shapes", "32 hex digits"),
         ("tag=kind", "KEY=VALUE"),
         ("source=x", "source must be one of"),
     ],
 )
-def test_a_filter_that_is_none_is_said_to_be(client: TestClient, query: str, said: str):
+def test_an_invalid_filter_is_named_and_shown_again(client: TestClient, query: str, message: str):
     answer = client.get(f"/?{query}")
     assert answer.status_code == 400
-    assert said in unescape(answer.text)
+    text = unescape(answer.text)
+    assert message in text
+    name, value = query.split("=")
+    if name in ("min_margin", "max_margin", "tag"):
+        assert f'name="{name}" value="{value}"' in text
 
 
-def test_what_is_asked_for_stands_in_the_address():
-    asked = {"labeler": "human:me & you", "text": "a+b=c", "tag": "k=v", "order": "closest", "page": "3"}
-    filters = Filters.of(asked)
-    address = filters.address()
-    client_sees = dict(re.findall(r"(\w+)=([^&]*)", address.removeprefix("/?")))
-    assert client_sees.keys() == asked.keys()
-    from urllib.parse import parse_qsl
-
-    assert Filters.of(dict(parse_qsl(address.removeprefix("/?")))) == filters
-    assert Filters().address() == "/"
+def test_all_filters_are_in_the_address():
+    query = {"labeler": "human:me & you", "text": "a+b=c", "tag": "k=v", "order": "smallest", "page": "3"}
+    filters = Filters.from_query(query)
+    parsed = dict(parse_qsl(filters.url().removeprefix("/?")))
+    assert parsed == query
+    assert Filters.from_query(parsed) == filters
+    assert Filters().url() == "/"
 
 
-def test_pages_follow_one_another_and_hold_every_pair_once(store: PairStore):
+def test_every_pair_is_on_exactly_one_page(store: PairStore):
     prompt = add_prompt(store, "many")
     images = sorted(add_picture(store, (value, 0, 0)) for value in range(9))
     pairs = {add_pair(store, prompt, a, b) for a in images for b in images if a < b}
@@ -156,25 +164,25 @@ def test_pages_follow_one_another_and_hold_every_pair_once(store: PairStore):
     for _ in range(5):
         text = client.get(address).text
         seen += re.findall(r'href="/pair/(\w{32})"', text)
-        following = re.findall(r'href="([^"]+)" rel="next"', text)
-        if not following:
+        next_page = re.findall(r'href="([^"]+)" rel="next"', text)
+        if not next_page:
             break
-        address = unescape(following[0])
-    # 36 pairs are a page of 24 and one of 12
+        address = unescape(next_page[0])
+    # 36 pairs: one page of 24 and one of 12
     assert (len(pairs), PAGE, len(seen)) == (36, 24, 36)
-    assert {UUID(found) for found in seen} == pairs
+    assert {UUID(hex_digits) for hex_digits in seen} == pairs
 
 
-def test_a_pair_shows_everything_said_of_it(known: tuple[PairStore, list[UUID]], client: TestClient):
+def test_a_pair_shows_its_scores_labels_and_origin(known: tuple[PairStore, list[UUID]], client: TestClient):
     _, pairs = known
     text = unescape(re.sub(r"<[^>]+>", " ", client.get(f"/pair/{pairs[3].hex}").text))
     words = " ".join(text.split())
     assert "Prompt number 3 of 100_percent" in words
     assert "kind=odd" in words
     assert "clip@1 3.0000 2.0000 +1.0000" in words
-    assert "one 1 a 0.250 3.5" in words
-    assert "two 1 b 0" in words
-    assert "old, seed 0, picture 0" in words
+    assert "one 0 a 0.250 3.5" in words
+    assert "two 0 b 0" in words
+    assert "old, seed 0, image 0" in words
     assert client.get(f"/pair/{UUID(int=3).hex}").status_code == 404
 
 
@@ -188,7 +196,7 @@ def test_prompts_and_names_are_shown_as_text(known: tuple[PairStore, list[UUID]]
     assert "&#34;&gt;&lt;script&gt;" in text
 
 
-# Pictures
+# Images
 
 
 def test_a_page_shows_the_pixels_that_scorers_see(store: PairStore, tmp_path: Path):
@@ -196,7 +204,7 @@ def test_a_page_shows_the_pixels_that_scorers_see(store: PairStore, tmp_path: Pa
     turned = red.copy()
     turned.paste((0, 0, 200), (0, 0, 10, 10))
     exif = Image.Exif()
-    exif[0x0112] = 6  # lies on its side
+    exif[0x0112] = 6  # rotated by 90 degrees
     turned.save(tmp_path / "turned.jpg", exif=exif)
     clear = png_bytes(Image.new("RGBA", (4, 4), (0, 0, 0, 0)))
     plain = png_bytes(red)
@@ -204,8 +212,8 @@ def test_a_page_shows_the_pixels_that_scorers_see(store: PairStore, tmp_path: Pa
     rows += [store.write_image(clear, 4, 4), store.write_image(plain, 20, 10)]
     store.append("images", rows)
     store.ingest()
-    pictures = Pictures(store)
-    first, second, third = (pictures.shown(row["image_id"]) for row in rows)
+    images = ImageCache(store)
+    first, second, third = (images.get(row["image_id"]) for row in rows)
     assert (_opened(first[0]).size, first[1]) == ((10, 20), "image/png")
     assert _opened(second[0]).getpixel((0, 0)) == (255, 255, 255)
     assert third == (plain, "image/png")  # the file itself
@@ -215,12 +223,12 @@ def test_a_thumbnail_is_small(store: PairStore):
     row = store.write_image(png_bytes(Image.effect_noise((900, 600), 80).convert("RGB")), 900, 600)
     store.append("images", [row])
     store.ingest()
-    data, media_type = Pictures(store).shown(row["image_id"], small=True)
+    data, media_type = ImageCache(store).get(row["image_id"], small=True)
     assert media_type == "image/webp"
     assert _opened(data).size == (THUMBNAIL, THUMBNAIL * 600 // 900 + 1)
 
 
-def test_a_picture_that_changed_is_not_shown(store: PairStore):
+def test_an_image_whose_file_changed_is_not_shown(store: PairStore):
     image = add_picture(store, (9, 9, 9))
     store.ingest()
     store.image_path(image).write_bytes(png_bytes(Image.new("RGB", (8, 8))))
@@ -230,8 +238,6 @@ def test_a_picture_that_changed_is_not_shown(store: PairStore):
 
 
 def _opened(data: bytes) -> Image.Image:
-    import io
-
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
@@ -239,8 +245,6 @@ def _opened(data: bytes) -> Image.Image:
 
 
 def add_run(store: PairStore, report: Path | str | None, kind: str = "eval") -> UUID:
-    import datetime
-
     run, now = uuid4(), datetime.datetime(2026, 1, 1)
     row = {
         "run_id": run,
@@ -267,16 +271,13 @@ def report(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_report_of_an_evaluation_opens_with_its_own_style_and_no_other(store: PairStore, report: Path):
+def test_the_report_of_an_evaluation_opens_with_its_own_style_only(store: PairStore, report: Path):
     run = add_run(store, report)
     client = entered(store)
     assert f'href="/runs/{run.hex}/report.html"' in client.get("/runs").text
     answer = client.get(f"/runs/{run.hex}/report.html")
     assert "won" in answer.text
-    # sha256 of "p { color: red }" alone
-    import base64
-    import hashlib
-
+    # only that of the first block, "p { color: red }"
     digest = base64.b64encode(hashlib.sha256(b"p { color: red }").digest()).decode()
     assert re.findall(r"style-src ([^;]+);", answer.headers["content-security-policy"]) == [f"'sha256-{digest}'"]
     assert "script-src" not in answer.headers["content-security-policy"]
@@ -296,16 +297,16 @@ def test_the_report_of_an_evaluation_opens_with_its_own_style_and_no_other(store
         "",
     ],
 )
-def test_a_report_has_no_other_files(store: PairStore, report: Path, name: str):
-    os.symlink("/etc/hostname", report / "samples.png")  # a link out of the folder
+def test_only_the_files_of_a_report_are_served(store: PairStore, report: Path, name: str):
+    os.symlink("/etc/hostname", report / "samples.png")  # a symbolic link out of the folder
     run = add_run(store, report)
     assert entered(store).get(f"/runs/{run.hex}/{name}").status_code == 404
 
 
-def test_a_run_without_a_report_here_says_so(store: PairStore, tmp_path: Path):
+def test_a_report_that_is_not_on_this_machine_is_reported(store: PairStore, tmp_path: Path):
     gone, other = add_run(store, tmp_path / "gone"), add_run(store, "/etc", kind="train")
     client = entered(store)
-    assert "is not on this machine" in client.get("/runs").text
+    assert "The report is not on this machine" in client.get("/runs").text
     for run in (gone, other):
         assert client.get(f"/runs/{run.hex}/report.html").status_code == 404
 

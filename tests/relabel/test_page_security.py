@@ -1,16 +1,18 @@
-"""Each attack on the pages is tried; a refused one leaves the store and the session as they were."""
+"""Attacks on the pages; a refused one leaves the store and the session unchanged."""
 
+import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from content import fill
-from pages import ROOT, office
+from pages import ROOT, label_server
 from prefloop.relabel.annotate.browse import browse_app
 from prefloop.relabel.annotate.config import BrowseConfig, ServeConfig
-from prefloop.relabel.annotate.security import MOST_BODY, Door, Guard
+from prefloop.relabel.annotate.security import MAX_BODY, InviteLinks, SecurityMiddleware
 from prefloop.store import PairStore
 from starlette.testclient import TestClient
 
@@ -20,11 +22,11 @@ FORM = {"content-type": "application/x-www-form-urlencoded"}
 
 @dataclass
 class Site:
-    """One of the two servers, with a browser that was let in and one that was not."""
+    """One of the two servers, with a browser that was let in and others that were not."""
 
     kind: str
     store: PairStore
-    app: Guard
+    app: SecurityMiddleware
     tokens: list[str]
     inside: TestClient
 
@@ -32,7 +34,7 @@ class Site:
         return browser(self.app)
 
     def files(self) -> dict[str, bytes]:
-        """Everything of the store but its lock."""
+        """Every file of the store except its lock."""
         return {
             str(path.relative_to(self.store.path)): path.read_bytes()
             for path in sorted(self.store.path.rglob("*"))
@@ -40,7 +42,7 @@ class Site:
         }
 
 
-def browser(app: Guard) -> TestClient:
+def browser(app: SecurityMiddleware) -> TestClient:
     return TestClient(app, base_url=ROOT, follow_redirects=False)
 
 
@@ -49,13 +51,13 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     store = PairStore.create(tmp_path_factory.mktemp(request.param) / "store")
     fill(store, n_prompts=4)
     if request.param == "label":
-        place = office(store)
-        client = place.enter().client
-        return Site("label", store, client.app, [token for token, _ in place.links], client)  # type: ignore[arg-type]
+        server = label_server(store)
+        client = server.enter().client
+        return Site("label", store, client.app, [token for token, _ in server.links], client)  # type: ignore[arg-type]
     tokens: list[str] = []
-    door: Door[str] = Door(lambda token, _: tokens.append(token))
-    door.invite()
-    app = browse_app(BrowseConfig(), store, door, 8420)
+    invites: InviteLinks[str] = InviteLinks(lambda token, _: tokens.append(token))
+    invites.create()
+    app = browse_app(BrowseConfig(), store, invites, 8420)
     client = browser(app)
     assert client.post("/enter", data={"token": tokens[0]}, headers={"origin": ROOT}).status_code == 303
     return Site("browse", store, app, tokens, client)
@@ -68,7 +70,7 @@ def paths(site: Site) -> list[str]:
     return ["/", f"/image/{image.hex}", *own]
 
 
-def test_whoever_has_no_cookie_sees_nothing(site: Site, paths: list[str]):
+def test_a_browser_without_a_cookie_sees_nothing(site: Site, paths: list[str]):
     for path in paths:
         answer = site.stranger().get(path)
         assert answer.status_code == 401, path
@@ -89,12 +91,12 @@ def test_a_link_works_once(site: Site):
     for wrong in ("", "x", fresh[:-1], fresh + "x", "ü"):
         answer = site.stranger().post("/enter", data={"token": wrong, "name": "eve"}, headers={"origin": ROOT})
         assert answer.status_code == 403
-    # looking at it, as the preview of a chat does, does not use it up
+    # opening it, as a chat does for a preview, does not use it up
     for _ in range(2):
         assert site.stranger().get(f"/enter?token={fresh}").status_code == 200
 
 
-def test_the_cookie_is_for_this_site_and_no_script(site: Site):
+def test_the_cookie_is_hidden_from_scripts_and_other_sites(site: Site):
     answer = site.stranger().post("/enter", data={"token": site.tokens[-1], "name": "bob"}, headers={"origin": ROOT})
     cookie = answer.headers["set-cookie"]
     assert re.fullmatch(rf"prefloop-{site.kind}-8420=[\w-]{{43}}; HttpOnly; Path=/; SameSite=strict", cookie)
@@ -113,32 +115,34 @@ def test_the_cookie_is_for_this_site_and_no_script(site: Site):
         "127.0.0.1:x",
     ],
 )
-def test_a_name_that_is_not_this_servers_is_refused(site: Site, host: str):
+def test_a_foreign_host_name_is_refused(site: Site, host: str):
     answer = site.inside.get("/", headers={"host": host})
     assert answer.status_code == 421
     assert "prompt" not in answer.text
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8420", "localhost:9000", "[::1]:8420", "LOCALHOST"])
-def test_this_machines_own_names_are_answered(site: Site, host: str):
+def test_host_names_of_this_machine_are_accepted(site: Site, host: str):
     assert site.stranger().get("/", headers={"host": host}).status_code == 401
 
 
-def test_names_and_addresses_that_were_asked_for_are_answered():
-    guard: Callable[[ServeConfig], Guard] = lambda config: Guard(_never, Door(lambda *_: None), config, "c", _never)  # noqa: E731
-    proxied = guard(ServeConfig(allow_hosts=("label.example",)))
+def test_configured_names_and_addresses_are_accepted():
+    def middleware(config: ServeConfig) -> SecurityMiddleware:
+        return SecurityMiddleware(_never, InviteLinks(lambda *_: None), config, "c", _never)
+
+    proxied = middleware(ServeConfig(allow_hosts=("label.example",)))
     assert proxied._is_own("label.example:443")
     assert not proxied._is_own("other.example")
-    everywhere = guard(ServeConfig(host="0.0.0.0"))
+    everywhere = middleware(ServeConfig(host="0.0.0.0"))
     assert everywhere._is_own("192.168.1.5:8420")
     assert not everywhere._is_own("rebound.example")
 
 
-async def _never(*_: object) -> None:
+def _never(*_: object) -> NoReturn:
     raise AssertionError
 
 
-SENT_BY_OTHERS = [
+FOREIGN_HEADERS = [
     {},
     {"origin": "http://evil.example"},
     {"origin": "http://127.0.0.1:8421"},
@@ -152,8 +156,8 @@ SENT_BY_OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("headers", SENT_BY_OTHERS, ids=str)
-def test_what_another_site_has_a_browser_send_is_refused(site: Site, headers: dict[str, str]):
+@pytest.mark.parametrize("headers", FOREIGN_HEADERS, ids=str)
+def test_a_request_from_another_site_is_refused(site: Site, headers: dict[str, str]):
     before = site.files()
     for path in ("/answer", "/enter"):
         sent = {"choice": "left", "token": site.tokens[-1], "name": "eve"}
@@ -162,12 +166,12 @@ def test_what_another_site_has_a_browser_send_is_refused(site: Site, headers: di
 
 
 @pytest.mark.parametrize("headers", [{"origin": ROOT}, {"origin": "null", "sec-fetch-site": "same-origin"}], ids=str)
-def test_what_this_page_sends_is_taken(site: Site, headers: dict[str, str]):
-    # the form lacks a choice: it came as far as the page
+def test_a_request_from_this_page_is_accepted(site: Site, headers: dict[str, str]):
+    # 400 for the unknown choice: the request reached the page
     assert site.inside.post("/answer", data={"choice": "x"}, headers=headers).status_code in (400, 404)
 
 
-def test_every_answer_has_the_headers_that_keep_others_out(site: Site, paths: list[str]):
+def test_every_response_has_the_security_headers(site: Site, paths: list[str]):
     answers = [site.inside.get(path) for path in (*paths, "/static/page.js", "/nothing", "/image/x")]
     answers += [site.stranger().get("/"), site.inside.get("/", headers={"host": "evil"}), site.inside.put("/")]
     answers += [site.inside.post("/answer"), site.stranger().get(f"/enter?token={site.tokens[-1]}")]
@@ -182,7 +186,7 @@ def test_every_answer_has_the_headers_that_keep_others_out(site: Site, paths: li
         assert "server" not in answer.headers
 
 
-def test_no_page_has_code_or_style_within(site: Site, paths: list[str]):
+def test_pages_have_no_inline_code_or_style(site: Site, paths: list[str]):
     texts = [site.inside.get(path).text for path in paths if "image" not in path and "thumb" not in path]
     texts += [site.stranger().get("/").text, site.stranger().get(f"/enter?token={site.tokens[-1]}").text]
     for text in texts:
@@ -192,7 +196,7 @@ def test_no_page_has_code_or_style_within(site: Site, paths: list[str]):
     assert not re.search(r"\beval\b|new Function|innerHTML|insertAdjacent|document\.write|@import|url\(|https?://", own)
 
 
-def test_looking_changes_nothing(site: Site, paths: list[str]):
+def test_a_get_request_changes_nothing(site: Site, paths: list[str]):
     before = site.files()
     for path in (*paths, "/answer", "/enter", "/static/page.css", "/?choice=left&ticket=x", "/answer?choice=undo"):
         site.inside.get(path)
@@ -206,20 +210,36 @@ def test_other_methods_are_refused(site: Site, method: str):
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
 
 
-def test_a_body_that_is_too_long_is_refused_before_it_is_read(site: Site):
-    pieces: list[int] = []
-
-    def endless():
-        for number in range(1000):
-            pieces.append(number)
-            yield b"a" * 8192
-
+def test_a_body_that_is_too_long_is_refused(site: Site):
     headers = {"origin": ROOT, **FORM}
-    assert site.inside.post("/answer", content=b"a" * (MOST_BODY + 1), headers=headers).status_code == 413
-    assert site.inside.post("/answer", content=endless(), headers=headers).status_code == 413
+    assert site.inside.post("/answer", content=b"a" * (MAX_BODY + 1), headers=headers).status_code == 413
     for length in ("-1", "1e3", "x"):
         answer = site.inside.post("/answer", content=b"a", headers=headers | {"content-length": length})
         assert answer.status_code == 413
+
+
+def test_an_endless_body_is_not_read_beyond_the_limit(site: Site):
+    n_received, sent = 0, []
+
+    async def receive() -> dict:
+        nonlocal n_received
+        n_received += 1
+        return {"type": "http.request", "body": b"a" * 8192, "more_body": True}
+
+    async def send(message: MutableMapping) -> None:
+        sent.append(message)
+
+    headers = {"host": "127.0.0.1:8420", "origin": ROOT, **FORM}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/answer",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    asyncio.run(site.app(scope, receive, send))
+    assert sent[0]["status"] == 413
+    assert n_received == MAX_BODY // 8192 + 1
 
 
 @pytest.mark.parametrize(
@@ -233,7 +253,7 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_read(site: Site):
         (b"&".join(b"k%d=v" % number for number in range(50)), FORM["content-type"], 400),
     ],
 )
-def test_what_is_no_form_is_refused(site: Site, content: bytes, content_type: str, status: int):
+def test_only_forms_are_accepted(site: Site, content: bytes, content_type: str, status: int):
     before = site.files()
     answer = site.inside.post("/answer", content=content, headers={"origin": ROOT, "content-type": content_type})
     assert answer.status_code == status
@@ -258,7 +278,7 @@ def test_what_is_no_form_is_refused(site: Site, content: bytes, content_type: st
         "",
     ],
 )
-def test_an_id_that_is_none_finds_no_file(site: Site, name: str):
+def test_an_invalid_id_finds_no_file(site: Site, name: str):
     for folder in ("image", "static", *(("pair", "thumbnail", "runs") if site.kind == "browse" else ())):
         answer = site.inside.get(f"/{folder}/{name}")
         assert answer.status_code == 404, (folder, name)
@@ -266,7 +286,7 @@ def test_an_id_that_is_none_finds_no_file(site: Site, name: str):
         assert b"DUCK" not in answer.content
 
 
-def test_an_id_is_matched_before_the_disk_is_touched(site: Site, monkeypatch: pytest.MonkeyPatch):
+def test_an_invalid_id_never_reaches_the_disk(site: Site, monkeypatch: pytest.MonkeyPatch):
     def touched(*_: object, **__: object) -> None:
         raise AssertionError("touched")
 
@@ -276,7 +296,7 @@ def test_an_id_is_matched_before_the_disk_is_touched(site: Site, monkeypatch: py
         assert site.inside.get(f"/image/{name}").status_code == 404
 
 
-def test_a_picture_the_store_does_not_know_is_not_served(site: Site):
+def test_an_image_file_that_is_not_in_the_store_is_not_served(site: Site):
     folder = site.store.path / "images" / "ff"
     folder.mkdir(exist_ok=True)
     stray = folder / ("ff" * 16 + ".png")
@@ -286,7 +306,7 @@ def test_a_picture_the_store_does_not_know_is_not_served(site: Site):
     folder.rmdir()
 
 
-def test_a_link_from_another_site_is_followed_once_more_from_here(site: Site):
+def test_a_link_from_another_site_leads_to_a_reload(site: Site):
     crossed = site.stranger().get("/", headers={"sec-fetch-site": "cross-site"})
     assert crossed.status_code == 200
     assert 'http-equiv="refresh"' in crossed.text
@@ -294,5 +314,5 @@ def test_a_link_from_another_site_is_followed_once_more_from_here(site: Site):
 
 
 def test_no_web_socket_is_opened(site: Site):
-    with pytest.raises(Exception), site.inside.websocket_connect("/"):  # noqa: B017, PT011  # the client's own kinds
+    with pytest.raises(Exception), site.inside.websocket_connect("/"):  # noqa: B017, PT011  # the client's own exceptions
         pass

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from asked_store import asked_store
+from example_store import example_store
 from prefloop.cli import app
 from prefloop.store.check import check
 from prefloop.store.queries.saved import saved_queries
@@ -20,7 +20,7 @@ BLOCKS = re.findall(r"```(sh|sql|python|text)\n(.*?)```", TEXT, re.S)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sql")
-    assert check(asked_store(folder / "pairs")) == []
+    assert check(example_store(folder / "pairs")) == []
     return folder
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from asked_store import asked_store
+from example_store import example_store
 from prefloop.cli import app
 from prefloop.store import PairStore, UsageError
 from prefloop.store.check import logical_hashes
@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
-    return asked_store(tmp_path_factory.mktemp("asked") / "store")
+    return example_store(tmp_path_factory.mktemp("asked") / "store")
 
 
 def query(*words: str) -> tuple[int, str]:

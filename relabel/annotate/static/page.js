@@ -1,41 +1,41 @@
-// Keys, times, pictures ahead, and words for those who do not see the page. Everything works by mouse without this.
+// Keyboard, response times, preloading, retries and announcements for screen readers. Without this the page works by mouse.
 (() => {
   "use strict";
   const KEYS = {
     ArrowLeft: "left", "1": "left", ArrowRight: "right", "2": "right",
     ArrowDown: "tie", t: "tie", s: "skip", u: "undo", Backspace: "undo",
   };
-  const AGAIN = 2000;  // milliseconds until what was not saved is sent again
-  const ahead = [];
-  let since = performance.now();
+  const RETRY = 2000;  // milliseconds until an answer that was not saved is sent again
+  const preloaded = [];
+  let shownAt = performance.now();
   let focused = "";
-  let unsaved = null;  // the choice that is not on disk yet: its button, ticket and time
-  let again = 0;
+  let unsaved = null;  // the answer that is not on disk yet: its button, ticket and time
+  let timer = 0;
 
-  const desk = () => document.getElementById("desk");
+  const workspace = () => document.getElementById("workspace");
 
-  function arrived(kept) {
-    const now = desk();
-    if (!now) return;
-    if (!kept) since = performance.now();
-    ahead.length = 0;
-    for (const path of (now.dataset.preload || "").split(" ").filter(Boolean)) {
+  function start(retrying) {
+    const current = workspace();
+    if (!current) return;
+    if (!retrying) shownAt = performance.now();
+    preloaded.length = 0;
+    for (const path of (current.dataset.preload || "").split(" ").filter(Boolean)) {
       const image = new Image();
       image.src = path;
-      ahead.push(image);
+      preloaded.push(image);
     }
-    for (const image of now.querySelectorAll(".picture img")) {
-      const failed = () => image.closest(".picture").classList.add("failed");
+    for (const image of current.querySelectorAll(".candidate img")) {
+      const failed = () => image.closest(".candidate").classList.add("failed");
       if (image.complete && !image.naturalWidth) failed();
       image.addEventListener("error", failed);
-      // looking begins when there is something to see
-      if (!kept) image.addEventListener("load", () => { since = performance.now(); });
+      // the response time starts when the images are visible
+      if (!retrying) image.addEventListener("load", () => { shownAt = performance.now(); });
     }
   }
 
-  function say() {
-    const now = desk(), said = document.getElementById("said"), prompt = document.getElementById("prompt");
-    if (said && now) said.textContent = [now.dataset.told, prompt && prompt.textContent].filter(Boolean).join(" ");
+  function announce() {
+    const current = workspace(), region = document.getElementById("announcement"), prompt = document.getElementById("prompt");
+    if (region && current) region.textContent = [current.dataset.message, prompt && prompt.textContent].filter(Boolean).join(" ");
   }
 
   function offline(message) {
@@ -45,21 +45,21 @@
     box.textContent = message || "";
   }
 
-  const button = (choice) => choice && desk() && desk().querySelector(`button[value="${choice}"]`);
-  const ticket = () => { const found = desk() && desk().querySelector("[name=ticket]"); return found ? found.value : ""; };
+  const button = (choice) => choice && workspace() && workspace().querySelector(`button[value="${choice}"]`);
+  const ticket = () => { const input = workspace() && workspace().querySelector("[name=ticket]"); return input ? input.value : ""; };
 
   function mark(choice) {
-    for (const chosen of document.querySelectorAll(".chosen")) chosen.classList.remove("chosen");
-    const picture = desk() && desk().querySelector(`.picture[value="${choice}"]`);
-    if (picture) picture.classList.add("chosen");
+    for (const chosen of document.querySelectorAll(".candidate.chosen")) chosen.classList.remove("chosen");
+    const candidate = workspace() && workspace().querySelector(`.candidate[value="${choice}"]`);
+    if (candidate) candidate.classList.add("chosen");
   }
 
-  // an answer that was not acknowledged stays here, and is sent until it is; another choice takes its place
-  function later() {
-    clearTimeout(again);
+  // an answer that was not acknowledged is kept here and sent again until it is; another choice replaces it
+  function retryLater() {
+    clearTimeout(timer);
     if (!unsaved || unsaved.ticket !== ticket() || !button(unsaved.choice)) return;
     mark(unsaved.choice);
-    again = setTimeout(() => { unsaved.again = true; button(unsaved.choice).click(); }, AGAIN);
+    timer = setTimeout(() => { unsaved.retrying = true; button(unsaved.choice).click(); }, RETRY);
   }
 
   document.addEventListener("keydown", (event) => {
@@ -75,8 +75,8 @@
     const body = event.detail.ctx.request.body;
     if (!body || !body.get || !body.get("choice")) return;
     const choice = body.get("choice");
-    const ms = unsaved && unsaved.again ? unsaved.ms : Math.round(performance.now() - since);
-    clearTimeout(again);
+    const ms = unsaved && unsaved.retrying ? unsaved.ms : Math.round(performance.now() - shownAt);
+    clearTimeout(timer);
     unsaved = { choice, ms, ticket: ticket() };
     body.set("ms", String(ms));
     focused = document.activeElement ? document.activeElement.id : "";
@@ -85,29 +85,29 @@
 
   document.addEventListener("htmx:after:swap", () => {
     offline("");
-    const kept = unsaved && desk() && "unsaved" in desk().dataset;
-    clearTimeout(again);
-    if (kept) later();
+    const retrying = unsaved && workspace() && "unsaved" in workspace().dataset;
+    clearTimeout(timer);
+    if (retrying) retryLater();
     else unsaved = null;
-    arrived(kept);
-    say();
-    const place = (focused && document.getElementById(focused)) || document.getElementById("prompt");
-    if (place && document.body.classList.contains("labelling")) place.focus({ preventScroll: true });
+    start(retrying);
+    announce();
+    const target = (focused && document.getElementById(focused)) || document.getElementById("prompt");
+    if (target && document.body.classList.contains("labelling")) target.focus({ preventScroll: true });
   });
 
   document.addEventListener("htmx:error", (event) => {
     const ctx = event.detail && event.detail.ctx;
-    if (ctx && ctx.request.method === "GET") return;  // a look for new pairs: there will be another
-    offline("Not saved yet: prefloop does not answer. Is it still running? The answer is sent again by itself.");
-    later();
+    if (ctx && ctx.request.method === "GET") return;  // polling for new pairs: the next poll tries again
+    offline("Not saved yet: prefloop does not respond. Is it still running? Retrying; leave this page open.");
+    retryLater();
   });
 
   document.addEventListener("DOMContentLoaded", () => {
-    arrived();
+    start();
     const filters = document.querySelector(".filters");
-    // on a phone the pairs come first; what is asked for stands in the address
+    // on a phone the pairs come first; the filters are in the address
     if (filters && !document.querySelector(".notice") && matchMedia("(max-width: 40rem)").matches) filters.open = false;
-    const form = document.querySelector("form[data-send]");
+    const form = document.querySelector("form[data-submit]");
     if (form) form.requestSubmit();
   });
 })();
