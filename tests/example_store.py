@@ -113,25 +113,11 @@ def _add_people(builder: _Builder, pair: dict, difference: float, sessions: list
     """Ann labels every pair and some twice; Ben only the first pair of each prompt, and often differently."""
     chance = builder.random
 
-<<<<<<< ours
-    def answer(labeler: str, weight: float, session: UUID, rep: int = 0) -> None:
+    def answer(labeler: str, weight: float, session: UUID, revision: int = 0) -> None:
         opinion = difference * weight + chance.gauss(0, 0.8)
         choice = "tie" if abs(opinion) < 0.2 else "a" if opinion > 0 else "b"
-        more = {"shown_left": chance.choice("ab"), "ms": chance.randint(900, 4000)}
-        builder.label(pair, labeler, choice, rep=rep, run_id=session, **more)
-||||||| base
-    def answer(labeler: str, sure: float, session: UUID, rep: int = 0) -> None:
-        draw = better_a * sure + chance.gauss(0, 0.8)
-        choice = "tie" if abs(draw) < 0.2 else "a" if draw > 0 else "b"
-        more = {"shown_left": chance.choice("ab"), "ms": chance.randint(900, 4000)}
-        filling.label(pair, labeler, choice, rep=rep, run_id=session, **more)
-=======
-    def answer(labeler: str, sure: float, session: UUID, revision: int = 0) -> None:
-        draw = better_a * sure + chance.gauss(0, 0.8)
-        choice = "tie" if abs(draw) < 0.2 else "a" if draw > 0 else "b"
         more = {"shown_left": chance.choice("ab"), "response_ms": chance.randint(900, 4000)}
-        filling.label(pair, labeler, choice, revision=revision, run_id=session, **more)
->>>>>>> theirs
+        builder.label(pair, labeler, choice, revision=revision, run_id=session, **more)
 
     first = sessions[chance.randrange(2)]
     answer("human:ann", 1.0, first)
