@@ -490,7 +490,7 @@ def test_a_temperature_given_is_that_of_the_soft_label(store: PairStore):
 
 @pytest.mark.parametrize(
     ("labeler", "message"),
-    [("human:you", "no labels of 'human:you'; there are labels of human:me"), ("human:me", "has decided 2 pairs")],
+    [("human:you", "no labels by 'human:you'; there are labels by human:me"), ("human:me", "has decided 2 pairs")],
 )
 def test_a_temperature_needs_labels(store: PairStore, labeler: str, message: str):
     add_labeler(store, "human:me")
