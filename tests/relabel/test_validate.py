@@ -1,7 +1,7 @@
 """Agreement, accuracy, calibration and position bias come out as worked by hand; the page shows hostile text as text."""
 
 import json
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -180,7 +180,9 @@ def test_swapping_a_and_b_changes_no_measure():
     rng = np.random.default_rng(1)
     difference, preferred = rng.normal(size=60), rng.choice([0, 0.5, 1], 60)
     prompt = np.array([f"{n % 17}" for n in range(60)])
-    assert tie_aware(preferred, difference, prompt, 0.3) == tie_aware(1 - preferred, -difference, prompt, 0.3)
+    tied, swapped = tie_aware(preferred, difference, prompt, 0.3), tie_aware(1 - preferred, -difference, prompt, 0.3)
+    assert tied == replace(swapped, chance=tied.chance)
+    assert tied.chance == pytest.approx(swapped.chance)
     one, other = decided(preferred, difference, prompt), decided(1 - preferred, -difference, prompt)
     assert one is not None
     assert other is not None
