@@ -9,6 +9,7 @@ import typer
 
 from ..core.cli import DEFAULT, StoreOption, options_of, say
 from ..core.errors import UsageError
+from ..core.stats import interval_text
 from ..store.pairstore import PairStore
 from .config import TrainConfig
 
@@ -138,13 +139,15 @@ def _told(summary: dict) -> str:
     looked = summary["validation"]
     held = ""
     if looked.get("implicit_accuracy") is not None:
+        low, high = looked["implicit_accuracy_low"], looked["implicit_accuracy_high"]
         held = (
             f"; implicit accuracy on held-out pairs {looked['implicit_accuracy']:.3f} "
-            f"({looked['low']:.3f} to {looked['high']:.3f}, n={looked['n_pairs']})"
+            f"({interval_text(low, high, looked['n_prompts'], '.3f')}; "
+            f"{looked['n_pairs']} pairs of {looked['n_prompts']} prompts)"
         )
     beta = ""
     if summary["beta_mean"] is not None:
         beta = f", beta {summary['beta_mean']:g} per element mean = {summary['beta_sum']:.4g} per sum"
     lines = [f"{summary['steps']} steps on {summary['n_pairs']} pairs{beta}{held}"]
-    lines += [f"{found['name']}: {found['reason']}. {found['lever']}" for found in summary["verdicts"]]
+    lines += [f"{found['name']}: {found['reason']}. {found['advice']}" for found in summary["diagnoses"]]
     return "\n".join([*lines, f"the model is in {summary['output_dir']}; training.png shows how it went"])

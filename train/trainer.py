@@ -32,7 +32,7 @@ from .config import TrainConfig
 from .data import Batch
 from .distributed import at_once, on_cpu
 from .export.result import Provenance, beta_sum, write_result
-from .monitor.diagnose import verdicts
+from .monitor.diagnose import diagnose
 from .monitor.monitor import Monitor
 from .monitor.plots import plot_training
 from .monitor.tables import read_rows
@@ -283,10 +283,10 @@ class Trainer:
             "n_pairs": len(self.data.pairs.train),
             "loss": self.monitor.last_metrics.get("loss"),
             "implicit_accuracy": self.monitor.last_metrics.get("implicit_accuracy"),
-            "validation": self.monitor.last_look,
+            "validation": self.monitor.last_validation,
             "beta_mean": None if config.loss == "sft" else config.beta,
             "beta_sum": None if config.loss == "sft" else beta_sum(config, self.data),
-            "verdicts": [asdict(verdict) for verdict in verdicts(*tables, learning_rate=config.learning_rate)],
+            "diagnoses": [asdict(diagnosis) for diagnosis in diagnose(*tables, learning_rate=config.learning_rate)],
             "output_dir": str(self.output),
         }
         if self.accelerator.is_main_process:
