@@ -343,7 +343,9 @@ def test_fewer_than_ten_held_out_prompts_have_no_interval_and_no_diagnosis():
         if n_prompts == 9:
             assert found.reason == "9 held-out prompts, at least 10 are needed"
         # without an interval no loss is diagnosed, whatever it looks at
-        assert names(sft_metrics(), [row | {"n_prompts": n_prompts} for row in sft(0, -0.05, -0.01)]) == [name]
+        validation = [row | {"n_prompts": n_prompts} for row in sft(0, -0.05, -0.01)]
+        assert names(sft_metrics(), validation) == [name]
+        assert should_stop(sft_metrics(), validation, 1) is (n_prompts == 10)
 
 
 def test_patience_below_one_is_refused():
@@ -459,9 +461,13 @@ def test_an_error_that_is_not_a_finite_number_is_diverging():
     ]
 
 
-@pytest.mark.parametrize(("chosen", "n_pairs", "name"), [(0.99, 3, "too early to say"), (1.0, 3, "diverging")])
-def test_few_held_out_pairs_must_show_twice_the_error_to_diverge(chosen: float, n_pairs: int, name: str):
-    assert names(metrics(20), validation_pass(0) + validation_pass(20, chosen=chosen, n_pairs=n_pairs)) == [name]
+@pytest.mark.parametrize(("n_pairs", "n_prompts"), [(3, 3), (30, 9)])
+@pytest.mark.parametrize(("chosen", "name"), [(0.99, "too early to say"), (1.0, "diverging")])
+def test_few_held_out_pairs_or_prompts_must_show_twice_the_error_to_diverge(
+    chosen: float, name: str, n_pairs: int, n_prompts: int
+):
+    last = validation_pass(20, chosen=chosen, n_pairs=n_pairs, n_prompts=n_prompts)
+    assert names(metrics(20), validation_pass(0) + last) == [name]
 
 
 def test_training_numbers_alone_diverge_only_after_the_least_steps():
