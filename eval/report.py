@@ -106,8 +106,11 @@ def plot_win_rates(result: dict, path: Path) -> None:
         axes.plot(interval, [height, height], color=BLUE, linewidth=2)
         fill = "white" if row["in_sample"] else BLUE
         axes.plot(rate, height, "o", markersize=8, markeredgecolor=BLUE, markerfacecolor=fill)
-        axes.annotate(f"{rate:.1%}", (rate, height), (0, 8), textcoords="offset points", ha="center", fontsize=9)
-    axes.axvline(0.5, color="#888888", linestyle="--", linewidth=1)
+        label = axes.annotate(
+            f"{rate:.1%}", (rate, height), (0, 8), textcoords="offset points", ha="center", fontsize=9
+        )
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})  # over the dashed line
+    axes.axvline(0.5, color="#888888", linestyle="--", linewidth=1, zorder=0)
     labels = [f"{name} (in-sample)" if row["in_sample"] else name for name, row in rows.items()]
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(-0.6, len(rows) - 0.3)
