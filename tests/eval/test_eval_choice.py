@@ -116,7 +116,7 @@ def test_models_of_different_shapes_are_not_compared(
     with pytest.raises(UsageError, match=message):
         evaluate(config, store)
     assert store.rows("select count(*) from runs") == [(0,)]
-    if part == "unet":  # one side that both are told makes them alike
+    if part == "unet":  # the same side for both makes them alike
         assert resolved(replace(config, resolution=32), store).resolution == 32
 
 

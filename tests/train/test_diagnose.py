@@ -170,7 +170,7 @@ def test_diverging_is_reported_at_any_step():
     assert names(metrics(steps=20), validation_pass(0) + validation_pass(20, chosen=3.0, rejected=2.7)) == ["diverging"]
 
 
-def test_sft_is_not_told_to_change_beta():
+def test_sft_is_not_advised_to_change_beta():
     (found,) = diagnose(sft_metrics(loss=2.0, grad_norm=50.0), sft(0, 0, 0))
     assert found.name == "diverging"
     assert "beta" not in found.advice

@@ -22,7 +22,7 @@ class RunSummary:
     steps_at_full_rate: int
     """Since the learning rate was highest, so that warm-up does not count."""
     uses_preferences: bool
-    """Whether the loss compares two images with a reference; sft and mapo are judged by the chosen error."""
+    """Whether the loss compares two images with a reference; sft and mapo are diagnosed by the chosen error."""
     not_finite: str
     """What is not a finite number, such as "loss"; empty if everything is."""
     first_loss: float
@@ -41,7 +41,7 @@ class RunSummary:
     accuracy_high: float
     """Held-out implicit accuracy and its interval."""
     chosen_change: float
-    """Of the held-out chosen error, relative to the reference's, or to the first validation pass if there is no reference."""
+    """Change of the held-out chosen error, relative to the reference's, or to the first validation pass if there is no reference."""
     rejected_change: float
     best_step: int
     """Step of the validation pass with the highest implicit accuracy; without preferences, the lowest chosen error."""
