@@ -129,9 +129,9 @@ def test_win_rates_stand_with_their_interval_and_number():
     assert "on 400 prompts; 7 of them were trained on." in card
     assert "which of them were trained on is not known" in model_card(about(), [evaluation(n_trained_prompts=None)])
     assert card.index("Against `owner/base`") < card.index("Against `other`")
-    assert card.count("it is no witness") == 1
+    assert card.count("its win rate is not independent evidence") == 1
     outside = evaluation(scorers={"hps": evaluation()["scorers"]["hps"]})
-    assert "it is no witness" not in model_card(about(), [outside])
+    assert "its win rate is not independent evidence" not in model_card(about(), [outside])
 
 
 def test_too_few_prompts_have_words_instead_of_an_interval():

@@ -93,7 +93,9 @@ def model_card(about: dict, evaluations: list[dict], on: Model | None = None) ->
     if evaluations:
         parts += ["## Win rates", *(_evaluation(one) for one in evaluations)]
     if any(row["in_sample"] for one in evaluations for row in one["scorers"].values()):
-        parts.append("A scorer marked in-sample made the labels that the model was trained on: it is no witness.")
+        parts.append(
+            "A scorer marked in-sample made the labels that the model was trained on: its win rate is not independent evidence."
+        )
     return "\n\n".join(parts) + "\n"
 
 
