@@ -91,7 +91,7 @@ def _errors(axes: "Axes", validation: Rows) -> None:
 
 
 def _dpo_weight(axes: "Axes", metrics: Rows) -> None:
-    _frame(axes, "Gradient: mean DPO weight, norm before clipping", "DPO weight", "")
+    _frame(axes, "Mean DPO weight, gradient norm", "DPO weight", "")
     if not _line(axes, metrics, column(metrics, "dpo_weight"), BLUE):
         return _blank(axes)
     _level(axes, 0.5)
