@@ -1,4 +1,4 @@
-"""How often does a tuned model win? Same prompts, same noise, every scorer asked for."""
+"""How often does a tuned model win? Same prompts, same noise, any number of scorers."""
 
 from .config import EvalConfig
 

@@ -1,4 +1,4 @@
-"""What a model is compared with, and how both draw: decided before anything is drawn."""
+"""What a model is compared with, and the settings both use: resolved before anything is generated."""
 
 from dataclasses import fields, replace
 
@@ -18,44 +18,44 @@ _WORDS = {
 }
 
 
-def baseline(config: EvalConfig, tuned: Model) -> Model:
-    """The model that is asked for, or the one that the tuned model was trained on.
+def find_baseline(config: EvalConfig, tuned: Model) -> Model:
+    """The model named with --baseline, or the one that the tuned model was trained on.
 
     Raises:
-        UsageError: where neither is known, or it is the tuned model itself.
+        UsageError: if neither is known, or it is the tuned model itself.
     """
-    found = tuned.trained_on if config.baseline is None else find_model(config.baseline)
-    if found is None:
+    base = tuned.trained_on if config.baseline is None else find_model(config.baseline)
+    if base is None:
         raise UsageError(
             f"what {tuned.name} was trained on is not known; name the model to compare it with: --baseline"
         )
-    if found.model_id == tuned.model_id:
-        raise UsageError(f"{tuned.name} and {found.name} are the same model; name the tuned one with --model")
-    return found
+    if base.model_id == tuned.model_id:
+        raise UsageError(f"{tuned.name} and {base.name} are the same model; name the tuned one with --model")
+    return base
 
 
-def decided(config: EvalConfig, base: Model, tuned: Model, store: PairStore) -> EvalConfig:
-    """The config with nothing left open: both models draw the same prompts with the settings that suit the tuned one.
+def resolve_settings(config: EvalConfig, base: Model, tuned: Model, store: PairStore) -> EvalConfig:
+    """The config with every default filled in: both models use the prompts and settings that suit the tuned one.
 
     Raises:
-        UsageError: where the models are of two kinds, so that no settings and no noise would suit both.
+        UsageError: if the models are of different kinds, so that no settings and no noise suit both.
     """
-    one, other = traits_of(tuned), traits_of(base)
+    tuned_kind, base_kind = traits_of(tuned), traits_of(base)
     for field in fields(PipelineTraits):
         if field.name == "side" and config.resolution is not None:
             continue
-        mine, its = getattr(one, field.name), getattr(other, field.name)
-        if mine != its:
+        tuned_value, base_value = getattr(tuned_kind, field.name), getattr(base_kind, field.name)
+        if tuned_value != base_value:
             raise UsageError(
-                f"{tuned.name} and {base.name} cannot be compared: they differ in {_WORDS[field.name]}, {_text(mine)} "
-                f"against {_text(its)}; name a model of the same kind with --baseline"
+                f"{tuned.name} and {base.name} cannot be compared: they differ in {_WORDS[field.name]}, "
+                f"{_text(tuned_value)} against {_text(base_value)}; name a model of the same kind with --baseline"
             )
-    drawing = resolve_defaults(config.drawing(tuned.name), tuned, store, built_in_prompts="shapes-heldout")
+    settings = resolve_defaults(config.generate_config(tuned.name), tuned, store, built_in_prompts="shapes-heldout")
     return replace(
         config,
         baseline=base.name,
-        prompts=drawing.prompts,
-        **{name: getattr(drawing, name) for name in FROM_A_RUN},
+        prompts=settings.prompts,
+        **{name: getattr(settings, name) for name in FROM_A_RUN},
     )
 
 

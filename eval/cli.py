@@ -6,6 +6,7 @@ import typer
 
 from ..core.cli import DEFAULT, StoreOption, options_of, say
 from ..core.errors import BadDataError, UsageError
+from ..core.stats import no_interval
 from ..relabel.config import parse_checkpoints
 from ..store.pairstore import PairStore
 from .config import EvalConfig
@@ -46,19 +47,25 @@ def evaluate(
 def table(result: dict) -> str:
     """The result as lines for a terminal."""
     lines = [
-        f"{result['model']} against {result['against']}: {result['n_pairs']} pairs for {result['n_prompts']} prompts of "
+        f"{result['model']} against {result['baseline']}: {result['n_pairs']} pairs for {result['n_prompts']} prompts of "
         f"{result['prompts']}, {_trained(result['n_trained_prompts'])}; {result['settings']}",
         f"{'scorer':<12}{'win rate':>9}  {'95 % interval':<17}{'base':>9}{'tuned':>9}{'diff':>9}  95 % interval",
     ]
     for name, row in result["scorers"].items():
+        win_rates = _interval(row["win_rate_low"], row["win_rate_high"], ".1%")
         lines.append(
-            f"{name:<12}{row['win_rate']:>9.1%}  {row['low']:.1%} – {row['high']:.1%}    {row['base_mean']:>9.4f}"
-            f"{row['tuned_mean']:>9.4f}{row['diff']:>+9.4f}  {row['diff_low']:+.4f} – {row['diff_high']:+.4f}"
+            f"{name:<12}{row['win_rate']:>9.1%}  {win_rates:<17}{row['base_mean']:>9.4f}"
+            f"{row['tuned_mean']:>9.4f}{row['diff']:>+9.4f}  {_interval(row['diff_low'], row['diff_high'], '+.4f')}"
             + ("  in-sample" if row["in_sample"] else "")
-            + (f"  {row['n_pairs']} of {result['n_pairs']} pairs" if row["n_left_out"] else "")
+            + (f"  {row['n_pairs']} of {result['n_pairs']} pairs" if row["n_excluded"] else "")
+            + (f"  {no_interval(row['n_prompts'])}" if None in (row["win_rate_low"], row["diff_low"]) else "")
         )
     lines.append(f"report: {result['report']}/report.html")
     return "\n".join(lines)
+
+
+def _interval(low: float | None, high: float | None, form: str) -> str:
+    return "–" if low is None or high is None else f"{low:{form}} – {high:{form}}"
 
 
 def _trained(n: int | None) -> str:

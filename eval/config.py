@@ -52,10 +52,10 @@ class EvalConfig:
         if len(set(self.scorers)) < len(self.scorers):
             raise UsageError(f"a scorer is named twice: {', '.join(self.scorers)}")
         positive("n-resamples", self.n_resamples, 1_000_000)
-        self.drawing(self.model)
+        self.generate_config(self.model)
 
-    def drawing(self, model: str) -> GenerateConfig:
-        """How pictures of one of the two models are drawn."""
+    def generate_config(self, model: str) -> GenerateConfig:
+        """How the images of one of the two models are generated."""
         return GenerateConfig(
             model=model,
             prompts=self.prompts,

@@ -9,6 +9,7 @@ import typer
 
 from ..core.cli import DEFAULT, StoreOption, options_of, renamed, say
 from ..core.errors import PrefloopError, UsageError
+from ..core.json import plain
 from ..store.pairstore import PairStore
 from .config import RelabelConfig, parse_checkpoints, parse_scorer_weights
 
@@ -108,9 +109,9 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] =
 
     Example: prefloop scorers ls
     """
-    from .validation.check import described
+    from .validation.check import installed_scorers
 
-    rows = described()
+    rows = installed_scorers()
     if as_json:
         say(json.dumps(rows))
         return
@@ -132,13 +133,13 @@ def check(
     """
     from ..core.errors import IntegrityError
     from .scorers.registry import scorer_names
-    from .validation.check import check_scorer, check_weights
+    from .validation.check import check_checkpoint, check_scorer
 
     checkpoints, failed = parse_checkpoints(checkpoint or []), []
     for name in names or scorer_names():
         own = {key: path for key, path in checkpoints.items() if key in ("", name)}
         try:
-            line = check_weights(name, own)
+            line = check_checkpoint(name, own)
             if line:
                 say(f"{name:<14}{line}")
             result = check_scorer(name, own)
@@ -169,14 +170,14 @@ def quality(
 
     Example: prefloop scorers quality --labeler human:me --output-dir quality
     """
-    from .validation.validate import lines_of, measure
+    from .validation.validate import quality_lines, validate_scorers
 
     opened = PairStore.open(store)
-    measured = measure(opened, labeler)
+    measured = validate_scorers(opened, labeler)
     if as_json:
-        say(json.dumps([asdict(one) for one in measured]))
+        say(json.dumps(plain([asdict(one) for one in measured]), allow_nan=False))
     else:
-        say("\n".join(line for one in measured for line in lines_of(one)))
+        say("\n".join(line for one in measured for line in quality_lines(one)))
     if output_dir is not None:
         from .validation.report import write_quality
 

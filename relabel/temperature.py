@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..store import PairStore, UsageError
-from .validation.labelled_scores import judged, known_labeler
+from .validation.labelled_scores import labelled_scores, require_labeler
 
 FEWEST = 10  # decided pairs
 
@@ -46,8 +46,8 @@ def labeler_temperature(store: PairStore, labeler: str, scorer: str) -> tuple[fl
     Raises:
         UsageError: if there are too few decided pairs, or they are unrelated to the scores.
     """
-    known_labeler(store, labeler)
-    pairs = judged(store, labeler, scorer)
+    require_labeler(store, labeler)
+    pairs = labelled_scores(store, labeler, scorer)
     n = int((pairs.preferred != 0.5).sum())
     if n < FEWEST:
         raise UsageError(

@@ -9,6 +9,7 @@ import typer
 
 from ..core.cli import DEFAULT, StoreOption, options_of, say
 from ..core.errors import UsageError
+from ..core.stats import interval_text
 from ..store.pairstore import PairStore
 from .config import TrainConfig
 
@@ -139,13 +140,15 @@ def summary_text(summary: dict) -> str:
     validation = summary["validation"]
     accuracy = ""
     if validation.get("implicit_accuracy") is not None:
+        low, high = validation["implicit_accuracy_low"], validation["implicit_accuracy_high"]
         accuracy = (
             f"; implicit accuracy on held-out pairs {validation['implicit_accuracy']:.3f} "
-            f"({validation['low']:.3f} to {validation['high']:.3f}, n={validation['n_pairs']})"
+            f"({interval_text(low, high, validation['n_prompts'], '.3f')}; "
+            f"{validation['n_pairs']} pairs of {validation['n_prompts']} prompts)"
         )
     beta = ""
     if summary["beta_mean"] is not None:
         beta = f", beta {summary['beta_mean']:g} per element mean = {summary['beta_sum']:.4g} per sum"
     lines = [f"{summary['steps']} steps on {summary['n_pairs']} pairs{beta}{accuracy}"]
-    lines += [f"{verdict['name']}: {verdict['reason']}. {verdict['lever']}" for verdict in summary["verdicts"]]
+    lines += [f"{verdict['name']}: {verdict['reason']}. {verdict['advice']}" for verdict in summary["diagnoses"]]
     return "\n".join([*lines, f"the model is in {summary['output_dir']}; training.png shows how training went"])

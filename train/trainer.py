@@ -25,7 +25,7 @@ from ..store import NumericalError, PairStore
 from .config import TrainConfig
 from .data import Batch
 from .export.result import Provenance, beta_sum, write_result
-from .monitor.diagnose import verdicts
+from .monitor.diagnose import diagnose
 from .monitor.monitor import Monitor
 from .monitor.plots import plot_training
 from .monitor.tables import read_rows
@@ -231,10 +231,10 @@ class Trainer:
             "n_pairs": len(self.data.pairs.train),
             "loss": self.monitor.last_metrics.get("loss"),
             "implicit_accuracy": self.monitor.last_metrics.get("implicit_accuracy"),
-            "validation": self.monitor.last_look,
+            "validation": self.monitor.last_validation,
             "beta_mean": config.resolved_beta,
             "beta_sum": beta_sum(config, self.data),
-            "verdicts": [asdict(verdict) for verdict in verdicts(*tables, learning_rate=config.learning_rate)],
+            "diagnoses": [asdict(diagnosis) for diagnosis in diagnose(*tables, learning_rate=config.learning_rate)],
             "output_dir": str(self.output),
         }
         if self.accelerator.is_main_process:

@@ -1,4 +1,4 @@
-"""Does a scorer load, and does it rank a right picture above a wrong one?"""
+"""Check that a scorer loads and ranks a right image above a wrong one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +16,11 @@ PROMPT = "a red circle left of a blue square"
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckResult:
     scorer: str
+    """name@revision."""
     right: float
+    """Score of the image that the scorer should prefer."""
     wrong: float
 
     @property
@@ -26,8 +28,8 @@ class Checked:
         return bool(np.isfinite([self.right, self.wrong]).all()) and self.right > self.wrong
 
 
-def described() -> list[dict]:
-    """Each installed scorer by what its class says; nothing is loaded."""
+def installed_scorers() -> list[dict]:
+    """Each installed scorer as its class describes it; nothing is loaded."""
     rows = []
     for name in scorer_names():
         kind = scorer_class(name)
@@ -42,18 +44,18 @@ def described() -> list[dict]:
     return rows
 
 
-def check_weights(name: str, weights: Mapping[str, str] | None = None) -> str | None:
-    """What a scorer says of its files before its model is loaded; None where it says nothing."""
-    look = getattr(scorer_class(name), "check_weights", None)
-    return look((weights or {}).get(name, (weights or {}).get(""))) if look else None
+def check_checkpoint(name: str, checkpoints: Mapping[str, str] | None = None) -> str | None:
+    """What a scorer says about its files before its model is loaded; None if it says nothing."""
+    check = getattr(scorer_class(name), "check_weights", None)
+    return check((checkpoints or {}).get(name, (checkpoints or {}).get(""))) if check else None
 
 
-def check_scorer(name: str, weights: Mapping[str, str] | None = None) -> Checked:
-    """Score the shipped examples: a picture of the prompt against one of another, or, for a scorer that is blind to
-    prompts, a well-filled picture against a nearly empty one."""
-    (scorer,) = load_scorers([name], weights or {})
+def check_scorer(name: str, checkpoints: Mapping[str, str] | None = None) -> CheckResult:
+    """Score the shipped examples: an image of the prompt and one of another prompt, or, for a scorer that does not read
+    prompts, a well-filled image and a nearly empty one."""
+    (scorer,) = load_scorers([name], checkpoints or {})
     pair = ("right.png", "wrong.png") if scorer.needs_prompt else ("full.png", "empty.png")
     images = [load_image(EXAMPLES / file) for file in pair]
     with own_code(scorer):
         right, wrong = as_scores(scorer, scorer.score([PROMPT, PROMPT], images), 2).tolist()
-    return Checked(identity(scorer), right, wrong)
+    return CheckResult(identity(scorer), right, wrong)

@@ -1,6 +1,5 @@
-"""Pairs that a labeler has judged, beside the scores of their pictures."""
+"""Pairs that a labeler has labelled, beside the scores of their images."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +7,7 @@ from numpy.typing import NDArray
 
 from ...store import PairStore, UsageError
 
-_JUDGED = """
+_LABELLED = """
     select l.pair_id::varchar as pair_id, s.prompt_id::varchar as prompt_id,
         case l.choice when 'a' then 1.0 when 'b' then 0.0 else 0.5 end as preferred,
         s.score_a::double - s.score_b::double as difference
@@ -21,29 +20,29 @@ _JUDGED = """
 
 
 @dataclass(frozen=True)
-class Judged:
+class LabelledScores:
     """N pairs."""
 
     prompt: NDArray[np.str_]  # (N,), ids
-    preferred: NDArray[np.float64]  # (N,): 1 where a was chosen, 0 where b, ½ for a tie
+    preferred: NDArray[np.float64]  # (N,): 1 if a was chosen, 0 if b, ½ for a tie
     difference: NDArray[np.float64]  # (N,): score of a minus score of b
 
 
-def judged(store: PairStore, labeler: str, scorer: str) -> Judged:
-    """What a labeler said of pairs that a scorer (name@revision) has scored wholly."""
-    table = store.sql(_JUDGED, {"labeler": labeler, "scorer": scorer})
+def labelled_scores(store: PairStore, labeler: str, scorer: str) -> LabelledScores:
+    """The labels of pairs both of whose images a scorer (name@revision) has scored; skipped pairs are not among them."""
+    table = store.sql(_LABELLED, {"labeler": labeler, "scorer": scorer})
     prompt, preferred, difference = (
         table[name].to_numpy(zero_copy_only=False) for name in ("prompt_id", "preferred", "difference")
     )
-    return Judged(prompt, preferred.astype(np.float64), difference.astype(np.float64))
+    return LabelledScores(prompt, preferred.astype(np.float64), difference.astype(np.float64))
 
 
-def known_labeler(store: PairStore, labeler: str) -> None:
+def require_labeler(store: PairStore, labeler: str) -> None:
     """
     Raises:
-        UsageError: where the store has no labels of that name.
+        UsageError: if the store has no labels by that labeler.
     """
-    names: Sequence[str] = [name for (name,) in store.rows("select distinct labeler from labels order by labeler")]
+    names = [name for (name,) in store.rows("select distinct labeler from labels order by labeler")]
     if labeler not in names:
-        there = f"there are labels of {', '.join(names)}" if names else "there are none"
-        raise UsageError(f"{store.path} has no labels of {labeler!r}; {there}")
+        known = f"there are labels by {', '.join(names)}" if names else "it has no labels at all"
+        raise UsageError(f"{store.path} has no labels by {labeler!r}; {known}")

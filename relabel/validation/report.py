@@ -1,4 +1,4 @@
-"""A page about choice models that opens from disk: accuracy, calibration, agreement, and the pairs they fight over."""
+"""A page about scorers that opens from disk: accuracy, calibration, agreement, and the pairs labelers disagree on."""
 
 import shutil
 from importlib.resources import files
@@ -9,22 +9,23 @@ import jinja2
 
 from ...core.errors import cannot_write
 from ...core.files import refuse_report_over_others
+from ...core.stats import MIN_PROMPTS
 from ...core.text import visible
 from ...store import PairStore
 from ...store.agreement import agreement
-from .validate import BAND_PART, FEWEST_FOR_BAND, Fight, Measured, fights, positions
+from .validate import Disagreement, ScorerQuality, disagreements, positions, why_no_tie_band
 
-N_FIGHTS = 60
+N_DISAGREEMENTS = 60
 
 
-def write_quality(store: PairStore, labeler: str, measured: list[Measured], folder: Path) -> Path:
-    """Write quality.html, calibration.png and the pictures they show into the folder; the page's path.
+def write_quality(store: PairStore, labeler: str, qualities: list[ScorerQuality], folder: Path) -> Path:
+    """Write quality.html, calibration.png and the images they show into the folder; the page's path.
 
     Raises:
-        UsageError: where files of somebody else would be overwritten.
+        UsageError: if somebody else's files would be overwritten.
     """
     refuse_report_over_others(folder, "quality.html", "calibration.png")
-    shown = fights(store, N_FIGHTS)
+    shown = disagreements(store, N_DISAGREEMENTS)
     try:
         (folder / "images").mkdir(parents=True, exist_ok=True)
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -34,36 +35,36 @@ def write_quality(store: PairStore, labeler: str, measured: list[Measured], fold
         page.write_text(
             template.render(
                 labeler=visible(labeler),
-                measured=measured,
-                band_part=BAND_PART,
-                fewest=FEWEST_FOR_BAND,
+                qualities=qualities,
+                why_no_tie_band=why_no_tie_band,
+                min_prompts=MIN_PROMPTS,
                 positions=positions(store),
                 agreement=agreement(store).to_pylist(),
-                fights=[_row(fight) for fight in shown],
+                disagreements=[_card(pair) for pair in shown],
             )
         )
-        for path in sorted({path for fight in shown for path in (fight.image_a, fight.image_b)}):
-            if (store.path / path).exists():  # a picture that is gone is missing on the page; the rest is there
+        for path in sorted({path for pair in shown for path in (pair.image_a, pair.image_b)}):
+            if (store.path / path).exists():  # an image that is gone is missing on the page; everything else is shown
                 shutil.copyfile(store.path / path, folder / "images" / Path(path).name)
-        plot_calibration(measured, labeler, folder / "calibration.png")
+        plot_calibration(qualities, labeler, folder / "calibration.png")
     except OSError as error:
         raise cannot_write(folder, error) from error
     return page
 
 
-def _row(fight: Fight) -> dict[str, Any]:
+def _card(pair: Disagreement) -> dict[str, Any]:
     return {
-        "prompt": visible(fight.prompt),
-        "pair_id": fight.pair_id,
-        "a": f"images/{Path(fight.image_a).name}",
-        "b": f"images/{Path(fight.image_b).name}",
-        "for_a": ", ".join(map(visible, fight.for_a)),
-        "for_b": ", ".join(map(visible, fight.for_b)),
+        "prompt": visible(pair.prompt),
+        "pair_id": pair.pair_id,
+        "a": f"images/{Path(pair.image_a).name}",
+        "b": f"images/{Path(pair.image_b).name}",
+        "for_a": ", ".join(map(visible, pair.for_a)),
+        "for_b": ", ".join(map(visible, pair.for_b)),
     }
 
 
-def plot_calibration(measured: list[Measured], labeler: str, path: Path) -> None:
-    """Share right over confidence, a line for each scorer; the diagonal is perfect."""
+def plot_calibration(qualities: list[ScorerQuality], labeler: str, path: Path) -> None:
+    """Observed share over confidence, a line for each scorer; the diagonal is perfect."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -71,12 +72,17 @@ def plot_calibration(measured: list[Measured], labeler: str, path: Path) -> None
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot([0.5, 1], [0.5, 1], color="#888888", linestyle="--", linewidth=1)
-    for one in measured:
-        name = visible(one.scorer.split("@")[0]).replace("$", "\\$")
-        axes.plot([b.confidence for b in one.bins], [b.right for b in one.bins], "o-", markersize=4, label=name)
+    for quality in qualities:
+        confidence, observed = [b.confidence for b in quality.bins], [b.observed for b in quality.bins]
+        axes.plot(confidence, observed, "o-", markersize=4, label=_plain_text(quality.scorer.split("@")[0]))
     axes.set_xlabel("confidence of the scorer")
-    axes.set_ylabel(f"share in which {visible(labeler).replace('$', chr(92) + '$')} chose the same")
+    axes.set_ylabel(f"share of pairs in which {_plain_text(labeler)} chose the same")
     axes.legend(frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.savefig(path, dpi=150)
+
+
+def _plain_text(name: str) -> str:
+    """The name without mathematics, as which matplotlib would read $…$."""
+    return visible(name).replace("$", r"\$")

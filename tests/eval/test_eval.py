@@ -14,7 +14,8 @@ from prefloop.cli import app
 from prefloop.core.hashing import RESULT_FILE
 from prefloop.eval import EvalConfig
 from prefloop.eval.cli import table
-from prefloop.eval.stage import Side, _trained_prompts, _training_scorers, evaluate
+from prefloop.eval.result import ImagePair, count_trained_prompts, training_scorers
+from prefloop.eval.stage import evaluate
 from prefloop.generate import read_prompts
 from prefloop.models.resolve import find_model
 from prefloop.models.trained_prompts import FILE, write_trained_prompts
@@ -41,7 +42,7 @@ def tuned(tiny_pipeline: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def config(tiny_pipeline: Path, tuned: Path, tmp_path: Path) -> EvalConfig:
     prompts = tmp_path / "prompts.csv"
-    rows = [f'prompt {n} <b>&""x,{"even" if n % 2 == 0 else "odd"}' for n in range(6)]
+    rows = [f'prompt {n} <b>&""x,{"even" if n % 2 == 0 else "odd"}' for n in range(10)]
     prompts.write_text("prompt,parity\n" + "\n".join(f'"{r.split(",")[0]}",{r.split(",")[1]}' for r in rows) + "\n")
     return EvalConfig(
         model=str(tuned),
@@ -58,21 +59,21 @@ def config(tiny_pipeline: Path, tuned: Path, tmp_path: Path) -> EvalConfig:
 def test_the_redder_model_wins_by_redness(store: PairStore, config: EvalConfig):
     result = evaluate(config, store)
     (row,) = result["scorers"].values()
-    assert (result["n_prompts"], result["n_pairs"]) == (6, 12)
+    assert (result["n_prompts"], result["n_pairs"]) == (10, 20)
     assert row["win_rate"] == 1.0
     assert row["diff"] > 0
     assert row["diff_low"] > 0
-    assert row["low"] > 0.5
+    assert row["win_rate_low"] == pytest.approx(10 / (10 + 1.96**2), abs=1e-4)  # Wilson's of 10 of 10 prompts
     assert row["in_sample"] is True
     assert set(result["tags"]["parity"]) == {"even", "odd"}
     # both orders folded, the store says the same
     ((n, rate),) = store.rows(
         "select n, case when model = ? then win_rate else 1 - win_rate end from win_rates", [config.model]
     )
-    assert (n, rate) == (12, 1.0)
+    assert (n, rate) == (20, 1.0)
 
 
-def test_both_models_draw_from_the_same_noise(
+def test_both_models_start_from_the_same_noise(
     store: PairStore, config: EvalConfig, tiny_pipeline: Path, tmp_path: Path
 ):
     same = tmp_path / "same"
@@ -82,9 +83,13 @@ def test_both_models_draw_from_the_same_noise(
     (row,) = result["scorers"].values()
     assert row["ties"] == result["n_pairs"]
     assert (row["win_rate"], row["diff"]) == (0.5, 0.0)
+    assert (row["diff_low"], row["diff_high"]) == (None, None)  # a width of zero is not an interval
+    line = table(result).splitlines()[2]
+    assert "  23.7% – 76.3%  " in line  # Wilson's of ten prompts that all tie
+    assert line.endswith("+0.0000  –  no interval: the same for every prompt")
 
 
-def test_a_second_call_draws_and_scores_nothing(store: PairStore, config: EvalConfig):
+def test_a_second_call_generates_and_scores_nothing(store: PairStore, config: EvalConfig):
     first = evaluate(config, store)
     counts = store.rows(
         "select (select count(*) from generations), (select count(*) from scores), (select count(*) from labels)"
@@ -105,13 +110,31 @@ def test_the_report_opens_from_disk_and_shows_prompts_as_text(store: PairStore, 
     assert "<b>&" not in page
     assert "&lt;b&gt;" in page
     assert "in-sample" in page
-    pictures = set(re.findall(r'src="([^"]+)"', page))
-    assert len(pictures) > 3
-    assert all((folder / name).is_file() for name in pictures)
-    assert json.loads((folder / "results.json").read_text())["n_pairs"] == 12
+    images = set(re.findall(r'src="([^"]+)"', page))
+    assert len(images) > 3
+    assert all((folder / name).is_file() for name in images)
+    assert f"<title>tuned compared with {Path(config.baseline or '').name}</title>" in page
+    assert json.loads((folder / "results.json").read_text())["n_pairs"] == 20
 
 
-def test_evaluation_pairs_are_no_training_pairs(store: PairStore, config: EvalConfig):
+def test_too_few_prompts_have_a_win_rate_and_words_instead_of_an_interval(store: PairStore, config: EvalConfig):
+    result = evaluate(replace(config, limit=3), store)
+    (row,) = result["scorers"].values()
+    assert row["win_rate"] == 1.0
+    assert {row[name] for name in ("win_rate_low", "win_rate_high", "diff_low", "diff_high")} == {None}
+    line = table(result).splitlines()[2]
+    assert line.startswith("redness        100.0%  –  ")
+    assert line.endswith("no interval: 3 prompts, at least 10 are needed")
+    folder = Path(config.report or "")
+    assert json.loads((folder / "results.json").read_text()) == result
+    page = " ".join((folder / "report.html").read_text().split())
+    assert "there are none here, because they need at least 10 prompts" in page
+    assert '<span class="dim" title="no interval: 3 prompts, at least 10 are needed">none</span>' in page
+    assert "nan" not in page
+    assert (folder / "win_rates.png").stat().st_size > 1000
+
+
+def test_evaluation_pairs_are_not_training_pairs(store: PairStore, config: EvalConfig):
     evaluate(config, store)
     assert store.rows("select distinct source from pairs") == [("eval",)]
     assert store.rows("select distinct labeler from labels")[0][0].startswith("eval:")
@@ -124,7 +147,7 @@ def test_a_model_is_not_compared_with_itself(store: PairStore, config: EvalConfi
 
 def test_the_prompts_that_count_as_trained_on_are_those_of_the_run(store: PairStore, config: EvalConfig):
     prompts = [prompt.text for prompt in read_prompts(config.prompts or "")]
-    # the labeler decided all six; of them the run was trained on one, as the file beside its weights tells
+    # the labeler decided all six; the run used one of them, as the file beside its weights says
     content.add_labeler(store, "redness")
     for number, prompt in enumerate(prompts):
         dull, red = (content.add_picture(store, (value, number, 0)) for value in (10, 200))
@@ -135,62 +158,62 @@ def test_the_prompts_that_count_as_trained_on_are_those_of_the_run(store: PairSt
     result = evaluate(config, store)
     assert result["n_trained_prompts"] == 1
     page = " ".join((Path(config.report or "") / "report.html").read_text().split())
-    assert "<strong>1 of them trained on</strong>" in page[: page.index("<table>")]
+    assert "<strong>the tuned model was trained on 1 of these prompts</strong>" in page[: page.index("<table>")]
     headline = table(result).splitlines()[0]
-    assert "12 pairs for 6 prompts of" in headline
+    assert "20 pairs for 10 prompts of" in headline
     assert "1 of them trained on" in headline
     assert "none of them trained on" in table(result | {"n_trained_prompts": 0}).splitlines()[0]
     assert "which of them were trained on is not known" in table(result | {"n_trained_prompts": None}).splitlines()[0]
 
 
-def test_a_result_has_seen_the_prompts_of_the_results_before_it_and_silence_is_not_none(tuned: Path, tmp_path: Path):
-    picture = UUID(int=1)
-    sides = [Side(text, {}, 0, picture, picture, {}) for text in ("one", "one", "two", "three")]
+def test_trained_prompts_are_counted_along_the_chain_and_unknown_is_not_none(tuned: Path, tmp_path: Path):
+    image = UUID(int=1)
+    pairs = [ImagePair(text, {}, 0, image, image, {}) for text in ("one", "one", "two", "three")]
     again = shutil.copytree(tuned, tmp_path / "again")
     (again / "note.json").write_text("{}")  # another model id
     (again / RESULT_FILE).write_text(json.dumps({"base_model": str(tuned)}))
     write_trained_prompts(again, [prompt_id("two")])
-    assert _trained_prompts(find_model(str(again)), sides) is None  # what the first result saw is not known
+    assert count_trained_prompts(find_model(str(again)), pairs) is None  # what the first result saw is not known
     write_trained_prompts(tuned, [prompt_id("one"), prompt_id("elsewhere")])
-    assert _trained_prompts(find_model(str(again)), sides) == 2
-    assert _trained_prompts(find_model(str(tuned)), sides) == 1
+    assert count_trained_prompts(find_model(str(again)), pairs) == 2
+    assert count_trained_prompts(find_model(str(tuned)), pairs) == 1
     write_trained_prompts(tuned, [])
-    assert _trained_prompts(find_model(str(tuned)), sides) == 0
+    assert count_trained_prompts(find_model(str(tuned)), pairs) == 0
     (again / RESULT_FILE).unlink()
-    assert _trained_prompts(find_model(str(again)), sides) is None  # a model from elsewhere
+    assert count_trained_prompts(find_model(str(again)), pairs) is None  # a model from elsewhere
     (tuned / FILE).write_text("prompt_id\nnonsense\n")
     with pytest.raises(PrefloopError, match=FILE):
-        _trained_prompts(find_model(str(tuned)), sides)
+        count_trained_prompts(find_model(str(tuned)), pairs)
 
 
 def test_scorers_that_trained_any_model_of_the_chain_are_in_sample(tuned: Path, tmp_path: Path):
     def trained_by(folder: Path, scorer: str) -> None:
         path = folder / RESULT_FILE
-        told = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(told | {"labelers": {scorer: {"scorers": [f"{scorer}@1"]}}}))
+        result = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(result | {"labelers": {scorer: {"scorers": [f"{scorer}@1"]}}}))
 
     trained_by(tuned, "hps")
     again = shutil.copytree(tuned, tmp_path / "again")
     (again / "note.json").write_text("{}")  # another model id
     (again / RESULT_FILE).write_text(json.dumps({"base_model": str(tuned)}))
     trained_by(again, "clip")
-    assert _training_scorers(find_model(str(again))) == {"hps", "clip"}
+    assert training_scorers(find_model(str(again))) == {"hps", "clip"}
 
 
-def test_a_group_without_a_finite_score_has_no_result_and_the_rest_is_reported(store: PairStore, config: EvalConfig):
+def test_a_group_without_a_finite_score_has_no_result_and_the_others_are_reported(store: PairStore, config: EvalConfig):
     result = evaluate(replace(config, scorers=("little_scorers:Speechless",)), store)
-    assert (result["scorers"]["speechless"]["n_pairs"], result["scorers"]["speechless"]["n_left_out"]) == (6, 6)
+    assert (result["scorers"]["speechless"]["n_pairs"], result["scorers"]["speechless"]["n_excluded"]) == (10, 10)
     assert result["tags"]["parity"]["odd"] == {"speechless": None}
     assert result["tags"]["parity"]["even"]["speechless"]["win_rate"] == 1.0
     page = (Path(config.report or "") / "report.html").read_text()
     assert "no result" in page[page.index("By parity") :]
 
 
-def test_a_scorer_that_judged_some_pairs_alone_says_how_many(store: PairStore, config: EvalConfig):
+def test_a_scorer_without_scores_for_some_pairs_says_on_how_many_it_rests(store: PairStore, config: EvalConfig):
     result = evaluate(config, store)
     row = next(iter(result["scorers"].values()))
     assert "pairs" not in table(result).splitlines()[2]
-    row["n_left_out"], row["n_pairs"] = 2, result["n_pairs"] - 2
+    row["n_excluded"], row["n_pairs"] = 2, result["n_pairs"] - 2
     assert table(result).splitlines()[2].endswith(f"{result['n_pairs'] - 2} of {result['n_pairs']} pairs")
 
 
@@ -213,7 +236,7 @@ def test_a_scorer_without_a_finite_score_is_named_at_the_end_and_the_others_are_
     assert alone.stderr.splitlines()[-1].startswith("prefloop: blank gave no finite score")
 
 
-def test_the_oracle_may_judge_but_only_prompts_it_can_read(store: PairStore, config: EvalConfig):
+def test_the_oracle_evaluates_only_prompts_it_can_read(store: PairStore, config: EvalConfig):
     with pytest.raises(ValueError, match="is not a shape of the built-in world"):
         evaluate(EvalConfig(**{**vars(config), "scorers": ("oracle",)}), store)
 
@@ -226,13 +249,13 @@ def test_a_report_is_not_written_over_files_of_others(store: PairStore, config: 
     with pytest.raises(UsageError, match=f"{name} is not part of a report that prefloop wrote"):
         evaluate(config, store)
     assert (folder / name).read_text() == "mine"
-    assert store.rows("select * from generations") == []  # found before anything is drawn
+    assert store.rows("select * from generations") == []  # found before anything is generated
 
 
 @pytest.mark.parametrize(
     ("name", "line"), [("a\0b", "NUL character"), ("file", "is a file; name a folder"), ("store", "is a store")]
 )
-def test_a_place_where_no_report_can_be_is_found_before_anything_is_drawn(
+def test_a_folder_that_cannot_hold_a_report_is_refused_before_anything_is_generated(
     store: PairStore, config: EvalConfig, tmp_path: Path, name: str, line: str
 ):
     (tmp_path / "file").write_text("mine")

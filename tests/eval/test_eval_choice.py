@@ -1,4 +1,4 @@
-"""What a model is compared with and how both are drawn, where the user does not say: decided before anything is drawn."""
+"""The baseline and the settings of both models, if the user names none: resolved before anything is generated."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ import tiny
 from prefloop.cli import app
 from prefloop.core.hashing import RESULT_FILE
 from prefloop.eval import EvalConfig
-from prefloop.eval.baseline import baseline, decided
+from prefloop.eval.baseline import find_baseline, resolve_settings
 from prefloop.eval.stage import evaluate
 from prefloop.generate import GenerateConfig
 from prefloop.generate.defaults import resolve_defaults, usual_settings
@@ -41,9 +41,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def result(tmp_path: Path) -> Callable[..., Path]:
     """A result of `train`: a copy of a model's folder that says what it was made from."""
 
-    def make(model: Path, **told: Any) -> Path:
+    def make(model: Path, **about: Any) -> Path:
         folder = shutil.copytree(model, tmp_path / f"result-{len(list(tmp_path.iterdir()))}")
-        (folder / RESULT_FILE).write_text(json.dumps(told))
+        (folder / RESULT_FILE).write_text(json.dumps(about))
         return folder
 
     return make
@@ -55,13 +55,13 @@ def prompts(tmp_path: Path) -> str:
     return str(tmp_path / "prompts.txt")
 
 
-def asked(model: Path, prompts: str | None, **more: Any) -> EvalConfig:
+def eval_config(model: Path, prompts: str | None, **more: Any) -> EvalConfig:
     return EvalConfig(model=str(model), prompts=prompts, scorers=("little_scorers:Redness",), n_resamples=200, **more)
 
 
-def choice(config: EvalConfig, store: PairStore) -> EvalConfig:
+def resolved(config: EvalConfig, store: PairStore) -> EvalConfig:
     tuned = find_model(config.model)
-    return decided(config, baseline(config, tuned), tuned, store)
+    return resolve_settings(config, find_baseline(config, tuned), tuned, store)
 
 
 def test_the_baseline_is_what_the_model_was_trained_on(
@@ -71,9 +71,11 @@ def test_the_baseline_is_what_the_model_was_trained_on(
     second = result(first, base_model=str(first), steps=2)
     (second / "note.json").write_text("{}")  # other files than the first: another model
     (first / "note.json").write_text('{"first": 1}')
-    assert choice(asked(first, prompts), store).baseline == str(settings / "sdxl")
-    assert choice(asked(second, prompts), store).baseline == str(first)
-    assert choice(asked(second, prompts, baseline=str(settings / "sdxl")), store).baseline == str(settings / "sdxl")
+    assert resolved(eval_config(first, prompts), store).baseline == str(settings / "sdxl")
+    assert resolved(eval_config(second, prompts), store).baseline == str(first)
+    assert resolved(eval_config(second, prompts, baseline=str(settings / "sdxl")), store).baseline == str(
+        settings / "sdxl"
+    )
 
 
 def test_where_the_baseline_is_not_known_it_is_asked_for(
@@ -110,21 +112,21 @@ def test_models_of_different_shapes_are_not_compared(
 ):
     folder = shutil.copytree(settings / "sd15", tmp_path / "other")
     other(folder, part, **changes)
-    config = asked(settings / "sd15", prompts, baseline=str(folder))
+    config = eval_config(settings / "sd15", prompts, baseline=str(folder))
     with pytest.raises(UsageError, match=message):
         evaluate(config, store)
     assert store.rows("select count(*) from runs") == [(0,)]
-    if part == "unet":  # one side that both are told makes them alike
-        assert choice(replace(config, resolution=32), store).resolution == 32
+    if part == "unet":  # the same side for both makes them alike
+        assert resolved(replace(config, resolution=32), store).resolution == 32
 
 
-@pytest.mark.parametrize(("model", "against"), [("sd15", "sdxl"), ("sdxl-turbo", "sdxl"), ("sd15", "shapes")])
+@pytest.mark.parametrize(("model", "base"), [("sd15", "sdxl"), ("sdxl-turbo", "sdxl"), ("sd15", "shapes")])
 def test_models_of_different_kinds_are_not_compared(
-    store: PairStore, settings: Path, prompts: str, model: str, against: str
+    store: PairStore, settings: Path, prompts: str, model: str, base: str
 ):
-    named = against if against == "shapes" else str(settings / against)
+    named = base if base == "shapes" else str(settings / base)
     with pytest.raises(UsageError, match="cannot be compared: they differ in"):
-        evaluate(asked(settings / model, prompts, baseline=named), store)
+        evaluate(eval_config(settings / model, prompts, baseline=named), store)
     assert store.rows("select count(*) from runs") == [(0,)]
 
 
@@ -165,7 +167,7 @@ def test_the_settings_of_the_training_images_go_before_the_usual_ones(
     store.ingest()
     tuned = result(tiny_pipeline, base_model=str(tiny_pipeline), labelers={"me": {}})
     (tuned / "note.json").write_text("{}")
-    found = choice(asked(tuned, prompts), store)
+    found = resolved(eval_config(tuned, prompts), store)
     assert (found.num_inference_steps, found.guidance_scale) == (2, 3.0)
     assert (found.scheduler, found.resolution) == ("DDIMScheduler", 32)
     assert (
@@ -175,9 +177,9 @@ def test_the_settings_of_the_training_images_go_before_the_usual_ones(
         == 3.0
     )
     # what is asked for goes first; another labeler's images tell nothing
-    assert choice(asked(tuned, prompts, guidance_scale=1.0), store).guidance_scale == 1.0
+    assert resolved(eval_config(tuned, prompts, guidance_scale=1.0), store).guidance_scale == 1.0
     (tuned / RESULT_FILE).write_text(json.dumps({"base_model": str(tiny_pipeline), "labelers": {"you": {}}}))
-    assert choice(asked(tuned, prompts), store).num_inference_steps == 25
+    assert resolved(eval_config(tuned, prompts), store).num_inference_steps == 25
 
 
 def test_prompts_are_named_unless_the_model_is_the_built_in_one_or_trained_on_it(
@@ -193,7 +195,7 @@ def test_prompts_are_named_unless_the_model_is_the_built_in_one_or_trained_on_it
     built_in = Path(find_model("shapes").source)
     tuned = result(built_in, base_model="shapes")
     (tuned / "note.json").write_text("{}")
-    found = choice(asked(tuned, None), store)
+    found = resolved(eval_config(tuned, None), store)
     assert (found.baseline, found.prompts) == ("shapes", "shapes-heldout")
     assert (found.num_inference_steps, found.guidance_scale) == (10, 2.5)
     assert resolve_defaults(GenerateConfig(model=str(tuned)), find_model(str(tuned)), store).prompts == "shapes"
@@ -212,24 +214,27 @@ def test_a_lora_is_compared_with_its_base_and_the_settings_are_kept_and_shown(
 ):
     train(replace(config, lora_rank=2, max_train_steps=1, train_batch_size=1), labelled)
     ((trained,),) = [
-        labelled.rows("select prompt from prompts where prompt_id = ?", [identity]) for identity in told(config)
+        labelled.rows("select prompt from prompts where prompt_id = ?", [identity])
+        for identity in trained_prompts(config)
     ]
     # 'redder' decided 30 of these prompts; one step of one pair was done
     (tmp_path / "prompts.txt").write_text("\n".join([trained[0], *(f"prompt {n}" for n in range(6)), "another"]))
-    result = evaluate(asked(Path(config.output_dir), str(tmp_path / "prompts.txt"), num_inference_steps=3), labelled)
-    assert result["against"] == str(tiny_pipeline)
+    result = evaluate(
+        eval_config(Path(config.output_dir), str(tmp_path / "prompts.txt"), num_inference_steps=3), labelled
+    )
+    assert result["baseline"] == str(tiny_pipeline)
     assert result["n_trained_prompts"] == 1
-    assert (result["sampler"]["num_inference_steps"], result["sampler"]["guidance_scale"]) == (3, 7.5)
+    assert (result["sampling"]["num_inference_steps"], result["sampling"]["guidance_scale"]) == (3, 7.5)
     ((stored,),) = labelled.rows("select config from runs where kind = 'eval'")
-    assert {name: json.loads(stored)[name] for name in ("against", "num_inference_steps", "guidance_scale")} == {
-        "against": str(tiny_pipeline),
+    assert {name: json.loads(stored)[name] for name in ("baseline", "num_inference_steps", "guidance_scale")} == {
+        "baseline": str(tiny_pipeline),
         "num_inference_steps": 3,
         "guidance_scale": 7.5,
     }
     assert "3 steps, guidance 7.5" in (Path(result["report"]) / "report.html").read_text()
 
 
-def told(config: TrainConfig) -> set:
+def trained_prompts(config: TrainConfig) -> set:
     from prefloop.models.trained_prompts import read_trained_prompts
 
     found = read_trained_prompts(Path(config.output_dir))

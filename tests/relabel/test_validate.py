@@ -1,7 +1,7 @@
 """Agreement, accuracy, calibration and position bias come out as worked by hand; the page shows hostile text as text."""
 
 import json
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,10 @@ from prefloop.relabel.validation.metrics import (
     calibration,
     calibration_error,
     decided,
-    points,
     tie_aware,
-    wilson,
+    tie_aware_accuracy,
 )
-from prefloop.relabel.validation.validate import fights, lines_of, measure, positions
+from prefloop.relabel.validation.validate import disagreements, positions, quality_lines, validate_scorers
 from prefloop.store import PairStore, UsageError, prompt_id
 from prefloop.store.agreement import agreement
 from prefloop.store.pairstore import new_pair
@@ -72,7 +71,7 @@ def test_a_tie_of_one_side_counts_one_half():
     preferred = np.array([1, 0, 0.5, 1, 0.5, 1])
     difference = np.array([2, 3, 0.4, 0.3, 9, -1.0])
     # right, wrong, tie for a tie, tie for a choice, choice for a tie, wrong
-    assert points(preferred, difference, 0.5).tolist() == [1, 0, 1, 0.5, 0.5, 0]
+    assert tie_aware_accuracy(preferred, difference, 0.5).tolist() == [1, 0, 1, 0.5, 0.5, 0]
 
 
 def test_the_best_tie_band_is_the_best_of_all_bands():
@@ -81,7 +80,7 @@ def test_the_best_tie_band_is_the_best_of_all_bands():
         difference = rng.integers(-4, 5, 12).astype(float)  # equal sizes among them
         preferred = rng.choice([0, 0.5, 1], 12)
         band = best_tie_band(preferred, difference)
-        every = {one: points(preferred, difference, one).mean() for one in [0.0, *np.abs(difference)]}
+        every = {one: tie_aware_accuracy(preferred, difference, one).mean() for one in [0.0, *np.abs(difference)]}
         assert every[band] == max(every.values())
         assert band == min(one for one, mean in every.items() if mean == every[band])
     assert best_tie_band(np.array([]), np.array([])) == 0.0
@@ -106,20 +105,40 @@ def test_the_interval_is_over_prompts_and_not_over_pairs():
         tie_aware(np.array([]), np.array([]), np.array([]), 0.0)
 
 
-def test_an_interval_of_few_prompts_that_agree_is_not_a_point():
-    preferred, prompt = np.array([1.0, 0.0, 1.0, 0.0]), np.array(list("wxyz"))
+def test_prompts_that_all_agree_have_wilsons_interval_and_few_prompts_have_none():
+    preferred, prompt = np.array([1.0, 0.0] * 5), np.arange(10).astype(str)
     found = decided(preferred, preferred - 0.5, prompt)
     assert found is not None
     assert found.kappa is not None
-    assert (found.accuracy.value, found.accuracy.high, found.kappa.value, found.kappa.high) == (1.0, 1.0, 1.0, 1.0)
-    low = 4 / (4 + 1.959963984540054**2)  # Wilson's lower end of n of n
+    assert (found.accuracy.value, found.kappa.value) == (1.0, 1.0)
+    assert (found.accuracy.high, found.kappa.high) == (pytest.approx(1.0), pytest.approx(1.0))
+    low = 10 / (10 + 1.959963984540054**2)  # Wilson's lower end of n of n
     assert found.accuracy.low == pytest.approx(low)
     assert found.kappa.low == pytest.approx(2 * low - 1)  # half of the pairs are a: chance is ½
     assert tie_aware(preferred, preferred - 0.5, prompt, 0.0).accuracy.low == pytest.approx(low)
-    assert wilson(0.5, 100)[0] == pytest.approx(0.40383, abs=1e-5)
+    few = decided(preferred[:9], preferred[:9] - 0.5, prompt[:9])
+    assert few is not None
+    assert few.kappa is not None
+    assert (few.n_prompts, few.accuracy.value, few.kappa.value) == (9, 1.0, 1.0)
+    tied = tie_aware(preferred[:9], preferred[:9] - 0.5, prompt[:9], 0.0)
+    assert [each.has_interval for each in (few.accuracy, few.kappa, tied.accuracy)] == [False] * 3
 
 
-def test_ties_of_the_labeler_are_left_out_and_those_of_the_scorer_count_one_half():
+def test_every_prompt_weighs_the_same_in_accuracy_kappa_and_chance():
+    # prompt x: one pair, right, a chosen; prompt y: three pairs, all wrong, b chosen
+    preferred, difference = np.array([1.0, 0.0, 0.0, 0.0]), np.array([1.0, 1.0, 1.0, 1.0])
+    prompt = np.array(list("xyyy"))
+    found = decided(preferred, difference, prompt)
+    assert found is not None
+    assert found.kappa is not None
+    assert found.accuracy.value == 0.5  # over pairs it would be 1/4
+    # the scorer always says a, the labeler half of the time: chance ½, kappa (½ - ½) / (1 - ½)
+    assert found.kappa.value == 0.0
+    tied = tie_aware(preferred, difference, prompt, 0.0)
+    assert (tied.accuracy.value, tied.always_tie, tied.chance) == (0.5, 0.5, 0.5)
+
+
+def test_ties_of_the_labeler_are_excluded_and_those_of_the_scorer_count_one_half():
     preferred = np.array([1, 1, 1, 0, 0, 0.5, 0.5])
     difference = np.array([2, 3, -1, -1, 0, 5, -5.0])
     found = decided(preferred, difference, np.array(list("abcdefg")))
@@ -135,7 +154,7 @@ def test_ties_of_the_labeler_are_left_out_and_those_of_the_scorer_count_one_half
     assert (same.accuracy.value, same.kappa) == (1.0, None)
 
 
-def test_chance_and_always_tie_are_told_beside_accuracy_with_ties():
+def test_chance_and_always_tie_stand_beside_accuracy_with_ties():
     preferred = np.array([1, 0, 0.5, 0.5])
     difference = np.array([3, 1, 0.1, -2.0])
     found = tie_aware(preferred, difference, np.array(list("abcd")), 0.5)
@@ -151,8 +170,8 @@ def test_calibration_compares_confidence_with_what_was_chosen():
     difference = np.array([1.0, -1.0, 1.0, -1.0, 4.0, -4.0])
     preferred = np.array([1.0, 0.0, 0.0, 0.5, 1.0, 0.0])  # right, right, wrong, tie; right, right
     few, sure = calibration(preferred, difference, 1.0)
-    assert (few.n, few.right, few.confidence) == (4, 2.5 / 4, pytest.approx(0.7310586))
-    assert (sure.n, sure.right, sure.confidence) == (2, 1.0, pytest.approx(0.9820138))
+    assert (few.n, few.observed, few.confidence) == (4, 2.5 / 4, pytest.approx(0.7310586))
+    assert (sure.n, sure.observed, sure.confidence) == (2, 1.0, pytest.approx(0.9820138))
     expected = (4 * abs(0.7310586 - 0.625) + 2 * abs(0.9820138 - 1)) / 6
     assert calibration_error([few, sure]) == pytest.approx(expected)
 
@@ -160,8 +179,10 @@ def test_calibration_compares_confidence_with_what_was_chosen():
 def test_swapping_a_and_b_changes_no_measure():
     rng = np.random.default_rng(1)
     difference, preferred = rng.normal(size=60), rng.choice([0, 0.5, 1], 60)
-    prompt = np.array([f"{n % 7}" for n in range(60)])
-    assert tie_aware(preferred, difference, prompt, 0.3) == tie_aware(1 - preferred, -difference, prompt, 0.3)
+    prompt = np.array([f"{n % 17}" for n in range(60)])
+    tied, swapped = tie_aware(preferred, difference, prompt, 0.3), tie_aware(1 - preferred, -difference, prompt, 0.3)
+    assert tied == replace(swapped, chance=tied.chance)
+    assert tied.chance == pytest.approx(swapped.chance)
     one, other = decided(preferred, difference, prompt), decided(1 - preferred, -difference, prompt)
     assert one is not None
     assert other is not None
@@ -173,7 +194,7 @@ def test_swapping_a_and_b_changes_no_measure():
     assert best_tie_band(preferred, difference) == best_tie_band(1 - preferred, -difference)
 
 
-def judged_store(store: PairStore, n: int = 40) -> list:
+def labelled_store(store: PairStore, n: int = 40) -> list:
     """One pair for each prompt; the person likes the redder picture, `right` scores redness and `wrong` its opposite."""
     pairs, red_is_a, right, wrong = [], [], {}, {}
     for number in range(n):
@@ -189,9 +210,9 @@ def judged_store(store: PairStore, n: int = 40) -> list:
     return pairs
 
 
-def test_a_scorer_that_foretells_a_person_is_right_and_its_opposite_wrong(store: PairStore):
-    judged_store(store)
-    right, wrong = measure(store, "human:me")
+def test_a_scorer_that_predicts_a_person_is_right_and_its_opposite_wrong(store: PairStore):
+    labelled_store(store)
+    right, wrong = validate_scorers(store, "human:me")
     assert right.decided is not None
     assert wrong.decided is not None
     assert (right.scorer, right.decided.accuracy.value, wrong.decided.accuracy.value) == ("right@1", 1.0, 0.0)
@@ -230,10 +251,10 @@ def random_rater(store: PairStore, n: int, share_of_ties: float, seed: int) -> N
     store.ingest()
 
 
-def test_scores_that_mean_nothing_are_told_to_mean_nothing(store: PairStore):
+def test_meaningless_scores_are_reported_as_meaningless(store: PairStore):
     """To a person who says tie of two pairs in five, always saying tie would score 70 %."""
     random_rater(store, 400, 0.4, seed=0)
-    (noise,) = measure(store, "human:me")
+    (noise,) = validate_scorers(store, "human:me")
     assert noise.decided is not None
     assert noise.decided.kappa is not None
     assert noise.decided.n > 200
@@ -246,12 +267,13 @@ def test_scores_that_mean_nothing_are_told_to_mean_nothing(store: PairStore):
     assert found.n + noise.band_decided + noise.band_ties == 400
     assert found.accuracy.value <= found.always_tie + 0.01  # no number without what it must be compared with
     assert found.accuracy.low < found.chance < found.accuracy.high
-    (name, first, second, third) = lines_of(noise)
+    (name, first, second, third) = quality_lines(noise)
     assert name == "noise@1"
     accuracy = noise.decided.accuracy
-    assert f"right {accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%}) by chance 50%" in first
+    assert f"accuracy {accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%}), by chance 50%" in first
     assert f"by chance 0; {noise.decided.n} decided pairs" in first
     assert f"always tie {found.always_tie:.1%}" in second
+    assert second.endswith(f"chosen on {noise.band_decided + noise.band_ties} pairs of other prompts")
     assert "calibration error" in third
 
 
@@ -271,11 +293,14 @@ def test_nine_of_ten_intervals_of_meaningless_scores_hold_chance():
 
 def test_a_tie_band_from_too_few_pairs_is_refused_and_says_why(store: PairStore):
     random_rater(store, 60, 0.4, seed=2)
-    (noise,) = measure(store, "human:me")
+    (noise,) = validate_scorers(store, "human:me")
     assert noise.tie_aware is None
     assert 0 < noise.band_ties < 20
-    why = f"a tie band takes 20 decided pairs and 20 ties of one prompt in 3; there are {noise.band_decided} and {noise.band_ties}"
-    assert why in lines_of(noise)[2]
+    why = (
+        "choosing a tie band takes 20 decided pairs and 20 ties, and the prompts set aside for it, one in 3, have "
+        f"{noise.band_decided} and {noise.band_ties}"
+    )
+    assert why in quality_lines(noise)[2]
     ended = CliRunner().invoke(app, ["scorers", "quality", "--labeler", "human:me", "--store", str(store.path)])
     assert ended.exit_code == 0
     assert why in ended.stdout
@@ -285,17 +310,33 @@ def test_a_tie_band_from_too_few_pairs_is_refused_and_says_why(store: PairStore)
     assert (row["tie_aware"], row["decided"]["n"]) == (None, noise.decided.n if noise.decided else 0)
 
 
+def test_quality_of_few_prompts_has_words_on_the_terminal_null_in_json_and_none_on_the_page(
+    store: PairStore, tmp_path: Path
+):
+    labelled_store(store, 3)
+    words = ["scorers", "quality", "--labeler", "human:me", "--store", str(store.path)]
+    line = CliRunner().invoke(app, words).stdout.splitlines()[1]
+    reason = "(no interval: 3 prompts, at least 10 are needed)"
+    assert line.startswith(f"  accuracy 100.0% {reason}, by chance 50%; kappa ")
+    (right, _) = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    assert right["decided"]["accuracy"] == {"value": 1.0, "low": None, "high": None}
+    assert CliRunner().invoke(app, [*words, "--output-dir", str(tmp_path)]).exit_code == 0
+    page = (tmp_path / "quality.html").read_text()
+    assert '<strong>100.0 %</strong></td><td><span class="dim">none</span>' in page
+    assert "nan" not in page
+
+
 def test_quality_says_who_has_labels_and_what_was_scored(store: PairStore):
-    judged_store(store, 3)
-    with pytest.raises(UsageError, match="no labels of 'human:you'; there are labels of human:me"):
-        measure(store, "human:you")
+    labelled_store(store, 3)
+    with pytest.raises(UsageError, match="no labels by 'human:you'; there are labels by human:me"):
+        validate_scorers(store, "human:you")
     unscored = add_pair(store, add_prompt(store, "new"), add_picture(store, (9, 9, 9)), add_picture(store, (8, 9, 9)))
     say(store, [unscored], other="a")
-    with pytest.raises(UsageError, match="no scorer has scored the pairs that other judged"):
-        measure(store, "other")
+    with pytest.raises(UsageError, match="no scorer has scored the pairs that other labelled"):
+        validate_scorers(store, "other")
 
 
-def test_the_left_picture_is_counted_where_it_is_known(store: PairStore):
+def test_left_choices_are_counted_for_pairs_whose_sides_are_known(store: PairStore):
     pairs = fill(store, 4)
     add_labeler(store, "human:me")
     rows = zip(pairs, "aabb", ["a", "a", "b", "a"], strict=True)  # chosen and left: same, same, same, other
@@ -303,22 +344,22 @@ def test_the_left_picture_is_counted_where_it_is_known(store: PairStore):
     store.append("labels", columns)
     store.ingest()
     (found,) = positions(store)
-    assert (found.labeler, found.n, found.left) == ("human:me", 4, 0.75)
-    assert found.low < 0.75 < found.high
+    assert (found.labeler, found.n, found.n_prompts, found.left.value) == ("human:me", 4, 4, 0.75)
+    assert not found.left.has_interval  # of four prompts
 
 
-def test_fights_begin_with_the_most_even_one(store: PairStore):
+def test_disagreements_begin_with_the_most_evenly_split_pair(store: PairStore):
     pairs = fill(store, 4)
-    # agreed; one against three; two against two; a tie is no side
+    # agreed; one against three; two against two; a tie is on neither side
     say(store, pairs, w="aaab", x="aaat", y="aabt", z="abb-")
-    assert [(fight.pair_id, fight.for_a, fight.for_b) for fight in fights(store, 9)] == [
+    assert [(pair.pair_id, pair.for_a, pair.for_b) for pair in disagreements(store, 9)] == [
         (pairs[2], ["w", "x"], ["y", "z"]),
         (pairs[1], ["w", "x", "y"], ["z"]),
     ]
-    assert len(fights(store, 1)) == 1
+    assert len(disagreements(store, 1)) == 1
 
 
-def test_the_page_shows_hostile_text_as_text_and_every_picture_it_names(store: PairStore, tmp_path: Path):
+def test_the_page_shows_hostile_text_as_text_and_every_image_it_names(store: PairStore, tmp_path: Path):
     prompt = add_prompt(store, "<script>alert(1)</script> \x1b[31m")
     one, other = add_picture(store, (1, 0, 0)), add_picture(store, (2, 0, 0))
     pair = add_pair(store, prompt, one, other)
@@ -338,9 +379,7 @@ def test_the_page_shows_hostile_text_as_text_and_every_picture_it_names(store: P
         assert f"images/{image.hex}.png" in page
         assert (tmp_path / "out" / "images" / f"{image.hex}.png").exists()
     assert (tmp_path / "out" / "calibration.png").stat().st_size > 1000
-    assert (
-        CliRunner().invoke(app, [*words, "--store", str(store.path)]).exit_code == 0
-    )  # an earlier page is written again
+    assert CliRunner().invoke(app, [*words, "--store", str(store.path)]).exit_code == 0  # an earlier page is replaced
     (tmp_path / "out" / "quality.html").write_text("mine")
     ended = CliRunner().invoke(app, [*words, "--store", str(store.path)])
     assert ended.exit_code == 2

@@ -15,7 +15,17 @@ def test_quick_demo_ends_with_a_report_and_can_be_called_again(tmp_path: Path):
     result = json.loads(first.stdout)
     assert {"n_prompts", "n_pairs", "report", "scorers"} <= result.keys()
     assert set(result["scorers"]) == {"oracle", "hps", "clip", "pickscore", "aesthetics"}
-    keys = {"win_rate", "low", "high", "base_mean", "tuned_mean", "diff", "diff_low", "diff_high", "in_sample"}
+    keys = {
+        "win_rate",
+        "win_rate_low",
+        "win_rate_high",
+        "base_mean",
+        "tuned_mean",
+        "diff",
+        "diff_low",
+        "diff_high",
+        "in_sample",
+    }
     assert all(keys <= row.keys() for row in result["scorers"].values())
     assert [name for name, row in result["scorers"].items() if row["in_sample"]] == ["pickscore"]
     assert (tmp_path / result["report"] / "report.html").exists()

@@ -61,13 +61,13 @@ def evaluation(**changes: Any) -> dict[str, Any]:
             "n_prompts": 400,
             "n_pairs": 799,
             "win_rate": win_rate,
-            "low": win_rate - 0.05,
-            "high": win_rate + 0.05,
+            "win_rate_low": win_rate - 0.05,
+            "win_rate_high": win_rate + 0.05,
             "in_sample": in_sample,
         }
 
     scorers = {"hps": row(0.642, in_sample=False), "pickscore": row(0.613, in_sample=True)}
-    return {"against": "owner/base", "n_prompts": 400, "n_trained_prompts": 0, "scorers": scorers} | changes
+    return {"baseline": "owner/base", "n_prompts": 400, "n_trained_prompts": 0, "scorers": scorers} | changes
 
 
 def snippet(card: str) -> str:
@@ -122,7 +122,7 @@ def test_the_card_says_how_the_model_was_trained():
 
 
 def test_win_rates_are_listed_with_interval_and_counts():
-    card = model_card(about(), [evaluation(n_trained_prompts=7), evaluation(against="other")])
+    card = model_card(about(), [evaluation(n_trained_prompts=7), evaluation(baseline="other")])
     assert "| `hps` | 64.2 % | 59.2 to 69.2 % | 400 | 799 |\n" in card
     assert "| `pickscore` (in-sample) | 61.3 % | 56.3 to 66.3 % | 400 | 799 |\n" in card
     assert "on 400 prompts; 7 of them were used in training." in card
@@ -135,11 +135,17 @@ def test_win_rates_are_listed_with_interval_and_counts():
     assert "not independent evidence" not in model_card(about(), [outside])
 
 
+def test_too_few_prompts_have_words_instead_of_an_interval():
+    row = evaluation()["scorers"]["hps"] | {"n_prompts": 3, "win_rate_low": None, "win_rate_high": None}
+    card = model_card(about(), [evaluation(scorers={"hps": row})])
+    assert "| `hps` | 64.2 % | no interval: 3 prompts, at least 10 are needed | 3 | 799 |\n" in card
+
+
 def test_hostile_names_stay_text():
     labels = {"labelers": {HOSTILE: {"scorers": [HOSTILE]}}}
     scorers = {HOSTILE: evaluation()["scorers"]["hps"]}
     card = model_card(
-        about(base_model=HOSTILE, where=HOSTILE, **labels), [evaluation(against=HOSTILE, scorers=scorers)]
+        about(base_model=HOSTILE, where=HOSTILE, **labels), [evaluation(baseline=HOSTILE, scorers=scorers)]
     )
     assert ModelCard(card).data.to_dict().keys() == {"library_name", "pipeline_tag", "tags"}
     # one line, between more backticks than it has in a row; the character that reverses text is replaced
@@ -226,3 +232,13 @@ def test_evaluations_are_those_finished_for_that_model_id_in_order(store: PairSt
     assert [summary["n"] for summary in evaluations_of(store, old)] == [0, 4]
     assert [summary["n"] for summary in evaluations_of(store, new)] == [3]
     assert evaluations_of(store, UUID(int=9)) == []
+
+
+def test_an_evaluation_that_version_0_1_stored_is_read(store: PairStore):
+    row = {"n_prompts": 400, "n_pairs": 799, "win_rate": 0.642, "low": 0.592, "high": 0.692, "in_sample": False}
+    summary = {"against": "owner/base", "n_prompts": 400, "n_trained_prompts": 0, "scorers": {"hps": row}}
+    add_run(store, 0, "eval", summary | {"model_id": str(UUID(int=1))}, "done")
+    store.ingest()
+    card = model_card(about(), evaluations_of(store, UUID(int=1)))
+    assert "Against `owner/base`, from the same noise, on 400 prompts." in card
+    assert "| `hps` | 64.2 % | 59.2 to 69.2 % | 400 | 799 |\n" in card

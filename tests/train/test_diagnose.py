@@ -1,4 +1,4 @@
-"""What a run's tables say: each verdict, the borders between them, early stopping, and the picture."""
+"""What a run's tables show: each diagnosis, the borders between them, early stopping, and the plot."""
 
 import csv
 import math
@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from prefloop.train.monitor.diagnose import verdicts
+from prefloop.train.monitor.diagnose import diagnose
 from prefloop.train.monitor.evidence import should_stop, summarize
 from prefloop.train.monitor.plots import plot_training
 from prefloop.train.monitor.tables import read_rows
 
 BINS = 4
+INTERVAL = ("implicit_accuracy_low", "implicit_accuracy_high")
 
 
 def metrics(steps: int = 100, **last: Any) -> list[dict[str, Any]]:
@@ -28,7 +29,7 @@ def metrics(steps: int = 100, **last: Any) -> list[dict[str, Any]]:
     ]
 
 
-def look(
+def validation_pass(
     step: int,
     accuracy: float = 0.5,
     *,
@@ -36,22 +37,24 @@ def look(
     rejected: float = 0.0,
     reach: float = 0.04,
     n_pairs: int = 200,
+    n_prompts: int | None = None,
     reference: bool = True,
 ) -> list[dict[str, Any]]:
-    """The rows of one look. `chosen` and `rejected` are changes against the reference's errors, 0.2 and 0.25."""
+    """The rows of one pass. `chosen` and `rejected` are changes relative to the reference's errors, 0.2 and 0.25."""
     row = {
         "step": step,
         "timestep_low": 0,
         "timestep_high": 1000,
         "n_pairs": n_pairs,
+        "n_prompts": n_pairs if n_prompts is None else n_prompts,
         "chosen_error": 0.2 * (1 + chosen),
         "ref_chosen_error": 0.2 if reference else "",
         "rejected_error": 0.25 * (1 + rejected),
         "ref_rejected_error": 0.25 if reference else "",
         "margin": 0.0 if reference else "",
         "implicit_accuracy": accuracy if reference else "",
-        "low": accuracy - reach if reference else "",
-        "high": accuracy + reach if reference else "",
+        "implicit_accuracy_low": accuracy - reach if reference else "",
+        "implicit_accuracy_high": accuracy + reach if reference else "",
         "dpo_weight": 0.5 if reference else "",
     }
     bins = [
@@ -61,15 +64,17 @@ def look(
     return [row | {"bin": "all"}, *bins]
 
 
-def looks(*accuracies: float, **last: Any) -> list[dict[str, Any]]:
-    """A look every 20 steps, the first at step 0; `last` belongs to the last one."""
+def passes(*accuracies: float, **last: Any) -> list[dict[str, Any]]:
+    """A validation pass every 20 steps, the first at step 0; `last` belongs to the last one."""
     at = len(accuracies) - 1
-    return [row for k, value in enumerate(accuracies) for row in look(20 * k, value, **(last if k == at else {}))]
+    return [
+        row for k, value in enumerate(accuracies) for row in validation_pass(20 * k, value, **(last if k == at else {}))
+    ]
 
 
 def sft(*errors: float) -> list[dict[str, Any]]:
-    """Monitor without reference; changes against the first look's error."""
-    return [row for k, chosen in enumerate(errors) for row in look(20 * k, chosen=chosen, reference=False)]
+    """Passes without a reference; changes relative to the first one's error."""
+    return [row for k, chosen in enumerate(errors) for row in validation_pass(20 * k, chosen=chosen, reference=False)]
 
 
 def sft_metrics(**last: Any) -> list[dict[str, Any]]:
@@ -78,23 +83,23 @@ def sft_metrics(**last: Any) -> list[dict[str, Any]]:
 
 
 def names(rows: list[dict[str, Any]], validation: list[dict[str, Any]]) -> list[str]:
-    return [verdict.name for verdict in verdicts(rows, validation)]
+    return [diagnosis.name for diagnosis in diagnose(rows, validation)]
 
 
 def test_a_run_whose_interval_lies_above_one_half_is_learning():
-    found = verdicts(metrics(), looks(0.5, 0.55, 0.6, chosen=0.003, rejected=0.007))
-    assert [verdict.name for verdict in found] == ["learning"]
+    found = diagnose(metrics(), passes(0.5, 0.55, 0.6, chosen=0.003, rejected=0.007))
+    assert [diagnosis.name for diagnosis in found] == ["learning"]
     # the interval is 0.6 - 0.04 to 0.6 + 0.04
-    assert "60.0% [56.0%, 64.0%], 200 pairs" in found[0].reason
+    assert "60.0% (56.0% to 64.0%; 200 pairs of 200 prompts)" in found[0].reason
     assert "chosen +0.30%, rejected +0.70%" in found[0].reason
-    assert "step 40 of 100" in found[0].lever
+    assert "step 40 of 100" in found[0].advice
 
 
 def test_a_run_whose_errors_do_not_move_is_not_learning_and_needs_a_higher_rate():
-    found = verdicts(metrics(), looks(0.5, 0.52, 0.53, rejected=0.0009), 0.001)
-    assert [verdict.name for verdict in found] == ["not learning"]
+    found = diagnose(metrics(), passes(0.5, 0.52, 0.53, rejected=0.0009), 0.001)
+    assert [diagnosis.name for diagnosis in found] == ["not learning"]
     assert "0.090%" in found[0].reason
-    assert "--learning-rate 0.01 (higher than 0.001)" in found[0].lever
+    assert "--learning-rate 0.01 (higher than 0.001)" in found[0].advice
 
 
 @pytest.mark.parametrize(
@@ -111,28 +116,28 @@ def test_a_run_whose_errors_do_not_move_is_not_learning_and_needs_a_higher_rate(
     ],
 )
 def test_not_learning_needs_still_errors_and_an_undecided_interval_and_pairs(last: dict[str, Any], name: str):
-    assert names(metrics(), looks(0.5, 0.52, 0.53, **last)) == [name]
+    assert names(metrics(), passes(0.5, 0.52, 0.53, **last)) == [name]
 
 
-def test_a_held_out_accuracy_below_one_half_asks_whether_the_labels_are_the_right_way_round():
-    (found,) = verdicts(metrics(), looks(0.5, 0.46, 0.42, chosen=0.01, rejected=0.005))
+def test_a_held_out_accuracy_below_one_half_asks_whether_the_labels_are_swapped():
+    (found,) = diagnose(metrics(), passes(0.5, 0.46, 0.42, chosen=0.01, rejected=0.005))
     assert found.name == "not learning"
-    assert "42.0% [38.0%, 46.0%]" in found.reason
-    assert "the right way round" in found.lever
+    assert "42.0% (38.0% to 46.0%;" in found.reason
+    assert "are not swapped" in found.advice
 
 
-def test_nothing_is_said_of_learning_before_enough_steps_at_the_full_rate():
-    validation = look(0) + look(40, 0.7)
+def test_nothing_is_said_about_learning_before_enough_steps_at_the_full_rate():
+    validation = validation_pass(0) + validation_pass(40, 0.7)
     assert names(metrics(steps=40), validation) == ["too early to say"]
-    assert names(metrics(steps=50), look(0) + look(50, 0.7)) == ["learning"]
+    assert names(metrics(steps=50), validation_pass(0) + validation_pass(50, 0.7)) == ["learning"]
     warming = [row | {"learning_rate": 1e-6 * row["step"]} for row in metrics(steps=500)]
-    assert names(warming, look(0) + look(500)) == ["too early to say"]
+    assert names(warming, validation_pass(0) + validation_pass(500)) == ["too early to say"]
     warmed = [row | {"learning_rate": 1e-6 * min(row["step"], 450)} for row in metrics(steps=500)]
-    assert names(warmed, look(0) + look(500)) == ["not learning"]
+    assert names(warmed, validation_pass(0) + validation_pass(500)) == ["not learning"]
 
 
 def test_without_held_out_pairs_it_is_too_early_whatever_the_training_pairs_say():
-    (found,) = verdicts(metrics(implicit_accuracy=0.7), [])
+    (found,) = diagnose(metrics(implicit_accuracy=0.7), [])
     assert found.name == "too early to say"
     assert found.reason.startswith("0 held-out pairs")
 
@@ -142,11 +147,11 @@ def test_empty_tables_are_too_early():
 
 
 def test_a_chosen_error_far_above_the_references_is_diverging():
-    found = verdicts(metrics(), looks(0.5, 0.5, 0.5, chosen=0.5, rejected=0.4), 0.001)
+    found = diagnose(metrics(), passes(0.5, 0.5, 0.5, chosen=0.5, rejected=0.4), 0.001)
     assert found[0].name == "diverging"
-    assert found[0].reason == "the held-out error of chosen pictures is +50.0% against the reference's"
-    assert "--learning-rate 0.0001 (lower than 0.001)" in found[0].lever
-    assert "diverging" not in names(metrics(), looks(0.5, 0.5, 0.5, chosen=0.49, rejected=0.4))
+    assert found[0].reason == "the held-out error of chosen images is +50.0% relative to the reference's"
+    assert "--learning-rate 0.0001 (lower than 0.001)" in found[0].advice
+    assert "diverging" not in names(metrics(), passes(0.5, 0.5, 0.5, chosen=0.49, rejected=0.4))
 
 
 @pytest.mark.parametrize(
@@ -161,21 +166,21 @@ def test_without_held_out_pairs_loss_and_gradient_norm_must_both_grow_to_diverge
     assert ("diverging" in names(metrics(**last), [])) is diverging
 
 
-def test_diverging_is_told_at_any_step():
-    assert names(metrics(steps=20), look(0) + look(20, chosen=3.0, rejected=2.7)) == ["diverging"]
+def test_diverging_is_reported_at_any_step():
+    assert names(metrics(steps=20), validation_pass(0) + validation_pass(20, chosen=3.0, rejected=2.7)) == ["diverging"]
 
 
-def test_sft_is_not_told_to_change_beta():
-    (found,) = verdicts(sft_metrics(loss=2.0, grad_norm=50.0), sft(0, 0, 0))
+def test_sft_is_not_advised_to_change_beta():
+    (found,) = diagnose(sft_metrics(loss=2.0, grad_norm=50.0), sft(0, 0, 0))
     assert found.name == "diverging"
-    assert "beta" not in found.lever
+    assert "beta" not in found.advice
 
 
-def test_a_margin_that_comes_from_a_worse_rejected_picture_while_the_chosen_is_worse_too_is_named():
-    (found,) = verdicts(metrics(), looks(0.5, 0.55, 0.6, chosen=0.02, rejected=0.05))
-    assert found.name == "driven by the rejected picture"
+def test_a_margin_that_comes_from_a_worse_rejected_image_while_the_chosen_is_worse_too_is_named():
+    (found,) = diagnose(metrics(), passes(0.5, 0.55, 0.6, chosen=0.02, rejected=0.05))
+    assert found.name == "driven by the rejected image"
     assert "chosen +2.0%, rejected +5.0%" in found.reason
-    assert "--safeguard" in found.lever
+    assert "--safeguard" in found.advice
 
 
 @pytest.mark.parametrize(
@@ -186,16 +191,16 @@ def test_a_margin_that_comes_from_a_worse_rejected_picture_while_the_chosen_is_w
         {"chosen": 0.05, "rejected": 0.04},  # no margin comes from the rejected one
     ],
 )
-def test_a_risen_rejected_error_alone_is_no_fault(changes: dict[str, float]):
-    assert names(metrics(), looks(0.5, 0.55, 0.6, **changes)) == ["learning"]
+def test_a_risen_rejected_error_alone_is_not_a_fault(changes: dict[str, float]):
+    assert names(metrics(), passes(0.5, 0.55, 0.6, **changes)) == ["learning"]
 
 
 def test_a_held_out_accuracy_that_falls_while_training_goes_on_well_is_overfitting():
-    (found,) = verdicts(metrics(implicit_accuracy=0.76), looks(0.5, 0.70, 0.66, 0.64))
+    (found,) = diagnose(metrics(implicit_accuracy=0.76), passes(0.5, 0.70, 0.66, 0.64))
     assert found.name == "overfitting"
-    assert "64.0% [60.0%, 68.0%], 200 pairs after 70.0% at step 20" in found.reason
+    assert "64.0% (60.0% to 68.0%; 200 pairs of 200 prompts), down from 70.0% at step 20" in found.reason
     assert "76.0%" in found.reason
-    assert "--max-train-steps 20" in found.lever
+    assert "--max-train-steps 20" in found.advice
 
 
 @pytest.mark.parametrize(
@@ -208,44 +213,44 @@ def test_a_held_out_accuracy_that_falls_while_training_goes_on_well_is_overfitti
     ],
 )
 def test_overfitting_needs_a_high_training_accuracy_and_a_fall(train_accuracy: float, last: float, name: str):
-    assert names(metrics(implicit_accuracy=train_accuracy), looks(0.5, 0.70, last)) == [name]
+    assert names(metrics(implicit_accuracy=train_accuracy), passes(0.5, 0.70, last)) == [name]
 
 
-def test_pairs_learned_by_heart_are_overfitting_though_no_look_fell():
-    (found,) = verdicts(metrics(implicit_accuracy=0.9), looks(0.5, 0.6, 0.69))
+def test_memorized_pairs_are_overfitting_even_if_accuracy_never_fell():
+    (found,) = diagnose(metrics(implicit_accuracy=0.9), passes(0.5, 0.6, 0.69))
     assert found.name == "overfitting"
-    assert "--max-train-steps" not in found.lever  # the last look is the best
-    assert "more pairs" in found.lever
+    assert "--max-train-steps" not in found.advice  # the last pass is the best
+    assert found.advice == "label more prompts, or relax --where"
 
 
 def test_little_gradient_left_is_saturated():
-    (found,) = verdicts(metrics(dpo_weight=0.1, implicit_accuracy=0.74), looks(0.5, 0.7, 0.7))
+    (found,) = diagnose(metrics(dpo_weight=0.1, implicit_accuracy=0.74), passes(0.5, 0.7, 0.7))
     assert found.name == "saturated"
-    assert "0.10 of the gradient's weight" in found.reason
-    assert "--beta" in found.lever
-    assert names(metrics(dpo_weight=0.11), looks(0.5, 0.7, 0.7)) == ["learning"]
+    assert "the mean DPO weight is 0.10, 0.50 at the start" in found.reason
+    assert "--beta" in found.advice
+    assert names(metrics(dpo_weight=0.11), passes(0.5, 0.7, 0.7)) == ["learning"]
 
 
 def test_a_loss_that_grows_while_the_errors_stay_is_saturated_by_beta_and_not_diverging():
-    found = verdicts(metrics(loss=5.0), looks(0.5, 0.52, 0.52, chosen=0.001, rejected=0.002))
-    assert [verdict.name for verdict in found] == ["saturated"]
+    found = diagnose(metrics(loss=5.0), passes(0.5, 0.52, 0.52, chosen=0.001, rejected=0.002))
+    assert [diagnosis.name for diagnosis in found] == ["saturated"]
     assert "0.7 to 5" in found[0].reason
-    assert "tenth of the --beta" in found[0].lever
-    assert names(metrics(loss=1.39), looks(0.5, 0.6, 0.6, chosen=0.001, rejected=0.002)) == ["learning"]
+    assert "tenth of the --beta" in found[0].advice
+    assert names(metrics(loss=1.39), passes(0.5, 0.6, 0.6, chosen=0.001, rejected=0.002)) == ["learning"]
     for moved in ({"chosen": 0.03, "rejected": 0.01}, {"chosen": 0.01, "rejected": 0.03}):
-        assert names(metrics(loss=5.0), looks(0.5, 0.6, 0.6, **moved)) == ["learning"]
+        assert names(metrics(loss=5.0), passes(0.5, 0.6, 0.6, **moved)) == ["learning"]
 
 
-def test_a_lower_beta_is_not_proposed_where_the_chosen_error_is_far_from_the_references():
-    driven, saturated = verdicts(metrics(dpo_weight=0.05), looks(0.5, 0.7, 0.7, chosen=0.1, rejected=0.2))
-    assert "three times the --beta" in driven.lever
-    assert "beta" not in saturated.lever
+def test_a_lower_beta_is_not_advised_if_the_chosen_error_is_far_from_the_references():
+    driven, saturated = diagnose(metrics(dpo_weight=0.05), passes(0.5, 0.7, 0.7, chosen=0.1, rejected=0.2))
+    assert "three times the --beta" in driven.advice
+    assert "beta" not in saturated.advice
 
 
-def test_several_verdicts_hold_at_once_the_worst_first():
+def test_several_diagnoses_are_listed_the_worst_first():
     rows = metrics(implicit_accuracy=0.95, dpo_weight=0.05)
-    assert names(rows, looks(0.5, 0.7, 0.6, chosen=0.1, rejected=0.2)) == [
-        "driven by the rejected picture",
+    assert names(rows, passes(0.5, 0.7, 0.6, chosen=0.1, rejected=0.2)) == [
+        "driven by the rejected image",
         "overfitting",
         "saturated",
     ]
@@ -253,7 +258,7 @@ def test_several_verdicts_hold_at_once_the_worst_first():
 
 def test_beside_diverging_nothing_else_is_said():
     rows = metrics(implicit_accuracy=0.95, dpo_weight=0.05, loss=2.0, grad_norm=20.0)
-    assert names(rows, looks(0.5, 0.7, 0.6, chosen=0.1, rejected=0.2)) == ["diverging"]
+    assert names(rows, passes(0.5, 0.7, 0.6, chosen=0.1, rejected=0.2)) == ["diverging"]
 
 
 @pytest.mark.parametrize(
@@ -267,20 +272,20 @@ def test_beside_diverging_nothing_else_is_said():
         ((0, 0.3, 0.6), "diverging"),
     ],
 )
-def test_sft_is_judged_by_the_chosen_error_against_the_first_look(errors: tuple[float, ...], name: str):
+def test_sft_is_diagnosed_by_the_chosen_error_relative_to_the_first_pass(errors: tuple[float, ...], name: str):
     assert names(sft_metrics(), sft(*errors))[0] == name
 
 
 def test_the_best_step_of_sft_has_the_lowest_chosen_error_whatever_its_implicit_accuracy():
     validation = [row | {"implicit_accuracy": 0.6 if row["step"] == 40 else 0.5} for row in sft(0, -0.03, -0.01)]
     shown = summarize(sft_metrics(), validation)
-    assert (shown.best_step, shown.risen) == (20, pytest.approx(0.02))
+    assert (shown.best_step, shown.chosen_rise) == (20, pytest.approx(0.02))
     assert not should_stop(sft_metrics(), validation, 2)
     assert should_stop(sft_metrics(), validation, 1)
 
 
-def test_the_best_step_is_the_earliest_of_the_best_looks_over_all_timesteps():
-    validation = looks(0.5, 0.6, 0.7, 0.7, 0.6)
+def test_the_best_step_is_the_earliest_of_the_best_passes_over_all_timesteps():
+    validation = passes(0.5, 0.6, 0.7, 0.7, 0.6)
     validation[1]["implicit_accuracy"] = 0.9  # a bin of step 0
     assert summarize(metrics(), validation).best_step == 40
 
@@ -291,7 +296,7 @@ def test_the_best_step_is_the_earliest_of_the_best_looks_over_all_timesteps():
         ((0.6,), 1, False),
         ((0.5, 0.6), 1, False),
         ((0.5, 0.6, 0.59), 1, True),
-        ((0.5, 0.6, 0.6), 1, True),  # as good is no better
+        ((0.5, 0.6, 0.6), 1, True),  # equal is not better
         ((0.5, 0.6, 0.59), 2, False),
         ((0.5, 0.6, 0.59, 0.58), 2, True),
         ((0.5, 0.6, 0.59, 0.61), 2, False),  # better again
@@ -299,12 +304,15 @@ def test_the_best_step_is_the_earliest_of_the_best_looks_over_all_timesteps():
         ((0.5, 0.49, 0.48), 2, False),  # that may be chance
         ((0.5, 0.53, 0.52), 1, False),  # so may this
         ((0.5, 0.6, 0.52), 1, True),  # it has learned, and lost it again
-        ((0.5, 0.6, math.nan, math.nan), 2, False),  # looks without a number are none
+        ((0.5, 0.6, math.nan, math.nan), 2, False),  # passes without a number do not count
     ],
 )
-def test_a_run_stops_after_patience_looks_that_are_no_better(accuracies: tuple[float, ...], patience: int, stop: bool):
+def test_a_run_stops_after_patience_passes_that_are_not_better(
+    accuracies: tuple[float, ...], patience: int, stop: bool
+):
     validation = [
-        row | {"low": 0.5 - 0.04, "high": 0.5 + 0.04} if row["step"] == 0 else row for row in looks(*accuracies)
+        row | {"implicit_accuracy_low": 0.5 - 0.04, "implicit_accuracy_high": 0.5 + 0.04} if row["step"] == 0 else row
+        for row in passes(*accuracies)
     ]
     assert should_stop(metrics(), validation, patience) is stop
 
@@ -312,14 +320,32 @@ def test_a_run_stops_after_patience_looks_that_are_no_better(accuracies: tuple[f
 @pytest.mark.parametrize(
     ("steps", "n_pairs", "stop"), [(100, 20, True), (100, 19, False), (50, 20, True), (40, 20, False)]
 )
-def test_early_stopping_needs_the_steps_and_pairs_that_a_verdict_needs(steps: int, n_pairs: int, stop: bool):
-    validation = [row for step, value in ((0, 0.5), (10, 0.7), (20, 0.6)) for row in look(step, value, n_pairs=n_pairs)]
+def test_early_stopping_needs_the_evidence_that_a_diagnosis_needs(steps: int, n_pairs: int, stop: bool):
+    validation = [
+        row for step, value in ((0, 0.5), (10, 0.7), (20, 0.6)) for row in validation_pass(step, value, n_pairs=n_pairs)
+    ]
     assert should_stop(metrics(steps), validation, 1) is stop
 
 
-def test_a_run_stops_too_where_the_last_interval_alone_does_not_hold_one_half():
-    assert should_stop(metrics(), look(20, 0.62, reach=0.15) + look(40, 0.6), 1)
-    assert not should_stop(metrics(), look(20, 0.62, reach=0.15) + look(40, 0.6, reach=0.15), 1)
+def test_a_run_also_stops_if_only_the_last_interval_excludes_one_half():
+    assert should_stop(metrics(), validation_pass(20, 0.62, reach=0.15) + validation_pass(40, 0.6), 1)
+    assert not should_stop(metrics(), validation_pass(20, 0.62, reach=0.15) + validation_pass(40, 0.6, reach=0.15), 1)
+
+
+def test_fewer_than_ten_held_out_prompts_have_no_interval_and_no_diagnosis():
+    none = dict.fromkeys(INTERVAL, math.nan)
+    for n_prompts, name in ((9, "too early to say"), (10, "overfitting")):
+        validation = passes(0.5, 0.7, 0.6)
+        validation = [row | {"n_prompts": n_prompts} | (none if n_prompts < 10 else {}) for row in validation]
+        (found,) = diagnose(metrics(implicit_accuracy=0.95), validation)
+        assert found.name == name
+        assert should_stop(metrics(), validation, 1) is (n_prompts == 10)
+        if n_prompts == 9:
+            assert found.reason == "9 held-out prompts, at least 10 are needed"
+        # without an interval no loss is diagnosed, whatever it looks at
+        validation = [row | {"n_prompts": n_prompts} for row in sft(0, -0.05, -0.01)]
+        assert names(sft_metrics(), validation) == [name]
+        assert should_stop(sft_metrics(), validation, 1) is (n_prompts == 10)
 
 
 def test_patience_below_one_is_refused():
@@ -328,11 +354,11 @@ def test_patience_below_one_is_refused():
 
 
 FAULTY: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
-    "driven by the rejected picture": (metrics(), looks(0.5, 0.55, 0.6, chosen=0.1, rejected=0.2)),
-    "overfitting": (metrics(implicit_accuracy=0.95), looks(0.5, 0.7, 0.6)),
-    "saturated": (metrics(dpo_weight=0.05), looks(0.5, 0.7, 0.7)),
-    "not learning": (metrics(), looks(0.5, 0.42, 0.42)),
-    "learning": (metrics(), looks(0.5, 0.6, 0.7, chosen=0.01)),
+    "driven by the rejected image": (metrics(), passes(0.5, 0.55, 0.6, chosen=0.1, rejected=0.2)),
+    "overfitting": (metrics(implicit_accuracy=0.95), passes(0.5, 0.7, 0.6)),
+    "saturated": (metrics(dpo_weight=0.05), passes(0.5, 0.7, 0.7)),
+    "not learning": (metrics(), passes(0.5, 0.42, 0.42)),
+    "learning": (metrics(), passes(0.5, 0.6, 0.7, chosen=0.01)),
     "overfitting of sft": (sft_metrics(), sft(0, -0.05, -0.01)),
     "learning of sft": (sft_metrics(), sft(0, -0.05, -0.06)),
 }
@@ -342,7 +368,7 @@ FAULTY: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
 @pytest.mark.parametrize(
     ("n_pairs", "steps", "enough"), [(20, 50, True), (19, 50, False), (3, 100, False), (20, 49, False), (200, 2, False)]
 )
-def test_no_verdict_is_given_on_fewer_steps_or_pairs_than_the_least(name: str, n_pairs: int, steps: int, enough: bool):
+def test_no_diagnosis_is_given_on_too_few_steps_or_pairs(name: str, n_pairs: int, steps: int, enough: bool):
     rows, validation = FAULTY[name]
     at = [*range(10, steps, 10), steps]
     rows = [row | {"step": step} for step, row in zip(at, rows, strict=False)]
@@ -364,7 +390,7 @@ NUMBERS = st.floats(-0.2, 2.5) | st.sampled_from([0.0, 0.02, 0.0201, 0.0204, 0.5
     first=st.tuples(st.sampled_from([0.0, 0.7, 1e-6]), st.sampled_from([0.0, 3.0])),
     preference=st.booleans(),
 )
-def test_no_verdict_says_more_than_its_tables(
+def test_no_diagnosis_claims_more_than_its_tables_show(
     steps: int,
     n_pairs: int,
     accuracies: list[float],
@@ -384,54 +410,64 @@ def test_no_verdict_says_more_than_its_tables(
     for at, value in enumerate(accuracies, 1):
         chosen, rejected = changes if at == len(accuracies) else (0.0, 0.0)
         more = {"chosen": chosen, "rejected": rejected, "reach": reach, "n_pairs": n_pairs}
-        validation += look(steps * at // len(accuracies), value, **more) if n_pairs else []
-    found = verdicts(rows, validation, 3e-4)
-    said = {verdict.name for verdict in found}
+        validation += validation_pass(steps * at // len(accuracies), value, **more) if n_pairs else []
+    found = diagnose(rows, validation, 3e-4)
+    shown_names = {diagnosis.name for diagnosis in found}
     multiplied = bool(n_pairs) and not changes[0] < (0.5 if n_pairs >= 20 else 1.0)
     broken = not math.isfinite(recent[0]) or (bool(n_pairs) and not (math.isfinite(changes[0] + changes[1])))
     grown = recent[0] >= 2 * first[0] > 0 and recent[1] >= 5 * first[1] > 0 and steps >= 50
-    if "diverging" in said:
+    if "diverging" in shown_names:
         assert len(found) == 1
         assert broken or multiplied or grown
     elif steps < 50 or n_pairs < 20:
-        assert said == {"too early to say"}
-    decided = accuracies[-1] - reach > 0.5 or accuracies[-1] + reach < 0.5 or max(accuracies) - reach > 0.5
-    if preference and not decided:
-        assert not said & {"learning", "overfitting"}
-    for verdict in found:
-        assert "nan" not in verdict.reason + verdict.lever
-        assert "inf" not in verdict.reason + verdict.lever
-        for pattern in (r"from (\S+) to (\S+)", r"is (\S+) .* after (\S+) at", r"faster: chosen (\S+), rejected (\S+)"):
-            for before, after in re.findall(pattern, verdict.reason):
-                assert before != after, verdict
-        for rate in re.findall(r"--learning-rate (\S+)", verdict.lever):
-            assert rate in ("3e-05", "0.0001", "0.003"), verdict  # a tenth, a third and ten times of 3e-4
+        assert shown_names == {"too early to say"}
+    excludes_one_half = accuracies[-1] - reach > 0.5 or accuracies[-1] + reach < 0.5 or max(accuracies) - reach > 0.5
+    if preference and not excludes_one_half:
+        assert not shown_names & {"learning", "overfitting"}
+    for diagnosis in found:
+        assert "nan" not in diagnosis.reason + diagnosis.advice
+        assert "inf" not in diagnosis.reason + diagnosis.advice
+        for pattern in (
+            r"from (\S+) to (\S+)",
+            r"is (\S+) .* down from (\S+) at",
+            r"faster: chosen (\S+), rejected (\S+)",
+        ):
+            for before, after in re.findall(pattern, diagnosis.reason):
+                assert before != after, diagnosis
+        for rate in re.findall(r"--learning-rate (\S+)", diagnosis.advice):
+            assert rate in ("3e-05", "0.0001", "0.003"), diagnosis  # a tenth, a third and ten times of 3e-4
 
 
-def test_advice_is_a_multiple_of_the_learning_rate_that_was_given_not_of_what_the_scheduler_made_of_it():
-    rows, validation = metrics(learning_rate=7.7e-4), looks(0.5, 0.55, 0.6, chosen=0.1, rejected=0.2)
+def test_advice_is_a_multiple_of_the_learning_rate_that_the_user_gave_not_of_the_scheduled_one():
+    rows, validation = metrics(learning_rate=7.7e-4), passes(0.5, 0.55, 0.6, chosen=0.1, rejected=0.2)
     # with --scale-lr the tables hold 64 times what was typed
     scaled = [row | {"learning_rate": 64 * row["learning_rate"]} for row in rows]
     for table in (rows, scaled):
-        (found,) = verdicts(table, validation, 2e-3)
-        assert found.lever.endswith("--learning-rate 0.00067 (lower than 0.002)")
-    (found,) = verdicts(rows, validation)
-    assert found.lever.endswith("a third of the --learning-rate")
+        (found,) = diagnose(table, validation, 2e-3)
+        assert found.advice.endswith("--learning-rate 0.00067 (lower than 0.002)")
+    (found,) = diagnose(rows, validation)
+    assert found.advice.endswith("a third of the --learning-rate")
 
 
 def test_an_error_that_is_not_a_finite_number_is_diverging():
-    (found,) = verdicts(metrics(20), look(0) + look(20, chosen=math.nan, n_pairs=3))
+    (found,) = diagnose(metrics(20), validation_pass(0) + validation_pass(20, chosen=math.nan, n_pairs=3))
     assert (found.name, found.reason) == ("diverging", "the held-out chosen error is not a finite number")
-    (found,) = verdicts(metrics(20), look(0) + look(20, rejected=math.inf, n_pairs=3))
+    (found,) = diagnose(metrics(20), validation_pass(0) + validation_pass(20, rejected=math.inf, n_pairs=3))
     assert (found.name, found.reason) == ("diverging", "the held-out rejected error is not a finite number")
-    (found,) = verdicts(metrics(20, loss=math.nan), [])
+    (found,) = diagnose(metrics(20, loss=math.nan), [])
     assert (found.name, found.reason) == ("diverging", "the loss is not a finite number")
-    assert names(metrics(), look(0) + look(20, chosen=math.nan) + look(40, 0.6)) == ["learning"]
+    assert names(metrics(), validation_pass(0) + validation_pass(20, chosen=math.nan) + validation_pass(40, 0.6)) == [
+        "learning"
+    ]
 
 
-@pytest.mark.parametrize(("chosen", "n_pairs", "name"), [(0.99, 3, "too early to say"), (1.0, 3, "diverging")])
-def test_few_held_out_pairs_must_show_twice_the_error_to_diverge(chosen: float, n_pairs: int, name: str):
-    assert names(metrics(20), look(0) + look(20, chosen=chosen, n_pairs=n_pairs)) == [name]
+@pytest.mark.parametrize(("n_pairs", "n_prompts"), [(3, 3), (30, 9)])
+@pytest.mark.parametrize(("chosen", "name"), [(0.99, "too early to say"), (1.0, "diverging")])
+def test_few_held_out_pairs_or_prompts_must_show_twice_the_error_to_diverge(
+    chosen: float, name: str, n_pairs: int, n_prompts: int
+):
+    last = validation_pass(20, chosen=chosen, n_pairs=n_pairs, n_prompts=n_prompts)
+    assert names(metrics(20), validation_pass(0) + last) == [name]
 
 
 def test_training_numbers_alone_diverge_only_after_the_least_steps():
@@ -439,40 +475,44 @@ def test_training_numbers_alone_diverge_only_after_the_least_steps():
     assert names(metrics(40, loss=2.0, grad_norm=50.0), []) == ["too early to say"]
     # held-out errors that stay near the reference's say that it is beta
     grown = metrics(loss=2.0, grad_norm=50.0)
-    assert names(grown, looks(0.5, 0.6, 0.6, chosen=0.001)) == ["saturated"]
-    assert names(grown, looks(0.5, 0.6, 0.6, chosen=0.001, n_pairs=19)) == ["diverging"]
+    assert names(grown, passes(0.5, 0.6, 0.6, chosen=0.001)) == ["saturated"]
+    assert names(grown, passes(0.5, 0.6, 0.6, chosen=0.001, n_pairs=19)) == ["diverging"]
 
 
 def test_a_fall_within_the_interval_is_not_overfitting():
     rows = metrics(implicit_accuracy=0.8)
-    assert names(rows, looks(0.5, 0.70, 0.64, reach=0.04)) == ["overfitting"]
-    assert names(rows, looks(0.5, 0.70, 0.64, reach=0.07)) == ["learning"]
-    assert names(rows, looks(0.5, 0.70, 0.66, reach=0.02)) == ["learning"]  # out of it, and little
-    assert names(rows, looks(0.5, 0.70, 0.52, reach=0.04)) == ["overfitting"]  # to chance
+    assert names(rows, passes(0.5, 0.70, 0.64, reach=0.04)) == ["overfitting"]
+    assert names(rows, passes(0.5, 0.70, 0.64, reach=0.07)) == ["learning"]
+    assert names(rows, passes(0.5, 0.70, 0.66, reach=0.02)) == ["learning"]  # out of it, and little
+    assert names(rows, passes(0.5, 0.70, 0.52, reach=0.04)) == ["overfitting"]  # to chance
 
 
-def test_a_fall_from_a_look_that_may_have_been_chance_is_not_overfitting():
+def test_a_fall_from_a_pass_that_may_have_been_chance_is_not_overfitting():
     rows = metrics(implicit_accuracy=0.8)
-    assert names(rows, look(0) + look(20, 0.60, reach=0.12) + look(40, 0.52, chosen=0.01)) == ["too early to say"]
-    assert names(rows, look(0) + look(20, 0.60, reach=0.09) + look(40, 0.52)) == ["overfitting"]
+    assert names(
+        rows, validation_pass(0) + validation_pass(20, 0.60, reach=0.12) + validation_pass(40, 0.52, chosen=0.01)
+    ) == ["too early to say"]
+    assert names(rows, validation_pass(0) + validation_pass(20, 0.60, reach=0.09) + validation_pass(40, 0.52)) == [
+        "overfitting"
+    ]
 
 
-def test_a_distance_that_the_interval_holds_is_not_overfitting():
+def test_a_gap_inside_the_interval_is_not_overfitting():
     rows = metrics(implicit_accuracy=0.8)  # 0.22 above the held-out accuracy
-    assert names(rows, looks(0.5, 0.70, 0.58, reach=0.25, chosen=0.01)) == ["too early to say"]
-    assert names(rows, looks(0.5, 0.70, 0.58, reach=0.2)) == ["overfitting"]
+    assert names(rows, passes(0.5, 0.70, 0.58, reach=0.25, chosen=0.01)) == ["too early to say"]
+    assert names(rows, passes(0.5, 0.70, 0.58, reach=0.2)) == ["overfitting"]
 
 
-def test_numbers_that_look_alike_are_told_as_no_change():
-    assert names(metrics(), looks(0.5, 0.6, 0.6, chosen=0.0201, rejected=0.0204)) == ["learning"]
+def test_numbers_that_print_alike_are_not_reported_as_a_change():
+    assert names(metrics(), passes(0.5, 0.6, 0.6, chosen=0.0201, rejected=0.0204)) == ["learning"]
     rows = [row | {"loss": 0.0, "grad_norm": 0.0} for row in metrics()]
-    assert names(rows, looks(0.5, 0.6, 0.6, chosen=0.001)) == ["learning"]
+    assert names(rows, passes(0.5, 0.6, 0.6, chosen=0.001)) == ["learning"]
     assert names(rows, []) == ["too early to say"]
     assert names([row | {"loss": 0.1 * row["step"]} for row in rows], []) == ["too early to say"]  # no norm has grown
 
 
-def test_the_accuracy_of_sft_is_not_what_it_is_judged_by():
-    low = {"implicit_accuracy": 0.4, "low": 0.36, "high": 0.44}
+def test_sft_is_not_diagnosed_by_its_accuracy():
+    low = {"implicit_accuracy": 0.4, "implicit_accuracy_low": 0.36, "implicit_accuracy_high": 0.44}
     assert names(sft_metrics(), [row | low for row in sft(0, -0.03, -0.04)]) == ["learning"]
     assert names(sft_metrics(), [row | low for row in sft(0, -0.03, 0.0)]) == ["overfitting"]
 
@@ -482,21 +522,23 @@ def test_the_full_rate_begins_with_the_first_row_that_has_it_though_means_round(
     assert summarize(rows, []).steps_at_full_rate == 100
 
 
-def test_pairs_learned_by_heart_beside_an_accuracy_of_chance_ask_for_more_prompts_not_steps():
-    (found,) = verdicts(metrics(implicit_accuracy=0.9), looks(0.5, 0.52, 0.52, chosen=0.01))
+def test_memorized_pairs_beside_an_accuracy_at_chance_ask_for_more_prompts_not_steps():
+    (found,) = diagnose(metrics(implicit_accuracy=0.9), passes(0.5, 0.52, 0.52, chosen=0.01))
     assert found.name == "too early to say"
     assert "90.0%" in found.reason
-    assert "label more prompts" in found.lever
-    assert "steps" not in found.lever
+    assert "label more prompts" in found.advice
+    assert "steps" not in found.advice
 
 
-def test_errors_are_compared_with_the_references_of_the_same_look_not_with_an_earlier_look():
-    shown = summarize(metrics(), look(60, chosen=0.03, rejected=0.04) + look(80, chosen=0.05, rejected=-0.02))
-    assert (shown.chosen, shown.rejected) == (pytest.approx(0.05), pytest.approx(-0.02))
+def test_errors_are_compared_with_the_references_of_the_same_pass_not_of_an_earlier_one():
+    shown = summarize(
+        metrics(), validation_pass(60, chosen=0.03, rejected=0.04) + validation_pass(80, chosen=0.05, rejected=-0.02)
+    )
+    assert (shown.chosen_change, shown.rejected_change) == (pytest.approx(0.05), pytest.approx(-0.02))
 
 
-def test_sft_is_not_driven_by_a_rejected_picture_it_never_sees():
-    rows = look(0, reference=False) + look(100, chosen=0.03, rejected=0.05, reference=False)
+def test_sft_is_not_driven_by_a_rejected_image_it_never_sees():
+    rows = validation_pass(0, reference=False) + validation_pass(100, chosen=0.03, rejected=0.05, reference=False)
     assert names(sft_metrics(), rows) == ["overfitting"]
 
 
@@ -513,29 +555,50 @@ def write(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
         writer.writerows(rows)
 
 
-def test_tables_in_files_say_what_tables_in_memory_say(tmp_path: Path):
-    rows, validation = metrics(), looks(0.5, 0.55, 0.6, chosen=0.003, rejected=0.007)
+def test_tables_in_files_give_the_diagnoses_of_tables_in_memory(tmp_path: Path):
+    rows, validation = metrics(), passes(0.5, 0.55, 0.6, chosen=0.003, rejected=0.007)
     write(tmp_path / "metrics.csv", rows, list(rows[0]))
     write(tmp_path / "validation.csv", validation, list(validation[0]))
-    assert verdicts(read_rows(tmp_path / "metrics.csv"), read_rows(tmp_path / "validation.csv")) == verdicts(
+    assert diagnose(read_rows(tmp_path / "metrics.csv"), read_rows(tmp_path / "validation.csv")) == diagnose(
         rows, validation
     )
     assert read_rows(tmp_path / "no.csv") == []
 
 
+def test_tables_that_version_0_1_wrote_are_read_and_plotted(tmp_path: Path):
+    (tmp_path / "metrics.csv").write_text("step,loss,gradient_left\n10,0.7,0.5\n20,0.6,0.4\n")
+    old = "step,bin,n_pairs,implicit_accuracy,low,high\n0,all,42,0.5,0.4,0.6\n0,0,42,0.5,0.4,0.6\n"
+    (tmp_path / "validation.csv").write_text(old)
+    assert [row["dpo_weight"] for row in read_rows(tmp_path / "metrics.csv")] == ["0.5", "0.4"]
+    row = read_rows(tmp_path / "validation.csv")[0]
+    assert [row[name] for name in INTERVAL] == ["0.4", "0.6"]
+    assert plot_training(tmp_path).exists()
+
+
 @pytest.mark.parametrize(
     ("rows", "validation"),
     [
-        (metrics(), looks(0.5, 0.55, 0.6, chosen=0.003, rejected=0.007)),
-        (metrics(loss=14.0, grad_norm=500.0), looks(0.5, 0.5, 0.5, chosen=10, rejected=9)),
+        (metrics(), passes(0.5, 0.55, 0.6, chosen=0.003, rejected=0.007)),
+        (metrics(loss=14.0, grad_norm=500.0), passes(0.5, 0.5, 0.5, chosen=10, rejected=9)),
         (sft_metrics(), sft(0, -0.01, -0.03)),
+        (metrics(), passes(0.5, math.nan, 0.6, reach=math.nan)),
+        (metrics(), [row | dict.fromkeys(INTERVAL, "") for row in passes(0.5, 0.55, 0.6)]),
         (metrics(), []),
         (metrics(), None),
         ([], []),
     ],
-    ids=["full", "diverging", "sft", "empty validation", "no validation", "nothing yet"],
+    ids=[
+        "full",
+        "diverging",
+        "sft",
+        "some intervals",
+        "no intervals",
+        "empty validation",
+        "no validation",
+        "nothing yet",
+    ],
 )
-def test_the_picture_of_a_run_is_drawn_from_whatever_its_tables_hold(
+def test_a_run_is_plotted_from_whatever_its_tables_hold(
     rows: list[dict[str, Any]],
     validation: list[dict[str, Any]] | None,
     tmp_path: Path,
@@ -543,10 +606,10 @@ def test_the_picture_of_a_run_is_drawn_from_whatever_its_tables_hold(
 ):
     write(tmp_path / "metrics.csv", rows, list(metrics()[0]))
     if validation is not None:
-        write(tmp_path / "validation.csv", validation, list(look(0)[0]))
+        write(tmp_path / "validation.csv", validation, list(validation_pass(0)[0]))
     path = plot_training(tmp_path)
     assert path == tmp_path / "training.png"
-    with Image.open(path) as picture:
-        assert (picture.format, picture.size) == ("PNG", (1600, 900))
-        assert len(picture.convert("L").getcolors(256) or []) > 16  # drawn, not blank
+    with Image.open(path) as image:
+        assert (image.format, image.size) == ("PNG", (1600, 900))
+        assert len(image.convert("L").getcolors(256) or []) > 16  # not blank
     assert not [warning.message for warning in recwarn if issubclass(warning.category, (RuntimeWarning, UserWarning))]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prefloop.core.hashing import RESULT_FILE, fingerprint
 from prefloop.core.ids import content_id
-from prefloop.eval.stage import _training_scorers
+from prefloop.eval.result import training_scorers
 from prefloop.models.lineage import lineage
 from prefloop.models.loading import load_unet
 from prefloop.models.resolve import find_model, with_parts
@@ -62,7 +62,7 @@ def test_a_result_of_version_0_1_loads_is_evaluated_and_gets_a_card(store: PairS
     model = find_model(str(lora))
     assert model.model_id == today
     assert load_unet(model)
-    assert _training_scorers(model) == {"redness"}
+    assert training_scorers(model) == {"redness"}
     assert write_card(lora, store) == 0
     card = (lora / "README.md").read_text()
     assert "\n- labeler: `redder` (scorers: `redness@1`)\n" in card

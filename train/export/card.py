@@ -12,6 +12,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ...core.hub import HUB_ID
+from ...core.stats import no_interval
 from ...models.families import PIPELINES
 from ...models.model import Composition, Model, Part
 from ...models.resolve import BUILT_IN, LORA_FILE
@@ -35,7 +36,16 @@ def evaluations_of(store: PairStore, model_id: UUID) -> list[dict]:
         select summary from runs
         where kind = 'eval' and status = 'done' and summary->>'$.model_id' = ?
         order by started, run_id"""
-    return [json.loads(summary) for (summary,) in store.rows(query, [str(model_id)])]
+    return [_with_todays_names(json.loads(summary)) for (summary,) in store.rows(query, [str(model_id)])]
+
+
+def _with_todays_names(result: dict) -> dict:
+    """A result of `evaluate`, which version 0.1 stored with other names: `against`, `low`, `high`."""
+    scorers = {
+        name: {{"low": "win_rate_low", "high": "win_rate_high"}.get(key, key): value for key, value in row.items()}
+        for name, row in result.get("scorers", {}).items()
+    }
+    return {"baseline": result.get("against")} | result | {"scorers": scorers}
 
 
 def model_card(about: dict, evaluations: list[dict], trained_on: Model | None = None) -> str:
@@ -215,7 +225,7 @@ def _evaluation(result: dict) -> str:
     if n_trained is None:
         seen = "; how many of them were used in training is not known"
     lines = [
-        f"Against {_code(result['against'])}, from the same noise, on {result['n_prompts']} prompts{seen}. Ties count one "
+        f"Against {_code(result['baseline'])}, from the same noise, on {result['n_prompts']} prompts{seen}. Ties count one "
         "half; intervals are 95 % intervals over prompts.",
         "",
         "| scorer | win rate | interval | prompts | pairs |",
@@ -224,9 +234,10 @@ def _evaluation(result: dict) -> str:
     for name, row in result["scorers"].items():
         # a bar ends a table cell, even inside code
         scorer = _code(name).replace("|", r"\|") + (" (in-sample)" if row["in_sample"] else "")
-        low, high = f"{100 * row['low']:.1f}", f"{100 * row['high']:.1f}"
+        low, high = row["win_rate_low"], row["win_rate_high"]
+        interval = no_interval(row["n_prompts"]) if low is None else f"{100 * low:.1f} to {100 * high:.1f} %"
         lines.append(
-            f"| {scorer} | {100 * row['win_rate']:.1f} % | {low} to {high} % | {row['n_prompts']} | {row['n_pairs']} |"
+            f"| {scorer} | {100 * row['win_rate']:.1f} % | {interval} | {row['n_prompts']} | {row['n_pairs']} |"
         )
     return "\n".join(lines)
 

@@ -1,1 +1,1 @@
-"""What a run shows while it trains: validation, samples, plots, and what they mean."""
+"""Following a run while it trains: validation, samples, plots, and what they mean."""

@@ -1,4 +1,4 @@
-"""What a run tells while it is under way: tables, trackers, the progress line, pictures, and when to end early."""
+"""Logging, validation, samples and early stopping."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,14 +20,14 @@ from ..run_folder.marker import RUN_DIR
 from ..run_folder.tables import append_rows
 from .evidence import should_stop
 from .samples import Samples
-from .tables import looks, read_rows
+from .tables import number, read_rows, validation_passes
 from .validation import COLUMNS, Validation
 
 METRICS = ("step", *BATCH_METRICS, "learning_rate", "grad_norm")
 
 
 class Monitor:
-    """Monitor at a run; only the main process writes."""
+    """Follows a run; only the main process writes."""
 
     def __init__(
         self,
@@ -45,57 +45,59 @@ class Monitor:
         self.validation = Validation(data, config)
         self.samples = Samples(data, policy, model, config, self.output)
         self.last_metrics: dict[str, float] = {}
-        self.last_look: dict[str, Any] = {}
+        self.last_validation: dict[str, Any] = {}
 
     def begin(self, step: int) -> None:
-        """Have the reference look at the held-out pairs, once for a run; before the first step the model is its reference."""
+        """Compute the reference's errors on the held-out pairs, once per run; before the first step the model is its reference."""
         if step:
-            self._recall()
+            self._load_last_rows()
         if not len(self.validation) or not self.accelerator.is_main_process:
             return
         kept = self.output / RUN_DIR
         kept.mkdir(exist_ok=True)
-        if step and self.validation.recall_reference(kept):
+        if step and self.validation.load_reference(kept):
             return
         denoiser = self.denoiser.with_initial_weights(self.model) if step else self.denoiser
-        self.validation.ask_reference(self._unless_stopped(denoiser.reference_errors), kept)
+        self.validation.compute_reference(self._unless_stopped(denoiser.reference_errors), kept)
         if step == 0:
-            self._look(0, self._unless_stopped(self.denoiser.policy_errors))
+            self._run_validation(0, self._unless_stopped(self.denoiser.policy_errors))
 
     def _unless_stopped(self, errors_of: Callable[[list[Batch]], Errors]) -> Callable[[list[Batch]], Errors]:
-        def asked(batches: list[Batch]) -> Errors:
+        def checked(batches: list[Batch]) -> Errors:
             self.stop.check("nothing was trained yet")
             return errors_of(batches)
 
-        return asked
+        return checked
 
-    def _recall(self) -> None:
-        """Take up what was told last, from the tables."""
+    def _load_last_rows(self) -> None:
+        """The numbers that were logged last, from the tables."""
         for row in read_rows(self.output / "metrics.csv")[-1:]:
             self.last_metrics = {
-                name: float(row[name] or math.nan) for name in METRICS[1:]
+                name: number(row[name] or math.nan) for name in METRICS[1:]
             }  # empty without a reference
-        for row in looks(read_rows(self.output / "validation.csv"))[-1:]:
-            kinds = dict.fromkeys(("step", "timestep_low", "timestep_high", "n_pairs"), int) | {"bin": str}
-            self.last_look = {name: kinds.get(name, float)(row[name]) for name in COLUMNS}
+        for row in validation_passes(read_rows(self.output / "validation.csv"))[-1:]:
+            integers = ("step", "timestep_low", "timestep_high", "n_pairs", "n_prompts")
+            kinds = dict.fromkeys(integers, int) | {"bin": str}
+            self.last_validation = {name: kinds.get(name, number)(row[name]) for name in COLUMNS}
 
-    def _look(self, step: int, errors_of: Callable[[list[Batch]], Errors] | None = None) -> None:
-        rows = self.validation.look(errors_of or self.denoiser.policy_errors, step)
+    def _run_validation(self, step: int, errors_of: Callable[[list[Batch]], Errors] | None = None) -> None:
+        rows = self.validation.run(errors_of or self.denoiser.policy_errors, step)
         append_rows(self.output / "validation.csv", COLUMNS, rows)
-        self.last_look = rows[0]
+        self.last_validation = rows[0]
         for row in rows if self.config.report_to else ():
-            where = "validation" if row["bin"] == "all" else f"validation/bin {row['bin']}"
-            self.accelerator.log({f"{where}/{name}": row[name] for name in COLUMNS[4:]}, step=step)
+            prefix = "validation" if row["bin"] == "all" else f"validation/bin {row['bin']}"
+            values = {f"{prefix}/{name}": row[name] for name in COLUMNS[4:] if row[name] is not None}
+            self.accelerator.log(values, step=step)
 
     def validate(self, step: int) -> bool:
-        """Look at the held-out pairs; whether training ends early because it no longer gets better on them."""
-        ends = False
+        """Run a validation pass; whether training stops early because the passes no longer improve."""
+        stops = False
         if self.accelerator.is_main_process and self.validation.reference is not None:
-            self._look(step)
+            self._run_validation(step)
             patience = self.config.early_stopping
             metrics, rows = (read_rows(self.output / name) for name in ("metrics.csv", "validation.csv"))
-            ends = bool(patience) and should_stop(metrics, rows, patience)
-        return self.any_process(ends)
+            stops = bool(patience) and should_stop(metrics, rows, patience)
+        return self.any_process(stops)
 
     def sample(self, step: int) -> None:
         if self.accelerator.is_main_process:
@@ -115,14 +117,14 @@ class Monitor:
         line = f"loss {row['loss']:.4g}"
         if "implicit_accuracy" in known:
             line += (
-                f", implicit accuracy {row['implicit_accuracy']:.3f}, error against the reference's: "
+                f", implicit accuracy {row['implicit_accuracy']:.3f}, error minus the reference's: "
                 f"chosen {row['chosen_error_delta']:+.3g}, rejected {row['rejected_error_delta']:+.3g}"
             )
         return line
 
-    def any_process(self, yes: bool) -> bool:
-        """Whether it is so in any of the processes: they all do the same then."""
+    def any_process(self, condition: bool) -> bool:
+        """Whether the condition holds in any of the processes, so that all of them do the same."""
         if self.accelerator.num_processes == 1:
-            return yes
-        asked: Any = self.accelerator.reduce(torch.tensor([float(yes)], device=self.accelerator.device), "sum")
-        return bool(asked.item())
+            return condition
+        count: Any = self.accelerator.reduce(torch.tensor([float(condition)], device=self.accelerator.device), "sum")
+        return bool(count.item())

@@ -1,4 +1,4 @@
-"""A run as one picture: training.png, drawn from metrics.csv and validation.csv."""
+"""A run as one image: training.png, plotted from metrics.csv and validation.csv."""
 
 import io
 import textwrap
@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...core.files import write_atomic
-from .diagnose import Verdict, verdicts
-from .tables import Floats, Rows, column, error_changes, looks, read_rows
+from .diagnose import Diagnosis, diagnose
+from .tables import Floats, Rows, column, error_changes, read_rows, validation_passes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which colour-blind people tell apart
+# Okabe and Ito's colors, which color-blind people can tell apart
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
 
 
 def plot_training(folder: Path, learning_rate: float | None = None) -> Path:
-    """Draw `training.png` into the folder of a run; its path.
+    """Write `training.png` into the folder of a run; its path.
 
     A panel without numbers says so: a run may have no held-out pairs, and sft has no implicit accuracy.
 
     Args:
-        learning_rate: as it was given, for the advice.
+        learning_rate: as the user gave it, for the advice.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -38,13 +38,13 @@ def plot_training(folder: Path, learning_rate: float | None = None) -> Path:
     _accuracy(figure.add_subplot(grid[0, 1]), metrics, validation)
     _errors(figure.add_subplot(grid[0, 2]), validation)
     gradient = grid[1, 0].subgridspec(2, 1)
-    _gradient_left(figure.add_subplot(gradient[0]), metrics)
+    _dpo_weight(figure.add_subplot(gradient[0]), metrics)
     _norm(figure.add_subplot(gradient[1]), metrics)
     _bins(figure.add_subplot(grid[1, 1]), validation)
-    _words(figure.add_subplot(grid[1, 2]), verdicts(metrics, validation, learning_rate))
-    path, picture = folder / "training.png", io.BytesIO()
-    figure.savefig(picture, format="png", dpi=100)
-    write_atomic(path, picture.getvalue())
+    _diagnoses(figure.add_subplot(grid[1, 2]), diagnose(metrics, validation, learning_rate))
+    path, image = folder / "training.png", io.BytesIO()
+    figure.savefig(image, format="png", dpi=100)
+    write_atomic(path, image.getvalue())
     return path
 
 
@@ -55,40 +55,43 @@ def _loss(axes: "Axes", metrics: Rows) -> None:
 
 
 def _accuracy(axes: "Axes", metrics: Rows, validation: Rows) -> None:
-    rows = looks(validation)
+    passes = validation_passes(validation)
+    low, high = column(passes, "implicit_accuracy_low"), column(passes, "implicit_accuracy_high")
+    has_interval = np.isfinite(low).any()
     _frame(axes, "Implicit accuracy", "share of pairs", "step")
     trained = _line(axes, metrics, column(metrics, "implicit_accuracy"), GREY, "training pairs", linewidth=1)
-    accuracy = column(rows, "implicit_accuracy")
-    held_out = _line(axes, rows, accuracy, BLUE, "held-out pairs, 95 % interval", marker="o")
+    accuracy = column(passes, "implicit_accuracy")
+    label = f"held-out pairs, {'95 %' if has_interval else 'no'} interval"
+    held_out = _line(axes, passes, accuracy, BLUE, label, marker="o")
     if not (trained or held_out):
         return _blank(axes)
     if held_out:
-        steps = column(rows, "step")
-        axes.fill_between(steps, column(rows, "low"), column(rows, "high"), color=BLUE, alpha=0.15, linewidth=0)
+        steps = column(passes, "step")
+        axes.fill_between(steps, low, high, color=BLUE, alpha=0.15, linewidth=0)
         best = np.nanargmax(accuracy)
-        axes.plot(steps[best], accuracy[best], "o", color=BLUE, fillstyle="none", markersize=13, label="best look")
+        axes.plot(steps[best], accuracy[best], "o", color=BLUE, fillstyle="none", markersize=13, label="best pass")
     _level(axes, 0.5)
     axes.yaxis.set_major_formatter(_percent)
     axes.legend(frameon=False, fontsize=11)
 
 
 def _errors(axes: "Axes", validation: Rows) -> None:
-    rows = looks(validation)
-    reference = np.isfinite(column(rows, "ref_chosen_error")).any()
-    _frame(axes, "Held-out errors", f"change against the {'reference' if reference else 'first look'}", "step")
-    drawn = [
-        _line(axes, rows, error_changes(rows, f"{name}_error"), colour, name, marker=marker)
-        for name, colour, marker in (("chosen", BLUE, "o"), ("rejected", ORANGE, "s"))
+    passes = validation_passes(validation)
+    reference = np.isfinite(column(passes, "ref_chosen_error")).any()
+    _frame(axes, "Held-out errors", f"relative to the {'reference' if reference else 'first pass'}", "step")
+    has_numbers = [
+        _line(axes, passes, error_changes(passes, f"{name}_error"), color, name, marker=marker)
+        for name, color, marker in (("chosen", BLUE, "o"), ("rejected", ORANGE, "s"))
     ]
-    if not any(drawn):
+    if not any(has_numbers):
         return _blank(axes)
     _level(axes, 0)
     axes.yaxis.set_major_formatter(_change)
     axes.legend(frameon=False, fontsize=11)
 
 
-def _gradient_left(axes: "Axes", metrics: Rows) -> None:
-    _frame(axes, "Gradient: weight left, norm before clipping", "weight left", "")
+def _dpo_weight(axes: "Axes", metrics: Rows) -> None:
+    _frame(axes, "Mean DPO weight, gradient norm", "DPO weight", "")
     if not _line(axes, metrics, column(metrics, "dpo_weight"), BLUE):
         return _blank(axes)
     _level(axes, 0.5)
@@ -110,35 +113,38 @@ def _norm(axes: "Axes", metrics: Rows) -> None:
 def _bins(axes: "Axes", validation: Rows) -> None:
     last = max(column(validation, "step"), default=0)
     rows = [row for row in validation if row["bin"] != "all" and float(row["step"]) == last]
-    accuracy, low, high = (column(rows, name) for name in ("implicit_accuracy", "low", "high"))
-    _frame(
-        axes, f"By timestep, at step {last:.0f}", "held-out implicit accuracy", "timestep; the higher, the more noise"
-    )
+    accuracy = column(rows, "implicit_accuracy")
+    low, high = column(rows, "implicit_accuracy_low"), column(rows, "implicit_accuracy_high")
+    _frame(axes, f"By timestep, at step {last:.0f}", "held-out implicit accuracy", "timestep (higher: more noise)")
     if not np.isfinite(accuracy).any():
         return _blank(axes)
-    at = np.arange(len(rows))
-    axes.bar(at, accuracy, color=BLUE, alpha=0.6, width=0.7)
-    axes.vlines(at, low, high, color="black", linewidth=1.5)
+    positions = np.arange(len(rows))
+    axes.bar(positions, accuracy, color=BLUE, alpha=0.6, width=0.7)
+    axes.vlines(positions, low, high, color="black", linewidth=1.5)
     edges = zip(column(rows, "timestep_low"), column(rows, "timestep_high"), strict=True)
-    axes.set_xticks(at, [f"{first:.0f}–{end:.0f}" for first, end in edges], fontsize=10 if len(rows) < 7 else 7)
+    axes.set_xticks(positions, [f"{first:.0f}–{end:.0f}" for first, end in edges], fontsize=10 if len(rows) < 7 else 7)
     _level(axes, 0.5)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(_percent)
 
 
-def _words(axes: "Axes", found: list[Verdict]) -> None:
+def _diagnoses(axes: "Axes", diagnoses: list[Diagnosis]) -> None:
     axes.set_axis_off()
     axes.set_title("Is it learning?", loc="left", fontsize=14)
     height = 0.96
-    size, width = (12, 46) if len(found) <= 2 else (9, 62)  # so that all of them have room
-    for verdict in found:
-        colour = BLUE if verdict.name == "learning" else ORANGE
-        parts = ((verdict.name, "bold", colour), (verdict.reason, "normal", "black"), (verdict.lever, "normal", colour))
+    size, width = (12, 46) if len(diagnoses) <= 2 else (9, 62)  # so that all of them fit
+    for diagnosis in diagnoses:
+        color = BLUE if diagnosis.name == "learning" else ORANGE
+        parts = (
+            (diagnosis.name, "bold", color),
+            (diagnosis.reason, "normal", "black"),
+            (diagnosis.advice, "normal", color),
+        )
         for text, weight, shade in parts:
             lines = textwrap.wrap(text, width, break_on_hyphens=False)
             # matplotlib would read $…$ as mathematics
-            shown = "\n".join(lines).replace("$", r"\$")
-            axes.text(0, height, shown, va="top", fontsize=size, fontweight=weight, color=shade, in_layout=False)
+            escaped = "\n".join(lines).replace("$", r"\$")
+            axes.text(0, height, escaped, va="top", fontsize=size, fontweight=weight, color=shade, in_layout=False)
             height -= 0.0052 * size * len(lines) + 0.025
         height -= 0.03
 
@@ -155,18 +161,18 @@ def _frame(axes: "Axes", title: str, left: str, below: str) -> None:
 
 
 def _line(
-    axes: "Axes", rows: Rows, values: Floats, colour: str, label: str = "", linewidth: float = 2, marker: str = ""
+    axes: "Axes", rows: Rows, values: Floats, color: str, label: str = "", linewidth: float = 2, marker: str = ""
 ) -> bool:
-    """Draw the values that are numbers over their steps; whether there are any."""
-    known = np.isfinite(values)
-    if known.any():
-        steps = column(rows, "step")[known]
-        axes.plot(steps, values[known], color=colour, label=label, linewidth=linewidth, marker=marker, markersize=5)
-    return bool(known.any())
+    """Plot the values that are numbers over their steps; whether there are any."""
+    finite = np.isfinite(values)
+    if finite.any():
+        steps = column(rows, "step")[finite]
+        axes.plot(steps, values[finite], color=color, label=label, linewidth=linewidth, marker=marker, markersize=5)
+    return bool(finite.any())
 
 
 def _level(axes: "Axes", value: float) -> None:
-    """What a model that equals its reference shows."""
+    """A dashed line at the value of a model that equals its reference."""
     axes.axhline(value, color="black", linestyle="--", linewidth=1)
 
 

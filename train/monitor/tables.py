@@ -12,28 +12,40 @@ from numpy.typing import NDArray
 Rows = Sequence[Mapping[str, Any]]  # text or numbers; `bin` is "all" or the number of a timestep bin
 Floats = NDArray[np.float64]
 
+_RENAMED = {  # columns that version 0.1 wrote
+    "low": "implicit_accuracy_low",
+    "high": "implicit_accuracy_high",
+    "gradient_left": "dpo_weight",
+    "chosen_error_change": "chosen_error_delta",
+    "rejected_error_change": "rejected_error_delta",
+}
+
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table as text; none where there is no such file."""
+    """The rows of a table as text, with today's column names; empty if there is no such file."""
     if not path.exists():
         return []
     with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+        return [{_RENAMED.get(name, name): cell for name, cell in row.items()} for row in csv.DictReader(file)]
+
+
+def number(cell: Any) -> float:
+    """A cell as a number, nan if it is absent or empty."""
+    return math.nan if cell is None or cell == "" else float(cell)
 
 
 def column(rows: Rows, name: str) -> Floats:
-    """One column as numbers, nan where a cell is absent or empty; (rows,)."""
-    cells = (row.get(name) for row in rows)
-    return np.array([math.nan if cell is None or cell == "" else float(cell) for cell in cells], np.float64)
+    """One column as numbers; (rows,)."""
+    return np.array([number(row.get(name)) for row in rows], np.float64)
 
 
-def looks(validation: Rows) -> list[Mapping[str, Any]]:
-    """The rows over all timesteps, one for each look at the held-out pairs."""
+def validation_passes(validation: Rows) -> list[Mapping[str, Any]]:
+    """The rows over all timesteps, one for each validation pass."""
     return [row for row in validation if row["bin"] == "all"]
 
 
 def error_changes(validation: Rows, name: str) -> Floats:
-    """Change of an error against the reference's, or against the first row's where there is none; (rows,).
+    """Change of an error relative to the reference's, or to the first row's if there is no reference; (rows,).
 
     Args:
         name: chosen_error or rejected_error.
