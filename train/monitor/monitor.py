@@ -72,9 +72,8 @@ class Monitor:
     def _recall(self) -> None:
         """Take up what was told last, from the tables."""
         for row in read_rows(self.output / "metrics.csv")[-1:]:
-            self.last_metrics = {
-                name: float(row[name] or math.nan) for name in METRICS[1:]
-            }  # empty without a reference
+            # cells are empty without a reference
+            self.last_metrics = {name: float(row[name] or math.nan) for name in METRICS[1:]}
         for row in looks(read_rows(self.output / "validation.csv"))[-1:]:
             kinds = dict.fromkeys(("step", "timestep_low", "timestep_high", "n_pairs"), int) | {"bin": str}
             self.last_look = {name: kinds.get(name, float)(row[name]) for name in COLUMNS}
