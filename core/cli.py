@@ -71,23 +71,43 @@ def _parameter(field: Field, name: str | None, panel: str | None) -> inspect.Par
     is_switch = field.type is bool
     names = f"{option}/--no-{option[2:]}" if is_switch else option
     # "[default: no-cpu]" would say what an option without a word already says
-    info = typer.Option(names, help=field.help, rich_help_panel=panel, show_default=not is_switch or field.default)
+    info = typer.Option(
+        names,
+        help=field.help,
+        rich_help_panel=panel,
+        show_default=not is_switch or field.default,
+        metavar="<str>" if field.repeated else None,
+    )
     annotation = Annotated[field.type, info]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
 
 
-def renamed(old: Mapping[str, str]) -> type[typer.core.TyperCommand]:
+class Command(typer.core.TyperCommand):
+    """A command whose help leaves out --no-X of a switch that is off anyway: the column would take a third of 80."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        negative = [(parameter, parameter.secondary_opts) for parameter in self.params if not parameter.default]
+        for parameter, _ in negative:
+            parameter.secondary_opts = []
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            for parameter, options in negative:
+                parameter.secondary_opts = options
+
+
+def renamed(old: Mapping[str, str]) -> type[Command]:
     """A command that takes options by earlier names too, which its help does not show.
 
     Args:
         old: earlier name → name, such as --labels → --labeler.
     """
 
-    class Command(typer.core.TyperCommand):
+    class Renamed(Command):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             return super().parse_args(ctx, current_names(args, old))
 
-    return Command
+    return Renamed
 
 
 def current_names(args: Sequence[str], old: Mapping[str, str]) -> list[str]:

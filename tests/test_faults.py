@@ -61,7 +61,7 @@ def test_a_signal_ends_training_at_a_checkpoint(store: PairStore, tiny_pipeline:
     code, printed = signalled(signal.SIGTERM, at_work, *words, cwd=tmp_path)
     assert code == 143
     assert "Traceback" not in printed
-    assert "the same command goes on" in printed.strip().splitlines()[-1]
+    assert "the same command resumes" in printed.strip().splitlines()[-1]
     (checkpoint,) = (tmp_path / "tuned").glob("checkpoint-*")
     step = int(checkpoint.name.removeprefix("checkpoint-"))
     assert 10 <= step < 200

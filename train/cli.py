@@ -42,7 +42,10 @@ def train(
     store: StoreOption = DEFAULT,
     config: Annotated[
         Optional[str],
-        typer.Option(help="A recipe's name or a TOML file of options; options on the command line take precedence."),
+        typer.Option(
+            help="A recipe's name or a TOML file of options. Options on the command line take precedence; --no-kohya and the "
+            "like turn a switch off."
+        ),
     ] = None,
     recipes: Annotated[
         bool, typer.Option("--recipes", is_eager=True, callback=_list_recipes, help="List the recipes and exit.")
@@ -125,10 +128,10 @@ def _push(folder: str, repository: str, private: bool) -> None:
 
 
 def _settings(given: dict[str, Any], file: str | None) -> TrainConfig:
-    """The file's settings, under those given on the command line."""
-    from .recipes import read_settings, under
+    """The settings of a file, overridden by those given on the command line."""
+    from .recipes import merge_settings, read_settings
 
-    settings = under(read_settings(file) if file is not None else {}, given)
+    settings = merge_settings(read_settings(file) if file is not None else {}, given)
     settings.setdefault("labelers", ())
     if not settings.get("output_dir"):
         raise UsageError("name a folder for the result with --output-dir")

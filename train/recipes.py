@@ -50,7 +50,7 @@ def read_settings(name: str) -> dict[str, Any]:
     return settings
 
 
-def under(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def merge_settings(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A file's settings, overridden by those given on the command line.
 
     A file's beta belongs to its loss: it is dropped if the command line gives a loss with another default beta.
@@ -66,8 +66,8 @@ def _default_beta(settings: Mapping[str, Any]) -> float | None:
     return None if method is None else method.beta
 
 
-def _value(path: Path, key: str, value: Any, wanted: str) -> Any:
-    if wanted == "tuple[str, ...]":
+def _value(path: Path, key: str, value: Any, type_name: str) -> Any:
+    if type_name == "tuple[str, ...]":
         if isinstance(value, str):
             return (value,)
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
@@ -77,7 +77,7 @@ def _value(path: Path, key: str, value: Any, wanted: str) -> Any:
         "bool": isinstance(value, bool),
         "int": isinstance(value, int) and not isinstance(value, bool),
         "float": isinstance(value, int | float) and not isinstance(value, bool),
-    }.get(wanted, isinstance(value, str))
+    }.get(type_name, isinstance(value, str))
     if not fits:
-        raise UsageError(f"{path} sets {key} to {value!r}, which is not {_TYPES.get(wanted, _TYPES['str'])}")
+        raise UsageError(f"{path} sets {key} to {value!r}, which is not {_TYPES.get(type_name, _TYPES['str'])}")
     return value

@@ -43,6 +43,8 @@ class Bakery:
     ovens: int = field(default=2, metadata={"help": "Number of " + "ovens."})
     open: bool = False
     """Open to customers."""
+    heated: bool = True
+    """Heat the oven."""
     oven_temperature: float | None = None
     """Degrees."""
 
@@ -73,6 +75,7 @@ def call() -> Callable[..., Any]:
 def test_only_the_fields_on_the_command_line_are_given(call: Callable[..., Any]):
     assert call()[0] == {}
     assert call("--fast")[0] == {"fast": True}  # the command's own option
+    call("--help")  # which hides --no-open, but for itself alone
     assert call("--name", "Rose", "--ovens", "2", "--no-open")[0] == {"name": "Rose", "ovens": 2, "open": False}
 
 
@@ -90,7 +93,10 @@ def test_help_shows_each_fields_docstring_on_one_line_and_its_default(call: Call
     assert code == 0
     for line in ("Name over the door.", "small or large.", "Number of ovens.", "[default: small]", "[default: 2]"):
         assert line in text
-    assert "no-open]" not in text  # that a switch is off need not be said
+    # a switch that is off needs neither its default nor its --no- form in the help, one that is on needs both
+    assert "no-open" not in text
+    assert "--no-heated" in text
+    assert "[default: heated]" in text
     assert text.index("--oven-temperature") < text.index("Baking") < text.index("--ovens")
 
 

@@ -8,7 +8,7 @@ import pytest
 from prefloop.cli import app
 from prefloop.store import UsageError
 from prefloop.train import TrainConfig
-from prefloop.train.recipes import read_settings, recipes, under
+from prefloop.train.recipes import merge_settings, read_settings, recipes
 from typer.testing import CliRunner
 
 
@@ -54,11 +54,13 @@ def test_options_on_the_command_line_override_the_file(tmp_path: Path):
 
 def test_a_recipes_beta_is_dropped_with_its_loss():
     recipe = read_settings("sd15-lora")
-    assert under(recipe, {})["beta"] == under(recipe, {"loss": "kto"})["beta"] == 5000  # of the same scale
+    assert (
+        merge_settings(recipe, {})["beta"] == merge_settings(recipe, {"loss": "kto"})["beta"] == 5000
+    )  # of the same scale
     for loss in ("mapo", "sft"):
-        assert "beta" not in under(recipe, {"loss": loss})
-    assert under(recipe, {"loss": "mapo", "beta": 0.2})["beta"] == 0.2
-    assert under({"beta": 0.3, "loss": "mapo"}, {"seed": 1})["beta"] == 0.3
+        assert "beta" not in merge_settings(recipe, {"loss": loss})
+    assert merge_settings(recipe, {"loss": "mapo", "beta": 0.2})["beta"] == 0.2
+    assert merge_settings({"beta": 0.3, "loss": "mapo"}, {"seed": 1})["beta"] == 0.3
 
 
 def test_a_file_may_use_earlier_names_and_the_names_of_options(tmp_path: Path):

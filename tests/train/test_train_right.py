@@ -296,9 +296,9 @@ def test_two_processes_with_half_the_batch_each_take_the_steps_of_one_and_are_re
     # with an epsilon this large AdamW's step is the gradient itself
     settings = {"adam_epsilon": 1.0, "learning_rate": 1.0, "adam_weight_decay": 0.0, "lora_rank": 2}
     settings |= {"lr_scheduler": "constant", "max_train_steps": 2}
-    one = replace(config, output_dir=str(tmp_path / "one"), train_batch_size=8, **settings)
+    single = replace(config, output_dir=str(tmp_path / "single"), train_batch_size=8, **settings)
     two = replace(config, output_dir=str(tmp_path / "two"), train_batch_size=4, **settings)
-    train(one, labelled)
+    train(single, labelled)
     words: list[object] = ["train", "--labeler", "redder", "--store", labelled.path, "--json", "--resume"]
     for name in ("model", "output_dir", "train_batch_size", "lr_warmup_steps", *settings):
         words += [f"--{name.replace('_', '-')}", getattr(two, name)]
@@ -312,13 +312,13 @@ def test_two_processes_with_half_the_batch_each_take_the_steps_of_one_and_are_re
     codes, printed = _two_processes(words, tmp_path)
     assert codes == [0, 0], printed
     assert ["steps" in out for out in printed] == [True, False]  # only the main process prints
-    states = [load_file(Path(c.output_dir) / "checkpoint-2" / "trainable.safetensors") for c in (one, two)]
+    states = [load_file(Path(c.output_dir) / "checkpoint-2" / "trainable.safetensors") for c in (single, two)]
     moved = max(float(value.abs().max()) for name, value in states[0].items() if "lora_B" in name)
     assert moved > 1e-3
     for name, value in states[0].items():
         assert torch.allclose(value, states[1][name], rtol=1e-3, atol=1e-6), name
     # the last row is the mean of both steps; the first step's metrics come from the checkpoint, for both processes
-    losses = [float(read_rows(Path(c.output_dir) / "metrics.csv")[-1]["loss"]) for c in (one, two)]
+    losses = [float(read_rows(Path(c.output_dir) / "metrics.csv")[-1]["loss"]) for c in (single, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert labelled.rows("select count(*) from runs where kind = 'train' and status = 'done'") == [(3,)]
     codes, printed = _two_processes(words, tmp_path)  # both end if one refuses

@@ -72,9 +72,8 @@ class Monitor:
     def _load_last_rows(self) -> None:
         """The numbers that were logged last, from the tables."""
         for row in read_rows(self.output / "metrics.csv")[-1:]:
-            self.last_metrics = {
-                name: number(row[name] or math.nan) for name in METRICS[1:]
-            }  # empty without a reference
+            # cells are empty without a reference
+            self.last_metrics = {name: number(row[name] or math.nan) for name in METRICS[1:]}
         for row in validation_passes(read_rows(self.output / "validation.csv"))[-1:]:
             integers = ("step", "timestep_low", "timestep_high", "n_pairs", "n_prompts")
             kinds = dict.fromkeys(integers, int) | {"bin": str}
