@@ -56,7 +56,7 @@ SYNTAX = [
     "'\udcff' = prompt",
     "not " * 3000 + "true",
 ]
-UNSTEADY = [
+UNSTABLE = [
     "random() > 0.5",
     "uuid() is not null",
     "now() > '2020-01-01'",
@@ -108,12 +108,12 @@ def mixed(labelled: PairStore) -> PairStore:
     [
         (ONE_EXPRESSION, "it must be one expression"),
         (SYNTAX, r"syntax error|unterminated|selection list|UTF-8|depth"),
-        (UNSTEADY, r"each time|which a condition cannot"),
+        (UNSTABLE, r"each time|must always select|not allowed in a condition"),
         (PARAMETERS, r"it has a parameter, \$"),
     ],
-    ids=["queries", "syntax", "unsteady", "parameters"],
+    ids=["queries", "syntax", "unstable", "parameters"],
 )
-def test_what_is_not_one_steady_expression_is_refused(attacks: list[str], why: str):
+def test_what_is_not_one_stable_expression_is_refused(attacks: list[str], why: str):
     for attack in attacks:
         with pytest.raises(UsageError, match=why) as refused:
             condition(attack)

@@ -27,8 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def answers() -> list[tuple[str, str]]:
     """Each command with the text that follows it, the query's own text left out."""
     shown = [block for block in BLOCKS if block[0] in ("sh", "text")]
-    assert [kind for kind, _ in shown] == ["sh", "text"] * 15 + ["text"]  # the last one is Python's
-    return [(shown[at][1], shown[at + 1][1]) for at in range(0, 30, 2)]
+    assert [kind for kind, _ in shown] == ["sh", "text"] * 16 + ["text"]  # the last one is Python's
+    return [(shown[at][1], shown[at + 1][1]) for at in range(0, 32, 2)]
 
 
 def stripped(text: str) -> list[str]:

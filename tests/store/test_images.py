@@ -149,7 +149,7 @@ def test_a_missing_picture_and_a_folder_are_refused(tmp_path: Path):
 
 def test_a_refusal_names_the_file(tmp_path: Path):
     (tmp_path / "bad.png").write_bytes(b"x")
-    with pytest.raises(ImageError, match=r"bad\.png is no PNG, JPEG or WebP picture"):
+    with pytest.raises(ImageError, match=r"bad\.png is not a PNG, JPEG or WebP image"):
         load_image(tmp_path / "bad.png")
 
 

@@ -162,10 +162,10 @@ def test_a_table_shows_markup_and_control_characters_and_runs_neither(asked: Pai
 @pytest.mark.parametrize(
     ("sql", "form", "why"),
     [
-        ("select date '0044-03-15 (BC)' as d", "table", "a date or time of the answer cannot be written"),
-        ("select date '9999-12-31' + 1 as d", "json", "a date or time of the answer cannot be written"),
-        ("select interval 1 day as i", "parquet", "Parquet cannot hold a column of the answer"),
-        ("select union_value(a := 1) as u", "parquet", "Parquet cannot hold a column of the answer"),
+        ("select date '0044-03-15 (BC)' as d", "table", "a date or time of the result cannot be written"),
+        ("select date '9999-12-31' + 1 as d", "json", "a date or time of the result cannot be written"),
+        ("select interval 1 day as i", "parquet", "Parquet cannot hold a column of the result"),
+        ("select union_value(a := 1) as u", "parquet", "Parquet cannot hold a column of the result"),
     ],
 )
 def test_what_a_format_cannot_hold_is_said(asked: PairStore, sql: str, form: Format, why: str):
