@@ -478,8 +478,8 @@ def test_new_pairs_join_a_queue_that_runs_out(store: PairStore):
 @pytest.mark.parametrize(
     ("line", "code", "said"),
     [
-        ("label --store stroe", 1, "there is no store at stroe"),
-        ("browse --store stroe", 1, "there is no store at stroe"),
+        ("label --store stroe", 1, "no store at stroe"),
+        ("browse --store stroe", 1, "no store at stroe"),
         ("label --overlap 0", 2, "overlap must be at least 1"),
         ("label --repeats nan", 2, "repeats must be a share"),
         ("label --repeats 0.6", 2, "repeats must be a share"),

@@ -35,7 +35,7 @@ def stripped(text: str) -> list[str]:
     return [line.rstrip() for line in text.splitlines()]
 
 
-def test_every_command_gives_what_stands_below_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_every_command_prints_the_output_below_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
     for command, answer in answers():
         ended = CliRunner().invoke(app, shlex.split(command)[1:])
@@ -43,7 +43,7 @@ def test_every_command_gives_what_stands_below_it(folder: Path, monkeypatch: pyt
         assert stripped(ended.stdout) == stripped(answer), command
 
 
-def test_every_saved_query_is_shown_as_it_is():
+def test_every_saved_query_is_shown_verbatim():
     named = re.findall(r"--name ([\w-]+) [^\n]*\n```\n\n```sql\n(.*?)\n```", TEXT, re.S)
     assert len(named) == 12
     assert dict(named) == {name: saved.sql for name, saved in saved_queries().items()}

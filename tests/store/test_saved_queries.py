@@ -24,7 +24,7 @@ def query(*words: str) -> tuple[int, str]:
     return ended.exit_code, ended.stdout + ended.stderr
 
 
-def test_parameters_are_what_json_says_and_else_text():
+def test_parameters_are_json_values_or_else_text():
     given = [
         "a=1",
         "b=-0.5",
@@ -44,7 +44,7 @@ def test_parameters_are_what_json_says_and_else_text():
 
 
 @pytest.mark.parametrize("given", ["a", "=1", "1a=1", "a b=1", "a;drop=1", "ä=1", "$a=1", "a" * 64 + "=1", "a=\udcff"])
-def test_a_parameter_that_is_no_name_and_value_is_refused(given: str):
+def test_a_parameter_that_is_not_a_name_and_a_value_is_refused(given: str):
     with pytest.raises(UsageError, match=r"parameter|takes NAME=VALUE"):
         parameters([given])
 
@@ -58,7 +58,7 @@ def test_a_parameter_given_twice_is_refused():
     "value",
     ["x' or 1=1 --", "x'; drop table prompts; --", '"', "$other", "/etc/passwd", "prompts", "\\", "%", "\x00'"],
 )
-def test_a_value_is_never_a_part_of_the_query(asked: PairStore, value: str):
+def test_a_value_never_becomes_part_of_the_query(asked: PairStore, value: str):
     before = logical_hashes(asked)
     assert ask(asked, "select $v as v", parameters={"v": value}).to_pylist() == [{"v": value}]
     assert ask(asked, "select * from prompts where prompt = $v", parameters={"v": value}).num_rows == 0
@@ -83,7 +83,7 @@ def test_a_value_is_never_a_part_of_the_query(asked: PairStore, value: str):
         ("attach $v as other", {"v": "out.duckdb"}),
     ],
 )
-def test_parameters_open_no_door(
+def test_parameters_give_no_access_beyond_the_store(
     asked: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sql: str, values: dict
 ):
     monkeypatch.chdir(tmp_path)
@@ -94,7 +94,7 @@ def test_parameters_open_no_door(
     assert logical_hashes(asked) == before
 
 
-def test_numbers_ids_and_lists_are_compared_as_what_they_are(asked: PairStore):
+def test_numbers_ids_and_lists_keep_their_types(asked: PairStore):
     pair = str(asked.rows("select min(pair_id) from pairs")[0][0])
     where = "pair_id = $pair and margin > $least and labeler in (select unnest($labelers))"
     given = parameters([f"pair={pair}", "least=0", 'labelers=["pickscore", "nobody"]'])
@@ -113,7 +113,7 @@ def test_every_saved_query_takes_its_parameters_and_no_others(asked: PairStore):
             saved.values({"other": 1})
 
 
-def test_what_saved_queries_find_is_right(asked: PairStore):
+def test_saved_queries_give_the_right_results(asked: PairStore):
     def found(name: str, **given: object) -> list[dict]:
         saved = saved_query(name)
         return ask(asked, saved.sql, parameters=saved.values(given)).to_pylist()
@@ -163,7 +163,7 @@ def test_what_saved_queries_find_is_right(asked: PairStore):
         (["--name", "closest-pairs", "-p", "n=many"], "many"),
     ],
 )
-def test_a_wrong_question_is_told_in_one_line(asked: PairStore, words: list[str], message: str):
+def test_a_wrong_query_ends_in_one_line(asked: PairStore, words: list[str], message: str):
     code, printed = query(*words, "--store", str(asked.path))
     assert code == 2
     assert message in printed
@@ -177,7 +177,7 @@ def test_the_list_needs_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [row["name"] for row in json.loads(printed)] == sorted(saved_queries())
 
 
-def test_schema_tells_every_table_view_and_column(asked: PairStore):
+def test_schema_describes_every_table_view_and_column(asked: PairStore):
     ended = CliRunner().invoke(app, ["store", "schema", "--json", "--store", str(asked.path)])
     told = {relation["name"]: relation for relation in json.loads(ended.stdout)}
     there = asked.rows("select table_name, column_name from duckdb_columns() where not internal")
