@@ -1,4 +1,4 @@
-"""`store check` looks at one moment: what others write meanwhile is no damage."""
+"""`store check` compares one moment: what other processes write meanwhile is not damage."""
 
 import os
 import time

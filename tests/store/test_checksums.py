@@ -1,4 +1,4 @@
-"""Whatever happens to the bytes of a journal part, it is found and named, whether its rows are in the tables or not."""
+"""Every change to the bytes of a journal part is found and named, whether the part is ingested or not."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A condition only leaves rows out: whatever it says, no row of another labeler and none of an evaluation comes in."""
+"""A condition can only exclude rows: it never adds rows of another labeler or of an evaluation."""
 
 import json
 import re

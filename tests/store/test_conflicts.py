@@ -1,4 +1,4 @@
-"""Which of two rows of one key counts is decided by what they say: no clock and no order changes it."""
+"""Which of two rows with one key counts is decided by their content, not by a clock or their order."""
 
 import datetime
 import itertools

@@ -1,4 +1,4 @@
-"""One DuckDB serves all sessions of a process: nothing of one session is left for the next, and nobody is in the way."""
+"""All sessions of a process share DuckDB instances; no session sees or blocks another."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""docs/sql.md: every block runs as written on a store that is always the same, and gives what stands below it."""
+"""docs/sql.md: every block runs on an example store and prints the output shown below it."""
 
 import re
 import shlex

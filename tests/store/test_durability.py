@@ -1,4 +1,4 @@
-"""What is acknowledged is on disk: each file before it gets its name, its name before the call returns."""
+"""What is acknowledged is on disk: the bytes before the name, and the name before the call returns."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""One door for pixels: what comes through is 8-bit RGB, upright, on white; the rest is refused with its reason."""
+"""`load_image` decodes to 8-bit RGB, upright, on white, and refuses everything else with a reason."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Rows as objects that are made when asked for: they behave as the list of them would."""
+"""LazyRows behave like the list of the same objects."""
 
 from uuid import UUID
 

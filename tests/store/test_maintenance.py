@@ -1,4 +1,4 @@
-"""Merging, backing up, removing, compacting and migrating change where things lie, never what a store says."""
+"""Merging, backing up, removing and compacting change where rows are stored, never the content of a store."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Another program has the database open, such as DuckDB's shell: it is waited for, and what was done is kept."""
+"""Another program, such as DuckDB's shell, has the database open: commands wait for it and lose nothing."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""`store query` reads the store and nothing else, ends in time, and writes what no reader can be harmed by."""
+"""`store query` only reads the store, ends in time, and writes output that is safe for its readers."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""A rebuild knows which journal parts there should be, and keeps the database that it replaces."""
+"""A rebuild notices missing journal parts, and keeps the database it replaces."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Queries by name, their parameters, and what `store schema` tells."""
+"""Saved queries, their parameters, and `store schema`."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The store keeps what it is given, once, and says so when it no longer does."""
+"""The store keeps every row once, and reports damage."""
 
 import json
 import os
