@@ -78,8 +78,8 @@ def training_sampling(model: Model, store: PairStore) -> dict[str, Any] | None:
     query = """
         select g.sampling from generations g
         semi join (
-            select prompt_id, unnest([image_a, image_b]) as image_id from pairs
-            where source <> 'eval' and pair_id in (select pair_id from labels where labeler in (select unnest($labels)))
+            select prompt_id, unnest([chosen, rejected]) as image_id from training_preferences
+            where labeler in (select unnest($labels))
         ) t on t.prompt_id = g.prompt_id and t.image_id = g.image_id
         where g.model_id = $model and json_exists(g.sampling, '$.num_inference_steps')
         group by g.sampling order by count(*) desc, g.sampling limit 1"""

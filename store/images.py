@@ -1,4 +1,4 @@
-"""Pictures on disk, named by their content, and the one door through which pixels come in."""
+"""Content-addressed image files; `load_image` is the only decoder."""
 
 import io
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ Reason = Literal["missing", "unreadable", "format", "animated", "too large", "ha
 
 
 class ImageError(PrefloopError):
-    """A picture that cannot be used, and why in one word."""
+    """An image that cannot be used, with the reason in a word."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -28,7 +28,7 @@ class ImageError(PrefloopError):
 
 
 def load_image(source: Path | bytes, expected: UUID | None = None, max_pixels: int = MAX_PIXELS) -> "Image.Image":
-    """A picture as 8-bit RGB, upright, alpha laid on white, 16-bit scaled.
+    """Decode an image to 8-bit RGB: upright, alpha composited on white, 16 bits scaled.
 
     Args:
         source: a PNG, JPEG or WebP file, or its bytes.
@@ -36,12 +36,12 @@ def load_image(source: Path | bytes, expected: UUID | None = None, max_pixels: i
         max_pixels: width times height above which nothing is decoded.
 
     Raises:
-        ImageError: where it is anything else; `reason` says what.
+        ImageError: if the image cannot be used; `reason` says why.
     """
     import numpy as np
     from PIL import Image, ImageOps
 
-    name = "the picture" if isinstance(source, bytes) else str(source)
+    name = "the image" if isinstance(source, bytes) else str(source)
     try:
         data = source if isinstance(source, bytes) else source.read_bytes()
     except OSError as error:
@@ -58,7 +58,7 @@ def load_image(source: Path | bytes, expected: UUID | None = None, max_pixels: i
                 raise ImageError("animated", f"{name} is animated")
             opened.load()
             image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16 bits a channel; convert() would cut off at 255
+            if image.mode.startswith("I"):  # 16 bits per channel; convert() would clip at 255
                 image = Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8))
             if "A" in image.getbands() or "transparency" in image.info:
                 layered = image.convert("RGBA")
@@ -70,14 +70,14 @@ def load_image(source: Path | bytes, expected: UUID | None = None, max_pixels: i
     except Image.DecompressionBombError as error:
         raise ImageError("too large", f"{name} has more than {max_pixels} pixels") from error
     except Image.UnidentifiedImageError as error:
-        raise ImageError("format", f"{name} is no PNG, JPEG or WebP picture") from error
-    # Pillow's decoders raise whatever their format's code raises: OSError, SyntaxError, struct.error, ValueError …
+        raise ImageError("format", f"{name} is not a PNG, JPEG or WebP image") from error
+    # Pillow's decoders raise many types: OSError, SyntaxError, struct.error, ValueError …
     except Exception as error:
         raise ImageError("unreadable", f"{name} cannot be decoded: {error}") from error
 
 
 def format_of(data: bytes) -> str:
-    """Extension of a picture that `load_image` takes, by its first bytes."""
+    """File extension of an image that `load_image` accepts, from its first bytes."""
     return "png" if data[:1] == b"\x89" else "jpg" if data[:1] == b"\xff" else "webp"
 
 
@@ -86,40 +86,40 @@ def image_path(folder: Path, image: UUID, extension: str = "png") -> Path:
 
 
 def stored_at(image: UUID, extension: str) -> str:
-    """The picture's path below the store's folder, as the view `image_files` tells it."""
+    """The image's path relative to the store's folder, as in the view `image_files`."""
     return f"images/{image.hex[:2]}/{image.hex}.{extension}"
 
 
 def png_bytes(image: "Image.Image") -> bytes:
-    """Level 1: three times quicker than the default for about 1 % more space."""
+    """Compression level 1: three times faster than the default, about 1 % larger."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
 def write_image(folder: Path, data: bytes, extension: str = "png") -> UUID:
-    """Put a picture's bytes on disk under their id. The file is on disk when this returns; its name is after `sync_names`."""
+    """Write image bytes to the file named by their id. The bytes are on disk when this returns, the name after `sync_names`."""
     identity = image_id(data)
     path = image_path(folder, identity, extension)
     if path.exists() and path.stat().st_size == len(data):
-        path.touch()  # young again: `gc` leaves it until a row mentions it
+        path.touch()  # `gc` keeps young files, so that its row can follow
         return identity
     write_atomic(path, data, sync_name=False, make_parent=True)
     return identity
 
 
 def sync_names(folder: Path, images: Iterable[bytes]) -> None:
-    """Put the names of pictures on disk, and those of the folders they are in.
+    """Sync the names of image files to disk, and those of their folders.
 
     Args:
-        images: their ids.
+        images: ids of the images.
     """
     folders = sorted({image[:1].hex() for image in images})
     if not folders:
         return
     try:
         for name in folders:
-            with suppress(FileNotFoundError):  # `prefloop store check` tells of pictures that are gone
+            with suppress(FileNotFoundError):  # `prefloop store check` reports missing images
                 sync_folder(folder / name)
         sync_folder(folder)
     except OSError as error:

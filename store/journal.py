@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pyarrow as pa
@@ -95,7 +96,7 @@ def selection(table: str, columns: Collection[str]) -> str:
 
 def append(folder: Path, table: str, rows: Iterable[Mapping] | pa.Table) -> Path | None:
     """Write rows as one part, which is complete and on disk when this returns. None if there are no rows."""
-    table_rows: pa.Table = rows if isinstance(rows, pa.Table) else as_table(table, rows)
+    table_rows: Any = rows if isinstance(rows, pa.Table) else as_table(table, rows)
     if table_rows.num_rows == 0:
         return None
     return write_part(folder, table, table_rows, f"{time.time_ns():020d}")

@@ -1,7 +1,6 @@
 """PairStore: a folder with a journal, images, and the DuckDB database that is built from the journal."""
 
 import errno
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from ..core.errors import (
 from ..core.ids import canonical, pair_id, prompt_id, split_of
 from ..core.locks import locked
 from . import journal
-from .connection import connect, is_broken, is_held, table_with_ids
+from .connection import connect, holder, is_broken, is_held, table_with_ids
 from .dedupe import new_rows
 from .images import image_path, sync_names, write_image
 from .ingest import ingest_parts, ingested_parts
@@ -62,7 +61,7 @@ class PairStore:
         """Open the store in a folder and ingest every finished journal part.
 
         Raises:
-            PrefloopError: if there is no store.
+            PrefloopError: if the folder has no store.
             IntegrityError: if the database has another schema version, or lacks rows that the journal has.
         """
         store = cls(Path(path))
@@ -103,9 +102,7 @@ class PairStore:
         with reading(self.path):
             exists, has_database = self.exists() or self.journal.is_dir(), self.database.exists()
         if not exists:
-            raise PrefloopError(
-                f"there is no store at {self.path}; `prefloop generate --store {self.path}` creates one"
-            )
+            raise PrefloopError(f"no store at {self.path}; `prefloop generate --store {self.path}` creates one")
         if not has_database:
             raise IntegrityError(f"{self.database} is missing; {self.rebuild_hint()}")
 
@@ -174,7 +171,7 @@ class PairStore:
     def unusable(self, error: duckdb.Error) -> PrefloopError:
         """The error to raise for a database that DuckDB cannot use."""
         if is_held(error):
-            return _held_outside(self.path, error)
+            return BusyError(f"the database of {self.path} is held by {holder(error)}; close it there")
         if is_full(error):
             return cannot_write(self.database, error)
         if reason := why(error, errno.EROFS, errno.EACCES, errno.EPERM):
@@ -280,12 +277,6 @@ class PairStore:
         self._refuse_missing()
         with self.session() as connection:
             return schema_version(self, connection)
-
-
-def _held_outside(path: Path, error: Exception) -> PrefloopError:
-    pid = re.search(r"PID (\d+)", str(error))
-    holder = f"process {pid[1]}" if pid else "another program"
-    return BusyError(f"the database of {path} is held by {holder}; close it there")
 
 
 def new_pair(prompt: UUID, first: UUID, second: UUID, source: str, run: UUID | None = None) -> dict | None:

@@ -1,4 +1,4 @@
-"""Questions to the store in SQL, read-only in every sense: no writes, no files, no network, no Python variables."""
+"""Read-only SQL queries: no writes, and no access to files, the network or Python variables."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Format = Literal["table", "json", "jsonl", "csv", "parquet"]
-# A connection with these settings reads its own database and nothing else.
+# A connection with these settings can read only its own database.
 CLOSED: dict[str, Any] = {
     "enable_external_access": "false",
     "python_enable_replacements": "false",
@@ -37,16 +37,16 @@ def ask(
     *,
     as_ids: bool = False,
 ) -> "pa.Table":
-    """The answer of one query.
+    """Run one query and return its result.
 
     Args:
-        timeout: seconds after which the query is ended.
-        parameters: values of the query's $names; they are bound, and never become a part of its text.
-        as_ids: ids come as Arrow's UUID, not as strings.
+        timeout: seconds after which the query is interrupted.
+        parameters: values of the query's $names; they are bound, never inserted into its text.
+        as_ids: return ids as Arrow UUIDs, not as strings.
 
     Raises:
-        UsageError: where the SQL is wrong, a $name has no value or a value no $name, or it asks for more than reading the store.
-        PrefloopError: where it takes longer than the timeout.
+        UsageError: if the SQL is invalid, a $name has no value or a value no $name, or the query does more than read the store.
+        PrefloopError: if it takes longer than the timeout.
     """
     if not timeout > 0 or timeout > 86_400:
         raise UsageError(f"timeout must be above 0 and at most 86400 seconds, got {timeout}")
@@ -54,22 +54,24 @@ def ask(
         raise UsageError("the query is empty; try `select * from preferences limit 5`")
     for name in parameters or ():
         if f"${name}" not in sql:
-            raise UsageError(f"the query has no ${name}; leave the parameter {name} out")
+            raise UsageError(f"the query has no ${name}; remove the parameter {name}")
     config: dict[str, Any] = CLOSED | {
         "max_execution_time": str(int(timeout * 1000) or 1),
         "lock_configuration": "true",
         "arrow_lossless_conversion": str(as_ids).lower(),
     }
-    connect = lambda: closing(duckdb.connect(store.database, read_only=True, config=config))  # noqa: E731
-    with store.opened(connect) as connection:
+    open_database = lambda: closing(duckdb.connect(store.database, read_only=True, config=config))  # noqa: E731
+    with store.opened(open_database) as connection:
         try:
-            answer = connection.sql(sql, params=dict(parameters) if parameters else None)
-            if answer is None:
-                raise UsageError("that is no question: a query begins with select, from, with, show or describe")
-            table = answer.to_arrow_table()
+            result = connection.sql(sql, params=dict(parameters) if parameters else None)
+            if result is None:
+                raise UsageError("not a query: start with select, from, with, show or describe")
+            table = result.to_arrow_table()
             return table.rename_columns(_distinct(table.schema.names))
         except duckdb.InterruptException as error:
-            raise PrefloopError(f"the query took longer than {timeout:g} s; give --timeout, or ask for less") from error
+            raise PrefloopError(
+                f"the query took longer than {timeout:g} s; set --timeout, or narrow the query"
+            ) from error
         except duckdb.Error as error:
             if is_broken(error):
                 raise
@@ -77,59 +79,59 @@ def ask(
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Columns of one name get a number behind it: rows are kept by name."""
-    found: dict[str, None] = {}
+    """The column names, with a number after a repeated one, since rows become dictionaries."""
+    distinct: dict[str, None] = {}
     for name in names:
         free, number = name, 2
-        while free in found or (free != name and free in names):
+        while free in distinct or (free != name and free in names):
             free, number = f"{name}_{number}", number + 1
-        found[free] = None
-    return list(found)
+        distinct[free] = None
+    return list(distinct)
 
 
 def first_lines(error: Exception) -> str:
-    """What DuckDB says, without its drawing of the query."""
+    """DuckDB's message without its excerpt of the query."""
     if unknown := re.search(r"not provided for the following parameters: (.+)", str(error)):
-        return f"the query asks for ${unknown[1].replace(', ', ', $')}; give -p NAME=VALUE for each"
+        return f"the query needs ${unknown[1].replace(', ', ', $')}; give -p NAME=VALUE for each"
     return " ".join(line.strip() for line in str(error).split("\n\n")[0].splitlines())
 
 
-def write(answer: "pa.Table", form: str, out: BinaryIO) -> None:
-    """The answer in one of the formats. Text is UTF-8.
+def write(result: "pa.Table", format_: str, out: BinaryIO) -> None:
+    """Write a result in one of the formats. Text is UTF-8.
 
     Raises:
-        UsageError: where a value has no place in the format.
+        UsageError: if the format cannot hold a value.
     """
     import pyarrow as pa
 
-    if form == "parquet":
+    if format_ == "parquet":
         import pyarrow.parquet as pq
 
         try:
-            pq.write_table(answer, out, compression="zstd")
+            pq.write_table(result, out, compression="zstd")
         except pa.ArrowNotImplementedError as error:
-            raise UsageError(f"Parquet cannot hold a column of the answer: {error}; cast it to varchar") from error
+            raise UsageError(f"Parquet cannot hold a column of the result: {error}; cast it to varchar") from error
         return
     try:
-        rows = answer.to_pylist()
-    except (OverflowError, ValueError) as error:  # Python knows the years 1 to 9999, and microseconds
-        raise UsageError(f"a date or time of the answer cannot be written: {error}; cast it to varchar") from error
-    if form == "json":
+        rows = result.to_pylist()
+    except (OverflowError, ValueError) as error:  # Python has the years 1 to 9999, and microseconds
+        raise UsageError(f"a date or time of the result cannot be written: {error}; cast it to varchar") from error
+    if format_ == "json":
         out.write((json_text([_strict(row) for row in rows], indent=1) + "\n").encode())
-    elif form == "jsonl":
+    elif format_ == "jsonl":
         out.write("".join(json_text(_strict(row)) + "\n" for row in rows).encode())
-    elif form == "csv":
+    elif format_ == "csv":
         lines = [
-            list(map(csv_cell, answer.schema.names)),
+            list(map(csv_cell, result.schema.names)),
             *([csv_cell(value) for value in row.values()] for row in rows),
         ]
         out.write("".join(map(_csv_line, lines)).encode())
     else:
-        out.write(_table(answer.schema.names, rows).encode())
+        out.write(_table(result.schema.names, rows).encode())
 
 
 def _strict(value: Any) -> Any:
-    """nan and inf have no place in JSON; times and bytes are text there."""
+    """The value as strict JSON: nan and inf become null, times and bytes text."""
     if isinstance(value, dict):
         return {key: _strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -141,7 +143,7 @@ def _strict(value: Any) -> Any:
 
 def _csv_line(values: list) -> str:
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\r\n").writerow(values)  # with another ending a \r in a text is not quoted
+    csv.writer(text, lineterminator="\r\n").writerow(values)  # with any other line ending, \r in a text is not quoted
     return text.getvalue()[:-2] + "\n"
 
 

@@ -52,7 +52,7 @@ def rebuild(store: "PairStore", *, allow_missing: bool = False) -> Rebuilt:
     """
     with reading(store.path):
         if not store.journal.is_dir():
-            raise PrefloopError(f"there is no store at {store.path}")
+            raise PrefloopError(f"no store at {store.path}")
     listed, readable = _listed(store)
     with store._lock(shared=False):
         parts = journal.parts(store.journal)

@@ -1,4 +1,4 @@
-"""A stage's run: its row in the store, written when it begins and when it ends."""
+"""The run of a stage: a row in the store, written at its start and its end."""
 
 import datetime
 import json
@@ -21,7 +21,7 @@ _PACKAGES = ("prefloop", "torch", "diffusers", "transformers", "open_clip_torch"
 
 @dataclass
 class Run:
-    """One call of a stage, as the `runs` table keeps it."""
+    """One call of a stage, as a row of the table `runs`."""
 
     run_id: UUID
     kind: str
@@ -32,7 +32,7 @@ class Run:
 
 @contextmanager
 def run(store: PairStore, kind: str, config: Any, parents: list[UUID] | None = None) -> Iterator[Run]:
-    """Write a run's row when it begins and when it ends, in whatever way it ends."""
+    """Write a run's row at the start of the block, and at its end, however it ends."""
     settings = plain(asdict(config) if is_dataclass(config) and not isinstance(config, type) else config)
     this = Run(uuid4(), kind, settings, parents=parents or [])
     started = _now()
@@ -53,7 +53,9 @@ def run(store: PairStore, kind: str, config: Any, parents: list[UUID] | None = N
         }
         store.append("runs", [row])
         if status != "running":
-            store.try_ingest(wait=2.0 if status == "interrupted" else None)  # who ends a run does not wait long
+            store.try_ingest(
+                wait=2.0 if status == "interrupted" else None
+            )  # whoever interrupts a run does not want to wait
 
     write("running")
     try:
@@ -68,27 +70,27 @@ def run(store: PairStore, kind: str, config: Any, parents: list[UUID] | None = N
 
 
 def versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
+    installed = {"python": sys.version.split()[0]}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _git_commit() -> str | None:
-    """The commit of prefloop's own checkout, where it runs from one."""
+    """The commit of prefloop's own checkout, if it runs from one."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
     try:
-        answer = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() or None
+    return result.stdout.strip() or None
 
 
 def _now() -> datetime.datetime:

@@ -93,13 +93,13 @@ def test_the_import_report_sees_an_import(tmp_path: Path):
 
 BAD = [
     # arguments; exit code; what the line says
-    ("relabel --store stroe", 1, "there is no store at stroe"),
-    ("store ls --store stroe", 1, "there is no store at stroe"),
-    ("store stats --store stroe", 1, "there is no store at stroe"),
-    ("store check --store stroe", 1, "there is no store at stroe"),
-    ("store rebuild --store stroe", 1, "there is no store at stroe"),
-    ("store query select --store stroe", 1, "there is no store at stroe"),
-    ("train --labeler me --output-dir out --store stroe", 1, "there is no store at stroe"),
+    ("relabel --store stroe", 1, "no store at stroe"),
+    ("store ls --store stroe", 1, "no store at stroe"),
+    ("store stats --store stroe", 1, "no store at stroe"),
+    ("store check --store stroe", 1, "no store at stroe"),
+    ("store rebuild --store stroe", 1, "no store at stroe"),
+    ("store query select --store stroe", 1, "no store at stroe"),
+    ("train --labeler me --output-dir out --store stroe", 1, "no store at stroe"),
     ("generate --prompts gone.txt --store new", 2, "there is no prompt file gone.txt"),
     ("generate --prompts empty.txt --store new", 2, "empty.txt holds no prompts"),
     ("generate --prompts notes.txt --limit 0 --store new", 2, "limit must be positive, got 0"),

@@ -29,9 +29,9 @@ def test_odd_inputs_and_outputs_end_in_one_line(filled: PairStore, tmp_path: Pat
     (tmp_path / "folder").mkdir()
     here, long = ["--store", str(filled.path)], "x" * 300
     stores = {
-        "nope": (1, "there is no store"),
+        "nope": (1, "no store at"),
         "file": (2, "a store is a folder"),
-        "folder": (1, "there is no store"),
+        "folder": (1, "no store at"),
         long: (1, "too long"),
     }
     verbs = (["query", "select 1"], ["schema"], ["export", "out"], ["agreement"])

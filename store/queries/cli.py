@@ -14,21 +14,19 @@ from ..pairstore import PairStore
 def query(
     sql: Annotated[Optional[str], typer.Argument(help="A query, or - to read it from stdin.")] = None,
     store: StoreOption = DEFAULT,
-    named: Annotated[Optional[str], typer.Option("--name", help="A query that comes with prefloop.")] = None,
-    given: Annotated[
+    named: Annotated[Optional[str], typer.Option("--name", help="Name of a saved query; see --list.")] = None,
+    arguments: Annotated[
         Optional[list[str]],
-        typer.Option(
-            "-p", "--parameter", metavar="NAME=VALUE", help="What $NAME is in the query; JSON values, else text."
-        ),
+        typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Value of $NAME in the query: JSON, else text."),
     ] = None,
-    listed: Annotated[bool, typer.Option("--list", help="List the queries that come with prefloop, and end.")] = False,
-    form: Annotated[
+    listed: Annotated[bool, typer.Option("--list", help="List the saved queries, and exit.")] = False,
+    format_: Annotated[
         Optional[str],
         typer.Option("--format", help="table, json, jsonl, csv or parquet. Table on a terminal, else JSON."),
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds after which the query is ended.")] = 60.0,
+    timeout: Annotated[float, typer.Option(help="Seconds after which the query is interrupted.")] = 60.0,
 ) -> None:
-    """Ask a store in SQL. Nothing can be changed, and nothing but the store can be read.
+    """Query a store in SQL. A query can only read, and only the store.
 
     Example: prefloop store query "select labeler, count(*) from preferences where margin > \\$least group by all" -p least=1
     """
@@ -38,21 +36,21 @@ def query(
     from .parameters import parameters
     from .saved import saved_query
 
-    chosen = form or ("table" if sys.stdout.isatty() else "json")
+    chosen = format_ or ("table" if sys.stdout.isatty() else "json")
     if chosen not in get_args(Format):
-        raise UsageError(f"no format is called {chosen!r}; there are {', '.join(get_args(Format))}")
+        raise UsageError(f"unknown format {chosen!r}; choose from {', '.join(get_args(Format))}")
     if sum((sql is not None, named is not None, listed)) != 1:
-        raise UsageError("give a query, or --name of one that comes with prefloop, or --list to see those")
-    values = parameters(given or [])
+        raise UsageError("give a query, or --name of a saved query, or --list to see those")
+    values = parameters(arguments or [])
     if listed:
-        answer = _listed()
+        result = _listed()
     elif named is not None:
         saved = saved_query(named)
-        answer = ask(PairStore.open(store), saved.sql, timeout, saved.values(values))
+        result = ask(PairStore.open(store), saved.sql, timeout, saved.values(values))
     else:
         assert sql is not None
-        answer = ask(PairStore.open(store), _from_stdin() if sql == "-" else sql, timeout, values)
-    write(answer, chosen, sys.stdout.buffer)
+        result = ask(PairStore.open(store), _from_stdin() if sql == "-" else sql, timeout, values)
+    write(result, chosen, sys.stdout.buffer)
     sys.stdout.buffer.flush()
 
 
@@ -70,21 +68,21 @@ def _listed():
 
     rows = [
         {
-            "name": one.name,
-            "answers": one.answers,
-            "parameters": ", ".join(f"{name}={parameter.default}" for name, parameter in one.parameters.items()),
+            "name": saved.name,
+            "description": saved.description,
+            "parameters": ", ".join(f"{name}={parameter.default}" for name, parameter in saved.parameters.items()),
         }
-        for one in saved_queries().values()
+        for saved in saved_queries().values()
     ]
     return pa.Table.from_pylist(rows)
 
 
 def schema(
-    name: Annotated[Optional[str], typer.Argument(help="One table or view. All if not given.")] = None,
+    name: Annotated[Optional[str], typer.Argument(help="Table or view; all if omitted.")] = None,
     store: StoreOption = DEFAULT,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Print the tables and views of a store, their columns, and what these mean.
+    """Describe the tables and views of a store and their columns.
 
     Example: prefloop store schema preferences --store prefloop-store
     """

@@ -1,6 +1,6 @@
--- The pairs that a labeler could hardly tell apart: the smallest margins.
--- $labeler = "pickscore": whose labels
--- $n = 10: rows
+-- The pairs with the smallest margins, in the labels of one labeler.
+-- $labeler = "pickscore": labeler
+-- $n = 10: number of rows
 select q.prompt, l.choice, l.margin, l.p_a, left(p.pair_id::varchar, 8) as pair
 from current_labels l
 join pairs p using (pair_id)

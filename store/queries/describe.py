@@ -1,4 +1,4 @@
-"""What there is to ask about: tables, views and macros with their columns and what they mean."""
+"""Describe the schema: tables, views and macros, their columns and comments."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ class Column:
     name: str
     type: str
     key: bool
-    """Whether it is one of those that tell the table's rows apart."""
+    """Whether it is part of the primary key."""
     comment: str | None
 
 
@@ -47,50 +47,31 @@ class Relation:
 
 
 def describe(store: PairStore, name: str | None = None) -> list[Relation]:
-    """Tables, views and macros as the store's own database has them, in the order of the schema; or the one of a name.
-
-    A database made by an earlier prefloop may hold no comments: those of today stand in for them.
+    """Tables, views and macros of the store's database in the order of the schema, or only the one with a name.
 
     Raises:
-        UsageError: where there is none of that name.
+        UsageError: if the name is unknown.
     """
-    today = _today()
     with store.session() as connection:
-        found = {relation.name: relation for relation in _relations(connection)}
-    order = [*(one for one in today if one in found), *(one for one in sorted(found) if one not in today)]
-    told = [_with_comments(found[one], today.get(one)) for one in order]
+        relations = _relations(connection)
+    schema = schema_sql()
+    relations.sort(key=lambda relation: schema.find(f"{relation.kind} {_bare(relation)}"))
     if name is None:
-        return told
-    chosen = [one for one in told if one.name.split("(")[0] == name]
+        return relations
+    chosen = [relation for relation in relations if _bare(relation) == name]
     if not chosen:
-        there = ", ".join(one.name.split("(")[0] for one in told)
-        raise UsageError(f"there is no table or view {name!r}; there are {there}")
+        raise UsageError(f"unknown table or view {name!r}; choose from {', '.join(map(_bare, relations))}")
     return chosen
+
+
+def _bare(relation: Relation) -> str:
+    """The name without a macro's parameters."""
+    return relation.name.split("(")[0]
 
 
 def _relations(connection: duckdb.DuckDBPyConnection) -> list[Relation]:
     columns: dict[str, list[Column]] = {}
-    for relation, name, kind, key, comment in connection.execute(_COLUMNS).fetchall():
-        columns.setdefault(relation, []).append(Column(name, kind, key, comment))
+    for relation, name, type_, key, comment in connection.execute(_COLUMNS).fetchall():
+        columns.setdefault(relation, []).append(Column(name, type_, key, comment))
     rows = connection.execute(_RELATIONS).fetchall()
     return [Relation(name, kind, comment, columns.get(name, [])) for name, kind, comment in rows]
-
-
-def _today() -> dict[str, Relation]:
-    """As a database made now has them."""
-    text = schema_sql()
-    with duckdb.connect() as connection:
-        connection.execute(text)
-        found = {relation.name: relation for relation in _relations(connection)}
-    return dict(sorted(found.items(), key=lambda item: text.index(f" {item[0].split('(')[0]}")))
-
-
-def _with_comments(relation: Relation, today: Relation | None) -> Relation:
-    if today is None:
-        return relation
-    comments = {column.name: column.comment for column in today.columns}
-    columns = [
-        Column(column.name, column.type, column.key, column.comment or comments.get(column.name))
-        for column in relation.columns
-    ]
-    return Relation(relation.name, relation.kind, relation.comment or today.comment, columns)

@@ -1,17 +1,17 @@
--- The pairs on which a scorer is surest of the opposite of what a person said.
--- $labeler = "pickscore": the scorer's labels
--- $person = null: labeler of kind human; each if null
--- $n = 10: rows
+-- The pairs on which a scorer contradicts a person with the largest margin.
+-- $labeler = "pickscore": labeler of the scorer
+-- $person = null: labeler of kind human; all if null
+-- $n = 10: number of rows
 select
     q.prompt,
     h.labeler as person,
-    h.choice as says,
+    h.choice as person_choice,
     s.labeler as scorer,
-    s.choice as finds,
+    s.choice as scorer_choice,
     s.margin,
     left(p.pair_id::varchar, 8) as pair
 from current_labels h
-join labelers who on who.labeler = h.labeler and who.kind = 'human'
+join labelers r on r.labeler = h.labeler and r.kind = 'human'
 join current_labels s on s.pair_id = h.pair_id and s.labeler = $labeler
 join pairs p on p.pair_id = h.pair_id
 join prompts q using (prompt_id)

@@ -1,6 +1,6 @@
--- Prompts that differ only in case and spaces, and pictures that several prompts share.
+-- Prompts that differ only in case and spaces, and images that several prompts share.
 select
-    'prompts alike' as what,
+    'similar prompts' as what,
     count(*) as n,
     string_agg(prompt, ' | ' order by prompt) as which
 from prompts
@@ -8,7 +8,7 @@ group by lower(trim(regexp_replace(prompt, '\s+', ' ', 'g')))
 having count(*) > 1
 union all
 select
-    'one picture',
+    'shared image',
     count(*),
     left(image_id::varchar, 8) || ': ' || string_agg(prompt, ' | ' order by prompt)
 from (select distinct image_id, prompt_id from image_models)

@@ -1,4 +1,4 @@
--- What labels cost: people's time from their answers, scorers' from the runs that scored.
+-- Seconds per label of people, from their answers, and per score of scorers, from their runs.
 with people as (
     select labeler, count(*) as n, sum(response_ms) / 1000 as seconds
     from labels
@@ -19,7 +19,7 @@ machines as (
     from scored
     group by all
 )
-select 'labels of ' || labeler as what, n, seconds, seconds / n as seconds_each from people
+select 'labels of ' || labeler as what, n, seconds, seconds / n as seconds_per_item from people
 union all
 select 'scores of ' || scorer, n, seconds, seconds / nullif(n, 0) from machines
-order by seconds_each desc nulls last, what
+order by seconds_per_item desc nulls last, what

@@ -1,7 +1,7 @@
 -- The prompts on which a model loses most often against the others.
--- $model = null: name of the model; each if null
--- $labeler = null: whose labels; everybody's if null
--- $n = 10: rows
+-- $model = null: name of the model; all if null
+-- $labeler = null: labeler; all if null
+-- $n = 10: number of rows
 with compared as (
     select c.labeler, p.prompt_id, a.model_id as model_a, b.model_id as model_b, c.choice
     from current_labels c
@@ -15,11 +15,11 @@ sides as (
     union all
     select labeler, prompt_id, model_b, (choice = 'a')::integer from compared
 )
-select m.name as model, q.prompt, count(*) as labels, sum(lost)::bigint as lost, avg(lost) as share_lost
+select m.name as model, q.prompt, count(*) as labels, sum(lost)::bigint as lost, avg(lost) as loss_rate
 from sides
 join models m using (model_id)
 join prompts q using (prompt_id)
 where ($model::varchar is null or m.name = $model) and ($labeler::varchar is null or labeler = $labeler)
 group by all
-order by share_lost desc, lost desc, model, prompt
+order by loss_rate desc, lost desc, model, prompt
 limit $n

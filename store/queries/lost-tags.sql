@@ -1,6 +1,6 @@
--- The tags on which a model wins less than half of its evaluation; a tie counts one half.
+-- The tags on which a model wins less than half of its evaluation pairs; a tie counts one half.
 -- $model = "tuned": name of the model
--- $labeler = null: eval:SCORER; every one if null
+-- $labeler = null: eval:SCORER; all if null
 with compared as (
     select c.labeler, p.prompt_id, a.model_id as model_a, b.model_id as model_b,
         case c.choice when 'a' then 1.0 when 'b' then 0.0 else 0.5 end as win_a

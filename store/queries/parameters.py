@@ -1,4 +1,4 @@
-"""Values for the $names of a query, as they are given on the command line."""
+"""Values for the $names of a query, parsed from the command line."""
 
 import json
 import re
@@ -10,35 +10,35 @@ from ...core.errors import UsageError
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
-def parameters(given: Sequence[str]) -> dict[str, Any]:
-    """From `-p NAME=VALUE`, each name once. Values are bound, never put into the text of the query.
+def parameters(arguments: Sequence[str]) -> dict[str, Any]:
+    """Parse `-p NAME=VALUE` arguments. Values are bound, never inserted into the text of the query.
 
     Raises:
-        UsageError: where one is no NAME=VALUE, or a name is given twice.
+        UsageError: if an argument is not NAME=VALUE, or a name is repeated.
     """
-    found: dict[str, Any] = {}
-    for one in given:
-        name, equals, value = one.partition("=")
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
         if not equals or not _NAME.fullmatch(name):
-            raise UsageError(f"-p takes NAME=VALUE, the name in letters, digits and _, got {one!r}")
+            raise UsageError(f"-p takes NAME=VALUE, the name in letters, digits and _, got {argument!r}")
         try:
-            one.encode()
+            argument.encode()
         except UnicodeEncodeError:
-            raise UsageError(f"the parameter {name!r} is no UTF-8 text") from None
-        if name in found:
+            raise UsageError(f"the parameter {name!r} is not UTF-8 text") from None
+        if name in values:
             raise UsageError(f"the parameter {name!r} is given twice")
-        found[name] = parsed(value)
-    return found
+        values[name] = parsed(value)
+    return values
 
 
 def parsed(value: str) -> Any:
-    """A number, true, false, null, a list or a text in double quotes as JSON has them; everything else is the text itself."""
+    """A number, true, false, null, a list or a double-quoted string as in JSON; everything else is the text itself."""
     try:
-        found = json.loads(value, parse_constant=_no_number)
+        parsed_value = json.loads(value, parse_constant=_not_json)
     except (ValueError, RecursionError):
         return value
-    return value if isinstance(found, dict) else found
+    return value if isinstance(parsed_value, dict) else parsed_value
 
 
-def _no_number(_: str) -> None:
-    raise ValueError  # NaN and Infinity are text, as JSON has neither
+def _not_json(_: str) -> None:
+    raise ValueError  # NaN and Infinity are text: JSON has neither

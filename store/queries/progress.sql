@@ -1,5 +1,5 @@
--- Labels by labeler and day, by the run that each came from, and how many there were by then.
--- $labeler = null: whose labels; everybody's if null
+-- Labels per labeler and day, by the start of the run that added them, with a running total.
+-- $labeler = null: labeler; all if null
 with days as (
     select labeler, date_trunc('day', started)::date as day, count(*) as labels
     from labels
@@ -7,6 +7,6 @@ with days as (
     where $labeler::varchar is null or labeler = $labeler
     group by all
 )
-select labeler, day, labels, sum(labels) over (partition by labeler order by day nulls first)::bigint as so_far
+select labeler, day, labels, sum(labels) over (partition by labeler order by day nulls first)::bigint as total
 from days
 order by labeler, day nulls first

@@ -1,4 +1,4 @@
--- How often people say the same again when they are shown a pair once more.
+-- How often people give the same answer when they are shown a pair again.
 with answers as (
     select labeler, choice, lag(choice) over (partition by pair_id, labeler order by revision) as before
     from labels

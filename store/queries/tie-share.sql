@@ -1,4 +1,4 @@
--- How often each labeler cannot decide, or will not.
+-- The fraction of ties and skips of each labeler.
 select
     labeler,
     count(*) as labels,

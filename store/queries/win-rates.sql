@@ -1,6 +1,6 @@
--- How often each model wins against the others, by the value of a tag; a tie counts one half.
+-- Win rate of each model against the others, by the value of a tag; a tie counts one half.
 -- $tag = "category": name of the tag
--- $labeler = null: whose labels; everybody's if null
+-- $labeler = null: labeler; all if null
 with compared as (
     select c.labeler, p.prompt_id, a.model_id as model_a, b.model_id as model_b,
         case c.choice when 'a' then 1.0 when 'b' then 0.0 else 0.5 end as win_a

@@ -485,8 +485,8 @@ def test_new_pairs_join_a_queue_that_runs_out(store: PairStore):
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
-        ("label --store stroe", 1, "there is no store at stroe"),
-        ("browse --store stroe", 1, "there is no store at stroe"),
+        ("label --store stroe", 1, "no store at stroe"),
+        ("browse --store stroe", 1, "no store at stroe"),
         ("label --overlap 0", 2, "overlap must be from 1 to 1000"),
         ("label --repeats nan", 2, "repeats must be a fraction"),
         ("label --repeats 0.6", 2, "repeats must be a fraction"),

@@ -1,4 +1,4 @@
-"""`store check` looks at one moment: what others write meanwhile is no damage."""
+"""`store check` compares one moment: what other processes write meanwhile is not damage."""
 
 import os
 import time
@@ -13,13 +13,13 @@ from prefloop.store.ingest import ingest_parts
 from prefloop.store.maintenance.compact import compact
 
 
-def test_parts_that_were_not_taken_yet_are_no_damage(store: PairStore):
+def test_parts_that_are_not_ingested_yet_are_not_damage(store: PairStore):
     fill(store)
     add_prompt(store, "just appended")
     assert check(store) == []
 
 
-def test_a_row_whose_reference_waits_in_the_journal_is_no_damage(store: PairStore):
+def test_a_row_whose_reference_waits_in_the_journal_is_not_damage(store: PairStore):
     prompt = add_prompt(store, "one")
     add_pair(store, prompt, add_picture(store, (1, 2, 3)), add_picture(store, (4, 5, 6)))
     found = journal.parts(store.journal)
@@ -36,7 +36,7 @@ def test_a_row_whose_reference_waits_in_the_journal_is_no_damage(store: PairStor
     ]
 
 
-def test_a_journal_that_is_compacted_meanwhile_is_no_damage(store: PairStore, monkeypatch: pytest.MonkeyPatch):
+def test_a_journal_that_is_compacted_meanwhile_is_not_damage(store: PairStore, monkeypatch: pytest.MonkeyPatch):
     fill(store)
     make = check_module.build_database
 

@@ -1,4 +1,4 @@
-"""Whatever happens to the bytes of a journal part, it is found and named, whether its rows are in the tables or not."""
+"""Every change to the bytes of a journal part is found and named, whether the part is ingested or not."""
 
 import shutil
 from pathlib import Path
@@ -41,7 +41,7 @@ def one_part_of_each_table(store: PairStore) -> list[Path]:
     return [store.journal / name for name in found.values()]
 
 
-def test_every_flipped_bit_and_every_cut_of_a_part_is_found(every_table: PairStore):
+def test_every_flipped_bit_and_every_truncation_of_a_part_is_found(every_table: PairStore):
     for part in one_part_of_each_table(every_table):
         assert damage(part) is None
         good = part.read_bytes()
@@ -59,17 +59,17 @@ def test_every_flipped_bit_and_every_cut_of_a_part_is_found(every_table: PairSto
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut"])
-@pytest.mark.parametrize("taken", [True, False])
-def test_a_damaged_part_is_named_by_whoever_reads_it(every_table: PairStore, tmp_path: Path, how: str, taken: bool):
+@pytest.mark.parametrize("ingested", [True, False])
+def test_every_reader_of_a_damaged_part_names_it(every_table: PairStore, tmp_path: Path, how: str, ingested: bool):
     store = every_table
-    if not taken:
+    if not ingested:
         add_labeler(store, "you")
     part = sorted(store.journal.glob("*-labelers-*.parquet"))[-1]
     data = part.read_bytes()
     part.write_bytes(data[:-9] if how == "cut" else data[:40] + bytes([data[40] ^ 4]) + data[41:])
     copy = tmp_path / "copy"
     calls = [store.rebuild, lambda: store.rebuild(allow_missing=True), lambda: backup(store, copy)]
-    if taken:
+    if ingested:
         assert ("damaged journal part", part.name) in [(p.what, p.where) for p in check(PairStore.open(store.path))]
         calls.append(lambda: compact_two_labelers(store))
     else:
@@ -85,7 +85,7 @@ def test_a_damaged_part_is_named_by_whoever_reads_it(every_table: PairStore, tmp
     assert store.rows("select labeler from labelers where labeler <> 'other'") == [("me",)]
 
 
-def test_a_damaged_part_beside_a_lost_one_is_named(every_table: PairStore):
+def test_a_damaged_part_beside_a_missing_one_is_named(every_table: PairStore):
     sorted(every_table.journal.glob("*-labels-*.parquet"))[0].unlink()
     part = sorted(every_table.journal.glob("*-pairs-*.parquet"))[0]
     part.write_bytes(part.read_bytes()[:-1])
@@ -108,7 +108,7 @@ def test_a_store_with_a_damaged_part_is_merged_from_its_tables_and_the_part_is_n
     ended = RUNNER.invoke(app, ["store", "merge", str(every_table.path), "--store", str(ours.path)])
     assert ended.exit_code == 5
     assert part.name in ended.stderr
-    # what the tables hold was whole when it was taken into them
+    # the tables hold what was ingested while the part was intact
     assert logical_hashes(ours) == logical_hashes(every_table)
     assert check(ours) == []
     assert set(merge(ours, every_table).values()) == {0}
@@ -128,7 +128,7 @@ def test_check_says_how_many_parts_have_no_checksum_and_compacting_adds_it(first
     assert logical_hashes(first_version) == before
 
 
-def test_a_cut_part_without_a_checksum_is_named(first_version: PairStore):
+def test_a_truncated_part_without_a_checksum_is_named(first_version: PairStore):
     part = sorted(first_version.journal.glob("*-labels-*.parquet"))[0]
     part.write_bytes(part.read_bytes()[:-20])
     with pytest.raises(IntegrityError, match=part.name):

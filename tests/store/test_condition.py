@@ -1,4 +1,4 @@
-"""A condition only leaves rows out: whatever it says, no row of another labeler and none of an evaluation comes in."""
+"""A condition can only exclude rows: it never adds rows of another labeler or of an evaluation."""
 
 import json
 import re
@@ -56,7 +56,7 @@ SYNTAX = [
     "'\udcff' = prompt",
     "not " * 3000 + "true",
 ]
-UNSTEADY = [
+UNSTABLE = [
     "random() > 0.5",
     "uuid() is not null",
     "now() > '2020-01-01'",
@@ -108,12 +108,12 @@ def mixed(labelled: PairStore) -> PairStore:
     [
         (ONE_EXPRESSION, "it must be one expression"),
         (SYNTAX, r"syntax error|unterminated|selection list|UTF-8|depth"),
-        (UNSTEADY, r"each time|which a condition cannot"),
+        (UNSTABLE, r"each time|must always select|not allowed in a condition"),
         (PARAMETERS, r"it has a parameter, \$"),
     ],
-    ids=["queries", "syntax", "unsteady", "parameters"],
+    ids=["queries", "syntax", "unstable", "parameters"],
 )
-def test_what_is_not_one_steady_expression_is_refused(attacks: list[str], why: str):
+def test_what_is_not_one_stable_expression_is_refused(attacks: list[str], why: str):
     for attack in attacks:
         with pytest.raises(UsageError, match=why) as refused:
             condition(attack)
@@ -123,7 +123,9 @@ def test_what_is_not_one_steady_expression_is_refused(attacks: list[str], why: s
         assert "select (" not in message.removeprefix(f"--where {attack!r}")  # no bracket of ours
 
 
-def test_whatever_passes_rows_are_of_the_given_labelers_and_of_no_evaluation(mixed: PairStore, config: TrainConfig):
+def test_accepted_conditions_select_only_rows_of_the_labelers_and_no_evaluation_pairs(
+    mixed: PairStore, config: TrainConfig
+):
     every = [*USABLE, "true", "source = 'eval' or labeler = 'other' or true", "pair_id in (select pair_id from pairs)"]
     for where in every:
         pairs = select_pairs(mixed, replace(config, where=where))
@@ -134,7 +136,7 @@ def test_whatever_passes_rows_are_of_the_given_labelers_and_of_no_evaluation(mix
         assert set(rows["source"].to_pylist()) == {"generate"}
 
 
-def test_every_command_that_takes_a_condition_refuses_the_same(mixed: PairStore, config: TrainConfig, tmp_path: Path):
+def test_every_command_with_a_condition_refuses_the_same_ones(mixed: PairStore, config: TrainConfig, tmp_path: Path):
     little.pickapic(tmp_path / "x.parquet")
     commands = (
         ["train", "--labeler", "redder", "--model", config.model, "--output-dir", str(tmp_path / "out")],
@@ -150,14 +152,14 @@ def test_every_command_that_takes_a_condition_refuses_the_same(mixed: PairStore,
     assert not (tmp_path / "out").exists()
 
 
-def test_messages_of_a_wrong_condition_show_no_query_of_ours(mixed: PairStore, config: TrainConfig):
+def test_messages_about_a_wrong_condition_do_not_show_our_query(mixed: PairStore, config: TrainConfig):
     for where in ("marg > 1", "sum(margin) > 1", "row_number() over () > 1", "no_such(margin)", "prompt::integer > 1"):
         with pytest.raises(UsageError) as refused:
             select_pairs(mixed, replace(config, where=where))
         assert not re.search(r"LINE|select|\n|unnest", str(refused.value)), refused.value
 
 
-def test_every_condition_of_the_documents_can_be_used(mixed: PairStore):
+def test_every_condition_in_the_documentation_works(mixed: PairStore):
     found = []
     for path in DOCS:
         text = path.read_text().replace("\\\n", " ")

@@ -1,4 +1,4 @@
-"""Which of two rows of one key counts is decided by what they say: no clock and no order changes it."""
+"""Which of two rows with one key counts is decided by their content, not by a clock or their order."""
 
 import datetime
 import itertools
@@ -29,7 +29,7 @@ def clock(monkeypatch: pytest.MonkeyPatch):
     return at
 
 
-def test_writers_with_skewed_clocks_keep_the_same_picture_of_a_generation(store: PairStore, tmp_path: Path, clock):
+def test_writers_with_skewed_clocks_keep_the_same_image_of_a_generation(store: PairStore, tmp_path: Path, clock):
     prompt, model = add_prompt(store, "one"), UUID(int=1)
     images = [add_picture(store, (value, 0, 0)) for value in (10, 20, 30)]
     stores = []
@@ -41,8 +41,8 @@ def test_writers_with_skewed_clocks_keep_the_same_picture_of_a_generation(store:
             ours.append("generations", [row | {"sampling": "{}", "seed": 0, "image_index": 0}])
             ours.ingest()
         stores.append(ours)
-    taken = [ours.rows("select image_id from generations") for ours in stores]
-    assert taken == [[(min(images),)]] * 6
+    images_by_store = [ours.rows("select image_id from generations") for ours in stores]
+    assert images_by_store == [[(min(images),)]] * 6
     hashes = [logical_hashes(ours) for ours in stores]
     for ours, before in zip(stores, hashes, strict=True):
         ours.rebuild()
@@ -54,7 +54,7 @@ def test_writers_with_skewed_clocks_keep_the_same_picture_of_a_generation(store:
     assert [problem.where for problem in check(stores[0])] == ["generations.model_id → models"]
 
 
-def test_every_table_keeps_the_same_row_in_whatever_order_parts_are_taken(store: PairStore, tmp_path: Path):
+def test_every_table_keeps_the_same_row_in_whatever_order_parts_are_ingested(store: PairStore, tmp_path: Path):
     (pair,) = fill(store, n_prompts=1)
     ((prompt, image),) = store.rows("select prompt_id, image_a from pairs")
     other = PairStore(shutil.copytree(store.path, tmp_path / "other"))
@@ -73,7 +73,7 @@ def test_every_table_keeps_the_same_row_in_whatever_order_parts_are_taken(store:
     assert store.rows("select choice, p_a, score from labels, scores") == [("a", 0.5, 1.0)]
 
 
-def test_a_run_that_was_merged_before_it_ended_ends_though_the_clock_stands_still(
+def test_a_run_that_was_merged_before_its_end_ends_even_if_the_clock_stands_still(
     store: PairStore, tmp_path: Path, clock
 ):
     other = PairStore.create(tmp_path / "other")
@@ -85,7 +85,7 @@ def test_a_run_that_was_merged_before_it_ended_ends_though_the_clock_stands_stil
     assert store.rows("select status from runs") == [("done",)]
 
 
-def test_a_clock_that_is_set_back_leaves_no_run_running(store: PairStore, clock):
+def test_a_run_ends_even_if_the_clock_is_set_back(store: PairStore, clock):
     clock(12)
     with run(store, "test", {}):
         store.ingest()

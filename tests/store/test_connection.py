@@ -1,4 +1,4 @@
-"""One DuckDB serves all sessions of a process: nothing of one session is left for the next, and nobody is in the way."""
+"""All sessions of a process share DuckDB instances; no session sees or blocks another."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from prefloop.store import PairStore
 from prefloop.store.check import check
 
 
-def test_a_session_finds_nothing_of_the_one_before(store: PairStore):
+def test_a_session_sees_nothing_of_the_previous_one(store: PairStore):
     with store.session() as connection:
         connection.register("rows", pa.table({"x": [1]}))
         connection.execute("create temp table mine as select 1 as x")
@@ -23,14 +23,14 @@ def test_a_session_finds_nothing_of_the_one_before(store: PairStore):
         assert set(names) == {("memory",), ("store",)}
 
 
-def test_ids_are_strings_again_after_they_were_asked_for_as_ids(store: PairStore):
+def test_ids_are_strings_again_after_a_query_with_ids(store: PairStore):
     fill(store, 1)
     query = "select pair_id from pairs"
     assert store.sql(query, as_ids=True).schema.field(0).type == pa.uuid()
     assert store.sql(query).schema.field(0).type == pa.string()
 
 
-def test_threads_read_beside_each_other_and_see_what_was_written(store: PairStore):
+def test_threads_read_concurrently_and_see_what_was_written(store: PairStore):
     fill(store, 4)
 
     def count(_: int) -> list[tuple]:
@@ -44,7 +44,7 @@ def test_threads_read_beside_each_other_and_see_what_was_written(store: PairStor
     assert check(store) == []
 
 
-def test_a_query_that_fails_leaves_the_database_free(store: PairStore):
+def test_a_failed_query_leaves_the_database_free(store: PairStore):
     with pytest.raises(duckdb.CatalogException):
         store.rows("select * from nothing")
 

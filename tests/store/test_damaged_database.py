@@ -1,4 +1,4 @@
-"""A database that is damaged, or beside a write-ahead log that is not its own, is named with its cure."""
+"""A damaged database, or one beside a foreign write-ahead log, is named with its cure."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""docs/sql.md: every block runs as written on a store that is always the same, and gives what stands below it."""
+"""docs/sql.md: every block runs on an example store and prints the output shown below it."""
 
 import re
 import shlex
@@ -27,15 +27,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def answers() -> list[tuple[str, str]]:
     """Each command with the text that follows it, the query's own text left out."""
     shown = [block for block in BLOCKS if block[0] in ("sh", "text")]
-    assert [kind for kind, _ in shown] == ["sh", "text"] * 15 + ["text"]  # the last one is Python's
-    return [(shown[at][1], shown[at + 1][1]) for at in range(0, 30, 2)]
+    assert [kind for kind, _ in shown] == ["sh", "text"] * 16 + ["text"]  # the last one is Python's
+    return [(shown[at][1], shown[at + 1][1]) for at in range(0, 32, 2)]
 
 
 def stripped(text: str) -> list[str]:
     return [line.rstrip() for line in text.splitlines()]
 
 
-def test_every_command_gives_what_stands_below_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_every_command_prints_the_output_below_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
     for command, answer in answers():
         ended = CliRunner().invoke(app, shlex.split(command)[1:])
@@ -43,7 +43,7 @@ def test_every_command_gives_what_stands_below_it(folder: Path, monkeypatch: pyt
         assert stripped(ended.stdout) == stripped(answer), command
 
 
-def test_every_saved_query_is_shown_as_it_is():
+def test_every_saved_query_is_shown_verbatim():
     named = re.findall(r"--name ([\w-]+) [^\n]*\n```\n\n```sql\n(.*?)\n```", TEXT, re.S)
     assert len(named) == 12
     assert dict(named) == {name: saved.sql for name, saved in saved_queries().items()}

@@ -1,4 +1,4 @@
-"""What is acknowledged is on disk: each file before it gets its name, its name before the call returns."""
+"""What is acknowledged is on disk: the bytes before the name, and the name before the call returns."""
 
 import os
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def test_a_part_is_on_disk_before_its_name_and_its_name_before_the_call_returns(
     assert [what for what, _ in log] == ["fsync", "from", "replace", "fsync"]
 
 
-def test_pictures_and_their_folders_are_on_disk_before_the_part_that_mentions_them(store: PairStore, log: Log):
+def test_images_and_their_folders_are_on_disk_before_the_part_that_refers_to_them(store: PairStore, log: Log):
     images = [store.write_image(picture((value, 0, 0)), 8, 8) for value in range(4)]
     store.append("images", images)
     (part,) = parts(store, "images")
@@ -84,7 +84,7 @@ def test_pictures_and_their_folders_are_on_disk_before_the_part_that_mentions_th
         assert safe(log, path) < named(log, part)
     # the folders' own names
     assert ("fsync", str(store.path / "images")) in log[: named(log, part)]
-    # each folder once for the batch, not for each picture
+    # each folder once for the batch, not for each image
     folders = {
         path
         for what, path in log
@@ -94,7 +94,7 @@ def test_pictures_and_their_folders_are_on_disk_before_the_part_that_mentions_th
 
 
 @pytest.mark.parametrize("by", ["import", "merge"])
-def test_pictures_from_elsewhere_are_on_disk_before_the_part_that_mentions_them(
+def test_imported_images_are_on_disk_before_the_part_that_refers_to_them(
     store: PairStore, tmp_path: Path, log: Log, by: str
 ):
     if by == "merge":
@@ -126,11 +126,11 @@ def test_a_new_database_is_on_disk_before_its_name(tmp_path: Path, log: Log):
     add_prompt(store, "one")
     store.rebuild()
     assert safe(log, store.database) == len(log) - 1
-    # at no moment is there no database
+    # a database exists at every moment
     assert ("from", str(store.database)) not in log
 
 
-def test_a_compacted_part_is_on_disk_before_the_old_ones_go(store: PairStore, log: Log):
+def test_a_compacted_part_is_on_disk_before_the_old_ones_are_deleted(store: PairStore, log: Log):
     for number in range(3):
         add_prompt(store, f"prompt {number}")
     store.ingest()
@@ -154,7 +154,7 @@ def test_a_new_folder_is_on_disk_before_its_name(tmp_path: Path, log: Log):
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_what_could_not_be_put_on_disk_is_not_acknowledged(
+def test_a_failed_write_is_not_acknowledged(
     store: PairStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str
 ):
     def failing(*_: object) -> None:
@@ -172,7 +172,7 @@ def test_what_could_not_be_put_on_disk_is_not_acknowledged(
     assert not (tmp_path / "new" / "pairs.duckdb").exists()
 
 
-def test_rows_and_the_note_that_a_part_was_taken_are_one_transaction(store: PairStore):
+def test_rows_and_the_record_of_their_part_are_one_transaction(store: PairStore):
     pairs = fill(store, n_prompts=2)
     before = store.rows("select count(*) from parts")
     for pair in pairs:

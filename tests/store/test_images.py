@@ -1,4 +1,4 @@
-"""One door for pixels: what comes through is 8-bit RGB, upright, on white; the rest is refused with its reason."""
+"""`load_image` decodes to 8-bit RGB, upright, on white, and refuses everything else with a reason."""
 
 import io
 import struct
@@ -29,13 +29,13 @@ def noise(width: int = 8, height: int = 8) -> Image.Image:
 
 
 @pytest.mark.parametrize(("form", "options"), [("PNG", {}), ("WEBP", {"lossless": True})])
-def test_lossless_pictures_come_back_to_the_bit(form: str, options: dict):
+def test_lossless_images_are_decoded_exactly(form: str, options: dict):
     loaded = load_image(encoded(noise(), form, **options))
     assert loaded.mode == "RGB"
     assert np.array_equal(np.asarray(loaded), np.asarray(noise()))
 
 
-def test_a_file_is_read_like_its_bytes(tmp_path: Path):
+def test_a_file_is_decoded_like_its_bytes(tmp_path: Path):
     (tmp_path / "x.png").write_bytes(encoded(noise()))
     assert load_image(tmp_path / "x.png").tobytes() == noise().tobytes()
 
@@ -53,7 +53,7 @@ def test_a_jpeg_with_exif_rotation_is_turned_upright():
     assert np.abs(pixels[13, 4] - (0, 0, 255)).max() < 6
 
 
-def test_transparency_is_laid_on_white():
+def test_transparency_is_composited_on_white():
     image = Image.new("RGBA", (3, 1))
     for x, alpha in enumerate((0, 255, 51)):
         image.putpixel((x, 0), (200, 0, 0, alpha))
@@ -68,13 +68,13 @@ def test_a_transparent_palette_entry_is_white():
     assert np.asarray(load_image(encoded(image, transparency=1)))[0].tolist() == [[10, 20, 30], [255, 255, 255]]
 
 
-def test_grey_with_alpha_is_laid_on_white():
+def test_gray_with_alpha_is_composited_on_white():
     image = Image.new("LA", (2, 1), (0, 0))
     image.putpixel((1, 0), (100, 255))
     assert np.asarray(load_image(encoded(image)))[0].tolist() == [[255] * 3, [100] * 3]
 
 
-def test_sixteen_bits_are_scaled_and_not_cut_off():
+def test_sixteen_bits_are_scaled_not_clipped():
     # the high byte: 0x0000 → 0, 0x00ff → 0, 40000 = 0x9c40 → 156, 0xffff → 255
     image = Image.fromarray(np.array([[0, 255, 40000, 65535]], np.uint16))
     assert np.asarray(load_image(encoded(image)))[0].tolist() == [[0] * 3, [0] * 3, [156] * 3, [255] * 3]
@@ -93,7 +93,7 @@ def test_an_animation_is_refused(form: str):
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
-def test_a_truncated_picture_is_refused(form: str):
+def test_a_truncated_image_is_refused(form: str):
     data = encoded(noise(64, 64), form)
     assert refusal(data[: len(data) // 2]) == "unreadable"
 
@@ -104,7 +104,7 @@ def test_another_format_is_refused(form: str):
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", b"<svg/>"])
-def test_what_is_no_picture_is_refused(data: bytes):
+def test_data_that_is_not_an_image_is_refused(data: bytes):
     assert refusal(data) == "format"
 
 
@@ -136,24 +136,24 @@ def test_the_limit_counts_width_times_height_and_is_itself_allowed():
     assert refusal(data, max_pixels=59) == "too large"
 
 
-def test_a_changed_picture_is_refused_although_it_decodes():
+def test_a_changed_image_is_refused_although_it_decodes():
     stored, other = encoded(noise()), encoded(Image.new("RGB", (8, 8)))
     assert load_image(stored, image_id(stored)).size == (8, 8)
     assert refusal(other, expected=image_id(stored)) == "hash"
 
 
-def test_a_missing_picture_and_a_folder_are_refused(tmp_path: Path):
+def test_a_missing_image_and_a_folder_are_refused(tmp_path: Path):
     assert refusal(tmp_path / "gone.png") == "missing"
     assert refusal(tmp_path) == "missing"
 
 
 def test_a_refusal_names_the_file(tmp_path: Path):
     (tmp_path / "bad.png").write_bytes(b"x")
-    with pytest.raises(ImageError, match=r"bad\.png is no PNG, JPEG or WebP picture"):
+    with pytest.raises(ImageError, match=r"bad\.png is not a PNG, JPEG or WebP image"):
         load_image(tmp_path / "bad.png")
 
 
-def test_a_written_picture_lies_under_its_id_and_a_damaged_one_is_written_again(tmp_path: Path):
+def test_an_image_is_written_under_its_id_and_a_damaged_one_is_written_again(tmp_path: Path):
     data = png_bytes(noise())
     identity = write_image(tmp_path, data)
     path = image_path(tmp_path, identity)

@@ -1,4 +1,4 @@
-"""Rows as objects that are made when asked for: they behave as the list of them would."""
+"""LazyRows behave like the list of the same objects."""
 
 from uuid import UUID
 
@@ -25,7 +25,7 @@ def both() -> tuple[LazyRows, list]:
     return LazyRows(pa.concat_tables(halves), record), rows
 
 
-def test_records_are_read_as_a_list_is(both: tuple[LazyRows, list]):
+def test_lazy_rows_behave_like_a_list(both: tuple[LazyRows, list]):
     records, rows = both
     assert len(records) == N
     assert list(records) == rows
@@ -51,7 +51,7 @@ def test_records_are_read_as_a_list_is(both: tuple[LazyRows, list]):
             records[at]
 
 
-def test_no_rows_are_no_records(both: tuple[LazyRows, list]):
+def test_lazy_rows_can_be_empty(both: tuple[LazyRows, list]):
     empty = both[0][:0]
     assert not empty
     assert list(empty) == list(empty.select([])) == []

@@ -1,4 +1,4 @@
-"""Merging, backing up, removing, compacting and migrating change where things lie, never what a store says."""
+"""Merging, backing up, removing and compacting change where rows are stored, never the content of a store."""
 
 import os
 import shutil
@@ -78,7 +78,7 @@ def test_compacting_does_not_change_which_row_of_a_key_counts(store: PairStore):
         store.rebuild()
 
 
-def test_a_process_that_knew_the_old_parts_goes_on(store: PairStore):
+def test_a_process_that_knew_the_old_parts_continues(store: PairStore):
     other = PairStore.open(judged(store).path)
     compact(store)
     add_prompt(other, "new")
@@ -86,7 +86,7 @@ def test_a_process_that_knew_the_old_parts_goes_on(store: PairStore):
     assert check(other) == []
 
 
-def test_parts_that_are_compacted_while_one_waits_for_the_lock_are_not_missed(
+def test_parts_that_are_compacted_during_the_wait_for_the_lock_are_not_missed(
     store: PairStore, monkeypatch: pytest.MonkeyPatch
 ):
     waiting = PairStore.open(judged(store).path)
@@ -152,7 +152,7 @@ def test_compacting_that_is_killed_anywhere_loses_nothing(tmp_path: Path):
 # Merging
 
 
-def test_merging_takes_what_is_new_and_nothing_twice(store: PairStore, tmp_path: Path):
+def test_merging_adds_what_is_new_and_nothing_twice(store: PairStore, tmp_path: Path):
     judged(store, n_prompts=2)
     other = judged(PairStore.create(tmp_path / "other"), n_prompts=4)
     whole = judged(PairStore.create(tmp_path / "whole"), n_prompts=4)
@@ -173,7 +173,7 @@ def test_merging_takes_what_is_new_and_nothing_twice(store: PairStore, tmp_path:
     assert logical_hashes(store) == ours
 
 
-def test_merging_keeps_our_label_where_both_have_one_and_says_so(store: PairStore, tmp_path: Path):
+def test_merging_keeps_our_label_if_both_stores_have_one_and_says_so(store: PairStore, tmp_path: Path):
     other = PairStore.create(tmp_path / "other")
     for one, choice, score in ((store, "a", 1.0), (other, "b", 2.0)):
         (pair,) = fill(one, n_prompts=1)
@@ -198,7 +198,7 @@ def test_a_name_that_means_two_things_is_refused(store: PairStore, tmp_path: Pat
     assert logical_hashes(store) == before
 
 
-def test_a_store_is_not_merged_into_itself_nor_one_with_a_lost_picture(store: PairStore, tmp_path: Path):
+def test_a_store_is_not_merged_into_itself_nor_one_with_a_missing_image(store: PairStore, tmp_path: Path):
     with pytest.raises(UsageError, match="is the same store"):
         merge(store, PairStore.open(store.path))
     other = judged(PairStore.create(tmp_path / "other"))
@@ -212,7 +212,7 @@ def test_a_store_is_not_merged_into_itself_nor_one_with_a_lost_picture(store: Pa
     assert store.rows("select count(*) from pairs") == [(0,)]
 
 
-def test_a_run_that_ended_since_it_was_merged_has_ended_here_too(store: PairStore, tmp_path: Path):
+def test_a_run_that_ended_after_a_merge_ends_here_with_the_next_merge(store: PairStore, tmp_path: Path):
     other = PairStore.create(tmp_path / "other")
     with run(other, "test", {}):
         merge(store, PairStore.open(other.path))
@@ -225,7 +225,7 @@ def test_a_run_that_ended_since_it_was_merged_has_ended_here_too(store: PairStor
 # Backing up
 
 
-def test_a_backup_is_a_store_that_says_the_same(store: PairStore, tmp_path: Path):
+def test_a_backup_is_a_store_with_the_same_content(store: PairStore, tmp_path: Path):
     judged(store)
     summary = backup(store, tmp_path / "copy")
     assert (summary["images"], summary["lost"]) == (6, [])
@@ -236,7 +236,7 @@ def test_a_backup_is_a_store_that_says_the_same(store: PairStore, tmp_path: Path
     assert check(PairStore.open(tmp_path / "copy")) == []
 
 
-def test_a_backup_names_the_pictures_it_could_not_copy(store: PairStore, tmp_path: Path):
+def test_a_backup_names_the_images_it_could_not_copy(store: PairStore, tmp_path: Path):
     judged(store)
     lost = sorted((store.path / "images").rglob("*.png"))[:2]
     lost[0].unlink()
@@ -256,7 +256,7 @@ def old(path: Path) -> Path:
     return path
 
 
-def test_only_old_pictures_that_no_row_mentions_are_removed(store: PairStore):
+def test_only_old_unreferenced_images_are_removed(store: PairStore):
     judged(store)
     mentioned = [old(path) for path in sorted((store.path / "images").rglob("*.png"))]
     lone = old(store.image_path(store.write_image(picture((1, 2, 3)), 8, 8)["image_id"]))
@@ -277,20 +277,20 @@ def test_only_old_pictures_that_no_row_mentions_are_removed(store: PairStore):
     assert check(store) == []
 
 
-def test_a_picture_that_is_written_again_is_young_again(store: PairStore):
+def test_an_image_that_is_written_again_is_young_again(store: PairStore):
     path = old(store.image_path(store.write_image(picture((1, 2, 3)), 8, 8)["image_id"]))
     assert [found for found, _ in unreferenced_images(store)] == [path]
     store.write_image(picture((1, 2, 3)), 8, 8)  # its row is about to come
     assert unreferenced_images(store) == []
 
 
-def test_a_picture_of_a_part_that_was_not_taken_yet_stays(store: PairStore):
+def test_an_image_of_a_part_that_is_not_ingested_yet_stays(store: PairStore):
     identity = add_picture(store, (1, 2, 3))  # in the journal alone
     old(store.image_path(identity))
     assert unreferenced_images(store) == []
 
 
-def test_gc_says_what_it_would_remove_and_then_removes_it(store: PairStore):
+def test_gc_prints_what_it_would_remove_and_then_removes_it(store: PairStore):
     lone = old(store.image_path(store.write_image(picture((1, 2, 3)), 8, 8)["image_id"]))
     words = ["store", "gc", "--store", str(store.path)]
     ended = RUNNER.invoke(app, [*words, "--dry-run"])
@@ -304,19 +304,19 @@ def test_gc_says_what_it_would_remove_and_then_removes_it(store: PairStore):
 
 
 BAD = [
-    ("merge other --store stroe", 1, "there is no store at stroe"),
-    ("merge stroe --store STORE", 1, "there is no store at stroe"),
+    ("merge other --store stroe", 1, "no store at stroe"),
+    ("merge stroe --store STORE", 1, "no store at stroe"),
     ("merge STORE --store STORE", 2, "is the same store"),
-    ("backup out --store stroe", 1, "there is no store at stroe"),
+    ("backup out --store stroe", 1, "no store at stroe"),
     ("backup there --store STORE", 2, "there exists; name another folder"),
-    ("gc --store stroe", 1, "there is no store at stroe"),
-    ("compact --store stroe", 1, "there is no store at stroe"),
-    ("migrate --store stroe", 1, "there is no store at stroe"),
+    ("gc --store stroe", 1, "no store at stroe"),
+    ("compact --store stroe", 1, "no store at stroe"),
+    ("migrate --store stroe", 1, "no store at stroe"),
 ]
 
 
 @pytest.mark.parametrize(("line", "code", "message"), BAD, ids=[line for line, _, _ in BAD])
-def test_what_is_wrong_is_said_in_one_line_and_nothing_is_made(
+def test_errors_are_one_line_and_nothing_is_created(
     store: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, code: int, message: str
 ):
     monkeypatch.chdir(tmp_path)
@@ -328,7 +328,7 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_made(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "there"]
 
 
-def test_the_commands_say_what_they_did(store: PairStore, tmp_path: Path):
+def test_the_commands_print_what_they_did(store: PairStore, tmp_path: Path):
     judged(store)
     other = PairStore.create(tmp_path / "other")
     add_pair(other, add_prompt(other, "one"), add_picture(other, (1, 1, 1)), add_picture(other, (2, 2, 2)))

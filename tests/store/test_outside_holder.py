@@ -1,4 +1,4 @@
-"""Another program has the database open, such as DuckDB's shell: it is waited for, and what was done is kept."""
+"""Another program, such as DuckDB's shell, has the database open: commands wait for it and lose nothing."""
 
 import subprocess
 import sys
@@ -56,7 +56,7 @@ def test_a_program_that_has_the_database_open_is_waited_for(store: PairStore, ho
     assert time.monotonic() - start < 10
 
 
-def test_a_rebuild_waits_for_it_too_and_does_not_take_its_database_for_a_broken_one(
+def test_a_rebuild_waits_for_it_too_and_does_not_mistake_its_database_for_a_damaged_one(
     store: PairStore, hold: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ):
     fill(store, n_prompts=1)
@@ -66,7 +66,7 @@ def test_a_rebuild_waits_for_it_too_and_does_not_take_its_database_for_a_broken_
         store.rebuild()
 
 
-def test_labels_that_cannot_be_taken_into_the_tables_are_left_in_the_journal(
+def test_labels_that_cannot_be_ingested_stay_in_the_journal(
     store: PairStore, hold: Callable[[float], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     fill(store, n_prompts=4)

@@ -1,4 +1,4 @@
-"""`store query` reads the store and nothing else, ends in time, and writes what no reader can be harmed by."""
+"""`store query` only reads the store, ends in time, and writes output that is safe for its readers."""
 
 import csv
 import io
@@ -71,7 +71,7 @@ def test_a_query_is_answered(asked: PairStore):
         "select * from nothing",
     ],
 )
-def test_what_is_more_than_reading_the_store_is_refused(asked: PairStore, tmp_path: Path, sql: str):
+def test_a_query_that_does_more_than_read_the_store_is_refused(asked: PairStore, tmp_path: Path, sql: str):
     (tmp_path / "secret.csv").write_text("password\nx\n")
     before = logical_hashes(asked)
     with pytest.raises(UsageError):
@@ -80,7 +80,7 @@ def test_what_is_more_than_reading_the_store_is_refused(asked: PairStore, tmp_pa
     assert logical_hashes(asked) == before
 
 
-def test_a_runaway_query_is_ended_in_time(asked: PairStore):
+def test_a_runaway_query_is_interrupted_in_time(asked: PairStore):
     # 10^15 rows to join and add up: years
     sql = "select sum(a.range * b.range) from range(100_000_000) a, range(10_000_000) b"
     start = time.monotonic()
@@ -91,7 +91,7 @@ def test_a_runaway_query_is_ended_in_time(asked: PairStore):
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e9])
-def test_a_timeout_that_is_no_time_is_refused(asked: PairStore, timeout: float):
+def test_a_timeout_that_is_not_a_time_is_refused(asked: PairStore, timeout: float):
     with pytest.raises(UsageError, match="timeout must be"):
         ask(asked, "select 1", timeout)
 
@@ -116,7 +116,7 @@ def test_json_and_jsonl_are_strict(asked: PairStore):
     assert json.loads(line, parse_constant=strict) == row
 
 
-def test_an_empty_answer_is_written_in_every_format(asked: PairStore):
+def test_an_empty_result_is_written_in_every_format(asked: PairStore):
     answer = ask(asked, "select prompt from prompts where false")
     assert json.loads(written(answer, "json")) == []
     assert written(answer, "jsonl") == ""
@@ -124,7 +124,7 @@ def test_an_empty_answer_is_written_in_every_format(asked: PairStore):
     assert "0 rows" in written(answer, "table")
 
 
-def test_csv_guards_formulas_and_quotes_what_must_be(asked: PairStore):
+def test_csv_guards_formulas_and_quotes_where_needed(asked: PairStore):
     texts = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", 'say "hi", all', "two\nlines", "x=1", "a\r\nb\x9b2J"]
     values = ", ".join("('" + text + "')" for text in texts)
     answer = ask(asked, f"select t, -1 as n from (values {values}) v(t)")
@@ -136,20 +136,20 @@ def test_csv_guards_formulas_and_quotes_what_must_be(asked: PairStore):
     assert {row[1] for row in rows} == {"-1"}
 
 
-def test_parquet_is_the_answer_itself(asked: PairStore, tmp_path: Path):
+def test_parquet_holds_the_result_itself(asked: PairStore, tmp_path: Path):
     answer = ask(asked, "select prompt, length(prompt) as n from prompts order by prompt")
     with open(tmp_path / "x.parquet", "wb") as file:
         write(answer, "parquet", file)
     assert pq.read_table(tmp_path / "x.parquet").to_pylist() == answer.to_pylist()
 
 
-def test_columns_of_one_name_are_all_kept(asked: PairStore):
+def test_columns_with_the_same_name_are_all_kept(asked: PairStore):
     answer = ask(asked, "select 1 as x, 2 as x, 3 as y, 4 as x_2")
     assert written(answer, "csv").splitlines()[1] == "1,2,3,4"
     assert list(json.loads(written(answer, "json"))[0].values()) == [1, 2, 3, 4]
 
 
-def test_a_table_shows_markup_and_control_characters_and_runs_neither(asked: PairStore):
+def test_a_table_shows_markup_and_control_characters_literally(asked: PairStore):
     sql = "select 'x [/foo] [red]y' as \"[bold]name\", 'a' || chr(27) || '[2J' || chr(7) || chr(8238) || 'z' as t, null as n"
     shown = written(ask(asked, sql), "table")
     assert "x [/foo] [red]y" in shown
@@ -162,12 +162,12 @@ def test_a_table_shows_markup_and_control_characters_and_runs_neither(asked: Pai
 @pytest.mark.parametrize(
     ("sql", "form", "why"),
     [
-        ("select date '0044-03-15 (BC)' as d", "table", "a date or time of the answer cannot be written"),
-        ("select date '9999-12-31' + 1 as d", "json", "a date or time of the answer cannot be written"),
-        ("select interval 1 day as i", "parquet", "Parquet cannot hold a column of the answer"),
-        ("select union_value(a := 1) as u", "parquet", "Parquet cannot hold a column of the answer"),
+        ("select date '0044-03-15 (BC)' as d", "table", "a date or time of the result cannot be written"),
+        ("select date '9999-12-31' + 1 as d", "json", "a date or time of the result cannot be written"),
+        ("select interval 1 day as i", "parquet", "Parquet cannot hold a column of the result"),
+        ("select union_value(a := 1) as u", "parquet", "Parquet cannot hold a column of the result"),
     ],
 )
-def test_what_a_format_cannot_hold_is_said(asked: PairStore, sql: str, form: Format, why: str):
+def test_an_error_says_what_a_format_cannot_hold(asked: PairStore, sql: str, form: Format, why: str):
     with pytest.raises(UsageError, match=f"{why}.*cast it to varchar"):
         written(ask(asked, sql), form)

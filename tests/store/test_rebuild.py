@@ -1,4 +1,4 @@
-"""A rebuild knows which journal parts there should be, and keeps the database that it replaces."""
+"""A rebuild notices missing journal parts, and keeps the database it replaces."""
 
 import shutil
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_a_rebuild_without_a_part_that_the_database_lists_is_refused(labelled_st
     assert not list(store.path.glob(".pairs.*"))
 
 
-def test_a_rebuild_that_may_miss_parts_says_which_and_keeps_the_rows_it_drops(labelled_store: PairStore):
+def test_a_rebuild_with_allow_missing_names_the_parts_and_keeps_the_old_database(labelled_store: PairStore):
     store = labelled_store
     lost = part_of(store, "labels")
     lost.unlink()
@@ -73,7 +73,7 @@ def test_a_rebuild_that_may_miss_parts_says_which_and_keeps_the_rows_it_drops(la
 
 
 @pytest.mark.parametrize("state", ["gone", "cut"])
-def test_a_rebuild_that_cannot_know_says_so_and_makes_the_database(labelled_store: PairStore, state: str):
+def test_a_rebuild_without_a_readable_database_says_so_and_builds_it(labelled_store: PairStore, state: str):
     store, before = labelled_store, logical_hashes(labelled_store)
     if state == "gone":
         store.database.unlink()
@@ -88,9 +88,7 @@ def test_a_rebuild_that_cannot_know_says_so_and_makes_the_database(labelled_stor
 
 
 @pytest.mark.parametrize("state", ["gone", "cut"])
-def test_the_database_kept_before_tells_what_is_gone_where_the_last_one_cannot_be_read(
-    labelled_store: PairStore, state: str
-):
+def test_the_kept_database_lists_missing_parts_if_the_current_one_cannot_be_read(labelled_store: PairStore, state: str):
     store, words = labelled_store, ["store", "rebuild", "--store", str(labelled_store.path)]
     assert RUNNER.invoke(app, words).exit_code == 0  # keeps one that lists every part
     lost = part_of(store, "labels")
@@ -135,7 +133,7 @@ def older(labelled_store: PairStore, tmp_path: Path) -> Path:
     return copy
 
 
-def test_an_older_database_under_a_compacted_journal_misses_nothing(labelled_store: PairStore, older: Path):
+def test_an_older_database_with_a_compacted_journal_reports_no_missing_part(labelled_store: PairStore, older: Path):
     store, before = labelled_store, logical_hashes(labelled_store)
     shutil.copy(older, store.database)
     assert store.rebuild() == 5  # prompts, images, pairs, labelers, labels
@@ -148,7 +146,7 @@ def test_an_older_database_under_a_compacted_journal_misses_nothing(labelled_sto
 
 
 @pytest.mark.parametrize("database", ["newer", "older"])
-def test_a_compacted_part_that_is_lost_is_missed(labelled_store: PairStore, older: Path, database: str):
+def test_a_missing_compacted_part_is_reported(labelled_store: PairStore, older: Path, database: str):
     store = labelled_store
     if database == "older":
         shutil.copy(older, store.database)

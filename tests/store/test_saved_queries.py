@@ -1,19 +1,16 @@
-"""Queries by name, their parameters, and what `store schema` tells."""
+"""Saved queries, their parameters, and `store schema`."""
 
 import json
 from pathlib import Path
 
-import duckdb
 import pytest
 from example_store import example_store
 from prefloop.cli import app
 from prefloop.store import PairStore, UsageError
 from prefloop.store.check import logical_hashes
-from prefloop.store.queries.describe import describe
 from prefloop.store.queries.parameters import parameters
 from prefloop.store.queries.saved import saved_queries, saved_query
 from prefloop.store.query import ask
-from prefloop.store.rebuild import schema_sql
 from typer.testing import CliRunner
 
 
@@ -27,7 +24,7 @@ def query(*words: str) -> tuple[int, str]:
     return ended.exit_code, ended.stdout + ended.stderr
 
 
-def test_parameters_are_what_json_says_and_else_text():
+def test_parameters_are_json_values_or_else_text():
     given = [
         "a=1",
         "b=-0.5",
@@ -47,7 +44,7 @@ def test_parameters_are_what_json_says_and_else_text():
 
 
 @pytest.mark.parametrize("given", ["a", "=1", "1a=1", "a b=1", "a;drop=1", "ä=1", "$a=1", "a" * 64 + "=1", "a=\udcff"])
-def test_a_parameter_that_is_no_name_and_value_is_refused(given: str):
+def test_a_parameter_that_is_not_a_name_and_a_value_is_refused(given: str):
     with pytest.raises(UsageError, match=r"parameter|takes NAME=VALUE"):
         parameters([given])
 
@@ -61,7 +58,7 @@ def test_a_parameter_given_twice_is_refused():
     "value",
     ["x' or 1=1 --", "x'; drop table prompts; --", '"', "$other", "/etc/passwd", "prompts", "\\", "%", "\x00'"],
 )
-def test_a_value_is_never_a_part_of_the_query(asked: PairStore, value: str):
+def test_a_value_never_becomes_part_of_the_query(asked: PairStore, value: str):
     before = logical_hashes(asked)
     assert ask(asked, "select $v as v", parameters={"v": value}).to_pylist() == [{"v": value}]
     assert ask(asked, "select * from prompts where prompt = $v", parameters={"v": value}).num_rows == 0
@@ -86,7 +83,7 @@ def test_a_value_is_never_a_part_of_the_query(asked: PairStore, value: str):
         ("attach $v as other", {"v": "out.duckdb"}),
     ],
 )
-def test_parameters_open_no_door(
+def test_parameters_give_no_access_beyond_the_store(
     asked: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sql: str, values: dict
 ):
     monkeypatch.chdir(tmp_path)
@@ -97,7 +94,7 @@ def test_parameters_open_no_door(
     assert logical_hashes(asked) == before
 
 
-def test_numbers_ids_and_lists_are_compared_as_what_they_are(asked: PairStore):
+def test_numbers_ids_and_lists_keep_their_types(asked: PairStore):
     pair = str(asked.rows("select min(pair_id) from pairs")[0][0])
     where = "pair_id = $pair and margin > $least and labeler in (select unnest($labelers))"
     given = parameters([f"pair={pair}", "least=0", 'labelers=["pickscore", "nobody"]'])
@@ -116,7 +113,7 @@ def test_every_saved_query_takes_its_parameters_and_no_others(asked: PairStore):
             saved.values({"other": 1})
 
 
-def test_what_saved_queries_find_is_right(asked: PairStore):
+def test_saved_queries_give_the_right_results(asked: PairStore):
     def found(name: str, **given: object) -> list[dict]:
         saved = saved_query(name)
         return ask(asked, saved.sql, parameters=saved.values(given)).to_pylist()
@@ -137,7 +134,7 @@ def test_what_saved_queries_find_is_right(asked: PairStore):
     assert (cost["n"], cost["seconds"]) == (sum(map(len, ann.values())), pytest.approx(seconds))
     margins = sorted(margin for _, labeler, _, _, _, margin in labels if labeler == "pickscore")
     assert [row["margin"] for row in found("closest-pairs", n=3)] == pytest.approx(margins[:3])
-    left = {row["labeler"]: row["left_over"] for row in found("unlabelled-pairs")}
+    left = {row["labeler"]: row["remaining"] for row in found("unlabelled-pairs")}
     assert left == {"human:ann": 0, "pickscore": 0, "human:ben": 8}
     # each model's wins and losses are the other's losses and wins
     rates = {(row["value"], row["model"]): row["win_rate"] for row in found("win-rates")}
@@ -147,7 +144,7 @@ def test_what_saved_queries_find_is_right(asked: PairStore):
         rates = {(row["value"], row["model"]): row["win_rate"] for row in found("win-rates", labeler=labeler)}
         losing = {value for (value, model), rate in rates.items() if model == "tuned" and rate < 0.5}
         assert {value for who, value in lost if who == labeler} & {value for value, _ in rates} == losing
-    assert [row["what"] for row in found("duplicates")] == ["one picture", "prompts alike"]
+    assert [row["what"] for row in found("duplicates")] == ["shared image", "similar prompts"]
     assert sum(row["labels"] for row in found("progress")) == len(labels)
 
 
@@ -157,16 +154,16 @@ def test_what_saved_queries_find_is_right(asked: PairStore):
         ([], "give a query, or --name"),
         (["select 1", "--name", "closest-pairs"], "give a query, or --name"),
         (["--name", "closest-pairs", "--list"], "give a query, or --name"),
-        (["--name", "closest"], "no query is called 'closest'; there are closest-pairs"),
-        (["--name", "../saved"], "no query is called '../saved'"),
-        (["--name", "tie-share", "-p", "n=3"], "the query tie-share has no parameter 'n'; there are none"),
+        (["--name", "closest"], "unknown query 'closest'; choose from closest-pairs"),
+        (["--name", "../saved"], "unknown query '../saved'"),
+        (["--name", "tie-share", "-p", "n=3"], "the query tie-share has no parameter 'n'; it has none"),
         (["select $n", "-p", "n"], "-p takes NAME=VALUE"),
-        (["select $n, $m"], "the query asks for $"),
-        (["select 1", "-p", "n=1"], "the query has no $n; leave the parameter n out"),
+        (["select $n, $m"], "the query needs $"),
+        (["select 1", "-p", "n=1"], "the query has no $n; remove the parameter n"),
         (["--name", "closest-pairs", "-p", "n=many"], "many"),
     ],
 )
-def test_a_wrong_question_is_told_in_one_line(asked: PairStore, words: list[str], message: str):
+def test_a_wrong_query_ends_in_one_line(asked: PairStore, words: list[str], message: str):
     code, printed = query(*words, "--store", str(asked.path))
     assert code == 2
     assert message in printed
@@ -180,7 +177,7 @@ def test_the_list_needs_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [row["name"] for row in json.loads(printed)] == sorted(saved_queries())
 
 
-def test_schema_tells_every_table_view_and_column(asked: PairStore):
+def test_schema_describes_every_table_view_and_column(asked: PairStore):
     ended = CliRunner().invoke(app, ["store", "schema", "--json", "--store", str(asked.path)])
     told = {relation["name"]: relation for relation in json.loads(ended.stdout)}
     there = asked.rows("select table_name, column_name from duckdb_columns() where not internal")
@@ -193,14 +190,4 @@ def test_schema_tells_every_table_view_and_column(asked: PairStore):
     assert "  response_ms     integer         Milliseconds a person took to answer.\n" in shown
     wrong = CliRunner().invoke(app, ["store", "schema", "label", "--store", str(asked.path)])
     assert (wrong.exit_code, wrong.stdout) == (2, "")
-    assert "there is no table or view 'label'; there are meta" in wrong.stderr
-
-
-def test_a_store_without_comments_is_told_about_too(asked: PairStore, tmp_path: Path):
-    old = PairStore.create(tmp_path / "old")
-    with duckdb.connect(old.database) as connection:
-        for line in schema_sql().splitlines():
-            if line.startswith("comment on"):
-                connection.execute(line.split(" is '")[0] + " is null")
-    assert old.rows("select count(*) from duckdb_tables() where comment is not null") == [(0,)]
-    assert describe(old) == describe(asked)
+    assert "unknown table or view 'label'; choose from meta" in wrong.stderr

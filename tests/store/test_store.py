@@ -1,4 +1,4 @@
-"""The store keeps what it is given, once, and says so when it no longer does."""
+"""The store keeps every row once, and reports damage."""
 
 import json
 import os
@@ -41,7 +41,7 @@ from prefloop.store.runs import run
 # Keeping
 
 
-def test_what_goes_in_comes_out(store: PairStore):
+def test_rows_come_out_as_they_went_in(store: PairStore):
     prompt = add_prompt(store, "a red circle", relation="alone")
     red, blue = add_picture(store, (255, 0, 0)), add_picture(store, (0, 0, 255))
     pair = add_pair(store, prompt, red, blue)
@@ -64,7 +64,7 @@ def test_importing_twice_adds_nothing(store: PairStore):
     assert store.ingest() == 0
 
 
-def test_absorbing_again_takes_nothing_and_a_reopened_store_is_the_same(store: PairStore):
+def test_ingesting_again_adds_nothing_and_a_reopened_store_is_the_same(store: PairStore):
     store.add_prompts([("one", {}), ("two", {})])
     assert store.ingest() == 2
     assert store.ingest() == 0
@@ -72,8 +72,8 @@ def test_absorbing_again_takes_nothing_and_a_reopened_store_is_the_same(store: P
     assert logical_hashes(PairStore.open(store.path)) == before
 
 
-def test_opening_takes_parts_that_a_killed_process_left(store: PairStore):
-    add_prompt(store, "left behind")  # in the journal, never absorbed
+def test_opening_ingests_parts_that_a_killed_process_left(store: PairStore):
+    add_prompt(store, "left behind")  # in the journal, never ingested
     assert store.rows("select prompt from prompts") == []
     assert PairStore.open(store.path).rows("select prompt from prompts") == [("left behind",)]
 
@@ -88,7 +88,7 @@ def test_a_half_written_part_is_ignored(store: PairStore):
     assert check(store) == []
 
 
-def test_of_many_rows_of_a_prompt_the_smallest_counts_however_many_parts_are_taken_at_once(store: PairStore):
+def test_the_smallest_row_of_a_prompt_counts_however_many_parts_are_ingested_at_once(store: PairStore):
     for number in range(60):
         store.add_prompts((f"prompt {n}", {"import": str(number)}) for n in range(number, number + 5))
     store.ingest()
@@ -108,7 +108,7 @@ def test_every_prompt_is_in_exactly_one_split(store: PairStore):
     assert abs(counts["validation"] - 100) < 49
 
 
-def test_a_pair_of_one_picture_with_itself_is_none_and_order_does_not_matter(store: PairStore):
+def test_an_image_is_not_paired_with_itself_and_the_order_of_a_pair_does_not_matter(store: PairStore):
     prompt = add_prompt(store, "one")
     red, blue = add_picture(store, (255, 0, 0)), add_picture(store, (0, 0, 255))
     assert add_pair(store, prompt, red, blue) == add_pair(store, prompt, blue, red)
@@ -134,7 +134,7 @@ def test_a_later_label_supersedes_and_none_is_overwritten(store: PairStore):
     assert chosen == image_b
 
 
-def test_pairs_of_an_evaluation_are_a_split_of_their_own(store: PairStore):
+def test_evaluation_pairs_have_a_split_of_their_own(store: PairStore):
     """Whichever split their prompt is in: `split = 'train'` never gives one."""
     add_labeler(store, "me")
     splits: dict[str, set[str]] = {"generate": set(), "eval": set()}
@@ -190,7 +190,7 @@ def test_win_rates_fold_both_orders_and_count_a_tie_one_half(store: PairStore):
         m_is_a.add(first)
         add_label(store, pair, "me", winner if winner in ("tie", "skip") else "a" if winner == first else "b")
     store.ingest()
-    assert m_is_a == {"m", "n"}, "the pictures must stand in both orders, or folding is not tested"
+    assert m_is_a == {"m", "n"}, "the images must occur in both orders, or folding is not tested"
     # 7 judged: m wins 4, n wins 2, one tie: (4 + 0.5) / 7
     rows = store.rows("select labeler, model, other, n, win_rate, ties from win_rates")
     assert rows == [("me", "m", "n", 7, pytest.approx(4.5 / 7), 1)]
@@ -211,7 +211,7 @@ def test_score_pairs_takes_a_scorer_by_name_or_with_its_revision(store: PairStor
 # Runs
 
 
-def test_a_run_is_written_when_it_begins_and_when_it_ends(store: PairStore):
+def test_a_run_is_written_at_its_start_and_its_end(store: PairStore):
     with run(store, "test", {"nothing": float("nan"), "where": Path("x")}) as this:
         store.ingest()
         assert store.rows("select status from runs") == [("running",)]
@@ -223,7 +223,7 @@ def test_a_run_is_written_when_it_begins_and_when_it_ends(store: PairStore):
 
 
 @pytest.mark.parametrize(("error", "status"), [(ZeroDivisionError("why"), "failed"), (Interrupted("x"), "interrupted")])
-def test_a_run_that_does_not_end_well_is_written_as_such(store: PairStore, error: Exception, status: str):
+def test_a_failed_or_interrupted_run_is_written_as_such(store: PairStore, error: Exception, status: str):
     with pytest.raises(type(error)), run(store, "test", {}):
         raise error
     ((found, message),) = store.rows("select status, error from runs")
@@ -249,7 +249,7 @@ def whole(store: PairStore) -> PairStore:
     return store
 
 
-def test_a_whole_store_has_no_problem_and_rebuilds_to_the_same_rows(whole: PairStore):
+def test_an_intact_store_has_no_problems_and_rebuilds_to_the_same_rows(whole: PairStore):
     assert check(whole) == []
     before = logical_hashes(whole)
     assert before["labels"].startswith("3:")
@@ -284,7 +284,7 @@ def test_check_finds_a_missing_reference(whole: PairStore, table: str, row: dict
     assert [(p.what, p.where, p.n) for p in check(whole)] == [("missing reference", where, 1)]
 
 
-def test_check_finds_a_picture_that_changed_and_one_that_is_gone(whole: PairStore):
+def test_check_finds_a_changed_image_and_a_missing_one(whole: PairStore):
     (changed, gone, *_) = sorted(path for path in (whole.path / "images").rglob("*.png"))
     data = bytearray(changed.read_bytes())
     data[-20] ^= 1
@@ -298,7 +298,7 @@ def test_check_finds_a_picture_that_changed_and_one_that_is_gone(whole: PairStor
     assert check(whole, images=False) == []
 
 
-def test_check_finds_a_journal_part_that_is_gone(whole: PairStore):
+def test_check_finds_a_missing_journal_part(whole: PairStore):
     part = next(whole.journal.glob("*-prompts-*.parquet"))
     part.unlink()
     assert {(p.what, p.where) for p in check(whole)} == {
@@ -351,7 +351,7 @@ def test_a_database_with_a_bad_block_is_named_with_its_cure(whole: PairStore):
         check(PairStore.open(whole.path))
 
 
-def test_a_damaged_database_is_not_taken_for_a_locked_one(tmp_path: Path):
+def test_a_damaged_database_is_not_mistaken_for_a_locked_one(tmp_path: Path):
     # DuckDB's message holds the path, and this path holds the word
     store = PairStore.create(tmp_path / "building-blocks")
     os.truncate(store.database, 100)
@@ -379,20 +379,20 @@ def test_an_older_database_under_a_newer_journal_catches_up(whole: PairStore, tm
 # Making and opening
 
 
-def test_opening_a_mistyped_path_makes_nothing(tmp_path: Path):
-    with pytest.raises(PrefloopError, match="there is no store at"):
+def test_opening_a_mistyped_path_creates_nothing(tmp_path: Path):
+    with pytest.raises(PrefloopError, match="no store at"):
         PairStore.open(tmp_path / "stroe")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_of_something_else_is_not_made_a_store(tmp_path: Path):
+def test_a_folder_with_other_files_does_not_become_a_store(tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UsageError, match="is not a store"):
         PairStore.create(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_store_whose_making_was_killed_is_made_the_next_time(tmp_path: Path):
+def test_a_store_whose_creation_was_killed_is_created_the_next_time(tmp_path: Path):
     # killed with folders and half a database under its temporary name
     (tmp_path / "store" / "journal").mkdir(parents=True)
     for left_over in ("store.lock", ".pairs.123.duckdb", ".pairs.123.duckdb.wal"):
@@ -416,7 +416,7 @@ for number in range(8):
 """
 
 
-def test_two_processes_that_write_at_once_lose_nothing(tmp_path: Path):
+def test_two_concurrent_writers_lose_nothing(tmp_path: Path):
     path = tmp_path / "store"
     writers = [subprocess.Popen([sys.executable, "-c", _WRITER, path, name], cwd=tmp_path) for name in ("x", "y")]
     assert [writer.wait(60) for writer in writers] == [0, 0]
@@ -463,7 +463,7 @@ def test_a_lock_held_elsewhere_names_the_process(store: PairStore, holder: str, 
     PairStore.open(store.path)  # let go with the process
 
 
-def test_the_same_stage_twice_at_once_is_refused_and_another_is_not(store: PairStore):
+def test_the_same_stage_twice_at_once_is_refused_but_another_is_not(store: PairStore):
     with (
         store.stage_lock("relabel", "x"),
         store.stage_lock("relabel", "y"),
@@ -496,9 +496,7 @@ def test_any_prompt_comes_back_exactly_under_its_own_id(collecting: PairStore, t
     assert len({prompt_id(text) for text in texts}) == len(set(texts))
 
 
-def test_a_journal_taken_in_stretches_gives_the_tables_of_one_stretch(
-    store: PairStore, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_journal_ingested_in_batches_gives_the_same_tables(store: PairStore, monkeypatch: pytest.MonkeyPatch):
     pairs = fill(store, n_prompts=4, images_per_prompt=4)
     add_labeler(store, "me")
     for number, pair in enumerate(pairs):
@@ -513,7 +511,7 @@ def test_a_journal_taken_in_stretches_gives_the_tables_of_one_stretch(
     assert check(PairStore.open(store.path)) == []
 
 
-def test_a_taking_that_ends_between_stretches_goes_on(store: PairStore, monkeypatch: pytest.MonkeyPatch):
+def test_an_ingest_that_fails_between_batches_continues_later(store: PairStore, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ingest, "ROWS_AT_ONCE", 5)
     for number in range(8):
         add_prompt(store, f"prompt {number}")
@@ -528,7 +526,7 @@ def test_a_taking_that_ends_between_stretches_goes_on(store: PairStore, monkeypa
     assert check(again) == []
 
 
-def test_a_database_opens_in_a_duckdb_since_1_2(store: PairStore):
+def test_a_database_can_be_read_by_duckdb_1_2(store: PairStore):
     # the header tells which storage it is: 65 is that of DuckDB 1.2
     assert int.from_bytes(store.database.read_bytes()[12:20], "little") <= 65
     add_prompt(store, "one")

@@ -1,4 +1,4 @@
-"""Several processes at once on one store: nothing is lost, nobody waits long, and the same work is done by one of them."""
+"""Several processes on one store: nothing is lost, nobody waits long, and work is not done twice."""
 
 import json
 import time
