@@ -1,4 +1,4 @@
-"""Signals, a full disk, too little memory: one line, the right exit code, nothing lost, and the same command goes on."""
+"""Signals, a full disk, too little memory: one line, the right exit code, nothing lost, and the same command continues."""
 
 import os
 import resource
@@ -29,36 +29,36 @@ def signalled(number: int, when: Callable[[], bool], *arguments: object, cwd: Pa
     assert process.pid is not None
     os.kill(process.pid, number)
     process.join(25)
-    assert process.exitcode is not None, "still at work 25 seconds after the signal"
+    assert process.exitcode is not None, "still running 25 seconds after the signal"
     return process.exitcode, out.read_text()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_relabel_after_its_batch(store: PairStore, tmp_path: Path, number: int, code: int):
+def test_a_signal_stops_relabel_after_the_current_batch(store: PairStore, tmp_path: Path, number: int, code: int):
     content.fill(store, n_prompts=4, images_per_prompt=5)
     words = ["relabel", "--scorer", "little_scorers:Slow", "--batch-size", 2, "--store", store.path]
     log: Any = {"SLOW_SCORER_LOG": str(tmp_path / "log")}
-    at_work = lambda: (tmp_path / "log").exists()  # noqa: E731
-    ended, printed = signalled(number, at_work, *words, cwd=tmp_path, **log)
+    is_scoring = lambda: (tmp_path / "log").exists()  # noqa: E731
+    ended, printed = signalled(number, is_scoring, *words, cwd=tmp_path, **log)
     assert ended == code
     assert "Traceback" not in printed
     assert "the same command goes on" in printed.strip().splitlines()[-1]
     assert store.rows("select status from runs") == [("interrupted",)]
     assert content.finished(*words, cwd=tmp_path, **log)[0] == 0
-    # nothing that was scored before the signal is scored again
+    # no image that was scored before the signal is scored again
     assert (tmp_path / "log").read_text().count("scored") == 20
     assert check(store) == []
 
 
-def test_a_signal_ends_training_at_a_checkpoint(store: PairStore, tiny_pipeline: Path, tmp_path: Path):
+def test_a_signal_stops_training_with_a_checkpoint(store: PairStore, tiny_pipeline: Path, tmp_path: Path):
     content.add_labeler(store, "me")
     for pair in content.fill(store, n_prompts=12):
         content.add_label(store, pair, "me", "a")
     store.ingest()
     words = ["train", "--labeler", "me", "--model", tiny_pipeline, "--store", store.path, "--output-dir", "tuned"]
     words += ["--max-train-steps", 200, "--train-batch-size", 1, "--validation-steps", 10, "--resolution", 32, "--cpu"]
-    at_work = (tmp_path / "tuned" / "metrics.csv").exists
-    code, printed = signalled(signal.SIGTERM, at_work, *words, cwd=tmp_path)
+    is_training = (tmp_path / "tuned" / "metrics.csv").exists
+    code, printed = signalled(signal.SIGTERM, is_training, *words, cwd=tmp_path)
     assert code == 143
     assert "Traceback" not in printed
     assert "the same command resumes" in printed.strip().splitlines()[-1]
@@ -70,7 +70,7 @@ def test_a_signal_ends_training_at_a_checkpoint(store: PairStore, tiny_pipeline:
     assert f"resuming from step {step} " in printed
 
 
-def test_a_batch_is_halved_where_memory_runs_out(
+def test_a_batch_is_halved_if_memory_runs_out(
     tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     from prefloop.generate.stage import plan
@@ -95,7 +95,7 @@ def test_a_batch_is_halved_where_memory_runs_out(
     assert [len(batch) for batch, _ in batches] == [2, 2, 1]
     assert "batch size 2" in capsys.readouterr().err
     scarcely = [image for _, images in batches for image in images]
-    # up to float rounding the same pictures, in the same order
+    # the same images in the same order, up to float rounding
     for before, image in zip(calm, scarcely, strict=True):
         assert max(abs(a - b) for a, b in zip(before, image.tobytes(), strict=True)) <= 1
     holds = 0
@@ -109,11 +109,11 @@ def _no_file_beyond() -> None:
 
 
 def limited(kilobytes: int, *arguments: object, cwd: Path) -> tuple[int, str]:
-    """The command line where no file can grow beyond some size, as on a full disk; its exit code and what it printed."""
+    """Run a command whose files cannot grow beyond a size, as on a full disk; its exit code and what it printed."""
     return content.finished(*arguments, cwd=cwd, first=_no_file_beyond, MOST_KILOBYTES=str(kilobytes))
 
 
-def test_a_store_that_finds_no_room_is_not_made(tmp_path: Path):
+def test_a_store_is_not_created_on_a_full_disk(tmp_path: Path):
     words = ["generate", "--prompts", "shapes", "--limit", 1, "--store", "full"]
     code, printed = limited(64, *words, cwd=tmp_path)
     assert code == 1, printed
@@ -124,7 +124,7 @@ def test_a_store_that_finds_no_room_is_not_made(tmp_path: Path):
     assert PairStore.create(tmp_path / "full").rows("select count(*) from pairs") == [(0,)]
 
 
-def test_labels_that_find_no_room_in_the_database_are_in_the_journal(store: PairStore, tmp_path: Path):
+def test_labels_that_do_not_fit_into_the_database_are_in_the_journal(store: PairStore, tmp_path: Path):
     content.fill(store, n_prompts=40, images_per_prompt=4)
     words = ["relabel", "--scorer", "little_scorers:Redness", "--store", store.path]
     code, printed = limited(16, *words, cwd=tmp_path)
@@ -138,13 +138,13 @@ def test_labels_that_find_no_room_in_the_database_are_in_the_journal(store: Pair
     assert check(store) == []
 
 
-def test_a_checkpoint_that_finds_no_room_leaves_the_last_one(tmp_path: Path):
+def test_a_checkpoint_that_does_not_fit_leaves_the_last_one(tmp_path: Path):
     from prefloop.train.checkpoint import latest_checkpoint, save_checkpoint
 
-    def whole(folder: Path) -> None:
+    def complete(folder: Path) -> None:
         (folder / "weights").write_bytes(b"1")
 
-    save_checkpoint(tmp_path, 1, {}, whole, 2)
+    save_checkpoint(tmp_path, 1, {}, complete, 2)
 
     def full(folder: Path) -> None:
         (folder / "weights").write_bytes(b"half")
@@ -153,12 +153,12 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_last_one(tmp_path: Path):
     with pytest.raises(PrefloopError, match=r"checkpoint-2: .*No space left"):
         save_checkpoint(tmp_path, 2, {}, full, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
-    found = latest_checkpoint(tmp_path)
-    assert found is not None
-    assert found[1]["step"] == 1
+    latest = latest_checkpoint(tmp_path)
+    assert latest is not None
+    assert latest[1]["step"] == 1
 
 
-def test_a_run_whose_files_find_no_room_ends_in_a_line_with_path_and_room(trainer: Callable[..., Any]):
+def test_a_run_that_fills_the_disk_ends_in_a_line_with_path_and_free_space(trainer: Callable[..., Any]):
     made = trainer(lora_rank=0)
     made.step()
     made.state.save(1)
@@ -171,24 +171,24 @@ def test_a_run_whose_files_find_no_room_ends_in_a_line_with_path_and_room(traine
     assert [path.name for path in made.output.glob("*checkpoint-*")] == ["checkpoint-1"]
 
 
-def test_a_result_that_finds_no_room_leaves_the_checkpoint_and_the_same_command_ends(
+def test_a_result_that_does_not_fit_leaves_the_checkpoint_and_the_same_command_finishes(
     labelled: PairStore, config: Any, monkeypatch: pytest.MonkeyPatch
 ):
     from prefloop.train.stage import train
     from prefloop.train.trainer import Trainer
 
-    whole = Trainer.finish
+    original = Trainer.finish
 
     def finish(self: Trainer, run_id: str) -> dict:
-        with content.no_file_beyond(room):
-            return whole(self, run_id)
+        with content.no_file_beyond(max_bytes):
+            return original(self, run_id)
 
     output = Path(config.output_dir)
-    for room, named in ((20_000, "tuned/training.png"), (200_000, "tuned")):  # noqa: B007  # read by finish
+    for max_bytes, name in ((20_000, "tuned/training.png"), (200_000, "tuned")):  # noqa: B007  # read by finish
         with monkeypatch.context() as patched:
             patched.setattr(Trainer, "finish", finish)
             with pytest.raises(
-                PrefloopError, match=rf"cannot write .*{named}( \(\d+ bytes\))?: File too large"
+                PrefloopError, match=rf"cannot write .*{name}( \(\d+ bytes\))?: File too large"
             ) as caught:
                 train(config, labelled)
         assert "\n" not in str(caught.value)
@@ -197,7 +197,7 @@ def test_a_result_that_finds_no_room_leaves_the_checkpoint_and_the_same_command_
     assert train(config, labelled)["steps"] == 3
 
 
-def test_a_folder_without_room_is_found_before_anything_is_encoded(
+def test_a_full_disk_is_noticed_before_anything_is_encoded(
     labelled: PairStore, config: Any, monkeypatch: pytest.MonkeyPatch
 ):
     from prefloop.train.stage import train
@@ -219,7 +219,7 @@ def test_a_folder_without_room_is_found_before_anything_is_encoded(
         ("tuned\0", 2, "output-dir contains a NUL character"),
     ],
 )
-def test_a_folder_that_cannot_be_made_is_named_in_one_line(
+def test_a_folder_that_cannot_be_created_is_named_in_one_line(
     labelled: PairStore,
     config: Any,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""kill -9 at any time: the same command again finishes, and the store is that of an undisturbed run."""
+"""kill -9 at any time: the same command run again finishes, and the store equals that of an undisturbed run."""
 
 import random
 import signal
@@ -16,7 +16,7 @@ from prefloop.relabel.stage import relabel
 from prefloop.store import PairStore
 from prefloop.store.check import check
 
-# Tables by what they hold; which run wrote a row is another in each store.
+# What must be equal; run_id, the run that wrote a row, differs between stores.
 CONTENT = {
     "prompts": "select *",
     "models": "select *",
@@ -30,16 +30,16 @@ CONTENT = {
 }
 
 
-def content(store: PairStore) -> dict[str, list[tuple]]:
+def table_contents(store: PairStore) -> dict[str, list[tuple]]:
     return {table: store.rows(f"{columns} from {table} order by all") for table, columns in CONTENT.items()}
 
 
 def killed(arguments: list[object], store: Path, after_parts: int, jitter: float) -> bool:
-    """Start a command, kill it `jitter` seconds after the journal has so many new parts; whether it was still at work."""
-    start = n_parts(store)
+    """Kill a command `jitter` seconds after the journal has `after_parts` new parts; whether it was still running."""
+    n_before = n_parts(store)
     process = started(*arguments, cwd=store.parent, SLOW_SCORER_LOG=str(store.parent / "log"))
     deadline = time.monotonic() + 90
-    while process.exitcode is None and n_parts(store) - start < after_parts and time.monotonic() < deadline:
+    while process.exitcode is None and n_parts(store) - n_before < after_parts and time.monotonic() < deadline:
         time.sleep(0.002)
     time.sleep(jitter)
     process.kill()
@@ -51,29 +51,29 @@ def n_parts(store: Path) -> int:
     return len(list((store / "journal").glob("*.parquet")))
 
 
-def test_relabel_survives_a_storm_of_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    chance = random.Random(0)
-    stores = [PairStore.create(tmp_path / name / "store") for name in ("calm", "storm")]
+def test_relabel_survives_repeated_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rng = random.Random(0)
+    stores = [PairStore.create(tmp_path / name / "store") for name in ("undisturbed", "killed_store")]
     for store in stores:
         fill(store, n_prompts=4, images_per_prompt=5)
-    calm, storm = stores
-    monkeypatch.setenv("SLOW_SCORER_LOG", str(tmp_path / "calm" / "log"))
-    relabel(RelabelConfig(scorers=("little_scorers:Slow",), batch_size=2), calm)
-    words = ["relabel", "--scorer", "little_scorers:Slow", "--batch-size", 2, "--store", storm.path]
-    # a run writes the labeler, its row, the scorer, then 10 parts of 2 scores, labels, and its row again
-    kills = sum(killed(words, storm.path, after, chance.uniform(0, 0.06)) for after in (0, 2, 4, 3, 4))
+    undisturbed, killed_store = stores
+    monkeypatch.setenv("SLOW_SCORER_LOG", str(tmp_path / "undisturbed" / "log"))
+    relabel(RelabelConfig(scorers=("little_scorers:Slow",), batch_size=2), undisturbed)
+    words = ["relabel", "--scorer", "little_scorers:Slow", "--batch-size", 2, "--store", killed_store.path]
+    # a run writes parts: the labeler, its row, the scorer, then 10 times 2 scores, labels, and its row again
+    kills = sum(killed(words, killed_store.path, after, rng.uniform(0, 0.06)) for after in (0, 2, 4, 3, 4))
     assert kills >= 3
-    code, printed = finished(*words, cwd=tmp_path, SLOW_SCORER_LOG=str(tmp_path / "storm" / "log"))
+    code, printed = finished(*words, cwd=tmp_path, SLOW_SCORER_LOG=str(tmp_path / "killed_store" / "log"))
     assert code == 0, printed
-    assert content(PairStore.open(storm.path)) == content(calm)
-    assert check(storm) == []
-    scored = (tmp_path / "storm" / "log").read_text().count("scored")
-    # 20 pictures once; each kill costs at most the batch of 2 that was at work
+    assert table_contents(PairStore.open(killed_store.path)) == table_contents(undisturbed)
+    assert check(killed_store) == []
+    scored = (tmp_path / "killed_store" / "log").read_text().count("scored")
+    # 20 images once; each kill costs at most the batch of 2 in progress
     assert 20 <= scored <= 20 + 2 * kills
 
 
-def test_generate_survives_a_storm_of_kills(tiny_pipeline: Path, tmp_path: Path):
-    chance = random.Random(1)
+def test_generate_survives_repeated_kills(tiny_pipeline: Path, tmp_path: Path):
+    rng = random.Random(1)
     (tmp_path / "prompts.txt").write_text("\n".join(f"a red circle {number}" for number in range(6)))
     settings: dict[str, Any] = {"model": str(tiny_pipeline), "prompts": str(tmp_path / "prompts.txt")}
     settings |= {"images_per_prompt": 3}
@@ -81,25 +81,27 @@ def test_generate_survives_a_storm_of_kills(tiny_pipeline: Path, tmp_path: Path)
     words: list[object] = ["generate"]
     for name, value in settings.items():
         words += ["--" + name.replace("_", "-"), value]
-    calm, storm = PairStore.create(tmp_path / "calm"), tmp_path / "storm" / "store"
-    generate(GenerateConfig(**settings), calm)
-    storm.parent.mkdir()
-    # a fresh store: the run's row, prompts, the model, then 9 times images and generations, pairs, the run's row
-    kills = sum(killed([*words, "--store", storm], storm, after, chance.uniform(0, 0.03)) for after in (1, 6, 8))
+    undisturbed, killed_store = PairStore.create(tmp_path / "undisturbed"), tmp_path / "killed_store" / "store"
+    generate(GenerateConfig(**settings), undisturbed)
+    killed_store.parent.mkdir()
+    # parts in a new store: the run's row, prompts, the model, then 9 times images and generations, pairs, the run's row
+    kills = sum(
+        killed([*words, "--store", killed_store], killed_store, after, rng.uniform(0, 0.03)) for after in (1, 6, 8)
+    )
     assert kills >= 2
-    code, printed = finished(*words, "--store", storm, cwd=tmp_path)
+    code, printed = finished(*words, "--store", killed_store, cwd=tmp_path)
     assert code == 0, printed
-    store = PairStore.open(storm)
-    assert content(store) == content(calm)
+    store = PairStore.open(killed_store)
+    assert table_contents(store) == table_contents(undisturbed)
     assert store.rows("select count(*), count(distinct image_id) from generations") == [(18, 18)]
     assert check(store) == []
 
 
-def test_a_store_killed_in_its_making_is_made_by_the_same_command(tmp_path: Path):
+def test_a_store_whose_creation_was_killed_is_created_by_the_same_command(tmp_path: Path):
     script = (
         "import sys\nfrom prefloop.store import PairStore\nprint('go', flush=True)\nPairStore.create(sys.argv[1])\n"
     )
-    chance = random.Random(2)
+    rng = random.Random(2)
     for attempt in range(3):
         path = tmp_path / str(attempt)
         process = subprocess.Popen(
@@ -107,7 +109,7 @@ def test_a_store_killed_in_its_making_is_made_by_the_same_command(tmp_path: Path
         )
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(chance.uniform(0, 0.12))
+        time.sleep(rng.uniform(0, 0.12))
         process.kill()
         process.communicate()
         store = PairStore.create(path)

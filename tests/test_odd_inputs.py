@@ -59,15 +59,15 @@ def test_odd_inputs_and_outputs_end_in_one_line(filled: PairStore, tmp_path: Pat
         assert why in ended.stderr, words
 
 
-def test_an_output_that_is_full_ends_in_one_line(filled: PairStore):
+def test_a_full_output_device_ends_in_one_line(filled: PairStore):
     with open("/dev/full", "wb") as full:
         words = command("store", "query", "select 1", "--store", filled.path)
         ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, env=environment(), text=True, timeout=30)
     assert (ended.returncode, ended.stderr) == (1, "prefloop: No space left on device\n")
 
 
-def test_a_name_that_is_not_utf8_in_the_settings_of_a_run_leaves_the_store_whole(store: PairStore):
-    """Its row is JSON in the journal: what the database cannot read there would be in the way of every command."""
+def test_a_name_that_is_not_utf8_in_the_settings_of_a_run_leaves_the_store_intact(store: PairStore):
+    """The run's row is JSON in the journal; if the database could not read it, every command would fail."""
     for error in (None, PrefloopError("cannot read \udcff")):
         with suppress(PrefloopError), run(store, "import", {"source": Path("\udcff.parquet"), "\udcff": 1}) as this:
             this.summary["from"] = "\udcff"
@@ -80,7 +80,7 @@ def test_a_name_that_is_not_utf8_in_the_settings_of_a_run_leaves_the_store_whole
 
 
 @pytest.mark.parametrize("odd", [{"prompt": "\ud800"}, {"tags": {"\ud800": "x"}}, {"chosen_model": "\ud800"}])
-def test_half_a_character_in_json_is_refused_in_one_line(tmp_path: Path, odd: dict):
+def test_a_lone_surrogate_in_json_is_refused_in_one_line(tmp_path: Path, odd: dict):
     rows = tmp_path / "pairs.jsonl"
     rows.write_text(json.dumps({"prompt": "x", "chosen": "a.png", "rejected": "b.png"} | odd))
     ended = CliRunner().invoke(app, ["store", "import", str(rows), "--store", str(tmp_path / "new")])
@@ -113,6 +113,6 @@ def test_a_path_with_a_nul_character_ends_without_a_traceback(
     ended = CliRunner().invoke(app, [*words, *here])
     assert isinstance(ended.exception, SystemExit), ended.exception
     assert ended.exit_code in (1, 2)
-    # Typer itself refuses what it knows to be a path
+    # Typer itself refuses options that it knows to be paths
     assert "embedded null byte" in ended.stderr or len(ended.stderr.splitlines()) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"store"}

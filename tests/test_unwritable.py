@@ -1,14 +1,13 @@
-"""A disk that is full, media that may only be read, paths that lead nowhere: one line, and nothing breaks."""
+"""Full disks, read-only media and bad paths end in one line and break nothing."""
 
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from content import add_label, add_labeler, add_prompt, environment, fill
+from content import add_label, add_labeler, add_prompt, environment, fill, no_file_beyond
 from prefloop.cli import app
 from prefloop.store import PairStore, PrefloopError, UsageError
 from prefloop.store.check import check
@@ -17,34 +16,25 @@ from typer.testing import CliRunner
 RUNNER = CliRunner()
 
 
-def _no_file_beyond(n_bytes: int) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-
-
 @pytest.mark.parametrize("kilobytes", [10, 150, 300])
-def test_a_database_that_finds_no_room_recovers_by_itself(store: PairStore, kilobytes: int):
+def test_a_database_on_a_full_disk_recovers_by_itself(store: PairStore, kilobytes: int):
     pairs = fill(store, n_prompts=4)
     add_labeler(store, "me")
     store.ingest()
     for pair in pairs:
         add_label(store, pair, "me", "a")
     store.add_prompts((f"{number:06}" * 100, {}) for number in range(3000))
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    _no_file_beyond(store.database.stat().st_size + 1024 * kilobytes)
-    try:
+    with no_file_beyond(store.database.stat().st_size + 1024 * kilobytes):
         with pytest.raises(PrefloopError, match=r"cannot write .*pairs\.duckdb: File too large"):
             store.ingest()
-        assert PairStore.open(store.path).rows("select count(*) from pairs") == [(4,)]  # what is there can be read
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert PairStore.open(store.path).rows("select count(*) from pairs") == [(4,)]  # reading still works
     again = PairStore.open(store.path)
     assert again.rows("select count(*) from labels") == [(4,)]
     assert again.rows("select count(*) from prompts") == [(3004,)]
     assert check(PairStore.open(store.path)) == []
 
 
-def test_a_lock_on_a_full_disk_is_held_without_a_note(store: PairStore, monkeypatch: pytest.MonkeyPatch):
+def test_a_lock_works_on_a_full_disk(store: PairStore, monkeypatch: pytest.MonkeyPatch):
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
@@ -55,21 +45,17 @@ def test_a_lock_on_a_full_disk_is_held_without_a_note(store: PairStore, monkeypa
         pass
 
 
-def test_a_part_that_finds_no_room_is_told_in_one_line_with_its_size(store: PairStore, tmp_path: Path):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    _no_file_beyond(100)
-    try:
+def test_a_journal_part_that_does_not_fit_is_named_with_its_size(store: PairStore, tmp_path: Path):
+    with no_file_beyond(100):
         with pytest.raises(PrefloopError, match=r"cannot write .*journal.*parquet \(\d+ bytes\): File too large"):
             add_prompt(store, "one")
         for path in (tmp_path / "new", tmp_path / "other"):
             with pytest.raises(PrefloopError, match="cannot write"):
                 PairStore.create(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(store.journal.iterdir()) == []
 
 
-# Read in a mount of its own, since nothing else keeps a test that runs as root from writing.
+# Read in a separate mount namespace: nothing else keeps a test that runs as root from writing.
 _READ = """
 import sys
 from prefloop.cli import app
@@ -90,28 +76,27 @@ print("read")
 """
 
 
-@pytest.mark.parametrize("lock", ["there", "gone"])
+@pytest.mark.parametrize("lock", ["present", "missing"])
 def test_a_store_on_read_only_media_can_be_read(store: PairStore, tmp_path: Path, lock: str):
     add_labeler(store, "me")
     for pair in fill(store):
         add_label(store, pair, "me", "a")
     store.ingest()
-    add_prompt(store, "not taken yet")
-    if lock == "gone":
+    add_prompt(store, "not ingested yet")
+    if lock == "missing":
         (store.path / "store.lock").unlink(missing_ok=True)
-    place = store.path
     shell = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
     ended = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", shell, place, sys.executable, "-c", _READ, place, tmp_path / "out"],
+        ["unshare", "-rm", "sh", "-c", shell, store.path, sys.executable, "-c", _READ, store.path, tmp_path / "out"],
         capture_output=True,
         text=True,
         env=environment(PYTHONPATH=os.pathsep.join(sys.path)),
         cwd=tmp_path,
     )
     if "unshare" in ended.stderr or "mount" in ended.stderr:
-        pytest.skip("no mount of its own is allowed here")
+        pytest.skip("mount namespaces are not allowed here")
     assert ended.stdout == "read\n", ended.stderr
-    assert (store.path / "store.lock").exists() == (lock == "there")
+    assert (store.path / "store.lock").exists() == (lock == "present")
 
 
 COMMANDS = (
@@ -127,8 +112,8 @@ COMMANDS = (
 )
 
 
-def said(words: list[str], path: str, source: str) -> tuple[int, list[str]]:
-    """Exit code and lines of a command on the store at that path."""
+def run_on(words: list[str], path: str, source: str) -> tuple[int, list[str]]:
+    """Exit code and error lines of a command on the store at that path."""
     line = [source if word == "SOURCE" else word for word in words]
     ended = RUNNER.invoke(app, [*line, "--store", path])
     assert isinstance(ended.exception, SystemExit | None), (words, ended.exception)
@@ -139,7 +124,7 @@ def said(words: list[str], path: str, source: str) -> tuple[int, list[str]]:
 def test_a_store_that_is_a_file_is_named(tmp_path: Path, words: list[str]):
     (tmp_path / "pairs").mkdir()
     (tmp_path / "file").write_text("x")
-    code, lines = said(words, str(tmp_path / "file"), str(tmp_path / "pairs"))
+    code, lines = run_on(words, str(tmp_path / "file"), str(tmp_path / "pairs"))
     assert code in (1, 2), lines
     assert len(lines) == 1, lines
     assert (tmp_path / "file").read_text() == "x"
@@ -147,12 +132,12 @@ def test_a_store_that_is_a_file_is_named(tmp_path: Path, words: list[str]):
 
 
 @pytest.mark.parametrize("call", [PairStore.open, PairStore.create, lambda path: PairStore(path).rebuild()])
-def test_a_path_with_nul_is_named(call: Callable[[Path], object]):
+def test_a_path_with_a_nul_character_is_refused(call: Callable[[Path], object]):
     with pytest.raises(UsageError, match=r"'a\\x00b'.* NUL"):
         call(Path("a\0b"))
 
 
-def test_a_store_that_may_not_be_read_is_named(store: PairStore):
+def test_a_store_without_read_permission_is_named(store: PairStore):
     fill(store, n_prompts=1)
     hidden = [store.path, store.journal, store.database]
     reader, writer = os.pipe()
@@ -161,11 +146,11 @@ def test_a_store_that_may_not_be_read_is_named(store: PairStore):
         path.chmod(0)
         if (child := os.fork()) == 0:
             try:
-                if os.geteuid() == 0:  # whom nothing is hidden from
+                if os.geteuid() == 0:  # root may read everything
                     store.path.parent.chmod(0o755)
                     os.setuid(65534)
                 answers = [
-                    said(words, str(store.path), str(store.path.parent))
+                    run_on(words, str(store.path), str(store.path.parent))
                     for words in (["store", "ls"], ["store", "check"])
                 ]
                 os.write(writer, f"{path.name} {answers}\n".encode())

@@ -21,7 +21,7 @@ from prefloop.train.export.kohya import save_kohya
 HOSTILE = "x\n---\nlicense: mit\n# <script>alert(1)</script> [a](javascript:b) ``` | \u202e${c}"
 
 
-def about(**changes: Any) -> dict[str, Any]:
+def record(**changes: Any) -> dict[str, Any]:
     """The part of prefloop.json that the card uses."""
     config = {
         "lora_rank": 8,
@@ -76,7 +76,7 @@ def snippet(card: str) -> str:
 
 
 def test_the_front_matter_is_what_the_hub_expects():
-    data = ModelCard(model_card(about(), [])).data.to_dict()
+    data = ModelCard(model_card(record(), [])).data.to_dict()
     assert data == {
         "base_model": "owner/base",
         "base_model_relation": "adapter",
@@ -84,7 +84,7 @@ def test_the_front_matter_is_what_the_hub_expects():
         "pipeline_tag": "text-to-image",
         "tags": ["text-to-image", "diffusion-dpo", "prefloop", "lora"],
     }
-    full = ModelCard(model_card(about(output="pipeline", objective="sft"), [])).data.to_dict()
+    full = ModelCard(model_card(record(output="pipeline", objective="sft"), [])).data.to_dict()
     assert full["base_model_relation"] == "finetune"
     assert full["tags"] == ["text-to-image", "sft", "prefloop"]
 
@@ -93,13 +93,13 @@ def test_a_base_that_is_not_on_the_hub_is_not_in_the_front_matter(tmp_path: Path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models" / "mine").mkdir(parents=True)
     for base in ("shapes", "/home/me/model", "models/mine", HOSTILE):
-        data = ModelCard(model_card(about(base_model=base), [])).data.to_dict()
+        data = ModelCard(model_card(record(base_model=base), [])).data.to_dict()
         assert "base_model" not in data
         assert "base_model_relation" not in data
 
 
 def test_the_card_says_how_the_model_was_trained():
-    card = model_card(about(), [])
+    card = model_card(record(), [])
     for line in (
         "base model: `owner/base`",
         # 5000 / (4 * 64 * 64) = 0.30518
@@ -115,24 +115,24 @@ def test_the_card_says_how_the_model_was_trained():
     ):
         assert f"\n- {line}\n" in card
     assert "Win rates" not in card
-    assert "beta" not in model_card(about(objective="sft"), [])
-    assert "LoRA: rank 8" in model_card(about(output="pipeline"), [])  # fused
-    whole = about(output="pipeline")
+    assert "beta" not in model_card(record(objective="sft"), [])
+    assert "LoRA: rank 8" in model_card(record(output="pipeline"), [])  # fused
+    whole = record(output="pipeline")
     assert "LoRA" not in model_card(whole | {"config": whole["config"] | {"lora_rank": 0}}, [])
 
 
 def test_win_rates_are_listed_with_interval_and_counts():
-    card = model_card(about(), [evaluation(n_trained_prompts=7), evaluation(baseline="other")])
+    card = model_card(record(), [evaluation(n_trained_prompts=7), evaluation(baseline="other")])
     assert "| `hps` | 64.2 % | 59.2 to 69.2 % | 400 | 799 |\n" in card
     assert "| `pickscore` (in-sample) | 61.3 % | 56.3 to 66.3 % | 400 | 799 |\n" in card
     assert "on 400 prompts; 7 of them were used in training." in card
     assert "how many of them were used in training is not known" in model_card(
-        about(), [evaluation(n_trained_prompts=None)]
+        record(), [evaluation(n_trained_prompts=None)]
     )
     assert card.index("Against `owner/base`") < card.index("Against `other`")
     assert card.count("not independent evidence") == 1
     outside = evaluation(scorers={"hps": evaluation()["scorers"]["hps"]})
-    assert "not independent evidence" not in model_card(about(), [outside])
+    assert "not independent evidence" not in model_card(record(), [outside])
 
 
 def test_too_few_prompts_have_words_instead_of_an_interval():
@@ -145,7 +145,7 @@ def test_hostile_names_stay_text():
     labels = {"labelers": {HOSTILE: {"scorers": [HOSTILE]}}}
     scorers = {HOSTILE: evaluation()["scorers"]["hps"]}
     card = model_card(
-        about(base_model=HOSTILE, where=HOSTILE, **labels), [evaluation(baseline=HOSTILE, scorers=scorers)]
+        record(base_model=HOSTILE, where=HOSTILE, **labels), [evaluation(baseline=HOSTILE, scorers=scorers)]
     )
     assert ModelCard(card).data.to_dict().keys() == {"library_name", "pipeline_tag", "tags"}
     # one line, between more backticks than it has in a row; the character that reverses text is replaced
@@ -169,7 +169,7 @@ def test_hostile_names_stay_text():
 
 def test_an_unknown_pipeline_class_is_refused():
     with pytest.raises(ValueError, match="FluxPipeline"):
-        model_card(about(pipeline_class="FluxPipeline"), [])
+        model_card(record(pipeline_class="FluxPipeline"), [])
 
 
 @pytest.mark.parametrize("output", ["pipeline", "unet", "lora", "kohya"])
@@ -192,7 +192,7 @@ def test_the_snippet_loads_the_result_and_generates_an_image(
         unet.add_adapter(LoraConfig(r=2, init_lora_weights="gaussian", target_modules=["to_q"]))
         save_kohya(unet, adapter_of(unet), tmp_path / LORA_FILE)  # diffusers recognizes the layout by its names
     monkeypatch.chdir(tmp_path)
-    card = model_card(about(output=output, base_model="shapes" if base == "shapes" else source), [])
+    card = model_card(record(output=output, base_model="shapes" if base == "shapes" else source), [])
     variables: dict[str, Any] = {}
     exec(snippet(card).replace('square")', 'square", num_inference_steps=1)'), variables)
     assert variables["image"].size == variables["pipeline"](" ", num_inference_steps=1).images[0].size
@@ -202,10 +202,10 @@ def test_the_snippet_loads_the_result_and_generates_an_image(
 
 def test_the_snippet_for_sdxl_uses_its_pipeline_class():
     for output in ("pipeline", "unet", "lora", "kohya"):
-        code = snippet(model_card(about(pipeline_class="StableDiffusionXLPipeline", output=output), []))
+        code = snippet(model_card(record(pipeline_class="StableDiffusionXLPipeline", output=output), []))
         assert "StableDiffusionXLPipeline.from_pretrained" in code
         assert "StableDiffusionPipeline" not in code
-    assert "programs that read kohya's layout" in model_card(about(output="kohya"), [])
+    assert "programs that read kohya's layout" in model_card(record(output="kohya"), [])
 
 
 def add_run(store: PairStore, minute: int, kind: str, summary: dict, status: str = "done") -> UUID:

@@ -36,7 +36,7 @@ class Hub(ThreadingHTTPServer):
 
 
 class HubHandler(BaseHTTPRequestHandler):
-    server: Hub  # type: ignore[assignment]  # the one that made it
+    server: Hub  # type: ignore[assignment]  # the server that created it
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))

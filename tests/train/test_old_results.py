@@ -18,12 +18,12 @@ from results import refused, rewrite
 
 
 def old_record(folder: Path, base: str, base_id: object, **config: Any) -> None:
-    """Replace prefloop.json by what version 0.1 wrote about where a model came from."""
+    """Replace prefloop.json with the entries of version 0.1 that say what a model was trained on."""
     (folder / RESULT_FILE).write_text(json.dumps({"base_model": base, "base_model_id": str(base_id), "config": config}))
 
 
 def whole_old_record(base: str, base_id: object) -> dict[str, Any]:
-    """All of it; the settings are those that a reader looks at, and those that have another name now."""
+    """A complete record; of its settings, those that are read and those that were renamed."""
     config = {"labels": ["redder=2"], "model": base, "revision": None, "vae": None, "unet_init": None, "where": None}
     config |= {"loss": "dpo", "beta_dpo": 500.0, "lora_rank": 2, "lora_alpha": 4.0, "learning_rate": 1e-3}
     config |= {"lr_scheduler": "cosine", "cache_reference": 0, "seed": 3, "output": "auto"}
@@ -75,13 +75,13 @@ def test_a_record_of_version_0_1_is_used_if_its_base_can_be_found(lora: Path, ti
     today = find_model(str(lora)).model_id
     old_record(lora, base.name, base.model_id, model=base.name)
     assert find_model(str(lora)).model_id == today
-    # trained on a result: config.model names it, its id then was of the pipeline at the bottom and its own files
+    # trained on a result: config.model names it, and its id was derived from the root pipeline and its own files
     second = Path(shutil.copytree(lora, tmp_path / "second"))
     old_id = content_id(base.model_id.bytes + fingerprint(lora).bytes)
     old_record(second, base.name, old_id, model="tuned")
-    found = find_model(str(second))
-    assert found.base is not None
-    assert Path(found.base.source) == lora
+    model = find_model(str(second))
+    assert model.base is not None
+    assert Path(model.base.source) == lora
     third = Path(shutil.copytree(lora, tmp_path / "third"))
     old_record(third, base.name, content_id(base.model_id.bytes + fingerprint(second).bytes), model="second")
     assert len(find_model(str(third)).composition.loras) == 3

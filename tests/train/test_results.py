@@ -142,9 +142,9 @@ def test_configs_of_a_result_hold_no_path_of_this_machine(tiny_pipeline: Path, t
 
 def test_a_record_that_only_names_a_base_loads_but_gets_no_card(store: PairStore, lora: Path, tiny_pipeline: Path):
     (lora / RESULT_FILE).write_text(json.dumps({"base_model": str(tiny_pipeline)}))
-    found = find_model(str(lora))
-    assert found.base is not None
-    assert found.base.source == str(tiny_pipeline)
+    model = find_model(str(lora))
+    assert model.base is not None
+    assert model.base.source == str(tiny_pipeline)
     with pytest.raises(IntegrityError, match=f"a card cannot be written from {lora / RESULT_FILE}"):
         write_card(lora, store)
 
@@ -175,10 +175,10 @@ def test_a_base_on_the_hub_is_loaded_at_its_recorded_commit(cached: Path, lora: 
     assert lineage(base, lora) == {"hub": "owner/tiny", "revision": None, "commit": "b" * 40, "id": str(base.model_id)}
     rewrite(lora, trained_on=lineage(base, lora))
     (cached / "refs" / "main").write_text("a" * 40)
-    found = find_model(str(lora))
-    assert found.base is not None
-    assert (found.base.model_id, found.base.revision) == (base.model_id, "b" * 40)
-    assert load_pipeline(found, "cpu", torch.float32)
+    model = find_model(str(lora))
+    assert model.base is not None
+    assert (model.base.model_id, model.base.revision) == (base.model_id, "b" * 40)
+    assert load_pipeline(model, "cpu", torch.float32)
 
 
 def test_a_path_is_not_taken_for_a_hub_id(cached: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -48,19 +48,19 @@ def _with_todays_names(result: dict) -> dict:
     return {"baseline": result.get("against")} | result | {"scorers": scorers}
 
 
-def model_card(about: dict, evaluations: list[dict], trained_on: Model | None = None) -> str:
+def model_card(record: dict, evaluations: list[dict], trained_on: Model | None = None) -> str:
     """The text of README.md.
 
     Args:
-        about: what `train` writes to prefloop.json. `pipeline_class` is the class of the pipeline, `objective` the name of the
+        record: what `train` writes to prefloop.json. `pipeline_class` is the class of the pipeline, `objective` the name of the
             loss, `output` one of pipeline, unet, lora, kohya.
         evaluations: results of `evaluate` on this model.
-        trained_on: the model it was trained on; if None, `base_model` of `about`.
+        trained_on: the model it was trained on; if None, `base_model` of `record`.
     """
-    if about["pipeline_class"] not in PIPELINES:
-        raise ValueError(f"unknown pipeline class {about['pipeline_class']}; cards exist for {', '.join(PIPELINES)}")
-    lora = about["output"] in ("lora", "kohya")
-    objective, base = about["objective"], about["base_model"]
+    if record["pipeline_class"] not in PIPELINES:
+        raise ValueError(f"unknown pipeline class {record['pipeline_class']}; cards exist for {', '.join(PIPELINES)}")
+    lora = record["output"] in ("lora", "kohya")
+    objective, base = record["objective"], record["base_model"]
     on_hub = _is_hub_id(base)
     tags = ["text-to-image", _TAGS.get(objective, objective), "prefloop"] + ["lora"] * lora
     front = ModelCardData(
@@ -74,16 +74,16 @@ def model_card(about: dict, evaluations: list[dict], trained_on: Model | None = 
     parts = [
         f"---\n{front.to_yaml()}\n---",
         "# A model fine-tuned on preferences",
-        f"{_DESCRIPTIONS[about['output']]}: {_code(base)}, fine-tuned on {about['n_pairs']} preference pairs with {method}, "
+        f"{_DESCRIPTIONS[record['output']]}: {_code(base)}, fine-tuned on {record['n_pairs']} preference pairs with {method}, "
         "using prefloop.",
         "## Usage",
-        f"```python\n{_snippet(about, trained_on)}\n```",
+        f"```python\n{_snippet(record, trained_on)}\n```",
     ]
-    if (needs := _requirements(about, trained_on)) is not None:
+    if (needs := _requirements(record, trained_on)) is not None:
         parts.append(needs)
-    if about["output"] == "kohya":
+    if record["output"] == "kohya":
         parts.append(f"`{LORA_FILE}` also works in programs that read kohya's layout, such as ComfyUI.")
-    parts += ["## Training", "\n".join(f"- {line}" for line in _provenance(about, trained_on))]
+    parts += ["## Training", "\n".join(f"- {line}" for line in _provenance(record, trained_on))]
     if evaluations:
         parts += ["## Win rates", *(_evaluation(evaluation) for evaluation in evaluations)]
     if any(row["in_sample"] for evaluation in evaluations for row in evaluation["scorers"].values()):
@@ -104,8 +104,8 @@ def _method(objective: str) -> str:
     )
 
 
-def _snippet(about: dict, trained_on: Model | None) -> str:
-    family, output = about["pipeline_class"], about["output"]
+def _snippet(record: dict, trained_on: Model | None) -> str:
+    family, output = record["pipeline_class"], record["output"]
     file = PIPELINES[family]
     # without a dtype each part of a pipeline keeps the one it is stored in, and they may differ
     dtype = "torch_dtype=torch.float32"
@@ -113,7 +113,7 @@ def _snippet(about: dict, trained_on: Model | None) -> str:
     if output == "pipeline":
         lines.append(f"pipeline = {family}.from_pretrained(folder, {dtype})")
         return _script(classes, lines, family)
-    composition = Composition(_unresolved(about["base_model"])) if trained_on is None else trained_on.composition
+    composition = Composition(_unresolved(record["base_model"])) if trained_on is None else trained_on.composition
     unet = 'folder, subfolder="unet"' if output == "unet" else _arguments(composition.unet)
     for name, kind, arguments in (
         (file.COMPONENT, file.MODEL_CLASS, unet),
@@ -168,13 +168,13 @@ def _script(classes: Sequence[str], lines: Sequence[str], family: str) -> str:
     return "\n".join(["import torch", f"from diffusers import {', '.join(classes)}", *lines, image])
 
 
-def _requirements(about: dict, trained_on: Model | None) -> str | None:
+def _requirements(record: dict, trained_on: Model | None) -> str | None:
     """The files that a result needs in addition to the pipeline it is based on."""
-    if trained_on is None or about["output"] == "pipeline":
+    if trained_on is None or record["output"] == "pipeline":
         return None
     composition = trained_on.composition
-    loras = composition.loras if about["output"] != "unet" else ()
-    unet = composition.unet if about["output"] != "unet" else None
+    loras = composition.loras if record["output"] != "unet" else ()
+    unet = composition.unet if record["output"] != "unet" else None
     parts = [
         f"the {name} {_code(part.source)}"
         for name, part in (("U-Net", unet), ("VAE", composition.vae))
@@ -184,38 +184,38 @@ def _requirements(about: dict, trained_on: Model | None) -> str | None:
     if not parts:
         return None
     text = f"It also needs {', '.join(parts)}, loaded as above: alone it is a different model."
-    if about.get("kohya"):
+    if record.get("kohya"):
         contents = f"combines the {len(loras) + 1} LoRAs" if loras else "is the same LoRA"
         target = f"the U-Net {_code(unet.source)}" if unet is not None else _code(composition.root.name)
         text += f" `kohya.safetensors` {contents}, for {target}."
     return f"{text} `prefloop train --output pipeline` writes a result that needs nothing else."
 
 
-def _provenance(about: dict, trained_on: Model | None) -> list[str]:
-    config = about["config"]
-    lines = [f"base model: {_code(about['base_model'])}"]
-    if trained_on is not None and trained_on.name != about["base_model"]:
+def _provenance(record: dict, trained_on: Model | None) -> list[str]:
+    config = record["config"]
+    lines = [f"base model: {_code(record['base_model'])}"]
+    if trained_on is not None and trained_on.name != record["base_model"]:
         lines.append(f"trained on: {_code(trained_on.name)}")
     lines += [
-        f"objective: {_method(about['objective'])}",
+        f"objective: {_method(record['objective'])}",
     ]
-    if (method := METHODS.get(about["objective"])) is None or method.beta is not None:
+    if (method := METHODS.get(record["objective"])) is None or method.beta is not None:
         lines.append(
-            f"beta: {about['beta_mean']:g} for a mean over the latent's values, which is {about['beta_sum']:.4g} for their sum"
+            f"beta: {record['beta_mean']:g} for a mean over the latent's values, which is {record['beta_sum']:.4g} for their sum"
         )
     if config["lora_rank"]:
         lines.append(f"LoRA: rank {config['lora_rank']}, alpha {config['lora_alpha'] or config['lora_rank']:g}")
     lines += [
-        f"learning rate: {about['absolute_learning_rate']:g}, {_code(config['lr_scheduler'])}; {about['optimizer']}",
-        f"steps: {about['steps']}, with {about['effective_batch']} pairs each",
-        f"pairs: {about['n_pairs']}" + (f", where {_code(config['where'])}" if config["where"] else ""),
+        f"learning rate: {record['absolute_learning_rate']:g}, {_code(config['lr_scheduler'])}; {record['optimizer']}",
+        f"steps: {record['steps']}, with {record['effective_batch']} pairs each",
+        f"pairs: {record['n_pairs']}" + (f", where {_code(config['where'])}" if config["where"] else ""),
     ]
-    for name, labeler in about["labelers"].items():
+    for name, labeler in record["labelers"].items():
         scorers = labeler.get("scorers", [])
         by = f" (scorers: {', '.join(_code(scorer) for scorer in scorers)})" if scorers else ""
         lines.append(f"labeler: {_code(name)}{by}")
-    lines.append(f"run: {_code(about['run_id'])}, seed {config['seed']}")
-    lines.append("versions: " + ", ".join(f"{name} {version}" for name, version in about["versions"].items()))
+    lines.append(f"run: {_code(record['run_id'])}, seed {config['seed']}")
+    lines.append("versions: " + ", ".join(f"{name} {version}" for name, version in record["versions"].items()))
     return lines
 
 
