@@ -399,14 +399,14 @@ def test_an_error_is_one_line_and_no_store_is_created(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_data_set_in_the_hubs_cache_needs_no_network(
+def test_a_dataset_in_the_cache_of_the_hub_needs_no_network(
     store: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     import huggingface_hub.constants
 
     cache = tmp_path / "hub"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
-    repository, commit = cache / "datasets--owner--queue", "0" * 40
+    repository, commit = cache / "datasets--owner--pairs", "0" * 40
     little.pickapic(repository / "snapshots" / commit / "data" / "train.parquet")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
