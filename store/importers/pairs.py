@@ -54,9 +54,7 @@ def column_map(defaults: ColumnMap, mapping: ColumnMap, columns: list[str]) -> C
             raise unknown("column in --map", name, COLUMN_NAMES)
         for part in column.split("+") if name == "tags" else [column]:
             if part not in columns:
-                raise UsageError(
-                    f"--map {name}={column}: no column {part!r}; the columns are {', '.join(columns)}"
-                )
+                raise UsageError(f"--map {name}={column}: no column {part!r}; the columns are {', '.join(columns)}")
     used = {name: column for name, column in defaults.items() if column in columns} | dict(mapping)
     if "tags" not in used and (tags := [tag for tag in TAGS if tag in columns]):
         used["tags"] = "+".join(tags)
