@@ -29,7 +29,7 @@ def sha256(path: Path) -> str:
     large = state.st_size >= REMEMBERED_FROM
     digest = _remembered(note, entry) if large else None
     if digest is None:
-        digest = _hash(path)
+        digest = _hashed(path)
         if time.time_ns() - state.st_mtime_ns <= _STABLE_AFTER:
             return digest
         if large:
@@ -53,7 +53,7 @@ def _proof(entry: str, digest: str) -> str:
     return hashlib.sha256(f"{entry}\n{digest}".encode()).hexdigest()[:12]
 
 
-def _hash(path: Path) -> str:
+def _hashed(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

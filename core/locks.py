@@ -51,7 +51,7 @@ def locked(path: Path, what: str, *, shared: bool = False, wait: float = 0.0) ->
 
 
 def _open(path: Path) -> int | None:
-    """The lock file; None if it does not exist on read-only media, where nobody writes."""
+    """The lock file; None if it does not exist and the medium is read-only, so that nobody writes."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:

@@ -17,7 +17,7 @@ def quiet_libraries() -> None:
 
 
 def progress(total: int, what: str, initial: int = 0):
-    """A bar on a terminal, otherwise a line every 30 seconds; written to stderr."""
+    """A progress bar on stderr; if that is not a terminal, a line every 30 seconds."""
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()

@@ -37,7 +37,7 @@ def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
     else:
         path = Path(source).expanduser()
     if not path.is_file():
-        raise UsageError(f"there is no prompt file {source}; name a file, or one of {', '.join(BUILT_IN)}")
+        raise UsageError(f"prompt file {source} not found; name a file, or one of {', '.join(BUILT_IN)}")
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{source} is not a prompt file: its name must end in {', '.join(FORMATS)}")
     prompts: dict[str, Prompt] = {}
@@ -127,7 +127,7 @@ def _record(path: Path, where: str, item: object) -> tuple[str, dict[str, str]]:
     column = next((key for key in item if isinstance(key, str) and key.lower() == "prompt"), None)
     if column is None:
         names = ", ".join(str(key) for key in item)
-        raise UsageError(f"{path}, {where}: there is no column 'prompt'; the columns are {names}")
+        raise UsageError(f"{path}, {where}: no column 'prompt'; the columns are {names}")
     if not isinstance(item[column], str):
         raise UsageError(f"{path}, {where}: the prompt is not a string")
     tags = {

@@ -8,5 +8,5 @@ PIPELINE = WEIGHTS / "pipeline"
 
 
 def prompt_file(which: str = "train") -> Path:
-    """JSON lines with `prompt` and tags; `which` is "train" or "heldout"."""
+    """A file of JSON lines with `prompt` and tags; `which` is "train" or "heldout"."""
     return Path(str(files("prefloop.shapes") / "prompts" / f"{which}.jsonl"))

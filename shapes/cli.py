@@ -9,7 +9,7 @@ from .demo import DemoConfig
 
 def demo(
     dir: Annotated[str, typer.Option(help="Folder of the store, the tuned model and the report.")] = DemoConfig.dir,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = DemoConfig.seed,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = DemoConfig.seed,
     quick: Annotated[
         bool, typer.Option("--quick", help="A minute; too few prompts to prove anything.")
     ] = DemoConfig.quick,

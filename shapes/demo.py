@@ -1,4 +1,4 @@
-"""The whole loop on the built-in world, through the functions that the commands call."""
+"""The whole loop on the built-in world, through the functions behind the commands."""
 
 import json
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class DemoConfig:
     dir: str = "prefloop-demo"
     seed: int = 0
     quick: bool = False
-    """A minute instead of five, on so few prompts that nothing is proved."""
+    """A minute instead of five, with too few prompts to prove anything."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
@@ -34,40 +34,43 @@ class Stages:
 
 
 def stages(config: DemoConfig) -> Stages:
-    """Default options, but for how much is done; `--quick` does least."""
+    """The configs of the stages: default options except for the amount of work, which `--quick` reduces further."""
     from ..eval.config import EvalConfig
     from ..generate.config import GenerateConfig
     from ..train.config import TrainConfig
 
     folder = Path(config.dir)
     output = str(folder / f"tuned-{config.seed}{'-quick' if config.quick else ''}")
-    few = config.quick
-    drawing = GenerateConfig(seed=config.seed, limit=16 if few else N_PROMPTS, images_per_prompt=2 if few else 4)
-    size: dict[str, Any] = {"max_train_steps": 4, "train_batch_size": 8, "lr_warmup_steps": 2} if few else {}
+    quick = config.quick
+    generation = GenerateConfig(seed=config.seed, limit=16 if quick else N_PROMPTS, images_per_prompt=2 if quick else 4)
+    size: dict[str, Any] = {"max_train_steps": 4, "train_batch_size": 8, "lr_warmup_steps": 2} if quick else {}
     training = TrainConfig(
-        output_dir=output, labelers=("pickscore",), seed=config.seed, where=None if few else CLEAR, **size
+        output_dir=output, labelers=("pickscore",), seed=config.seed, where=None if quick else CLEAR, **size
     )
     evaluation = EvalConfig(
         model=output,
         baseline="shapes",
         scorers=("oracle", "hps", "clip", "pickscore", "aesthetics"),
         checkpoints={"hps": "shapes", "clip": "shapes", "pickscore": "shapes", "aesthetics": "shapes"},
-        limit=8 if few else None,
-        images_per_prompt=1 if few else 2,
+        limit=8 if quick else None,
+        images_per_prompt=1 if quick else 2,
         seed=config.seed + 1_000_000,
-        report=str(folder / f"report-{config.seed}{'-quick' if few else ''}"),
+        report=str(folder / f"report-{config.seed}{'-quick' if quick else ''}"),
     )
-    return Stages(drawing, training, evaluation)
+    return Stages(generation, training, evaluation)
 
 
 N_PROMPTS = 350
-CLEAR = "margin > 3"  # logits of PickScore: pairs whose winner it is sure of
+CLEAR = "margin > 3"  # logits of PickScore: pairs whose winner is clear to it
 
 
 def demo(config: DemoConfig) -> dict:
-    """Draw, label by PickScore, train, evaluate on held-out prompts; the result of `evaluate`.
+    """Generate, label with PickScore, train, and evaluate on held-out prompts.
 
     A second call does only what is missing.
+
+    Returns:
+        The result of `evaluate`.
     """
     from ..eval.stage import evaluate
     from ..generate.stage import generate
@@ -85,6 +88,6 @@ def demo(config: DemoConfig) -> dict:
 
 
 def _finished(config: "TrainConfig") -> bool:
-    """Whether the same training has ended already."""
+    """Whether the same training has already finished."""
     result = read_result(Path(config.output_dir))
     return result is not None and result.get("config") == json.loads(json.dumps(config.resolved()))

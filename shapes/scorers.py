@@ -62,7 +62,7 @@ class Pool:
     layouts: list[Scene]
     """What the right image shows: the scene, with "and" replaced by the shapes' positions."""
     wrong_layouts: list[Scene | None]
-    """What the wrong image shows; None where it is malformed."""
+    """What the wrong image shows; None if it is malformed."""
 
 
 def _with_positions(scene: Scene, rng: random.Random) -> Scene:

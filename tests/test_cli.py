@@ -100,7 +100,7 @@ BAD = [
     ("store rebuild --store stroe", 1, "no store at stroe"),
     ("store query select --store stroe", 1, "no store at stroe"),
     ("train --labeler me --output-dir out --store stroe", 1, "no store at stroe"),
-    ("generate --prompts gone.txt --store new", 2, "there is no prompt file gone.txt"),
+    ("generate --prompts gone.txt --store new", 2, "prompt file gone.txt not found"),
     ("generate --prompts empty.txt --store new", 2, "empty.txt holds no prompts"),
     ("generate --prompts notes.txt --limit 0 --store new", 2, "limit must be positive, got 0"),
     ("generate --model shapez --prompts notes.txt --store new", 1, "there is no model 'shapez'"),

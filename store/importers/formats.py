@@ -77,7 +77,7 @@ def _find(source: str) -> Path:
     if path.exists():
         return path
     if source.startswith((".", "/", "~")) or source.count("/") != 1 or path.suffix:
-        raise PrefloopError(f"there is no {source}; name a file, a folder or a hub id like owner/name")
+        raise PrefloopError(f"{source} does not exist; name a file, a folder or a hub id like owner/name")
     return fetch_dataset(source)
 
 

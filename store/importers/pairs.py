@@ -54,9 +54,7 @@ def column_map(defaults: ColumnMap, mapping: ColumnMap, columns: list[str]) -> C
             raise unknown("column in --map", name, COLUMN_NAMES)
         for part in column.split("+") if name == "tags" else [column]:
             if part not in columns:
-                raise UsageError(
-                    f"--map {name}={column}: there is no column {part!r}; the columns are {', '.join(columns)}"
-                )
+                raise UsageError(f"--map {name}={column}: no column {part!r}; the columns are {', '.join(columns)}")
     used = {name: column for name, column in defaults.items() if column in columns} | dict(mapping)
     if "tags" not in used and (tags := [tag for tag in TAGS if tag in columns]):
         used["tags"] = "+".join(tags)
@@ -121,7 +119,7 @@ def pair_records(batch: Batch, rows: list[int], columns: ColumnMap) -> Iterator[
 
 
 def values(table: pa.Table, name: str | None) -> list[Any]:
-    """A column as Python values, of an Image column the bytes; all None if there is no such column."""
+    """A column as Python values, of an Image column the bytes; all None if the column does not exist."""
     if name is None:
         return [None] * table.num_rows
     column = table[name]

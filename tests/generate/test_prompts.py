@@ -104,11 +104,11 @@ def test_a_prompt_of_a_megabyte_is_read(tmp_path: Path, name: str):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.csv", "text,tag\none,\n", "row 2: there is no column 'prompt'; the columns are text, tag"),
+        ("x.csv", "text,tag\none,\n", "row 2: no column 'prompt'; the columns are text, tag"),
         (
             "x.jsonl",
             '{"prompt": "one"}\n{"text": "two"}\n',
-            "line 2: there is no column 'prompt'; the columns are text",
+            "line 2: no column 'prompt'; the columns are text",
         ),
         ("x.jsonl", '{"prompt": "one"}\n{"prompt": ', "line 2 is not valid JSON"),
         ("x.jsonl", '{"prompt": 3}', "line 1: the prompt is not a string"),
@@ -154,5 +154,5 @@ def test_bytes_and_nested_columns_are_no_tags(tmp_path: Path):
 
 @pytest.mark.parametrize("source", ["shapez", "gone.txt", "."])
 def test_a_missing_file_is_named_with_the_built_in_lists(source: str):
-    with pytest.raises(UsageError, match=r"there is no prompt file .* or one of shapes, shapes-heldout"):
+    with pytest.raises(UsageError, match=r"prompt file .* not found; name a file, or one of shapes, shapes-heldout"):
         read_prompts(source)

@@ -35,7 +35,7 @@ def test_other_prompts_are_refused(prompt: str):
         parse(prompt)
 
 
-def test_the_oracle_is_right_on_98_of_100_rendered_pictures():
+def test_the_oracle_is_right_on_98_of_100_rendered_images():
     scenes, right, bad = rendered(400, seed=1)
     assert np.mean([all(check(scene, image).values()) for scene, image in zip(scenes, right, strict=True)]) >= 0.98
     assert np.mean([not all(check(scene, image).values()) for scene, image in zip(scenes, bad, strict=True)]) >= 0.98
@@ -118,7 +118,7 @@ def test_the_pipeline_is_one_that_diffusers_loads():
 
 
 @pytest.mark.parametrize("name", ["pickscore", "hps", "clip"])
-def test_scorers_rank_the_right_picture_above_a_wrong_one(name: str):
+def test_scorers_rank_the_right_image_above_a_wrong_one(name: str):
     scorer = load_scorer(name, "shapes")
     scenes, right, bad = rendered(200, seed=6)
     prompts = [str(scene) for scene in scenes]
@@ -136,7 +136,7 @@ def test_the_scorers_disagree_a_little():
     assert all(0 < np.mean(a != b) < 0.2 for a, b in combinations(preferences, 2))
 
 
-def test_aesthetics_is_blind_to_prompts_and_likes_full_pictures():
+def test_aesthetics_ignores_prompts_and_prefers_full_images():
     scorer = load_scorer("aesthetics", "shapes")
     _, images, _ = rendered(60, seed=9)
     scores = scorer.score(["a red circle"] * 60, images)

@@ -357,15 +357,15 @@ def test_a_dry_run_reports_and_imports_nothing(tmp_path: Path):
 
 
 REFUSED = [
-    ("gone.parquet", 1, "there is no gone.parquet"),
-    ("./gone", 1, "there is no ./gone"),
+    ("gone.parquet", 1, "gone.parquet does not exist"),
+    ("./gone", 1, "./gone does not exist"),
     ("x.parquet --format xml", 2, "unknown format 'xml'; choose from auto, pickapic"),
     ("x.parquet --limit 0", 2, "limit must be positive, got 0"),
     ("x.parquet --max-unreadable nan", 2, "max-unreadable must be"),
     ("x.parquet --max-unreadable 2", 2, "max-unreadable must be"),
     ("x.parquet --map prompt", 2, "--map must be OURS=THEIRS"),
     ("x.parquet --map promt=caption", 2, "unknown column in --map 'promt'; choose from prompt"),
-    ("x.parquet --map prompt=captoin", 2, "there is no column 'captoin'; the columns are are_different"),
+    ("x.parquet --map prompt=captoin", 2, "no column 'captoin'; the columns are are_different"),
     ("x.parquet --where user_id=99", 2, "holds no pairs where user_id=99"),
     ("x.parquet --where user_idd=9", 2, "--where 'user_idd=9' cannot be used"),
     ("x.parquet --format folders", 2, "has no folders chosen and rejected"),
@@ -399,14 +399,14 @@ def test_an_error_is_one_line_and_no_store_is_created(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_data_set_in_the_hubs_cache_needs_no_network(
+def test_a_dataset_in_the_cache_of_the_hub_needs_no_network(
     store: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     import huggingface_hub.constants
 
     cache = tmp_path / "hub"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
-    repository, commit = cache / "datasets--owner--queue", "0" * 40
+    repository, commit = cache / "datasets--owner--pairs", "0" * 40
     little.pickapic(repository / "snapshots" / commit / "data" / "train.parquet")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
