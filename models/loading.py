@@ -25,7 +25,7 @@ _ALIKE = {
 
 
 def load_root(model: Model, **parts: Any) -> Any:
-    """The pipeline at the bottom of a model, with some components replaced; None leaves one out.
+    """The root pipeline of a model, with some components replaced; None leaves one out.
 
     Raises:
         PrefloopError: if it cannot be loaded; the message says how to fetch it.
@@ -113,7 +113,7 @@ def load_pipeline(model: Model, dtype: "torch.dtype", **parts: Any) -> Any:
     """The pipeline of a model: what it was trained on fused in float32, then its own LoRA attached, if it is one.
 
     Args:
-        parts: more arguments for the pipeline at the bottom, as `load_root` takes them.
+        parts: more arguments for the root pipeline, as `load_root` takes them.
 
     Raises:
         PrefloopError: if a part of it cannot be loaded.
@@ -123,12 +123,12 @@ def load_pipeline(model: Model, dtype: "torch.dtype", **parts: Any) -> Any:
     earlier, last = made.loras[:-1], made.loras[-1:]
     adapters = [read_adapter(folder) for folder in last]
     if made.unet is not None or earlier:
-        parts["unet"] = _unet(made.root, made.unet, earlier).to(dtype)
+        parts[file_of(made.root).COMPONENT] = _unet(made.root, made.unet, earlier).to(dtype)
     if made.vae is not None:
         parts["vae"] = load_vae(model).to(dtype)
     pipeline = load_root(model, dtype=dtype, **parts)
     for adapter in adapters:
-        attach(pipeline.unet, adapter)
+        attach(getattr(pipeline, file_of(made.root).COMPONENT), adapter)
     return pipeline
 
 

@@ -10,14 +10,14 @@ from .config import TrainConfig
 
 
 def optimizer_name(config: TrainConfig, family: Family) -> str:
-    """What `auto` means: Adafactor where all of SDXL is tuned, as the reference code has it, else AdamW."""
+    """The optimizer's name; `auto` is AdamW for a LoRA, and the family's own choice if every weight is trained."""
     if config.optimizer != "auto":
         return config.optimizer
     return "adamw" if config.lora_rank else family.full_optimizer
 
 
 def learning_rate(config: TrainConfig, n_processes: int) -> float:
-    """The absolute learning rate; with scale_lr that of the settings times the pairs of a step."""
+    """The absolute learning rate; with scale_lr the setting times the pairs of a step."""
     pairs = config.train_batch_size * config.gradient_accumulation_steps * n_processes
     return config.learning_rate * (pairs if config.scale_lr else 1)
 
@@ -27,7 +27,7 @@ def optimizer_for(config: TrainConfig, family: Family, parameters: list[nn.Param
     if name == "adafactor":
         from transformers.optimization import Adafactor
 
-        # clip_threshold is all the clipping there is: a second one by the norm would count gradients twice
+        # clip_threshold is the only clipping: clipping by the norm as well would scale gradients twice
         return Adafactor(
             parameters,
             lr=rate,

@@ -40,10 +40,10 @@ _AFFECT_REFERENCE = (
 )
 
 
-def as_begun(
+def data_for_run(
     config: TrainConfig, store: PairStore, model: Model, device: torch.device, stop: StopSignal, *, main: bool
 ) -> TrainingData:
-    """`prepared` with the pairs that the run in the folder began with; a new run keeps its pairs there.
+    """`prepared_data` with the pairs that the run in the folder began with; a new run keeps its pairs there.
 
     Args:
         main: whether this process writes and speaks for all.
@@ -54,7 +54,7 @@ def as_begun(
     output = Path(config.output_dir)
     kept = read_pairs(output, config, store)
     pairs = select_pairs(store, config) if kept is None else kept
-    data = prepared(config, store, model, device, pairs, stop)
+    data = prepared_data(config, store, model, device, pairs, stop)
     if kept is None:
         if main:
             keep_pairs(output, config, pairs, data.pairs)
@@ -71,7 +71,7 @@ def as_begun(
     return data
 
 
-def prepared(
+def prepared_data(
     config: TrainConfig,
     store: PairStore,
     model: Model,

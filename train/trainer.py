@@ -41,7 +41,7 @@ from .optimizers import learning_rate, optimizer_for, optimizer_name
 from .pair_denoiser import PairDenoiser
 from .policy import Policy, load_unet
 from .preflight import refuse_impossible
-from .prepare import as_begun, with_reference_errors
+from .prepare import data_for_run, with_reference_errors
 from .resources import checkpoint_bytes, levers
 from .run_folder.claim import claimed
 from .run_folder.place import refuse_both, refuse_place
@@ -130,7 +130,7 @@ class Trainer:
         device = self.accelerator.device
         self.model = model or with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
         with self.accelerator.main_process_first():
-            self.data = as_begun(config, store, self.model, device, stop, main=self.main)
+            self.data = data_for_run(config, store, self.model, device, stop, main=self.main)
         self.labelers = {
             name: json.loads(settings)
             for name, settings in store.rows(

@@ -17,7 +17,7 @@ class PipelineTraits:
     """What must be alike in two models whose images are compared; None if the settings do not say."""
 
     name: str
-    """The family's, or the pipeline's class if no family has it."""
+    """The family's, or the pipeline's class if it belongs to no family."""
     pipeline_class: str
     latent_channels: int | None
     side: int | None
@@ -27,7 +27,7 @@ class PipelineTraits:
 
 
 def known_family(model: Model) -> Family | None:
-    """The family of any pipeline, from settings that nobody has checked; None if no family has it.
+    """The family of any pipeline, from unchecked settings; None if it belongs to no family.
 
     Raises:
         PrefloopError: if the settings cannot be read or fetched.
@@ -50,7 +50,7 @@ def family_of(model: Model) -> Family:
 def file_of(model: Model) -> FamilyFile:
     """
     Raises:
-        UsageError: if no family has the model.
+        UsageError: if the model belongs to no family.
     """
     return PIPELINES[_required(model).pipeline_class]
 

@@ -32,7 +32,7 @@ class FamilyFile(Protocol):
     def VAE_CLASS(self) -> str: ...
 
     def family(self, settings: "PipelineSettings") -> "Family":
-        """The family of a pipeline of one of these classes, from settings that nobody has checked yet."""
+        """The family of a pipeline of one of these classes, from unchecked settings."""
         ...
 
 
@@ -136,7 +136,7 @@ class Family(Protocol):
         """
         ...
 
-    def encode(self, pipeline: Any, prompts: list[str]) -> "dict[str, Tensor]":
+    def encode(self, pipeline: Any, prompts: list[str], /) -> "dict[str, Tensor]":
         """What the text encoders make of N prompts: `prompt_tensors`, each (N, ...).
 
         Args:
@@ -153,7 +153,7 @@ class Family(Protocol):
         ...
 
     def conditions(
-        self, prompts: "dict[str, Tensor]", crop_coordinates: "Tensor", size: tuple[int, int]
+        self, prompts: "dict[str, Tensor]", crop_coordinates: "Tensor", size: tuple[int, int], /
     ) -> "dict[str, Tensor]":
         """Everything that `predict` needs beside latents and timesteps; each (B, ...).
 
@@ -164,7 +164,7 @@ class Family(Protocol):
         """
         ...
 
-    def predict(self, model: Any, noisy: "Tensor", timesteps: "Tensor", conditions: "dict[str, Tensor]") -> "Tensor":
+    def predict(self, model: Any, noisy: "Tensor", timesteps: "Tensor", conditions: "dict[str, Tensor]", /) -> "Tensor":
         """The model's prediction, in the latents' shape.
 
         Args:

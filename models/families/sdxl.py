@@ -36,7 +36,7 @@ def family(settings: PipelineSettings) -> UNetFamily:
             name="sdxl-refiner",
             text_encoders=("text_encoder_2",),
             starts_from_image=True,
-            last_timestep=REFINER_TIMESTEPS,
+            n_first_timesteps=REFINER_TIMESTEPS,
             conditions=partial(_conditions, refiner=True),
         )
     if is_distilled(settings):
@@ -52,7 +52,7 @@ def _encode(pipeline: Any, prompts: list[str]) -> "dict[str, Tensor]":
         prompts, device=pipeline.text_encoder_2.device, num_images_per_prompt=1, do_classifier_free_guidance=False
     )
     if pipeline.config.get("force_zeros_for_empty_prompt"):
-        # what the pipeline takes for no prompt: the base model knows zeros there, not an encoded empty text
+        # as the pipeline does without a prompt: the base model was trained with zeros, not with an encoded empty text
         filled = torch.tensor([bool(prompt) for prompt in prompts], device=embeds.device)
         embeds, pooled = embeds * filled[:, None, None], pooled * filled[:, None]
     return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}

@@ -4,6 +4,8 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,20 @@ def test_nothing_but_a_familys_file_asks_what_kind_of_model_it_is():
         for path in (root / folder).rglob("*.py"):
             if path.parent != root / "models" / "families" and (name := names.search(path.read_text())):
                 pytest.fail(f"{path.relative_to(root)} says {name[0]}")
+
+
+def test_recognizing_a_family_imports_neither_torch_nor_diffusers():
+    code = "import sys, prefloop.models.families; sys.exit(bool({'torch', 'diffusers', 'transformers'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], env=content.environment()).returncode == 0
+
+
+def test_the_automatic_dtype_is_half_precision_on_a_gpu_alone(models: dict[str, Path]):
+    from prefloop.models.pipelines import dtype_of
+
+    model = find_model(str(models["sdxl"]))
+    assert dtype_of("auto", "cuda:0", model) is torch.float16
+    assert dtype_of("auto", "cpu", model) is torch.float32
+    assert dtype_of("bfloat16", "cpu", model) is torch.bfloat16
 
 
 def test_every_family_file_names_its_pipelines_and_classes():

@@ -269,7 +269,7 @@ def test_an_interrupted_overwriting_says_how_it_goes_on(
 
 def test_a_run_that_has_not_ended_is_named_where_a_model_is_asked_for(labelled: PairStore, config: TrainConfig):
     ended({0: "stop"}, config, labelled)
-    with pytest.raises(PrefloopError, match="holds a training run that has not ended"):
+    with pytest.raises(PrefloopError, match="contains an unfinished training run"):
         find_model(config.output_dir)
 
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from ...models.loading import load_root
 from ...models.model import Model
-from ...models.text_to_image import left_off, pipeline_class
+from ...models.text_to_image import pipeline_class, without_filters
 from ...store import UsageError
 from ...store.images import png_bytes
 from ..cache import EMPTY_PROMPT_ID
@@ -34,7 +34,7 @@ class Samples:
             raise UsageError("sample-steps cannot generate with a refiner, which starts from an image; leave it out")
         self.pairs = _distinct(data.pairs.validation or data.pairs.train)[: config.n_samples]
 
-    def draw(self, step: int, device: torch.device) -> None:
+    def write(self, step: int, device: torch.device) -> None:
         """Write samples/step-N.png: a row for each prompt, the reference's image on the left and the policy's on the right."""
         self.folder.mkdir(exist_ok=True)
         kept = [self.folder / f"reference-{number}.png" for number in range(len(self.pairs))]
@@ -52,7 +52,9 @@ class Samples:
 
     def _pipeline(self, device: torch.device) -> Any:
         family = self.data.family
-        parts: dict[str, Any] = left_off(pipeline_class(family.pipeline_class)) | dict.fromkeys(family.text_encoders)
+        parts: dict[str, Any] = without_filters(pipeline_class(family.pipeline_class)) | dict.fromkeys(
+            family.text_encoders
+        )
         parts[family.component] = self.policy.unet
         pipeline = load_root(self.model, vae=load_vae(self.model, self.config.vae, device), **parts)
         pipeline.set_progress_bar_config(disable=True)
