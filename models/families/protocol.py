@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class FamilyFile(Protocol):
-    """One file of this folder: a module. The last three are as in Family."""
+    """A module of this folder."""
 
     @property
     def TITLE(self) -> str:
@@ -22,15 +22,6 @@ class FamilyFile(Protocol):
         """Classes of diffusers whose models belong to the family."""
         ...
 
-    @property
-    def COMPONENT(self) -> Literal["unet", "transformer"]: ...
-
-    @property
-    def MODEL_CLASS(self) -> str: ...
-
-    @property
-    def VAE_CLASS(self) -> str: ...
-
     def family(self, settings: "PipelineSettings") -> "Family":
         """The family of a pipeline of one of these classes, from unchecked settings."""
         ...
@@ -41,7 +32,7 @@ class Family(Protocol):
 
     @property
     def name(self) -> str:
-        """As prefloop.json has it."""
+        """As in prefloop.json."""
         ...
 
     @property
@@ -51,7 +42,7 @@ class Family(Protocol):
 
     @property
     def component(self) -> Literal["unet", "transformer"]:
-        """What learns, and the subfolder it lies in."""
+        """The part that is trained, and the subfolder it is in."""
         ...
 
     @property

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .settings import PipelineSettings
-from .unet import COMPONENT, MODEL_CLASS, TURBO_STEPS, VAE_CLASS, UNetFamily, is_distilled
+from .unet import TURBO_STEPS, UNetFamily, is_distilled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,7 +14,6 @@ TITLE = "Stable Diffusion XL"
 PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
 REFINER_TIMESTEPS = 200  # the refiner was trained on the first 200 only
 AESTHETIC_SCORE = 6.0  # the score the refiner's pipeline asks for
-__all__ = ["COMPONENT", "MODEL_CLASS", "PIPELINES", "TITLE", "VAE_CLASS", "family"]
 
 
 def family(settings: PipelineSettings) -> UNetFamily:

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
     from ..noise import Diffusion
 
-COMPONENT: Literal["unet"] = "unet"
 MODEL_CLASS = "UNet2DConditionModel"
-VAE_CLASS = "AutoencoderKL"
 LORA_TARGETS = ("to_k", "to_q", "to_v", "to_out.0")
 TURBO_STEPS = 4  # of adversarial distillation, arXiv 2311.17042, evenly spaced and the last one without signal
 LARGEST = 4096  # of a latent's side and of timesteps: four times what any known model has
@@ -43,9 +41,9 @@ class UNetFamily:
     n_first_timesteps: int | None = None
     """Train only on this many of the first timesteps; None trains on all."""
 
-    component: Literal["unet"] = COMPONENT
+    component: Literal["unet"] = "unet"
     model_class: str = MODEL_CLASS
-    vae_class: str = VAE_CLASS
+    vae_class: str = "AutoencoderKL"
     lora_targets: tuple[str, ...] = LORA_TARGETS
     dtype: str = "float16"
 
@@ -135,7 +133,7 @@ class UNetFamily:
 
 def is_distilled(settings: PipelineSettings) -> bool:
     """True for SD-turbo and SDXL-turbo: models distilled to a few steps, which sample from the last timestep on."""
-    scheduler = settings.parts["scheduler"]
+    scheduler = settings.parts.get("scheduler", {})
     return (
         scheduler.get("timestep_spacing") == "trailing"
         and scheduler.get("prediction_type") != "v_prediction"

@@ -12,7 +12,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ...core.hub import HUB_ID
-from ...models.families import PIPELINES
+from ...models.families import PIPELINES, family_of_class
 from ...models.model import Composition, Model, Part
 from ...models.resolve import BUILT_IN, LORA_FILE
 from ...store.pairstore import PairStore
@@ -89,7 +89,7 @@ def model_card(about: dict, evaluations: list[dict], on: Model | None = None) ->
 
 def _snippet(about: dict, on: Model | None) -> str:
     family, output = about["pipeline_class"], about["output"]
-    file = PIPELINES[family]
+    known = family_of_class(family)
     # without a dtype the parts of a pipeline come in those they are stored in, which may differ
     dtype = "torch_dtype=torch.float32"
     classes, lines, parts = [family], ["", 'folder = "."  # this folder, or the name of its repository on the hub'], []
@@ -99,8 +99,8 @@ def _snippet(about: dict, on: Model | None) -> str:
     made = Composition(_named(about["base_model"])) if on is None else on.composition
     unet = 'folder, subfolder="unet"' if output == "unet" else _arguments(made.unet)
     for name, kind, arguments in (
-        (file.COMPONENT, file.MODEL_CLASS, unet),
-        ("vae", file.VAE_CLASS, _arguments(made.vae)),
+        (known.component, known.model_class, unet),
+        ("vae", known.vae_class, _arguments(made.vae)),
     ):
         if arguments:
             classes.append(kind)

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from ...models.loading import load_root
 from ...models.model import Model
@@ -52,32 +54,24 @@ class Samples:
 
     def _pipeline(self, device: torch.device) -> Any:
         family = self.data.family
-        parts: dict[str, Any] = without_filters(pipeline_class(family.pipeline_class)) | dict.fromkeys(
-            family.text_encoders
-        )
-        parts[family.component] = self.policy.unet
-        pipeline = load_root(self.model, vae=load_vae(self.model, self.config.vae, device), **parts)
+        parts = without_filters(pipeline_class(family.pipeline_class)) | dict.fromkeys(family.text_encoders)
+        parts |= {family.component: self.policy.unet, "vae": load_vae(self.model, self.config.vae, device)}
+        pipeline = load_root(self.model, **parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
     @torch.no_grad()
     def _images(self, pipeline: Any, device: torch.device) -> list[Image.Image]:
-        family, dtype = self.data.family, self.policy.unet.dtype
+        family = self.data.family
         side = self.config.resolution or family.resolution
         steps, guidance = family.usual if family.distilled else (STEPS, GUIDANCE)
         with _eval_mode(self.policy.unet):
             images = []
             for pair in self.pairs:
-                prompt, negative = (
-                    {
-                        name: self.data.prompt_embeds.rows(name, [identity]).to(device, dtype)
-                        for name in family.prompt_tensors
-                    }
-                    for identity in (pair.prompt_id, EMPTY_PROMPT_ID)
-                )
+                embeds = (self._embeds(prompt_id, device) for prompt_id in (pair.prompt_id, EMPTY_PROMPT_ID))
                 seed = derived_seed(self.config.seed, "sample", pair.prompt_id)
                 images += pipeline(
-                    **family.call_arguments(prompt, negative),
+                    **family.call_arguments(*embeds),
                     num_inference_steps=steps,
                     guidance_scale=guidance,
                     height=side,
@@ -85,6 +79,10 @@ class Samples:
                     generator=torch.Generator("cpu").manual_seed(seed),
                 ).images
         return images
+
+    def _embeds(self, prompt_id: UUID, device: torch.device) -> dict[str, Tensor]:
+        rows, dtype = self.data.prompt_embeds.rows, self.policy.unet.dtype
+        return {name: rows(name, [prompt_id]).to(device, dtype) for name in self.data.family.prompt_tensors}
 
 
 @contextmanager
