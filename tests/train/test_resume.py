@@ -87,7 +87,7 @@ def test_labels_that_change_while_a_run_is_interrupted_do_not_keep_it_from_endin
     capsys.readouterr()
     train(cut, labelled)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "changed since" in line]
-    assert line == f"3 labels new or changed since; the run in {cut.output_dir} goes on with those it began with"
+    assert line == f"3 labels new or changed since; the run in {cut.output_dir} continues with those it began with"
     assert weights(whole) == weights(cut)
     for table in TABLES:
         one, other = ((Path(c.output_dir) / table).read_text() for c in (whole, cut))
