@@ -1,7 +1,7 @@
-"""The settings of a model folder, read before any loader sees them; refused where they name code to be run.
+"""The settings of a model folder, read before any loader sees them; refused if they name code to be run.
 
 Loaders of diffusers, transformers and peft can import a module, or fetch one, because a file of the model names it. Which
-of them do so by themselves differs between their versions, so that none is asked: what is not plain data is refused here.
+of them do so by default differs between their versions, so what is not plain data is refused before any of them runs.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 INDEX = "model_index.json"
 LIBRARIES = ("diffusers", "transformers")
-# Classes that look up in the folder's files which class, or whose code, they become.
+# Classes that read from the folder's files which class, or whose code, to use.
 CHOOSING = ("AutoModel", "AutoPipeline")
 NAMES_CODE = ("auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code", "_module")
 SAFE = (".safetensors", ".safetensors.index.json")
@@ -26,10 +26,10 @@ KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementatio
 
 
 def config_folder(model: "Model") -> Path:
-    """The folder with the settings of a model's pipeline, checked; of a hub id the settings alone are fetched.
+    """The folder with the settings of a model's pipeline, checked; for a hub id only the settings are fetched.
 
     Raises:
-        PrefloopError: where they cannot be fetched, cannot be read, or name code.
+        PrefloopError: if they cannot be fetched, cannot be read, or name code.
     """
     folder = Path(model.source)
     if not folder.is_dir():
@@ -44,40 +44,40 @@ def config_folder(model: "Model") -> Path:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The JSON object of a file; empty where there is no such file.
+    """The JSON object of a file; empty if there is no such file.
 
     Raises:
-        PrefloopError: where it holds something else.
+        PrefloopError: if it contains something else.
     """
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text())
+        settings = json.loads(path.read_text())
     except (ValueError, RecursionError, OSError) as error:
         raise PrefloopError(f"{path} cannot be read as JSON: {_line(error)}; fetch or save the model again") from error
-    if not isinstance(found, dict):
-        raise PrefloopError(f"{path} holds a {type(found).__name__} and not the settings of a model")
-    return found
+    if not isinstance(settings, dict):
+        raise PrefloopError(f"{path} contains a {type(settings).__name__}, not the settings of a model")
+    return settings
 
 
 def refuse_code(folder: Path) -> None:
     """Check a local folder of a pipeline or of one of its parts. Loads nothing.
 
     Raises:
-        UsageError: where a file names code, or a library that is neither diffusers nor transformers.
-        PrefloopError: where a file cannot be read.
+        UsageError: if a file names code, or a library that is neither diffusers nor transformers.
+        PrefloopError: if a file cannot be read.
     """
     parts = [path for path in folder.iterdir() if path.is_dir() and any(path.glob("*config.json"))]
-    for where in (folder, *sorted(parts)):
-        for path in where.glob("*.py"):
+    for part in (folder, *sorted(parts)):
+        for path in part.glob("*.py"):
             raise UsageError(
-                f"{path}: no code of a model folder is run; move it elsewhere if the model loads without it"
+                f"{path}: code in a model folder is never run; move it elsewhere if the model loads without it"
             )
-        for path in sorted(where.glob("*.json")):
+        for path in sorted(part.glob("*.json")):
             if path.name == INDEX:
                 _refuse_classes(path)
             elif path.name == "adapter_config.json":
-                raise UsageError(f"{path} lays an adapter on a part of the model; save the model with it fused")
+                raise UsageError(f"{path} adds an adapter to a part of the model; save the model with it fused")
             elif path.name.endswith(".safetensors.index.json"):
                 _refuse_pickled_shards(path)
             elif path.name.endswith("config.json"):
@@ -96,8 +96,8 @@ def _refuse_classes(path: Path) -> None:
         if value == [None, None]:
             continue
         library, kind = value if len(value) == 2 else (None, None)
-        known = isinstance(library, str) and (library in LIBRARIES or _of_a_pipeline(library))
-        # transformers' own Auto… classes all choose; of diffusers' there are AutoencoderKL and others that do not
+        known = isinstance(library, str) and (library in LIBRARIES or _is_pipeline_module(library))
+        # all Auto… classes of transformers choose; some of diffusers' do not, such as AutoencoderKL
         choosing = CHOOSING if library != "transformers" else ("Auto",)
         if not known or not isinstance(kind, str) or not kind.isidentifier() or kind.startswith(choosing):
             raise UsageError(
@@ -105,10 +105,10 @@ def _refuse_classes(path: Path) -> None:
             )
 
 
-def _of_a_pipeline(library: str) -> bool:
-    """Whether it is one of diffusers' own folders of pipelines, such as stable_diffusion with its safety checker."""
-    found = importlib.util.find_spec("diffusers")
-    roots = (found.submodule_search_locations if found else None) or []
+def _is_pipeline_module(library: str) -> bool:
+    """Whether it is one of diffusers' own pipeline modules, such as stable_diffusion with its safety checker."""
+    spec = importlib.util.find_spec("diffusers")
+    roots = (spec.submodule_search_locations if spec else None) or []
     return library.isidentifier() and any((Path(root) / "pipelines" / library).is_dir() for root in roots)
 
 
@@ -129,19 +129,19 @@ def _refuse_settings(path: Path) -> None:
 def _refuse_names(path: Path, settings: dict) -> None:
     for key, value in _items(settings):
         if key in NAMES_CODE and value:
-            raise UsageError(f"{path}: {key} names code, and no code of a model folder is run; remove it")
+            raise UsageError(f"{path}: {key} names code, which is never run; remove it")
 
 
 def _items(value: object) -> Iterator[tuple[str, Any]]:
     """Every key with its value, at any depth."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            yield from one.items()
-            waiting += one.values()
-        elif isinstance(one, list):
-            waiting += one
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            yield from item.items()
+            pending += item.values()
+        elif isinstance(item, list):
+            pending += item
 
 
 def _refuse_pickled_shards(path: Path) -> None:

@@ -10,7 +10,7 @@ from ..core.errors import IntegrityError, PrefloopError, UsageError
 from ..core.hub import cannot_fetch
 from ..core.progress import quiet_libraries
 from .config_files import INDEX, read_settings
-from .families import file_of
+from .families import supported_family
 from .lora import attach, fuse, read_adapter
 from .model import Model, Part
 
@@ -25,7 +25,7 @@ _ALIKE = {
 
 
 def load_root(model: Model, **parts: Any) -> Any:
-    """The pipeline at the bottom of a model, with some components replaced; None leaves one out.
+    """The root pipeline of a model, with some components replaced; None leaves one out.
 
     Raises:
         PrefloopError: if it cannot be loaded; the message says how to fetch it.
@@ -70,12 +70,12 @@ def _unet(root: Model, replacement: Part | None, loras: tuple[str, ...]) -> Any:
     import diffusers
 
     adapters = [read_adapter(folder) for folder in loras]
-    family = file_of(root)
-    model_class: Any = getattr(diffusers, family.MODEL_CLASS)
+    family = supported_family(root)
+    model_class: Any = getattr(diffusers, family.model_class)
     if replacement is None:
         with named_errors("model", root.source, root.name):
             unet = model_class.from_pretrained(
-                root.source, subfolder=family.COMPONENT, use_safetensors=True, **root.loading()
+                root.source, subfolder=family.component, use_safetensors=True, **root.loading()
             )
     else:
         with named_errors("U-Net", replacement.source, replacement.source):
@@ -96,7 +96,7 @@ def load_vae(model: Model) -> Any:
     import diffusers
 
     made = model.composition
-    vae_class: Any = getattr(diffusers, file_of(made.root).VAE_CLASS)
+    vae_class: Any = getattr(diffusers, supported_family(made.root).vae_class)
     if made.vae is None:
         with named_errors("model", made.root.source, made.root.name):
             vae = vae_class.from_pretrained(
@@ -113,7 +113,7 @@ def load_pipeline(model: Model, dtype: "torch.dtype", **parts: Any) -> Any:
     """The pipeline of a model: what it was trained on fused in float32, then its own LoRA attached, if it is one.
 
     Args:
-        parts: more arguments for the pipeline at the bottom, as `load_root` takes them.
+        parts: more arguments for the root pipeline, as `load_root` takes them.
 
     Raises:
         PrefloopError: if a part of it cannot be loaded.
@@ -123,12 +123,12 @@ def load_pipeline(model: Model, dtype: "torch.dtype", **parts: Any) -> Any:
     earlier, last = made.loras[:-1], made.loras[-1:]
     adapters = [read_adapter(folder) for folder in last]
     if made.unet is not None or earlier:
-        parts["unet"] = _unet(made.root, made.unet, earlier).to(dtype)
+        parts[supported_family(made.root).component] = _unet(made.root, made.unet, earlier).to(dtype)
     if made.vae is not None:
         parts["vae"] = load_vae(model).to(dtype)
     pipeline = load_root(model, dtype=dtype, **parts)
     for adapter in adapters:
-        attach(pipeline.unet, adapter)
+        attach(getattr(pipeline, supported_family(made.root).component), adapter)
     return pipeline
 
 

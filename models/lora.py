@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LAYER = re.compile(r"unet\.([\w.]+)\.lora_([AB])\.weight")
-# Settings of peft under which the weights mean something else than B A alpha / r.
+# Settings of peft with which a layer gains something other than B A alpha / r.
 _UNSUPPORTED = (
     "alora_invocation_tokens",
     "alpha_pattern",
@@ -57,7 +57,7 @@ class Adapter:
 
 
 def adapter_of(unet: Any) -> Adapter:
-    """A copy of the one adapter of peft on a U-Net, in float32 on the CPU."""
+    """A copy of the one adapter that peft has on a U-Net, in float32 on the CPU."""
     from peft.utils import get_peft_model_state_dict
 
     state = {name: tensor.detach().float().cpu().clone() for name, tensor in get_peft_model_state_dict(unet).items()}
@@ -71,7 +71,7 @@ def read_adapter(folder: str | Path) -> Adapter:
     """The LoRA that `train` wrote into a folder.
 
     Raises:
-        IntegrityError: where the file holds anything else.
+        IntegrityError: if the file contains anything else.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -81,13 +81,13 @@ def read_adapter(folder: str | Path) -> Adapter:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise IntegrityError(f"{path} holds no weights that can be loaded safely: {str(error)[:200]}") from error
+        raise IntegrityError(f"{path} contains no weights that can be loaded safely: {str(error)[:200]}") from error
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
         match = _LAYER.fullmatch(name)
         if match is None:
             raise IntegrityError(
-                f"{path} holds {name[:100]!r}; only LoRAs of a U-Net in diffusers' layout are known here"
+                f"{path} contains {name[:100]!r}; only LoRAs of a U-Net in diffusers' format are supported"
             )
         parts.setdefault(match[1], {})[match[2]] = tensor.float()
     ranks = set()
@@ -97,36 +97,36 @@ def read_adapter(folder: str | Path) -> Adapter:
             raise IntegrityError(f"{path}: the two matrices of {name} do not belong together")
         ranks.add(a.shape[0])
     if len(ranks) != 1:
-        raise IntegrityError(f"{path}: its layers have {len(ranks)} ranks where train writes one")
+        raise IntegrityError(f"{path}: its layers have {len(ranks)} ranks, but train writes one")
     (rank,) = ranks
     alpha = _alpha(path, metadata.get("lora_adapter_metadata"), rank)
     return Adapter({name: (part["A"], part["B"]) for name, part in sorted(parts.items())}, rank, alpha, str(path))
 
 
 def _alpha(path: Path, text: str | None, rank: int) -> float:
-    """The one number of peft's settings that is used; without settings it is the rank, as diffusers takes it to be."""
+    """The only number of peft's settings that is used; without settings it is the rank, as in diffusers."""
     if text is None:
         return float(rank)
     try:
         settings = json.loads(text)
-        odd = [name for name in _UNSUPPORTED if settings.get(f"unet.{name}")]
-        alpha, stated = settings.get("unet.lora_alpha", rank), settings.get("unet.r", rank)
+        unsupported = [name for name in _UNSUPPORTED if settings.get(f"unet.{name}")]
+        alpha, header_rank = settings.get("unet.lora_alpha", rank), settings.get("unet.r", rank)
         number = float(alpha) if isinstance(alpha, int | float) and not isinstance(alpha, bool) else math.nan
     except (ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise IntegrityError(f"{path}: the settings in its header are not those of a LoRA") from error
-    if odd or settings.get("unet.bias", "none") != "none":
-        raise IntegrityError(f"{path}: it was made with {', '.join(odd) or 'bias'}, which is not known here")
-    if not 0 < number < math.inf or stated != rank:
+    if unsupported or settings.get("unet.bias", "none") != "none":
+        raise IntegrityError(f"{path}: it was made with {', '.join(unsupported) or 'bias'}, which is not supported")
+    if not 0 < number < math.inf or header_rank != rank:
         raise IntegrityError(
-            f"{path}: its header says rank {stated!r} and alpha {alpha!r}; its layers have rank {rank}"
+            f"{path}: its header says rank {header_rank!r} and alpha {alpha!r}; its layers have rank {rank}"
         )
     return number
 
 
-def _checked(unet: Any, adapter: Adapter) -> None:
+def _require_fit(unet: Any, adapter: Adapter) -> None:
     """
     Raises:
-        IntegrityError: where a layer is not in the U-Net or has another shape there.
+        IntegrityError: if a layer is not in the U-Net or has another shape there.
     """
     from torch import nn
 
@@ -141,11 +141,11 @@ def fuse(unet: Any, adapter: Adapter) -> None:
     """Add the LoRA to the weights of a float32 U-Net.
 
     Raises:
-        IntegrityError: where it does not fit.
+        IntegrityError: if it does not fit.
     """
     import torch
 
-    _checked(unet, adapter)
+    _require_fit(unet, adapter)
     with torch.no_grad():
         for name, (a, b) in adapter.layers.items():
             weight = unet.get_submodule(name).weight
@@ -153,33 +153,33 @@ def fuse(unet: Any, adapter: Adapter) -> None:
 
 
 def attach(unet: Any, adapter: Adapter) -> None:
-    """Put the LoRA beside the weights, in their dtype, as an adapter of peft made from our own settings.
+    """Add the LoRA beside the weights, in their dtype, as an adapter of peft made from our own settings.
 
     Raises:
-        IntegrityError: where it does not fit.
+        IntegrityError: if it does not fit.
     """
     import torch
     from peft import LoraConfig
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    _checked(unet, adapter)
+    _require_fit(unet, adapter)
     settings: dict[str, Any] = {"r": adapter.rank, "lora_alpha": adapter.alpha}  # a float alpha works
     with torch.random.fork_rng(devices=[]):
         unet.add_adapter(LoraConfig(**settings, target_modules=sorted(adapter.layers)))
-    found: dict[str, Any] = {
+    adapted: dict[str, Any] = {
         name: module for name, module in unet.named_modules() if isinstance(module, BaseTunerLayer)
     }
-    if found.keys() != adapter.layers.keys():
-        raise IntegrityError(f"{adapter.source}: its layers are named so that others match too")
+    if adapted.keys() != adapter.layers.keys():
+        raise IntegrityError(f"{adapter.source}: the names of its layers match other layers too")
     with torch.no_grad():
         for name, (a, b) in adapter.layers.items():
-            for matrix, value in ((found[name].lora_A, a), (found[name].lora_B, b)):
+            for matrix, value in ((adapted[name].lora_A, a), (adapted[name].lora_B, b)):
                 matrix["default"].to(unet.dtype).weight.copy_(value)
     unet.requires_grad_(False)
 
 
 def combined(adapters: Sequence[Adapter]) -> Adapter:
-    """One LoRA that adds what several add one after the other: their matrices side by side, so that the ranks add up.
+    """One LoRA that adds what several add one after the other: their matrices side by side, so the ranks add up.
 
     A layer that only some of them have gets zeros from the others.
     """

@@ -1,4 +1,4 @@
-"""A model that was found: what it is put together from, and what it was trained on."""
+"""A resolved model: what it consists of, and what it was trained on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ PartName = Literal["unet", "vae"]
 
 @dataclass(frozen=True)
 class Part:
-    """A U-Net or a VAE that stands in for the one of a pipeline."""
+    """A U-Net or a VAE that replaces a pipeline's own."""
 
     source: str
     """A local folder, or a hub id."""
@@ -34,7 +34,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Composition:
-    """What a model is put together from: a pipeline, parts that replace its own, and LoRAs on the U-Net, first to last."""
+    """What a model consists of: a pipeline, parts that replace its own, and LoRAs on the U-Net, first to last."""
 
     root: "Model"
     unet: Part | None = None
@@ -44,30 +44,30 @@ class Composition:
 
 @dataclass(frozen=True)
 class Model:
-    """A model by the name the user gave, found."""
+    """The model that a name means."""
 
     name: str
     source: str
-    """A local folder, or a hub id; of `parts`, its name again."""
+    """A local folder, or a hub id; the name again if kind is `parts`."""
     model_id: UUID
     kind: Kind = "pipeline"
-    """What its folder holds: a whole pipeline, or a U-Net or a LoRA that needs its base. `parts` is a base with another U-Net
-    or VAE, named in the settings of a run."""
+    """What its folder contains: a whole pipeline, or a U-Net or a LoRA that needs its base. `parts` is a base with another
+    U-Net or VAE, named in the settings of a run."""
     base: "Model | None" = None
     """The model it is loaded on top of; None for a whole pipeline."""
     unet: Part | None = None
     vae: Part | None = None
     trained_with: dict | None = None
-    """What `train` wrote beside the weights; None where another program made them."""
+    """What `train` wrote beside the weights; None if another program made them."""
     revision: str | None = None
     """The revision of a hub id."""
     find_parent: "Callable[[], Model] | None" = field(default=None, repr=False, compare=False)
-    """Finds what a whole pipeline was trained on, where `train` wrote that down."""
+    """Finds what a whole pipeline was trained on, if `train` recorded it."""
     built_in: bool = False
 
     @property
     def root(self) -> "Model":
-        """The pipeline at the bottom: its base's root, or itself."""
+        """The whole pipeline that everything else is added to: its base's root, or itself."""
         return self if self.base is None else self.base.root
 
     @cached_property
@@ -84,7 +84,7 @@ class Model:
 
     @cached_property
     def trained_on(self) -> "Model | None":
-        """The model that `train` started from and measured against, or None where that is unknown or no longer there."""
+        """The model that `train` started from and used as the reference; None if that is unknown or no longer exists."""
         if self.kind in ("lora", "unet"):
             return self.base
         try:

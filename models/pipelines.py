@@ -6,7 +6,7 @@ from diffusers import DiffusionPipeline
 from .families import known_family
 from .loading import load_pipeline as composed_pipeline
 from .model import Model
-from .text_to_image import left_off, pipeline_class
+from .text_to_image import pipeline_class, without_filters
 
 
 def dtype_of(name: str, device: str, model: Model) -> torch.dtype:
@@ -27,6 +27,6 @@ def load_pipeline(model: Model, device: str, dtype: torch.dtype) -> DiffusionPip
     Raises:
         PrefloopError: if it cannot be loaded; the message says how to fetch it.
     """
-    pipeline = composed_pipeline(model, dtype, **left_off(pipeline_class(model.settings.pipeline_class)))
+    pipeline = composed_pipeline(model, dtype, **without_filters(pipeline_class(model.settings.pipeline_class)))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)

@@ -1,4 +1,4 @@
-"""Which model a name means, what it was trained on, and an id that changes when any of its files does. Nothing is loaded here."""
+"""Resolve a model name to its files, what it was trained on, and a content hash. Nothing is loaded."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -24,13 +24,13 @@ def find_model(name: str, revision: str | None = None) -> Model:
     """The model that a name means: the built-in one, a folder, or a repository on the hub.
 
     Raises:
-        PrefloopError: where a folder is named that is not there, or holds no model.
-        IntegrityError: where a file of a result, or what the result was trained on, is gone or has changed.
+        PrefloopError: if a named folder does not exist, or contains no model.
+        IntegrityError: if a file of a result, or what the result was trained on, is gone or has changed.
     """
-    return _found(name, revision, ())
+    return _resolve(name, revision, ())
 
 
-def _found(name: str, revision: str | None, within: tuple[Path, ...]) -> Model:
+def _resolve(name: str, revision: str | None, chain: tuple[Path, ...]) -> Model:
     if name in BUILT_IN:
         folder = Path(str(files("prefloop").joinpath(*BUILT_IN[name])))
         if not (folder / "model_index.json").exists():
@@ -41,22 +41,22 @@ def _found(name: str, revision: str | None, within: tuple[Path, ...]) -> Model:
         if not folder.is_dir():
             raise PrefloopError(f"{name} is a file; name the folder of a diffusers pipeline")
         try:
-            return _in_folder(name, folder, within)
+            return _from_folder(name, folder, chain)
         except OSError as error:
             raise PrefloopError(f"cannot read the model {name}: {error}") from error
     return Model(name, name, hub_id(name, revision), revision=revision)
 
 
 def _is_local(name: str, what: str, revision: str | None = None) -> bool:
-    """Whether a name is that of something on this disk; False where it is a hub id.
+    """Whether a name is that of something on this disk; False if it is a hub id.
 
     Raises:
-        PrefloopError: where it is neither.
+        PrefloopError: if it is neither.
     """
     try:
         if "\0" not in name and Path(name).expanduser().exists():
             return True
-    except (OSError, RuntimeError) as error:  # a name too long, or of a user that is not there
+    except (OSError, RuntimeError) as error:  # a name that is too long, or of an unknown user
         raise PrefloopError(f"there is no {what} {name[:100]!r}: {error}") from error
     known = f"neither {', '.join(BUILT_IN)} nor" if what == "model" else "not"
     if not HUB_ID.fullmatch(name):
@@ -64,7 +64,7 @@ def _is_local(name: str, what: str, revision: str | None = None) -> bool:
     parent = Path(name).parent
     if parent.is_dir() and commit_of(name, revision) is None:
         raise PrefloopError(
-            f"there is no {what} {name}: the folder {parent} is here, but {Path(name).name} is not in it; if you mean the "
+            f"there is no {what} {name}: the folder {parent} exists, but {Path(name).name} is not in it; if you mean the "
             f"repository {name} on the hub, run `hf download {name}` first"
         )
     return False
@@ -74,22 +74,22 @@ def find_part(name: str, part: PartName) -> Part:
     """A U-Net or a VAE by the name of its folder, of a pipeline's folder, or of a repository on the hub.
 
     Raises:
-        PrefloopError: where there is none.
+        PrefloopError: if there is none.
     """
     if not _is_local(name, _PART_NAMES[part]):
-        # a repository of a VAE usually holds it alone; a U-Net lies in a pipeline's
+        # a VAE usually has a repository of its own; a U-Net is in a pipeline's
         subfolder = "unet" if part == "unet" else None
         return Part(name, subfolder, hub_id(name, None, part=part))
     folder = Path(name).expanduser()
     refuse_code(folder)
-    for there, subfolder in ((folder, None), (folder / part, part)):
-        if (there / "config.json").is_file():
-            return Part(str(folder), subfolder, fingerprint(there))
-    raise UsageError(f"{name} holds no {_PART_NAMES[part]}: neither config.json nor {part}/config.json is there")
+    for candidate, subfolder in ((folder, None), (folder / part, part)):
+        if (candidate / "config.json").is_file():
+            return Part(str(folder), subfolder, fingerprint(candidate))
+    raise UsageError(f"{name} contains no {_PART_NAMES[part]}: it has neither config.json nor {part}/config.json")
 
 
 def with_parts(model: Model, unet: str | None = None, vae: str | None = None) -> Model:
-    """The model with another U-Net or VAE; the model itself where neither is named."""
+    """The model with another U-Net or VAE; the model itself if neither is named."""
     return _with(
         model,
         None if unet is None else find_part(unet, "unet"),
@@ -108,12 +108,12 @@ def _with(model: Model, unet: Part | None, vae: Part | None) -> Model:
     return Model(name, name, identity, "parts", model, unet, vae)
 
 
-def _in_folder(name: str, folder: Path, within: tuple[Path, ...]) -> Model:
-    here = folder.resolve()
-    if here in within:
+def _from_folder(name: str, folder: Path, chain: tuple[Path, ...]) -> Model:
+    resolved = folder.resolve()
+    if resolved in chain:
         raise IntegrityError(f"{folder / RESULT_FILE} says that the model was trained on itself")
-    if len(within) >= DEEPEST:
-        raise IntegrityError(f"{within[0]} was trained on more than {DEEPEST} models, one on the other")
+    if len(chain) >= DEEPEST:
+        raise IntegrityError(f"{chain[0]} was trained on a chain of more than {DEEPEST} models")
     refuse_code(folder)
     trained_with = read_result(folder)
     hashes = digests(folder)
@@ -122,70 +122,62 @@ def _in_folder(name: str, folder: Path, within: tuple[Path, ...]) -> Model:
     own = content_id(canonical(hashes).encode())
     kind = _kind(folder, trained_with or {})
     if kind == "pipeline":
-        parent = None if trained_with is None else partial(_parent, folder, trained_with, (*within, here))
+        parent = None if trained_with is None else partial(_parent, folder, trained_with, (*chain, resolved))
         return Model(name, str(folder), own, trained_with=trained_with, find_parent=parent)
     if trained_with is None:
         what = "a LoRA" if kind == "lora" else "a U-Net"
-        raise PrefloopError(
-            f"{folder} holds {what} of an unknown base; {RESULT_FILE} with 'base_model' is missing there"
-        )
-    base = _parent(folder, trained_with, (*within, here))
+        raise PrefloopError(f"{folder} contains {what} of an unknown base; it lacks a {RESULT_FILE} with 'base_model'")
+    base = _parent(folder, trained_with, (*chain, resolved))
     identity = content_id(base.model_id.bytes + own.bytes)
     return Model(name, str(folder), identity, kind, base, trained_with=trained_with)
 
 
 def _kind(folder: Path, trained_with: dict) -> Kind:
-    """What the folder holds; where `train` wrote several things one after the other, what it wrote last."""
-    tells: tuple[tuple[Kind, Path], ...] = (
+    """What the folder contains; if `train` wrote several kinds of results, the last one."""
+    marks: tuple[tuple[Kind, Path], ...] = (
         ("pipeline", folder / "model_index.json"),
         ("lora", folder / LORA_FILE),
         ("unet", folder / "unet" / "config.json"),
     )
-    there: list[Kind] = [kind for kind, path in tells if path.exists()]
-    if not there and (folder / ".run").is_dir():
-        raise PrefloopError(
-            f"{folder} holds a training run that has not ended; the command that began it goes on with it"
-        )
-    if not there:
-        raise PrefloopError(f"{folder} holds no model: neither model_index.json, {LORA_FILE} nor unet/ is there")
-    written: list[Kind] = [kind for kind in there if kind == str(trained_with.get("output"))]
-    return written[0] if written else there[0]
+    kinds: list[Kind] = [kind for kind, path in marks if path.exists()]
+    if not kinds and (folder / ".run").is_dir():
+        raise PrefloopError(f"{folder} contains an unfinished training run; repeat the command that started it")
+    if not kinds:
+        raise PrefloopError(f"{folder} contains no model: it has neither model_index.json, {LORA_FILE} nor unet/")
+    last: list[Kind] = [kind for kind in kinds if kind == str(trained_with.get("output"))]
+    return last[0] if last else kinds[0]
 
 
-def _parent(folder: Path, trained_with: Mapping[str, Any], within: tuple[Path, ...]) -> Model:
+def _parent(folder: Path, trained_with: Mapping[str, Any], chain: tuple[Path, ...]) -> Model:
     """The model that a result was trained on, with the parts that replaced its own.
 
     Raises:
-        IntegrityError: where it is gone or has changed.
+        IntegrityError: if it is gone or has changed.
     """
     on = trained_with.get("trained_on")
     if on is None:
-        return _first_parent(folder, trained_with, within)
-    parts: dict[str, Part | None] = {"init_from": None, "vae": None}
-    for name in parts:
-        if (place := on.get(name)) is not None:
-            parts[name] = _part(folder, place, name)
-    return _with(_named(folder, on, within), parts["init_from"], parts["vae"])
+        return _parent_of_0_1(folder, trained_with, chain)
+    parts = {name: _part(folder, on[name], name) for name in ("init_from", "vae") if on.get(name) is not None}
+    return _with(_base(folder, on, chain), parts.get("init_from"), parts.get("vae"))
 
 
-def _named(folder: Path, on: Mapping[str, Any], within: tuple[Path, ...]) -> Model:
+def _base(folder: Path, on: Mapping[str, Any], chain: tuple[Path, ...]) -> Model:
     if (built_in := on.get("built_in")) is not None:
         if not isinstance(built_in, str) or built_in not in BUILT_IN:
             raise IntegrityError(f"{folder / RESULT_FILE}: there is no built-in model {str(built_in)[:40]!r}")
-        found = _found(built_in, None, within)
-        if str(found.model_id) == on.get("id"):
-            return found
+        base = _resolve(built_in, None, chain)
+        if str(base.model_id) == on.get("id"):
+            return base
         raise _changed(folder, built_in)
     places, revision, identity = read_place(folder, on, "trained_on")
     if on.get("hub"):
-        asked = on.get("revision")
-        if hub_id(places[0], asked) != identity:
+        if hub_id(places[0], on.get("revision")) != identity:
             raise _changed(folder, places[0])
         return Model(places[0], places[0], identity, revision=revision)
     for place in places:
-        found = _found(place, None, within)
-        if found.model_id == identity:
-            return found
+        base = _resolve(place, None, chain)
+        if base.model_id == identity:
+            return base
     raise _changed(folder, places[0])
 
 
@@ -197,9 +189,9 @@ def _part(folder: Path, place: Any, name: str) -> Part:
     if place.get("hub"):
         return Part(places[0], "unet" if part == "unet" else None, identity, revision)
     for source in places:
-        found = find_part(source, part)
-        if found.part_id == identity:
-            return found
+        candidate = find_part(source, part)
+        if candidate.part_id == identity:
+            return candidate
     raise _changed(folder, places[0])
 
 
@@ -209,46 +201,46 @@ def _changed(folder: Path, base: object) -> IntegrityError:
     )
 
 
-def _first_parent(folder: Path, trained_with: Mapping[str, Any], within: tuple[Path, ...]) -> Model:
-    """The same from a prefloop.json of version 0.1, which names the pipeline at the bottom, the id of what was trained on, and
-    the settings of the run.
+def _parent_of_0_1(folder: Path, trained_with: Mapping[str, Any], chain: tuple[Path, ...]) -> Model:
+    """`_parent` from a prefloop.json of version 0.1, which has the name of the root, the id of what was trained on, and the
+    settings of the run.
 
     Raises:
-        IntegrityError: where it cannot be told what the result was trained on.
+        IntegrityError: if that does not say what the result was trained on.
     """
     root, identity = trained_with.get("base_model"), trained_with.get("base_model_id")
     if root is None:
         raise IntegrityError(f"{folder / RESULT_FILE} does not say what the model was trained on: no base_model")
     config = trained_with.get("config", {})
-    named = [name for name in (root, config.get("model")) if isinstance(name, str) and "\0" not in name]
+    names = [name for name in (root, config.get("model")) if isinstance(name, str) and "\0" not in name]
     revision = config.get("revision")
-    for place in dict.fromkeys(place for name in named for place in (name, str(folder.parent / name))):
+    for place in dict.fromkeys(place for name in names for place in (name, str(folder.parent / name))):
         if place in BUILT_IN or Path(place).expanduser().is_dir():
-            found = _found(place, None, within)
+            parent = _resolve(place, None, chain)
         elif HUB_ID.fullmatch(place):
-            asked = revision if isinstance(revision, str) else None
-            found = Model(place, place, hub_id(place, asked), revision=asked)
+            named = revision if isinstance(revision, str) else None
+            parent = Model(place, place, hub_id(place, named), revision=named)
         else:
             continue
-        if identity is None or identity in (str(found.model_id), str(_first_id(found))):
+        if identity is None or identity in (str(parent.model_id), str(_id_in_0_1(parent))):
             break
     else:
         raise IntegrityError(
-            f"{folder} was trained on {config.get('model', root)}, which is not there, has changed, or was itself trained; "
+            f"{folder} was trained on {config.get('model', root)}, which does not exist, has changed, or was itself trained; "
             "restore it, or train again"
         )
-    for option in ("init_from", "vae"):
+    for option in ("unet_init", "vae"):  # as 0.1 called them
         value = config.get(option)
         if value is not None and (not isinstance(value, str) or not HUB_ID.fullmatch(value) or Path(value).exists()):
             raise IntegrityError(
-                f"{folder} was trained with {option.replace('_', '-')} {value} by version 0.1, which kept no hash of it: what "
-                "it needs cannot be told; train again"
+                f"{folder} was trained with {option.replace('_', '-')} {value} by version 0.1, which kept no hash of it: "
+                "whether it has changed is unknown; train again"
             )
-    return with_parts(found, config.get("init_from"), config.get("vae"))
+    return with_parts(parent, config.get("unet_init"), config.get("vae"))
 
 
-def _first_id(model: Model) -> UUID:
-    """The id that version 0.1 gave a result: its base was taken to be the pipeline at the bottom."""
+def _id_in_0_1(model: Model) -> UUID:
+    """The id that version 0.1 gave a result, as if its base were the root."""
     if model.base is None:
         return model.model_id
     return content_id(model.root.model_id.bytes + fingerprint(Path(model.source)).bytes)

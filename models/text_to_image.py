@@ -1,4 +1,4 @@
-"""Which pipelines of diffusers draw images from prompts alone, and how they are asked for that and nothing more."""
+"""Which pipelines of diffusers generate images from prompts alone, and how to call them for that and nothing more."""
 
 import copy
 import inspect
@@ -16,65 +16,65 @@ def pipeline_class(name: str) -> Any:
     """The class of diffusers by its name.
 
     Raises:
-        UsageError: where there is none of that name, or it wants more than prompts.
+        UsageError: if there is none with that name, or it needs more than prompts.
     """
     kind = getattr(diffusers, name, None)
     if not (inspect.isclass(kind) and issubclass(kind, DiffusionPipeline)):
         raise UsageError(f"diffusers {diffusers.__version__} has no pipeline {name}")
-    asked = inspect.signature(kind.__call__).parameters
-    if not {"prompt", "num_inference_steps"} <= asked.keys() or (
-        any(word in asked for word in OTHER_INPUTS) and not _can_do_without(kind)
+    parameters = inspect.signature(kind.__call__).parameters
+    if not {"prompt", "num_inference_steps"} <= parameters.keys() or (
+        any(word in parameters for word in OTHER_INPUTS) and not _is_text_to_image(kind)
     ):
-        raise UsageError(f"a {name} draws no images from prompts alone")
+        raise UsageError(f"a {name} does not generate images from prompts alone")
     return kind
 
 
-def _can_do_without(kind: Any) -> bool:
-    """Whether a pipeline that takes images or more is one that draws from prompts too."""
+def _is_text_to_image(kind: Any) -> bool:
+    """Whether a pipeline that takes images or more also generates from prompts alone."""
     from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING  # hundreds of modules
 
     return kind in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values() and "Control" not in kind.__name__
 
 
 def own_defaults(name: str) -> tuple[int, float] | None:
-    """Steps and guidance scale that a pipeline takes by itself; None where it has none."""
-    asked = inspect.signature(pipeline_class(name).__call__).parameters
+    """Steps and guidance scale that a pipeline uses by default; None if it has no defaults."""
+    parameters = inspect.signature(pipeline_class(name).__call__).parameters
     steps, guidance = (
-        asked[word].default if word in asked else None for word in ("num_inference_steps", "guidance_scale")
+        parameters[word].default if word in parameters else None for word in ("num_inference_steps", "guidance_scale")
     )
     return (steps, float(guidance)) if isinstance(steps, int) and isinstance(guidance, int | float) else None
 
 
-def left_off(kind: Any) -> dict[str, Any]:
-    """Arguments for `from_pretrained` that leave off what would change an image after it is drawn.
+def without_filters(kind: Any) -> dict[str, Any]:
+    """Arguments for `from_pretrained` that disable what would change an image after it is generated.
 
     A safety checker blacks images out, and black ones would become candidates; SDXL's watermark depends on what else is
-    installed, so that images would differ between machines.
+    installed, so images would differ between machines.
     """
-    asked = inspect.signature(kind.__init__).parameters
-    off: dict[str, Any] = {"add_watermarker": False} if "add_watermarker" in asked else {}
-    if "safety_checker" in asked:
-        off |= {"safety_checker": None, "requires_safety_checker": False}
-        off |= {"feature_extractor": None} if "feature_extractor" in asked else {}
-    return off
+    parameters = inspect.signature(kind.__init__).parameters
+    arguments: dict[str, Any] = {"add_watermarker": False} if "add_watermarker" in parameters else {}
+    if "safety_checker" in parameters:
+        arguments |= {"safety_checker": None, "requires_safety_checker": False}
+        arguments |= {"feature_extractor": None} if "feature_extractor" in parameters else {}
+    return arguments
 
 
 def set_scheduler(pipeline: Any, name: str | None, steps: int) -> None:
-    """Replace the sampler by another scheduler class of diffusers, on the model's own noise schedule.
+    """Replace the noise scheduler by another class of diffusers, on the model's own noise schedule.
 
     Raises:
-        UsageError: where there is no such class, or it does not fit the model.
+        UsageError: if there is no such class, or it does not fit the model.
     """
     if name is None:
         return
     kind: Any = getattr(diffusers, name, None)
     if not (inspect.isclass(kind) and issubclass(kind, diffusers.SchedulerMixin)):
         raise UsageError(f"diffusers has no scheduler {name!r}")
-    own, known = pipeline.scheduler, cast("Any", kind)  # pyright does not see that a scheduler has a config
+    own, scheduler_class = pipeline.scheduler, cast("Any", kind)  # pyright does not see that a scheduler has a config
     try:
-        scheduler = known.from_config(own.config)
+        scheduler = scheduler_class.from_config(own.config)
         copy.deepcopy(scheduler).set_timesteps(steps)
-    except Exception as error:  # whatever a class raises that was made for other models
+    except Exception as error:  # a class made for other models may raise anything
         raise UsageError(f"{_does_not_fit(name, pipeline)}: {first_line(error)}") from error
     missing = [
         word
@@ -93,7 +93,7 @@ def _does_not_fit(name: str, pipeline: Any) -> str:
 def refuse_resolution(pipeline: Any, resolution: int | None) -> None:
     """
     Raises:
-        UsageError: where the model has no latent for images of that side.
+        UsageError: if the model has no latents for images with that side.
     """
     step = getattr(pipeline, "vae_scale_factor", 8)
     patch = getattr(getattr(getattr(pipeline, "transformer", None), "config", None), "patch_size", 1)

@@ -1,4 +1,4 @@
-"""Which prompts a result was trained on, kept beside its weights: their ids, which mean the same in every store."""
+"""Ids of the prompts a result was trained on, kept beside its weights; they are the same in every store."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,10 +16,10 @@ def write_trained_prompts(folder: Path, prompts: Iterable[UUID]) -> None:
 
 
 def read_trained_prompts(folder: Path) -> set[UUID] | None:
-    """None where the result does not tell.
+    """None if the result does not say.
 
     Raises:
-        PrefloopError: where the file is damaged.
+        PrefloopError: if the file is damaged.
     """
     path = folder / FILE
     if not path.is_file():
@@ -31,5 +31,5 @@ def read_trained_prompts(folder: Path) -> set[UUID] | None:
         return {UUID(hex=line) for line in lines}
     except (ValueError, OSError) as error:
         raise PrefloopError(
-            f"{path} cannot be read: {error}; move it away, and the prompts count as not known"
+            f"{path} cannot be read: {error}; move it away, and the prompts count as unknown"
         ) from error

@@ -1,4 +1,4 @@
-"""Pipelines with the component classes and the shapes of configs of the real ones, small, of random weights."""
+"""Tiny pipelines with random weights; their component classes and the structure of their configs are those of the real ones."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ _DENOISER: dict[str, Any] = {
 
 
 def pipeline(kind: str) -> Any:
-    """Draws 32 x 32 pictures from 4 x 4 latents; the same weights each time."""
+    """Generates 32 x 32 images from 4 x 4 latents; the same weights each time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return _xl(kind) if kind.startswith("sdxl") else _sd(kind)
@@ -84,8 +84,8 @@ def _sd(kind: str) -> StableDiffusionPipeline:
 
 def _xl(kind: str) -> Any:
     refiner = kind == "sdxl-refiner"
-    # the U-Net is told the pooled text, 24 wide, and 6 numbers (the refiner 5), each in 8 values
-    told: dict[str, Any] = {
+    # added conditions: the pooled embedding, 24 wide, and 6 numbers (the refiner 5), each in 8 values
+    added: dict[str, Any] = {
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 8,
         "projection_class_embeddings_input_dim": 24 + 8 * (5 if refiner else 6),
@@ -95,7 +95,7 @@ def _xl(kind: str) -> Any:
     distilled: dict[str, Any] = {"timestep_spacing": "trailing"}
     parts: dict[str, Any] = {
         "vae": AutoencoderKL(**_CODER, scaling_factor=0.13025),
-        "unet": UNet2DConditionModel(**_DENOISER, **told, cross_attention_dim=24 if refiner else 40),
+        "unet": UNet2DConditionModel(**_DENOISER, **added, cross_attention_dim=24 if refiner else 40),
         "text_encoder": None if refiner else CLIPTextModel(_text(16)),
         "text_encoder_2": CLIPTextModelWithProjection(_text(24)),
         "tokenizer": None if refiner else tokenizer(),

@@ -10,7 +10,7 @@ from .config import TrainConfig
 
 
 def optimizer_name(config: TrainConfig, family: Family) -> str:
-    """The optimizer that `auto` stands for: Adafactor for full fine-tuning of SDXL, as in the reference code, otherwise AdamW."""
+    """The optimizer's name; `auto` is AdamW for a LoRA, and the family's own choice if every weight is trained."""
     if config.optimizer != "auto":
         return config.optimizer
     return "adamw" if config.lora_rank else family.full_optimizer

@@ -1,4 +1,4 @@
-"""The model that learns and the reference it is measured against."""
+"""The model that is trained and the reference it is compared with."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -26,13 +26,13 @@ KOHYA_FILE = "kohya.safetensors"
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def load_vae(model: Model, instead: str | None, device: torch.device) -> Any:
-    """The model's VAE, or one named instead: the folder or hub id of a pipeline or of a VAE; frozen, float32."""
-    return loading.load_vae(with_parts(model, vae=instead)).eval().requires_grad_(False).to(device)
+def load_vae(model: Model, replacement: str | None, device: torch.device) -> Any:
+    """The model's VAE, or another one by the folder or hub id of a pipeline or VAE; frozen, float32."""
+    return loading.load_vae(with_parts(model, vae=replacement)).eval().requires_grad_(False).to(device)
 
 
 def load_text_encoders(model: Model, family: Family, device: torch.device) -> Callable[[list[str]], dict[str, Tensor]]:
-    """A function from N prompts to what the family's `encode` makes of them; frozen, float32."""
+    """A function from N prompts to their embeddings by name, as the family's `encode` returns them; frozen, float32."""
     pipeline = loading.load_root(model, **{family.component: None, "vae": None})
     for part in family.text_encoders:
         getattr(pipeline, part).float().eval().requires_grad_(False).to(device)
@@ -40,16 +40,16 @@ def load_text_encoders(model: Model, family: Family, device: torch.device) -> Ca
 
 
 def load_unet(model: Model, init_from: str | None = None) -> Any:
-    """The U-Net in float32, with all that the model was trained on fused.
+    """The U-Net in float32, with everything the model was trained on fused.
 
     Args:
-        init_from: a U-Net to take instead: a folder, or a hub id.
+        init_from: another U-Net to use: a folder, or a hub id.
     """
     return loading.load_unet(with_parts(model, unet=init_from))
 
 
 class Policy:
-    """A U-Net with the weights that learn, and its reference: a frozen copy, or itself with the adapter off."""
+    """A U-Net with trainable weights, and its reference: a frozen copy, or itself with the adapter disabled."""
 
     def __init__(self, unet: Any, config: TrainConfig, family: Family) -> None:
         self.unet, self.family = unet, family
@@ -58,7 +58,7 @@ class Policy:
         if self.lora:
             unet.requires_grad_(False)
             if config.mixed_precision in HALF:
-                unet.to(HALF[config.mixed_precision])  # frozen: both models round it alike
+                unet.to(HALF[config.mixed_precision])  # frozen: both models round it the same way
             with torch.random.fork_rng():
                 torch.manual_seed(config.seed)
                 unet.add_adapter(
@@ -82,7 +82,7 @@ class Policy:
 
     @property
     def has_reference(self) -> bool:
-        """Whether the reference can still be asked once training has begun."""
+        """Whether the reference is still available once training has started."""
         return self.lora or self._reference is not None
 
     def parameters(self) -> list[nn.Parameter]:
@@ -96,21 +96,21 @@ class Policy:
 
     @contextmanager
     def reference(self, wrapped: Any) -> Iterator[Any]:
-        """The reference for the length of the block, without gradients. `wrapped` is the U-Net as accelerate has it.
+        """The reference for the duration of the block, without gradients. `wrapped` is the U-Net as accelerate wraps it.
 
-        Where there is no copy it is the model as it is: right only before the first step.
+        Without a copy or an adapter it is the policy as it is: right only before the first step.
         """
         with torch.no_grad():
             if self._reference is not None:
                 yield self._reference
             elif self.lora:
-                with self._adapter_off():
+                with self._adapter_disabled():
                     yield wrapped
             else:
                 yield wrapped
 
     @contextmanager
-    def _adapter_off(self) -> Iterator[None]:
+    def _adapter_disabled(self) -> Iterator[None]:
         # peft's own disable_adapters walks all modules: 11 ms a step on Stable Diffusion 1.5, this 0.3 ms
         for layer in self._layers:
             layer._disable_adapters = True
@@ -121,19 +121,19 @@ class Policy:
                 layer._disable_adapters = False
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold of the weights."""
+        """The weights that a checkpoint must contain."""
         return {name: parameter.detach() for name, parameter in self.unet.named_parameters() if parameter.requires_grad}
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
-        mine = self.trainable_state()
-        if mine.keys() != state.keys():
-            raise PrefloopError("the checkpoint's weights are of another model")
+        own = self.trainable_state()
+        if own.keys() != state.keys():
+            raise PrefloopError("the checkpoint's weights belong to another model")
         with torch.no_grad():
-            for name, parameter in mine.items():
+            for name, parameter in own.items():
                 parameter.copy_(state[name])
 
     def save_weights(self, output: Path) -> None:
-        """The LoRA in diffusers' layout, or the U-Net in `unet/`: what `load_lora_weights` or `from_pretrained` loads."""
+        """The LoRA in diffusers' format, or the U-Net in its subfolder: what `load_lora_weights` or `from_pretrained` loads."""
         if not self.lora:
             self.unet.save_pretrained(output / self.family.component)
             return
@@ -152,18 +152,18 @@ class Policy:
         )
 
     def adapter(self) -> Adapter:
-        """The LoRA as it is now."""
+        """The LoRA with its current weights."""
         return adapter_of(self.unet)
 
     def save_kohya(self, output: Path, model: Model) -> None:
-        """The LoRA in kohya's layout, in kohya.safetensors; combined with those it was trained on, where it was."""
+        """The LoRA in kohya's format, in kohya.safetensors; combined with any LoRAs it was trained on."""
         adapters = [*(read_adapter(folder) for folder in model.composition.loras), self.adapter()]
         adapter = combined(adapters) if len(adapters) > 1 else adapters[0]
         velocity = self.family.noise.prediction_type == "v_prediction"
         save_kohya(self.unet, adapter, output / KOHYA_FILE, v_prediction=velocity)
 
     def whole_unet(self, model: Model) -> Any:
-        """The U-Net with nothing beside it: where a LoRA was trained, a float32 copy with it fused.
+        """The U-Net alone; if a LoRA was trained, a float32 copy with it fused.
 
         Args:
             model: what it was trained on.

@@ -40,7 +40,7 @@ _AFFECT_REFERENCE = (
 )
 
 
-def as_begun(
+def data_for_run(
     config: TrainConfig,
     store: PairStore,
     model: Model,
@@ -50,7 +50,7 @@ def as_begun(
     *,
     main: bool,
 ) -> TrainingData:
-    """`prepared` with the pairs that the run in the folder began with; a new run keeps its pairs there.
+    """`prepared_data` with the pairs that the run in the folder began with; a new run keeps its pairs there.
 
     Args:
         pairs: what the settings select, if it is known already.
@@ -65,7 +65,7 @@ def as_begun(
         pairs = kept
     elif pairs is None:
         pairs = select_pairs(store, config)
-    data = prepared(config, store, model, device, pairs, stop)
+    data = prepared_data(config, store, model, device, pairs, stop)
     if kept is None:
         if main:
             save_pairs(output, config, pairs, data.pairs)
@@ -82,7 +82,7 @@ def as_begun(
     return data
 
 
-def prepared(
+def prepared_data(
     config: TrainConfig,
     store: PairStore,
     model: Model,

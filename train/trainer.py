@@ -34,7 +34,7 @@ from .optimizers import learning_rate, optimizer_for, optimizer_name
 from .pair_denoiser import PairDenoiser
 from .pairs import Pairs
 from .policy import Policy, load_unet
-from .prepare import as_begun, with_reference_errors
+from .prepare import data_for_run, with_reference_errors
 from .state import TABLES, State
 
 LOG_EVERY = 10
@@ -70,7 +70,7 @@ class Trainer:
         device = self.accelerator.device
         self.model = model or with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
         with self.accelerator.main_process_first():
-            self.data = as_begun(config, store, self.model, device, stop, pairs, main=self.main)
+            self.data = data_for_run(config, store, self.model, device, stop, pairs, main=self.main)
         self.labelers = {
             name: json.loads(settings)
             for name, settings in store.rows(

@@ -6,6 +6,7 @@ from ...core.errors import UsageError
 from ..model import Model
 from . import sd, sdxl
 from .protocol import Family, FamilyFile
+from .settings import PipelineSettings
 
 FAMILIES: tuple[FamilyFile, ...] = (sd, sdxl)
 PIPELINES = {name: file for file in FAMILIES for name in file.PIPELINES}
@@ -17,7 +18,7 @@ class PipelineTraits:
     """What must be alike in two models whose images are compared; None if the settings do not say."""
 
     name: str
-    """The family's, or the pipeline's class if no family has it."""
+    """The family's, or the pipeline's class if it belongs to no family."""
     pipeline_class: str
     latent_channels: int | None
     side: int | None
@@ -27,7 +28,7 @@ class PipelineTraits:
 
 
 def known_family(model: Model) -> Family | None:
-    """The family of any pipeline, from settings that nobody has checked; None if no family has it.
+    """The family of any pipeline, from unchecked settings; None if it belongs to no family.
 
     Raises:
         PrefloopError: if the settings cannot be read or fetched.
@@ -44,18 +45,15 @@ def family_of(model: Model) -> Family:
         IntegrityError: if its settings do not make a usable model.
         PrefloopError: if they cannot be read or fetched.
     """
-    return _required(model).checked()
+    return supported_family(model).checked()
 
 
-def file_of(model: Model) -> FamilyFile:
-    """
+def supported_family(model: Model) -> Family:
+    """The family of a model that can be loaded part by part, from unchecked settings.
+
     Raises:
-        UsageError: if no family has the model.
+        UsageError: if it belongs to no family.
     """
-    return PIPELINES[_required(model).pipeline_class]
-
-
-def _required(model: Model) -> Family:
     family = known_family(model)
     if family is None:
         titles = "; ".join(f"{file.TITLE} ({', '.join(file.PIPELINES)})" for file in FAMILIES)
@@ -63,6 +61,11 @@ def _required(model: Model) -> Family:
             f"{model.root.name} is a {model.settings.pipeline_class}, which cannot be trained; supported: {titles}"
         )
     return family
+
+
+def family_of_class(pipeline_class: str) -> Family:
+    """The family of a pipeline about which only the class, one of PIPELINES, is known."""
+    return PIPELINES[pipeline_class].family(PipelineSettings(pipeline_class, {"_class_name": pipeline_class}, {}))
 
 
 def traits_of(model: Model) -> PipelineTraits:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class FamilyFile(Protocol):
-    """One file of this folder: a module. The last three are as in Family."""
+    """A module of this folder."""
 
     @property
     def TITLE(self) -> str:
@@ -22,17 +22,8 @@ class FamilyFile(Protocol):
         """Classes of diffusers whose models belong to the family."""
         ...
 
-    @property
-    def COMPONENT(self) -> Literal["unet", "transformer"]: ...
-
-    @property
-    def MODEL_CLASS(self) -> str: ...
-
-    @property
-    def VAE_CLASS(self) -> str: ...
-
     def family(self, settings: "PipelineSettings") -> "Family":
-        """The family of a pipeline of one of these classes, from settings that nobody has checked yet."""
+        """The family of a pipeline of one of these classes, from unchecked settings."""
         ...
 
 
@@ -41,7 +32,7 @@ class Family(Protocol):
 
     @property
     def name(self) -> str:
-        """As prefloop.json has it."""
+        """As in prefloop.json."""
         ...
 
     @property
@@ -51,7 +42,7 @@ class Family(Protocol):
 
     @property
     def component(self) -> Literal["unet", "transformer"]:
-        """What learns, and the subfolder it lies in."""
+        """The part that is trained, and the subfolder it is in."""
         ...
 
     @property
@@ -136,7 +127,7 @@ class Family(Protocol):
         """
         ...
 
-    def encode(self, pipeline: Any, prompts: list[str]) -> "dict[str, Tensor]":
+    def encode(self, pipeline: Any, prompts: list[str], /) -> "dict[str, Tensor]":
         """What the text encoders make of N prompts: `prompt_tensors`, each (N, ...).
 
         Args:
@@ -153,7 +144,7 @@ class Family(Protocol):
         ...
 
     def conditions(
-        self, prompts: "dict[str, Tensor]", crop_coordinates: "Tensor", size: tuple[int, int]
+        self, prompts: "dict[str, Tensor]", crop_coordinates: "Tensor", size: tuple[int, int], /
     ) -> "dict[str, Tensor]":
         """Everything that `predict` needs beside latents and timesteps; each (B, ...).
 
@@ -164,7 +155,7 @@ class Family(Protocol):
         """
         ...
 
-    def predict(self, model: Any, noisy: "Tensor", timesteps: "Tensor", conditions: "dict[str, Tensor]") -> "Tensor":
+    def predict(self, model: Any, noisy: "Tensor", timesteps: "Tensor", conditions: "dict[str, Tensor]", /) -> "Tensor":
         """The model's prediction, in the latents' shape.
 
         Args:

@@ -3,14 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from .settings import PipelineSettings
-from .unet import COMPONENT, MODEL_CLASS, TURBO_STEPS, VAE_CLASS, UNetFamily, is_distilled
+from .unet import TURBO_STEPS, UNetFamily, is_distilled
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 TITLE = "Stable Diffusion 1 and 2"
 PIPELINES = ("StableDiffusionPipeline",)
-__all__ = ["COMPONENT", "MODEL_CLASS", "PIPELINES", "TITLE", "VAE_CLASS", "family"]
 
 
 def family(settings: PipelineSettings) -> UNetFamily:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .settings import PipelineSettings
-from .unet import COMPONENT, MODEL_CLASS, TURBO_STEPS, VAE_CLASS, UNetFamily, is_distilled
+from .unet import TURBO_STEPS, UNetFamily, is_distilled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,7 +14,6 @@ TITLE = "Stable Diffusion XL"
 PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
 REFINER_TIMESTEPS = 200  # the refiner was trained on the first 200 only
 AESTHETIC_SCORE = 6.0  # the score the refiner's pipeline asks for
-__all__ = ["COMPONENT", "MODEL_CLASS", "PIPELINES", "TITLE", "VAE_CLASS", "family"]
 
 
 def family(settings: PipelineSettings) -> UNetFamily:
@@ -36,7 +35,7 @@ def family(settings: PipelineSettings) -> UNetFamily:
             name="sdxl-refiner",
             text_encoders=("text_encoder_2",),
             starts_from_image=True,
-            last_timestep=REFINER_TIMESTEPS,
+            n_first_timesteps=REFINER_TIMESTEPS,
             conditions=partial(_conditions, refiner=True),
         )
     if is_distilled(settings):
@@ -52,7 +51,7 @@ def _encode(pipeline: Any, prompts: list[str]) -> "dict[str, Tensor]":
         prompts, device=pipeline.text_encoder_2.device, num_images_per_prompt=1, do_classifier_free_guidance=False
     )
     if pipeline.config.get("force_zeros_for_empty_prompt"):
-        # what the pipeline takes for no prompt: the base model knows zeros there, not an encoded empty text
+        # as the pipeline does without a prompt: the base model was trained with zeros, not with an encoded empty text
         filled = torch.tensor([bool(prompt) for prompt in prompts], device=embeds.device)
         embeds, pooled = embeds * filled[:, None, None], pooled * filled[:, None]
     return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}

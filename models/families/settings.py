@@ -1,4 +1,4 @@
-"""The settings of a pipeline's parts, read from their JSON files: nothing is loaded, and a folder's name decides nothing."""
+"""The settings of a pipeline's parts, read from their JSON files; nothing is loaded, and the folder's name does not matter."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from ..model import Model
 
 @dataclass(frozen=True)
 class PipelineSettings:
-    """What the files of a pipeline say, unchecked: values may be missing or of any type."""
+    """The files of a pipeline, unchecked: values may be missing or of any type."""
 
     model: str
     """The model's name, for messages."""

@@ -14,13 +14,9 @@ if TYPE_CHECKING:
 
     from ..noise import Diffusion
 
-COMPONENT: Literal["unet"] = "unet"
 MODEL_CLASS = "UNet2DConditionModel"
-VAE_CLASS = "AutoencoderKL"
 LORA_TARGETS = ("to_k", "to_q", "to_v", "to_out.0")
-TURBO_STEPS = (
-    4  # steps and, counted from the last timestep, starting points of adversarial distillation, arXiv 2311.17042
-)
+TURBO_STEPS = 4  # of adversarial distillation, arXiv 2311.17042, evenly spaced and the last one without signal
 LARGEST = 4096  # of a latent's side and of timesteps: four times what any known model has
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
@@ -42,12 +38,12 @@ class UNetFamily:
     predict: "Callable[[Any, Tensor, Tensor, dict[str, Tensor]], Tensor]"
     distilled: bool = False
     starts_from_image: bool = False
-    last_timestep: int | None = None
-    """Train only on timesteps below this one; None trains on all."""
+    n_first_timesteps: int | None = None
+    """Train only on this many of the first timesteps; None trains on all."""
 
-    component: Literal["unet"] = COMPONENT
+    component: Literal["unet"] = "unet"
     model_class: str = MODEL_CLASS
-    vae_class: str = VAE_CLASS
+    vae_class: str = "AutoencoderKL"
     lora_targets: tuple[str, ...] = LORA_TARGETS
     dtype: str = "float16"
 
@@ -76,8 +72,12 @@ class UNetFamily:
         """So that the U-Net can halve them."""
         return self.vae_factor * 2 ** (len(self._unet["block_out_channels"]) - 1)
 
-    @cached_property
+    @property
     def noise(self) -> "Diffusion":
+        return self._noise
+
+    @cached_property
+    def _noise(self) -> "Diffusion":
         """The noise schedule the model was trained on; with zero terminal signal-to-noise ratio by arXiv 2305.08891."""
         from diffusers import DDPMScheduler
 
@@ -85,11 +85,11 @@ class UNetFamily:
 
         settings = self.settings.parts["scheduler"]
         n = settings["num_train_timesteps"]
-        timesteps = range(min(self.last_timestep or n, n))
+        timesteps = tuple(range(min(self.n_first_timesteps or n, n)))
         if self.distilled:
-            timesteps = (n * (k + 1) // TURBO_STEPS - 1 for k in range(TURBO_STEPS))
+            timesteps = tuple(n * (k + 1) // TURBO_STEPS - 1 for k in range(TURBO_STEPS))
         zero_snr = self.distilled or bool(settings.get("rescale_betas_zero_snr"))
-        return Diffusion(DDPMScheduler.from_config(settings, rescale_betas_zero_snr=zero_snr), tuple(timesteps))
+        return Diffusion(DDPMScheduler.from_config(settings, rescale_betas_zero_snr=zero_snr), timesteps)
 
     def latents(self, vae: Any, pixels: "Tensor") -> "tuple[Tensor, Tensor]":
         scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0
@@ -100,7 +100,7 @@ class UNetFamily:
         return prompt | {f"negative_{name}": tensor for name, tensor in negative.items()}
 
     def checked(self) -> "UNetFamily":
-        """See Family. The settings get their classes' defaults, once the classes have made parts of them without weights."""
+        """See Family. Each part is made from its settings without weights, and they are completed with its class's defaults."""
         import diffusers
 
         model, parts = self.settings.model, dict(self.settings.parts)
@@ -121,19 +121,19 @@ class UNetFamily:
                 f"{model} cannot be trained: its U-Net takes {unet['in_channels']} channels and returns "
                 f"{unet['out_channels']}, as models for inpainting do"
             )
-        found = unet.get("addition_embed_type"), unet.get("class_embed_type")
-        if found != (self.addition_embed_type, None):
-            raise UsageError(
-                f"{model} cannot be trained: its U-Net has conditions that a {self.pipeline_class} of this family has not: "
-                f"addition_embed_type {found[0]}, class_embed_type {found[1]}"
-            )
+        for name, expected in (("addition_embed_type", self.addition_embed_type), ("class_embed_type", None)):
+            if unet.get(name) != expected:
+                raise UsageError(
+                    f"{model} cannot be trained: the {name} of its U-Net is {unet.get(name)}, but that of a "
+                    f"{self.pipeline_class} is {expected}"
+                )
         _refuse_unusable(model, unet, parts["vae"], parts["scheduler"])
         return replace(self, settings=replace(self.settings, parts=parts))
 
 
 def is_distilled(settings: PipelineSettings) -> bool:
     """True for SD-turbo and SDXL-turbo: models distilled to a few steps, which sample from the last timestep on."""
-    scheduler = settings.parts["scheduler"]
+    scheduler = settings.parts.get("scheduler", {})
     return (
         scheduler.get("timestep_spacing") == "trailing"
         and scheduler.get("prediction_type") != "v_prediction"
@@ -163,7 +163,7 @@ def _complete(model: str, part: str, kind: Any, settings: dict[str, Any]) -> dic
     try:
         with torch.device("cpu" if part == "scheduler" else "meta"):
             return dict(kind.from_config(settings).config)
-    except Exception as error:  # a constructor raises whatever it stumbles over
+    except Exception as error:  # a constructor may raise anything
         line = (" ".join(str(error).split()) or type(error).__name__)[:300]
         raise IntegrityError(f"the {part} of the model {model} cannot be made from its settings: {line}") from error
 

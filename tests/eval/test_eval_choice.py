@@ -144,7 +144,7 @@ def test_a_pipeline_that_is_not_in_the_table_has_its_own_settings(tmp_path: Path
     assert usual_settings(find_model(str(tmp_path))) == (20, 4.5)  # of its __call__
     index["_class_name"] = "StableDiffusionUpscalePipeline"
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(UsageError, match="StableDiffusionUpscalePipeline draws no images from prompts alone"):
+    with pytest.raises(UsageError, match="StableDiffusionUpscalePipeline does not generate images from prompts alone"):
         usual_settings(find_model(str(tmp_path)))
 
 

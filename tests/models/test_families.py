@@ -4,6 +4,8 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from prefloop.models.families import FAMILIES, family_of, known_family
+from prefloop.models.families import FAMILIES, PIPELINES, family_of, family_of_class, known_family
 from prefloop.models.resolve import find_model
 from prefloop.store import PairStore, UsageError
 from prefloop.store.images import png_bytes
@@ -127,12 +129,28 @@ def test_nothing_but_a_familys_file_asks_what_kind_of_model_it_is():
                 pytest.fail(f"{path.relative_to(root)} says {name[0]}")
 
 
+def test_recognizing_a_family_imports_neither_torch_nor_diffusers():
+    code = "import sys, prefloop.models.families; sys.exit(bool({'torch', 'diffusers', 'transformers'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], env=content.environment()).returncode == 0
+
+
+def test_the_automatic_dtype_is_half_precision_on_a_gpu_alone(models: dict[str, Path]):
+    from prefloop.models.pipelines import dtype_of
+
+    model = find_model(str(models["sdxl"]))
+    assert dtype_of("auto", "cuda:0", model) is torch.float16
+    assert dtype_of("auto", "cpu", model) is torch.float32
+    assert dtype_of("bfloat16", "cpu", model) is torch.bfloat16
+
+
 def test_every_family_file_names_its_pipelines_and_classes():
-    for file in FAMILIES:
-        assert issubclass(getattr(diffusers, file.MODEL_CLASS), diffusers.ModelMixin)
-        assert issubclass(getattr(diffusers, file.VAE_CLASS), diffusers.ModelMixin)
-        assert all(issubclass(getattr(diffusers, name), diffusers.DiffusionPipeline) for name in file.PIPELINES)
-    assert len({name for file in FAMILIES for name in file.PIPELINES}) == sum(len(file.PIPELINES) for file in FAMILIES)
+    for pipeline_class in PIPELINES:
+        family = family_of_class(pipeline_class)
+        assert family.pipeline_class == pipeline_class
+        assert issubclass(getattr(diffusers, pipeline_class), diffusers.DiffusionPipeline)
+        assert issubclass(getattr(diffusers, family.model_class), diffusers.ModelMixin)
+        assert issubclass(getattr(diffusers, family.vae_class), diffusers.ModelMixin)
+    assert len(PIPELINES) == sum(len(file.PIPELINES) for file in FAMILIES)  # none belongs to two
 
 
 def test_only_turbos_last_timestep_has_no_signal(models: dict[str, Path]):

@@ -1,4 +1,4 @@
-"""Model folders that are cut, odd or made to break: train and its dry run end in one line, before anything is made."""
+"""Model folders that are truncated, odd or malicious: train and its dry run end with one line, before anything is written."""
 
 import json
 import shutil
@@ -102,7 +102,7 @@ def hostile(
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_odd_settings_of_a_model_are_one_line(hostile: Callable[..., TrainConfig], name: str):
+def test_odd_settings_of_a_model_are_refused_in_one_line(hostile: Callable[..., TrainConfig], name: str):
     with pytest.raises(PrefloopError) as raised:
         family_of(find_model(hostile(SETTINGS[name]).model))
     assert_one_line(raised.value)
@@ -118,13 +118,13 @@ def test_odd_settings_end_a_run_before_anything_is_encoded(
     assert not list((labelled.path / "cache").glob("*"))
 
 
-def test_a_model_of_pickles_alone_is_not_loaded(hostile: Callable[..., TrainConfig], labelled: PairStore):
+def test_a_model_with_only_pickles_is_not_loaded(hostile: Callable[..., TrainConfig], labelled: PairStore):
     with pytest.raises(PrefloopError) as raised:
         train(hostile(pickled), labelled)
     assert_one_line(raised.value)
 
 
-def cut(path: str) -> Callable[[Path], None]:
+def truncated(path: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         data = (folder / path).read_bytes()
         (folder / path).write_bytes(data[: len(data) // 2])
@@ -133,26 +133,26 @@ def cut(path: str) -> Callable[[Path], None]:
 
 
 BROKEN = {
-    "unet weights cut": cut("unet/diffusion_pytorch_model.safetensors"),
-    "vae weights cut": cut("vae/diffusion_pytorch_model.safetensors"),
-    "text encoder cut": cut("text_encoder/model.safetensors"),
+    "unet weights cut": truncated("unet/diffusion_pytorch_model.safetensors"),
+    "vae weights cut": truncated("vae/diffusion_pytorch_model.safetensors"),
+    "text encoder cut": truncated("text_encoder/model.safetensors"),
     "text encoder gone": lambda folder: (folder / "text_encoder" / "model.safetensors").unlink(),
-    "tokenizer cut": cut("tokenizer/tokenizer.json"),
+    "tokenizer cut": truncated("tokenizer/tokenizer.json"),
     "tokenizer gone": lambda folder: shutil.rmtree(folder / "tokenizer"),
 }
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_files_that_are_cut_or_gone_are_one_line(
+def test_truncated_or_missing_files_are_refused_in_one_line(
     hostile: Callable[..., TrainConfig], labelled: PairStore, how: str, capfd: pytest.CaptureFixture[str]
 ):
     with pytest.raises(PrefloopError, match="cannot load the model") as raised:
         train(hostile(BROKEN[how]), labelled)
     assert_one_line(raised.value)
-    assert "rror" not in capfd.readouterr().err  # nor does a library say it in its own words
+    assert "rror" not in capfd.readouterr().err  # and no library prints an error of its own
 
 
-def test_a_dry_run_names_a_text_encoder_without_settings(hostile: Callable[..., TrainConfig], labelled: PairStore):
+def test_a_dry_run_names_a_text_encoder_with_broken_settings(hostile: Callable[..., TrainConfig], labelled: PairStore):
     with pytest.raises(PrefloopError, match="cannot be read as JSON") as raised:
         dry_run(hostile(text("text_encoder/config.json", "{")), labelled)
     assert_one_line(raised.value)

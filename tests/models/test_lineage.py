@@ -1,4 +1,4 @@
-"""A result remembers what it was trained on: what is loaded is what was in memory at the end of training, at any depth."""
+"""A result remembers what it was trained on: loading gives what was in memory at the end of training, at any depth."""
 
 import json
 import re
@@ -26,14 +26,14 @@ from torch import Tensor
 
 OUTPUTS = ("lora", "unet", "pipeline", "fused")
 CHAINS = [
-    (*rest, last)
-    for rest in (("lora", "lora"), ("unet", "lora"), ("pipeline", "lora"), ("lora", "unet"))
+    (*earlier, last)
+    for earlier in (("lora", "lora"), ("unet", "lora"), ("pipeline", "lora"), ("lora", "unet"))
     for last in OUTPUTS
 ]
 
 
 class World:
-    """Trains one step at a time; each chain of results is made once, and what was in memory at its end is kept."""
+    """Trains one step at a time; each chain of results is made once, and what was in memory at its end is remembered."""
 
     def __init__(self, folder: Path, store: PairStore) -> None:
         self.folder, self.store = folder, store
@@ -58,7 +58,7 @@ class World:
         config = TrainConfig(output_dir=str(folder), labelers=("redder",), model=str(on), **(settings | more))
         folder.mkdir()
         trainer = Trainer(config, self.store, StopSignal())
-        if lora:  # a LoRA that has done one step is next to nothing; this one would show
+        if lora:  # after one step a LoRA changes next to nothing; this makes it visible
             with torch.no_grad():
                 for parameter in trainer.policy.parameters():
                     parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
@@ -68,7 +68,7 @@ class World:
         trainer.finish("run")
         unet = trainer.policy.unet.eval()
         vae = trainer.monitor.samples._pipeline(torch.device("cpu")).vae
-        self.memory[folder] = (named(unet), drawn(on, unet, vae))
+        self.memory[folder] = (named(unet), generated(on, unet, vae))
         return folder
 
     def chain(self, outputs: tuple[str, ...]) -> Path:
@@ -79,14 +79,14 @@ class World:
 
 
 def named(unet: Any) -> dict[str, Tensor]:
-    """The weights of a U-Net by name, with peft's own part of the names left out."""
+    """The weights of a U-Net by name, without peft's own part of the names."""
     return {
         name.replace(".base_layer", "").replace(".default_0", ".default"): value.clone()
         for name, value in unet.state_dict().items()
     }
 
 
-def drawn(root: Path | Model, unet: Any = None, vae: Any = None) -> bytes:
+def generated(root: Path | Model, unet: Any = None, vae: Any = None) -> bytes:
     pipeline: Any
     if isinstance(root, Model):
         pipeline = load_pipeline(root, "cpu", torch.float32)
@@ -94,8 +94,8 @@ def drawn(root: Path | Model, unet: Any = None, vae: Any = None) -> bytes:
         pipeline = load_pipeline(find_model(str(root)).root, "cpu", torch.float32)
         pipeline.unet = unet
         pipeline.vae = vae
-    asked = {"num_inference_steps": 2, "height": 32, "width": 32, "generator": torch.Generator().manual_seed(0)}
-    return pipeline("a red circle", **asked).images[0].tobytes()
+    settings = {"num_inference_steps": 2, "height": 32, "width": 32, "generator": torch.Generator().manual_seed(0)}
+    return pipeline("a red circle", **settings).images[0].tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +120,9 @@ def test_what_is_loaded_is_what_was_in_memory_at_the_end_of_training(world: Worl
         weights = fused(weights, 3.0 / 2)
     assert loaded.keys() == weights.keys()
     assert all(torch.equal(loaded[name], value) for name, value in weights.items())
-    differ = max(abs(a - b) for a, b in zip(drawn(model), image, strict=True))
-    assert differ <= (1 if outputs[-1] == "fused" else 0)  # levels of a pixel
-    # what training would start from
+    differ = max(abs(a - b) for a, b in zip(generated(model), image, strict=True))
+    assert differ <= (1 if outputs[-1] == "fused" else 0)  # of 256 levels
+    # the weights training would start from
     start = named(load_unet(model))
     flat = fused(weights, 3.0 / 2)
     assert start.keys() == flat.keys()
@@ -142,7 +142,7 @@ def fused(weights: dict[str, Tensor], scaling: float) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_another_unet_and_vae_are_loaded_again_and_trained_on(world: World, output: str):
+def test_a_result_with_another_unet_and_vae_is_loaded_and_trained_on_with_them(world: World, output: str):
     parts = {"init_from": str(world.other / "unet"), "vae": str(world.other)}
     folder = world.trained(world.base, f"parts-{output}", output, **parts)
     results = [folder]
@@ -157,7 +157,7 @@ def test_another_unet_and_vae_are_loaded_again_and_trained_on(world: World, outp
         loaded = named(pipeline.unet)
         assert all(torch.equal(loaded[name], value) for name, value in weights.items())
         assert all(torch.equal(pipeline.vae.state_dict()[name], value) for name, value in vae.items())
-        assert max(abs(a - b) for a, b in zip(drawn(model), image, strict=True)) <= 1
+        assert max(abs(a - b) for a, b in zip(generated(model), image, strict=True)) <= 1
     on = find_model(str(folder)).trained_on
     assert on is not None
     assert (on.kind, on.composition.root.source) == ("parts", str(world.base))
@@ -168,7 +168,7 @@ def test_another_unet_and_vae_are_loaded_again_and_trained_on(world: World, outp
     assert on.model_id != find_model(str(world.base)).model_id
 
 
-def test_latents_are_kept_apart_by_the_vae_in_force(world: World):
+def test_the_latent_cache_depends_on_the_vae_in_use(world: World):
     base = find_model(str(world.base))
     config = TrainConfig(output_dir="x", labelers=("redder",))
     own, other = (fingerprint(folder / "vae").hex for folder in (world.base, world.other))
@@ -176,7 +176,7 @@ def test_latents_are_kept_apart_by_the_vae_in_force(world: World):
     assert _vae_key(config, base) == own
     assert _vae_key(replace(config, vae=str(world.other)), base) == other
     folder = world.trained(world.base, "parts-lora", "lora", init_from=str(world.other / "unet"), vae=str(world.other))
-    assert _vae_key(config, find_model(str(folder))) == other  # a round later, without naming it again
+    assert _vae_key(config, find_model(str(folder))) == other  # one round later, without naming it again
 
 
 def find_state(folder: Path) -> dict[str, Tensor]:
@@ -188,7 +188,7 @@ def test_a_unet_or_vae_that_does_not_fit_is_refused_by_name(world: World, tmp_pa
     with pytest.raises(UsageError, match=r"wide does not fit .*: its cross_attention_dim is 40, not 16"):
         load_unet(find_model(str(world.base)), str(wide))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="empty holds no U-Net"):
+    with pytest.raises(UsageError, match="empty contains no U-Net"):
         load_unet(find_model(str(world.base)), str(tmp_path / "empty"))
 
 
@@ -199,47 +199,62 @@ def moved(world: World, outputs: tuple[str, ...], folder: Path) -> list[Path]:
     return [Path(shutil.copytree(world.folder / name, folder / name)) for name in names]
 
 
-def test_what_was_trained_on_is_found_from_any_folder_and_where_both_were_moved(
+def test_the_base_is_found_from_any_working_folder_and_after_both_were_moved(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     folder = world.chain(("lora", "lora"))
     expected = named(load_unet(find_model(str(folder))))
     monkeypatch.chdir(folder)
-    there = find_model(".")
-    assert all(torch.equal(value, expected[name]) for name, value in named(load_unet(there)).items())
+    by_dot = find_model(".")
+    assert all(torch.equal(value, expected[name]) for name, value in named(load_unet(by_dot)).items())
     first, second = moved(world, ("lora", "lora"), tmp_path)
     hidden = world.folder / "hidden"
     (world.folder / "lora").rename(hidden)
     try:
-        found = find_model(str(second))
-        assert found.base is not None
-        assert Path(found.base.source).resolve() == first
-        assert found.model_id == there.model_id
+        model = find_model(str(second))
+        assert model.base is not None
+        assert Path(model.base.source).resolve() == first
+        assert model.model_id == by_dot.model_id
         shutil.rmtree(first)
-        with pytest.raises(IntegrityError, match=r"lora-lora needs .*/lora, which is not there"):
+        with pytest.raises(IntegrityError, match=r"lora-lora needs .*/lora, which does not exist"):
             find_model(str(second))
     finally:
         hidden.rename(world.folder / "lora")
 
 
+@pytest.mark.parametrize("option", ["unet_init", "vae"])
+def test_a_result_of_version_0_1_with_another_unet_or_vae_is_refused(world: World, tmp_path: Path, option: str):
+    folder = Path(shutil.copytree(world.chain(("lora",)), tmp_path / "tuned"))
+    about = json.loads((folder / RESULT_FILE).read_text())
+    del about["trained_on"]
+    base = str(world.base)
+    about |= {"base_model": base, "base_model_id": str(find_model(base).model_id), "config": {"model": base}}
+    (folder / RESULT_FILE).write_text(json.dumps(about))
+    assert find_model(str(folder)).base is not None
+    about["config"][option] = str(world.other)  # 0.1 recorded no hash of it
+    (folder / RESULT_FILE).write_text(json.dumps(about))
+    with pytest.raises(IntegrityError, match=rf"{option.replace('_', '-')} .*/other by version 0\.1"):
+        find_model(str(folder))
+
+
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_a_base_that_has_changed_is_refused_and_nothing_is_loaded(world: World, tmp_path: Path, output: str):
     *_, first, second = moved(world, ("lora", "unet", output), tmp_path)
-    told = json.loads((second / RESULT_FILE).read_text())
-    told["trained_on"] = told["trained_on"] | {"folder": str(first)}
-    (second / RESULT_FILE).write_text(json.dumps(told))
+    about = json.loads((second / RESULT_FILE).read_text())
+    about["trained_on"] = about["trained_on"] | {"folder": str(first)}
+    (second / RESULT_FILE).write_text(json.dumps(about))
     (first / "unet" / "more.json").write_text("{}")
-    if output in ("pipeline", "fused"):  # whole without it
+    if output in ("pipeline", "fused"):  # complete without it
         model = find_model(str(second))
         assert model.trained_on is None
-        assert drawn(model)
+        assert generated(model)
         return
     with pytest.raises(IntegrityError, match=rf"{second} was trained on {first}, which has changed") as caught:
         find_model(str(second))
     assert (caught.value.exit_code, len(str(caught.value).splitlines())) == (5, 1)
 
 
-def test_the_card_tells_how_diffusers_alone_loads_the_chain(world: World, monkeypatch: pytest.MonkeyPatch):
+def test_the_code_in_the_card_loads_the_chain_with_diffusers_alone(world: World, monkeypatch: pytest.MonkeyPatch):
     for outputs in (("lora", "lora", "lora"), ("unet", "lora", "lora"), ("lora", "unet")):
         folder = world.chain(outputs)
         expected = named(load_pipeline(find_model(str(folder)), "cpu", torch.float32).unet)
@@ -264,7 +279,7 @@ def assert_snippet(folder: Path, expected: dict[str, Tensor], monkeypatch: pytes
     return made["pipeline"]
 
 
-def test_kohyas_file_of_a_chain_holds_all_its_loras_for_the_pipeline_at_the_bottom(world: World):
+def test_kohyas_file_of_a_chain_contains_all_its_loras_for_the_root_pipeline(world: World):
     first = world.chain(("lora",))
     folder = world.trained(first, "lora-kohya", "lora", kohya=True, lora_rank=3)
     expected = load_unet(find_model(str(folder))).state_dict()

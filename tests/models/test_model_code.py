@@ -1,4 +1,4 @@
-"""No model folder can name code to run: every place where diffusers, transformers or peft would look, through every stage."""
+"""No model folder can name code to run: every place where diffusers, transformers or peft look, in every stage."""
 
 import json
 import pickle
@@ -15,7 +15,7 @@ from prefloop.store import PairStore
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-# Each leaves a file behind when it is imported or unpickled.
+# Each writes a file when it is imported or unpickled.
 CANARY = """
 import os, pathlib
 pathlib.Path(os.environ["CANARY"]).write_text(__name__)
@@ -95,15 +95,15 @@ def _other_weights(folder: Path) -> None:
 
 
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a list as the pipeline's class": (_pipeline_list, "evil.py: no code of a model folder is run"),
+    "a list as the pipeline's class": (_pipeline_list, "evil.py: code in a model folder is never run"),
     "a component's module": (_component_file, 'unet of the StableDiffusionPipeline is ["evil", "Unet"]'),
-    "a component's module under a known name": (_component_file_under_a_known_name, "diffusers.py: no code"),
+    "a component's module under a known name": (_component_file_under_a_known_name, "diffusers.py: code in"),
     "a module on the path": (_module_on_the_path, 'unet of the StableDiffusionPipeline is ["evil_module", "Unet"]'),
-    "a custom pipeline": (_custom_pipeline, "pipeline.py: no code"),
+    "a custom pipeline": (_custom_pipeline, "pipeline.py: code in"),
     "auto_map of the text encoder": (_auto_map_of_the_text_encoder, "auto_map names code"),
     "auto_map of the tokenizer": (_auto_map_of_the_tokenizer, "auto_map names code"),
     "an Auto class": (_auto_class, "AutoTokenizer"),
-    "an adapter of a component": (_adapter_of_a_component, "adapter_config.json lays an adapter"),
+    "an adapter of a component": (_adapter_of_a_component, "adapter_config.json adds an adapter"),
     "a kernel from the hub": (_kernel_from_the_hub, "names code on the hub"),
     "a quantizer": (_quantizer, "quantized by 'quanto'"),
     "other weights than safetensors": (_other_weights, "'model.bin', which is not a safetensors file"),
@@ -111,7 +111,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 BROKEN: dict[str, tuple[str, str]] = {
     "no JSON": ("{", "cannot be read as JSON"),
-    "a list": ("[]", "holds a list"),
+    "a list": ("[]", "contains a list"),
     "nested beyond reading": ("[" * 100_000, "cannot be read as JSON"),
     "without a class": ("{}", "the pipeline must be a class of diffusers, got null"),
     "a class that is not there": ('{"_class_name": "EvilPipeline"}', "has no pipeline EvilPipeline"),
@@ -125,7 +125,7 @@ BROKEN: dict[str, tuple[str, str]] = {
 
 @pytest.fixture(scope="module")
 def labelled_once(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
-    """Pairs that 'redder' has labelled; what is refused changes nothing in it but adds failed runs."""
+    """Pairs that 'redder' has labelled; refused commands only add failed runs to it."""
     store = PairStore.create(tmp_path_factory.mktemp("labelled") / "store")
     content.add_labeler(store, "redder")
     for pair in content.fill(store, n_prompts=12):
@@ -136,7 +136,7 @@ def labelled_once(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
 
 @pytest.fixture
 def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that code of a folder would write; `evil_module` can be imported from the current folder."""
+    """The file that code in a folder would write; `evil_module` can be imported from the current folder."""
     (tmp_path / "evil_module.py").write_text(CANARY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -150,18 +150,18 @@ def model(tiny_pipeline: Path, tmp_path: Path) -> Path:
 
 
 def stages(model: Path, store: PairStore, tiny_pipeline: Path) -> dict[str, list[str]]:
-    """Every command that loads a model, from its weights to the folder that another one was trained on."""
-    drawing = ["--prompts", "shapes", "--limit", "1", "--num-inference-steps", "2", "--guidance-scale", "1"]
+    """Every command that loads a model."""
+    generating = ["--prompts", "shapes", "--limit", "1", "--num-inference-steps", "2", "--guidance-scale", "1"]
     training = ["train", "--labeler", "redder", "--max-train-steps", "1", "--output-dir", "out", "--cpu"]
-    judging = ["eval", *drawing, "--scorer", "little_scorers:Redness"]
-    found = {
-        "generate": ["generate", *drawing, "--model", str(model)],
-        "eval": [*judging, "--model", str(model), "--baseline", str(tiny_pipeline)],
-        "eval against": [*judging, "--model", str(tiny_pipeline), "--baseline", str(model)],
+    evaluating = ["eval", *generating, "--scorer", "little_scorers:Redness"]
+    commands = {
+        "generate": ["generate", *generating, "--model", str(model)],
+        "eval": [*evaluating, "--model", str(model), "--baseline", str(tiny_pipeline)],
+        "eval --baseline": [*evaluating, "--model", str(tiny_pipeline), "--baseline", str(model)],
         "train": [*training, "--model", str(model)],
         "train --dry-run": [*training, "--model", str(model), "--dry-run"],
     }
-    return {name: [*words, "--store", str(store.path)] for name, words in found.items()}
+    return {name: [*words, "--store", str(store.path)] for name, words in commands.items()}
 
 
 @pytest.mark.parametrize("how", HOSTILE)
@@ -171,24 +171,24 @@ def test_a_hostile_folder_is_refused_in_one_line_by_every_stage(
     make, message = HOSTILE[how]
     make(model)
     for name, words in stages(model, labelled_once, tiny_pipeline).items():
-        ended = CliRunner().invoke(app, words)
-        assert ended.exit_code == 2, (name, ended.output)
-        (line,) = ended.stderr.splitlines()
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 2, (name, result.output)
+        (line,) = result.stderr.splitlines()
         assert message in line
     assert not canary.exists()
     assert labelled_once.rows("select count(*) from runs where status <> 'failed'") == [(0,)]
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_a_broken_index_ends_in_one_line(
+def test_a_broken_index_is_refused_in_one_line(
     labelled_once: PairStore, tiny_pipeline: Path, model: Path, canary: Path, how: str
 ):
     text, message = BROKEN[how]
     (model / "model_index.json").write_text(text)
     for name, words in stages(model, labelled_once, tiny_pipeline).items():
-        ended = CliRunner().invoke(app, words)
-        assert ended.exit_code in (1, 2), (name, ended.output)
-        (line,) = ended.stderr.splitlines()
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code in (1, 2), (name, result.output)
+        (line,) = result.stderr.splitlines()
         assert name != "generate" or message in line
     assert not canary.exists()
 
@@ -206,16 +206,16 @@ def test_a_repository_of_the_hub_is_checked_like_a_folder(
     snapshot = shutil.copytree(model, repository / "snapshots" / ("0" * 40))
     _module_on_the_path(snapshot)
     for name, words in stages(Path("owner/name"), labelled_once, tiny_pipeline).items():
-        ended = CliRunner().invoke(app, words)
-        assert ended.exit_code == 2, (name, ended.output)
-        (line,) = ended.stderr.splitlines()
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 2, (name, result.output)
+        (line,) = result.stderr.splitlines()
         assert "evil_module" in line
     shutil.copyfile(model / "model_index.json", snapshot / "model_index.json")
     assert CliRunner().invoke(app, stages(Path("owner/name"), labelled_once, tiny_pipeline)["generate"]).exit_code == 0
     assert not canary.exists()
 
 
-def test_the_canary_sings_where_code_is_loaded(model: Path, canary: Path):
+def test_the_canary_is_written_if_code_is_loaded(model: Path, canary: Path):
     from diffusers import DiffusionPipeline
 
     _pipeline_list(model)
@@ -237,7 +237,7 @@ class Evil:
         ("text_encoder", "pytorch_model", False),
     ],
 )
-def test_a_folder_with_a_pickle_alone_is_refused_and_not_unpickled(
+def test_a_folder_with_only_a_pickle_is_refused_and_not_unpickled(
     labelled_once: PairStore, tiny_pipeline: Path, model: Path, canary: Path, part: str, weights: str, evil: bool
 ):
     (safe,) = (model / part).glob("*.safetensors")
@@ -246,12 +246,12 @@ def test_a_folder_with_a_pickle_alone_is_refused_and_not_unpickled(
     safe.unlink()
     for name, words in stages(model, labelled_once, tiny_pipeline).items():
         if name in ("generate", "eval", "train"):
-            ended = CliRunner().invoke(app, words)
-            assert ended.exit_code in (1, 5), (name, ended.output)
+            result = CliRunner().invoke(app, words)
+            assert result.exit_code in (1, 5), (name, result.output)
             assert not canary.exists()
             if name != "train":
-                assert "safetensors" in ended.stderr.splitlines()[-1]
-                assert isinstance(ended.exception, SystemExit), "a traceback"
+                assert "safetensors" in result.stderr.splitlines()[-1]
+                assert isinstance(result.exception, SystemExit), "a traceback"
 
 
 def test_the_pickle_would_run(model: Path, canary: Path):

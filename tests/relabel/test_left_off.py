@@ -15,7 +15,7 @@ from prefloop.eval import EvalConfig
 from prefloop.eval.stage import evaluate
 from prefloop.generate import GenerateConfig
 from prefloop.generate.stage import generate
-from prefloop.models.text_to_image import left_off
+from prefloop.models.text_to_image import without_filters
 from prefloop.store import PairStore, load_image
 from prefloop.train import TrainConfig
 from prefloop.train.stage import train
@@ -72,6 +72,6 @@ def test_no_stage_blacks_out_images(
 
 
 def test_the_watermark_of_sdxl_is_off_whatever_is_installed():
-    assert left_off(StableDiffusionXLPipeline) == {"add_watermarker": False}
+    assert without_filters(StableDiffusionXLPipeline) == {"add_watermarker": False}
     off = {"safety_checker": None, "requires_safety_checker": False, "feature_extractor": None}
-    assert left_off(StableDiffusionPipeline) == off
+    assert without_filters(StableDiffusionPipeline) == off

@@ -28,7 +28,7 @@ ODD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "not text": (lambda f: (f / RESULT_FILE).write_bytes(b"\xff\xfe{}"), "cannot be read as JSON"),
     "nested": (deep, "cannot be read as JSON"),
     "a folder": (lambda f: ((f / RESULT_FILE).unlink(), (f / RESULT_FILE).mkdir()), "cannot be read as JSON"),
-    "a list": (lambda f: (f / RESULT_FILE).write_text("[]"), "holds a list where train writes an object"),
+    "a list": (lambda f: (f / RESULT_FILE).write_text("[]"), "contains a list, but train writes an object"),
     "empty": (lambda f: (f / RESULT_FILE).write_text("{}"), "no base_model"),
     "no labelers": (lambda f: rewrite(f, labelers=[1]), "labelers is '[1]'"),
     "labelers": (lambda f: rewrite(f, labelers={"a": []}), "labelers.a is '[]'"),
@@ -73,7 +73,7 @@ def test_a_circular_or_very_deep_lineage_is_refused(lora: Path, tmp_path: Path):
         above = Path(shutil.copytree(other, tmp_path / f"{number}"))
         rewrite(above, trained_on={"folder": str(below), "id": str(hub_id("a/b", None))})
         below = above
-    assert f"trained on more than {DEEPEST} models" in refused(below)
+    assert f"trained on a chain of more than {DEEPEST} models" in refused(below)
 
 
 LAYER = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k"

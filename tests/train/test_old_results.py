@@ -86,7 +86,7 @@ def test_a_record_of_version_0_1_is_used_if_its_base_can_be_found(lora: Path, ti
     old_record(third, base.name, content_id(base.model_id.bytes + fingerprint(second).bytes), model="second")
     assert len(find_model(str(third)).composition.loras) == 3
     shutil.rmtree(lora)
-    assert "was trained on tuned, which is not there" in refused(second)
+    assert "was trained on tuned, which does not exist" in refused(second)
 
 
 @pytest.mark.parametrize(("option", "part"), [("unet_init", "unet"), ("vae", "vae")])

@@ -185,10 +185,10 @@ def test_a_path_is_not_taken_for_a_hub_id(cached: Path, lora: Path, tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     with pytest.raises(
-        PrefloopError, match=r"the folder models is here, but sd15 is not in it; .*`hf download models/sd15`"
+        PrefloopError, match=r"the folder models exists, but sd15 is not in it; .*`hf download models/sd15`"
     ):
         find_model("models/sd15")
-    with pytest.raises(PrefloopError, match="there is no U-Net models/sd15: the folder models is here"):
+    with pytest.raises(PrefloopError, match="there is no U-Net models/sd15: the folder models exists"):
         with_parts(find_model("shapes"), unet="models/sd15")
     (tmp_path / "owner").mkdir()
     assert find_model("owner/tiny").model_id == hub_id("owner/tiny", None)  # it is in the cache
@@ -198,7 +198,7 @@ def test_a_path_is_not_taken_for_a_hub_id(cached: Path, lora: Path, tmp_path: Pa
     # and a hub id is not taken for a path
     rewrite(lora, trained_on=lineage(find_model("owner/tiny"), lora))
     (tmp_path / "owner" / "tiny").mkdir()
-    assert "a folder of that name is here" in refused(lora)
+    assert "here is a folder with that name" in refused(lora)
     assert cached.exists()
 
 

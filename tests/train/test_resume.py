@@ -98,7 +98,7 @@ def test_labels_that_change_during_an_interruption_do_not_change_the_run(
     capsys.readouterr()
     train(cut, labelled)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "changed since" in line]
-    assert line == f"3 labels new or changed since; the run in {cut.output_dir} goes on with those it began with"
+    assert line == f"3 labels new or changed since; the run in {cut.output_dir} continues with those it began with"
     assert weights(whole) == weights(cut)
     for table in TABLES:
         text, resumed_text = ((Path(c.output_dir) / table).read_text() for c in (whole, cut))
@@ -303,7 +303,7 @@ def test_an_interrupted_overwrite_says_how_to_resume(
 
 def test_an_unfinished_run_is_not_a_model(labelled: PairStore, config: TrainConfig):
     interrupt({0: "stop"}, config, labelled)
-    with pytest.raises(PrefloopError, match="holds a training run that has not ended"):
+    with pytest.raises(PrefloopError, match="contains an unfinished training run"):
         find_model(config.output_dir)
 
 

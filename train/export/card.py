@@ -13,7 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ...core.hub import HUB_ID
 from ...core.stats import no_interval
-from ...models.families import PIPELINES
+from ...models.families import PIPELINES, family_of_class
 from ...models.model import Composition, Model, Part
 from ...models.resolve import BUILT_IN, LORA_FILE
 from ...store.pairstore import PairStore
@@ -106,7 +106,7 @@ def _method(objective: str) -> str:
 
 def _snippet(record: dict, trained_on: Model | None) -> str:
     family, output = record["pipeline_class"], record["output"]
-    file = PIPELINES[family]
+    known = family_of_class(family)
     # without a dtype each part of a pipeline keeps the one it is stored in, and they may differ
     dtype = "torch_dtype=torch.float32"
     classes, lines, parts = [family], ["", 'folder = "."  # this folder, or the name of its repository on the hub'], []
@@ -116,8 +116,8 @@ def _snippet(record: dict, trained_on: Model | None) -> str:
     composition = Composition(_unresolved(record["base_model"])) if trained_on is None else trained_on.composition
     unet = 'folder, subfolder="unet"' if output == "unet" else _arguments(composition.unet)
     for name, kind, arguments in (
-        (file.COMPONENT, file.MODEL_CLASS, unet),
-        ("vae", file.VAE_CLASS, _arguments(composition.vae)),
+        (known.component, known.model_class, unet),
+        ("vae", known.vae_class, _arguments(composition.vae)),
     ):
         if arguments:
             classes.append(kind)

@@ -100,7 +100,7 @@ class Monitor:
 
     def sample(self, step: int) -> None:
         if self.accelerator.is_main_process:
-            self.samples.draw(step, self.accelerator.device)
+            self.samples.write(step, self.accelerator.device)
         self.accelerator.wait_for_everyone()
 
     def log(self, step: int, recent: Sequence[Tensor]) -> str:

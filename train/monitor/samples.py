@@ -4,14 +4,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from ...core.files import write_atomic
 from ...models.loading import load_root
 from ...models.model import Model
-from ...models.text_to_image import left_off, pipeline_class
+from ...models.text_to_image import pipeline_class, without_filters
 from ...store import UsageError
 from ...store.images import png_bytes
 from ..cache import EMPTY_PROMPT_ID
@@ -34,7 +36,7 @@ class Samples:
             raise UsageError("sample-steps cannot generate with a refiner, which starts from an image; leave it out")
         self.pairs = _distinct(data.pairs.validation or data.pairs.train)[: config.n_samples]
 
-    def draw(self, step: int, device: torch.device) -> None:
+    def write(self, step: int, device: torch.device) -> None:
         """Write samples/step-N.png: a row for each prompt, the reference's image on the left and the policy's on the right."""
         self.folder.mkdir(exist_ok=True)
         kept = [self.folder / f"reference-{number}.png" for number in range(len(self.pairs))]
@@ -52,30 +54,24 @@ class Samples:
 
     def _pipeline(self, device: torch.device) -> Any:
         family = self.data.family
-        parts: dict[str, Any] = left_off(pipeline_class(family.pipeline_class)) | dict.fromkeys(family.text_encoders)
-        parts[family.component] = self.policy.unet
-        pipeline = load_root(self.model, vae=load_vae(self.model, self.config.vae, device), **parts)
+        parts = without_filters(pipeline_class(family.pipeline_class)) | dict.fromkeys(family.text_encoders)
+        parts |= {family.component: self.policy.unet, "vae": load_vae(self.model, self.config.vae, device)}
+        pipeline = load_root(self.model, **parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
     @torch.no_grad()
     def _images(self, pipeline: Any, device: torch.device) -> list[Image.Image]:
-        family, dtype = self.data.family, self.policy.unet.dtype
+        family = self.data.family
         side = self.config.resolution or family.resolution
         steps, guidance = family.usual if family.distilled else (STEPS, GUIDANCE)
         with _eval_mode(self.policy.unet):
             images = []
             for pair in self.pairs:
-                prompt, negative = (
-                    {
-                        name: self.data.prompt_embeds.rows(name, [identity]).to(device, dtype)
-                        for name in family.prompt_tensors
-                    }
-                    for identity in (pair.prompt_id, EMPTY_PROMPT_ID)
-                )
+                embeds = (self._embeds(prompt_id, device) for prompt_id in (pair.prompt_id, EMPTY_PROMPT_ID))
                 seed = derived_seed(self.config.seed, "sample", pair.prompt_id)
                 images += pipeline(
-                    **family.call_arguments(prompt, negative),
+                    **family.call_arguments(*embeds),
                     num_inference_steps=steps,
                     guidance_scale=guidance,
                     height=side,
@@ -83,6 +79,10 @@ class Samples:
                     generator=torch.Generator("cpu").manual_seed(seed),
                 ).images
         return images
+
+    def _embeds(self, prompt_id: UUID, device: torch.device) -> dict[str, Tensor]:
+        rows, dtype = self.data.prompt_embeds.rows, self.policy.unet.dtype
+        return {name: rows(name, [prompt_id]).to(device, dtype) for name in self.data.family.prompt_tensors}
 
 
 @contextmanager
