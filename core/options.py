@@ -28,7 +28,7 @@ class Field:
 
 
 def config_fields(config: type) -> list[Field]:
-    """The fields of a dataclass in their order; a help made from other things is in the metadata of its field."""
+    """The fields of a dataclass in their order. A field whose help is computed has it in its metadata."""
     docs, types = {}, get_type_hints(config)
     for parent in reversed(config.__mro__[:-1]):
         docs |= _docs(parent)

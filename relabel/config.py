@@ -20,15 +20,17 @@ def _summaries(records: Iterable[tuple[str, str]]) -> str:
     return "; ".join(f"{name} ({summary})" for name, summary in records)
 
 
+def _by_tie_unit() -> str:
+    units: dict[str, list[str]] = {}
+    for name, rule in RULES.items():
+        units.setdefault(rule.tie_unit, []).append(name)
+    return ", ".join(f"in {unit} for {_list(names, 'and')}" for unit, names in units.items())
+
+
 _WEIGHTED = [name for name, rule in RULES.items() if rule.takes_weights]
 _VOTING = [name for name, rule in RULES.items() if rule.votes]
-_UNITS: dict[str, list[str]] = {}
-"""Unit of the tie band → rules."""
-for _name, _rule in RULES.items():
-    _UNITS.setdefault(_rule.tie_unit, []).append(_name)
 _RULE_HELP = f"How scores become labels: {_summaries((name, rule.summary) for name, rule in RULES.items())}."
-_IN_UNITS = ", ".join(f"in {unit} for {_list(names, 'and')}" for unit, names in _UNITS.items())
-_BAND_HELP = f"Margins up to this are ties: {_IN_UNITS}."
+_BAND_HELP = f"Margins up to this are ties: {_by_tie_unit()}."
 _QUANTILE_HELP = (
     "Fraction of pairs, those with the smallest margins, that are ties; for "
     f"{_list(_VOTING, 'and')}, of each scorer's votes."

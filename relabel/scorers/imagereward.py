@@ -1,6 +1,6 @@
 """ImageReward v1.0, arXiv 2304.05977: BLIP's text model attends to the image, linear layers give the reward.
 
-The reward needs the whole grid of image features, too large to cache: each image and prompt runs through both models.
+The reward needs the whole grid of image features, so nothing is cached: each image and prompt runs through both models.
 """
 
 import re

@@ -119,9 +119,8 @@ class OpenCLIPScorer(EmbeddingScoreMixin):
         _, tokenizer = self._parts
         if isinstance(tokenizer, _Tokenizer):
             return tokenizer.n_longer(prompts)
-        return sum(
-            len(tokenizer.encode(prompt)) + 2 > tokenizer.context_length for prompt in prompts
-        )  # with start and end
+        # + 2: start and end
+        return sum(len(tokenizer.encode(prompt)) + 2 > tokenizer.context_length for prompt in prompts)
 
     def score_embeddings(self, images: Embeddings, prompts: Embeddings | None) -> Any:
         """-1 to 1."""

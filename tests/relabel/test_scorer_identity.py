@@ -81,6 +81,24 @@ def copied(name: str, to: Path) -> Path:
     return to
 
 
+IDENTITIES = {
+    "pickscore": "pickscore@7b2d9ce48967",
+    "hps": "hps@f6b5178a5a4f",
+    "clip": "clip@9c14d371af01",
+    "aesthetics": "aesthetics@57c9d55abb98",
+}
+"""Scores are stored under these: a change of any text that is hashed into them would score every store again."""
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_the_identities_of_the_built_in_weights_do_not_change(name: str):
+    assert identity(load_scorer(name, "shapes")) == IDENTITIES[name]
+
+
+def test_the_identity_of_a_vlm_does_not_change():
+    assert identity(load_scorer("vlm", "http://localhost:1/v1#m")) == "vlm@ae70ed457722"
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_another_setting_or_vocabulary_gives_other_scores_under_another_identity(
     tmp_path: Path, images: list[Image.Image], change: str

@@ -137,7 +137,7 @@ def test_win_rates_are_listed_with_interval_and_counts():
 
 def test_too_few_prompts_have_words_instead_of_an_interval():
     row = evaluation()["scorers"]["hps"] | {"n_prompts": 3, "win_rate_low": None, "win_rate_high": None}
-    card = model_card(about(), [evaluation(scorers={"hps": row})])
+    card = model_card(record(), [evaluation(scorers={"hps": row})])
     assert "| `hps` | 64.2 % | no interval: 3 prompts, at least 10 are needed | 3 | 799 |\n" in card
 
 
@@ -239,6 +239,6 @@ def test_an_evaluation_that_version_0_1_stored_is_read(store: PairStore):
     summary = {"against": "owner/base", "n_prompts": 400, "n_trained_prompts": 0, "scorers": {"hps": row}}
     add_run(store, 0, "eval", summary | {"model_id": str(UUID(int=1))}, "done")
     store.ingest()
-    card = model_card(about(), evaluations_of(store, UUID(int=1)))
+    card = model_card(record(), evaluations_of(store, UUID(int=1)))
     assert "Against `owner/base`, from the same noise, on 400 prompts." in card
     assert "| `hps` | 64.2 % | 59.2 to 69.2 % | 400 | 799 |\n" in card
