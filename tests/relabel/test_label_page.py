@@ -106,7 +106,7 @@ def test_an_undone_answer_does_not_count_until_the_pair_is_decided_again(store: 
     assert (answer[1], undone[1:]) == (0, (1, "skip", None))
     assert store.rows("select count(*) from preferences") == [(0,)]
     person.choose("tie")
-    assert [(rep, choice) for _, rep, choice, _ in labels(store)] == [(0, answer[2]), (1, "skip"), (2, "tie")]
+    assert [(revision, choice) for _, revision, choice, _ in labels(store)] == [(0, answer[2]), (1, "skip"), (2, "tie")]
     assert store.rows("select choice from current_labels") == [("tie",)]
     assert check(store) == []
 
@@ -131,10 +131,10 @@ def test_undoing_a_repetition_restores_the_first_answer(store: PairStore):
         seen.add(both)
         person.choose("left")
     person.choose("left")
-    (pair,) = [pair for pair, rep, _, _ in labels(store) if rep == 1]
+    (pair,) = [pair for pair, revision, _, _ in labels(store) if revision == 1]
     (first, second) = [choice for of, _, choice, _ in labels(store) if of == pair]
     person.choose("undo")
-    assert [(rep, choice) for of, rep, choice, _ in labels(store) if of == pair] == [
+    assert [(revision, choice) for of, revision, choice, _ in labels(store) if of == pair] == [
         (0, first),
         (1, second),
         (2, first),
@@ -181,7 +181,7 @@ def test_one_person_on_two_screens_gets_each_pair_once(store: PairStore):
         for person in (desktop, phone):
             if person.reload().images:
                 person.choose("right")
-    assert [rep for _, rep, _, _ in labels(store)] == [0] * 6
+    assert [revision for _, revision, _, _ in labels(store)] == [0] * 6
 
 
 @with_thirty_pairs
@@ -235,10 +235,10 @@ def test_pairs_decided_in_an_earlier_run_are_not_shown_again(store: PairStore, p
     person = again.enter()
     while person.images:
         person.choose("left")
-    reps = {pair: [rep for of, rep, _, _ in labels(store) if of == pair] for pair in pairs}
+    revisions = {pair: [revision for of, revision, _, _ in labels(store) if of == pair] for pair in pairs}
     # only the pair whose answer was undone is shown once more
-    assert sorted(map(len, reps.values())) == [1] * 29 + [3]
-    assert all(len(reps[pair]) == 1 for pair in done if pair in reps and len(reps[pair]) < 3)
+    assert sorted(map(len, revisions.values())) == [1] * 29 + [3]
+    assert all(len(revisions[pair]) == 1 for pair in done if pair in revisions and len(revisions[pair]) < 3)
     assert check(store) == []
 
 
@@ -405,10 +405,10 @@ def test_a_fraction_is_shown_again_and_measures_self_agreement(store: PairStore)
         person.choose("left" if person.images[0] == chosen else "right")
         now += 1
     rows = labels(store)
-    repeated = {pair for pair, rep, _, _ in rows if rep == 1}
+    repeated = {pair for pair, revision, _, _ in rows if revision == 1}
     # 60 pairs in about 60 / 0.7 assignments; 3.5 standard deviations of 0.3 * 86 are 15
     assert 10 <= len(repeated) <= 41
-    assert max(rep for _, rep, _, _ in rows) == 1
+    assert max(revision for _, revision, _, _ in rows) == 1
     same = [len({choice for of, _, choice, _ in rows if of == pair}) == 1 for pair in repeated]
     (row,) = agreement(store).to_pylist()
     assert (row["labeler"], row["other"], row["n"]) == ("human:ann", "human:ann", len(repeated))
