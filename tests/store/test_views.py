@@ -36,7 +36,7 @@ def modeled(store: PairStore) -> PairStore:
     return store
 
 
-def models_of_preferences(store: PairStore) -> dict[str, tuple]:
+def models_of_preferences(store: PairStore) -> dict[str, list]:
     rows = store.rows("select prompt, chosen_model, rejected_model from preferences where labeler = 'me'")
     return {prompt: models for prompt, *models in rows}
 

@@ -38,8 +38,8 @@ def test_a_changed_or_missing_weight_file_is_named(lora: Path):
 
 def test_the_hash_of_a_file_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    hashed, slow = [], hashing._hash
-    monkeypatch.setattr(hashing, "_hash", lambda path: hashed.append(path) or slow(path))
+    hashed, slow = [], hashing._hashed
+    monkeypatch.setattr(hashing, "_hashed", lambda path: hashed.append(path) or slow(path))
     path = tmp_path / "large"
     for least, kept in ((4, True), (64, False)):
         monkeypatch.setattr(hashing, "REMEMBERED_FROM", least)
@@ -83,8 +83,8 @@ def test_no_command_hashes_a_model_twice(
     for path in (*base.rglob("*.*"), *lora.rglob("*.*")):
         os.utime(path, (1e9, 1e9))
     hashing._known.clear()
-    hashed, slow = [], hashing._hash
-    monkeypatch.setattr(hashing, "_hash", lambda path: hashed.append(path) or slow(path))
+    hashed, slow = [], hashing._hashed
+    monkeypatch.setattr(hashing, "_hashed", lambda path: hashed.append(path) or slow(path))
     words = ["train", "--model", lora, "--labeler", "me", "--store", store.path, "--output-dir", tmp_path / "second"]
     words += ["--max-train-steps", 1, "--train-batch-size", 1, "--resolution", 32, "--lora-rank", 1, "--cpu"]
     ended = CliRunner().invoke(app, [str(word) for word in words])
