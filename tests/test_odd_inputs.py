@@ -85,7 +85,7 @@ def test_a_lone_surrogate_in_json_is_refused_in_one_line(tmp_path: Path, odd: di
     rows.write_text(json.dumps({"prompt": "x", "chosen": "a.png", "rejected": "b.png"} | odd))
     ended = CliRunner().invoke(app, ["store", "import", str(rows), "--store", str(tmp_path / "new")])
     assert (ended.exit_code, ended.stderr.count("\n")) == (2, 1), ended.output
-    assert "half a character" in ended.stderr
+    assert "half of a surrogate pair" in ended.stderr
     assert not (tmp_path / "new").exists()
 
 

@@ -72,7 +72,7 @@ def _choice(rank: float, other: float) -> Choice:
 
 
 def _image_below(root: Path | None, value: Any, split: str) -> bytes | Path | str:
-    """The image at the path as written, or else in the split's folder, or in a folder named like its last one."""
+    """The image at the path as written, or else in the split's folder, or with only its last folder kept."""
     source = image_source(value, root)
     if not isinstance(source, Path) or source.is_file():
         return source
