@@ -104,6 +104,9 @@ class Family(Protocol):
         ...
 
     @property
+    def latent_channels(self) -> int: ...
+
+    @property
     def vae_factor(self) -> int:
         """Pixels per latent value, along one side."""
         ...

@@ -64,6 +64,10 @@ class UNetFamily:
         return self._unet["sample_size"] * self.vae_factor
 
     @property
+    def latent_channels(self) -> int:
+        return self._vae["latent_channels"]
+
+    @property
     def vae_factor(self) -> int:
         return 2 ** (len(self._vae["block_out_channels"]) - 1)
 

@@ -41,10 +41,7 @@ def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -
         "resolution": config.resolution or family.resolution,
         "lora_alpha": config.lora_alpha or config.lora_rank,
     }
-    shape = (
-        family.settings.parts["vae"]["latent_channels"],
-        *([(config.resolution or family.resolution) // family.vae_factor] * 2),
-    )
+    shape = family.latent_channels, *([(config.resolution or family.resolution) // family.vae_factor] * 2)
     beta = config.resolved_beta
     derived = {
         "family": family.name,
@@ -83,9 +80,8 @@ def _pipeline(model: Model, family: Family) -> PipelineConfigs:
             line = " ".join(str(error).split())[:300]
             raise PrefloopError(f"cannot load the {part} of the model {model.root.name}: {line}") from error
         encoders.append(settings.to_dict())
-    return PipelineConfigs(
-        unet=family.settings.parts[family.component], vae=family.settings.parts["vae"], text_encoders=tuple(encoders)
-    )
+    parts = family.settings.parts
+    return PipelineConfigs(unet=parts[family.component], vae=parts["vae"], text_encoders=tuple(encoders))
 
 
 def _settings(config: TrainConfig, family: Family) -> CostSettings:
