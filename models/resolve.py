@@ -229,14 +229,14 @@ def _parent_of_0_1(folder: Path, trained_with: Mapping[str, Any], chain: tuple[P
             f"{folder} was trained on {config.get('model', root)}, which does not exist, has changed, or was itself trained; "
             "restore it, or train again"
         )
-    for option in ("unet_init", "vae"):  # as 0.1 called them
+    for option in ("init_from", "vae"):  # 0.1 kept no hash of them
         value = config.get(option)
         if value is not None and (not isinstance(value, str) or not HUB_ID.fullmatch(value) or Path(value).exists()):
             raise IntegrityError(
                 f"{folder} was trained with {option.replace('_', '-')} {value} by version 0.1, which kept no hash of it: "
                 "whether it has changed is unknown; train again"
             )
-    return with_parts(parent, config.get("unet_init"), config.get("vae"))
+    return with_parts(parent, config.get("init_from"), config.get("vae"))
 
 
 def _id_in_0_1(model: Model) -> UUID:

@@ -123,7 +123,7 @@ BAD = [
     ("relabel --tie-band -1 --store STORE", 2, "tie-band must be finite"),
     ("relabel --max-unreadable 2 --store STORE", 2, "max-unreadable must be"),
     ("relabel --batch-size 0 --store STORE", 2, "batch-size must be between 1 and 100000"),
-    ("store query --format xml select --store STORE", 2, "no format is called 'xml'"),
+    ("store query --format xml select --store STORE", 2, "unknown format 'xml'"),
     ("store query --timeout nan select --store STORE", 2, "timeout must be above 0"),
     ("store query selct --store STORE", 2, "syntax error"),
     ("store query table(gone) --store STORE", 2, "syntax error"),

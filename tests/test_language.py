@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 REFUSED = {
-    r"\bis no (?!longer|more\b|less\b)\w+": "is not a …, there is no …",
+    r"(?<!there\s)\bis no (?!longer|more\b|less\b)\w+": "is not a …, there is no …",
     r"\bso (?:many|often)\b": "N, at most N",
     r"\bwhere there (?:is|are) (?:no|none)\b": "if there is no …",
     r"\bmelted\b": "fused",
@@ -15,7 +15,6 @@ REFUSED = {
     r"\banew\b": "again",
     r"\bwholly\b": "completely",
     r"\bborne\b": "tolerated",
-    r"\bpictures?\b": "image",
 }
 SUFFIXES = (".py", ".md", ".html", ".sql", ".toml", ".js", ".css")
 WORLD = "shapes/weights"  # a scorer's model card may say what it likes

@@ -48,7 +48,7 @@ def test_odd_inputs_and_outputs_end_in_one_line(filled: PairStore, tmp_path: Pat
         (2, ["store", "export", "folder", *here], "folder exists; name another folder"),
         (1, ["store", "export", "file/out", *here], "file"),
         (1, ["store", "export", long, *here], "too long"),
-        (2, [*quality, *here], "no labels of 'nobody'"),
+        (2, [*quality, *here], "has no labels by 'nobody'"),
         (2, ["label", "--queue", "select '\udcff'", "--port", "0", *here], "encode"),
     ]
     for code, words, why in lines:

@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
 from prefloop.cli import app
 from typer.testing import CliRunner
 
@@ -53,3 +54,11 @@ def test_the_loop_of_readme_runs_as_it_stands(tmp_path: Path):
 def test_files_that_readme_names_are_there():
     for name in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+)
+def test_code_files_that_a_document_names_exist(name: str):
+    for path in re.findall(r"`([a-z_]+/[a-z_/]+\.(?:py|sql))`", (ROOT / name).read_text()):
+        assert (ROOT / path).exists(), path

@@ -70,7 +70,7 @@ for words in (
 for words in (["store", "compact"], ["store", "rebuild"], ["relabel", "--scorer", "little_scorers:Redness"]):
     ended = CliRunner().invoke(app, [*words, "--store", store])
     assert ended.exit_code == 1, (words, ended.output, ended.exception)
-    (line,) = [line for line in ended.stderr.splitlines() if "not in the tables" not in line]
+    (line,) = [line for line in ended.stderr.splitlines() if "not ingested" not in line]
     assert "Read-only file system" in line, line
 print("read")
 """

@@ -497,7 +497,7 @@ def test_new_pairs_join_a_queue_that_runs_out(store: PairStore):
         ("label --host http://x", 2, "host must be a name or an address"),
         ("label --queue nothing --port 0", 2, "--queue must be one of random, disagreements, close, eval, or a query"),
         ("browse --port -1", 2, "port must be from 0 to 65535"),
-        ("relabel --scorer human --scorer clip", 2, "human chooses by itself"),
+        ("relabel --scorer human --scorer clip", 2, "human labels alone"),
         ("relabel --scorer human --labeler a/b", 2, "a name can have up to 64"),
     ],
 )

@@ -95,6 +95,6 @@ def test_a_checkpoint_is_for_all_scorers_or_for_one():
 def test_an_unknown_device_is_refused(store: PairStore):
     fill(store, 1)
     config = RelabelConfig(scorers=("clip",), checkpoints={"clip": "shapes"}, device="gpu0")
-    with pytest.raises(UsageError, match="no device 'gpu0'"):
+    with pytest.raises(UsageError, match="the device 'gpu0' is not available"):
         relabel(config, store)
     assert store.rows("select count(*) from scores") == [(0,)]

@@ -106,7 +106,7 @@ def test_parts_that_are_compacted_during_the_wait_for_the_lock_are_not_missed(
 
 
 def _compact_and_die(path: Path, left: int) -> None:
-    """Compact a store; at the file operation after so many the process is gone."""
+    """Compact a store; after this many file operations the process is gone."""
 
     def counted(call: Callable) -> Callable:
         def counting(*arguments: object, **named: object) -> object:

@@ -102,11 +102,11 @@ def test_json_and_jsonl_are_strict(asked: PairStore):
         """select 'nan'::double as a, '-inf'::float as b, 0.5::double as c, null as d, true as e, ['nan'::double] as f,
             {'x': 'inf'::double} as g, 'é' as h, timestamp '2026-01-02 03:04:05' as i, 7::hugeint as j""",
     )
-    # a number of 128 bits and a time are text, what is no number is null
+    # a number of 128 bits and a time are text, what is not a number is null
     expected = {"a": None, "b": None, "c": 0.5, "d": None, "e": True, "f": [None], "g": {"x": None}, "h": "é"}
 
     def strict(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     (row,) = json.loads(written(answer, "json"), parse_constant=strict)
     assert {key: row[key] for key in expected} == expected

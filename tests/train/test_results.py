@@ -213,7 +213,7 @@ def test_a_model_that_cannot_be_downloaded_is_explained_with_the_command_that_do
     )
     from prefloop.relabel.scorers.checkpoints import from_hub
 
-    with pytest.raises(PrefloopError, match="`hf download nobody/nothing` fetches"):
+    with pytest.raises(PrefloopError, match="`hf download nobody/nothing` downloads"):
         from_hub("clip", "nobody/nothing")
-    with pytest.raises(PrefloopError, match=r"`hf download nobody/nothing head.pt` fetches"):
+    with pytest.raises(PrefloopError, match=r"`hf download nobody/nothing head.pt` downloads"):
         from_hub("clip", "nobody/nothing/head.pt")
