@@ -16,7 +16,7 @@ from prefloop.store.importers import part
 from prefloop.store.importers.config import ImportConfig
 from prefloop.store.importers.formats import open_source
 from prefloop.store.importers.run import import_pairs
-from test_kill import content, n_parts
+from test_kill import n_parts, table_contents
 
 
 def _slowly() -> None:
@@ -74,7 +74,7 @@ def test_an_import_survives_a_storm_of_kills(tmp_path: Path):
     assert ended(importing(source, tmp_path)) == 0, printed.read_text()
     assert "120 pairs of pickapic" in printed.read_text()
     opened = PairStore.open(store)
-    assert content(opened) == content(expected)
+    assert table_contents(opened) == table_contents(expected)
     assert check(opened) == []
     assert ended(importing(source, tmp_path)) == 0
     assert "nothing to do: 120 pairs of pickapic, 0 of them new" in printed.read_text()
@@ -96,7 +96,7 @@ def test_a_signal_ends_an_import_after_its_part(tmp_path: Path):
     assert opened.rows("select status from runs") == [("interrupted",)]
     assert check(opened) == []
     assert ended(importing(source, tmp_path)) == 0
-    assert content(PairStore.open(store)) == content(calm(source, tmp_path / "calm"))
+    assert table_contents(PairStore.open(store)) == table_contents(calm(source, tmp_path / "calm"))
 
 
 def test_a_second_import_of_the_same_source_leaves_at_once_and_one_of_another_goes_on(tmp_path: Path):
