@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
@@ -63,7 +64,10 @@ class Trainer:
         self.overwrite = overwrite
         self.config, self.store, self.stop = config, store, stop
         self.output = Path(config.output_dir)
-        self.accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision, cpu=config.cpu)
+        if accelerator is None:
+            AcceleratorState._reset_state()  # otherwise the precision of the process's previous run would stay
+            accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=config.cpu)
+        self.accelerator = accelerator
         self.main = self.accelerator.is_main_process
         if config.allow_tf32:
             torch.backends.cuda.matmul.allow_tf32 = True

@@ -393,3 +393,8 @@ def test_the_command_selects_its_pairs_once(
     n_pairs = len(select_pairs(labelled, config).train)
     summary = json.loads(result.stdout)
     assert (summary["estimate"]["n_pairs"] if dry_run else summary["n_pairs"]) == n_pairs
+
+
+def test_a_trainer_can_follow_one_of_another_precision_in_the_same_process(trainer):
+    trainer(mixed_precision="bf16")
+    assert trainer().accelerator.mixed_precision == "no"
