@@ -21,7 +21,7 @@ _AT_ONCE = 4_000_000  # values in memory while resampling
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval; `low` and `high` are nan if there is no interval."""
+    """A number with its 95 % interval; `low` and `high` are nan without an interval."""
 
     value: float
     low: float

@@ -23,7 +23,7 @@ class Comparison:
     """Ties count one half; every prompt weighs the same, here and in the means."""
     win_rate_low: float
     win_rate_high: float
-    """nan if there is no interval; see core/stats.py."""
+    """nan without an interval; see core/stats.py."""
     base_mean: float
     tuned_mean: float
     diff: float

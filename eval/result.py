@@ -33,7 +33,7 @@ class ImagePair:
     base: UUID
     tuned: UUID
     scores: dict[str, tuple[float, float]]
-    """Scorer's name → score of the base's and of the tuned model's image; nan if there is no score."""
+    """Scorer's name → score of the base's and of the tuned model's image; nan without a score."""
 
 
 @dataclass(frozen=True)

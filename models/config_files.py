@@ -44,7 +44,7 @@ def config_folder(model: "Model") -> Path:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The JSON object of a file; empty if there is no such file.
+    """The JSON object of a file; empty if it does not exist.
 
     Raises:
         PrefloopError: if it contains something else.

@@ -57,14 +57,14 @@ def _is_local(name: str, what: str, revision: str | None = None) -> bool:
         if "\0" not in name and Path(name).expanduser().exists():
             return True
     except (OSError, RuntimeError) as error:  # a name that is too long, or of an unknown user
-        raise PrefloopError(f"there is no {what} {name[:100]!r}: {error}") from error
+        raise PrefloopError(f"cannot find the {what} {name[:100]!r}: {error}") from error
     known = f"neither {', '.join(BUILT_IN)} nor" if what == "model" else "not"
     if not HUB_ID.fullmatch(name):
-        raise PrefloopError(f"there is no {what} {name!r}: no such folder, and {known} a hub id like owner/name")
+        raise PrefloopError(f"cannot find the {what} {name!r}: no such folder, and {known} a hub id like owner/name")
     parent = Path(name).parent
     if parent.is_dir() and commit_of(name, revision) is None:
         raise PrefloopError(
-            f"there is no {what} {name}: the folder {parent} exists, but {Path(name).name} is not in it; if you mean the "
+            f"cannot find the {what} {name}: the folder {parent} exists, but {Path(name).name} is not in it; if you mean the "
             f"repository {name} on the hub, run `hf download {name}` first"
         )
     return False
@@ -164,7 +164,7 @@ def _parent(folder: Path, trained_with: Mapping[str, Any], chain: tuple[Path, ..
 def _base(folder: Path, on: Mapping[str, Any], chain: tuple[Path, ...]) -> Model:
     if (built_in := on.get("built_in")) is not None:
         if not isinstance(built_in, str) or built_in not in BUILT_IN:
-            raise IntegrityError(f"{folder / RESULT_FILE}: there is no built-in model {str(built_in)[:40]!r}")
+            raise IntegrityError(f"{folder / RESULT_FILE}: unknown built-in model {str(built_in)[:40]!r}")
         base = _resolve(built_in, None, chain)
         if str(base.model_id) == on.get("id"):
             return base

@@ -63,7 +63,7 @@ def set_scheduler(pipeline: Any, name: str | None, steps: int) -> None:
     """Replace the noise scheduler by another class of diffusers, on the model's own noise schedule.
 
     Raises:
-        UsageError: if there is no such class, or it does not fit the model.
+        UsageError: if the class does not exist or does not fit the model.
     """
     if name is None:
         return

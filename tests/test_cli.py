@@ -103,8 +103,8 @@ BAD = [
     ("generate --prompts gone.txt --store new", 2, "prompt file gone.txt not found"),
     ("generate --prompts empty.txt --store new", 2, "empty.txt holds no prompts"),
     ("generate --prompts notes.txt --limit 0 --store new", 2, "limit must be positive, got 0"),
-    ("generate --model shapez --prompts notes.txt --store new", 1, "there is no model 'shapez'"),
-    ("generate --model ./gone --prompts notes.txt --store new", 1, "there is no model './gone'"),
+    ("generate --model shapez --prompts notes.txt --store new", 1, "cannot find the model 'shapez'"),
+    ("generate --model ./gone --prompts notes.txt --store new", 1, "cannot find the model './gone'"),
     ("generate --model notes.txt --prompts notes.txt --store new", 1, "notes.txt is a file"),
     ("generate --guidance-scale nan --store new", 2, "guidance-scale must be between 0 and 1000"),
     ("generate --guidance-scale inf --store new", 2, "guidance-scale must be between 0 and 1000"),
@@ -148,7 +148,7 @@ BAD = [
         "unknown loss 'dbo'; choose from dpo, sft, ipo, hinge, mapo, kto",
     ),
     ("train --labeler me --max-train-steps 0 --output-dir out --store STORE", 2, "max-train-steps must be at least 1"),
-    ("train --labeler me --model shapez --output-dir out --store STORE", 1, "there is no model 'shapez'"),
+    ("train --labeler me --model shapez --output-dir out --store STORE", 1, "cannot find the model 'shapez'"),
 ]
 
 

@@ -25,7 +25,7 @@ def read_settings(name: str) -> dict[str, Any]:
     """Settings from a recipe or a TOML file, by the names of TrainConfig's fields.
 
     Raises:
-        UsageError: if there is no such recipe or file, it is not TOML, or it sets an unknown option.
+        UsageError: if the recipe or file does not exist, is not TOML, or sets an unknown option.
         PrefloopError: if it cannot be read.
     """
     path = Path(name).expanduser() if name not in recipes() else _FOLDER / f"{name}.toml"

@@ -22,7 +22,7 @@ GROUP = "prefloop.scorers"
 class Scorer(Protocol):
     """Gives an image a number; higher is better, in the scorer's own unit.
 
-    There is no base class: a class with these attributes is a scorer. Its constructor may take `checkpoint` (a folder,
+    Any class with these attributes is a scorer; it inherits nothing. Its constructor may take `checkpoint` (a folder,
     file, hub id or None for the scorer's own default), `device` (a torch device or None) and `dtype` (what the model runs
     in; part of `revision`, scores stay float32). Each is passed by name if the constructor has it.
     A scorer that is also a `dual_encoder.DualEncoderScorer` is asked for embeddings, which are cached.

@@ -146,7 +146,7 @@ def quality_lines(quality: ScorerQuality) -> list[str]:
 
 
 def why_no_tie_band(quality: ScorerQuality) -> str:
-    """Why there is no tie-aware accuracy."""
+    """Why tie-aware accuracy could not be measured."""
     return (
         f"choosing a tie band takes {MIN_FOR_BAND} decided pairs and {MIN_FOR_BAND} ties, and the prompts set aside for it, "
         f"one in {BAND_PART}, have {quality.band_decided} and {quality.band_ties}"

@@ -329,7 +329,7 @@ def test_another_vae_and_another_unet_can_be_named(models: dict[str, Path], wide
     assert json.loads((output / "prefloop.json").read_text())["config"]["init_from"] == settings["init_from"]
     from prefloop.store import PrefloopError
 
-    with pytest.raises(PrefloopError, match="there is no VAE 'nowhere'"):
+    with pytest.raises(PrefloopError, match="cannot find the VAE 'nowhere'"):
         train(config(models["sd15"], tmp_path / "other", vae="nowhere"), wide)
 
 

@@ -41,7 +41,7 @@ class RunSummary:
     accuracy_high: float
     """Held-out implicit accuracy and its interval."""
     chosen_change: float
-    """Change of the held-out chosen error, relative to the reference's, or to the first validation pass if there is no reference."""
+    """Change of the held-out chosen error, relative to the reference's, or to the first validation pass without a reference."""
     rejected_change: float
     best_step: int
     """Step of the validation pass with the highest implicit accuracy; without preferences, the lowest chosen error."""

@@ -22,7 +22,7 @@ _RENAMED = {  # columns that version 0.1 wrote
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table as text, with today's column names; empty if there is no such file."""
+    """The rows of a table as text, with today's column names; empty if the file does not exist."""
     if not path.exists():
         return []
     with open(path, newline="") as file:
@@ -45,7 +45,7 @@ def validation_passes(validation: Rows) -> list[Mapping[str, Any]]:
 
 
 def error_changes(validation: Rows, name: str) -> Floats:
-    """Change of an error relative to the reference's, or to the first row's if there is no reference; (rows,).
+    """Change of an error relative to the reference's, or to the first row's without a reference; (rows,).
 
     Args:
         name: chosen_error or rejected_error.

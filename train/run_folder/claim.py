@@ -75,7 +75,7 @@ def _begin(output: Path, config: TrainConfig, resume: bool, overwrite: bool) -> 
 
 
 def run_identity(output: Path) -> str | None:
-    """The identity of the settings of the run in the folder; None if there is no run."""
+    """The identity of the settings of the run in the folder; None without a run."""
     marker = read_marker(output)
     if marker is not None:
         return marker.get("config")
