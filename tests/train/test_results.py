@@ -100,10 +100,10 @@ import diffusers
 from prefloop.models.resolve import find_model
 from prefloop.train import TrainConfig
 from prefloop.models.families import family_of
-from prefloop.train.policy import Policy, load_unet
+from prefloop.train.policy import Policy, load_component
 from prefloop.train.export.result import canonicalize_files
 model, output = find_model(sys.argv[1]), Path(sys.argv[2])
-policy = Policy(load_unet(model), TrainConfig(output_dir="x", labelers=("me",), lora_rank=2, seed=1), family_of(model))
+policy = Policy(load_component(model), TrainConfig(output_dir="x", labelers=("me",), lora_rank=2, seed=1), family_of(model))
 policy.save_weights(output)
 policy.save_kohya(output, model)
 policy.save_pipeline(output, model)
@@ -189,7 +189,7 @@ def test_a_path_is_not_taken_for_a_hub_id(cached: Path, lora: Path, tmp_path: Pa
     ):
         find_model("models/sd15")
     with pytest.raises(PrefloopError, match="cannot find the U-Net models/sd15: the folder models exists"):
-        with_parts(find_model("shapes"), unet="models/sd15")
+        with_parts(find_model("shapes"), init_from="models/sd15")
     (tmp_path / "owner").mkdir()
     assert find_model("owner/tiny").model_id == hub_id("owner/tiny", None)  # it is in the cache
     for name in ("a b/c", "models/sd15\0", "-x/y", "a/b/c"):
