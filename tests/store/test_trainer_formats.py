@@ -35,9 +35,7 @@ def exported(store: PairStore, out: Path, form: str, **settings: Any) -> Path:
 
 def preferences(store: PairStore, more: str = "") -> list[tuple]:
     """(prompt, chosen, rejected), and more columns, in order."""
-    return store.rows(
-        f"select prompt, chosen, rejected{more} from preferences join prompts using (prompt_id) order by all"
-    )
+    return store.rows(f"select prompt, chosen, rejected{more} from preferences order by all")
 
 
 def files(folder: Path) -> set[str]:
@@ -349,7 +347,7 @@ def test_a_flow_factory_export_restores_labelers_probabilities_margins_and_tags(
     two_pairs.ingest()
     again = PairStore.create(tmp_path / "again")
     imported(again, exported(two_pairs, tmp_path / "out", "flow-factory"))
-    more = ", labeler, p_chosen, margin, prompts.tags"
+    more = ", labeler, p_chosen, margin, tags"
     assert len(preferences(again)) == 4
     assert preferences(again, more) == preferences(two_pairs, more)
 
