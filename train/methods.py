@@ -29,6 +29,11 @@ class Method:
         return "ref_chosen" in self.errors
 
     @property
+    def can_be_anchored(self) -> bool:
+        """Whether both models predict both images, so that the distance between their predictions can be added."""
+        return self.pairwise and self.needs_reference
+
+    @property
     def needs_rejected(self) -> bool:
         return "rejected" in self.errors
 
