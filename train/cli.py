@@ -141,6 +141,8 @@ def _settings(given: dict[str, Any], file: str | None) -> TrainConfig:
 
 def summary_text(summary: dict) -> str:
     """What a run prints at its end."""
+    from .monitor.beta_probe import KEY, probe_line
+
     validation = summary["validation"]
     accuracy = ""
     if validation.get("implicit_accuracy") is not None:
@@ -155,8 +157,6 @@ def summary_text(summary: dict) -> str:
         beta = f", beta {summary['beta_mean']:g} per element mean = {summary['beta_sum']:.4g} per sum"
     lines = [f"{summary['steps']} steps on {summary['n_pairs']} pairs{beta}{accuracy}"]
     lines += [f"{verdict['name']}: {verdict['reason']}. {verdict['advice']}" for verdict in summary["diagnoses"]]
-    if (probe := summary["beta_for_dpo_weight_0_2"]) is not None:
-        lines.append(
-            f"a --beta of {probe:.3g} would give the mean margin of the last steps a DPO weight of 0.20; it was not used"
-        )
+    if (beta_probe := summary[KEY]) is not None:
+        lines.append(probe_line(beta_probe))
     return "\n".join([*lines, f"the model is in {summary['output_dir']}; training.png shows how training went"])

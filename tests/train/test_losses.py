@@ -208,6 +208,21 @@ def test_a_record_cites_the_paper_that_its_function_does(name: str):
     assert method.beta is None or method.beta > 0
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_record_says_how_steep_its_loss_is_where_the_policy_is_its_reference(name: str):
+    method = METHODS[name]
+    assert (method.first_slope is not None) == method.can_be_anchored
+    if method.first_slope is None or method.beta is None:
+        return
+    for beta in (method.beta, 7.0):
+        chosen, rejected = errors(0.2).requires_grad_(), errors(0.3).requires_grad_()
+        getattr(losses, method.function)(chosen, rejected, errors(0.2), errors(0.3), beta=beta).sum().backward()
+        assert chosen.grad is not None
+        assert rejected.grad is not None
+        assert chosen.grad.item() == pytest.approx(method.first_slope(beta), rel=1e-4)
+        assert rejected.grad.item() == pytest.approx(-method.first_slope(beta), rel=1e-4)
+
+
 def test_every_loss_is_worked_by_hand_in_this_file():
     for name in METHODS:
         assert any(test.startswith(f"test_{name}_of_") for test in globals()), name

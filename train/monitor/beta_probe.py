@@ -32,3 +32,11 @@ def beta_for_dpo_weight(metrics: Rows, config: TrainConfig) -> float | None:
     margin = 2 * float(np.mean(recent)) / config.resolved_beta
     beta = 2 * math.log((1 - DPO_WEIGHT) / DPO_WEIGHT) / margin
     return beta if math.isfinite(beta) else None
+
+
+def probe_line(beta: float) -> str:
+    """What a run prints about it."""
+    return (
+        f"for choosing --beta: at {float(f'{beta:.3g}'):g} the mean margin of the last steps would have a DPO weight of "
+        f"{DPO_WEIGHT:.2f}; this run did not use it"
+    )
