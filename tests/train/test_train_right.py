@@ -423,7 +423,9 @@ def test_anchor_and_sft_weight_reach_the_loss_of_each_pair(trainer: Make, lora_r
     plain = replace(made.config, anchor=0.0, sft_weight=0.0)
     batches = made.data.batch(0, 4)
     pairs = [pair for batch in batches for pair in batch.pairs]
-    assert made.denoiser.errors(batches).distance.tolist() == [0.0] * 4  # the policy is still its reference
+    start = made.denoiser.errors(batches).distance
+    assert start is not None
+    assert start.tolist() == [0.0] * 4  # the policy is still its reference
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in made.policy.parameters():
@@ -457,5 +459,7 @@ def test_anchor_and_sft_weight_reach_the_loss_of_each_pair(trainer: Make, lora_r
     without = made.denoiser.errors(batches)
     assert without.distance is None
     assert torch.equal(without.chosen, errors.chosen)
+    assert without.ref_chosen is not None
+    assert without.ref_rejected is not None
     four = without.chosen, without.rejected, without.ref_chosen, without.ref_rejected
     assert torch.equal(pair_losses(without, pairs, plain), 0.5 * diffusion_dpo(*four, beta=500.0))

@@ -130,7 +130,7 @@ def _diverging(run: _Run) -> Diagnosis | None:
         )
     if not reasons:
         return None
-    beta = f", or {run.beta(THREEFOLD)}" if summary.uses_preferences else ""
+    beta = ", or raise --beta" if summary.uses_preferences else ""
     return Diagnosis("diverging", "; ".join(reasons), f"start again with {run.rate(TENTH)}{beta}")
 
 
