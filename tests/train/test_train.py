@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -354,6 +355,30 @@ def test_a_run_is_the_same_whether_the_default_beta_is_given_or_not(config: Trai
     # the default follows the loss, also if a config is changed
     losses = ("dpo", "ipo", "hinge", "kto", "mapo", "sft")
     assert [replace(config, loss=loss).resolved_beta for loss in losses] == [500, 500, 500, 500, 0.1, None]
+
+
+def test_a_run_ends_with_the_beta_of_a_fixed_dpo_weight_and_says_that_it_was_not_used(
+    trainer: Callable[..., Trainer],
+):
+    made = trainer(lora_rank=2)
+    table = Path(made.config.output_dir) / "metrics.csv"
+    lines = [f"{step},0.6,0.7,0.2,1e-3" for step in range(10, 70, 10)]
+    table.write_text("\n".join(["step,loss,implicit_accuracy,margin,learning_rate", *lines]) + "\n")
+    summary = made.finish("run")
+    # a mean logit of 0.2 at beta 500 must be log 4 = 1.386294: 500 * 1.386294 / 0.2
+    assert summary["beta_for_dpo_weight_0_2"] == pytest.approx(3465.74, abs=0.01)
+    assert summary["beta_mean"] == 500.0
+    assert (
+        "\nfor choosing --beta: at 3470 the mean margin of the last steps would have a DPO weight of 0.20; this run did "
+        "not use it\n" in summary_text(summary)
+    )
+    result = find_model(made.config.output_dir).trained_with
+    assert result is not None
+    assert result["beta_for_dpo_weight_0_2"] == summary["beta_for_dpo_weight_0_2"]
+    table.write_text("")
+    summary = made.finish("run")
+    assert summary["beta_for_dpo_weight_0_2"] is None
+    assert "for choosing" not in summary_text(summary)
 
 
 @pytest.mark.parametrize("loss", ["sft", "ipo"])

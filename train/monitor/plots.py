@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...core.files import write_atomic
+from ..config import TrainConfig
 from .diagnose import Diagnosis, diagnose
 from .tables import Floats, Rows, column, error_changes, read_rows, validation_passes
 
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
 
 
-def plot_training(folder: Path, learning_rate: float | None = None) -> Path:
+def plot_training(folder: Path, config: TrainConfig | None = None) -> Path:
     """Write `training.png` into the folder of a run; its path.
 
     A panel without numbers says so: a run may have no held-out pairs, and sft has no implicit accuracy.
 
     Args:
-        learning_rate: as the user gave it, for the advice.
+        config: settings of the run, for the advice.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -41,7 +42,7 @@ def plot_training(folder: Path, learning_rate: float | None = None) -> Path:
     _dpo_weight(figure.add_subplot(gradient[0]), metrics)
     _norm(figure.add_subplot(gradient[1]), metrics)
     _bins(figure.add_subplot(grid[1, 1]), validation)
-    _diagnoses(figure.add_subplot(grid[1, 2]), diagnose(metrics, validation, learning_rate))
+    _diagnoses(figure.add_subplot(grid[1, 2]), diagnose(metrics, validation, config))
     path, image = folder / "training.png", io.BytesIO()
     figure.savefig(image, format="png", dpi=100)
     write_atomic(path, image.getvalue())
