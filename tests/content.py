@@ -119,22 +119,21 @@ def command(*arguments: object) -> Sequence[str]:
 
 # A process that has the slow libraries loaded and forks one that runs a command: seconds less for each.
 _LOADED = multiprocessing.get_context("forkserver")
-_LOADED.set_forkserver_preload(
-    [
-        "prefloop.eval.stage",
-        "prefloop.train.stage",
-        "open_clip",
-        "matplotlib.pyplot",
-        "transformers.models.clip.modeling_clip",
-        "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
-    ]
-)
+_LOADED.set_forkserver_preload(["preloaded"])
 
 
 def forked(call: Callable[..., None], *arguments: object) -> multiprocessing.process.BaseProcess:
     """A function of a module in a process of its own that need not load the libraries first."""
     process = _LOADED.Process(target=call, args=arguments)
-    process.start()
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = environment()["PYTHONPATH"]  # the first call starts the process that forks
+    try:
+        process.start()
+    finally:
+        if path is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = path
     return process
 
 

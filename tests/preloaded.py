@@ -1,0 +1,15 @@
+"""Imported once by the process that `content.forked` forks: what the commands load, and none of it collected again in a fork."""
+
+import gc
+
+import matplotlib.pyplot  # noqa: F401
+import open_clip  # noqa: F401
+import pandas  # noqa: F401  # DuckDB imports it when it is there
+import prefloop.cli  # noqa: F401
+import prefloop.eval.stage  # noqa: F401
+import prefloop.train.stage  # noqa: F401
+from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion  # noqa: F401
+from transformers.models.clip import modeling_clip  # noqa: F401
+
+gc.collect()
+gc.freeze()
