@@ -5,9 +5,13 @@ import gc
 import matplotlib.pyplot  # noqa: F401
 import open_clip  # noqa: F401
 import pandas  # noqa: F401  # DuckDB imports it when it is there
-import prefloop.cli  # noqa: F401
-import prefloop.eval.stage  # noqa: F401
+import prefloop.cli
+import prefloop.eval.stage
+import prefloop.store.importers.run
 import prefloop.train.stage  # noqa: F401
+import pydantic  # noqa: F401
+import pytest  # noqa: F401
+import typer.rich_utils  # noqa: F401
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion  # noqa: F401
 from transformers.models.clip import modeling_clip  # noqa: F401
 
