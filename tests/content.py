@@ -123,17 +123,16 @@ _LOADED.set_forkserver_preload(["preloaded"])
 
 
 def forked(call: Callable[..., None], *arguments: object) -> multiprocessing.process.BaseProcess:
-    """A function of a module in a process of its own that need not load the libraries first."""
+    """A function of a module in a process of its own that need not load the libraries first; its hash seed is 0."""
     process = _LOADED.Process(target=call, args=arguments)
-    path = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = environment()["PYTHONPATH"]  # the first call starts the process that forks
+    before = dict(os.environ)
+    os.environ.update(environment(PYTHONHASHSEED="0"))  # the first call starts the process that forks
     try:
         process.start()
     finally:
-        if path is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = path
+        for name in ("PYTHONPATH", "PYTHONHASHSEED", "NO_COLOR"):
+            os.environ.pop(name)
+        os.environ.update(before)
     return process
 
 
