@@ -77,15 +77,21 @@ def add_scores(store: PairStore, scorer: str, scores: Mapping[tuple[UUID, UUID],
 
 def fill(store: PairStore, n_prompts: int = 3, images_per_prompt: int = 2) -> list[UUID]:
     """Prompts 'prompt 0', 'prompt 1', … with pictures that are ever redder, neighbours paired; the pairs."""
-    pairs = []
-    for number in range(n_prompts):
-        prompt = add_prompt(store, f"prompt {number}")
-        images = [
-            add_picture(store, (10 + 200 * index // images_per_prompt, 0, number)) for index in range(images_per_prompt)
-        ]
-        pairs += [add_pair(store, prompt, *both) for both in pairwise(images)]
+    texts = [f"prompt {number}" for number in range(n_prompts)]
+    store.add_prompts((text, {}) for text in texts)
+    images, pairs = [], []
+    for number, text in enumerate(texts):
+        colours = ((10 + 200 * index // images_per_prompt, 0, number) for index in range(images_per_prompt))
+        rows = [store.write_image(picture(colour), 8, 8) for colour in colours]
+        images += rows
+        for first, second in pairwise(row["image_id"] for row in rows):
+            pair = new_pair(prompt_id(text), first, second, "generate")
+            assert pair is not None
+            pairs.append(pair)
+    store.append("images", images)
+    store.append("pairs", pairs)
     store.ingest()
-    return pairs
+    return [pair["pair_id"] for pair in pairs]
 
 
 @contextmanager
