@@ -97,12 +97,16 @@ def labelled(tmp_path: Path, _labelled: Path) -> PairStore:
 
 @pytest.fixture
 def config(tiny_pipeline: Path, tmp_path: Path) -> "TrainConfig":
+    return train_config(tiny_pipeline, tmp_path)
+
+
+def train_config(model: Path, folder: Path) -> "TrainConfig":
     from prefloop.train import TrainConfig
 
     return TrainConfig(
-        output_dir=str(tmp_path / "tuned"),
+        output_dir=str(folder / "tuned"),
         labelers=("redder",),
-        model=str(tiny_pipeline),
+        model=str(model),
         max_train_steps=3,
         train_batch_size=2,
         lora_rank=0,
