@@ -35,8 +35,8 @@ class Ours:
     @property
     def modules(self) -> list[nn.Module]:
         policy = self.trainer.policy
-        with policy.reference(policy.unet) as reference:
-            return [policy.unet] if reference is policy.unet else [policy.unet, reference]
+        with policy.reference(policy.component) as reference:
+            return [policy.component] if reference is policy.component else [policy.component, reference]
 
     @property
     def optimizer(self) -> Any:

@@ -99,7 +99,7 @@ class Bench:
         ours = Ours(self._config(lora_rank, 0, precision), self.store)
         cached = Ours(self._config(lora_rank, 1, precision), self.store)
         twin = self._twin(lora_rank, precision)
-        twin.unet.load_state_dict(ours.trainer.policy.unet.state_dict())
+        twin.unet.load_state_dict(ours.trainer.policy.component.state_dict())
         contenders = {
             "twin": _Contender(lambda examples: statistics.fmean(twin.step(examples)), twin),
             variant: _Contender(lambda _: ours.step(), ours),

@@ -10,9 +10,10 @@ from PIL import Image
 from ..core.device import best_device
 from ..core.errors import PrefloopError, UsageError
 from ..core.ids import noise_seed
+from ..models.families import known_family
 from ..models.pipelines import dtype_of, load_pipeline
 from ..models.resolve import Model
-from ..models.text_to_image import first_line, refuse_resolution, set_scheduler
+from ..models.text_to_image import call_arguments, first_line, longest_tokenizer, refuse_resolution, set_scheduler
 from .config import GenerateConfig
 
 if TYPE_CHECKING:
@@ -32,7 +33,11 @@ class ImageSampler:
         pipeline: Any = load_pipeline(model, self.device, dtype_of(config.dtype, self.device, model))
         sampling = config.sampling()
         set_scheduler(pipeline, sampling["scheduler"], sampling["num_inference_steps"])
-        refuse_resolution(pipeline, config.resolution)
+        family = known_family(model)
+        refuse_resolution(pipeline, family if family is None else family.checked(), config.resolution)
+        assert config.guidance_scale is not None
+        self.arguments = call_arguments(type(pipeline), family, config.guidance_scale, config.negative_prompt or None)
+        """Those that are the same for every image."""
         self.pipeline = pipeline
         self.description = {
             "pipeline": type(pipeline).__name__,
@@ -43,11 +48,12 @@ class ImageSampler:
 
     def n_truncated(self, prompts: list[str]) -> int:
         """Number of prompts that are longer than the text encoder's limit."""
-        tokenizer = getattr(self.pipeline, "tokenizer", None)
-        if tokenizer is None:
+        longest = longest_tokenizer(self.pipeline)
+        if longest is None:
             return 0
+        tokenizer, limit = longest
         lengths = [len(ids) for ids in tokenizer(prompts, truncation=False, verbose=False).input_ids]
-        return sum(length > tokenizer.model_max_length for length in lengths)
+        return sum(length > limit for length in lengths)
 
     def batches(self, missing: "list[Generation]") -> "Iterator[tuple[list[Generation], list[Image.Image]]]":
         """Yield each batch with its images; the batch size is halved when memory runs out."""
@@ -79,12 +85,11 @@ class ImageSampler:
         arguments: dict[str, Any] = {
             "prompt": [item.prompt for item in batch],
             "num_inference_steps": config.num_inference_steps,
-            "guidance_scale": config.guidance_scale,
             "generator": generators,
             "output_type": "pil",
-        }
-        if config.negative_prompt:
-            arguments["negative_prompt"] = [config.negative_prompt] * len(batch)
+        } | self.arguments
+        if "negative_prompt" in arguments:
+            arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(batch)
         if config.resolution is not None:
             arguments |= {"height": config.resolution, "width": config.resolution}
         return self.pipeline(**arguments).images

@@ -84,7 +84,7 @@ def lineage(model: Model, result: Path) -> dict[str, Any]:
         result: the folder of the prefloop.json; the relative path from there is recorded too if the two are close.
     """
     if model.kind == "parts" and model.base is not None:
-        parts = {"init_from": model.unet, "vae": model.vae}
+        parts = {"init_from": model.component, "vae": model.vae}
         return lineage(model.base, result) | {
             name: {
                 **_location(part.source, part.revision, part.subfolder, result),

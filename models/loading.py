@@ -10,16 +10,17 @@ from ..core.errors import IntegrityError, PrefloopError, UsageError
 from ..core.hub import cannot_fetch
 from ..core.progress import quiet_libraries
 from .config_files import INDEX, read_settings
-from .families import supported_family
-from .lora import attach, fuse, read_adapter
-from .model import Model, Part
+from .families import Family, supported_family
+from .lora import Adapter, attach, fuse, read_adapter
+from .model import TITLES, Model, Part, PartName
 
 if TYPE_CHECKING:
     import torch
 
-# What a U-Net or a VAE must have in common with the one it replaces.
-_ALIKE = {
+# What a part must have in common with the one it replaces.
+_ALIKE: dict[PartName, tuple[str, ...]] = {
     "unet": ("in_channels", "out_channels", "cross_attention_dim", "addition_embed_type", "class_embed_type"),
+    "transformer": ("in_channels", "out_channels", "joint_attention_dim", "pooled_projection_dim", "patch_size"),
     "vae": ("latent_channels", "in_channels"),
 }
 
@@ -35,6 +36,7 @@ def load_root(model: Model, **parts: Any) -> Any:
     root = model.root
     quiet_libraries()
     _refuse_incomplete(root, parts)
+    parts = dict.fromkeys(root.settings.left_out) | parts
     with named_errors("model", root.source, root.name):
         return DiffusionPipeline.from_pretrained(root.source, use_safetensors=True, **parts, **root.loading())
 
@@ -55,18 +57,18 @@ def _refuse_incomplete(root: Model, parts: Mapping[str, Any]) -> None:
             )
 
 
-def load_unet(model: Model) -> Any:
-    """The U-Net of a model in float32, with the LoRAs it was trained on fused in order, its own last.
+def load_component(model: Model) -> Any:
+    """The U-Net or transformer of a model in float32, with the LoRAs it was trained on fused in order, its own last.
 
     Raises:
         PrefloopError: if a part of it cannot be loaded.
         IntegrityError: if the parts do not fit together.
     """
     made = model.composition
-    return _unet(made.root, made.unet, made.loras)
+    return _component(made.root, made.component, made.loras)
 
 
-def _unet(root: Model, replacement: Part | None, loras: tuple[str, ...]) -> Any:
+def _component(root: Model, replacement: Part | None, loras: tuple[str, ...]) -> Any:
     import diffusers
 
     adapters = [read_adapter(folder) for folder in loras]
@@ -74,17 +76,18 @@ def _unet(root: Model, replacement: Part | None, loras: tuple[str, ...]) -> Any:
     model_class: Any = getattr(diffusers, family.model_class)
     if replacement is None:
         with named_errors("model", root.source, root.name):
-            unet = model_class.from_pretrained(
+            component = model_class.from_pretrained(
                 root.source, subfolder=family.component, use_safetensors=True, **root.loading()
             )
     else:
-        with named_errors("U-Net", replacement.source, replacement.source):
-            unet = model_class.from_pretrained(replacement.source, use_safetensors=True, **replacement.loading())
-        _require_alike("unet", unet.config, root, replacement)
-    unet = unet.float()
+        with named_errors(TITLES[family.component], replacement.source, replacement.source):
+            component = model_class.from_pretrained(replacement.source, use_safetensors=True, **replacement.loading())
+        _require_alike(family.component, component.config, root, replacement)
+    component = component.float()
     for adapter in adapters:
-        fuse(unet, adapter)
-    return unet
+        _require_component(adapter, family, root)
+        fuse(component, adapter)
+    return component
 
 
 def load_vae(model: Model) -> Any:
@@ -122,17 +125,31 @@ def load_pipeline(model: Model, dtype: "torch.dtype", **parts: Any) -> Any:
     made = model.composition
     earlier, last = made.loras[:-1], made.loras[-1:]
     adapters = [read_adapter(folder) for folder in last]
-    if made.unet is not None or earlier:
-        parts[supported_family(made.root).component] = _unet(made.root, made.unet, earlier).to(dtype)
+    if made.component is not None or earlier:
+        parts[supported_family(made.root).component] = _component(made.root, made.component, earlier).to(dtype)
     if made.vae is not None:
         parts["vae"] = load_vae(model).to(dtype)
     pipeline = load_root(model, dtype=dtype, **parts)
     for adapter in adapters:
-        attach(getattr(pipeline, supported_family(made.root).component), adapter)
+        family = supported_family(made.root)
+        _require_component(adapter, family, made.root)
+        attach(getattr(pipeline, family.component), adapter)
     return pipeline
 
 
-def _require_alike(part: str, config: Mapping[str, Any], root: Model, replacement: Part) -> None:
+def _require_component(adapter: Adapter, family: Family, root: Model) -> None:
+    """
+    Raises:
+        IntegrityError: if the LoRA is for another kind of model.
+    """
+    if adapter.component != family.component:
+        raise IntegrityError(
+            f"{adapter.source} is a LoRA for a {TITLES[adapter.component]}, but {root.name}, a {family.pipeline_class}, "
+            f"has a {TITLES[family.component]}"
+        )
+
+
+def _require_alike(part: PartName, config: Mapping[str, Any], root: Model, replacement: Part) -> None:
     """
     Raises:
         UsageError: if the part cannot replace the pipeline's own.

@@ -1,4 +1,4 @@
-"""LoRAs of U-Nets: read without running or configuring anything from the file, fused, attached, combined."""
+"""LoRAs of U-Nets and transformers: read without running or configuring anything from the file, fused, attached, combined."""
 
 import json
 import math
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import IntegrityError
+from .model import Component
 from .resolve import LORA_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LAYER = re.compile(r"unet\.([\w.]+)\.lora_([AB])\.weight")
+_LAYER = re.compile(r"(unet|transformer)\.([\w.]+)\.lora_([AB])\.weight")
 # Settings of peft with which a layer gains something other than B A alpha / r.
 _UNSUPPORTED = (
     "alora_invocation_tokens",
@@ -38,9 +39,11 @@ class Adapter:
     """The weights of a LoRA: each layer gains B A alpha / rank."""
 
     layers: "dict[str, tuple[Tensor, Tensor]]"
-    """The layer's name in the U-Net → A (rank, inputs), B (outputs, rank); float32."""
+    """The layer's name in the component → A (rank, inputs), B (outputs, rank); float32."""
     rank: int
     alpha: float
+    component: Component = "unet"
+    """The part of the pipeline that it is for."""
     source: str = "the LoRA"
 
     @property
@@ -56,15 +59,15 @@ class Adapter:
         }
 
 
-def adapter_of(unet: Any) -> Adapter:
-    """A copy of the one adapter that peft has on a U-Net, in float32 on the CPU."""
+def adapter_of(module: Any, component: Component) -> Adapter:
+    """A copy of the one adapter that peft has on a component, in float32 on the CPU."""
     from peft.utils import get_peft_model_state_dict
 
-    state = {name: tensor.detach().float().cpu().clone() for name, tensor in get_peft_model_state_dict(unet).items()}
+    state = {name: tensor.detach().float().cpu().clone() for name, tensor in get_peft_model_state_dict(module).items()}
     names = sorted(name.removesuffix(".lora_A.weight") for name in state if name.endswith(".lora_A.weight"))
-    settings = unet.peft_config["default"]
+    settings = module.peft_config["default"]
     layers = {name: (state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"]) for name in names}
-    return Adapter(layers, settings.r, float(settings.lora_alpha))
+    return Adapter(layers, settings.r, float(settings.lora_alpha), component)
 
 
 def read_adapter(folder: str | Path) -> Adapter:
@@ -83,13 +86,18 @@ def read_adapter(folder: str | Path) -> Adapter:
     except (SafetensorError, OSError) as error:
         raise IntegrityError(f"{path} contains no weights that can be loaded safely: {str(error)[:200]}") from error
     parts: dict[str, dict[str, Tensor]] = {}
+    components: set[Component] = set()
     for name, tensor in state.items():
         match = _LAYER.fullmatch(name)
         if match is None:
             raise IntegrityError(
-                f"{path} contains {name[:100]!r}; only LoRAs of a U-Net in diffusers' format are supported"
+                f"{path} contains {name[:100]!r}; only LoRAs of a U-Net or a transformer in diffusers' format are supported"
             )
-        parts.setdefault(match[1], {})[match[2]] = tensor.float()
+        components.add("unet" if match[1] == "unet" else "transformer")
+        parts.setdefault(match[2], {})[match[3]] = tensor.float()
+    if len(components) != 1:
+        raise IntegrityError(f"{path} must be a LoRA of one component, not of {len(components)}")
+    (component,) = components
     ranks = set()
     for name, part in parts.items():
         a, b = part.get("A"), part.get("B")
@@ -99,22 +107,23 @@ def read_adapter(folder: str | Path) -> Adapter:
     if len(ranks) != 1:
         raise IntegrityError(f"{path}: its layers have {len(ranks)} ranks, but train writes one")
     (rank,) = ranks
-    alpha = _alpha(path, metadata.get("lora_adapter_metadata"), rank)
-    return Adapter({name: (part["A"], part["B"]) for name, part in sorted(parts.items())}, rank, alpha, str(path))
+    alpha = _alpha(path, metadata.get("lora_adapter_metadata"), component, rank)
+    layers = {name: (part["A"], part["B"]) for name, part in sorted(parts.items())}
+    return Adapter(layers, rank, alpha, component, str(path))
 
 
-def _alpha(path: Path, text: str | None, rank: int) -> float:
+def _alpha(path: Path, text: str | None, component: str, rank: int) -> float:
     """The only number of peft's settings that is used; without settings it is the rank, as in diffusers."""
     if text is None:
         return float(rank)
     try:
         settings = json.loads(text)
-        unsupported = [name for name in _UNSUPPORTED if settings.get(f"unet.{name}")]
-        alpha, header_rank = settings.get("unet.lora_alpha", rank), settings.get("unet.r", rank)
+        unsupported = [name for name in _UNSUPPORTED if settings.get(f"{component}.{name}")]
+        alpha, header_rank = settings.get(f"{component}.lora_alpha", rank), settings.get(f"{component}.r", rank)
         number = float(alpha) if isinstance(alpha, int | float) and not isinstance(alpha, bool) else math.nan
     except (ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise IntegrityError(f"{path}: the settings in its header are not those of a LoRA") from error
-    if unsupported or settings.get("unet.bias", "none") != "none":
+    if unsupported or settings.get(f"{component}.bias", "none") != "none":
         raise IntegrityError(f"{path}: it was made with {', '.join(unsupported) or 'bias'}, which is not supported")
     if not 0 < number < math.inf or header_rank != rank:
         raise IntegrityError(
@@ -123,36 +132,38 @@ def _alpha(path: Path, text: str | None, rank: int) -> float:
     return number
 
 
-def _require_fit(unet: Any, adapter: Adapter) -> None:
+def _require_fit(module: Any, adapter: Adapter) -> None:
     """
     Raises:
-        IntegrityError: if a layer is not in the U-Net or has another shape there.
+        IntegrityError: if a layer is not in the component or has another shape there.
     """
     from torch import nn
 
-    modules = dict(unet.named_modules())
+    modules = dict(module.named_modules())
     for name, (a, b) in adapter.layers.items():
-        module = modules.get(name)
-        if not isinstance(module, nn.Linear) or tuple(module.weight.shape) != (b.shape[0], a.shape[1]):
-            raise IntegrityError(f"{adapter.source} does not fit the U-Net it was trained on: {name}")
+        layer = modules.get(name)
+        if not isinstance(layer, nn.Linear) or tuple(layer.weight.shape) != (b.shape[0], a.shape[1]):
+            raise IntegrityError(
+                f"{adapter.source} does not fit the {type(module).__name__} it is put on: {name} is not in it with that shape"
+            )
 
 
-def fuse(unet: Any, adapter: Adapter) -> None:
-    """Add the LoRA to the weights of a float32 U-Net.
+def fuse(module: Any, adapter: Adapter) -> None:
+    """Add the LoRA to the weights of a float32 component.
 
     Raises:
         IntegrityError: if it does not fit.
     """
     import torch
 
-    _require_fit(unet, adapter)
+    _require_fit(module, adapter)
     with torch.no_grad():
         for name, (a, b) in adapter.layers.items():
-            weight = unet.get_submodule(name).weight
+            weight = module.get_submodule(name).weight
             weight += ((b @ a) * adapter.scaling).to(weight.device)
 
 
-def attach(unet: Any, adapter: Adapter) -> None:
+def attach(module: Any, adapter: Adapter) -> None:
     """Add the LoRA beside the weights, in their dtype, as an adapter of peft made from our own settings.
 
     Raises:
@@ -162,20 +173,20 @@ def attach(unet: Any, adapter: Adapter) -> None:
     from peft import LoraConfig
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    _require_fit(unet, adapter)
+    _require_fit(module, adapter)
     settings: dict[str, Any] = {"r": adapter.rank, "lora_alpha": adapter.alpha}  # a float alpha works
     with torch.random.fork_rng(devices=[]):
-        unet.add_adapter(LoraConfig(**settings, target_modules=sorted(adapter.layers)))
+        module.add_adapter(LoraConfig(**settings, target_modules=sorted(adapter.layers)))
     adapted: dict[str, Any] = {
-        name: module for name, module in unet.named_modules() if isinstance(module, BaseTunerLayer)
+        name: layer for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)
     }
     if adapted.keys() != adapter.layers.keys():
         raise IntegrityError(f"{adapter.source}: the names of its layers match other layers too")
     with torch.no_grad():
         for name, (a, b) in adapter.layers.items():
             for matrix, value in ((adapted[name].lora_A, a), (adapted[name].lora_B, b)):
-                matrix["default"].to(unet.dtype).weight.copy_(value)
-    unet.requires_grad_(False)
+                matrix["default"].to(module.dtype).weight.copy_(value)
+    module.requires_grad_(False)
 
 
 def combined(adapters: Sequence[Adapter]) -> Adapter:
@@ -195,4 +206,4 @@ def combined(adapters: Sequence[Adapter]) -> Adapter:
         ]
         scaled = [b * adapter.scaling for adapter, (_, b) in zip(adapters, parts, strict=True)]
         layers[name] = (torch.cat([a for a, _ in parts]), torch.cat(scaled, dim=1))
-    return Adapter(layers, rank, float(rank), adapters[-1].source)
+    return Adapter(layers, rank, float(rank), adapters[-1].component, adapters[-1].source)

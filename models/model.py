@@ -12,13 +12,16 @@ from ..core.hub import loading
 if TYPE_CHECKING:
     from .families.settings import PipelineSettings
 
-Kind = Literal["pipeline", "unet", "lora", "parts"]
-PartName = Literal["unet", "vae"]
+Component = Literal["unet", "transformer"]
+PartName = Literal["unet", "transformer", "vae"]
+Kind = Literal["pipeline", "unet", "transformer", "lora", "parts"]
+COMPONENTS: tuple[Component, ...] = ("unet", "transformer")
+TITLES: dict[PartName, str] = {"unet": "U-Net", "transformer": "transformer", "vae": "VAE"}
 
 
 @dataclass(frozen=True)
 class Part:
-    """A U-Net or a VAE that replaces a pipeline's own."""
+    """A U-Net, a transformer or a VAE that replaces a pipeline's own."""
 
     source: str
     """A local folder, or a hub id."""
@@ -34,10 +37,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Composition:
-    """What a model consists of: a pipeline, parts that replace its own, and LoRAs on the U-Net, first to last."""
+    """What a model consists of: a pipeline, parts that replace its own, and LoRAs on the component that is trained, first to last."""
 
     root: "Model"
-    unet: Part | None = None
+    component: Part | None = None
+    """The U-Net or transformer."""
     vae: Part | None = None
     loras: tuple[str, ...] = ()
 
@@ -51,11 +55,12 @@ class Model:
     """A local folder, or a hub id; the name again if kind is `parts`."""
     model_id: UUID
     kind: Kind = "pipeline"
-    """What its folder contains: a whole pipeline, or a U-Net or a LoRA that needs its base. `parts` is a base with another
-    U-Net or VAE, named in the settings of a run."""
+    """What its folder contains: a whole pipeline, or a U-Net, a transformer or a LoRA that needs its base. `parts` is
+    a base with another component or VAE, named in the settings of a run."""
     base: "Model | None" = None
     """The model it is loaded on top of; None for a whole pipeline."""
-    unet: Part | None = None
+    component: Part | None = None
+    """The U-Net or transformer that replaces the base's."""
     vae: Part | None = None
     trained_with: dict | None = None
     """What `train` wrote beside the weights; None if another program made them."""
@@ -85,7 +90,7 @@ class Model:
     @cached_property
     def trained_on(self) -> "Model | None":
         """The model that `train` started from and used as the reference; None if that is unknown or no longer exists."""
-        if self.kind in ("lora", "unet"):
+        if self.kind == "lora" or self.kind in COMPONENTS:
             return self.base
         try:
             return None if self.find_parent is None else self.find_parent()
@@ -98,10 +103,10 @@ class Model:
             return Composition(self)
         below = self.base.composition
         if self.kind == "lora":
-            return Composition(below.root, below.unet, below.vae, (*below.loras, self.source))
-        unet = Part(self.source, "unet", self.model_id) if self.kind == "unet" else self.unet
-        loras = below.loras if unet is None else ()
-        return Composition(below.root, unet or below.unet, self.vae or below.vae, loras)
+            return Composition(below.root, below.component, below.vae, (*below.loras, self.source))
+        own = Part(self.source, self.kind, self.model_id) if self.kind in COMPONENTS else self.component
+        loras = below.loras if own is None else ()
+        return Composition(below.root, own or below.component, self.vae or below.vae, loras)
 
     def loading(self) -> dict[str, Any]:
         """Arguments of diffusers' and transformers' from_pretrained."""

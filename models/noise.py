@@ -1,11 +1,52 @@
 """How images are noised in training, what a model has to predict, and what an error at a timestep weighs."""
 
 from dataclasses import dataclass
-from typing import Any
+from statistics import NormalDist
+from typing import Any, Protocol
 
 import torch
 from diffusers.training_utils import compute_snr
 from torch import Generator, Tensor
+
+from ..core.errors import UsageError
+from .density import Density
+
+FLOW_TIMESTEPS = 1000  # sigma 1 in the timesteps of every flow-matching pipeline of diffusers
+
+
+class Noise(Protocol):
+    """B is the number of images; latents and noise are (B, C, h, w), timesteps (B,)."""
+
+    @property
+    def prediction_type(self) -> str:
+        """What the model predicts."""
+        ...
+
+    def timestep(self, generator: Generator, quantile: float) -> float:
+        """A timestep to train on.
+
+        Args:
+            quantile: in 0..1, evenly spread over the pairs that follow one another; not every kind of noise uses it.
+        """
+        ...
+
+    def bins(self, n: int) -> list[tuple[float, float]]:
+        """At most n bins of timesteps that are trained on equally often: the first and the last timestep of each."""
+        ...
+
+    def timestep_in(self, bin: int, n: int, seed: int) -> float:
+        """A timestep of bin number `bin` of `bins(n)` that follows from the seed."""
+        ...
+
+    def add(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the model has to predict, float32."""
+        ...
+
+    def weights(self, timesteps: Tensor, gamma: float) -> Tensor:
+        """Weights of errors by min-SNR, (B,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -25,9 +66,21 @@ class Diffusion:
         """epsilon, v_prediction or sample."""
         return self.scheduler.config.prediction_type
 
-    def timestep(self, generator: Generator) -> int:
-        """One of the timesteps, each as likely as any other."""
+    def timestep(self, generator: Generator, quantile: float) -> int:  # noqa: ARG002
+        """One of the timesteps, each as likely as any other, whatever the quantile: as in the Diffusion-DPO code."""
         return self.timesteps[int(torch.randint(len(self.timesteps), (), generator=generator))]
+
+    def bins(self, n: int) -> list[tuple[float, float]]:
+        return [(timesteps[0], timesteps[-1]) for timesteps in self._bins(n)]
+
+    def timestep_in(self, bin: int, n: int, seed: int) -> int:
+        timesteps = self._bins(n)[bin]
+        return timesteps[seed % len(timesteps)]
+
+    def _bins(self, n: int) -> list[tuple[int, ...]]:
+        allowed = self.timesteps
+        n = min(n, len(allowed))
+        return [allowed[len(allowed) * k // n : len(allowed) * (k + 1) // n] for k in range(n)]
 
     def add(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         return self.scheduler.add_noise(latents, noise, timesteps)
@@ -52,3 +105,45 @@ class Diffusion:
             return clamped
         # if the signal ratio is zero, an error of the noise says nothing about the image: weight 1, its limit
         return torch.where(snr > 0, clamped / snr.clamp(min=torch.finfo(torch.float32).tiny), torch.ones_like(snr))
+
+
+@dataclass(frozen=True)
+class RectifiedFlow:
+    """Straight paths between image and noise, arXiv 2209.03003: noisy = (1 - sigma) latents + sigma noise, and the model
+    predicts their direction, noise - latents. Timesteps are 1000 sigma, as in diffusers' pipelines.
+    """
+
+    density: Density = "logit-normal"
+    """What sigma is drawn from: the sigmoid of a normal number as in SD3, arXiv 2403.03206, or uniform."""
+    shift: float = 1.0
+    """Moves sigma toward noise: shift sigma / (1 + (shift - 1) sigma); 3 puts the median at 0.75."""
+
+    prediction_type: str = "flow"
+
+    def sigma(self, quantile: float) -> float:
+        """The sigma below which that fraction of training lies."""
+        quantile = min(max(quantile, 1e-6), 1 - 1e-6)
+        sigma = quantile
+        if self.density == "logit-normal":
+            sigma = float(torch.tensor(NormalDist().inv_cdf(quantile), dtype=torch.float64).sigmoid())
+        return self.shift * sigma / (1 + (self.shift - 1) * sigma)
+
+    def timestep(self, generator: Generator, quantile: float) -> float:  # noqa: ARG002
+        return FLOW_TIMESTEPS * self.sigma(quantile)
+
+    def bins(self, n: int) -> list[tuple[float, float]]:
+        edges = [FLOW_TIMESTEPS * self.sigma(k / n) for k in range(1, n)]
+        return list(zip([0.0, *edges], [*edges, float(FLOW_TIMESTEPS)], strict=True))
+
+    def timestep_in(self, bin: int, n: int, seed: int) -> float:
+        return FLOW_TIMESTEPS * self.sigma((bin + (seed % 10_000 + 0.5) / 10_000) / n)
+
+    def add(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        sigma = (timesteps / FLOW_TIMESTEPS).to(latents.dtype)[:, None, None, None]
+        return (1 - sigma) * latents + sigma * noise
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:  # noqa: ARG002
+        return noise.float() - latents.float()
+
+    def weights(self, timesteps: Tensor, gamma: float) -> Tensor:  # noqa: ARG002
+        raise UsageError("min-snr-gamma is for diffusion models; flow matching weighs timesteps by --timestep-density")

@@ -16,7 +16,7 @@ def dtype_of(name: str, device: str, model: Model) -> torch.dtype:
     """
     if name == "auto":
         family = known_family(model)
-        half = "float16" if family is None else family.dtype
+        half = family.dtype if family is not None else "float16" if model.settings.component == "unet" else "bfloat16"
         name = half if device.startswith("cuda") else "float32"
     return getattr(torch, name)
 

@@ -13,11 +13,10 @@ from ..core.hub import HUB_ID, commit_of, hub_id
 from ..core.ids import canonical, content_id
 from .config_files import refuse_code
 from .lineage import DEEPEST, read_place, read_result, verify_files
-from .model import Kind, Model, Part, PartName
+from .model import COMPONENTS, TITLES, Kind, Model, Part, PartName
 
 BUILT_IN = {"shapes": ("shapes", "weights", "pipeline")}
 LORA_FILE = "pytorch_lora_weights.safetensors"
-_PART_NAMES = {"unet": "U-Net", "vae": "VAE"}
 
 
 def find_model(name: str, revision: str | None = None) -> Model:
@@ -71,41 +70,45 @@ def _is_local(name: str, what: str, revision: str | None = None) -> bool:
 
 
 def find_part(name: str, part: PartName) -> Part:
-    """A U-Net or a VAE by the name of its folder, of a pipeline's folder, or of a repository on the hub.
+    """A U-Net, transformer or VAE by the name of its folder, of a pipeline's folder, or of a repository on the hub.
 
     Raises:
         PrefloopError: if there is none.
     """
-    if not _is_local(name, _PART_NAMES[part]):
-        # a VAE usually has a repository of its own; a U-Net is in a pipeline's
-        subfolder = "unet" if part == "unet" else None
-        return Part(name, subfolder, hub_id(name, None, part=part))
+    if not _is_local(name, TITLES[part]):
+        return Part(name, _hub_subfolder(part), hub_id(name, None, part=part))
     folder = Path(name).expanduser()
     refuse_code(folder)
     for candidate, subfolder in ((folder, None), (folder / part, part)):
         if (candidate / "config.json").is_file():
             return Part(str(folder), subfolder, fingerprint(candidate))
-    raise UsageError(f"{name} contains no {_PART_NAMES[part]}: it has neither config.json nor {part}/config.json")
+    raise UsageError(f"{name} contains no {TITLES[part]}: it has neither config.json nor {part}/config.json")
 
 
-def with_parts(model: Model, unet: str | None = None, vae: str | None = None) -> Model:
-    """The model with another U-Net or VAE; the model itself if neither is named."""
+def _hub_subfolder(part: PartName) -> str | None:
+    """A VAE usually has a repository of its own; a U-Net or a transformer is in a pipeline's."""
+    return None if part == "vae" else part
+
+
+def with_parts(model: Model, init_from: str | None = None, vae: str | None = None) -> Model:
+    """The model with another U-Net or transformer, or another VAE; the model itself if neither is named."""
     return _with(
         model,
-        None if unet is None else find_part(unet, "unet"),
+        None if init_from is None else find_part(init_from, model.settings.component),
         None if vae is None else find_part(vae, "vae"),
     )
 
 
-def _with(model: Model, unet: Part | None, vae: Part | None) -> Model:
-    parts = {name: part for name, part in (("unet", unet), ("vae", vae)) if part is not None}
-    if not parts:
+def _with(model: Model, component: Part | None, vae: Part | None) -> Model:
+    if component is None and vae is None:
         return model
+    named: tuple[tuple[PartName, Part | None], ...] = ((model.settings.component, component), ("vae", vae))
+    parts: dict[PartName, Part] = {name: part for name, part in named if part is not None}
     ids = {name: part.part_id.hex for name, part in parts.items()}
     identity = content_id(canonical({"base": model.model_id.hex} | ids).encode())
-    named = ", ".join(f"{_PART_NAMES[name]} {part.source}" for name, part in parts.items())
-    name = f"{model.name} with {named}"
-    return Model(name, name, identity, "parts", model, unet, vae)
+    described = ", ".join(f"{TITLES[name]} {part.source}" for name, part in parts.items())
+    name = f"{model.name} with {described}"
+    return Model(name, name, identity, "parts", model, component, vae)
 
 
 def _from_folder(name: str, folder: Path, chain: tuple[Path, ...]) -> Model:
@@ -125,7 +128,7 @@ def _from_folder(name: str, folder: Path, chain: tuple[Path, ...]) -> Model:
         parent = None if trained_with is None else partial(_parent, folder, trained_with, (*chain, resolved))
         return Model(name, str(folder), own, trained_with=trained_with, find_parent=parent)
     if trained_with is None:
-        what = "a LoRA" if kind == "lora" else "a U-Net"
+        what = f"a {TITLES[kind]}" if kind in COMPONENTS else "a LoRA"
         raise PrefloopError(f"{folder} contains {what} of an unknown base; it lacks a {RESULT_FILE} with 'base_model'")
     base = _parent(folder, trained_with, (*chain, resolved))
     identity = content_id(base.model_id.bytes + own.bytes)
@@ -137,13 +140,15 @@ def _kind(folder: Path, trained_with: dict) -> Kind:
     marks: tuple[tuple[Kind, Path], ...] = (
         ("pipeline", folder / "model_index.json"),
         ("lora", folder / LORA_FILE),
-        ("unet", folder / "unet" / "config.json"),
+        *((component, folder / component / "config.json") for component in COMPONENTS),
     )
     kinds: list[Kind] = [kind for kind, path in marks if path.exists()]
     if not kinds and (folder / ".run").is_dir():
         raise PrefloopError(f"{folder} contains an unfinished training run; repeat the command that started it")
     if not kinds:
-        raise PrefloopError(f"{folder} contains no model: it has neither model_index.json, {LORA_FILE} nor unet/")
+        raise PrefloopError(
+            f"{folder} contains no model: it has neither model_index.json, {LORA_FILE} nor unet/ nor transformer/"
+        )
     last: list[Kind] = [kind for kind in kinds if kind == str(trained_with.get("output"))]
     return last[0] if last else kinds[0]
 
@@ -157,8 +162,10 @@ def _parent(folder: Path, trained_with: Mapping[str, Any], chain: tuple[Path, ..
     on = trained_with.get("trained_on")
     if on is None:
         return _parent_of_0_1(folder, trained_with, chain)
-    parts = {name: _part(folder, on[name], name) for name in ("init_from", "vae") if on.get(name) is not None}
-    return _with(_base(folder, on, chain), parts.get("init_from"), parts.get("vae"))
+    base = _base(folder, on, chain)
+    names: dict[str, PartName] = {"init_from": base.settings.component, "vae": "vae"}
+    parts = {name: _part(folder, on[name], name, part) for name, part in names.items() if on.get(name) is not None}
+    return _with(base, parts.get("init_from"), parts.get("vae"))
 
 
 def _base(folder: Path, on: Mapping[str, Any], chain: tuple[Path, ...]) -> Model:
@@ -181,13 +188,12 @@ def _base(folder: Path, on: Mapping[str, Any], chain: tuple[Path, ...]) -> Model
     raise _changed(folder, places[0])
 
 
-def _part(folder: Path, place: Any, name: str) -> Part:
+def _part(folder: Path, place: Any, name: str, part: PartName) -> Part:
     if not isinstance(place, dict):
         raise IntegrityError(f"{folder / RESULT_FILE}: trained_on.{name} is not an object")
-    part: PartName = "vae" if name == "vae" else "unet"
     places, revision, identity = read_place(folder, place, f"trained_on.{name}")
     if place.get("hub"):
-        return Part(places[0], "unet" if part == "unet" else None, identity, revision)
+        return Part(places[0], _hub_subfolder(part), identity, revision)
     for source in places:
         candidate = find_part(source, part)
         if candidate.part_id == identity:

@@ -8,7 +8,10 @@ import diffusers
 from diffusers import DiffusionPipeline
 
 from ..core.errors import UsageError
+from .families import Family
 
+REWRITING = ("caption_upsample_temperature", "prompt_enhancer")
+"""Arguments with which a pipeline lets a language model rewrite the prompt; None is off."""
 OTHER_INPUTS = ("image", "video", "num_frames", "audio_length_in_s", "control_image")
 
 
@@ -90,11 +93,60 @@ def _does_not_fit(name: str, pipeline: Any) -> str:
     return f"the scheduler {name} does not fit a {type(pipeline).__name__} with {type(pipeline.scheduler).__name__}"
 
 
-def refuse_resolution(pipeline: Any, resolution: int | None) -> None:
+def call_arguments(
+    kind: Any, family: Family | None, guidance_scale: float, negative_prompt: str | None
+) -> dict[str, Any]:
+    """How guidance and a negative prompt go into the `__call__` of a pipeline's class, beside what the family always gives.
+
+    Whatever would rewrite prompts is off.
+
+    Raises:
+        UsageError: if the pipeline takes no negative prompt.
+    """
+    parameters = inspect.signature(kind.__call__).parameters
+    guidance = "guidance_scale" if family is None else family.guidance_argument
+    arguments: dict[str, Any] = {} if family is None else dict(family.call_settings)
+    if guidance in parameters:
+        arguments[guidance] = guidance_scale
+    if negative_prompt is not None:
+        if "negative_prompt" not in parameters:
+            raise UsageError(f"a {kind.__name__} takes no negative prompt; leave it out")
+        arguments["negative_prompt"] = negative_prompt
+    return arguments | {name: None for name in REWRITING if name in parameters}
+
+
+def longest_tokenizer(pipeline: Any) -> tuple[Any, int] | None:
+    """The tokenizer that keeps most of a prompt, and how many tokens it keeps; None if the pipeline has none.
+
+    CLIP's keeps `model_max_length`; of the other text encoders the pipeline's `max_sequence_length` decides.
+    """
+    default = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
+    limits = []
+    for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+        tokenizer = getattr(pipeline, name, None)
+        if tokenizer is None:
+            continue
+        limit = tokenizer.model_max_length
+        if default is not None and isinstance(default.default, int) and "CLIP" not in type(tokenizer).__name__:
+            limit = min(limit, default.default)
+        limits.append((limit, tokenizer))
+    if not limits:
+        return None
+    limit, tokenizer = max(limits, key=lambda item: item[0])
+    return tokenizer, limit
+
+
+def refuse_resolution(pipeline: Any, family: Family | None, resolution: int | None) -> None:
     """
     Raises:
         UsageError: if the model has no latents for images with that side.
     """
+    if family is not None:
+        if resolution is not None and resolution % family.image_multiple:
+            raise UsageError(
+                f"resolution must be a multiple of {family.image_multiple} for a {type(pipeline).__name__}, got {resolution}"
+            )
+        return
     step = getattr(pipeline, "vae_scale_factor", 8)
     patch = getattr(getattr(getattr(pipeline, "transformer", None), "config", None), "patch_size", 1)
     step *= patch if isinstance(patch, int) else 1

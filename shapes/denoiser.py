@@ -1,9 +1,6 @@
 """Train the built-in world's text encoder and U-Net on latents, and save the whole pipeline.
 
-    python -m prefloop.shapes.denoiser --folder build
-
-Some of the prompts it learns from are wrong, as on the web, so that the base model follows only some of its prompts: there
-is something for preferences to improve.
+python -m prefloop.shapes.denoiser --folder build
 """
 
 import argparse
@@ -20,18 +17,13 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from .fit import fit
-from .scene import Scene, all_scenes, render, wrong
-from .vae import pixels
+from .training_set import TrainingSet
 from .words import MAX_LENGTH, tokenizer
 
-WRONG_PROMPTS = 0.3  # fraction of the images whose prompt is wrong in one part
-EMPTY_PROMPTS = 0.1
-N_IMAGES = 16_000
 NOISE = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
@@ -75,49 +67,22 @@ class TextAndUNet(nn.Module):
         )
 
 
-def _latents(folder: Path, vae: Any) -> tuple[torch.Tensor, list[Scene]]:
-    rng = random.Random(21)
-    scenes = all_scenes()
-    single = [scene for scene in scenes if len(scene.shapes) == 1]
-    chosen = [rng.choice(single) if rng.random() < 0.08 else rng.choice(scenes) for _ in range(N_IMAGES)]
-    path = folder / "latents.safetensors"
-    if not path.exists():
-        with torch.no_grad():
-            parts = []
-            for at in range(0, N_IMAGES, 200):
-                images = [render(scene, random.Random(at + k)) for k, scene in enumerate(chosen[at : at + 200])]
-                parts.append(vae.encode(pixels(images)).latent_dist.mean)
-        save_file({"latents": torch.cat(parts).contiguous()}, path)
-    return load_file(path)["latents"], chosen
-
-
 def train(folder: Path, steps: int = 2500, batch: int = 64) -> StableDiffusionPipeline:
     vae: Any = AutoencoderKL.from_pretrained(folder / "vae").eval()
-    latents, scenes = _latents(folder, vae)
+    data = TrainingSet(folder, vae)
     words = tokenizer()
     models = TextAndUNet()
     average = copy.deepcopy(models).requires_grad_(False)
     noise: Any = DDPMScheduler(num_train_timesteps=1000, clip_sample=False, **NOISE)
-    # every possible text once: wrong versions of prompts are prompts of this world too
-    texts = [""] + [str(scene) for scene in all_scenes()]
-    row = {text: at for at, text in enumerate(texts)}
-    ids = torch.tensor(words(texts, padding="max_length", truncation=True).input_ids)
 
     def loss_at(step: int) -> torch.Tensor:
-        rng = random.Random(step)
-        at = torch.randint(len(latents), (batch,))
-        rows = []
-        for index in at.tolist():
-            chance, scene = rng.random(), scenes[index]
-            if chance < EMPTY_PROMPTS:
-                rows.append(0)
-            else:
-                rows.append(row[str(wrong(scene, rng) if chance < EMPTY_PROMPTS + WRONG_PROMPTS else scene)])
-        clean = latents[at]
+        at = torch.randint(len(data.latents), (batch,))
+        ids = data.token_ids(at.tolist(), random.Random(step))
+        clean = data.latents[at]
         epsilon = torch.randn_like(clean)
         timesteps = torch.randint(1000, (batch,))
         noisy = noise.add_noise(clean, epsilon, timesteps)
-        hidden = models.text(ids[rows]).last_hidden_state
+        hidden = models.text(ids).last_hidden_state
         predicted = models.unet(noisy, timesteps, hidden).sample
         return (predicted - noise.get_velocity(clean, epsilon, timesteps)).square().mean()
 

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig
 from prefloop.core.hashing import RESULT_FILE, digests
 from prefloop.models.lineage import lineage
-from prefloop.models.loading import load_unet
+from prefloop.models.loading import load_component
 from prefloop.models.pipelines import load_pipeline
 from prefloop.models.resolve import LORA_FILE, find_model
 from prefloop.store import IntegrityError
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 def lora_on(base_folder: Path, folder: Path) -> Path:
     """A LoRA of random weights on a pipeline, with its prefloop.json."""
     base = find_model(str(base_folder))
-    _write_lora(folder, load_unet(base))
+    _write_lora(folder, load_component(base))
     record = {"output": "lora", "base_model": base.name, "trained_on": lineage(base, folder), "files": digests(folder)}
     (folder / RESULT_FILE).write_text(json.dumps(record))
     return folder

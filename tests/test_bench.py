@@ -57,7 +57,7 @@ def both(store: PairStore, folder: Path, lora_rank: int) -> tuple[Ours, PlainTwi
     with torch.no_grad():
         for parameter in ours.trainer.policy.parameters():
             parameter.add_(far * torch.randn(parameter.shape, generator=generator))
-    twin.unet.load_state_dict(ours.trainer.policy.unet.state_dict())
+    twin.unet.load_state_dict(ours.trainer.policy.component.state_dict())
     return ours, twin
 
 
@@ -86,7 +86,7 @@ def test_the_twin_and_the_loop_take_the_same_step(store: PairStore, tmp_path: Pa
     assert logits.square().mean().sqrt() > 0.5  # far enough from the reference that a difference would show
     assert (logits - loop_logits).abs().max() < 5e-3
     assert ours.step() == pytest.approx(float(logits.mean()), abs=5e-3)
-    loop_step, twin_step = learned(ours.trainer.policy.unet) - before, learned(twin.unet) - before
+    loop_step, twin_step = learned(ours.trainer.policy.component) - before, learned(twin.unet) - before
     assert twin_step.norm() > 0
     # the only difference is the rounding of cached latents to float16
     assert (loop_step - twin_step).norm() < 5e-3 * twin_step.norm()

@@ -1,5 +1,6 @@
 """Tiny pipelines with random weights; their component classes and the structure of their configs are those of the real ones."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from prefloop.shapes.words import tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 KINDS = ("sd15", "sd21v", "sdxl", "sdxl-refiner", "sdxl-turbo")
+FLOW_KINDS = {"sd3": "tiny_sd3", "sd35": "tiny_sd3", "sd35-without-t5": "tiny_sd3"}
+"""Kinds of flow-matching pipelines, and the module beside this one that makes them."""
 _BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 # as dicts, since the annotations of diffusers are narrower than what it takes
-_CODER: dict[str, Any] = {
+CODER: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "block_out_channels": (8, 8, 8, 8),
@@ -43,6 +46,8 @@ def pipeline(kind: str) -> Any:
     """Generates 32 x 32 images from 4 x 4 latents; the same weights each time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
+        if kind in FLOW_KINDS:
+            return import_module(FLOW_KINDS[kind]).pipeline(kind)
         return _xl(kind) if kind.startswith("sdxl") else _sd(kind)
 
 
@@ -51,7 +56,7 @@ def saved(kind: str, folder: Path) -> Path:
     return folder
 
 
-def _text(width: int) -> CLIPTextConfig:
+def clip_text(width: int) -> CLIPTextConfig:
     words: Any = tokenizer()
     return CLIPTextConfig(
         vocab_size=len(words),
@@ -71,9 +76,9 @@ def _sd(kind: str) -> StableDiffusionPipeline:
     velocity: dict[str, Any] = {"prediction_type": "v_prediction", "clip_sample": False, "set_alpha_to_one": False}
     epsilon: dict[str, Any] = {"skip_prk_steps": True}
     parts: dict[str, Any] = {
-        "vae": AutoencoderKL(**_CODER),
+        "vae": AutoencoderKL(**CODER),
         "unet": UNet2DConditionModel(**_DENOISER, cross_attention_dim=16, use_linear_projection=kind == "sd21v"),
-        "text_encoder": CLIPTextModel(_text(16)),
+        "text_encoder": CLIPTextModel(clip_text(16)),
         "tokenizer": tokenizer(),
         "scheduler": DDIMScheduler(**_BETAS, **velocity) if kind == "sd21v" else PNDMScheduler(**_BETAS, **epsilon),
         "safety_checker": None,
@@ -94,10 +99,10 @@ def _xl(kind: str) -> Any:
     }
     distilled: dict[str, Any] = {"timestep_spacing": "trailing"}
     parts: dict[str, Any] = {
-        "vae": AutoencoderKL(**_CODER, scaling_factor=0.13025),
+        "vae": AutoencoderKL(**CODER, scaling_factor=0.13025),
         "unet": UNet2DConditionModel(**_DENOISER, **added, cross_attention_dim=24 if refiner else 40),
-        "text_encoder": None if refiner else CLIPTextModel(_text(16)),
-        "text_encoder_2": CLIPTextModelWithProjection(_text(24)),
+        "text_encoder": None if refiner else CLIPTextModel(clip_text(16)),
+        "text_encoder_2": CLIPTextModelWithProjection(clip_text(24)),
         "tokenizer": None if refiner else tokenizer(),
         "tokenizer_2": tokenizer(),
         "scheduler": EulerAncestralDiscreteScheduler(**_BETAS, **distilled)

@@ -27,7 +27,8 @@ SHARD = 1024  # rows per file
 CROP_COORDINATES = "frame"  # the tensor's name in files of version 0.1, whose latents are still used
 EMPTY_PROMPT_ID = content_id(b"empty prompt")
 _NAME = re.compile("[0-9a-f]{32}")  # stems of our files; others are left alone
-Rows = tuple[list[UUID], dict[str, Tensor]]
+LENGTH = ".length"  # ends the name of the tensor with the lengths of ragged rows
+Rows = tuple[list[UUID], Mapping[str, Tensor | list[Tensor]]]
 
 
 class TensorCache:
@@ -99,6 +100,15 @@ class TensorCache:
         places = [self._place[identity] for identity in ids]
         return torch.stack([self._open[path][name][at] for path, at in places])
 
+    def ragged(self, name: str, ids: Sequence[UUID]) -> list[Tensor]:
+        """The tensor `name` of the ids, whose lengths may differ, without padding."""
+        rows = []
+        for path, at in (self._place[identity] for identity in ids):
+            tensors = self._open[path]
+            length = tensors[f"{name}{LENGTH}"][at] if f"{name}{LENGTH}" in tensors else None
+            rows.append(tensors[name][at] if length is None else tensors[name][at, : int(length)])
+        return rows
+
     def fill(
         self,
         missing: Sequence[UUID],
@@ -118,7 +128,7 @@ class TensorCache:
         with progress(len(missing), what) as bar:
             for start in range(0, len(missing), at_once):
                 ids: list[UUID] = []
-                parts: list[dict[str, Tensor]] = []
+                parts: list[Mapping[str, Tensor | list[Tensor]]] = []
                 shard = missing[start : start + at_once]
                 for at in range(0, len(shard), batch):
                     computed, tensors = rows_of(shard[at : at + batch])
@@ -129,9 +139,22 @@ class TensorCache:
                     if stop is not None and stop.requested:
                         break
                 if ids:
-                    self.add(ids, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+                    self.add(ids, joined(parts))
                 if stop is not None:
                     stop.check(f"{what}: {bar.n} of {len(missing)} are kept")
+
+
+def joined(parts: Sequence[Mapping[str, Tensor | list[Tensor]]]) -> dict[str, Tensor]:
+    """The rows of several batches; ragged ones are padded, with their lengths beside them."""
+    tensors: dict[str, Tensor] = {}
+    for name in parts[0]:
+        rows = [row for part in parts for row in part[name]]
+        if all(isinstance(part[name], Tensor) for part in parts):
+            tensors[name] = torch.stack(rows)
+        else:
+            tensors[name] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            tensors[f"{name}{LENGTH}"] = torch.tensor([len(row) for row in rows])
+    return tensors
 
 
 def encode_batch(height: int, width: int) -> int:
@@ -206,17 +229,23 @@ def cache_latents(
     return cache, Pairs(*readable)
 
 
+def _kept(rows: Tensor | list[Tensor], dtype: torch.dtype) -> Tensor | list[Tensor]:
+    return rows.to(dtype).cpu() if isinstance(rows, Tensor) else [row.to(dtype).cpu() for row in rows]
+
+
 def cache_prompt_embeds(
     store: PairStore,
     pairs: Pairs,
-    encode: Callable[[list[str]], dict[str, Tensor]],
+    encode: Callable[[list[str]], Mapping[str, Tensor | list[Tensor]]],
+    dtype: torch.dtype,
     key: str,
     stop: StopSignal | None = None,
 ) -> TensorCache:
     """Encode each distinct prompt once, and the empty one.
 
     Args:
-        encode: from N prompts to tensors by name, each (N, ...).
+        encode: from N prompts to tensors by name, each (N, ...), or a list of N (tokens, ...) if ragged.
+        dtype: what they are kept in.
         key: hash of the encoders' weights.
     """
     cache = TensorCache(store.path / "cache" / f"prompt-embeds-{key[:16]}")
@@ -225,7 +254,7 @@ def cache_prompt_embeds(
     def encoded(ids: Sequence[UUID]) -> Rows:
         with torch.inference_mode():
             embeds = encode([prompts[identity] for identity in ids])
-        return list(ids), {name: tensor.half().cpu() for name, tensor in embeds.items()}
+        return list(ids), {name: _kept(rows, dtype) for name, rows in embeds.items()}
 
     cache.fill(cache.missing(sorted(prompts)), encoded, "encoding prompts", 64, stop)
     return cache

@@ -26,7 +26,8 @@ def _list_recipes(flag: bool) -> None:
 @options_of(
     TrainConfig,
     panels={
-        "Objective": "loss beta label_smoothing soft_labels safeguard min_snr_gamma lora_rank lora_alpha",
+        "Objective": "loss beta label_smoothing soft_labels safeguard min_snr_gamma timestep_density timestep_shift lora_rank lora_alpha "
+        "lora_targets",
         "Optimizer": "learning_rate scale_lr lr_scheduler lr_warmup_steps optimizer max_train_steps train_batch_size "
         "gradient_accumulation_steps adam_beta1 adam_beta2 adam_weight_decay adam_epsilon max_grad_norm ema_decay",
         "Data": "max_train_samples proportion_empty_prompts resolution random_crop aspect_buckets random_flip noise_offset "

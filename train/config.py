@@ -8,18 +8,20 @@ from typing import Any, Literal, get_args
 
 from ..core.errors import UsageError
 from ..core.ids import canonical
+from ..models.density import DENSITIES
 from .checks import check_choice, check_range
 from .methods import METHODS, Method
 
 Optimizer = Literal["auto", "adamw", "adafactor", "adamw8bit"]
 MixedPrecision = Literal["no", "fp16", "bf16"]
-Output = Literal["auto", "pipeline", "unet", "lora"]
+Output = Literal["auto", "pipeline", "unet", "transformer", "lora"]
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 TRACKERS = ("tensorboard", "wandb", "trackio")
 MAX_LEARNING_RATE = 1e4
 MAX_LORA_RANK = 4096
 """No attention projection of a known model is wider."""
 MAX_RESOLUTION = 16384
+MAX_SHIFT = 100
 # settings that may differ when a run is resumed
 _MAY_CHANGE = (
     "output_dir",
@@ -39,6 +41,9 @@ _MAY_CHANGE = (
     "cpu",
 )
 
+
+_ADDED = ("lora_targets", "timestep_density", "timestep_shift")
+"""Settings that runs of earlier versions did not have; such a run is resumed if they are None."""
 
 RENAMED = {
     "labels": "labelers",
@@ -78,10 +83,18 @@ class TrainConfig:
     0.9 for SD 1.5 and 0.6 for SDXL."""
     min_snr_gamma: float | None = None
     """Weight each timestep's errors by min-SNR with this gamma; its paper uses 5."""
+    timestep_density: str | None = None
+    """Flow-matching models only: what the noise level sigma is drawn from, logit-normal or uniform; logit-normal if not given."""
+    timestep_shift: str | None = None
+    """Flow-matching models only: moves sigma toward noise; model, none or a number. model, also if not given, is 3 for Stable
+    Diffusion 3.5 and none for the other families."""
     lora_rank: int = 16
     """Rank of the LoRA; 0 tunes every weight."""
     lora_alpha: float | None = None
     """Alpha of the LoRA; equal to the rank if not given."""
+    lora_targets: tuple[str, ...] | None = None
+    """Layers that the LoRA is put on, by the endings of their names; repeat for several. The model's attention, and in
+    transformers its MLP, if not given."""
     learning_rate: float = 1e-3
     """Peak learning rate. The default suits the built-in world; use about 1e-5 for a LoRA of SD 1.5."""
     scale_lr: bool = False
@@ -146,8 +159,8 @@ class TrainConfig:
     tracker_project_name: str = "prefloop"
     """Project name for the tracker."""
     output: Output = "auto"
-    """What to write: pipeline, unet or lora. auto writes the LoRA if one is trained, otherwise the pipeline. In pipeline and
-    unet the LoRA is fused."""
+    """What to write: pipeline, lora, or unet or transformer, the part that was trained. auto writes the LoRA if one is trained,
+    otherwise the pipeline. In all others the LoRA is fused."""
     kohya: bool = False
     """Also write the LoRA in kohya's format."""
     push_to_hub: str | None = None
@@ -165,7 +178,7 @@ class TrainConfig:
     vae: str | None = None
     """VAE to encode with instead of the model's own: a folder or a hub id."""
     init_from: str | None = None
-    """U-Net to start from, and to use as the reference, instead of the model's own: a folder or a hub id."""
+    """U-Net or transformer to start from, and to use as the reference, instead of the model's own: a folder or a hub id."""
     checkpointing_steps: int = 100
     """Optimizer steps between checkpoints."""
     checkpoints_total_limit: int = 2
@@ -203,6 +216,9 @@ class TrainConfig:
             check_range(name, getattr(self, name), at_least=0, at_most=0.999999999)
         for name in ("proportion_empty_prompts", "safeguard", "ema_decay"):
             check_range(name, getattr(self, name), at_least=0, at_most=1)
+        if self.timestep_density is not None:
+            check_choice("timestep_density", self.timestep_density, DENSITIES)
+        _ = self.sigma_shift
         check_range("label_smoothing", self.label_smoothing, at_least=0, at_most=0.5)
         if self.resolution is not None and not (0 < self.resolution <= MAX_RESOLUTION and self.resolution % 8 == 0):
             raise UsageError(f"resolution must be a multiple of 8 from 8 to {MAX_RESOLUTION}, got {self.resolution}")
@@ -259,6 +275,23 @@ class TrainConfig:
         return weights
 
     @property
+    def sigma_shift(self) -> float | None:
+        """The number that timestep_shift stands for; None is the model's own."""
+        if self.timestep_shift in (None, "model"):
+            return None
+        if self.timestep_shift == "none":
+            return 1.0
+        try:
+            shift = float(self.timestep_shift)
+        except ValueError:
+            shift = math.nan
+        if not 0 < shift <= MAX_SHIFT:
+            raise UsageError(
+                f"timestep-shift must be model, none or a number above 0 and at most {MAX_SHIFT}, got {self.timestep_shift}"
+            )
+        return shift
+
+    @property
     def method(self) -> Method:
         """The record of the loss."""
         return METHODS[self.loss]
@@ -278,7 +311,11 @@ class TrainConfig:
 
     def identity(self) -> str:
         """Hash of the settings that affect training; resume requires the same hash."""
-        settings = {name: value for name, value in self.resolved().items() if name not in _MAY_CHANGE}
+        settings = {
+            name: value
+            for name, value in self.resolved().items()
+            if name not in _MAY_CHANGE and not (name in _ADDED and value is None)
+        }
         return hashlib.sha256(canonical(settings).encode()).hexdigest()
 
 

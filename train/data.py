@@ -4,7 +4,7 @@ What is sampled for a pair follows from the seed and the pair's position in the 
 accumulation, number of processes or threads, or where a run was interrupted.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -16,10 +16,13 @@ from torch import Tensor
 
 from ..core.ids import canonical, content_id
 from ..models.families import Family
+from ..models.noise import Noise
 from .cache import CROP_COORDINATES, EMPTY_PROMPT_ID, TensorCache
 from .config import TrainConfig
 from .crops import POSITIONS, Crop, bucket
 from .pairs import Pair, Pairs
+
+GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Batch:
     chosen: Tensor  # (B, C, h, w), scaled latents
     rejected: Tensor  # (B, C, h, w)
     conditions: dict[str, Tensor]  # each (2B, ...), chosen images first: what the family's predict takes
-    timesteps: Tensor  # (B,)
+    timesteps: Tensor  # (B,), integers of a diffusion model, 1000 sigma of a flow-matching one
     noise: Tensor  # (B, C, h, w), the same for both images
     input_noise: Tensor | None = None  # (B, C, h, w), added to the latents instead, if the input is perturbed
     ref_chosen: Tensor | None = None  # (B,), the reference's errors, if they are cached
@@ -52,7 +55,9 @@ class Sample:
 
     pair: Pair
     seed: int
-    timestep: int | None = None
+    quantile: float
+    """Of the timestep among those that are trained on, 0..1; for the kinds of noise that spread them evenly."""
+    timestep: float | None = None
     """A fixed one, for validation, in which nothing is mirrored and no prompt is dropped."""
     draw_id: UUID | None = None
     """Row of the reference's errors in their cache."""
@@ -108,7 +113,7 @@ class TrainingData:
                 draw_index = derived_seed(config.seed, "turn", at) % config.reference_draws
                 samples.append(self.cached_draw(pair, draw_index))
             else:
-                samples.append(Sample(pair, derived_seed(config.seed, "pair", at)))
+                samples.append(Sample(pair, derived_seed(config.seed, "pair", at), spread(config.seed, at)))
         return samples
 
     def trained_prompts(self, n: int) -> set[UUID]:
@@ -120,7 +125,8 @@ class TrainingData:
         """One of the pair's draws whose reference errors are cached."""
         parts = (self.config.seed, "fixed", pair.pair_id, pair.labeler, pair.chosen, draw_index)
         draw_id = content_id(canonical([str(part) for part in parts]).encode())
-        return Sample(pair, derived_seed(*parts), draw_id=draw_id)
+        within = derived_seed(*parts, "quantile") / 2**63
+        return Sample(pair, derived_seed(*parts), (draw_index + within) / self.config.reference_draws, draw_id=draw_id)
 
     def cached_draws(self) -> list[Sample]:
         n_draws = self.config.reference_draws
@@ -139,6 +145,11 @@ class TrainingData:
         ]
 
     @cached_property
+    def noise(self) -> Noise:
+        """How images are noised, by the family and the settings."""
+        return noise_of(self.family, self.config)
+
+    @cached_property
     def crops(self) -> dict[UUID, Crop]:
         """The crop of each pair, not mirrored."""
         return crops_of(self.pairs, self.config, self.family)
@@ -149,7 +160,7 @@ class TrainingData:
         for sample in samples:
             generator = torch.Generator().manual_seed(sample.seed)
             flip, drop = torch.rand(2, generator=generator).tolist()
-            timestep = self.family.noise.timestep(generator)
+            timestep = self.noise.timestep(generator, sample.quantile)
             training = sample.timestep is None
             # one crop for both images: a pair must differ only by what was preferred
             crop = self.crops[sample.pair.pair_id]
@@ -168,7 +179,7 @@ class TrainingData:
         # five fields for each pair: two samples of the encoder, the noise, its offset, its perturbation
         sampled = torch.stack([torch.randn((5, *chosen.shape[1:]), generator=generator) for generator in generators])
         noise = sampled[:, 2] + config.noise_offset * sampled[:, 3, :, :1, :1]
-        embeds = {name: self.prompt_embeds.rows(name, prompts).float() for name in self.family.prompt_tensors}
+        embeds = padded({name: self.prompt_embeds.ragged(name, prompts) for name in self.family.prompt_tensors})
         conditions = self.family.conditions(
             {name: torch.cat([tensor, tensor]) for name, tensor in embeds.items()},
             self.latents.rows(CROP_COORDINATES, keys[0] + keys[1]),
@@ -208,6 +219,35 @@ class TrainingData:
             finally:
                 for future in waiting:
                     future.cancel()
+
+
+def noise_of(family: Family, config: TrainConfig) -> Noise:
+    """
+    Raises:
+        UsageError: if a setting is for another kind of model.
+    """
+    density: Any = config.timestep_density
+    return family.noise(density, config.sigma_shift)
+
+
+def padded(rows: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
+    """Stack the rows of each name, float32; rows of different lengths are padded with zeros and get a mask, NAME_mask."""
+    stacked: dict[str, Tensor] = {}
+    for name, tensors in rows.items():
+        if len({tensor.shape for tensor in tensors}) == 1:
+            stacked[name] = torch.stack(list(tensors)).float()
+            continue
+        lengths = torch.tensor([len(tensor) for tensor in tensors])
+        stacked[name] = torch.nn.utils.rnn.pad_sequence(list(tensors), batch_first=True).float()
+        stacked[f"{name}_mask"] = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+    return stacked
+
+
+def spread(seed: int, at: int) -> float:
+    """Number `at` of a sequence in 0..1 any stretch of which is spread evenly: multiples of the golden ratio, from a start that
+    depends on the seed."""
+    start = derived_seed(seed, "quantile") / 2**63
+    return (start + at * GOLDEN) % 1.0
 
 
 def crops_of(pairs: Pairs, config: TrainConfig, family: Family) -> dict[UUID, Crop]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..models.families import Family
-from ..models.noise import Diffusion
+from ..models.noise import Noise
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class NoisyPair:
 
 
 def noisy_pair(
-    diffusion: Diffusion,
+    process: Noise,
     chosen: Tensor,
     rejected: Tensor,
     conditions: dict[str, Tensor],
@@ -42,8 +42,8 @@ def noisy_pair(
     latents = torch.cat([chosen, rejected])
     noise, timesteps = noise.repeat(2, 1, 1, 1), timesteps.repeat(2)
     added = noise if input_noise is None else input_noise.repeat(2, 1, 1, 1)
-    noisy = diffusion.add(latents, added, timesteps)
-    return NoisyPair(noisy, diffusion.target(latents, noise, timesteps), timesteps, conditions)
+    noisy = process.add(latents, added, timesteps)
+    return NoisyPair(noisy, process.target(latents, noise, timesteps), timesteps, conditions)
 
 
 def chosen_only(pair: NoisyPair) -> NoisyPair:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..models.model import Model
 from .config import TrainConfig
-from .data import Batch
+from .data import Batch, noise_of
 from .denoise import NoisyPair, chosen_only, noisy_pair, pair_errors, residuals
 from .losses import safeguarded
-from .policy import Policy, load_unet
+from .policy import Policy, load_component
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,19 @@ class Errors:
 class PairDenoiser:
     """Runs both models on noisy pairs."""
 
-    def __init__(self, policy: Policy, unet: Any, config: TrainConfig, accelerator: Accelerator) -> None:
+    def __init__(self, policy: Policy, component: Any, config: TrainConfig, accelerator: Accelerator) -> None:
         self.policy, self.config, self.accelerator = policy, config, accelerator
         self.family = policy.family
-        self.unet = unet
-        """The policy's U-Net as accelerate wraps it."""
+        self.noise = noise_of(policy.family, config)
+        self.component = component
+        """The policy's U-Net or transformer as accelerate wraps it."""
 
     def with_initial_weights(self, model: Model) -> "PairDenoiser":
         """The same with the weights that the run began with: for a resumed run that keeps no reference in memory."""
         if self.policy.has_reference:
             return self
-        policy = Policy(load_unet(model), self.config, self.family).to(self.accelerator.device)
-        return PairDenoiser(policy, policy.unet, self.config, self.accelerator)
+        policy = Policy(load_component(model), self.config, self.family).to(self.accelerator.device)
+        return PairDenoiser(policy, policy.component, self.config, self.accelerator)
 
     def errors(self, batches: Sequence[Batch]) -> Errors:
         """The policy's with gradients, and the reference's if the loss needs them."""
@@ -52,7 +53,7 @@ class PairDenoiser:
         pair, weights = self._noisy(batch), self._weights(batch)
         if not self.config.method.needs_rejected:
             with self.accelerator.autocast():
-                unweighted = self._residuals(self.unet, chosen_only(pair)).square().mean(dim=(1, 2, 3))
+                unweighted = self._residuals(self.component, chosen_only(pair)).square().mean(dim=(1, 2, 3))
             chosen = unweighted if weights is None else weights * unweighted
             return Errors(chosen, torch.full_like(chosen, torch.nan))
         reference: tuple[Tensor, Tensor] | None = None
@@ -61,9 +62,9 @@ class PairDenoiser:
             if batch.ref_chosen is not None and batch.ref_rejected is not None:
                 reference = batch.ref_chosen, batch.ref_rejected
             elif self.config.needs_reference:
-                with self.policy.reference(self.unet) as unet:
-                    reference = pair_errors(self._residuals(unet, pair), weights)
-            residual = self._residuals(self.unet, pair)
+                with self.policy.reference(self.component) as component:
+                    reference = pair_errors(self._residuals(component, pair), weights)
+            residual = self._residuals(self.component, pair)
         chosen, rejected = pair_errors(residual, weights)
         if self.config.safeguard is not None:
             rejected = safeguarded(rejected, *residual.chunk(2), mu=self.config.safeguard)
@@ -73,28 +74,28 @@ class PairDenoiser:
     @torch.no_grad()
     def policy_errors(self, batches: Sequence[Batch]) -> Errors:
         """Policy errors without gradient, on the unwrapped model: in this process alone."""
-        return concat([self._errors_of(self.policy.unet, batch) for batch in batches])
+        return concat([self._errors_of(self.policy.component, batch) for batch in batches])
 
     def reference_errors(self, batches: Sequence[Batch]) -> Errors:
         """The reference's errors as `chosen` and `rejected`; Policy.reference says when they can be computed."""
-        with self.policy.reference(self.policy.unet) as unet:
-            return concat([self._errors_of(unet, batch) for batch in batches])
+        with self.policy.reference(self.policy.component) as component:
+            return concat([self._errors_of(component, batch) for batch in batches])
 
-    def _errors_of(self, unet: Any, batch: Batch) -> Errors:
+    def _errors_of(self, component: Any, batch: Batch) -> Errors:
         batch = batch.to(self.accelerator.device)
         with self.accelerator.autocast():
-            return Errors(*pair_errors(self._residuals(unet, self._noisy(batch)), self._weights(batch)))
+            return Errors(*pair_errors(self._residuals(component, self._noisy(batch)), self._weights(batch)))
 
-    def _residuals(self, unet: Any, pair: NoisyPair) -> Tensor:
-        return residuals(self.family, unet, pair)
+    def _residuals(self, component: Any, pair: NoisyPair) -> Tensor:
+        return residuals(self.family, component, pair)
 
     def _noisy(self, batch: Batch) -> NoisyPair:
         parts = (batch.chosen, batch.rejected, batch.conditions, batch.noise, batch.timesteps, batch.input_noise)
-        return noisy_pair(self.family.noise, *parts)
+        return noisy_pair(self.noise, *parts)
 
     def _weights(self, batch: Batch) -> Tensor | None:
         gamma = self.config.min_snr_gamma
-        return None if gamma is None else self.family.noise.weights(batch.timesteps, gamma)
+        return None if gamma is None else self.noise.weights(batch.timesteps, gamma)
 
 
 def concat(parts: Sequence[Errors]) -> Errors:

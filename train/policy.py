@@ -1,7 +1,7 @@
 """The model that is trained and the reference it is compared with."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from ..core.errors import PrefloopError
+from ..core.errors import PrefloopError, UsageError
 from ..models import loading
 from ..models.families import Family
 from ..models.lora import Adapter, adapter_of, combined, fuse, read_adapter
@@ -31,72 +31,107 @@ def load_vae(model: Model, replacement: str | None, device: torch.device) -> Any
     return loading.load_vae(with_parts(model, vae=replacement)).eval().requires_grad_(False).to(device)
 
 
-def load_text_encoders(model: Model, family: Family, device: torch.device) -> Callable[[list[str]], dict[str, Tensor]]:
-    """A function from N prompts to their embeddings by name, as the family's `encode` returns them; frozen, float32."""
+def load_text_encoders(
+    model: Model, family: Family, device: torch.device
+) -> Callable[[list[str]], Mapping[str, Tensor | list[Tensor]]]:
+    """A function from N prompts to their embeddings by name, as the family's `encode` returns them; frozen.
+
+    float32, except that encoders made for bfloat16, which have billions of weights, stay in it on a GPU.
+    """
     pipeline = loading.load_root(model, **{family.component: None, "vae": None})
+    dtype = torch.bfloat16 if family.dtype == "bfloat16" and device.type == "cuda" else torch.float32
     for part in family.text_encoders:
-        getattr(pipeline, part).float().eval().requires_grad_(False).to(device)
+        getattr(pipeline, part).to(dtype).eval().requires_grad_(False).to(device)
     return partial(family.encode, pipeline)
 
 
-def load_unet(model: Model, init_from: str | None = None) -> Any:
-    """The U-Net in float32, with everything the model was trained on fused.
+def load_component(model: Model, init_from: str | None = None) -> Any:
+    """The U-Net or transformer in float32, with everything the model was trained on fused.
 
     Args:
-        init_from: another U-Net to use: a folder, or a hub id.
+        init_from: another one to use: a folder, or a hub id.
     """
-    return loading.load_unet(with_parts(model, unet=init_from))
+    return loading.load_component(with_parts(model, init_from=init_from))
+
+
+def lora_layers(component: nn.Module, endings: Sequence[str]) -> list[str]:
+    """The linear layers whose names end like that, at a dot.
+
+    Raises:
+        UsageError: if an ending matches none of them, since a LoRA on nothing trains nothing.
+    """
+    linear = [name for name, module in component.named_modules() if isinstance(module, nn.Linear)]
+    matched = {ending: [name for name in linear if f".{name}".endswith(f".{ending}")] for ending in endings}
+    if not any(matched.values()):
+        last = sorted({name.rpartition(".")[2] for name in linear if not name.rpartition(".")[2].isdigit()})
+        raise UsageError(
+            f"no layer of the {type(component).__name__} has a name that ends in {' or '.join(endings)}; "
+            f"linear layers end in {', '.join(last)}"
+        )
+    return [name for name in linear if any(name in names for names in matched.values())]
 
 
 class Policy:
-    """A U-Net with trainable weights, and its reference: a frozen copy, or itself with the adapter disabled."""
+    """A U-Net or transformer with trainable weights, and its reference: a frozen copy, or itself with the adapter disabled."""
 
-    def __init__(self, unet: Any, config: TrainConfig, family: Family) -> None:
-        self.unet, self.family = unet, family
+    def __init__(self, component: Any, config: TrainConfig, family: Family) -> None:
+        self.component, self.family = component, family
         self.lora = config.lora_rank > 0
         self._reference: Any = None
         if self.lora:
-            unet.requires_grad_(False)
+            component.requires_grad_(False)
             if config.mixed_precision in HALF:
-                unet.to(HALF[config.mixed_precision])  # frozen: both models round it the same way
+                component.to(HALF[config.mixed_precision])  # frozen: both models round it the same way
+            targets = list(config.lora_targets or family.lora_targets)
+            self.lora_layers = lora_layers(component, targets)
+            """Names of the layers that the LoRA is put on."""
             with torch.random.fork_rng():
                 torch.manual_seed(config.seed)
-                unet.add_adapter(
+                component.add_adapter(
                     LoraConfig(
                         r=config.lora_rank,
                         lora_alpha=config.lora_alpha or config.lora_rank,  # type: ignore[arg-type]  # a float works
                         init_lora_weights="gaussian",
-                        target_modules=list(family.lora_targets),
+                        target_modules=targets,
                     )
                 )
             for parameter in self.parameters():
                 parameter.data = parameter.data.float()
-            self._layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
+            self._layers = [module for module in component.modules() if isinstance(module, BaseTunerLayer)]
         else:
-            unet.requires_grad_(True)
+            component.requires_grad_(True)
             if config.needs_reference and not config.reference_draws:
-                self._reference = copy.deepcopy(unet).requires_grad_(False).eval()
+                self._reference = copy.deepcopy(component).requires_grad_(False).eval()
         if config.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-        unet.train()
+            component.enable_gradient_checkpointing()
+        component.train()
 
     @property
     def has_reference(self) -> bool:
         """Whether the reference is still available once training has started."""
         return self.lora or self._reference is not None
 
+    def description(self) -> str:
+        """What is trained, in words."""
+        n = sum(parameter.numel() for parameter in self.parameters())
+        millions = f"{n / 1e6:.3g} million parameters"
+        if not self.lora:
+            return f"training {millions}"
+        n_linear = sum(isinstance(module, nn.Linear) for module in self.component.modules()) - 2 * len(self.lora_layers)
+        return f"LoRA on {len(self.lora_layers)} of {n_linear} linear layers, {millions}"
+
     def parameters(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self.unet.parameters() if parameter.requires_grad]
+        return [parameter for parameter in self.component.parameters() if parameter.requires_grad]
 
     def to(self, device: torch.device) -> "Policy":
-        self.unet.to(device)
+        self.component.to(device)
         if self._reference is not None:
             self._reference.to(device)
         return self
 
     @contextmanager
     def reference(self, wrapped: Any) -> Iterator[Any]:
-        """The reference for the duration of the block, without gradients. `wrapped` is the U-Net as accelerate wraps it.
+        """The reference for the duration of the block, without gradients. `wrapped` is the component as accelerate wraps it.
 
         Without a copy or an adapter it is the policy as it is: right only before the first step.
         """
@@ -122,7 +157,9 @@ class Policy:
 
     def trainable_state(self) -> dict[str, Tensor]:
         """The weights that a checkpoint must contain."""
-        return {name: parameter.detach() for name, parameter in self.unet.named_parameters() if parameter.requires_grad}
+        return {
+            name: parameter.detach() for name, parameter in self.component.named_parameters() if parameter.requires_grad
+        }
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
         own = self.trainable_state()
@@ -133,11 +170,11 @@ class Policy:
                 parameter.copy_(state[name])
 
     def save_weights(self, output: Path) -> None:
-        """The LoRA in diffusers' format, or the U-Net in its subfolder: what `load_lora_weights` or `from_pretrained` loads."""
+        """The LoRA in diffusers' format, or the component in its subfolder: what `load_lora_weights` or `from_pretrained` loads."""
         if not self.lora:
-            self.unet.save_pretrained(output / self.family.component)
+            self.component.save_pretrained(output / self.family.component)
             return
-        adapter: Any = self.unet.peft_config
+        adapter: Any = self.component.peft_config
         settings = adapter["default"].to_dict()
         pipeline: Any = getattr(diffusers, self.family.pipeline_class)
         pipeline.save_lora_weights(
@@ -153,28 +190,28 @@ class Policy:
 
     def adapter(self) -> Adapter:
         """The LoRA with its current weights."""
-        return adapter_of(self.unet)
+        return adapter_of(self.component, self.family.component)
 
     def save_kohya(self, output: Path, model: Model) -> None:
         """The LoRA in kohya's format, in kohya.safetensors; combined with any LoRAs it was trained on."""
         adapters = [*(read_adapter(folder) for folder in model.composition.loras), self.adapter()]
         adapter = combined(adapters) if len(adapters) > 1 else adapters[0]
-        velocity = self.family.noise.prediction_type == "v_prediction"
-        save_kohya(self.unet, adapter, output / KOHYA_FILE, v_prediction=velocity)
+        velocity = self.family.noise().prediction_type == "v_prediction"
+        save_kohya(self.component, adapter, output / KOHYA_FILE, v_prediction=velocity)
 
-    def whole_unet(self, model: Model) -> Any:
-        """The U-Net alone; if a LoRA was trained, a float32 copy with it fused.
+    def whole_component(self, model: Model) -> Any:
+        """The component alone; if a LoRA was trained, a float32 copy with it fused.
 
         Args:
             model: what it was trained on.
         """
         if not self.lora:
-            return self.unet
-        unet = loading.load_unet(model)
-        fuse(unet, self.adapter())
-        return unet
+            return self.component
+        component = loading.load_component(model)
+        fuse(component, self.adapter())
+        return component
 
     def save_pipeline(self, output: Path, model: Model) -> None:
-        """The whole pipeline with the tuned U-Net."""
+        """The whole pipeline with the tuned component."""
         vae = {} if model.composition.vae is None else {"vae": loading.load_vae(model)}
-        loading.load_root(model, **{self.family.component: self.whole_unet(model)}, **vae).save_pretrained(output)
+        loading.load_root(model, **{self.family.component: self.whole_component(model)}, **vae).save_pretrained(output)

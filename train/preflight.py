@@ -1,9 +1,13 @@
-"""Checks of the machine before anything is loaded, created or deleted."""
+"""Checks of the machine and the model before anything is loaded, created or deleted."""
 
 import importlib.util
+import sys
 
 from ..core.errors import PrefloopError, UsageError
+from ..models.families import Family
+from ..models.model import COMPONENTS
 from .config import TrainConfig
+from .data import noise_of
 
 
 def refuse_impossible(config: TrainConfig) -> None:
@@ -25,6 +29,39 @@ def refuse_impossible(config: TrainConfig) -> None:
         from .export.hub import refuse_unpushable
 
         refuse_unpushable(config.push_to_hub, config.output_dir)
+
+
+def refuse_unsuitable(config: TrainConfig, family: Family) -> None:
+    """Refuse settings that are for another kind of model; warn of those that cost quality.
+
+    Raises:
+        UsageError: if a setting cannot be used with the model.
+    """
+    model, component = family.settings.model, family.component
+    if config.output in COMPONENTS and config.output != component:
+        raise UsageError(f"{model}, a {family.pipeline_class}, has a {component}; give --output {component}")
+    if config.kohya and component != "unet":
+        raise UsageError(
+            f"kohya is a format for the LoRAs of U-Nets; {model} has a {component}, whose LoRA diffusers' own format holds"
+        )
+    if config.sample_steps and family.starts_from_image:
+        raise UsageError("sample-steps cannot generate with a refiner, which starts from an image; leave it out")
+    if noise_of(family, config).prediction_type == "flow" and config.min_snr_gamma is not None:
+        raise UsageError("min-snr-gamma is for diffusion models; flow matching weighs timesteps by --timestep-density")
+    if (side := config.resolution) is not None and side % family.image_multiple:
+        raise UsageError(
+            f"resolution must be a multiple of {family.image_multiple} for a {family.pipeline_class}, got {side}"
+        )
+    if family.distilled and component == "transformer":
+        print(
+            f"{model} is distilled to few steps or to work without guidance; training it loses some of that: "
+            "train the base model, and use the LoRA on the distilled one",
+            file=sys.stderr,
+        )
+    if config.mixed_precision == "fp16" and family.dtype == "bfloat16":
+        print(
+            f"{model} was made for bfloat16 and may overflow in fp16; --mixed-precision bf16 is safer", file=sys.stderr
+        )
 
 
 def _on_cpu(config: TrainConfig) -> bool:

@@ -38,6 +38,8 @@ _AFFECT_REFERENCE = (
     "mixed_precision",
     "lora_rank",
 )
+# Likewise, if they are given: hashes of earlier versions do not contain them.
+_AFFECT_REFERENCE_IF_GIVEN = ("timestep_density", "timestep_shift")
 
 
 def data_for_run(
@@ -98,7 +100,8 @@ def prepared_data(
     del vae
     stop.check("the images are encoded")
     encode = load_text_encoders(model, family, device)
-    prompt_embeds = cache_prompt_embeds(store, pairs, encode, model.root.model_id.hex, stop)
+    kept: torch.dtype = getattr(torch, family.dtype)
+    prompt_embeds = cache_prompt_embeds(store, pairs, encode, kept, model.root.model_id.hex, stop)
     del encode
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -130,6 +133,9 @@ def with_reference_errors(
         Interrupted: after a signal; what was computed is kept.
     """
     settings = {name: value for name, value in asdict(data.config).items() if name in _AFFECT_REFERENCE}
+    settings |= {
+        name: value for name in _AFFECT_REFERENCE_IF_GIVEN if (value := getattr(data.config, name)) is not None
+    }
     name = content_id(canonical(settings | {"model": model.model_id.hex}).encode()).hex
     cache = TensorCache(store.path / "cache" / f"reference-{name[:16]}")
     draws = {draw.draw_id: draw for draw in data.cached_draws() if draw.draw_id is not None}

@@ -16,7 +16,7 @@ def checkpoint_bytes(config: TrainConfig, model: Model) -> int:
     """
     if config.lora_rank:
         return 0
-    paths = Path(config.init_from or Path(model.root.source) / "unet").glob("*.safetensors")
+    paths = Path(config.init_from or Path(model.root.source) / model.settings.component).glob("*.safetensors")
     n_bytes = sum(path.stat().st_size for path in paths if _WEIGHTS.fullmatch(path.name))
     return (4 if config.optimizer == "adamw" else 2) * n_bytes
 

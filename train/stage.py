@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from ..core.errors import cannot_write, is_full
 from ..core.signals import StopSignal
+from ..models.families import family_of
 from ..models.resolve import find_model, with_parts
 from ..store import PairStore, PrefloopError
 from ..store.runs import Run, run
@@ -19,7 +20,7 @@ from .checkpoint import write_error
 from .config import TrainConfig
 from .distributed import on_cpu, on_main_process
 from .pairs import Pairs
-from .preflight import refuse_impossible
+from .preflight import refuse_impossible, refuse_unsuitable
 from .resources import checkpoint_bytes, out_of_memory
 from .run_folder.claim import claim_folder
 from .run_folder.location import refuse_overlap, refuse_resume_with_overwrite
@@ -60,6 +61,7 @@ def train(
     refuse_impossible(config)
     with (stop or StopSignal()).listening() as stop, ExitStack() as held:
         model = with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
+        refuse_unsuitable(config, family_of(model))
         refuse_overlap(config, store.path, model)
         stop.check("nothing was trained yet")
         AcceleratorState._reset_state()  # otherwise a second run in a process keeps the first one's precision

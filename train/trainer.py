@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import sys
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing, nullcontext
@@ -34,7 +35,7 @@ from .objective import batch_metrics, pair_losses
 from .optimizers import learning_rate, optimizer_for, optimizer_name
 from .pair_denoiser import PairDenoiser
 from .pairs import Pairs
-from .policy import Policy, load_unet
+from .policy import Policy, load_component
 from .prepare import data_for_run, with_reference_errors
 from .state import TABLES, State
 
@@ -82,7 +83,9 @@ class Trainer:
                 [self.data.pairs.labelers()],
             )
         }
-        self.policy = Policy(load_unet(self.model), config, self.data.family).to(device)
+        self.policy = Policy(load_component(self.model), config, self.data.family).to(device)
+        if self.main:
+            print(self.policy.description(), file=sys.stderr)
         self.rate = learning_rate(config, self.accelerator.num_processes)
         optimizer = optimizer_for(config, self.data.family, self.policy.parameters(), self.rate)
         self.clips = optimizer_name(config, self.data.family) != "adafactor"
@@ -92,7 +95,7 @@ class Trainer:
             num_warmup_steps=config.lr_warmup_steps,
             num_training_steps=config.max_train_steps,
         )
-        self.unet, self.optimizer = self.accelerator.prepare(self.policy.unet, optimizer)
+        self.component, self.optimizer = self.accelerator.prepare(self.policy.component, optimizer)
         self.ema = None
         if config.ema_decay is not None:
             self.ema = EMAModel(self.policy.parameters(), decay=config.ema_decay, foreach=True)
@@ -109,7 +112,7 @@ class Trainer:
             self.recent,
             self.model.model_id,
         )
-        self.denoiser = PairDenoiser(self.policy, self.unet, config, self.accelerator)
+        self.denoiser = PairDenoiser(self.policy, self.component, config, self.accelerator)
         self.monitor = Monitor(config, self.data, self.policy, self.denoiser, self.model, self.accelerator, stop)
         self.global_step = 0
         stop.check("nothing was trained yet")
@@ -188,7 +191,7 @@ class Trainer:
             batches = next(micro_batches)
             pairs = [pair for batch in batches for pair in batch.pairs]
             pair_ids += [str(pair.pair_id) for pair in pairs]
-            with nullcontext() if micro == n - 1 else accelerator.no_sync(self.unet):
+            with nullcontext() if micro == n - 1 else accelerator.no_sync(self.component):
                 errors = self.denoiser.errors(batches)
                 loss = pair_losses(errors, pairs, config)
                 accelerator.backward(loss.mean() / n)

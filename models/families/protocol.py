@@ -1,11 +1,13 @@
 """What a family knows: every fact about one kind of model that generating, training and exporting need."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..noise import Diffusion
+    from ..density import Density
+    from ..noise import Noise
     from .settings import PipelineSettings
 
 
@@ -117,8 +119,34 @@ class Family(Protocol):
         ...
 
     @property
-    def noise(self) -> "Diffusion":
-        """How images are noised in training, and which timesteps are trained on."""
+    def image_multiple(self) -> int:
+        """Sides of generated images are multiples of this many pixels."""
+        ...
+
+    @property
+    def guidance_argument(self) -> str:
+        """The argument of the pipeline's `__call__` that is the scale of classifier-free guidance."""
+        ...
+
+    @property
+    def call_settings(self) -> Mapping[str, Any]:
+        """More arguments of the pipeline's `__call__`, the same for every image."""
+        ...
+
+    def noise(self, density: "Density | None" = None, shift: float | None = None) -> "Noise":
+        """How images are noised in training, and which timesteps are trained on.
+
+        Args:
+            density: of a flow-matching model's sigma; None is the family's own.
+            shift: likewise.
+
+        Raises:
+            UsageError: if the family has no such setting.
+        """
+        ...
+
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each of `prompt_tensors` for one prompt; of ragged ones, the largest. Needs checked settings."""
         ...
 
     def checked(self) -> "Family":
@@ -130,8 +158,8 @@ class Family(Protocol):
         """
         ...
 
-    def encode(self, pipeline: Any, prompts: list[str], /) -> "dict[str, Tensor]":
-        """What the text encoders make of N prompts: `prompt_tensors`, each (N, ...).
+    def encode(self, pipeline: Any, prompts: list[str], /) -> "Mapping[str, Tensor | list[Tensor]]":
+        """What the text encoders make of N prompts: `prompt_tensors`, each (N, ...), or a list of N (tokens, ...) if ragged.
 
         Args:
             pipeline: with text encoders and tokenizers; other parts may be missing.
@@ -152,7 +180,8 @@ class Family(Protocol):
         """Everything that `predict` needs beside latents and timesteps; each (B, ...).
 
         Args:
-            prompts: what `encode` returned, a row for each image.
+            prompts: what `encode` returned, a row for each image. A ragged tensor is padded with zeros to the longest row, and
+                has a mask beside it, NAME_mask, (B, tokens), which is True for the prompt's own tokens.
             crop_coordinates: (B, 4): the image's original height and width, top and left of the crop.
             size: height and width that are trained on, in pixels.
         """

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config_files import INDEX, config_folder, read_settings
-from ..model import Model
+from ..model import COMPONENTS, Component, Model
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class PipelineSettings:
         return str(self.index.get("_class_name"))
 
     @property
-    def component(self) -> str:
+    def component(self) -> Component:
         """The part that denoises."""
         return "unet" if "unet" in self.index else "transformer"
 
@@ -34,6 +34,15 @@ class PipelineSettings:
             part
             for part, value in sorted(self.index.items())
             if part.startswith("text_encoder") and isinstance(value, list) and value[1] is not None
+        )
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Text encoders and tokenizers that the pipeline was saved without; diffusers wants to be told again."""
+        return tuple(
+            part
+            for part, value in sorted(self.index.items())
+            if part.startswith(("text_encoder", "tokenizer")) and value == [None, None]
         )
 
 
@@ -49,7 +58,7 @@ def read_pipeline(model: Model) -> PipelineSettings:
     folder = config_folder(model)
     index = read_settings(folder / INDEX)
     encoders = [part for part in index if part.startswith("text_encoder") and part.isidentifier()]
-    parts = {
-        part: read_settings(folder / part / "config.json") for part in ("unet", "transformer", "vae", *encoders)
-    } | {"scheduler": read_settings(folder / "scheduler" / "scheduler_config.json")}
+    parts = {part: read_settings(folder / part / "config.json") for part in (*COMPONENTS, "vae", *encoders)} | {
+        "scheduler": read_settings(folder / "scheduler" / "scheduler_config.json")
+    }
     return PipelineSettings(model.name, index, parts)

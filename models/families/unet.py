@@ -1,23 +1,23 @@
 """What Stable Diffusion's U-Nets have in common, from the first version to XL."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from ...core.errors import IntegrityError, UsageError
+from ...core.errors import UsageError
+from .checks import LARGEST, complete_parts, refuse_bad_scales, refuse_others, refuse_unnamed, scaled_latents
 from .settings import PipelineSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..density import Density
     from ..noise import Diffusion
 
 MODEL_CLASS = "UNet2DConditionModel"
 LORA_TARGETS = ("to_k", "to_q", "to_v", "to_out.0")
 TURBO_STEPS = 4  # of adversarial distillation, arXiv 2311.17042, evenly spaced and the last one without signal
-LARGEST = 4096  # of a latent's side and of timesteps: four times what any known model has
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
@@ -46,6 +46,8 @@ class UNetFamily:
     vae_class: str = "AutoencoderKL"
     lora_targets: tuple[str, ...] = LORA_TARGETS
     dtype: str = "float16"
+    guidance_argument: str = "guidance_scale"
+    call_settings: "Mapping[str, Any]" = field(default_factory=dict)
 
     @property
     def pipeline_class(self) -> str:
@@ -77,7 +79,16 @@ class UNetFamily:
         return self.vae_factor * 2 ** (len(self._unet["block_out_channels"]) - 1)
 
     @property
-    def noise(self) -> "Diffusion":
+    def image_multiple(self) -> int:
+        """U-Nets generate whatever the VAE can decode."""
+        return self.vae_factor
+
+    def noise(self, density: "Density | None" = None, shift: float | None = None) -> "Diffusion":
+        if density is not None or shift is not None:
+            raise UsageError(
+                "timestep-density and timestep-shift are for flow-matching models; "
+                f"{self.settings.model} is a {self.pipeline_class}"
+            )
         return self._noise
 
     @cached_property
@@ -96,29 +107,25 @@ class UNetFamily:
         return Diffusion(DDPMScheduler.from_config(settings, rescale_betas_zero_snr=zero_snr), timesteps)
 
     def latents(self, vae: Any, pixels: "Tensor") -> "tuple[Tensor, Tensor]":
-        scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0
-        posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
-        return (posterior.mean - shift) * scale, posterior.std * scale
+        return scaled_latents(vae, pixels)
+
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        encoders = [self.settings.parts[part] for part in self.text_encoders]
+        shapes: dict[str, tuple[int, ...]] = {
+            "prompt_embeds": (encoders[0]["max_position_embeddings"], self._unet["cross_attention_dim"]),
+            "pooled_prompt_embeds": (encoders[-1]["projection_dim"],),
+        }
+        return {name: shapes[name] for name in self.prompt_tensors}
 
     def call_arguments(self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]") -> "dict[str, Tensor]":
         return prompt | {f"negative_{name}": tensor for name, tensor in negative.items()}
 
     def checked(self) -> "UNetFamily":
         """See Family. Each part is made from its settings without weights, and they are completed with its class's defaults."""
-        import diffusers
-
-        model, parts = self.settings.model, dict(self.settings.parts)
-        _refuse_unnamed(self.settings)
-        for part, kind in (
-            ("unet", self.model_class),
-            ("vae", self.vae_class),
-            ("scheduler", "DDPMScheduler"),
-        ):
-            if not parts[part]:
-                raise IntegrityError(
-                    f"cannot load the model {model}: its {part} is missing; fetch or save the model again"
-                )
-            parts[part] = _complete(model, part, getattr(diffusers, kind), parts[part])
+        model = self.settings.model
+        refuse_unnamed(self.settings)
+        classes = {"unet": self.model_class, "vae": self.vae_class, "scheduler": "DDPMScheduler"}
+        parts = complete_parts(self.settings, classes)
         unet = parts["unet"]
         if unet.get("in_channels") != unet.get("out_channels"):
             raise UsageError(
@@ -131,7 +138,16 @@ class UNetFamily:
                     f"{model} cannot be trained: the {name} of its U-Net is {unet.get(name)}, but that of a "
                     f"{self.pipeline_class} is {expected}"
                 )
-        _refuse_unusable(model, unet, parts["vae"], parts["scheduler"])
+        refuse_others(
+            model,
+            {
+                "sample_size": (unet["sample_size"], range(1, LARGEST + 1)),
+                "num_train_timesteps": (parts["scheduler"]["num_train_timesteps"], range(4, LARGEST + 1)),
+                "prediction_type": (parts["scheduler"]["prediction_type"], PREDICTIONS),
+                "in_channels of the U-Net": (unet["in_channels"], (parts["vae"]["latent_channels"],)),
+            },
+        )
+        refuse_bad_scales(model, parts["vae"])
         return replace(self, settings=replace(self.settings, parts=parts))
 
 
@@ -143,50 +159,3 @@ def is_distilled(settings: PipelineSettings) -> bool:
         and scheduler.get("prediction_type") != "v_prediction"
         and str(scheduler.get("_class_name")).startswith("Euler")
     )
-
-
-def unet_from(config: Mapping[str, Any]) -> Any:
-    """A U-Net of random weights, on torch's default device."""
-    import diffusers
-
-    return getattr(diffusers, MODEL_CLASS).from_config(config)
-
-
-def _refuse_unnamed(settings: PipelineSettings) -> None:
-    for part in ("unet", "vae", "scheduler", *(name for name in settings.index if name.startswith("text_encoder"))):
-        value = settings.index.get(part)
-        named = isinstance(value, list) and len(value) == 2 and all(isinstance(name, str) for name in value)
-        absent = part.startswith("text_encoder") and value in (None, [None, None])
-        if not named and not absent:
-            raise IntegrityError(f"the model {settings.model} does not name the class of its {part}: it is {value!r}")
-
-
-def _complete(model: str, part: str, kind: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    import torch
-
-    try:
-        with torch.device("cpu" if part == "scheduler" else "meta"):
-            return dict(kind.from_config(settings).config)
-    except Exception as error:  # a constructor may raise anything
-        line = (" ".join(str(error).split()) or type(error).__name__)[:300]
-        raise IntegrityError(f"the {part} of the model {model} cannot be made from its settings: {line}") from error
-
-
-def _refuse_unusable(model: str, unet: dict[str, Any], vae: dict[str, Any], scheduler: dict[str, Any]) -> None:
-    """
-    Raises:
-        IntegrityError: if a part can be made but not used.
-    """
-    allowed: dict[str, tuple[Any, Sequence[Any]]] = {
-        "sample_size": (unet["sample_size"], range(1, LARGEST + 1)),
-        "num_train_timesteps": (scheduler["num_train_timesteps"], range(4, LARGEST + 1)),
-        "prediction_type": (scheduler["prediction_type"], PREDICTIONS),
-        "in_channels of the U-Net": (unet["in_channels"], (vae["latent_channels"],)),
-    }
-    for name, (value, choices) in allowed.items():
-        if type(value) not in (int, str) or value not in choices:
-            known = f"{choices[0]} to {choices[-1]}" if isinstance(choices, range) else " or ".join(map(str, choices))
-            raise IntegrityError(f"the model {model} cannot be used: its {name} is {value!r}, not {known}")
-    for name, value in (("scaling_factor", vae["scaling_factor"]), ("shift_factor", vae.get("shift_factor") or 0)):
-        if not isinstance(value, int | float) or not math.isfinite(value) or (name == "scaling_factor" and value <= 0):
-            raise IntegrityError(f"the model {model} cannot be used: the {name} of its VAE is {value!r}")

@@ -290,7 +290,7 @@ def test_every_output_is_a_model_to_generate_with_and_to_train_on(
     models: dict[str, Path], wide: PairStore, tmp_path: Path, output: str
 ):
     from prefloop.models.pipelines import load_pipeline
-    from prefloop.train.policy import load_unet
+    from prefloop.train.policy import load_component
 
     rank = 2 if output == "lora" else 0
     first = tmp_path / "first"
@@ -303,11 +303,11 @@ def test_every_output_is_a_model_to_generate_with_and_to_train_on(
     if output == "lora":
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
-    again = load_unet(model).state_dict()
+    again = load_component(model).state_dict()
     generating = pipeline.unet.state_dict()
     assert again.keys() == generating.keys()
     assert all(torch.allclose(again[name], value, atol=1e-6) for name, value in generating.items())
-    base = load_unet(find_model(str(models["sdxl"]))).state_dict()
+    base = load_component(find_model(str(models["sdxl"]))).state_dict()
     assert any(not torch.equal(again[name], value) for name, value in base.items())
     assert family_of(model).name == "sdxl"
     assert train(config(first, tmp_path / "second"), wide)["steps"] == 2

@@ -18,7 +18,7 @@ from prefloop.models.pipelines import load_pipeline
 from prefloop.models.resolve import find_model
 from prefloop.store import IntegrityError, PairStore, UsageError
 from prefloop.train import TrainConfig
-from prefloop.train.policy import load_unet
+from prefloop.train.policy import load_component
 from prefloop.train.prepare import _vae_key
 from prefloop.train.trainer import Trainer
 from safetensors.torch import load_file
@@ -66,7 +66,7 @@ class World:
         trainer.step()
         trainer.global_step = 1
         trainer.finish("run")
-        unet = trainer.policy.unet.eval()
+        unet = trainer.policy.component.eval()
         vae = trainer.monitor.samples._pipeline(torch.device("cpu")).vae
         self.memory[folder] = (named(unet), generated(on, unet, vae))
         return folder
@@ -123,7 +123,7 @@ def test_what_is_loaded_is_what_was_in_memory_at_the_end_of_training(world: Worl
     differ = max(abs(a - b) for a, b in zip(generated(model), image, strict=True))
     assert differ <= (1 if outputs[-1] == "fused" else 0)  # of 256 levels
     # the weights training would start from
-    start = named(load_unet(model))
+    start = named(load_component(model))
     flat = fused(weights, 3.0 / 2)
     assert start.keys() == flat.keys()
     assert all(torch.equal(start[name], value) for name, value in flat.items())
@@ -163,7 +163,8 @@ def test_a_result_with_another_unet_and_vae_is_loaded_and_trained_on_with_them(w
     assert (on.kind, on.composition.root.source) == ("parts", str(world.base))
     # as a baseline it is the base with these parts
     assert all(
-        torch.equal(value, find_state(world.other / "unet")[name]) for name, value in load_unet(on).state_dict().items()
+        torch.equal(value, find_state(world.other / "unet")[name])
+        for name, value in load_component(on).state_dict().items()
     )
     assert on.model_id != find_model(str(world.base)).model_id
 
@@ -186,10 +187,10 @@ def find_state(folder: Path) -> dict[str, Tensor]:
 def test_a_unet_or_vae_that_does_not_fit_is_refused_by_name(world: World, tmp_path: Path):
     wide = tiny.saved("sdxl", tmp_path / "wide")
     with pytest.raises(UsageError, match=r"wide does not fit .*: its cross_attention_dim is 40, not 16"):
-        load_unet(find_model(str(world.base)), str(wide))
+        load_component(find_model(str(world.base)), str(wide))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="empty contains no U-Net"):
-        load_unet(find_model(str(world.base)), str(tmp_path / "empty"))
+        load_component(find_model(str(world.base)), str(tmp_path / "empty"))
 
 
 def moved(world: World, outputs: tuple[str, ...], folder: Path) -> list[Path]:
@@ -203,10 +204,10 @@ def test_the_base_is_found_from_any_working_folder_and_after_both_were_moved(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     folder = world.chain(("lora", "lora"))
-    expected = named(load_unet(find_model(str(folder))))
+    expected = named(load_component(find_model(str(folder))))
     monkeypatch.chdir(folder)
     by_dot = find_model(".")
-    assert all(torch.equal(value, expected[name]) for name, value in named(load_unet(by_dot)).items())
+    assert all(torch.equal(value, expected[name]) for name, value in named(load_component(by_dot)).items())
     first, second = moved(world, ("lora", "lora"), tmp_path)
     hidden = world.folder / "hidden"
     (world.folder / "lora").rename(hidden)
@@ -282,7 +283,7 @@ def assert_snippet(folder: Path, expected: dict[str, Tensor], monkeypatch: pytes
 def test_kohyas_file_of_a_chain_contains_all_its_loras_for_the_root_pipeline(world: World):
     first = world.chain(("lora",))
     folder = world.trained(first, "lora-kohya", "lora", kohya=True, lora_rank=3)
-    expected = load_unet(find_model(str(folder))).state_dict()
+    expected = load_component(find_model(str(folder))).state_dict()
     pipeline: Any = load_pipeline(find_model(str(world.base)), "cpu", torch.float32)
     before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
     pipeline.load_lora_weights(folder, weight_name="kohya.safetensors")
@@ -291,7 +292,7 @@ def test_kohyas_file_of_a_chain_contains_all_its_loras_for_the_root_pipeline(wor
     loaded = pipeline.unet.state_dict()
     for name, value in expected.items():
         torch.testing.assert_close(loaded[name], value, atol=1e-6, rtol=1e-5)
-    one = load_unet(find_model(str(first))).state_dict()
+    one = load_component(find_model(str(first))).state_dict()
     assert any((value - one[name]).abs().max() > 1e-2 for name, value in loaded.items())
     assert any((value - before[name]).abs().max() > 1e-2 for name, value in loaded.items())
     card = (folder / "README.md").read_text()

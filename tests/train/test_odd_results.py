@@ -12,7 +12,7 @@ import torch
 from prefloop.core.hashing import RESULT_FILE, digests
 from prefloop.core.hub import hub_id
 from prefloop.models.lineage import DEEPEST
-from prefloop.models.loading import load_unet
+from prefloop.models.loading import load_component
 from prefloop.models.pipelines import load_pipeline
 from prefloop.models.resolve import LORA_FILE, find_model
 from results import refused, respell, rewrite
@@ -134,7 +134,7 @@ def test_settings_in_a_loras_header_import_nothing(lora: Path, tmp_path: Path, m
     settings |= {"megatron_config": {"a": 1}, "megatron_core": "megatron.core"}
     respell(lora, {}, {f"unet.{name}": value for name, value in settings.items()})
     assert load_pipeline(find_model(str(lora)), "cpu", torch.float32)
-    assert load_unet(find_model(str(lora)))
+    assert load_component(find_model(str(lora)))
     assert not (tmp_path / "imported").exists()
     # diffusers' own loader imports it
     pipeline: Any = load_pipeline(find_model(str(lora)).root, "cpu", torch.float32)

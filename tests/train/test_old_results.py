@@ -10,7 +10,7 @@ from prefloop.core.hashing import RESULT_FILE, fingerprint
 from prefloop.core.ids import content_id
 from prefloop.eval.result import training_scorers
 from prefloop.models.lineage import lineage
-from prefloop.models.loading import load_unet
+from prefloop.models.loading import load_component
 from prefloop.models.resolve import find_model, with_parts
 from prefloop.store import PairStore
 from prefloop.train.export.result import write_card
@@ -61,7 +61,7 @@ def test_a_result_of_version_0_1_loads_is_evaluated_and_gets_a_card(store: PairS
     (lora / RESULT_FILE).write_text(json.dumps(whole_old_record(base.name, base.model_id)))
     model = find_model(str(lora))
     assert model.model_id == today
-    assert load_unet(model)
+    assert load_component(model)
     assert training_scorers(model) == {"redness"}
     assert write_card(lora, store) == 0
     card = (lora / "README.md").read_text()
@@ -102,9 +102,9 @@ def test_a_part_that_version_0_1_trained_on_is_loaded_from_the_hub_and_refused_f
 
 def test_a_base_with_another_unet_is_found_by_the_earlier_name_of_the_option(lora: Path, tiny_pipeline: Path):
     other = Path(shutil.copytree(tiny_pipeline / "unet", lora.parent / "other"))
-    trained_on = lineage(with_parts(find_model(str(tiny_pipeline)), unet=str(other)), lora)
+    trained_on = lineage(with_parts(find_model(str(tiny_pipeline)), init_from=str(other)), lora)
     trained_on["unet_init"] = trained_on.pop("init_from")
     rewrite(lora, trained_on=trained_on)
-    unet = find_model(str(lora)).composition.unet
+    unet = find_model(str(lora)).composition.component
     assert unet is not None
     assert Path(unet.source) == other

@@ -21,7 +21,7 @@ from prefloop.models.resolve import LORA_FILE, find_model, with_parts
 from prefloop.store import IntegrityError, PairStore, PrefloopError
 from prefloop.train import TrainConfig
 from prefloop.train.export.result import canonicalize_files, write_card
-from prefloop.train.policy import Policy, load_unet
+from prefloop.train.policy import Policy, load_component
 from results import refused, rewrite
 from typer.testing import CliRunner
 
@@ -108,7 +108,7 @@ test_results.save_everything(Path(sys.argv[2]), Path(sys.argv[3]))
 def save_everything(model_folder: Path, output: Path) -> None:
     model = find_model(str(model_folder))
     config = TrainConfig(output_dir="x", labelers=("me",), lora_rank=2, seed=1)
-    policy = Policy(load_unet(model), config, family_of(model))
+    policy = Policy(load_component(model), config, family_of(model))
     policy.save_weights(output)
     policy.save_kohya(output, model)
     policy.save_pipeline(output, model)
@@ -197,7 +197,7 @@ def test_a_path_is_not_taken_for_a_hub_id(cached: Path, lora: Path, tmp_path: Pa
     ):
         find_model("models/sd15")
     with pytest.raises(PrefloopError, match="cannot find the U-Net models/sd15: the folder models exists"):
-        with_parts(find_model("shapes"), unet="models/sd15")
+        with_parts(find_model("shapes"), init_from="models/sd15")
     (tmp_path / "owner").mkdir()
     assert find_model("owner/tiny").model_id == hub_id("owner/tiny", None)  # it is in the cache
     for name in ("a b/c", "models/sd15\0", "-x/y", "a/b/c"):

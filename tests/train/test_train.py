@@ -100,7 +100,7 @@ def test_before_the_first_step_the_loss_is_log_2_and_implicit_accuracy_one_half(
 def test_with_its_adapter_off_a_lora_gives_the_errors_of_a_frozen_copy(trainer):
     full, lora = trainer(), trainer(lora_rank=2)
     with torch.no_grad():  # move the adapter away from zero, so that a difference would show
-        for name, parameter in lora.policy.unet.named_parameters():
+        for name, parameter in lora.policy.component.named_parameters():
             if "lora_B" in name:
                 parameter.add_(0.05)
         full_errors, lora_errors = (made.denoiser.errors(made.data.batch(0, 8)) for made in (full, lora))

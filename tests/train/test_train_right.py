@@ -77,7 +77,7 @@ def test_cached_latents_and_prompt_embeddings_give_the_errors_of_fresh_ones(trai
         chosen, rejected = latents
         conditions, family = {"prompt_embeds": hidden.repeat(2, 1, 1)}, made.data.family
         pair = noisy_pair(family.noise, chosen, rejected, conditions, batch.noise, batch.timesteps)
-        fresh = pair_errors(residuals(family, made.policy.unet, pair))
+        fresh = pair_errors(residuals(family, made.policy.component, pair))
         cached = made.denoiser.policy_errors([batch])
     # the cache holds float16
     assert torch.allclose(fresh[0], cached.chosen, rtol=2e-3)
@@ -88,7 +88,7 @@ def test_sft_runs_the_model_on_chosen_images_only(trainer: Make):
     errors = {}
     for loss in ("sft", "dpo"):
         made, seen = trainer(loss=loss, min_snr_gamma=5.0), []
-        made.policy.unet.register_forward_hook(lambda _, inputs, __, seen=seen: seen.append(len(inputs[0])))
+        made.policy.component.register_forward_hook(lambda _, inputs, __, seen=seen: seen.append(len(inputs[0])))
         batches = made.data.batch(0, 4)
         errors[loss] = made.denoiser.errors(batches).chosen
         assert seen == {"sft": [4], "dpo": [8]}[loss]
@@ -105,7 +105,7 @@ def test_the_encoders_are_not_in_memory_while_training(trainer: Make):
     gc.collect()
     after = sum(isinstance(item, AutoencoderKL | CLIPTextModel) for item in gc.get_objects())
     assert after == before
-    assert made.policy.unet is not None
+    assert made.policy.component is not None
 
 
 def test_adafactor_clips_by_its_own_rule_and_only_once(trainer: Make):

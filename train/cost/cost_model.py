@@ -10,7 +10,8 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ...models.families.unet import LORA_TARGETS, unet_from
+from ...models.families.checks import component_from
+from ...models.families.unet import LORA_TARGETS, MODEL_CLASS
 from .flop_counter import PassCost, ResultMemo, checkpointing_function, count_pass
 
 Optimizer = Literal["adamw", "adafactor", "adamw8bit"]
@@ -205,7 +206,7 @@ class CostModel:
     def _unet(self, lora_rank: int) -> Any:
         if lora_rank not in self._unets:
             with torch.device("meta"):
-                unet: Any = unet_from(self.pipeline.unet)
+                unet: Any = component_from(MODEL_CLASS, self.pipeline.unet)
                 if lora_rank:
                     unet.requires_grad_(False)
                     unet.add_adapter(LoraConfig(r=lora_rank, target_modules=list(LORA_TARGETS)))

@@ -14,9 +14,10 @@ from ...models.resolve import find_model, with_parts
 from ...store import PairStore, PrefloopError
 from ..cache import encode_batch
 from ..config import TrainConfig
+from ..data import noise_of
 from ..optimizers import learning_rate, optimizer_name
 from ..pairs import Pairs, select_pairs
-from ..preflight import refuse_impossible
+from ..preflight import refuse_impossible, refuse_unsuitable
 from .cost_model import CostSettings, DatasetSize, PipelineConfigs
 from .estimate import estimate, format_estimate, measured_speed
 
@@ -30,6 +31,7 @@ def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -
     refuse_impossible(config)
     model = with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
     family = family_of(model)
+    refuse_unsuitable(config, family)
     pairs = select_pairs(store, config) if pairs is None else pairs
     use_cuda = not config.cpu and torch.cuda.is_available()
     device = torch.device("cuda" if use_cuda else "cpu")
@@ -58,7 +60,7 @@ def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -
     ]
     lines += [
         "",
-        f"family    {family.name}, predicts {family.noise.prediction_type}; {len(pairs.validation)} pairs are held out",
+        f"family    {family.name}, predicts {noise_of(family, config).prediction_type}; {len(pairs.validation)} pairs are held out",
         f"beta      {beta:g} per element mean = {beta / math.prod(shape):.4g} per sum over "
         f"{shape[0]} x {shape[1]} x {shape[2]} values"
         if beta is not None

@@ -14,17 +14,18 @@ from huggingface_hub.utils import validate_repo_id
 from ...core.hub import HUB_ID
 from ...core.stats import no_interval
 from ...models.families import PIPELINES, family_of_class
-from ...models.model import Composition, Model, Part
+from ...models.model import COMPONENTS, TITLES, Composition, Model, Part
 from ...models.resolve import BUILT_IN, LORA_FILE
 from ...store.pairstore import PairStore
 from ...store.query import visible
 from ..methods import METHODS
 
-Output = Literal["pipeline", "unet", "lora", "kohya"]
+Output = Literal["pipeline", "unet", "transformer", "lora", "kohya"]
 _DESCRIPTIONS = {
     "pipeline": "A text-to-image pipeline",
     "unet": "The U-Net of a text-to-image pipeline",
-    "lora": "A LoRA for the U-Net of a text-to-image pipeline, in diffusers' layout",
+    "transformer": "The transformer of a text-to-image pipeline",
+    "lora": "A LoRA for a text-to-image pipeline, in diffusers' layout",
     "kohya": "A LoRA for the U-Net of a text-to-image pipeline, in the layout of kohya's sd-scripts",
 }
 _TAGS = {"dpo": "diffusion-dpo"}
@@ -53,7 +54,7 @@ def model_card(record: dict, evaluations: list[dict], trained_on: Model | None =
 
     Args:
         record: what `train` writes to prefloop.json. `pipeline_class` is the class of the pipeline, `objective` the name of the
-            loss, `output` one of pipeline, unet, lora, kohya.
+            loss, `output` one of pipeline, unet, transformer, lora, kohya.
         evaluations: results of `evaluate` on this model.
         trained_on: the model it was trained on; if None, `base_model` of `record`.
     """
@@ -114,9 +115,9 @@ def _snippet(record: dict, trained_on: Model | None) -> str:
         lines.append(f"pipeline = {family}.from_pretrained(folder, {dtype})")
         return _script(classes, lines, family)
     composition = Composition(_unresolved(record["base_model"])) if trained_on is None else trained_on.composition
-    unet = 'folder, subfolder="unet"' if output == "unet" else _arguments(composition.unet)
+    component = f"folder, subfolder={output!r}" if output in COMPONENTS else _arguments(composition.component)
     for name, kind, arguments in (
-        (known.component, known.model_class, unet),
+        (known.component, known.model_class, component),
         ("vae", known.vae_class, _arguments(composition.vae)),
     ):
         if arguments:
@@ -129,7 +130,7 @@ def _snippet(record: dict, trained_on: Model | None) -> str:
         source = f"find_model({composition.root.name!r}).source"
     pinned = f", revision={composition.root.revision!r}" if composition.root.revision else ""
     lines.append(f"pipeline = {family}.from_pretrained({source}{pinned}, {''.join(parts)}{dtype})")
-    if output != "unet":
+    if output not in COMPONENTS:
         lines += _loras(composition.loras)
     return _script(classes, lines, family)
 
@@ -173,11 +174,12 @@ def _requirements(record: dict, trained_on: Model | None) -> str | None:
     if trained_on is None or record["output"] == "pipeline":
         return None
     composition = trained_on.composition
-    loras = composition.loras if record["output"] != "unet" else ()
-    unet = composition.unet if record["output"] != "unet" else None
+    whole = record["output"] in COMPONENTS
+    loras = () if whole else composition.loras
+    component = None if whole else composition.component
     parts = [
         f"the {name} {_code(part.source)}"
-        for name, part in (("U-Net", unet), ("VAE", composition.vae))
+        for name, part in ((_component_title(record), component), ("VAE", composition.vae))
         if part is not None
     ]
     parts += [f"the LoRA {_code(folder)}" for folder in loras]
@@ -186,9 +188,17 @@ def _requirements(record: dict, trained_on: Model | None) -> str | None:
     text = f"It also needs {', '.join(parts)}, loaded as above: alone it is a different model."
     if record.get("kohya"):
         contents = f"combines the {len(loras) + 1} LoRAs" if loras else "is the same LoRA"
-        target = f"the U-Net {_code(unet.source)}" if unet is not None else _code(composition.root.name)
+        target = (
+            f"the {_component_title(record)} {_code(component.source)}"
+            if component is not None
+            else _code(composition.root.name)
+        )
         text += f" `kohya.safetensors` {contents}, for {target}."
     return f"{text} `prefloop train --output pipeline` writes a result that needs nothing else."
+
+
+def _component_title(record: dict) -> str:
+    return TITLES[family_of_class(record["pipeline_class"]).component]
 
 
 def _provenance(record: dict, trained_on: Model | None) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from ...core.hashing import RESULT_FILE, digests
 from ...core.json import plain
 from ...models.lineage import lineage
-from ...models.model import Model
+from ...models.model import COMPONENTS, Model
 from ...models.resolve import find_model
 from ...models.trained_prompts import write_trained_prompts
 from ...store import IntegrityError, PairStore, UsageError
@@ -85,8 +85,8 @@ def write_result(
     with publish(output) as folder:
         if output_of(config) == "pipeline":
             policy.save_pipeline(folder, model)
-        elif output_of(config) == "unet":
-            policy.whole_unet(model).save_pretrained(folder / "unet")
+        elif output_of(config) in COMPONENTS:
+            policy.whole_component(model).save_pretrained(folder / data.family.component)
         else:
             policy.save_weights(folder)
         if config.kohya:

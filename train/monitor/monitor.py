@@ -75,7 +75,7 @@ class Monitor:
             # cells are empty without a reference
             self.last_metrics = {name: number(row[name] or math.nan) for name in METRICS[1:]}
         for row in validation_passes(read_rows(self.output / "validation.csv"))[-1:]:
-            integers = ("step", "timestep_low", "timestep_high", "n_pairs", "n_prompts")
+            integers = ("step", "n_pairs", "n_prompts")
             kinds = dict.fromkeys(integers, int) | {"bin": str}
             self.last_validation = {name: kinds.get(name, number)(row[name]) for name in COLUMNS}
 

@@ -14,7 +14,6 @@ from ...core.files import write_atomic
 from ...models.loading import load_root
 from ...models.model import Model
 from ...models.text_to_image import pipeline_class, without_filters
-from ...store import UsageError
 from ...store.images import png_bytes
 from ..cache import EMPTY_PROMPT_ID
 from ..config import TrainConfig
@@ -32,8 +31,6 @@ class Samples:
     def __init__(self, data: TrainingData, policy: Policy, model: Model, config: TrainConfig, output: Path) -> None:
         self.data, self.policy, self.model, self.config = data, policy, model, config
         self.folder = output / "samples"
-        if config.sample_steps and data.family.starts_from_image:
-            raise UsageError("sample-steps cannot generate with a refiner, which starts from an image; leave it out")
         self.pairs = _distinct(data.pairs.validation or data.pairs.train)[: config.n_samples]
 
     def write(self, step: int, device: torch.device) -> None:
@@ -44,7 +41,7 @@ class Samples:
         if not all(path.exists() for path in kept):
             if step and not self.policy.has_reference:
                 return
-            with self.policy.reference(self.policy.unet):
+            with self.policy.reference(self.policy.component):
                 for path, image in zip(kept, self._images(pipeline, device), strict=True):
                     write_atomic(path, png_bytes(image))
         images = self._images(pipeline, device)
@@ -55,7 +52,7 @@ class Samples:
     def _pipeline(self, device: torch.device) -> Any:
         family = self.data.family
         parts = without_filters(pipeline_class(family.pipeline_class)) | dict.fromkeys(family.text_encoders)
-        parts |= {family.component: self.policy.unet, "vae": load_vae(self.model, self.config.vae, device)}
+        parts |= {family.component: self.policy.component, "vae": load_vae(self.model, self.config.vae, device)}
         pipeline = load_root(self.model, **parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -65,15 +62,16 @@ class Samples:
         family = self.data.family
         side = self.config.resolution or family.resolution
         steps, guidance = family.usual if family.distilled else (STEPS, GUIDANCE)
-        with _eval_mode(self.policy.unet):
+        with _eval_mode(self.policy.component):
             images = []
             for pair in self.pairs:
                 embeds = (self._embeds(prompt_id, device) for prompt_id in (pair.prompt_id, EMPTY_PROMPT_ID))
                 seed = derived_seed(self.config.seed, "sample", pair.prompt_id)
                 images += pipeline(
                     **family.call_arguments(*embeds),
+                    **family.call_settings,
                     num_inference_steps=steps,
-                    guidance_scale=guidance,
+                    **{family.guidance_argument: guidance},
                     height=side,
                     width=side,
                     generator=torch.Generator("cpu").manual_seed(seed),
@@ -81,18 +79,18 @@ class Samples:
         return images
 
     def _embeds(self, prompt_id: UUID, device: torch.device) -> dict[str, Tensor]:
-        rows, dtype = self.data.prompt_embeds.rows, self.policy.unet.dtype
-        return {name: rows(name, [prompt_id]).to(device, dtype) for name in self.data.family.prompt_tensors}
+        rows, dtype = self.data.prompt_embeds.ragged, self.policy.component.dtype
+        return {name: rows(name, [prompt_id])[0][None].to(device, dtype) for name in self.data.family.prompt_tensors}
 
 
 @contextmanager
-def _eval_mode(unet: Any) -> Iterator[None]:
-    training = unet.training
-    unet.eval()
+def _eval_mode(component: Any) -> Iterator[None]:
+    training = component.training
+    component.eval()
     try:
         yield
     finally:
-        unet.train(training)
+        component.train(training)
 
 
 def _distinct(pairs: Sequence[Pair]) -> list[Pair]:

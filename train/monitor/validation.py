@@ -50,14 +50,14 @@ class Validation:
             held_out = held_out.select(sorted(random.Random(config.seed).sample(range(len(held_out)), MAX_PAIRS)))
         pairs = list(held_out)
         self.pairs = pairs
-        allowed = data.family.noise.timesteps
-        n = min(N_BINS, len(allowed))
-        self.bins = [allowed[len(allowed) * k // n : len(allowed) * (k + 1) // n] for k in range(n)]
+        self.bins = data.noise.bins(N_BINS)
+        """The first and the last timestep of each."""
         self.draws = []
-        for inside in self.bins:
+        for number, (first, _) in enumerate(self.bins):
             for pair in pairs:
-                seed = derived_seed(config.seed, "validation", pair.pair_id, inside[0])
-                self.draws.append(Sample(pair, seed, timestep=inside[seed % len(inside)]))
+                seed = derived_seed(config.seed, "validation", pair.pair_id, first)
+                timestep = data.noise.timestep_in(number, N_BINS, seed)
+                self.draws.append(Sample(pair, seed, quantile=0.5, timestep=timestep))
         self.reference: tuple[Tensor, Tensor] | None = None  # each (bins * pairs,)
 
     def __len__(self) -> int:
@@ -109,11 +109,11 @@ class Validation:
         assert self.reference is not None
         errors = torch.stack([*self._errors(errors_of), *self.reference]).double().numpy()  # (4, bins * pairs)
         by_bin = errors.reshape(4, len(self.bins), len(self.pairs))
-        rows = [self._row("all", (self.bins[0][0], self.bins[-1][-1]), errors)]
-        rows += [self._row(k, (inside[0], inside[-1]), by_bin[:, k]) for k, inside in enumerate(self.bins)]
+        rows = [self._row("all", (self.bins[0][0], self.bins[-1][1]), errors)]
+        rows += [self._row(k, timesteps, by_bin[:, k]) for k, timesteps in enumerate(self.bins)]
         return [{"step": step} | row for row in rows]
 
-    def _row(self, name: str | int, timesteps: tuple[int, int], errors: np.ndarray) -> dict[str, Any]:
+    def _row(self, name: str | int, timesteps: tuple[float, float], errors: np.ndarray) -> dict[str, Any]:
         """Means over prompts, each of which weighs the same; an interval that does not exist is None."""
         logits = dpo_logits(*torch.from_numpy(errors).float(), beta=self.config.resolved_beta or 1.0)
         correct = (logits > 0).float() + 0.5 * (logits == 0).float()
