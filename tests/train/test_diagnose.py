@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -664,6 +665,7 @@ def test_tables_that_version_0_1_wrote_are_read_and_plotted(tmp_path: Path):
     [
         (metrics(), passes(0.5, 0.55, 0.6, chosen=0.003, rejected=0.007)),
         (metrics(loss=14.0, grad_norm=500.0), passes(0.5, 0.5, 0.5, chosen=10, rejected=9)),
+        (metrics(loss=1.4e6, grad_norm=5e5), passes(0.5, 0.5, 0.5, chosen=1000, rejected=900)),
         (sft_metrics(), sft(0, -0.01, -0.03)),
         (metrics(), passes(0.5, math.nan, 0.6, reach=math.nan)),
         (metrics(), [row | dict.fromkeys(INTERVAL, "") for row in passes(0.5, 0.55, 0.6)]),
@@ -674,6 +676,7 @@ def test_tables_that_version_0_1_wrote_are_read_and_plotted(tmp_path: Path):
     ids=[
         "full",
         "diverging",
+        "diverging far",
         "sft",
         "some intervals",
         "no intervals",
@@ -695,5 +698,8 @@ def test_a_run_is_plotted_from_whatever_its_tables_hold(
     assert path == tmp_path / "training.png"
     with Image.open(path) as image:
         assert (image.format, image.size) == ("PNG", (1600, 900))
-        assert len(image.convert("L").getcolors(256) or []) > 16  # not blank
+        pixels = np.asarray(image.convert("L"))
+    assert len(np.unique(pixels)) > 16  # not blank
+    for border in (pixels[:3], pixels[-3:], pixels[:, :3], pixels[:, -3:]):
+        assert border.min() == 255  # nothing is cut off
     assert not [warning.message for warning in recwarn if issubclass(warning.category, (RuntimeWarning, UserWarning))]
