@@ -199,7 +199,7 @@ def test_the_snippet_loads_the_result_and_generates_an_image(
         unet.save_pretrained(tmp_path / "unet")
     else:
         unet.add_adapter(LoraConfig(r=2, init_lora_weights="gaussian", target_modules=["to_q"]))
-        save_kohya(unet, adapter_of(unet), tmp_path / LORA_FILE)  # diffusers recognizes the layout by its names
+        save_kohya(unet, adapter_of(unet, "unet"), tmp_path / LORA_FILE)  # diffusers recognizes the layout by its names
     monkeypatch.chdir(tmp_path)
     card = model_card(record(output=output, base_model="shapes" if base == "shapes" else source), [])
     variables: dict[str, Any] = {}

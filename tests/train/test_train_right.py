@@ -77,7 +77,7 @@ def test_cached_latents_and_prompt_embeddings_give_the_errors_of_fresh_ones(trai
         hidden = pipeline.text_encoder(ids).last_hidden_state
         chosen, rejected = latents
         conditions, family = {"prompt_embeds": hidden.repeat(2, 1, 1)}, made.data.family
-        pair = noisy_pair(family.noise, chosen, rejected, conditions, batch.noise, batch.timesteps)
+        pair = noisy_pair(family.noise(), chosen, rejected, conditions, batch.noise, batch.timesteps)
         fresh = pair_errors(residuals(family, made.policy.component, pair))
         cached = made.denoiser.policy_errors([batch])
     # the cache holds float16
@@ -431,7 +431,7 @@ def test_anchor_and_sft_weight_reach_the_loss_of_each_pair(trainer: Make, lora_r
         for parameter in made.policy.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     seen: list[int] = []
-    made.policy.unet.register_forward_hook(lambda *_: seen.append(1))
+    made.policy.component.register_forward_hook(lambda *_: seen.append(1))
     errors = made.denoiser.errors(batches)
     assert len(seen) == (
         2 if lora_rank else 1
@@ -441,13 +441,13 @@ def test_anchor_and_sft_weight_reach_the_loss_of_each_pair(trainer: Make, lora_r
     for at in range(4):
         (batch,) = made.data.batch(at, 1)
         pair = noisy_pair(
-            made.data.family.noise, batch.chosen, batch.rejected, batch.conditions, batch.noise, batch.timesteps
+            made.data.family.noise(), batch.chosen, batch.rejected, batch.conditions, batch.noise, batch.timesteps
         )
         with torch.no_grad():
-            policy = residuals(made.data.family, made.policy.unet, pair)
-        with made.policy.reference(made.policy.unet) as unet:
+            policy = residuals(made.data.family, made.policy.component, pair)
+        with made.policy.reference(made.policy.component) as unet:
             reference = residuals(made.data.family, unet, pair)
-        weight = made.data.family.noise.weights(batch.timesteps, 0.5).item()
+        weight = made.data.family.noise().weights(batch.timesteps, 0.5).item()
         slow.append(weight * ((policy[0] - reference[0]) ** 2 + (policy[1] - reference[1]) ** 2).mean().item() / 2)
     assert min(slow) > 1e-5
     assert errors.distance is not None
