@@ -141,16 +141,15 @@ def refuse_resolution(pipeline: Any, family: Family | None, resolution: int | No
     Raises:
         UsageError: if the model has no latents for images with that side.
     """
-    if family is not None:
-        if resolution is not None and resolution % family.image_multiple:
-            raise UsageError(
-                f"resolution must be a multiple of {family.image_multiple} for a {type(pipeline).__name__}, got {resolution}"
-            )
+    if resolution is None:
         return
-    step = getattr(pipeline, "vae_scale_factor", 8)
-    patch = getattr(getattr(getattr(pipeline, "transformer", None), "config", None), "patch_size", 1)
-    step *= patch if isinstance(patch, int) else 1
-    if resolution is not None and resolution % step:
+    if family is not None and family.component == "transformer":
+        step = family.checked().image_multiple
+    else:
+        step = getattr(pipeline, "vae_scale_factor", 8)
+        patch = getattr(getattr(getattr(pipeline, "transformer", None), "config", None), "patch_size", 1)
+        step *= patch if isinstance(patch, int) else 1
+    if resolution % step:
         raise UsageError(f"resolution must be a multiple of {step} for a {type(pipeline).__name__}, got {resolution}")
 
 
