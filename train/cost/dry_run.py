@@ -78,7 +78,11 @@ def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -
 
 
 def _trained(estimated: Estimate) -> str:
-    whole = f"{estimated.n_parameters / 1e6:,.3g}" if estimated.n_parameters < 1e9 else f"{estimated.n_parameters / 1e6:,.0f}"
+    whole = (
+        f"{estimated.n_parameters / 1e6:,.3g}"
+        if estimated.n_parameters < 1e9
+        else f"{estimated.n_parameters / 1e6:,.0f}"
+    )
     if not estimated.n_lora_layers:
         return f"all {whole} million are trained"
     return (
