@@ -16,7 +16,7 @@ from prefloop.train import TrainConfig
 from prefloop.train.cost.components import text_encoder, trained_component, with_text_defaults
 from prefloop.train.cost.cost_model import CostModel, CostSettings, cache_bytes, prompt_bytes
 from prefloop.train.data import padded
-from prefloop.train.policy import Policy
+from prefloop.train.policy import Policy, load_text_encoders
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 ATTENTION = tuple(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")) + tuple(
@@ -65,11 +65,10 @@ def test_flops_parameters_and_cache_are_those_of_the_real_tiny_model(saved: Path
 
 
 def test_the_longest_prompt_in_the_cache_is_as_large_as_the_familys_own(saved: Path):
-    from prefloop.models.pipelines import load_pipeline
-
-    family, pipeline = family_in(saved), load_pipeline(find_model(str(saved)), "cpu", torch.float32)
+    family, model = family_in(saved), find_model(str(saved))
+    encode = load_text_encoders(model, family, torch.device("cpu"))
     with torch.no_grad():
-        rows = padded({name: list(rows) for name, rows in family.encode(pipeline, ["blue " * 600]).items()})
+        rows = padded({name: list(rows) for name, rows in encode(["blue " * 600]).items()})
     n_values = sum(rows[name].numel() for name in family.prompt_tensors)
     assert prompt_bytes(family) == 2 * n_values
     assert cache_bytes(family, DATA, settings_for(family))["prompt embeddings"] == 41 * 2 * n_values

@@ -71,24 +71,23 @@ def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -
         if beta is not None
         else f"beta      {config.loss} has none",
         f"lr        {derived['absolute_learning_rate']:.4g}, absolute",
-        f"weights   {_trained(estimated)}",
+        f"weights   {_weights(estimated)}",
         format_estimate(estimated),
     ]
     return "\n".join(lines), values
 
 
-def _trained(estimated: Estimate) -> str:
-    whole = (
-        f"{estimated.n_parameters / 1e6:,.3g}"
-        if estimated.n_parameters < 1e9
-        else f"{estimated.n_parameters / 1e6:,.0f}"
-    )
+def _weights(estimated: Estimate) -> str:
+    whole, trained = _count(estimated.n_parameters), _count(estimated.n_trained)
     if not estimated.n_lora_layers:
-        return f"all {whole} million are trained"
-    return (
-        f"{whole} million; the LoRA adds {estimated.n_trained / 1e6:.3g} million, on {estimated.n_lora_layers} of "
-        f"{estimated.n_linear} linear layers"
-    )
+        return f"{whole}, all trained"
+    return f"{whole}; the LoRA adds {trained}, on {estimated.n_lora_layers} of {estimated.n_linear} linear layers"
+
+
+def _count(n: int) -> str:
+    if n >= 1e6:
+        return f"{n / 1e9:.3g} billion" if n >= 1e9 else f"{n / 1e6:.3g} million"
+    return f"{n:,}"
 
 
 def _settings(config: TrainConfig, family: Family) -> CostSettings:

@@ -172,7 +172,8 @@ def format_estimate(estimate: Estimate) -> str:
         lines.append(f"          {phase} {_size(sum(parts.values()))}: {sizes}")
     disk = ", ".join(f"{name} {_size(n)}" for name, n in estimate.cache_bytes.items())
     lines.append(
-        f"disk      {disk}, in the store's cache; the longest prompt takes {_size(estimate.bytes_per_prompt)}, and all are counted so"
+        f"disk      {disk}, in the store's cache; each prompt is counted at the greatest length, "
+        f"{_size(estimate.bytes_per_prompt)}"
     )
     times = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in estimate.seconds.items() if seconds)
     lines.append(f"time      {_duration(estimate.total_seconds)}: {times}")
