@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 
 def test_every_recipe_is_valid_and_states_its_learning_rate_batch_and_beta():
-    assert set(recipes()) == {"sd15-paper", "sdxl-paper", "sdxl-turbo", "sd15-lora", "sdxl-lora"}
-    # values of a latent: 4 channels of an eighth of the side
+    unets, transformers = {"sd15-paper", "sdxl-paper", "sdxl-turbo", "sd15-lora", "sdxl-lora"}, {"z-image-lora"}
+    assert set(recipes()) == unets | transformers
+    # values of a latent: 4 channels of an eighth of the side, 16 of a transformer's
     for name, line in recipes().items():
         config = TrainConfig(output_dir="out", labelers=("someone",), **read_settings(name))
         pairs = config.train_batch_size * config.gradient_accumulation_steps
@@ -24,11 +25,13 @@ def test_every_recipe_is_valid_and_states_its_learning_rate_batch_and_beta():
         second = (Path(__file__).parents[2] / "train" / "recipes" / f"{name}.toml").read_text().splitlines()[1]
         assert config.resolution is not None
         assert config.beta is not None
-        beta_sum = config.beta / (4 * (config.resolution // 8) ** 2)
+        channels = 16 if name in transformers else 4
+        beta_sum = config.beta / (channels * (config.resolution // 8) ** 2)
         match = re.search(r"beta (\d+) per element mean = ([\d.]+) per sum", second)
         assert match is not None, name
         assert float(match[1]) == config.beta
         assert float(match[2]) == pytest.approx(beta_sum, rel=5e-3)
+        assert f"{channels} x {config.resolution // 8} x {config.resolution // 8} latent values" in second
 
 
 def test_options_on_the_command_line_override_the_file(tmp_path: Path):
