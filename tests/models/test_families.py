@@ -32,9 +32,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: tiny.saved(kind, root / name) for kind, name in names.items()}
 
 
-@pytest.fixture
-def wide(store: PairStore) -> PairStore:
-    """30 prompts with a pair of 64 x 48 images each, the redder one chosen."""
+@pytest.fixture(scope="session")
+def _wide(tmp_path_factory: pytest.TempPathFactory, _empty: Path) -> Path:
+    store = PairStore(shutil.copytree(_empty, tmp_path_factory.mktemp("wide") / "store"))
     content.add_labeler(store, "redder")
     for number in range(30):
         prompt = content.add_prompt(store, f"a red circle {number}")
@@ -46,7 +46,13 @@ def wide(store: PairStore) -> PairStore:
         pair = content.add_pair(store, prompt, *images)
         content.add_label(store, pair, "redder", "a" if images[1] < images[0] else "b", margin=1.0)
     store.ingest()
-    return store
+    return store.path
+
+
+@pytest.fixture
+def wide(tmp_path: Path, _wide: Path) -> PairStore:
+    """30 prompts with a pair of 64 x 48 images each, the redder one chosen."""
+    return PairStore(shutil.copytree(_wide, tmp_path / "store"))
 
 
 def config(model: Path, folder: Path, **more: object) -> TrainConfig:
