@@ -90,7 +90,9 @@ class TransformerFamily:
     ) -> "dict[str, Tensor]":
         return prompts
 
-    def call_arguments(self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    def call_arguments(
+        self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]"
+    ) -> "Mapping[str, Tensor | list[Tensor]]":
         return prompt | {f"negative_{name}": tensor for name, tensor in negative.items()}
 
     def checked(self) -> Self:

@@ -46,8 +46,10 @@ def encoded(family: Any, pipeline: Any, prompts: list[str]) -> dict[str, Tensor]
     return padded({name: list(tensors) for name, tensors in rows.items()})
 
 
-def without_guidance(family: Any) -> dict[str, Any]:
-    return {**family.call_settings, family.guidance_argument: 1.0}
+def without_guidance(family: Any, kind: str) -> dict[str, Any]:
+    """Arguments of the pipeline with which it runs the model once a step, on the prompt alone."""
+    scale = getattr(import_module(tiny.FLOW_KINDS[kind]), "UNGUIDED", 1.0)
+    return {**family.call_settings, family.guidance_argument: scale}
 
 
 @pytest.mark.parametrize("kind", tiny.FLOW_KINDS)
@@ -63,7 +65,7 @@ def test_a_step_of_the_pipeline_is_one_with_the_familys_prediction(folders: Call
         width=SIDE,
         latents=shapes.packed(noise),
         output_type="latent",
-        **without_guidance(family),
+        **without_guidance(family, kind),
     ).images
     conditions = family.conditions(encoded(family, pipeline, PROMPTS[:2]), torch.zeros(2, 4), (SIDE, SIDE))
     sigma, end = pipeline.scheduler.sigmas[:2].tolist()
@@ -91,7 +93,7 @@ def test_latents_decode_to_the_image_that_the_vae_makes_of_them(folders: Callabl
         width=SIDE,
         latents=shapes.packed(mean),
         output_type="pt",
-        **without_guidance(family),
+        **without_guidance(family, kind),
     ).images
     with torch.no_grad():
         expected = shapes.reconstruction(pipeline.vae, pixels)
@@ -137,7 +139,7 @@ def test_plain_diffusers_generates_with_a_result_what_the_policy_does(
             width=SIDE,
             generator=torch.Generator().manual_seed(3),
             output_type="pt",
-            **without_guidance(family),
+            **without_guidance(family, kind),
         ).images
 
     before = image(pipeline)

@@ -18,6 +18,7 @@ LATENTS = {  # channels, height and width
     "sdxl-lora": (4, 128, 128),
     "sdxl-paper": (4, 128, 128),
     "sdxl-turbo": (4, 64, 64),
+    "z-image-lora": (16, 128, 128),
 }
 
 
