@@ -64,7 +64,7 @@ class TrainConfig:
     labelers: tuple[str, ...]
     """Labeler whose choices to train on; repeat for several. LABELER=WEIGHT multiplies the loss of its pairs by WEIGHT."""
     model: str = "shapes"
-    """Model to tune, which is also the reference: shapes (built in), a folder, or a hub id."""
+    """Model to tune, which is also the reference: shapes or shapes-flow (built in), a folder, or a hub id."""
     where: str | None = None
     """SQL condition on the view preferences, such as "margin > 0.1"."""
     loss: str = field(
