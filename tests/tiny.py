@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 KINDS = ("sd15", "sd21v", "sdxl", "sdxl-refiner", "sdxl-turbo")
 FLOW_KINDS = {
     **dict.fromkeys(("sd3", "sd35", "sd35-without-t5"), "tiny_sd3"),
-    **dict.fromkeys(("flux2-klein", "flux2-klein-distilled"), "tiny_flux2"),
+    "flux2-klein": "tiny_flux2",
     **dict.fromkeys(("flux1-dev", "flux1-schnell"), "tiny_flux1"),
 }
 """Kinds of flow-matching pipelines, and the module beside this one that makes them."""

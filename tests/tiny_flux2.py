@@ -66,8 +66,8 @@ def qwen3() -> tuple[Any, Any]:
     return Qwen3ForCausalLM(config), words
 
 
-def pipeline(kind: str) -> Flux2KleinPipeline:
-    """flux2-klein or flux2-klein-distilled. Its latents have no unit variance: the statistics in the VAE matter."""
+def pipeline(kind: str) -> Flux2KleinPipeline:  # noqa: ARG001
+    """The base model. Its latents are not of mean 0 and variance 1, so that the statistics in the VAE matter."""
     encoder, words = qwen3()
     vae = AutoencoderKLFlux2(**CODER, latent_channels=CHANNELS // 4, batch_norm_eps=EPS)
     vae.bn.running_mean, vae.bn.running_var = MEAN.clone(), VARIANCE.clone()
@@ -88,7 +88,7 @@ def pipeline(kind: str) -> Flux2KleinPipeline:
         "tokenizer": words,
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
     }
-    return Flux2KleinPipeline(**parts, is_distilled=kind == "flux2-klein-distilled")
+    return Flux2KleinPipeline(**parts, is_distilled=False)
 
 
 def reconstruction(vae: Any, pixels: Tensor) -> Tensor:
