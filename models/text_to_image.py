@@ -106,7 +106,9 @@ def call_arguments(
     parameters = inspect.signature(kind.__call__).parameters
     guidance = "guidance_scale" if family is None else family.guidance_argument
     # where guidance is an input of the model, this scale is that of negative prompts, and by default it disables them
-    disabled = guidance != "true_cfg_scale" and "true_cfg_scale" in parameters and parameters["true_cfg_scale"].default <= 1
+    disabled = (
+        guidance != "true_cfg_scale" and "true_cfg_scale" in parameters and parameters["true_cfg_scale"].default <= 1
+    )
     arguments: dict[str, Any] = {} if family is None else dict(family.call_settings)
     if guidance in parameters:
         arguments[guidance] = guidance_scale

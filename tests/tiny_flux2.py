@@ -1,14 +1,13 @@
 """Tiny pipelines of FLUX.2 [klein], as tiny.py has them for U-Nets."""
 
-import json
 from typing import Any
 
 import torch
 from diffusers import (
     AutoencoderKLFlux2,
+    FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
-    FlowMatchEulerDiscreteScheduler,
 )
 from tiny import CODER
 from tokenizers.pre_tokenizers import ByteLevel

@@ -105,6 +105,6 @@ class Flux1(TransformerFamily):
             "pooled_prompt_embeds": (transformer["pooled_projection_dim"],),
         }
 
-    def call_arguments(self, prompt: "dict[str, Tensor]", _negative: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    def call_arguments(self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]") -> "dict[str, Tensor]":  # noqa: ARG002
         """Without the negative prompt, which only `true_cfg_scale` uses."""
         return prompt

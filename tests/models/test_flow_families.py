@@ -122,7 +122,9 @@ def test_plain_diffusers_generates_with_a_result_what_the_policy_does(
     folders: Callable[[str], Path], labelled: PairStore, config: TrainConfig, kind: str, rank: int
 ) -> None:
     """The LoRA through load_lora_weights, all weights through from_pretrained."""
-    settings = replace(config, model=str(folders(kind)), lora_rank=rank, max_train_steps=2, learning_rate=1e-2, resolution=SIDE)
+    settings = replace(
+        config, model=str(folders(kind)), lora_rank=rank, max_train_steps=2, learning_rate=1e-2, resolution=SIDE
+    )
     Path(settings.output_dir).mkdir()
     trainer = Trainer(settings, labelled, StopSignal())
     trainer.train("run")

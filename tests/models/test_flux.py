@@ -4,6 +4,8 @@ import json
 import shutil
 import signal
 from dataclasses import replace
+from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -54,6 +56,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def loaded(folder: Path) -> Any:
     return load_pipeline(find_model(str(folder)), "cpu", torch.float32)
+
+
+def encoded(family: Any, pipeline: Any, prompts: list[str]) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        return family.encode(pipeline, prompts)
 
 
 def index(pipeline_class: str, transformer: str, vae: str, **more: object) -> dict[str, Any]:
@@ -110,7 +117,9 @@ def test_a_published_model_is_trained_in_the_right_layers(
         size = family.resolution // family.vae_factor
         conditions = {key: torch.empty(1, *shape) for key, shape in family.prompt_shapes().items()}
         noisy = torch.empty(1, family.latent_channels, size, size)
-        predicted = family.predict(transformer, noisy, torch.empty(1), family.conditions(conditions, noisy, (1024, 1024)))
+        predicted = family.predict(
+            transformer, noisy, torch.empty(1), family.conditions(conditions, noisy, (1024, 1024))
+        )
     assert predicted.shape == noisy.shape
     assert family.prompt_shapes() == prompt
     assert (family.latent_channels, family.vae_factor) == (channels, factor)
@@ -184,34 +193,31 @@ def test_parts_that_do_not_fit_together_are_named(
 def test_several_steps_of_the_pipeline_are_steps_with_the_familys_prediction(
     folders: dict[str, Path], kind: str
 ) -> None:
-    """Between sigma 1 and 0 a wrong scale of time shows."""
-    from importlib import import_module
+    """Between sigma 1 and 0 a wrong scale of time shows, in an image that is not square rows taken for columns."""
 
     family, pipeline = family_of(find_model(str(folders[kind]))), loaded(folders[kind])
     shapes, side = import_module(tiny.FLOW_KINDS[kind]), SIDE // family.vae_factor
-    latents = torch.randn(1, family.latent_channels, side, side, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(1, family.latent_channels, side, 2 * side, generator=torch.Generator().manual_seed(0))
     prompts = [PROMPT]
-    with torch.no_grad():
-        conditions = family.conditions(family.encode(pipeline, prompts), torch.zeros(1, 4), (SIDE, SIDE))
+    conditions = family.conditions(encoded(family, pipeline, prompts), torch.zeros(1, 4), (SIDE, 2 * SIDE))
     assert prompts == [PROMPT]
-    arguments = {"num_inference_steps": 3, "height": SIDE, "width": SIDE, "latents": shapes.packed(latents)}
+    arguments = {"num_inference_steps": 3, "height": SIDE, "width": 2 * SIDE, "latents": shapes.packed(latents)}
     arguments |= {"guidance_scale": 1.0, "output_type": "latent", **family.call_settings}
     result = pipeline(prompt=prompts, **arguments).images
     sigmas = pipeline.scheduler.sigmas.tolist()
     assert 0 < sigmas[2] < sigmas[1] < sigmas[0] == 1
-    for start, end in zip(sigmas, sigmas[1:], strict=False):
+    for start, end in pairwise(sigmas):
         with torch.no_grad():
             velocity = family.predict(pipeline.transformer, latents, torch.tensor([1000 * start]), conditions)
         latents = latents + (end - start) * velocity
-    torch.testing.assert_close(shapes.unpacked(result, SIDE, SIDE), latents, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(shapes.unpacked(result, SIDE, 2 * SIDE), latents, atol=2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_cached_embeddings_generate_what_prompts_do(folders: dict[str, Path], kind: str) -> None:
     """Also with guidance, whose negative prompt is the empty one."""
     family, pipeline = family_of(find_model(str(folders[kind]))), loaded(folders[kind])
-    with torch.no_grad():
-        prompt, negative = (family.encode(pipeline, [text]) for text in (PROMPT, ""))
+    prompt, negative = (encoded(family, pipeline, [text]) for text in (PROMPT, ""))
 
     def image(guidance: float, **what: Any) -> torch.Tensor:
         return pipeline(
@@ -289,5 +295,3 @@ def test_a_lora_in_bfloat16_resumes_to_the_bit_and_shows_samples(
     assert Image.open(results[0] / "samples" / "step-000003.png").size[0] > 2 * SIDE
     about = json.loads((results[0] / "prefloop.json").read_text())
     assert about["pipeline_class"] == type(loaded(folders[kind])).__name__
-
-
