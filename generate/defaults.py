@@ -13,7 +13,7 @@ from ..models.model import Model
 from ..store import PairStore
 from .config import GenerateConfig
 
-USUAL_BUILT_IN = {"shapes": (10, 2.5), "shapes-flow": (12, 4.0)}
+USUAL_BUILT_IN = {"shapes": (10, 2.5), "shapes-flow": (8, 1.5)}
 """Built-in model → steps and guidance scale."""
 FROM_A_RUN = ("num_inference_steps", "guidance_scale", "resolution", "scheduler")
 

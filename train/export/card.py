@@ -228,6 +228,12 @@ def _provenance(record: dict, trained_on: Model | None) -> list[str]:
         lines.append(
             f"beta: {record['beta_mean']:g} for a mean over the latent's values, which is {record['beta_sum']:.4g} for their sum"
         )
+    for name, title in (
+        ("anchor", "mean squared distance to the reference's predictions"),
+        ("sft_weight", "chosen image's error"),
+    ):
+        if config.get(name):  # results of earlier versions do not have it
+            lines.append(f"added to the loss: {config[name]:g} times the {title}")
     if config["lora_rank"]:
         lines.append(f"LoRA: rank {config['lora_rank']}, alpha {config['lora_alpha'] or config['lora_rank']:g}")
     lines += [
