@@ -50,7 +50,7 @@ class ImageSampler:
 
     def n_truncated(self, prompts: list[str]) -> int:
         """Number of prompts that are longer than the text encoder's limit."""
-        longest = longest_tokenizer(self.pipeline)
+        longest = longest_tokenizer(self.pipeline, self.arguments.get("max_sequence_length"))
         if longest is None:
             return 0
         tokenizer, limit = longest

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from ...core.errors import UsageError
 from ..model import Model
-from . import sd, sd3, sdxl, zimage
+from . import flux1, flux2, sd, sd3, sdxl, zimage
 from .protocol import Family, FamilyFile
 from .settings import PipelineSettings
 
-FAMILIES: tuple[FamilyFile, ...] = (sd, sdxl, sd3, zimage)
+FAMILIES: tuple[FamilyFile, ...] = (sd, sdxl, sd3, zimage, flux2, flux1)
 PIPELINES = {name: file for file in FAMILIES for name in file.PIPELINES}
 """Class of diffusers → the file of its family."""
 

@@ -59,7 +59,7 @@ def test_a_step_of_the_pipeline_is_one_with_the_familys_prediction(folders: Call
     noise = torch.randn(2, family.latent_channels, side, side, generator=torch.Generator().manual_seed(0))
     shapes = import_module(tiny.FLOW_KINDS[kind])
     result = pipeline(
-        PROMPTS[:2],
+        prompt=PROMPTS[:2],
         num_inference_steps=1,
         height=SIDE,
         width=SIDE,
@@ -87,7 +87,7 @@ def test_latents_decode_to_the_image_that_the_vae_makes_of_them(folders: Callabl
             parameter.zero_()  # a velocity of zero: the pipeline decodes what it was given
     assert mean.shape == std.shape == (1, family.latent_channels, *[SIDE // family.vae_factor] * 2)
     image = pipeline(
-        PROMPTS[:1],
+        prompt=PROMPTS[:1],
         num_inference_steps=1,
         height=SIDE,
         width=SIDE,
@@ -124,7 +124,9 @@ def test_plain_diffusers_generates_with_a_result_what_the_policy_does(
     folders: Callable[[str], Path], labelled: PairStore, config: TrainConfig, kind: str, rank: int
 ) -> None:
     """The LoRA through load_lora_weights, all weights through from_pretrained."""
-    settings = replace(config, model=str(folders(kind)), lora_rank=rank, max_train_steps=2, learning_rate=1e-2)
+    settings = replace(
+        config, model=str(folders(kind)), lora_rank=rank, max_train_steps=2, learning_rate=1e-2, resolution=SIDE
+    )
     Path(settings.output_dir).mkdir()
     trainer = Trainer(settings, labelled, StopSignal())
     trainer.train("run")
@@ -133,7 +135,7 @@ def test_plain_diffusers_generates_with_a_result_what_the_policy_does(
 
     def image(pipeline: Any) -> Tensor:
         return pipeline(
-            PROMPTS[0],
+            prompt=PROMPTS[0],
             num_inference_steps=2,
             height=SIDE,
             width=SIDE,

@@ -12,6 +12,8 @@ from prefloop.train.recipes import merge_settings, read_settings, recipes
 from typer.testing import CliRunner
 
 LATENTS = {  # channels, height and width
+    "flux1-lora": (16, 128, 128),
+    "flux2-klein-lora": (128, 64, 64),
     "sd15-lora": (4, 64, 64),
     "sd15-paper": (4, 64, 64),
     "sd35-medium-lora": (16, 128, 128),
@@ -34,7 +36,8 @@ def test_every_recipe_is_valid_and_states_its_learning_rate_batch_and_beta():
         assert config.resolution is not None
         assert config.beta is not None
         channels, height, width = LATENTS[name]
-        assert config.resolution == 8 * height == 8 * width
+        assert height == width
+        assert config.resolution == (32 if name == "sana-lora" else 16 if name == "flux2-klein-lora" else 8) * height
         match = re.search(
             r"beta (\d+) per element mean = ([\d.]+) per sum over (\d+) x (\d+) x (\d+) latent values", second
         )

@@ -174,7 +174,7 @@ def _call(family: Family) -> str:
     defaults = signature(pipeline_class(family.pipeline_class).__call__).parameters
     settings = {name: value for name, value in family.call_settings.items() if value != defaults[name].default}
     return ", ".join(
-        ['"a red circle left of a blue square"', *(f"{name}={value!r}" for name, value in settings.items())]
+        ['prompt="a red circle left of a blue square"', *(f"{name}={value!r}" for name, value in settings.items())]
     )
 
 
