@@ -1,6 +1,7 @@
 """Recipes and files of options."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from typer.testing import CliRunner
 
 
 def test_every_recipe_is_valid_and_states_its_learning_rate_batch_and_beta():
-    assert set(recipes()) == {"sd15-paper", "sdxl-paper", "sdxl-turbo", "sd15-lora", "sdxl-lora"}
-    # values of a latent: 4 channels of an eighth of the side
+    assert set(recipes()) == {"sd15-paper", "sdxl-paper", "sdxl-turbo", "sd15-lora", "sdxl-lora", "qwen-image-lora"}
+    # channels of a latent, whose sides are an eighth of the image's
+    channels = {"qwen-image": 16}
     for name, line in recipes().items():
         config = TrainConfig(output_dir="out", labelers=("someone",), **read_settings(name))
         pairs = config.train_batch_size * config.gradient_accumulation_steps
@@ -24,11 +26,13 @@ def test_every_recipe_is_valid_and_states_its_learning_rate_batch_and_beta():
         second = (Path(__file__).parents[2] / "train" / "recipes" / f"{name}.toml").read_text().splitlines()[1]
         assert config.resolution is not None
         assert config.beta is not None
-        beta_sum = config.beta / (4 * (config.resolution // 8) ** 2)
-        match = re.search(r"beta (\d+) per element mean = ([\d.]+) per sum", second)
+        shape = channels.get(name.rpartition("-")[0], 4), config.resolution // 8, config.resolution // 8
+        beta_sum = config.beta / math.prod(shape)
+        match = re.search(r"beta (\d+) per element mean = ([\d.]+) per sum over (\d+) x (\d+) x (\d+)", second)
         assert match is not None, name
         assert float(match[1]) == config.beta
         assert float(match[2]) == pytest.approx(beta_sum, rel=5e-3)
+        assert tuple(map(int, match.groups()[2:])) == shape
 
 
 def test_options_on_the_command_line_override_the_file(tmp_path: Path):
