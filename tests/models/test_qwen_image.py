@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,8 @@ def test_prompts_are_encoded_one_by_one_as_the_pipeline_does_and_cut_as_its_call
 def test_padding_without_its_mask_would_change_the_prediction(folder: Path, pipeline: Any):
     family = family_of(find_model(str(folder)))
     with torch.no_grad():
-        rows = padded({name: list(row) for name, row in family.encode(pipeline, ["a", "a red circle"]).items()})
-    assert rows["prompt_embeds_mask"].sum(dim=1).tolist() == [6, 1 + 2 * 1 + 3 + 6 + 5]  # letters, blanks, and five
+        rows = padded({name: list(row) for name, row in family.encode(pipeline, ["b", "bbbb"]).items()})
+    assert rows["prompt_embeds_mask"].sum(dim=1).tolist() == [1 + 5, 4 + 5]
     noisy, timesteps = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([500.0, 500.0])
     with torch.no_grad():
         masked = family.predict(pipeline.transformer, noisy, timesteps, rows)
@@ -120,6 +121,20 @@ def test_padding_without_its_mask_would_change_the_prediction(folder: Path, pipe
         unmasked = family.predict(pipeline.transformer, noisy, timesteps, rows)
     assert (masked - unmasked)[0].abs().max() > 1e-4
     torch.testing.assert_close(masked[1], unmasked[1])  # the longest is not padded
+
+
+def test_an_image_that_is_not_square_has_its_rows_and_columns_where_the_pipeline_has_them(folder: Path, pipeline: Any):
+    family = family_of(find_model(str(folder)))
+    noise = torch.randn(1, 4, 4, 8, generator=torch.Generator().manual_seed(0))
+    arguments: dict[str, Any] = {"num_inference_steps": 2, "true_cfg_scale": 1.0, "height": 32, "width": 64}
+    tokens = pipeline("blue", latents=qwen_image.packed(noise), output_type="latent", **arguments).images
+    with torch.no_grad():
+        rows = padded({name: list(row) for name, row in family.encode(pipeline, ["blue"]).items()})
+        expected = noise
+        for sigma, end in pairwise(pipeline.scheduler.sigmas.tolist()):
+            predicted = family.predict(pipeline.transformer, expected, torch.tensor([1000 * sigma]), rows)
+            expected = expected + (end - sigma) * predicted
+    torch.testing.assert_close(qwen_image.unpacked(tokens, 4, 8), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_a_prediction_costs_nothing_on_the_meta_device():
@@ -203,7 +218,7 @@ def test_samples_of_a_training_are_the_pipelines_own_images(settings: TrainConfi
 
 def test_prompts_of_different_lengths_are_trained_on_with_their_mask(settings: TrainConfig, labelled: PairStore):
     Path(settings.output_dir).mkdir()
-    trainer = Trainer(settings, labelled, StopSignal())
+    trainer = Trainer(replace(settings, proportion_empty_prompts=0.0), labelled, StopSignal())
     (batch,) = trainer.data.batch(0, 30)
     lengths = [len(pair.prompt) + 5 for pair in batch.pairs]  # "prompt 0" to "prompt 39"
     assert len(set(lengths)) == 2
