@@ -41,7 +41,7 @@ ODD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "NUL": (lambda f: rewrite(f, trained_on={"folder": "/a\0b", "id": "1"}), "trained_on.folder"),
     "hub id": (lambda f: rewrite(f, trained_on={"hub": "../a", "id": str(hub_id("../a", None))}), "trained_on.hub"),
     "other hub id": (lambda f: rewrite(f, trained_on={"hub": "a/c", "id": str(hub_id("a/b", None))}), "has changed"),
-    "built-in": (lambda f: rewrite(f, trained_on={"built_in": ["x"], "id": "1"}), "no built-in model"),
+    "built-in": (lambda f: rewrite(f, trained_on={"built_in": ["x"], "id": "1"}), "unknown built-in model"),
     "part": (
         lambda f: rewrite(f, trained_on=json.loads((f / RESULT_FILE).read_text())["trained_on"] | {"vae": 1}),
         "trained_on.vae is not an object",
