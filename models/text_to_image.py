@@ -112,6 +112,8 @@ def call_arguments(
     arguments: dict[str, Any] = {} if family is None else dict(family.call_settings)
     if guidance in parameters:
         arguments[guidance] = guidance_scale
+    if negative_prompt is None and family is not None and guidance_scale > 1:
+        negative_prompt = family.negative_prompt or None
     if negative_prompt is not None:
         if "negative_prompt" not in parameters or disabled:
             raise UsageError(f"a {kind.__name__} takes no negative prompt; leave it out")

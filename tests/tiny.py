@@ -24,6 +24,7 @@ FLOW_KINDS = {
     **dict.fromkeys(("sd3", "sd35", "sd35-without-t5"), "tiny_sd3"),
     **dict.fromkeys(("z-image", "z-image-turbo"), "tiny_zimage"),
     "flux2-klein": "tiny_flux2",
+    "qwen-image": "tiny_qwen_image",
     **dict.fromkeys(("flux1-dev", "flux1-schnell"), "tiny_flux1"),
 }
 """Kinds of flow-matching pipelines, and the module beside this one that makes them."""

@@ -129,6 +129,14 @@ class Family(Protocol):
         ...
 
     @property
+    def negative_prompt(self) -> str:
+        """What guidance starts from if no negative prompt is given, and what a dropped prompt becomes in training.
+
+        Unless it is empty, it is given to the pipeline, which has no guidance without.
+        """
+        ...
+
+    @property
     def call_settings(self) -> Mapping[str, Any]:
         """More arguments of the pipeline's `__call__`, the same for every image."""
         ...

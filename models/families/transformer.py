@@ -43,6 +43,7 @@ class TransformerFamily:
     starts_from_image: bool = False
     full_optimizer: Literal["adamw", "adafactor"] = "adamw"
     guidance_argument: str = "guidance_scale"
+    negative_prompt: str = ""
 
     @property
     def pipeline_class(self) -> str:

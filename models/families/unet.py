@@ -47,6 +47,7 @@ class UNetFamily:
     lora_targets: tuple[str, ...] = LORA_TARGETS
     dtype: str = "float16"
     guidance_argument: str = "guidance_scale"
+    negative_prompt: str = ""
     call_settings: "Mapping[str, Any]" = field(default_factory=dict)
 
     @property
