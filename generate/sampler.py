@@ -34,7 +34,10 @@ class ImageSampler:
         sampling = config.sampling()
         set_scheduler(pipeline, sampling["scheduler"], sampling["num_inference_steps"])
         family = known_family(model)
-        refuse_resolution(pipeline, family if family is None else family.checked(), config.resolution)
+        checked = family if family is None else family.checked()
+        refuse_resolution(pipeline, checked, config.resolution)
+        # the side that some pipelines have by default is that of their largest model
+        self.side = config.resolution or (None if checked is None else checked.resolution)
         assert config.guidance_scale is not None
         self.arguments = call_arguments(type(pipeline), family, config.guidance_scale, config.negative_prompt or None)
         """Those that are the same for every image."""
@@ -90,8 +93,8 @@ class ImageSampler:
         } | self.arguments
         if "negative_prompt" in arguments:
             arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(batch)
-        if config.resolution is not None:
-            arguments |= {"height": config.resolution, "width": config.resolution}
+        if self.side is not None:
+            arguments |= {"height": self.side, "width": self.side}
         return self.pipeline(**arguments).images
 
 

@@ -20,8 +20,14 @@ from prefloop.shapes.words import tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 KINDS = ("sd15", "sd21v", "sdxl", "sdxl-refiner", "sdxl-turbo")
-FLOW_KINDS = {"sd3": "tiny_sd3", "sd35": "tiny_sd3", "sd35-without-t5": "tiny_sd3"}
-"""Kinds of flow-matching pipelines, and the module beside this one that makes them."""
+FLOW_KINDS = {
+    "sd3": "tiny_sd3",
+    "sd35": "tiny_sd3",
+    "sd35-without-t5": "tiny_sd3",
+    "sana": "tiny_sana",
+    "sana15": "tiny_sana",
+}
+"""Kinds of pipelines with a transformer, and the module beside this one that makes them."""
 _BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 # as dicts, since the annotations of diffusers are narrower than what it takes
 CODER: dict[str, Any] = {

@@ -39,7 +39,12 @@ class Family(Protocol):
 
     @property
     def pipeline_class(self) -> str:
-        """Class of diffusers that saves and loads its LoRAs."""
+        """Class of diffusers that generates with it."""
+        ...
+
+    @property
+    def lora_loader(self) -> bool:
+        """Whether that class saves and loads LoRAs; if not, they are in peft's layout."""
         ...
 
     @property
@@ -196,6 +201,6 @@ class Family(Protocol):
         """
         ...
 
-    def call_arguments(self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    def call_arguments(self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]") -> dict[str, Any]:
         """How encoded prompts go into the pipeline's own `__call__`."""
         ...

@@ -36,6 +36,9 @@ class TransformerFamily:
     prompt_tensors: tuple[str, ...] = ("prompt_embeds",)
     component: Literal["transformer"] = "transformer"
     vae_class: str = "AutoencoderKL"
+    scheduler_class: str = "FlowMatchEulerDiscreteScheduler"
+    """Class whose settings are completed; the pipeline's own may be another."""
+    lora_loader: bool = True
     dtype: str = "bfloat16"
     starts_from_image: bool = False
     full_optimizer: Literal["adamw", "adafactor"] = "adamw"
@@ -87,7 +90,7 @@ class TransformerFamily:
     ) -> "dict[str, Tensor]":
         return prompts
 
-    def call_arguments(self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    def call_arguments(self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]") -> dict[str, Any]:
         return prompt | {f"negative_{name}": tensor for name, tensor in negative.items()}
 
     def checked(self) -> Self:
@@ -96,7 +99,7 @@ class TransformerFamily:
         classes = {
             "transformer": self.model_class,
             "vae": self.vae_class,
-            "scheduler": "FlowMatchEulerDiscreteScheduler",
+            "scheduler": self.scheduler_class,
         }
         parts = complete_parts(self.settings, classes)
         checked = replace(self, settings=replace(self.settings, parts=parts))

@@ -45,6 +45,7 @@ class UNetFamily:
     model_class: str = MODEL_CLASS
     vae_class: str = "AutoencoderKL"
     lora_targets: tuple[str, ...] = LORA_TARGETS
+    lora_loader: bool = True
     dtype: str = "float16"
     guidance_argument: str = "guidance_scale"
     call_settings: "Mapping[str, Any]" = field(default_factory=dict)
@@ -117,7 +118,7 @@ class UNetFamily:
         }
         return {name: shapes[name] for name in self.prompt_tensors}
 
-    def call_arguments(self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    def call_arguments(self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]") -> dict[str, Any]:
         return prompt | {f"negative_{name}": tensor for name, tensor in negative.items()}
 
     def checked(self) -> "UNetFamily":
