@@ -26,6 +26,8 @@ FLOW_KINDS = {
     "sd35-without-t5": "tiny_sd3",
     "sana": "tiny_sana",
     "sana15": "tiny_sana",
+    "pixart-sigma": "tiny_pixart",
+    "pixart-alpha": "tiny_pixart",
 }
 """Kinds of pipelines with a transformer, and the module beside this one that makes them."""
 _BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

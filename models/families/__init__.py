@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from ...core.errors import UsageError
 from ..model import Model
-from . import sana, sd, sd3, sdxl
+from . import pixart, sana, sd, sd3, sdxl
 from .protocol import Family, FamilyFile
 from .settings import PipelineSettings
 
-FAMILIES: tuple[FamilyFile, ...] = (sd, sdxl, sd3, sana)
+FAMILIES: tuple[FamilyFile, ...] = (sd, sdxl, sd3, sana, pixart)
 PIPELINES = {name: file for file in FAMILIES for name in file.PIPELINES}
 """Class of diffusers → the file of its family."""
 

@@ -11,7 +11,7 @@ from .settings import PipelineSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..noise import RectifiedFlow
+    from ..noise import Noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class TransformerFamily:
     def sides_multiple(self) -> int:
         return self.image_multiple
 
-    def noise(self, density: Density | None = None, shift: float | None = None) -> "RectifiedFlow":
+    def noise(self, density: Density | None = None, shift: float | None = None) -> "Noise":
         from ..noise import RectifiedFlow
 
         return RectifiedFlow(density or DENSITIES[0], self.shift if shift is None else shift)

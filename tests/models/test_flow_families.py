@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from peft import PeftModel
 from prefloop.core.signals import StopSignal
 from prefloop.models.families import family_of
 from prefloop.models.pipelines import load_pipeline
@@ -74,7 +75,7 @@ def denoised(pipeline: Any, noise: Tensor, predict: Callable[[Tensor, Tensor], T
     """
     scheduler, latents = pipeline.scheduler, noise
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-        sigmas = scheduler.sigmas.tolist()
+        sigmas = torch.as_tensor(scheduler.sigmas).tolist()
         for sigma, end in pairwise(sigmas):
             latents = latents + (end - sigma) * predict(latents, torch.full((len(noise),), 1000 * sigma))
         return latents
@@ -163,8 +164,9 @@ def test_a_batch_of_ragged_prompts_equals_one_prompt_at_a_time(folders: Callable
 def test_plain_diffusers_generates_with_a_result_what_the_policy_does(
     folders: Callable[[str], Path], labelled: PairStore, config: TrainConfig, kind: str, rank: int
 ) -> None:
-    """The LoRA through load_lora_weights, all weights through from_pretrained."""
+    """The LoRA through load_lora_weights or peft, all weights through from_pretrained."""
     settings = replace(config, model=str(folders(kind)), lora_rank=rank, max_train_steps=2, learning_rate=1e-2)
+    settings = replace(settings, resolution=SIDE)
     Path(settings.output_dir).mkdir()
     trainer = Trainer(settings, labelled, StopSignal())
     trainer.train("run")
@@ -189,7 +191,10 @@ def test_plain_diffusers_generates_with_a_result_what_the_policy_does(
     left_out = dict.fromkeys(family.settings.left_out)
     if rank:
         again = pipeline_class.from_pretrained(folders(kind), **left_out)
-        again.load_lora_weights(settings.output_dir, weight_name="pytorch_lora_weights.safetensors")
+        if family.lora_loader:
+            again.load_lora_weights(settings.output_dir, weight_name="pytorch_lora_weights.safetensors")
+        else:
+            again.transformer = PeftModel.from_pretrained(again.transformer, settings.output_dir)
     else:
         again = pipeline_class.from_pretrained(settings.output_dir, **left_out)
     again.set_progress_bar_config(disable=True)
