@@ -206,8 +206,9 @@ def test_a_lora_is_put_on_all_attention_and_mlp_layers_of_the_real_model():
 
 
 def test_the_real_model_predicts_on_the_meta_device_from_the_longest_prompt():
+    shallow: dict[str, Any] = REAL | {"n_layers": 1, "n_refiner_layers": 1}
     with torch.device("meta"):
-        model: Any = diffusers.ZImageTransformer2DModel(**REAL | {"n_layers": 1, "n_refiner_layers": 1})
+        model: Any = diffusers.ZImageTransformer2DModel(**shallow)
         noisy, timesteps = torch.empty(2, 16, 128, 128), torch.empty(2)
     parts = {"transformer": REAL, "vae": {}}
     family: Any = zimage.family(PipelineSettings("a model", {"_class_name": "ZImagePipeline"}, parts))
