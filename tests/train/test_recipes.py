@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 
 
 def test_every_recipe_is_valid_and_states_its_learning_rate_batch_and_beta():
-    assert set(recipes()) == {"sd15-paper", "sdxl-paper", "sdxl-turbo", "sd15-lora", "sdxl-lora"}
-    # values of a latent: 4 channels of an eighth of the side
+    assert {"sd15-paper", "sdxl-paper", "sdxl-turbo", "sd15-lora", "sdxl-lora"} < set(recipes())
+    assert {"sana-lora", "pixart-sigma-lora"} < set(recipes())
+    # channels of a latent, and pixels per value along one side, where they are not 4 and 8
+    shapes = {"sana-lora": (32, 32)}
     for name, line in recipes().items():
         config = TrainConfig(output_dir="out", labelers=("someone",), **read_settings(name))
         pairs = config.train_batch_size * config.gradient_accumulation_steps
@@ -24,7 +26,8 @@ def test_every_recipe_is_valid_and_states_its_learning_rate_batch_and_beta():
         second = (Path(__file__).parents[2] / "train" / "recipes" / f"{name}.toml").read_text().splitlines()[1]
         assert config.resolution is not None
         assert config.beta is not None
-        beta_sum = config.beta / (4 * (config.resolution // 8) ** 2)
+        channels, factor = shapes.get(name, (4, 8))
+        beta_sum = config.beta / (channels * (config.resolution // factor) ** 2)
         match = re.search(r"beta (\d+) per element mean = ([\d.]+) per sum", second)
         assert match is not None, name
         assert float(match[1]) == config.beta
