@@ -15,6 +15,8 @@ LATENTS = {  # channels, height and width
     "flux1-lora": (16, 64, 64),
     "flux2-klein-lora": (128, 64, 64),
     "qwen-image-lora": (16, 128, 128),
+    "pixart-sigma-lora": (4, 128, 128),
+    "sana-lora": (32, 32, 32),
     "sd15-lora": (4, 64, 64),
     "sd15-paper": (4, 64, 64),
     "sd35-medium-lora": (16, 128, 128),
