@@ -6,11 +6,11 @@ from typing import Any
 
 from ...core.errors import UsageError
 from ..model import Model
-from . import qwen_image, sd, sd3, sdxl
+from . import flux1, flux2, qwen_image, sd, sd3, sdxl, zimage
 from .protocol import Family, FamilyFile
 from .settings import PipelineSettings
 
-FAMILIES: tuple[FamilyFile, ...] = (sd, sdxl, sd3, qwen_image)
+FAMILIES: tuple[FamilyFile, ...] = (sd, sdxl, sd3, zimage, flux2, flux1, qwen_image)
 PIPELINES = {name: file for file in FAMILIES for name in file.PIPELINES}
 """Class of diffusers → the file of its family."""
 

@@ -204,6 +204,8 @@ class Family(Protocol):
         """
         ...
 
-    def call_arguments(self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]") -> "dict[str, Tensor]":
-        """How encoded prompts go into the pipeline's own `__call__`."""
+    def call_arguments(
+        self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]"
+    ) -> "Mapping[str, Tensor | list[Tensor]]":
+        """How encoded prompts go into the pipeline's own `__call__`; ragged ones as lists, if it takes lists."""
         ...

@@ -273,12 +273,12 @@ def test_prompt_embeddings_are_those_of_the_pipeline(models: dict[str, Path]):
 
 
 def test_a_pipeline_of_no_family_is_refused_with_the_names_of_those_that_can_be_trained(tmp_path: Path):
-    folder = tmp_path / "flux"
+    folder = tmp_path / "lumina"
     folder.mkdir()
-    index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
+    index = {"_class_name": "Lumina2Pipeline", "transformer": ["diffusers", "Lumina2Transformer2DModel"]}
     (folder / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(
-        UsageError, match=r"flux is a FluxPipeline, which cannot be trained; .* 1 and 2 .* XL"
+        UsageError, match=r"lumina is a Lumina2Pipeline, which cannot be trained; .* 1 and 2 .* XL"
     ) as raised:
         family_of(find_model(str(folder)))
     assert "\n" not in str(raised.value)

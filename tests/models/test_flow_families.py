@@ -48,8 +48,10 @@ def encoded(family: Any, pipeline: Any, prompts: list[str]) -> dict[str, Tensor]
     return padded({name: list(tensors) for name, tensors in rows.items()})
 
 
-def without_guidance(family: Any) -> dict[str, Any]:
-    return {**family.call_settings, family.guidance_argument: 1.0}
+def without_guidance(family: Any, kind: str) -> dict[str, Any]:
+    """Arguments of the pipeline with which it runs the model once a step, on the prompt alone."""
+    scale = getattr(import_module(tiny.FLOW_KINDS[kind]), "UNGUIDED", 1.0)
+    return {**family.call_settings, family.guidance_argument: scale}
 
 
 @pytest.mark.parametrize("kind", tiny.FLOW_KINDS)
@@ -59,13 +61,13 @@ def test_steps_of_the_pipeline_are_those_with_the_familys_prediction(folders: Ca
     noise = torch.randn(2, family.latent_channels, side, side, generator=torch.Generator().manual_seed(0))
     shapes = import_module(tiny.FLOW_KINDS[kind])
     result = pipeline(
-        PROMPTS[:2],
+        prompt=PROMPTS[:2],
         num_inference_steps=STEPS,
         height=SIDE,
         width=SIDE,
         latents=shapes.packed(noise),
         output_type="latent",
-        **without_guidance(family),
+        **without_guidance(family, kind),
     ).images
     conditions = family.conditions(encoded(family, pipeline, PROMPTS[:2]), torch.zeros(2, 4), (SIDE, SIDE))
     stepped = noise
@@ -88,13 +90,13 @@ def test_latents_decode_to_the_image_that_the_vae_makes_of_them(folders: Callabl
             parameter.zero_()  # a velocity of zero: the pipeline decodes what it was given
     assert mean.shape == std.shape == (1, family.latent_channels, *[SIDE // family.vae_factor] * 2)
     image = pipeline(
-        PROMPTS[:1],
+        prompt=PROMPTS[:1],
         num_inference_steps=STEPS,
         height=SIDE,
         width=SIDE,
         latents=shapes.packed(mean),
         output_type="pt",
-        **without_guidance(family),
+        **without_guidance(family, kind),
     ).images
     with torch.no_grad():
         expected = shapes.reconstruction(pipeline.vae, pixels)
@@ -125,8 +127,9 @@ def test_plain_diffusers_generates_with_a_result_what_the_policy_does(
     folders: Callable[[str], Path], labelled: PairStore, config: TrainConfig, kind: str, rank: int
 ) -> None:
     """The LoRA through load_lora_weights, all weights through from_pretrained."""
-    settings = replace(config, model=str(folders(kind)), resolution=SIDE, lora_rank=rank, max_train_steps=2)
-    settings = replace(settings, learning_rate=1e-2)
+    settings = replace(
+        config, model=str(folders(kind)), lora_rank=rank, max_train_steps=2, learning_rate=1e-2, resolution=SIDE
+    )
     Path(settings.output_dir).mkdir()
     trainer = Trainer(settings, labelled, StopSignal())
     trainer.train("run")
@@ -135,13 +138,13 @@ def test_plain_diffusers_generates_with_a_result_what_the_policy_does(
 
     def image(pipeline: Any) -> Tensor:
         return pipeline(
-            PROMPTS[0],
+            prompt=PROMPTS[0],
             num_inference_steps=2,
             height=SIDE,
             width=SIDE,
             generator=torch.Generator().manual_seed(3),
             output_type="pt",
-            **without_guidance(family),
+            **without_guidance(family, kind),
         ).images
 
     before = image(pipeline)

@@ -177,8 +177,8 @@ def test_hostile_names_stay_text():
 
 
 def test_an_unknown_pipeline_class_is_refused():
-    with pytest.raises(ValueError, match="FluxPipeline"):
-        model_card(record(pipeline_class="FluxPipeline"), [])
+    with pytest.raises(ValueError, match="Lumina2Pipeline"):
+        model_card(record(pipeline_class="Lumina2Pipeline"), [])
 
 
 @pytest.mark.parametrize("output", ["pipeline", "unet", "lora", "kohya"])

@@ -176,7 +176,7 @@ def _call(family: Family) -> str:
     if family.negative_prompt:
         settings["negative_prompt"] = family.negative_prompt
     return ", ".join(
-        ['"a red circle left of a blue square"', *(f"{name}={value!r}" for name, value in settings.items())]
+        ['prompt="a red circle left of a blue square"', *(f"{name}={value!r}" for name, value in settings.items())]
     )
 
 
