@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-# the pipeline's template; its beginning is 34 tokens of the real tokenizer, and the pipeline drops so many
+# of the pipeline's template, whose beginning is 34 tokens of the real tokenizer and of this one: the pipeline drops 34
 WORDS = (
     "Ċ Ġthe Ġimage Ġby Ġdetailing Ġcolor Ġshape Ġsize Ġtexture Ġquantity Ġtext Ġspatial Ġrelationships Ġof Ġobjects Ġand "
     "Ġbackground Describe system user assistant"

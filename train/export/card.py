@@ -187,6 +187,8 @@ def _call(family: Family) -> str:
         return '"a red circle", image=draft'
     defaults = signature(pipeline_class(family.pipeline_class).__call__).parameters
     settings = {name: value for name, value in family.call_settings.items() if value != defaults[name].default}
+    if family.negative_prompt:
+        settings["negative_prompt"] = family.negative_prompt
     return ", ".join(
         ['prompt="a red circle left of a blue square"', *(f"{name}={value!r}" for name, value in settings.items())]
     )
