@@ -31,7 +31,7 @@ def family(settings: PipelineSettings) -> "Flux2Klein":
 
 @dataclass(frozen=True, kw_only=True)
 class Flux2Klein(TransformerFamily):
-    """Three layers of Qwen3, side by side, for every token of the chat template and its padding: there is no mask.
+    """Three layers of Qwen3, side by side, for every token of the chat template and its padding, without a mask.
 
     Latents are the VAE's in patches of 2 x 2, (B, 128, H / 16, W / 16), normalized by the statistics in its batch norm.
     """

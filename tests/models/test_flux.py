@@ -213,6 +213,15 @@ def test_several_steps_of_the_pipeline_are_steps_with_the_familys_prediction(
     torch.testing.assert_close(shapes.unpacked(result, SIDE, 2 * SIDE), latents, atol=2e-6, rtol=1e-5)
 
 
+def test_only_klein_is_trained_on_the_mode_of_its_latents(folders: dict[str, Path]) -> None:
+    """As in the training scripts of diffusers."""
+    pixels = torch.zeros(1, 3, SIDE, SIDE)
+    for kind, constant in (("flux2-klein", True), ("flux1-dev", False)):
+        with torch.no_grad():
+            _, std = family_of(find_model(str(folders[kind]))).latents(loaded(folders[kind]).vae, pixels)
+        assert (std.abs().max() == 0) == constant
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_cached_embeddings_generate_what_prompts_do(folders: dict[str, Path], kind: str) -> None:
     """Also with guidance, whose negative prompt is the empty one."""
