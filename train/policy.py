@@ -82,8 +82,7 @@ class Policy:
             component.requires_grad_(False)
             if config.mixed_precision in HALF:
                 component.to(HALF[config.mixed_precision])  # frozen: both models round it the same way
-            targets = list(config.lora_targets or family.lora_targets)
-            self.lora_layers = lora_layers(component, targets)
+            self.lora_layers = lora_layers(component, config.lora_targets or family.lora_targets)
             """Names of the layers that the LoRA is put on."""
             with torch.random.fork_rng():
                 torch.manual_seed(config.seed)
@@ -93,7 +92,8 @@ class Policy:
                         r=config.lora_rank,
                         lora_alpha=config.lora_alpha or config.lora_rank,  # type: ignore[arg-type]  # a float works
                         init_lora_weights="gaussian",
-                        target_modules=targets,
+                        # not the endings: in FLUX.2 attn.to_out is a layer in some blocks and a list of layers in others
+                        target_modules=list(self.lora_layers),
                     ),
                 )
             for parameter in self.parameters():
