@@ -112,6 +112,8 @@ def call_arguments(
     arguments: dict[str, Any] = {} if family is None else dict(family.call_settings)
     if guidance in parameters:
         arguments[guidance] = guidance_scale
+    if negative_prompt is None and family is not None and guidance_scale > 1:
+        negative_prompt = family.negative_prompt or None
     if negative_prompt is not None:
         if "negative_prompt" not in parameters or disabled:
             raise UsageError(f"a {kind.__name__} takes no negative prompt; leave it out")
@@ -149,16 +151,15 @@ def refuse_resolution(pipeline: Any, family: Family | None, resolution: int | No
     Raises:
         UsageError: if the model has no latents for images with that side.
     """
-    if family is not None:
-        if resolution is not None and resolution % family.image_multiple:
-            raise UsageError(
-                f"resolution must be a multiple of {family.image_multiple} for a {type(pipeline).__name__}, got {resolution}"
-            )
+    if resolution is None:
         return
-    step = getattr(pipeline, "vae_scale_factor", 8)
-    patch = getattr(getattr(getattr(pipeline, "transformer", None), "config", None), "patch_size", 1)
-    step *= patch if isinstance(patch, int) else 1
-    if resolution is not None and resolution % step:
+    if family is not None and family.component == "transformer":
+        step = family.checked().image_multiple
+    else:
+        step = getattr(pipeline, "vae_scale_factor", 8)
+        patch = getattr(getattr(getattr(pipeline, "transformer", None), "config", None), "patch_size", 1)
+        step *= patch if isinstance(patch, int) else 1
+    if resolution % step:
         raise UsageError(f"resolution must be a multiple of {step} for a {type(pipeline).__name__}, got {resolution}")
 
 

@@ -109,5 +109,5 @@ class PairDenoiser:
 
 def concat(parts: Sequence[Errors]) -> Errors:
     """The errors of several batches, one after the other."""
-    columns = zip(*((getattr(part, field.name) for field in fields(Errors)) for part in parts), strict=True)
+    columns = ([getattr(part, field.name) for part in parts] for field in fields(Errors))
     return Errors(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..core.errors import PrefloopError, UsageError
 from ..models import loading
 from ..models.families import Family
-from ..models.lora import Adapter, adapter_of, combined, fuse, read_adapter
+from ..models.lora import Adapter, adapter_of, add_adapter, combined, fuse, read_adapter, write_peft_adapter
 from ..models.model import Model
 from ..models.resolve import LORA_FILE, with_parts
 from .config import TrainConfig
@@ -86,14 +86,15 @@ class Policy:
             """Names of the layers that the LoRA is put on."""
             with torch.random.fork_rng():
                 torch.manual_seed(config.seed)
-                component.add_adapter(
+                add_adapter(
+                    component,
                     LoraConfig(
                         r=config.lora_rank,
                         lora_alpha=config.lora_alpha or config.lora_rank,  # type: ignore[arg-type]  # a float works
                         init_lora_weights="gaussian",
                         # not the endings: in FLUX.2 attn.to_out is a layer in some blocks and a list of layers in others
                         target_modules=list(self.lora_layers),
-                    )
+                    ),
                 )
             for parameter in self.parameters():
                 parameter.data = parameter.data.float()
@@ -170,12 +171,16 @@ class Policy:
                 parameter.copy_(state[name])
 
     def save_weights(self, output: Path) -> None:
-        """The LoRA in diffusers' format, or the component in its subfolder: what `load_lora_weights` or `from_pretrained` loads."""
+        """What diffusers or peft loads: the LoRA for `load_lora_weights`, or for `PeftModel.from_pretrained` if the pipeline has no
+        LoRA loader; or the component in its subfolder for `from_pretrained`."""
         if not self.lora:
             self.component.save_pretrained(output / self.family.component)
             return
         adapter: Any = self.component.peft_config
         settings = adapter["default"].to_dict()
+        if not self.family.lora_loader:
+            write_peft_adapter(output, self.adapter(), settings["target_modules"])
+            return
         pipeline: Any = getattr(diffusers, self.family.pipeline_class)
         pipeline.save_lora_weights(
             output,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from ...core.errors import UsageError
 from ..density import DENSITIES, Density
 from .checks import LARGEST, complete_parts, refuse_bad_scales, refuse_others, refuse_unnamed, scaled_latents
 from .settings import PipelineSettings
@@ -11,7 +12,7 @@ from .settings import PipelineSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..noise import RectifiedFlow
+    from ..noise import Noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class TransformerFamily:
     settings: PipelineSettings
     usual: tuple[int, float]
     text_encoders: tuple[str, ...]
+    needs: tuple[str, ...] = ("text_encoder",)
+    """Text encoders that cannot be left out."""
     distilled: bool = False
     shift: float = 1.0
     """Of sigma in training; that of drawing is the scheduler's."""
@@ -36,10 +39,14 @@ class TransformerFamily:
     prompt_tensors: tuple[str, ...] = ("prompt_embeds",)
     component: Literal["transformer"] = "transformer"
     vae_class: str = "AutoencoderKL"
+    scheduler_class: str = "FlowMatchEulerDiscreteScheduler"
+    """Class whose settings are completed; the pipeline's own may be another."""
+    lora_loader: bool = True
     dtype: str = "bfloat16"
     starts_from_image: bool = False
     full_optimizer: Literal["adamw", "adafactor"] = "adamw"
     guidance_argument: str = "guidance_scale"
+    negative_prompt: str = ""
 
     @property
     def pipeline_class(self) -> str:
@@ -74,7 +81,7 @@ class TransformerFamily:
     def sides_multiple(self) -> int:
         return self.image_multiple
 
-    def noise(self, density: Density | None = None, shift: float | None = None) -> "RectifiedFlow":
+    def noise(self, density: Density | None = None, shift: float | None = None) -> "Noise":
         from ..noise import RectifiedFlow
 
         return RectifiedFlow(density or DENSITIES[0], self.shift if shift is None else shift)
@@ -87,7 +94,9 @@ class TransformerFamily:
     ) -> "dict[str, Tensor]":
         return prompts
 
-    def call_arguments(self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    def call_arguments(
+        self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]"
+    ) -> "Mapping[str, Tensor | list[Tensor]]":
         return prompt | {f"negative_{name}": tensor for name, tensor in negative.items()}
 
     def checked(self) -> Self:
@@ -96,8 +105,11 @@ class TransformerFamily:
         classes = {
             "transformer": self.model_class,
             "vae": self.vae_class,
-            "scheduler": "FlowMatchEulerDiscreteScheduler",
+            "scheduler": self.scheduler_class,
         }
+        for part in self.needs:
+            if part not in self.settings.text_encoders:
+                raise UsageError(f"{self.settings.model} cannot be trained: it was saved without its {part}")
         parts = complete_parts(self.settings, classes)
         checked = replace(self, settings=replace(self.settings, parts=parts))
         checked.refuse_unusable()

@@ -41,7 +41,9 @@ def plot_training(folder: Path, config: TrainConfig | None = None) -> Path:
     gradient = grid[1, 0].subgridspec(2, 1, hspace=0.35)
     _dpo_weight(figure.add_subplot(gradient[0]), metrics)
     _norm(figure.add_subplot(gradient[1]), metrics)
-    _bins(figure.add_subplot(grid[1, 1]), validation)
+    by_bin = grid[1, 1].subgridspec(2, 1, hspace=0.35)
+    _bins(figure.add_subplot(by_bin[0]), validation)
+    _bin_errors(figure.add_subplot(by_bin[1]), validation)
     _diagnoses(figure.add_subplot(grid[1, 2]), diagnose(metrics, validation, config))
     path, image = folder / "training.png", io.BytesIO()
     canvas.print_png(image)
@@ -112,21 +114,45 @@ def _norm(axes: "Axes", metrics: Rows) -> None:
 
 
 def _bins(axes: "Axes", validation: Rows) -> None:
+    rows = _last_bins(validation)
     last = max(column(validation, "step"), default=0)
-    rows = [row for row in validation if row["bin"] != "all" and float(row["step"]) == last]
     accuracy = column(rows, "implicit_accuracy")
     low, high = column(rows, "implicit_accuracy_low"), column(rows, "implicit_accuracy_high")
-    _frame(axes, f"By timestep, at step {last:.0f}", "held-out implicit accuracy", "timestep (higher: more noise)")
+    _frame(axes, f"By timestep, at step {last:.0f}", "held-out", "")
     if not np.isfinite(accuracy).any():
         return _blank(axes)
     positions = np.arange(len(rows))
-    axes.bar(positions, accuracy, color=BLUE, alpha=0.6, width=0.7)
+    axes.bar(positions, accuracy, color=BLUE, alpha=0.6, width=0.7, label="implicit accuracy")
     axes.vlines(positions, low, high, color="black", linewidth=1.5)
+    axes.plot(positions, column(rows, "dpo_weight"), "D", color=ORANGE, markersize=5, label="mean DPO weight")
+    axes.set_xticks(positions, [""] * len(rows))
+    _level(axes, 0.5)
+    axes.set_ylim(0, 1.25)
+    axes.set_yticks([0, 0.5, 1])
+    axes.yaxis.set_major_formatter(_percent)
+    axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper left")
+
+
+def _bin_errors(axes: "Axes", validation: Rows) -> None:
+    rows = _last_bins(validation)
+    _frame(axes, "", "error minus the\nreference's", "timestep (higher: more noise)")
+    changes = [column(rows, name) / column(rows, f"ref_{name}") - 1 for name in ("chosen_error", "rejected_error")]
+    if not np.isfinite(changes).any():
+        return _blank(axes)
+    positions = np.arange(len(rows))
+    for change, color, name, side in zip(changes, (BLUE, ORANGE), ("chosen", "rejected"), (-0.18, 0.18), strict=True):
+        axes.bar(positions + side, change, color=color, alpha=0.7, width=0.34, label=name)
     edges = zip(column(rows, "timestep_low"), column(rows, "timestep_high"), strict=True)
     axes.set_xticks(positions, [f"{first:.0f}–{end:.0f}" for first, end in edges], fontsize=10 if len(rows) < 7 else 7)
-    _level(axes, 0.5)
-    axes.set_ylim(0, 1)
+    _level(axes, 0)
     axes.yaxis.set_major_formatter(_percent)
+    axes.legend(frameon=False, fontsize=9, ncols=2)
+
+
+def _last_bins(validation: Rows) -> Rows:
+    """The rows of the timestep bins in the last validation pass."""
+    last = max(column(validation, "step"), default=0)
+    return [row for row in validation if row["bin"] != "all" and float(row["step"]) == last]
 
 
 def _diagnoses(axes: "Axes", diagnoses: list[Diagnosis]) -> None:
