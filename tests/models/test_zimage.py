@@ -22,6 +22,7 @@ from prefloop.generate.sampler import ImageSampler
 from prefloop.generate.stage import Generation
 from prefloop.models.families import family_of, zimage
 from prefloop.models.families.settings import PipelineSettings
+from prefloop.models.lora import lora_layers
 from prefloop.models.pipelines import load_pipeline
 from prefloop.models.resolve import find_model
 from prefloop.models.text_to_image import call_arguments
@@ -30,7 +31,6 @@ from prefloop.train import TrainConfig
 from prefloop.train.cache import EMPTY_PROMPT_ID
 from prefloop.train.data import padded
 from prefloop.train.pair_denoiser import PairDenoiser
-from prefloop.models.lora import lora_layers
 from prefloop.train.preflight import refuse_unsuitable
 from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer

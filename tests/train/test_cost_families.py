@@ -43,7 +43,8 @@ def family_in(folder: Path) -> Family:
 
 
 def settings_for(family: Family, **changes: Any) -> CostSettings:
-    return replace(SETTINGS, **{"resolution": SIDE} | changes)
+    targets = family.lora_targets if family.component == "unet" else None
+    return replace(SETTINGS, **{"resolution": SIDE, "lora_targets": targets} | changes)
 
 
 def test_flops_parameters_and_cache_are_those_of_the_real_tiny_model(saved: Path):
