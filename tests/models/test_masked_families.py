@@ -292,6 +292,14 @@ def test_pixart_is_trained_as_the_diffusion_model_it_is(folders: Callable[[str],
         family.noise("uniform", None)
 
 
+def test_pixart_alpha_is_told_the_size_of_the_image(folders: Callable[[str], Path]):
+    prompts = {"prompt_embeds": torch.ones(2, 3, 24)}
+    conditions = family_at(folders("pixart-alpha")).conditions(prompts, torch.zeros(2, 4), (32, 64))
+    assert conditions["resolution"].tolist() == [[32, 64]] * 2
+    assert conditions["aspect_ratio"].tolist() == [[0.5]] * 2  # height / width, as in the pipeline
+    assert family_at(folders("pixart-sigma")).conditions(prompts, torch.zeros(2, 4), (32, 64)) == prompts
+
+
 def test_models_that_their_pipeline_cannot_generate_with_are_refused(folders: Callable[[str], Path], tmp_path: Path):
     sprint = changed(folders("sana"), tmp_path / "sprint", "transformer", guidance_embeds=True)
     with pytest.raises(UsageError, match="takes the guidance scale as an input"):
