@@ -1,6 +1,7 @@
 """Qwen-Image and Qwen-Image-2512."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,9 @@ class QwenImage(TransformerFamily):
         ).sample
         return unpacked(predicted, height, width)
 
-    def call_arguments(self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    def call_arguments(
+        self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]"
+    ) -> "Mapping[str, Tensor | list[Tensor]]":
         """With masks even where no row is padded: the pipeline warns if they are missing, and drops them if they are all ones."""
         return super().call_arguments(_masked(prompt), _masked(negative))
 
