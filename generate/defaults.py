@@ -28,7 +28,7 @@ def training_chain(model: Model) -> Iterator[Model]:
 
 
 def built_in_base(model: Model) -> str | None:
-    """The name of the built-in model that it is or was trained on; None if there is no such model in its chain."""
+    """The name of the built-in model that it is or was trained on; None without one in its chain."""
     return next((link.name for link in training_chain(model) if link.built_in), None)
 
 

@@ -37,6 +37,9 @@ class ImageSampler:
         if family is not None and (config.dtype, family.dtype) == ("float16", "bfloat16"):
             print(f"{model.name} was made for bfloat16 and may overflow in float16", file=sys.stderr)
         refuse_resolution(pipeline, family, config.resolution)
+        # the side that some pipelines have by default is that of their largest model
+        own = family.checked().resolution if family is not None and family.component == "transformer" else None
+        self.side = config.resolution or own
         assert config.guidance_scale is not None
         self.arguments = call_arguments(type(pipeline), family, config.guidance_scale, config.negative_prompt or None)
         """Those that are the same for every image."""
@@ -92,8 +95,8 @@ class ImageSampler:
         } | self.arguments
         if "negative_prompt" in arguments:
             arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(batch)
-        if config.resolution is not None:
-            arguments |= {"height": config.resolution, "width": config.resolution}
+        if self.side is not None:
+            arguments |= {"height": self.side, "width": self.side}
         return self.pipeline(**arguments).images
 
 

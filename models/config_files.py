@@ -76,12 +76,21 @@ def refuse_code(folder: Path) -> None:
         for path in sorted(part.glob("*.json")):
             if path.name == INDEX:
                 _refuse_classes(path)
-            elif path.name == "adapter_config.json":
+            elif path.name == "adapter_config.json" and not _is_adapter_alone(part, folder):
                 raise UsageError(f"{path} adds an adapter to a part of the model; save the model with it fused")
             elif path.name.endswith(".safetensors.index.json"):
                 _refuse_pickled_shards(path)
             elif path.name.endswith("config.json"):
                 _refuse_settings(path)
+
+
+def _is_adapter_alone(part: Path, folder: Path) -> bool:
+    """Whether a part of a folder is a LoRA in peft's layout, as of a result or a checkpoint, and nothing that a loader of
+    diffusers or transformers is given. Of its settings, only numbers are read, by `models.lora`."""
+    index = read_settings(folder / INDEX)
+    is_loaded = bool(index) if part == folder else part.name in index
+    has_model = is_loaded or (part / "config.json").exists()
+    return (part / "adapter_model.safetensors").is_file() and not has_model
 
 
 def _refuse_classes(path: Path) -> None:

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 # What a part must have in common with the one it replaces.
 _ALIKE: dict[PartName, tuple[str, ...]] = {
     "unet": ("in_channels", "out_channels", "cross_attention_dim", "addition_embed_type", "class_embed_type"),
-    "transformer": ("in_channels", "out_channels", "joint_attention_dim", "pooled_projection_dim", "patch_size"),
+    "transformer": (
+        *("in_channels", "out_channels", "patch_size"),
+        *("joint_attention_dim", "pooled_projection_dim", "caption_channels"),
+    ),
     "vae": ("latent_channels", "z_dim", "in_channels"),
 }
 

@@ -1,4 +1,7 @@
-"""LoRAs of U-Nets and transformers: read without running or configuring anything from the file, fused, attached, combined."""
+"""LoRAs of U-Nets and transformers: read without running or configuring anything from the file, fused, attached, combined.
+
+Most are in diffusers' layout. Models whose pipelines have no LoRA loader have peft's: other names, and settings in a file.
+"""
 
 import json
 import math
@@ -8,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import IntegrityError
+from ..core.errors import IntegrityError, UsageError
 from .model import Component
-from .resolve import LORA_FILE
+from .resolve import LORA_FILE, PEFT_LORA_FILE, PEFT_SETTINGS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _LAYER = re.compile(r"(unet|transformer)\.([\w.]+)\.lora_([AB])\.weight")
+_PEFT = "base_model.model."  # begins the names of peft's layout, in which train writes LoRAs of transformers alone
 # Settings of peft with which a layer gains something other than B A alpha / r.
 _UNSUPPORTED = (
     "alora_invocation_tokens",
@@ -70,6 +74,66 @@ def adapter_of(module: Any, component: Component) -> Adapter:
     return Adapter(layers, settings.r, float(settings.lora_alpha), component)
 
 
+def lora_layers(module: Any, requested: Sequence[str] | None, usual: Sequence[str]) -> list[str]:
+    """The linear layers that a LoRA is put on.
+
+    Args:
+        requested: endings of their names, each at a dot; every one must match.
+        usual: the family's, if None were requested; models of a family need not have all of them.
+
+    Raises:
+        UsageError: if nothing matches, since a LoRA on nothing trains nothing.
+    """
+    from torch import nn
+
+    linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    endings = usual if requested is None else requested
+    matched = {ending: {name for name in linear if f".{name}".endswith(f".{ending}")} for ending in endings}
+    missed = [ending for ending, names in matched.items() if not names]
+    if missed and (requested is not None or len(missed) == len(matched)):
+        last = sorted({name.rpartition(".")[2] for name in linear if not name.rpartition(".")[2].isdigit()})
+        raise UsageError(
+            f"no layer of the {type(module).__name__} has a name that ends in {' or '.join(missed)}; "
+            f"linear layers end in {', '.join(last)}"
+        )
+    return [name for name in linear if any(name in names for names in matched.values())]
+
+
+def add_adapter(module: Any, settings: Any) -> None:
+    """Put a LoRA on a component, beside its weights.
+
+    Args:
+        settings: a LoraConfig of peft.
+    """
+    if hasattr(module, "add_adapter"):
+        module.add_adapter(settings)
+    else:
+        from peft import inject_adapter_in_model
+
+        inject_adapter_in_model(settings, module)
+
+
+def write_peft_adapter(folder: Path, adapter: Adapter, targets: Sequence[str]) -> None:
+    """Write a LoRA as `PeftModel.from_pretrained` loads it.
+
+    Args:
+        targets: endings of the names of the layers that it is on.
+    """
+    from safetensors.torch import save_file
+
+    state = {f"{_PEFT}{name}": matrix.contiguous() for name, matrix in adapter.state().items()}
+    save_file(state, folder / PEFT_LORA_FILE, {"format": "pt"})
+    settings = {
+        "peft_type": "LORA",
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "target_modules": sorted(targets),
+        "bias": "none",
+        "inference_mode": True,
+    }
+    (folder / PEFT_SETTINGS).write_text(json.dumps(settings, indent=1))
+
+
 def read_adapter(folder: str | Path) -> Adapter:
     """The LoRA that `train` wrote into a folder.
 
@@ -79,6 +143,9 @@ def read_adapter(folder: str | Path) -> Adapter:
     from safetensors import SafetensorError, safe_open
 
     path = Path(folder) / LORA_FILE
+    in_pefts_layout = not path.exists() and (Path(folder) / PEFT_LORA_FILE).exists()
+    if in_pefts_layout:
+        path = Path(folder) / PEFT_LORA_FILE
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -88,10 +155,11 @@ def read_adapter(folder: str | Path) -> Adapter:
     parts: dict[str, dict[str, Tensor]] = {}
     components: set[Component] = set()
     for name, tensor in state.items():
-        match = _LAYER.fullmatch(name)
+        match = _LAYER.fullmatch(name.replace(_PEFT, "transformer.", 1) if in_pefts_layout else name)
         if match is None:
             raise IntegrityError(
-                f"{path} contains {name[:100]!r}; only LoRAs of a U-Net or a transformer in diffusers' format are supported"
+                f"{path} contains {name[:100]!r}; only LoRAs of a U-Net or a transformer in "
+                f"{'peft' if in_pefts_layout else 'diffusers'}'s format are supported"
             )
         components.add("unet" if match[1] == "unet" else "transformer")
         parts.setdefault(match[2], {})[match[3]] = tensor.float()
@@ -107,23 +175,34 @@ def read_adapter(folder: str | Path) -> Adapter:
     if len(ranks) != 1:
         raise IntegrityError(f"{path}: its layers have {len(ranks)} ranks, but train writes one")
     (rank,) = ranks
-    alpha = _alpha(path, metadata.get("lora_adapter_metadata"), component, rank)
+    if in_pefts_layout:
+        path = Path(folder) / PEFT_SETTINGS
+        alpha = _alpha(path, _text(path), "", rank)
+    else:
+        alpha = _alpha(path, metadata.get("lora_adapter_metadata"), f"{component}.", rank)
     layers = {name: (part["A"], part["B"]) for name, part in sorted(parts.items())}
     return Adapter(layers, rank, alpha, component, str(path))
 
 
-def _alpha(path: Path, text: str | None, component: str, rank: int) -> float:
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise IntegrityError(f"{path} cannot be read, and holds the scale of the LoRA: {str(error)[:200]}") from error
+
+
+def _alpha(path: Path, text: str | None, prefix: str, rank: int) -> float:
     """The only number of peft's settings that is used; without settings it is the rank, as in diffusers."""
     if text is None:
         return float(rank)
     try:
         settings = json.loads(text)
-        unsupported = [name for name in _UNSUPPORTED if settings.get(f"{component}.{name}")]
-        alpha, header_rank = settings.get(f"{component}.lora_alpha", rank), settings.get(f"{component}.r", rank)
+        unsupported = [name for name in _UNSUPPORTED if settings.get(f"{prefix}{name}")]
+        alpha, header_rank = settings.get(f"{prefix}lora_alpha", rank), settings.get(f"{prefix}r", rank)
         number = float(alpha) if isinstance(alpha, int | float) and not isinstance(alpha, bool) else math.nan
     except (ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise IntegrityError(f"{path}: the settings in its header are not those of a LoRA") from error
-    if unsupported or settings.get(f"{component}.bias", "none") != "none":
+    if unsupported or settings.get(f"{prefix}bias", "none") != "none":
         raise IntegrityError(f"{path}: it was made with {', '.join(unsupported) or 'bias'}, which is not supported")
     if not 0 < number < math.inf or header_rank != rank:
         raise IntegrityError(
@@ -176,7 +255,7 @@ def attach(module: Any, adapter: Adapter) -> None:
     _require_fit(module, adapter)
     settings: dict[str, Any] = {"r": adapter.rank, "lora_alpha": adapter.alpha}  # a float alpha works
     with torch.random.fork_rng(devices=[]):
-        module.add_adapter(LoraConfig(**settings, target_modules=sorted(adapter.layers)))
+        add_adapter(module, LoraConfig(**settings, target_modules=sorted(adapter.layers)))
     adapted: dict[str, Any] = {
         name: layer for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)
     }

@@ -17,6 +17,10 @@ from .model import COMPONENTS, TITLES, Kind, Model, Part, PartName
 
 BUILT_IN = {"shapes": ("shapes", "weights", "pipeline"), "shapes-flow": ("shapes", "weights", "pipeline-flow")}
 LORA_FILE = "pytorch_lora_weights.safetensors"
+PEFT_LORA_FILE, PEFT_SETTINGS = (
+    "adapter_model.safetensors",
+    "adapter_config.json",
+)  # of models without a loader in diffusers
 
 
 def find_model(name: str, revision: str | None = None) -> Model:
@@ -140,6 +144,7 @@ def _kind(folder: Path, trained_with: dict) -> Kind:
     marks: tuple[tuple[Kind, Path], ...] = (
         ("pipeline", folder / "model_index.json"),
         ("lora", folder / LORA_FILE),
+        ("lora", folder / PEFT_LORA_FILE),
         *((component, folder / component / "config.json") for component in COMPONENTS),
     )
     kinds: list[Kind] = [kind for kind, path in marks if path.exists()]

@@ -6,11 +6,11 @@ from typing import Any
 
 from ...core.errors import UsageError
 from ..model import Model
-from . import flux1, flux2, qwen_image, sd, sd3, sdxl, zimage
+from . import flux1, flux2, pixart, qwen_image, sana, sd, sd3, sdxl, zimage
 from .protocol import Family, FamilyFile
 from .settings import PipelineSettings
 
-FAMILIES: tuple[FamilyFile, ...] = (sd, sdxl, sd3, zimage, flux2, flux1, qwen_image)
+FAMILIES: tuple[FamilyFile, ...] = (sd, sdxl, sd3, zimage, flux2, flux1, qwen_image, sana, pixart)
 PIPELINES = {name: file for file in FAMILIES for name in file.PIPELINES}
 """Class of diffusers → the file of its family."""
 
@@ -80,7 +80,8 @@ def traits_of(model: Model) -> PipelineTraits:
     if family is not None and family.starts_from_image:
         raise UsageError(f"{model.name} is a refiner, which starts from an image; generate with its base model")
     denoiser, vae = settings.parts[settings.component], settings.parts["vae"]
-    blocks, latents = vae.get("block_out_channels"), denoiser.get("sample_size")
+    blocks = vae.get("block_out_channels", vae.get("encoder_block_out_channels"))
+    latents = denoiser.get("sample_size")
     widths = {part: settings.parts.get(part, {}) for part in settings.text_encoders}
     return PipelineTraits(
         name=settings.pipeline_class if family is None else family.name,

@@ -4,10 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...core.errors import IntegrityError
+from ...core.errors import IntegrityError, UsageError
 from .settings import PipelineSettings
 
 LARGEST = 4096  # of a latent's side and of timesteps: four times what any known model has
+PREDICTIONS = ("epsilon", "v_prediction", "sample")  # of diffusion models
 
 
 def refuse_unnamed(settings: PipelineSettings) -> None:
@@ -77,6 +78,21 @@ def refuse_bad_scales(model: str, vae: Mapping[str, Any]) -> None:
     for name, value in (("scaling_factor", vae["scaling_factor"]), ("shift_factor", vae.get("shift_factor") or 0)):
         if not isinstance(value, int | float) or not math.isfinite(value) or (name == "scaling_factor" and value <= 0):
             raise IntegrityError(f"the model {model} cannot be used: the {name} of its VAE is {value!r}")
+
+
+def refuse_flow_settings(settings: PipelineSettings, *values: object) -> None:
+    """
+    Args:
+        values: of the settings that only flow-matching models have; None if not given.
+
+    Raises:
+        UsageError: if one is given for a diffusion model.
+    """
+    if any(value is not None for value in values):
+        raise UsageError(
+            "timestep-density and timestep-shift are for flow-matching models; "
+            f"{settings.model} is a {settings.pipeline_class}"
+        )
 
 
 def component_from(model_class: str, config: Mapping[str, Any]) -> Any:

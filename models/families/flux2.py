@@ -1,7 +1,7 @@
 """FLUX.2 [klein], base and distilled."""
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from .checks import refuse_others
 from .settings import PipelineSettings
@@ -31,7 +31,7 @@ def family(settings: PipelineSettings) -> "Flux2Klein":
 
 @dataclass(frozen=True, kw_only=True)
 class Flux2Klein(TransformerFamily):
-    """Three layers of Qwen3, side by side, for every token of the chat template and its padding: there is no mask.
+    """Three layers of Qwen3, side by side, for every token of the chat template and its padding, without a mask.
 
     Latents are the VAE's in patches of 2 x 2, (B, 128, H / 16, W / 16), normalized by the statistics in its batch norm.
     """
@@ -42,9 +42,8 @@ class Flux2Klein(TransformerFamily):
         *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
         *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
         *("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out"),
-        "attn.to_qkv_mlp_proj",
+        *("attn.to_qkv_mlp_proj", "attn.to_out"),
     )
-    """Once checked, also the linear layers at the end of the single blocks."""
 
     @property
     def resolution(self) -> int:
@@ -61,14 +60,6 @@ class Flux2Klein(TransformerFamily):
     @property
     def image_multiple(self) -> int:
         return self.vae_factor
-
-    def checked(self) -> Self:
-        """See Family."""
-        checked = super().checked()
-        # by number: "attn.to_out" alone also ends the name of the double blocks' list, which peft refuses
-        n = checked._transformer["num_single_layers"]
-        ends = tuple(f"single_transformer_blocks.{number}.attn.to_out" for number in range(n))
-        return replace(checked, lora_targets=(*checked.lora_targets, *ends))
 
     def refuse_unusable(self) -> None:
         """

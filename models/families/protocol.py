@@ -39,7 +39,12 @@ class Family(Protocol):
 
     @property
     def pipeline_class(self) -> str:
-        """Class of diffusers that saves and loads its LoRAs."""
+        """Class of diffusers that generates with it."""
+        ...
+
+    @property
+    def lora_loader(self) -> bool:
+        """Whether that class saves and loads LoRAs; if not, they are in peft's layout."""
         ...
 
     @property

@@ -12,7 +12,7 @@ from .settings import PipelineSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..noise import RectifiedFlow
+    from ..noise import Noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,9 @@ class TransformerFamily:
     prompt_tensors: tuple[str, ...] = ("prompt_embeds",)
     component: Literal["transformer"] = "transformer"
     vae_class: str = "AutoencoderKL"
+    scheduler_class: str = "FlowMatchEulerDiscreteScheduler"
+    """Class whose settings are completed; the pipeline's own may be another."""
+    lora_loader: bool = True
     dtype: str = "bfloat16"
     starts_from_image: bool = False
     full_optimizer: Literal["adamw", "adafactor"] = "adamw"
@@ -78,7 +81,7 @@ class TransformerFamily:
     def sides_multiple(self) -> int:
         return self.image_multiple
 
-    def noise(self, density: Density | None = None, shift: float | None = None) -> "RectifiedFlow":
+    def noise(self, density: Density | None = None, shift: float | None = None) -> "Noise":
         from ..noise import RectifiedFlow
 
         return RectifiedFlow(density or DENSITIES[0], self.shift if shift is None else shift)
@@ -102,7 +105,7 @@ class TransformerFamily:
         classes = {
             "transformer": self.model_class,
             "vae": self.vae_class,
-            "scheduler": "FlowMatchEulerDiscreteScheduler",
+            "scheduler": self.scheduler_class,
         }
         for part in self.needs:
             if part not in self.settings.text_encoders:

@@ -6,7 +6,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...core.errors import UsageError
-from .checks import LARGEST, complete_parts, refuse_bad_scales, refuse_others, refuse_unnamed, scaled_latents
+from .checks import (
+    LARGEST,
+    PREDICTIONS,
+    complete_parts,
+    refuse_bad_scales,
+    refuse_flow_settings,
+    refuse_others,
+    refuse_unnamed,
+    scaled_latents,
+)
 from .settings import PipelineSettings
 
 if TYPE_CHECKING:
@@ -18,7 +27,6 @@ if TYPE_CHECKING:
 MODEL_CLASS = "UNet2DConditionModel"
 LORA_TARGETS = ("to_k", "to_q", "to_v", "to_out.0")
 TURBO_STEPS = 4  # of adversarial distillation, arXiv 2311.17042, evenly spaced and the last one without signal
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +53,7 @@ class UNetFamily:
     model_class: str = MODEL_CLASS
     vae_class: str = "AutoencoderKL"
     lora_targets: tuple[str, ...] = LORA_TARGETS
+    lora_loader: bool = True
     dtype: str = "float16"
     guidance_argument: str = "guidance_scale"
     negative_prompt: str = ""
@@ -85,11 +94,7 @@ class UNetFamily:
         return self.vae_factor
 
     def noise(self, density: "Density | None" = None, shift: float | None = None) -> "Diffusion":
-        if density is not None or shift is not None:
-            raise UsageError(
-                "timestep-density and timestep-shift are for flow-matching models; "
-                f"{self.settings.model} is a {self.pipeline_class}"
-            )
+        refuse_flow_settings(self.settings, density, shift)
         return self._noise
 
     @cached_property
@@ -118,7 +123,7 @@ class UNetFamily:
         }
         return {name: shapes[name] for name in self.prompt_tensors}
 
-    def call_arguments(self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    def call_arguments(self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]") -> dict[str, Any]:
         return prompt | {f"negative_{name}": tensor for name, tensor in negative.items()}
 
     def checked(self) -> "UNetFamily":

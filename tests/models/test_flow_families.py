@@ -1,4 +1,4 @@
-"""Each family of flow-matching models, proven on tiny pipelines: what is trained is what its own pipeline generates with."""
+"""Each family of transformers, proven on tiny pipelines: what is trained is what its own pipeline generates with."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from peft import PeftModel
 from prefloop.core.signals import StopSignal
 from prefloop.models.families import family_of
 from prefloop.models.pipelines import load_pipeline
@@ -54,9 +56,43 @@ def without_guidance(family: Any, kind: str) -> dict[str, Any]:
     return {**family.call_settings, family.guidance_argument: scale}
 
 
+def with_plain_steps(pipeline: Any) -> Any:
+    """The pipeline with a scheduler whose steps follow from one prediction each: Euler's, or DDIM's from timesteps 500 and 0."""
+    scheduler = pipeline.scheduler
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        return pipeline
+    if scheduler.config.prediction_type == "flow_prediction":
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=scheduler.config.flow_shift)
+        return pipeline
+    settings = {"timestep_spacing": "leading", "steps_offset": 0, "clip_sample": False, "set_alpha_to_one": True}
+    pipeline.scheduler = DDIMScheduler.from_config(scheduler.config, **settings)
+    return pipeline
+
+
+def denoised(pipeline: Any, noise: Tensor, predict: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The same steps by their formulas.
+
+    Args:
+        predict: from noisy latents and timesteps (B,).
+    """
+    scheduler, latents = pipeline.scheduler, noise
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        sigmas = torch.as_tensor(scheduler.sigmas).tolist()
+        for sigma, end in pairwise(sigmas):
+            latents = latents + (end - sigma) * predict(latents, torch.full((len(noise),), 1000 * sigma))
+        return latents
+    kept = [float(scheduler.alphas_cumprod[timestep]) for timestep in (500, 0)] + [1.0]
+    for timestep, (before, after) in zip((500, 0), pairwise(kept), strict=True):
+        epsilon = predict(latents, torch.full((len(noise),), timestep))
+        image = (latents - (1 - before) ** 0.5 * epsilon) / before**0.5
+        latents = after**0.5 * image + (1 - after) ** 0.5 * epsilon
+    return latents
+
+
 @pytest.mark.parametrize("kind", tiny.FLOW_KINDS)
 def test_steps_of_the_pipeline_are_those_with_the_familys_prediction(folders: Callable[[str], Path], kind: str) -> None:
-    family, pipeline = family_of(find_model(str(folders(kind)))), loaded(folders(kind))
+    family = family_of(find_model(str(folders(kind))))
+    pipeline = with_plain_steps(loaded(folders(kind)))
     side = SIDE // family.vae_factor
     noise = torch.randn(2, family.latent_channels, side, side, generator=torch.Generator().manual_seed(0))
     shapes = import_module(tiny.FLOW_KINDS[kind])
@@ -70,31 +106,36 @@ def test_steps_of_the_pipeline_are_those_with_the_familys_prediction(folders: Ca
         **without_guidance(family, kind),
     ).images
     conditions = family.conditions(encoded(family, pipeline, PROMPTS[:2]), torch.zeros(2, 4), (SIDE, SIDE))
-    stepped = noise
-    for sigma, end in pairwise(pipeline.scheduler.sigmas.tolist()):
+
+    def predict(latents: Tensor, timesteps: Tensor) -> Tensor:
         with torch.no_grad():
-            predicted = family.predict(pipeline.transformer, stepped, torch.full((2,), 1000 * sigma), conditions)
-        stepped = stepped + (end - sigma) * predicted
+            return family.predict(pipeline.transformer, latents, timesteps, conditions)
+
+    stepped = denoised(pipeline, noise, predict)
     torch.testing.assert_close(shapes.unpacked(result, SIDE, SIDE), stepped, atol=1e-6, rtol=1e-5)
-    assert (stepped - noise).abs().mean() > 1e-3  # the model does something
+    unpredicted = denoised(pipeline, noise, lambda latents, _: torch.zeros_like(latents))
+    assert (stepped - unpredicted).abs().mean() > 1e-3  # the model does something
 
 
 @pytest.mark.parametrize("kind", tiny.FLOW_KINDS)
 def test_latents_decode_to_the_image_that_the_vae_makes_of_them(folders: Callable[[str], Path], kind: str) -> None:
-    family, pipeline = family_of(find_model(str(folders(kind)))), loaded(folders(kind))
+    family = family_of(find_model(str(folders(kind))))
+    pipeline = with_plain_steps(loaded(folders(kind)))
     shapes = import_module(tiny.FLOW_KINDS[kind])
     pixels = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.no_grad():
         mean, std = family.latents(pipeline.vae, pixels)
         for parameter in pipeline.transformer.parameters():
-            parameter.zero_()  # a velocity of zero: the pipeline decodes what it was given
+            parameter.zero_()  # it predicts zero: the pipeline decodes what it was given, which DDIM takes to be scaled
     assert mean.shape == std.shape == (1, family.latent_channels, *[SIDE // family.vae_factor] * 2)
+    euler = isinstance(pipeline.scheduler, FlowMatchEulerDiscreteScheduler)
+    scale = 1.0 if euler else float(pipeline.scheduler.alphas_cumprod[500]) ** 0.5
     image = pipeline(
         prompt=PROMPTS[:1],
         num_inference_steps=STEPS,
         height=SIDE,
         width=SIDE,
-        latents=shapes.packed(mean),
+        latents=shapes.packed(mean * scale),
         output_type="pt",
         **without_guidance(family, kind),
     ).images
@@ -126,7 +167,7 @@ def test_a_batch_of_ragged_prompts_equals_one_prompt_at_a_time(folders: Callable
 def test_plain_diffusers_generates_with_a_result_what_the_policy_does(
     folders: Callable[[str], Path], labelled: PairStore, config: TrainConfig, kind: str, rank: int
 ) -> None:
-    """The LoRA through load_lora_weights, all weights through from_pretrained."""
+    """The LoRA through load_lora_weights or peft, all weights through from_pretrained."""
     settings = replace(
         config, model=str(folders(kind)), lora_rank=rank, max_train_steps=2, learning_rate=1e-2, resolution=SIDE
     )
@@ -154,7 +195,10 @@ def test_plain_diffusers_generates_with_a_result_what_the_policy_does(
     left_out = dict.fromkeys(family.settings.left_out)
     if rank:
         again = pipeline_class.from_pretrained(folders(kind), **left_out)
-        again.load_lora_weights(settings.output_dir, weight_name="pytorch_lora_weights.safetensors")
+        if family.lora_loader:
+            again.load_lora_weights(settings.output_dir, weight_name="pytorch_lora_weights.safetensors")
+        else:
+            again.transformer = PeftModel.from_pretrained(again.transformer, settings.output_dir)
     else:
         again = pipeline_class.from_pretrained(settings.output_dir, **left_out)
     again.set_progress_bar_config(disable=True)

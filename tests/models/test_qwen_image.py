@@ -21,6 +21,7 @@ from prefloop.generate import GenerateConfig
 from prefloop.generate.sampler import ImageSampler
 from prefloop.generate.stage import Generation
 from prefloop.models.families import family_of, family_of_class, known_family, qwen_image, traits_of
+from prefloop.models.lora import lora_layers
 from prefloop.models.pipelines import load_pipeline
 from prefloop.models.resolve import find_model
 from prefloop.models.text_to_image import call_arguments
@@ -30,7 +31,6 @@ from prefloop.train.cache import EMPTY_PROMPT_ID
 from prefloop.train.checkpoint import sha256
 from prefloop.train.data import derived_seed, padded
 from prefloop.train.monitor.samples import Samples
-from prefloop.train.policy import lora_layers
 from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
 
@@ -67,9 +67,9 @@ def test_a_lora_of_the_real_model_is_put_on_720_of_its_846_linear_layers():
     assert n_linear == 846
     assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e9, 1) == 20.4
     # of each of 60 blocks 8 projections of attention, 2 of the image's MLP and 2 of the text's; no modulation
-    names = lora_layers(model, FAMILY.lora_targets)
+    names = lora_layers(model, None, FAMILY.lora_targets)
     assert len(names) == 60 * 12
-    assert all(len(lora_layers(model, [ending])) == 60 for ending in FAMILY.lora_targets)
+    assert all(len(lora_layers(model, [ending], ())) == 60 for ending in FAMILY.lora_targets)
     assert not any("_mod." in name for name in names)
 
 

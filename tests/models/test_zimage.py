@@ -22,6 +22,7 @@ from prefloop.generate.sampler import ImageSampler
 from prefloop.generate.stage import Generation
 from prefloop.models.families import family_of, zimage
 from prefloop.models.families.settings import PipelineSettings
+from prefloop.models.lora import lora_layers
 from prefloop.models.pipelines import load_pipeline
 from prefloop.models.resolve import find_model
 from prefloop.models.text_to_image import call_arguments
@@ -30,7 +31,6 @@ from prefloop.train import TrainConfig
 from prefloop.train.cache import EMPTY_PROMPT_ID
 from prefloop.train.data import padded
 from prefloop.train.pair_denoiser import PairDenoiser
-from prefloop.train.policy import lora_layers
 from prefloop.train.preflight import refuse_unsuitable
 from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
@@ -200,14 +200,15 @@ def test_a_lora_is_put_on_all_attention_and_mlp_layers_of_the_real_model():
     with torch.device("meta"):
         model: Any = diffusers.ZImageTransformer2DModel(**REAL)
     # 30 layers, 2 blocks that refine the image and 2 the text: 4 linears of attention and 3 of the MLP each
-    assert len(lora_layers(model, zimage.ZImage.lora_targets)) == 34 * 7
+    assert len(lora_layers(model, None, zimage.ZImage.lora_targets)) == 34 * 7
     # a block has 4 x 3840² and 3 x 3840 x 10240 weights, 177 million; 32 of them 256 x 15360 more: 6.14 billion in all
     assert sum(weight.numel() for weight in model.parameters()) == pytest.approx(6.15e9, rel=2e-3)
 
 
 def test_the_real_model_predicts_on_the_meta_device_from_the_longest_prompt():
+    one_layer: dict[str, Any] = REAL | {"n_layers": 1, "n_refiner_layers": 1}
     with torch.device("meta"):
-        model: Any = diffusers.ZImageTransformer2DModel(**REAL | {"n_layers": 1, "n_refiner_layers": 1})
+        model: Any = diffusers.ZImageTransformer2DModel(**one_layer)
         noisy, timesteps = torch.empty(2, 16, 128, 128), torch.empty(2)
     parts = {"transformer": REAL, "vae": {}}
     family: Any = zimage.family(PipelineSettings("a model", {"_class_name": "ZImagePipeline"}, parts))

@@ -176,6 +176,13 @@ def test_hostile_names_stay_text():
     assert "script" not in outside_code
 
 
+def test_the_snippet_names_the_prompt_which_is_not_every_pipelines_first_argument():
+    for output in ("pipeline", "transformer", "lora"):
+        assert 'pipeline(prompt="' in snippet(
+            model_card(record(pipeline_class="Flux2KleinPipeline", output=output), [])
+        )
+
+
 def test_an_unknown_pipeline_class_is_refused():
     with pytest.raises(ValueError, match="Lumina2Pipeline"):
         model_card(record(pipeline_class="Lumina2Pipeline"), [])

@@ -83,7 +83,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "one matrix": (lambda f: respell(f, {f"{LAYER}.lora_A.weight": None}), "do not belong together"),
     "another shape": (
         lambda f: respell(f, {f"{LAYER}.lora_A.weight": torch.ones(2, 5)}),
-        f"does not fit the U-Net it was trained on: {LAYER.removeprefix('unet.')}",
+        f"does not fit the UNet2DConditionModel it is put on: {LAYER.removeprefix('unet.')}",
     ),
     "two ranks": (
         lambda f: respell(

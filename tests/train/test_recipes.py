@@ -1,7 +1,6 @@
 """Recipes and files of options."""
 
 import json
-import math
 import re
 from pathlib import Path
 
@@ -16,6 +15,8 @@ LATENTS = {  # channels, height and width
     "flux1-lora": (16, 64, 64),
     "flux2-klein-lora": (128, 64, 64),
     "qwen-image-lora": (16, 128, 128),
+    "pixart-sigma-lora": (4, 128, 128),
+    "sana-lora": (32, 32, 32),
     "sd15-lora": (4, 64, 64),
     "sd15-paper": (4, 64, 64),
     "sd35-medium-lora": (16, 128, 128),
@@ -27,16 +28,7 @@ LATENTS = {  # channels, height and width
 
 
 def test_every_recipe_is_valid_and_states_its_learning_rate_batch_and_beta():
-<<<<<<< HEAD
     assert recipes().keys() == LATENTS.keys()
-||||||| e3b9ee5
-    assert set(recipes()) == {"sd15-paper", "sdxl-paper", "sdxl-turbo", "sd15-lora", "sdxl-lora"}
-    # values of a latent: 4 channels of an eighth of the side
-=======
-    assert set(recipes()) == {"sd15-paper", "sdxl-paper", "sdxl-turbo", "sd15-lora", "sdxl-lora", "qwen-image-lora"}
-    # channels of a latent, whose sides are an eighth of the image's
-    channels = {"qwen-image": 16}
->>>>>>> qwen
     for name, line in recipes().items():
         config = TrainConfig(output_dir="out", labelers=("someone",), **read_settings(name))
         pairs = config.train_batch_size * config.gradient_accumulation_steps
@@ -46,24 +38,14 @@ def test_every_recipe_is_valid_and_states_its_learning_rate_batch_and_beta():
         second = (Path(__file__).parents[2] / "train" / "recipes" / f"{name}.toml").read_text().splitlines()[1]
         assert config.resolution is not None
         assert config.beta is not None
-<<<<<<< HEAD
         channels, height, width = LATENTS[name]
         assert height == width
         assert config.resolution == (32 if name == "sana-lora" else 16 if name == "flux2-klein-lora" else 8) * height
         match = re.search(
             r"beta (\d+) per element mean = ([\d.]+) per sum over (\d+) x (\d+) x (\d+) latent values", second
         )
-||||||| e3b9ee5
-        beta_sum = config.beta / (4 * (config.resolution // 8) ** 2)
-        match = re.search(r"beta (\d+) per element mean = ([\d.]+) per sum", second)
-=======
-        shape = channels.get(name.rpartition("-")[0], 4), config.resolution // 8, config.resolution // 8
-        beta_sum = config.beta / math.prod(shape)
-        match = re.search(r"beta (\d+) per element mean = ([\d.]+) per sum over (\d+) x (\d+) x (\d+)", second)
->>>>>>> qwen
         assert match is not None, name
         assert float(match[1]) == config.beta
-<<<<<<< HEAD
         assert tuple(map(int, match.groups()[2:])) == LATENTS[name]
         assert float(match[2]) == pytest.approx(config.beta / (channels * height * width), rel=5e-3)
 
@@ -73,12 +55,6 @@ def test_the_recipe_for_stable_diffusion_35_accumulates_32_pairs_in_bfloat16_wit
     assert (config.beta, config.learning_rate, config.lora_rank, config.max_grad_norm) == (1000, 5e-5, 32, 1.0)
     assert config.train_batch_size * config.gradient_accumulation_steps == 32
     assert (config.mixed_precision, config.gradient_checkpointing, config.scale_lr) == ("bf16", True, False)
-||||||| e3b9ee5
-        assert float(match[2]) == pytest.approx(beta_sum, rel=5e-3)
-=======
-        assert float(match[2]) == pytest.approx(beta_sum, rel=5e-3)
-        assert tuple(map(int, match.groups()[2:])) == shape
->>>>>>> qwen
 
 
 def test_options_on_the_command_line_override_the_file(tmp_path: Path):

@@ -12,7 +12,7 @@ from ...core.errors import IntegrityError
 from ...models.families import Family
 from ...models.families.checks import component_from
 from ...models.families.settings import PipelineSettings
-from ..policy import lora_layers
+from ...models.lora import add_adapter, lora_layers
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class TrainedComponent:
         return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
 
-def trained_component(family: Family, lora_rank: int, lora_targets: tuple[str, ...]) -> TrainedComponent:
+def trained_component(family: Family, lora_rank: int, lora_targets: tuple[str, ...] | None) -> TrainedComponent:
     """
     Args:
         family: with checked settings.
         lora_rank: 0 trains every weight.
-        lora_targets: endings of the names of the layers that the LoRA is put on.
+        lora_targets: endings of the names of the layers that the LoRA is put on; None is the family's own.
 
     Raises:
         UsageError: if no layer has such a name.
@@ -49,9 +49,9 @@ def trained_component(family: Family, lora_rank: int, lora_targets: tuple[str, .
         model: Any = component_from(family.model_class, family.settings.parts[family.component])
         n_linear, layers = sum(isinstance(module, nn.Linear) for module in model.modules()), []
         if lora_rank:
-            layers = lora_layers(model, lora_targets)
+            layers = lora_layers(model, lora_targets, family.lora_targets)
             model.requires_grad_(False)
-            model.add_adapter(LoraConfig(r=lora_rank, target_modules=list(lora_targets)))
+            add_adapter(model, LoraConfig(r=lora_rank, target_modules=list(layers)))
     # a constructor may make tensors of numpy's, which no device is chosen for
     return TrainedComponent(model.to("meta").train(), n_linear, len(layers))
 

@@ -42,7 +42,7 @@ class CostSettings:
     n_processes: int
     lora_rank: int
     """0 trains every weight."""
-    lora_targets: tuple[str, ...]
+    lora_targets: tuple[str, ...] | None
     """Endings of the names of the layers that the LoRA is put on."""
     mixed_precision: Literal["no", "fp16", "bf16"]
     gradient_checkpointing: bool

@@ -100,7 +100,7 @@ def _settings(config: TrainConfig, family: Family) -> CostSettings:
         max_train_steps=config.max_train_steps,
         n_processes=1,
         lora_rank=config.lora_rank,
-        lora_targets=config.lora_targets or family.lora_targets,
+        lora_targets=config.lora_targets,
         mixed_precision=config.mixed_precision,
         gradient_checkpointing=config.gradient_checkpointing,
         optimizer=name,

@@ -27,7 +27,7 @@ _DESCRIPTIONS = {
     "pipeline": "A text-to-image pipeline",
     "unet": "The U-Net of a text-to-image pipeline",
     "transformer": "The transformer of a text-to-image pipeline",
-    "lora": "A LoRA for a text-to-image pipeline, in diffusers' layout",
+    "lora": "A LoRA for a text-to-image pipeline, in {layout}'s layout",
     "kohya": "A LoRA for the U-Net of a text-to-image pipeline, in the layout of kohya's sd-scripts",
 }
 _TAGS = {"dpo": "diffusion-dpo"}
@@ -74,10 +74,11 @@ def model_card(record: dict, evaluations: list[dict], trained_on: Model | None =
         tags=tags,
     )
     method = _method(objective)
+    layout = "diffusers" if family_of_class(record["pipeline_class"]).lora_loader else "peft"
     parts = [
         f"---\n{front.to_yaml()}\n---",
         "# A model fine-tuned on preferences",
-        f"{_DESCRIPTIONS[record['output']]}: {_code(base)}, fine-tuned on {record['n_pairs']} preference pairs with {method}, "
+        f"{_DESCRIPTIONS[record['output']].format(layout=layout)}: {_code(base)}, fine-tuned on {record['n_pairs']} preference pairs with {method}, "
         "using prefloop.",
         "## Usage",
         f"```python\n{_snippet(record, trained_on)}\n```",
@@ -136,7 +137,9 @@ def _snippet(record: dict, trained_on: Model | None) -> str:
     pinned = f", revision={composition.root.revision!r}" if composition.root.revision else ""
     lines.append(f"pipeline = {family}.from_pretrained({source}{pinned}, {left_out}{''.join(parts)}{dtype})")
     if output not in COMPONENTS:
-        lines += _loras(composition.loras)
+        if not known.lora_loader:
+            lines.insert(0, "from peft import PeftModel")
+        lines += _loras(composition.loras) if known.lora_loader else _peft_loras(known, composition.loras)
     return _script(classes, lines, call)
 
 
@@ -152,6 +155,17 @@ def _loras(earlier_folders: Sequence[str]) -> list[str]:
             "    pipeline.unload_lora_weights()",
         ]
     return [*lines, f"pipeline.load_lora_weights(folder, {loading}"]
+
+
+def _peft_loras(family: Family, earlier_folders: Sequence[str]) -> list[str]:
+    part = f"pipeline.{family.component}"
+    fused = f"{part} = PeftModel.from_pretrained({part}, {{}}).merge_and_unload()"
+    lines = []
+    if earlier_folders:
+        folders = ", ".join(repr(str(Path(folder).resolve())) for folder in earlier_folders)
+        lines = [f"for earlier in [{folders}]:  # the LoRAs it was trained on, in this order"]
+        lines.append(f"    {fused.format('earlier')}")
+    return [*lines, fused.format("folder")]
 
 
 def _arguments(part: Part | None) -> str | None:
