@@ -14,7 +14,7 @@ from prefloop.models.families.checks import component_from
 from prefloop.models.resolve import find_model
 from prefloop.train import TrainConfig
 from prefloop.train.cost.components import text_encoder, trained_component, with_text_defaults
-from prefloop.train.cost.cost_model import CostModel, CostSettings, cache_bytes, prompt_bytes
+from prefloop.train.cost.cost_model import OVERHEAD_BYTES, CostModel, CostSettings, cache_bytes, prompt_bytes
 from prefloop.train.data import padded
 from prefloop.train.policy import Policy, load_text_encoders
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
@@ -158,9 +158,9 @@ def test_text_encoders_made_for_bfloat16_stay_in_it_on_a_gpu():
     none = replace(DATA, n_images=0)
     on_gpu, on_cpu = (CostModel(family, none, replace(SPEED, device=device)) for device in ("cuda", "cpu"))
     settings = settings_for(family, resolution=64, lora_rank=4)
-    vae = 4 * on_gpu._vae_parameters
-    assert on_gpu.memory(settings)["caching"]["encoders"] == vae + 2 * text
-    assert on_cpu.memory(settings)["caching"]["encoders"] == vae + 4 * text
+    # the VAE, which is out of memory by then, is smaller
+    assert on_gpu.memory(settings)["caching"] == {"encoders": 2 * text, "overhead": OVERHEAD_BYTES}
+    assert on_cpu.memory(settings)["caching"] == {"encoders": 4 * text, "overhead": OVERHEAD_BYTES}
     flops = 41 * 2 * (77 * (text - 4_762_310_656) + 256 * 4_762_310_656)
     # at half of 4 TFLOP/s, or of 1 without bfloat16
     assert on_gpu.seconds(settings)["caching"] == pytest.approx(flops / 2e12)

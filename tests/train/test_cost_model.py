@@ -201,6 +201,11 @@ def test_autocast_keeps_its_copies_of_weights_until_the_forward_pass_ends(costs:
     assert counted.saved_bytes < 0.5 * 2 * N_WEIGHTS < 0.95 * 2 * N_WEIGHTS < counted.peak_bytes
 
 
+def test_frozen_weights_of_a_lora_are_in_half_precision_already_and_are_not_copied(costs: CostModel):
+    settings = replace(SETTINGS, resolution=32, train_batch_size=1, mixed_precision="bf16", lora_rank=4)
+    assert costs.training_pass(settings).saved_bytes < 0.5 * 2 * N_WEIGHTS
+
+
 def test_a_pass_counted_with_remembered_results_costs_the_same():
     unet, inputs = tiny_on("meta"), inputs_on("meta")
     memo: dict = {}

@@ -35,12 +35,15 @@ class TrainedComponent:
         return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
 
-def trained_component(family: Family, lora_rank: int, lora_targets: tuple[str, ...] | None) -> TrainedComponent:
+def trained_component(
+    family: Family, lora_rank: int, lora_targets: tuple[str, ...] | None, frozen_dtype: torch.dtype = torch.float32
+) -> TrainedComponent:
     """
     Args:
         family: with checked settings.
         lora_rank: 0 trains every weight.
         lora_targets: endings of the names of the layers that the LoRA is put on; None is the family's own.
+        frozen_dtype: of the weights that a LoRA leaves as they are; its own are float32.
 
     Raises:
         UsageError: if no layer has such a name.
@@ -50,8 +53,11 @@ def trained_component(family: Family, lora_rank: int, lora_targets: tuple[str, .
         n_linear, layers = sum(isinstance(module, nn.Linear) for module in model.modules()), []
         if lora_rank:
             layers = lora_layers(model, lora_targets, family.lora_targets)
-            model.requires_grad_(False)
+            nn.Module.to(model.requires_grad_(False), frozen_dtype)  # diffusers' own warns of modules it keeps
             add_adapter(model, LoraConfig(r=lora_rank, target_modules=list(layers)))
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()
     # a constructor may make tensors of numpy's, which no device is chosen for
     return TrainedComponent(model.to("meta").train(), n_linear, len(layers))
 

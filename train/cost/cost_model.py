@@ -125,13 +125,14 @@ class CostModel:
         # AdamW updates all weights at once on a GPU; on a CPU, and with the other optimizers, one after the other
         at_once = settings.optimizer == "adamw" and self.speed.device.startswith("cuda")
         update = n_trainable if at_once else max(map(math.prod, trainable))
+        # the VAE is out of memory when the text encoders are loaded
+        images = {
+            "encoders": FLOAT_BYTES * self._vae_parameters,
+            "activations": self._encoding_pass(settings).peak_bytes,
+        }
+        prompts = {"encoders": (HALF_BYTES if self._text_in_half else FLOAT_BYTES) * self._text_parameters}
         return {
-            "caching": {
-                "encoders": FLOAT_BYTES * self._vae_parameters
-                + (HALF_BYTES if self._text_in_half else FLOAT_BYTES) * self._text_parameters,
-                "activations": self._encoding_pass(settings).peak_bytes,
-                "overhead": OVERHEAD_BYTES,
-            },
+            "caching": max(images, prompts, key=lambda parts: sum(parts.values())) | {"overhead": OVERHEAD_BYTES},
             "forward and backward": persistent | {"activations": self.training_pass(settings).peak_bytes},
             "optimizer step": persistent | {"temporary": FLOAT_BYTES * update},
         }
@@ -180,7 +181,9 @@ class CostModel:
 
     def component(self, settings: CostSettings) -> TrainedComponent:
         """The U-Net or transformer with the weights that these settings train."""
-        key = (settings.lora_rank, settings.lora_targets if settings.lora_rank else ())
+        lora = settings.lora_rank > 0
+        frozen_dtype = (AUTOCAST_DTYPES[settings.mixed_precision] if lora else None) or torch.float32
+        key = (settings.lora_rank, settings.lora_targets if lora else (), frozen_dtype)
         if key not in self._components:
             self._components[key] = trained_component(self.family, *key)
         return self._components[key]
