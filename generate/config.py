@@ -25,10 +25,10 @@ Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
     model: str = "shapes"
-    """shapes (built in), a folder, or a hub id."""
+    """shapes or shapes-flow (built in), a folder, or a hub id."""
     prompts: str | None = None
     """Prompt file (.txt, .jsonl, .json, .csv, .tsv or .parquet), shapes or shapes-heldout. Defaults to shapes for the
-    built-in model and what was trained on it; any other model needs its own."""
+    built-in models and what was trained on them; any other model needs its own."""
     images_per_prompt: int = 4
     """Candidate images per prompt."""
     pairing: Pairing = "all"
@@ -50,7 +50,8 @@ class GenerateConfig:
     batch_size: int = 32
     """Images generated at once."""
     dtype: Dtype = "auto"
-    """auto, float32, float16 or bfloat16; auto is float16 on a GPU and float32 on a CPU."""
+    """auto, float32, float16 or bfloat16; on a CPU auto is float32, on a GPU what the model was made for:
+    float16 for U-Nets, bfloat16 for transformers."""
     device: str | None = None
     """cuda, mps or cpu; the best available if not given."""
 

@@ -13,7 +13,8 @@ from ..models.model import Model
 from ..store import PairStore
 from .config import GenerateConfig
 
-USUAL_BUILT_IN = (10, 2.5)  # steps and guidance scale
+USUAL_BUILT_IN = {"shapes": (10, 2.5), "shapes-flow": (8, 1.5)}
+"""Built-in model → steps and guidance scale."""
 FROM_A_RUN = ("num_inference_steps", "guidance_scale", "resolution", "scheduler")
 
 
@@ -26,9 +27,9 @@ def training_chain(model: Model) -> Iterator[Model]:
         current = current.base if current.kind == "parts" else current.trained_on
 
 
-def is_built_in(model: Model) -> bool:
-    """Whether it is the built-in model or was trained on it."""
-    return any(link.built_in for link in training_chain(model))
+def built_in_base(model: Model) -> str | None:
+    """The name of the built-in model that it is or was trained on; None without one in its chain."""
+    return next((link.name for link in training_chain(model) if link.built_in), None)
 
 
 def describe_sampling(config: GenerateConfig) -> str:
@@ -52,7 +53,7 @@ def resolve_defaults(
         UsageError: if prompts must be named, or the model does not generate images from prompts alone.
     """
     if config.prompts is None:
-        if not is_built_in(model):
+        if built_in_base(model) is None:
             raise UsageError(f"name the prompts with --prompts: the built-in ones do not suit {model.name}")
         config = replace(config, prompts=built_in_prompts)
     requested = {name: getattr(config, name) for name in FROM_A_RUN}
@@ -93,8 +94,8 @@ def usual_settings(model: Model) -> tuple[int, float]:
     Raises:
         UsageError: if neither is known.
     """
-    if is_built_in(model):
-        return USUAL_BUILT_IN
+    if (built_in := built_in_base(model)) is not None:
+        return USUAL_BUILT_IN[built_in]
     traits, family = traits_of(model), known_family(model)
     if family is not None:
         return family.usual

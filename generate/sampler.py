@@ -34,10 +34,12 @@ class ImageSampler:
         sampling = config.sampling()
         set_scheduler(pipeline, sampling["scheduler"], sampling["num_inference_steps"])
         family = known_family(model)
-        checked = family if family is None else family.checked()
-        refuse_resolution(pipeline, checked, config.resolution)
+        if family is not None and (config.dtype, family.dtype) == ("float16", "bfloat16"):
+            print(f"{model.name} was made for bfloat16 and may overflow in float16", file=sys.stderr)
+        refuse_resolution(pipeline, family, config.resolution)
         # the side that some pipelines have by default is that of their largest model
-        self.side = config.resolution or (None if checked is None else checked.resolution)
+        own = family.checked().resolution if family is not None and family.component == "transformer" else None
+        self.side = config.resolution or own
         assert config.guidance_scale is not None
         self.arguments = call_arguments(type(pipeline), family, config.guidance_scale, config.negative_prompt or None)
         """Those that are the same for every image."""
@@ -51,7 +53,7 @@ class ImageSampler:
 
     def n_truncated(self, prompts: list[str]) -> int:
         """Number of prompts that are longer than the text encoder's limit."""
-        longest = longest_tokenizer(self.pipeline)
+        longest = longest_tokenizer(self.pipeline, self.arguments.get("max_sequence_length"))
         if longest is None:
             return 0
         tokenizer, limit = longest

@@ -24,7 +24,7 @@ _ALIKE: dict[PartName, tuple[str, ...]] = {
         *("in_channels", "out_channels", "patch_size"),
         *("joint_attention_dim", "pooled_projection_dim", "caption_channels"),
     ),
-    "vae": ("latent_channels", "in_channels"),
+    "vae": ("latent_channels", "z_dim", "in_channels"),
 }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import IntegrityError
+from ..core.errors import IntegrityError, UsageError
 from .model import Component
 from .resolve import LORA_FILE, PEFT_LORA_FILE, PEFT_SETTINGS
 
@@ -72,6 +72,31 @@ def adapter_of(module: Any, component: Component) -> Adapter:
     settings = module.peft_config["default"]
     layers = {name: (state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"]) for name in names}
     return Adapter(layers, settings.r, float(settings.lora_alpha), component)
+
+
+def lora_layers(module: Any, requested: Sequence[str] | None, usual: Sequence[str]) -> list[str]:
+    """The linear layers that a LoRA is put on.
+
+    Args:
+        requested: endings of their names, each at a dot; every one must match.
+        usual: the family's, if None were requested; models of a family need not have all of them.
+
+    Raises:
+        UsageError: if nothing matches, since a LoRA on nothing trains nothing.
+    """
+    from torch import nn
+
+    linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    endings = usual if requested is None else requested
+    matched = {ending: {name for name in linear if f".{name}".endswith(f".{ending}")} for ending in endings}
+    missed = [ending for ending, names in matched.items() if not names]
+    if missed and (requested is not None or len(missed) == len(matched)):
+        last = sorted({name.rpartition(".")[2] for name in linear if not name.rpartition(".")[2].isdigit()})
+        raise UsageError(
+            f"no layer of the {type(module).__name__} has a name that ends in {' or '.join(missed)}; "
+            f"linear layers end in {', '.join(last)}"
+        )
+    return [name for name in linear if any(name in names for names in matched.values())]
 
 
 def add_adapter(module: Any, settings: Any) -> None:

@@ -15,7 +15,7 @@ from .config_files import refuse_code
 from .lineage import DEEPEST, read_place, read_result, verify_files
 from .model import COMPONENTS, TITLES, Kind, Model, Part, PartName
 
-BUILT_IN = {"shapes": ("shapes", "weights", "pipeline")}
+BUILT_IN = {"shapes": ("shapes", "weights", "pipeline"), "shapes-flow": ("shapes", "weights", "pipeline-flow")}
 LORA_FILE = "pytorch_lora_weights.safetensors"
 PEFT_LORA_FILE, PEFT_SETTINGS = (
     "adapter_model.safetensors",

@@ -101,34 +101,44 @@ def call_arguments(
     Whatever would rewrite prompts is off.
 
     Raises:
-        UsageError: if the pipeline takes no negative prompt.
+        UsageError: if the pipeline takes no negative prompt, or takes it without using it.
     """
     parameters = inspect.signature(kind.__call__).parameters
     guidance = "guidance_scale" if family is None else family.guidance_argument
+    # where guidance is an input of the model, this scale is that of negative prompts, and by default it disables them
+    disabled = (
+        guidance != "true_cfg_scale" and "true_cfg_scale" in parameters and parameters["true_cfg_scale"].default <= 1
+    )
     arguments: dict[str, Any] = {} if family is None else dict(family.call_settings)
     if guidance in parameters:
         arguments[guidance] = guidance_scale
+    if negative_prompt is None and family is not None and guidance_scale > 1:
+        negative_prompt = family.negative_prompt or None
     if negative_prompt is not None:
-        if "negative_prompt" not in parameters:
+        if "negative_prompt" not in parameters or disabled:
             raise UsageError(f"a {kind.__name__} takes no negative prompt; leave it out")
         arguments["negative_prompt"] = negative_prompt
     return arguments | {name: None for name in REWRITING if name in parameters}
 
 
-def longest_tokenizer(pipeline: Any) -> tuple[Any, int] | None:
+def longest_tokenizer(pipeline: Any, max_sequence_length: int | None = None) -> tuple[Any, int] | None:
     """The tokenizer that keeps most of a prompt, and how many tokens it keeps; None if the pipeline has none.
 
-    CLIP's keeps `model_max_length`; of the other text encoders the pipeline's `max_sequence_length` decides.
+    CLIP's keeps `model_max_length`; of the other text encoders `max_sequence_length` decides.
+
+    Args:
+        max_sequence_length: what the pipeline is called with; its default if not given.
     """
-    default = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
+    parameter = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
+    length = max_sequence_length or (None if parameter is None else parameter.default)
     limits = []
     for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
         tokenizer = getattr(pipeline, name, None)
         if tokenizer is None:
             continue
         limit = tokenizer.model_max_length
-        if default is not None and isinstance(default.default, int) and "CLIP" not in type(tokenizer).__name__:
-            limit = min(limit, default.default)
+        if isinstance(length, int) and "CLIP" not in type(tokenizer).__name__:
+            limit = min(limit, length)
         limits.append((limit, tokenizer))
     if not limits:
         return None
@@ -141,16 +151,15 @@ def refuse_resolution(pipeline: Any, family: Family | None, resolution: int | No
     Raises:
         UsageError: if the model has no latents for images with that side.
     """
-    if family is not None:
-        if resolution is not None and resolution % family.image_multiple:
-            raise UsageError(
-                f"resolution must be a multiple of {family.image_multiple} for a {type(pipeline).__name__}, got {resolution}"
-            )
+    if resolution is None:
         return
-    step = getattr(pipeline, "vae_scale_factor", 8)
-    patch = getattr(getattr(getattr(pipeline, "transformer", None), "config", None), "patch_size", 1)
-    step *= patch if isinstance(patch, int) else 1
-    if resolution is not None and resolution % step:
+    if family is not None and family.component == "transformer":
+        step = family.checked().image_multiple
+    else:
+        step = getattr(pipeline, "vae_scale_factor", 8)
+        patch = getattr(getattr(getattr(pipeline, "transformer", None), "config", None), "patch_size", 1)
+        step *= patch if isinstance(patch, int) else 1
+    if resolution % step:
         raise UsageError(f"resolution must be a multiple of {step} for a {type(pipeline).__name__}, got {resolution}")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 WEIGHTS = Path(str(files("prefloop.shapes") / "weights"))
 PIPELINE = WEIGHTS / "pipeline"
+FLOW_PIPELINE = WEIGHTS / "pipeline-flow"
 
 
 def prompt_file(which: str = "train") -> Path:

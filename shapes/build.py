@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from . import WEIGHTS, denoiser, prompts, scorers, vae
+from . import WEIGHTS, denoiser, flow, prompts, scorers, vae
 
-MAX_BYTES = 24_000_000
+MAX_BYTES = 32_000_000
 
 
 def build(folder: Path) -> None:
@@ -23,6 +23,8 @@ def build(folder: Path) -> None:
         vae.train(folder).save_pretrained(folder / "vae")
     if not (folder / "pipeline" / "model_index.json").exists():
         denoiser.train(folder).to(dtype=torch.float16).save_pretrained(folder / "pipeline")
+    if not (folder / "pipeline-flow" / "model_index.json").exists():
+        flow.train(folder, folder / "vae").to(dtype=torch.float16).save_pretrained(folder / "pipeline-flow")
     for name in scorers.RECIPES:
         scorers.train(name, folder)
     install(folder)
@@ -31,11 +33,11 @@ def build(folder: Path) -> None:
 def install(folder: Path) -> None:
     """Copy the finished models into the package."""
     shutil.rmtree(WEIGHTS, ignore_errors=True)
-    for name in ("pipeline", *scorers.RECIPES):
+    for name in ("pipeline", "pipeline-flow", *scorers.RECIPES):
         shutil.copytree(folder / name, WEIGHTS / name)
     size = sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file())
     print(f"{WEIGHTS}: {size / 1e6:.1f} MB")
-    assert size <= MAX_BYTES, "the package ships at most 24 MB of weights"
+    assert size <= MAX_BYTES, "the package ships at most 32 MB of weights"
 
 
 if __name__ == "__main__":

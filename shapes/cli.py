@@ -9,6 +9,7 @@ from .demo import DemoConfig
 
 def demo(
     dir: Annotated[str, typer.Option(help="Folder of the store, the tuned model and the report.")] = DemoConfig.dir,
+    model: Annotated[str, typer.Option(help="shapes, or shapes-flow, a flow-matching model.")] = DemoConfig.model,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = DemoConfig.seed,
     quick: Annotated[
         bool, typer.Option("--quick", help="A minute; too few prompts to prove anything.")
@@ -19,7 +20,7 @@ def demo(
 
     Example: prefloop demo --quick
     """
-    config = DemoConfig(dir=dir, seed=seed, quick=quick)
+    config = DemoConfig(model=model, dir=dir, seed=seed, quick=quick)
     from ..core.cli import say
     from ..eval.cli import table
     from ..eval.stage import as_json as strict_json

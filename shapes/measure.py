@@ -18,7 +18,7 @@ from .scene import all_scenes, render, wrong
 from .vae import pixels
 
 
-def measure(n: int) -> dict[str, float]:
+def measure(n: int, model: str = "shapes") -> dict[str, float]:
     """Fractions 0..1, each over n new images or pairs of images."""
     rng = random.Random(777)
     scenes = [rng.choice(all_scenes()) for _ in range(n)]
@@ -35,7 +35,7 @@ def measure(n: int) -> dict[str, float]:
         measured[f"{scorer.name}, right above wrong"] = float(
             np.mean(scorer.score(prompts, right) > scorer.score(prompts, bad))
         )
-    planned = plan(GenerateConfig(prompts="shapes-heldout", images_per_prompt=1, batch_size=32), None)
+    planned = plan(GenerateConfig(model=model, prompts="shapes-heldout", images_per_prompt=1, batch_size=32), None)
     sampler = ImageSampler(planned.model, planned.config)
     with torch.no_grad():
         target = pixels(right)
@@ -54,5 +54,7 @@ def measure(n: int) -> dict[str, float]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-n", type=int, default=400)
-    for name, value in measure(parser.parse_args().n).items():
+    parser.add_argument("--model", default="shapes", help="shapes or shapes-flow.")
+    arguments = parser.parse_args()
+    for name, value in measure(arguments.n, arguments.model).items():
         print(f"{name:<42}{value:.4f}")

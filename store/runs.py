@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,9 @@ def run(store: PairStore, kind: str, config: Any, parents: list[UUID] | None = N
     write("done")
 
 
+@cache
 def versions() -> dict[str, str]:
+    """Of Python and the packages that affect results, as this process runs them."""
     installed = {"python": sys.version.split()[0]}
     for package in _PACKAGES:
         try:
@@ -79,8 +82,9 @@ def versions() -> dict[str, str]:
     return installed
 
 
+@cache
 def _git_commit() -> str | None:
-    """The commit of prefloop's own checkout, if it runs from one."""
+    """The commit of prefloop's own checkout, if it runs from one; later commits are not what this process runs."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None

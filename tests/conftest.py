@@ -12,10 +12,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from collections.abc import Callable  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import TYPE_CHECKING  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 import pytest  # noqa: E402
-from prefloop.store import PairStore  # noqa: E402
+from prefloop.store import PairStore, prompt_id  # noqa: E402
+from prefloop.store.pairstore import new_pair  # noqa: E402
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -64,30 +65,48 @@ def lora(_lora: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(_lora, tmp_path / "tuned"))
 
 
-@pytest.fixture
-def labelled(store: PairStore) -> PairStore:
-    """40 prompts with one pair each, labelled by 'redder': the redder image is chosen; every fourth is a tie."""
+@pytest.fixture(scope="session")
+def _labelled(tmp_path_factory: pytest.TempPathFactory, _empty: Path) -> Path:
     import content
 
+    store = PairStore(shutil.copytree(_empty, tmp_path_factory.mktemp("labelled") / "store"))
     content.add_labeler(store, "redder")
-    for number in range(40):
-        prompt = content.add_prompt(store, f"prompt {number}")
-        dull, red = (add_halves(store, (value, number, 40)) for value in (20, 220))
-        pair = content.add_pair(store, prompt, dull, red)
-        choice = "tie" if number % 4 == 0 else ("a" if red < dull else "b")
-        content.add_label(store, pair, "redder", choice, p_a=0.9 if choice == "a" else 0.1, margin=1.0)
+    prompts = [f"prompt {number}" for number in range(40)]
+    store.add_prompts((prompt, {}) for prompt in prompts)
+    images = [[halves(store, (value, number, 40)) for value in (20, 220)] for number in range(40)]
+    store.append("images", [row for both in images for row in both])
+    pairs, labels = [], []
+    for number, (prompt, (dull, red)) in enumerate(zip(prompts, images, strict=True)):
+        pair = new_pair(prompt_id(prompt), dull["image_id"], red["image_id"], "generate")
+        assert pair is not None
+        choice = "tie" if number % 4 == 0 else ("a" if pair["image_a"] == red["image_id"] else "b")
+        label = {"choice": choice, "p_a": 0.9 if choice == "a" else 0.1, "margin": 1.0}
+        pairs.append(pair)
+        labels.append({"pair_id": pair["pair_id"], "labeler": "redder", "revision": 0} | label)
+    store.append("pairs", pairs)
+    store.append("labels", labels)
     store.ingest()
-    return store
+    return store.path
+
+
+@pytest.fixture
+def labelled(tmp_path: Path, _labelled: Path) -> PairStore:
+    """40 prompts with one pair each, labelled by 'redder': the redder image is chosen; every fourth is a tie."""
+    return PairStore(shutil.copytree(_labelled, tmp_path / "store"))
 
 
 @pytest.fixture
 def config(tiny_pipeline: Path, tmp_path: Path) -> "TrainConfig":
+    return train_config(tiny_pipeline, tmp_path)
+
+
+def train_config(model: Path, folder: Path) -> "TrainConfig":
     from prefloop.train import TrainConfig
 
     return TrainConfig(
-        output_dir=str(tmp_path / "tuned"),
+        output_dir=str(folder / "tuned"),
         labelers=("redder",),
-        model=str(tiny_pipeline),
+        model=str(model),
         max_train_steps=3,
         train_batch_size=2,
         lora_rank=0,
@@ -113,11 +132,16 @@ def trainer(labelled: PairStore, config: "TrainConfig") -> "Callable[..., Traine
 
 def add_halves(store: PairStore, color: tuple[int, int, int]) -> "UUID":
     """Add an image whose left quarter is white, so that it differs from its mirror image."""
+    row = halves(store, color)
+    store.append("images", [row])
+    return row["image_id"]
+
+
+def halves(store: PairStore, color: tuple[int, int, int]) -> dict[str, Any]:
+    """Write such an image; its row, which is not appended yet."""
     from PIL import Image
     from prefloop.store.images import png_bytes
 
     image = Image.new("RGB", (32, 32), color)
     image.paste((255, 255, 255), (0, 0, 8, 32))
-    row = store.write_image(png_bytes(image), 32, 32)
-    store.append("images", [row])
-    return row["image_id"]
+    return store.write_image(png_bytes(image), 32, 32)

@@ -77,15 +77,21 @@ def add_scores(store: PairStore, scorer: str, scores: Mapping[tuple[UUID, UUID],
 
 def fill(store: PairStore, n_prompts: int = 3, images_per_prompt: int = 2) -> list[UUID]:
     """Prompts 'prompt 0', 'prompt 1', … with pictures that are ever redder, neighbours paired; the pairs."""
-    pairs = []
-    for number in range(n_prompts):
-        prompt = add_prompt(store, f"prompt {number}")
-        images = [
-            add_picture(store, (10 + 200 * index // images_per_prompt, 0, number)) for index in range(images_per_prompt)
-        ]
-        pairs += [add_pair(store, prompt, *both) for both in pairwise(images)]
+    texts = [f"prompt {number}" for number in range(n_prompts)]
+    store.add_prompts((text, {}) for text in texts)
+    images, pairs = [], []
+    for number, text in enumerate(texts):
+        colours = ((10 + 200 * index // images_per_prompt, 0, number) for index in range(images_per_prompt))
+        rows = [store.write_image(picture(colour), 8, 8) for colour in colours]
+        images += rows
+        for first, second in pairwise(row["image_id"] for row in rows):
+            pair = new_pair(prompt_id(text), first, second, "generate")
+            assert pair is not None
+            pairs.append(pair)
+    store.append("images", images)
+    store.append("pairs", pairs)
     store.ingest()
-    return pairs
+    return [pair["pair_id"] for pair in pairs]
 
 
 @contextmanager
@@ -119,22 +125,20 @@ def command(*arguments: object) -> Sequence[str]:
 
 # A process that has the slow libraries loaded and forks one that runs a command: seconds less for each.
 _LOADED = multiprocessing.get_context("forkserver")
-_LOADED.set_forkserver_preload(
-    [
-        "prefloop.eval.stage",
-        "prefloop.train.stage",
-        "open_clip",
-        "matplotlib.pyplot",
-        "transformers.models.clip.modeling_clip",
-        "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
-    ]
-)
+_LOADED.set_forkserver_preload(["preloaded"])
 
 
 def forked(call: Callable[..., None], *arguments: object) -> multiprocessing.process.BaseProcess:
-    """A function of a module in a process of its own that need not load the libraries first."""
+    """A function of a module in a process of its own that need not load the libraries first; its hash seed is 0."""
     process = _LOADED.Process(target=call, args=arguments)
-    process.start()
+    before = dict(os.environ)
+    os.environ.update(environment(PYTHONHASHSEED="0"))  # the first call starts the process that forks
+    try:
+        process.start()
+    finally:
+        for name in ("PYTHONPATH", "PYTHONHASHSEED", "NO_COLOR"):
+            os.environ.pop(name)
+        os.environ.update(before)
     return process
 
 

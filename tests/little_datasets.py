@@ -154,3 +154,45 @@ def jsonl(folder: Path, rows: list[dict[str, Any]] | None = None) -> Path:
     ]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder / "pairs.jsonl"
+
+
+def simpletuner(folder: Path, n: int = 2, **changes: Any) -> Path:
+    """SimpleTuner's Flow-DPO example, whose absolute paths are of another machine; `changes` are of the chosen dataset."""
+    folders(folder, n, ("win", "lose"))
+    chosen = {"id": "preferred", "dataset_type": "image", "type": "local", "instance_data_dir": "/data/win"}
+    rejected = {"id": "rejected", "dataset_type": "conditioning", "conditioning_type": "reference_strict"}
+    rejected |= {"type": "local", "instance_data_dir": "/data/lose", "source_dataset_id": "preferred"}
+    datasets = [chosen | {"conditioning_data": ["rejected"]} | changes, rejected]
+    (folder / "dataloader.json").write_text(json.dumps(datasets))
+    return folder
+
+
+def kohya(folder: Path, n: int = 2) -> Path:
+    """Two subsets of sd-scripts, each with w and l and a caption of several lines."""
+    for subset, start in (("1_cats", 0), ("2_dogs", n)):
+        for side, image in (("w", first), ("l", second)):
+            (folder / subset / side).mkdir(parents=True)
+            for number in range(start, start + n):
+                (folder / subset / side / f"{number}.png").write_bytes(image(number))
+                (folder / subset / side / f"{number}.caption").write_text(f"{subset} {number} \nanother line\n")
+    return folder
+
+
+def flow_factory_record(number: int) -> dict[str, Any]:
+    """The preference record of Flow-Factory's guide."""
+    chosen, rejected = ({"media": [{"type": "image", "path": f"pictures/{side}{number}.png"}]} for side in "wl")
+    return {
+        "schema_version": 2,
+        "input": {"prompt": f"poster {number}", "media": []},
+        "supervision": {"type": "preference", "chosen": chosen, "rejected": rejected},
+        "metadata": {"annotator": "example"},
+    }
+
+
+def flow_factory(folder: Path, records: list[dict[str, Any]] | None = None) -> Path:
+    """Preferences in train.jsonl, and prompts for evaluation in test.jsonl."""
+    jsonl(folder).unlink()
+    records = [flow_factory_record(number) for number in range(3)] if records is None else records
+    (folder / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "test.jsonl").write_text('{"prompt": "an evaluation"}\n')
+    return folder

@@ -50,21 +50,33 @@ def test_a_signal_stops_relabel_after_the_current_batch(store: PairStore, tmp_pa
     assert check(store) == []
 
 
+def _a_step_takes_a_moment() -> None:
+    from prefloop.train.trainer import Trainer
+
+    step = Trainer.step
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.05)
+        return step(*arguments)
+
+    Trainer.step = slow  # type: ignore[method-assign]  # in a process of its own
+
+
 def test_a_signal_stops_training_with_a_checkpoint(store: PairStore, tiny_pipeline: Path, tmp_path: Path):
     content.add_labeler(store, "me")
     for pair in content.fill(store, n_prompts=12):
         content.add_label(store, pair, "me", "a")
     store.ingest()
     words = ["train", "--labeler", "me", "--model", tiny_pipeline, "--store", store.path, "--output-dir", "tuned"]
-    words += ["--max-train-steps", 200, "--train-batch-size", 1, "--validation-steps", 10, "--resolution", 32, "--cpu"]
+    words += ["--max-train-steps", 60, "--train-batch-size", 1, "--validation-steps", 10, "--resolution", 32, "--cpu"]
     is_training = (tmp_path / "tuned" / "metrics.csv").exists
-    code, printed = signalled(signal.SIGTERM, is_training, *words, cwd=tmp_path)
+    code, printed = signalled(signal.SIGTERM, is_training, *words, cwd=tmp_path, first=_a_step_takes_a_moment)
     assert code == 143
     assert "Traceback" not in printed
     assert "the same command resumes" in printed.strip().splitlines()[-1]
     (checkpoint,) = (tmp_path / "tuned").glob("checkpoint-*")
     step = int(checkpoint.name.removeprefix("checkpoint-"))
-    assert 10 <= step < 200
+    assert 10 <= step < 60
     code, printed = content.finished(*words, cwd=tmp_path)
     assert code == 0, printed
     assert f"resuming from step {step} " in printed

@@ -21,13 +21,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 KINDS = ("sd15", "sd21v", "sdxl", "sdxl-refiner", "sdxl-turbo")
 FLOW_KINDS = {
-    "sd3": "tiny_sd3",
-    "sd35": "tiny_sd3",
-    "sd35-without-t5": "tiny_sd3",
-    "sana": "tiny_sana",
-    "sana15": "tiny_sana",
-    "pixart-sigma": "tiny_pixart",
-    "pixart-alpha": "tiny_pixart",
+    **dict.fromkeys(("sd3", "sd35", "sd35-without-t5"), "tiny_sd3"),
+    **dict.fromkeys(("z-image", "z-image-turbo"), "tiny_zimage"),
+    "flux2-klein": "tiny_flux2",
+    **dict.fromkeys(("flux1-dev", "flux1-schnell"), "tiny_flux1"),
+    "qwen-image": "tiny_qwen_image",
+    **dict.fromkeys(("sana", "sana15"), "tiny_sana"),
+    **dict.fromkeys(("pixart-sigma", "pixart-alpha"), "tiny_pixart"),
 }
 """Kinds of pipelines with a transformer, and the module beside this one that makes them."""
 _BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

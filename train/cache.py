@@ -240,6 +240,7 @@ def cache_prompt_embeds(
     dtype: torch.dtype,
     key: str,
     stop: StopSignal | None = None,
+    empty: str = "",
 ) -> TensorCache:
     """Encode each distinct prompt once, and the empty one.
 
@@ -247,9 +248,10 @@ def cache_prompt_embeds(
         encode: from N prompts to tensors by name, each (N, ...), or a list of N (tokens, ...) if ragged.
         dtype: what they are kept in.
         key: hash of the encoders' weights.
+        empty: the family's `negative_prompt`.
     """
     cache = TensorCache(store.path / "cache" / f"prompt-embeds-{key[:16]}")
-    prompts = {EMPTY_PROMPT_ID: ""} | pairs.prompts()
+    prompts = {EMPTY_PROMPT_ID: empty} | pairs.prompts()
 
     def encoded(ids: Sequence[UUID]) -> Rows:
         with torch.inference_mode():

@@ -26,8 +26,8 @@ def _list_recipes(flag: bool) -> None:
 @options_of(
     TrainConfig,
     panels={
-        "Objective": "loss beta label_smoothing soft_labels safeguard min_snr_gamma timestep_density timestep_shift lora_rank lora_alpha "
-        "lora_targets",
+        "Objective": "loss beta label_smoothing soft_labels safeguard anchor sft_weight min_snr_gamma timestep_density "
+        "timestep_shift lora_rank lora_alpha lora_targets",
         "Optimizer": "learning_rate scale_lr lr_scheduler lr_warmup_steps optimizer max_train_steps train_batch_size "
         "gradient_accumulation_steps adam_beta1 adam_beta2 adam_weight_decay adam_epsilon max_grad_norm ema_decay",
         "Data": "max_train_samples proportion_empty_prompts resolution random_crop aspect_buckets random_flip noise_offset "
@@ -141,6 +141,8 @@ def _settings(given: dict[str, Any], file: str | None) -> TrainConfig:
 
 def summary_text(summary: dict) -> str:
     """What a run prints at its end."""
+    from .monitor.beta_probe import KEY, probe_line
+
     validation = summary["validation"]
     accuracy = ""
     if validation.get("implicit_accuracy") is not None:
@@ -155,4 +157,6 @@ def summary_text(summary: dict) -> str:
         beta = f", beta {summary['beta_mean']:g} per element mean = {summary['beta_sum']:.4g} per sum"
     lines = [f"{summary['steps']} steps on {summary['n_pairs']} pairs{beta}{accuracy}"]
     lines += [f"{verdict['name']}: {verdict['reason']}. {verdict['advice']}" for verdict in summary["diagnoses"]]
+    if (beta_probe := summary[KEY]) is not None:
+        lines.append(probe_line(beta_probe))
     return "\n".join([*lines, f"the model is in {summary['output_dir']}; training.png shows how training went"])

@@ -40,10 +40,9 @@ _MAY_CHANGE = (
     "push_to_hub",
     "cpu",
 )
+_OFF = {"anchor": 0.0, "sft_weight": 0.0, "lora_targets": None, "timestep_density": None, "timestep_shift": None}
+"""Options added later, with the value that disables each: with it a run is the one that began before the option existed."""
 
-
-_ADDED = ("lora_targets", "timestep_density", "timestep_shift")
-"""Settings that runs of earlier versions did not have; such a run is resumed if they are None."""
 
 RENAMED = {
     "labels": "labelers",
@@ -64,7 +63,7 @@ class TrainConfig:
     labelers: tuple[str, ...]
     """Labeler whose choices to train on; repeat for several. LABELER=WEIGHT multiplies the loss of its pairs by WEIGHT."""
     model: str = "shapes"
-    """Model to tune, which is also the reference: shapes (built in), a folder, or a hub id."""
+    """Model to tune, which is also the reference: shapes or shapes-flow (built in), a folder, or a hub id."""
     where: str | None = None
     """SQL condition on the view preferences, such as "margin > 0.1"."""
     loss: str = field(
@@ -81,6 +80,11 @@ class TrainConfig:
     safeguard: float | None = None
     """SDPO's mu, for pairwise losses: keeps the rejected image's gradient from raising the chosen image's error. Its paper uses
     0.9 for SD 1.5 and 0.6 for SDXL."""
+    anchor: float = 0.0
+    """Weight of the mean squared distance between the policy's and the reference's predictions, added to a pairwise loss with a
+    reference; 0 disables this."""
+    sft_weight: float = 0.0
+    """Weight of the chosen image's error, added to a pairwise loss; 0 disables this."""
     min_snr_gamma: float | None = None
     """Weight each timestep's errors by min-SNR with this gamma; its paper uses 5."""
     timestep_density: str | None = None
@@ -210,7 +214,7 @@ class TrainConfig:
             check_range(name, getattr(self, name), at_least=0, at_most=2**62)
         check_range("max_train_samples", self.max_train_samples, at_least=1)
         check_range("dataloader_num_workers", self.dataloader_num_workers, at_least=0, at_most=64)
-        for name in ("adam_weight_decay", "noise_offset", "input_perturbation"):
+        for name in ("adam_weight_decay", "noise_offset", "input_perturbation", "anchor", "sft_weight"):
             check_range(name, getattr(self, name), at_least=0)
         for name in ("adam_beta1", "adam_beta2"):
             check_range(name, getattr(self, name), at_least=0, at_most=0.999999999)
@@ -238,6 +242,16 @@ class TrainConfig:
             raise UsageError(f"the loss {self.loss} has no beta; leave --beta out")
         if self.safeguard is not None and not self.method.pairwise:
             raise UsageError(f"safeguard needs a pairwise loss ({_names('pairwise')}); {self.loss} is not one")
+        if self.anchor and not self.method.can_be_anchored:
+            raise UsageError(
+                f"anchor needs a pairwise loss with a reference ({_names('can_be_anchored')}); {self.loss} is not one"
+            )
+        if self.anchor and self.reference_draws:
+            raise UsageError(
+                "anchor compares predictions, but reference-draws keeps only the reference's errors; leave one out"
+            )
+        if self.sft_weight and not self.method.pairwise:
+            raise UsageError(f"sft-weight needs a pairwise loss ({_names('pairwise')}); {self.loss} is not one")
         if (self.soft_labels or self.label_smoothing) and not self.method.uncertain_labels:
             raise UsageError(
                 f"soft-labels and label-smoothing are for the loss {_names('uncertain_labels')}, not {self.loss}"
@@ -314,7 +328,7 @@ class TrainConfig:
         settings = {
             name: value
             for name, value in self.resolved().items()
-            if name not in _MAY_CHANGE and not (name in _ADDED and value is None)
+            if name not in _MAY_CHANGE and not (name in _OFF and value == _OFF[name])
         }
         return hashlib.sha256(canonical(settings).encode()).hexdigest()
 

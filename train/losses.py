@@ -95,6 +95,43 @@ def safeguarded(rejected: Tensor, chosen_residual: Tensor, rejected_residual: Te
     return rejected.detach() + factor * (rejected - rejected.detach())
 
 
+def prediction_distance(residual: Tensor, ref_residual: Tensor) -> Tensor:
+    """Mean squared distance between the predictions of policy and reference, averaged over both images of a pair; (B,).
+
+    It is the KL divergence between a denoising step of either model, up to a factor that depends on the timestep.
+
+    Args:
+        residual: the policy's prediction minus the target, which cancels, (2B, ...); chosen images first.
+        ref_residual: likewise of the reference; no gradient flows into it.
+    """
+    if residual.dtype != torch.float32 or ref_residual.dtype != torch.float32:
+        raise TypeError(f"predictions must be float32, got {residual.dtype} and {ref_residual.dtype}")
+    chosen, rejected = (residual - ref_residual.detach()).square().flatten(1).mean(1).chunk(2)
+    return 0.5 * (chosen + rejected)
+
+
+def regularized(
+    loss: Tensor, chosen: Tensor, distance: Tensor | None, *, anchor: float = 0.0, sft_weight: float = 0.0
+) -> Tensor:
+    """A pairwise loss plus `anchor` times the distance and `sft_weight` times the chosen error; (B,).
+
+    The second term is what arXiv 2404.19733 adds to DPO of language models, with the error in place of the negative
+    log-likelihood. With both weights 0 it is the loss itself.
+
+    Args:
+        distance: `prediction_distance`; needed only by `anchor`.
+    """
+    if anchor:
+        if distance is None:
+            raise ValueError("an anchor needs the distance between the predictions of policy and reference")
+        _same_float32(chosen, distance)
+        loss = loss + anchor * distance
+    if sft_weight:
+        _same_float32(chosen, loss)
+        loss = loss + sft_weight * chosen
+    return loss
+
+
 def sft(chosen: Tensor) -> Tensor:
     """Supervised fine-tuning on chosen images, the SFT baseline of Diffusion-DPO, arXiv 2311.12908: their error; (B,)."""
     _same_float32(chosen)

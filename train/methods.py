@@ -1,5 +1,6 @@
 """The losses of `train`: everything but the function itself, which is in losses.py. Imports no torch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 BOTH = ("chosen", "rejected")
@@ -23,10 +24,20 @@ class Method:
     """A function of the difference between the chosen and the rejected error, which the safeguard can bound."""
     uncertain_labels: bool = False
     """Also takes `p_chosen`, the probability that a label is right."""
+    first_slope: Callable[[float], float] | None = None
+    """From beta to the derivative of the loss by the chosen error while the policy is its reference; the rejected error's is the
+    opposite. Weights of terms that are added to the loss are compared with it."""
+    uses_dpo_weight: bool = False
+    """Whether a pair's gradient is weighted by sigma(-u), which `dpo_weight` reports."""
 
     @property
     def needs_reference(self) -> bool:
         return "ref_chosen" in self.errors
+
+    @property
+    def can_be_anchored(self) -> bool:
+        """Whether both models predict both images, so that the distance between their predictions can be added."""
+        return self.pairwise and self.needs_reference
 
     @property
     def needs_rejected(self) -> bool:
@@ -48,6 +59,8 @@ METHODS = {
         beta=500.0,
         pairwise=True,
         uncertain_labels=True,
+        first_slope=lambda beta: beta / 4,
+        uses_dpo_weight=True,
     ),
     "sft": Method(
         function="sft",
@@ -63,6 +76,7 @@ METHODS = {
         errors=WITH_REFERENCE,
         beta=500.0,
         pairwise=True,
+        first_slope=lambda beta: 1 / beta,
     ),
     "hinge": Method(
         function="hinge",
@@ -71,6 +85,7 @@ METHODS = {
         errors=WITH_REFERENCE,
         beta=500.0,
         pairwise=True,
+        first_slope=lambda beta: beta,
     ),
     "mapo": Method(
         function="mapo",

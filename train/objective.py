@@ -13,9 +13,16 @@ from .pairs import Pair
 
 
 def pair_losses(errors: Errors, pairs: Sequence[Pair], config: TrainConfig) -> Tensor:
-    """The loss of each pair, times its labeler's weight; (B,)."""
+    """The loss of each pair with what regularizes it, times its labeler's weight; (B,)."""
     weights = torch.tensor([config.labeler_weights[pair.labeler] for pair in pairs], device=errors.chosen.device)
-    return weights * _unweighted(errors, pairs, config)
+    loss = losses.regularized(
+        _unweighted(errors, pairs, config),
+        errors.chosen,
+        errors.distance,
+        anchor=config.anchor,
+        sft_weight=config.sft_weight,
+    )
+    return weights * loss
 
 
 def _unweighted(errors: Errors, pairs: Sequence[Pair], config: TrainConfig) -> Tensor:

@@ -1,7 +1,7 @@
 """The denoising errors of the policy and of its reference on the pairs of a batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from ..models.model import Model
 from .config import TrainConfig
 from .data import Batch, noise_of
 from .denoise import NoisyPair, chosen_only, noisy_pair, pair_errors, residuals
-from .losses import safeguarded
+from .losses import prediction_distance, safeguarded
 from .policy import Policy, load_component
 
 
@@ -25,6 +25,8 @@ class Errors:
     rejected: Tensor
     ref_chosen: Tensor | None = None
     ref_rejected: Tensor | None = None
+    distance: Tensor | None = None
+    """Of both models' predictions, see `prediction_distance`; None without an anchor."""
 
 
 class PairDenoiser:
@@ -57,18 +59,25 @@ class PairDenoiser:
             chosen = unweighted if weights is None else weights * unweighted
             return Errors(chosen, torch.full_like(chosen, torch.nan))
         reference: tuple[Tensor, Tensor] | None = None
+        ref_residual: Tensor | None = None
         # both models run in the same dtype, so that their rounding cancels in the difference
         with self.accelerator.autocast():
             if batch.ref_chosen is not None and batch.ref_rejected is not None:
                 reference = batch.ref_chosen, batch.ref_rejected
             elif self.config.needs_reference:
                 with self.policy.reference(self.component) as component:
-                    reference = pair_errors(self._residuals(component, pair), weights)
+                    ref_residual = self._residuals(component, pair)
+                    reference = pair_errors(ref_residual, weights)
+                if not self.config.anchor:
+                    ref_residual = None  # not in memory while the policy runs
             residual = self._residuals(self.component, pair)
         chosen, rejected = pair_errors(residual, weights)
         if self.config.safeguard is not None:
             rejected = safeguarded(rejected, *residual.chunk(2), mu=self.config.safeguard)
         errors = Errors(chosen, rejected)
+        if ref_residual is not None:
+            distance = prediction_distance(residual, ref_residual)
+            errors = replace(errors, distance=distance if weights is None else weights * distance)
         return errors if reference is None else replace(errors, ref_chosen=reference[0], ref_rejected=reference[1])
 
     @torch.no_grad()
@@ -100,5 +109,5 @@ class PairDenoiser:
 
 def concat(parts: Sequence[Errors]) -> Errors:
     """The errors of several batches, one after the other."""
-    columns = zip(*((part.chosen, part.rejected, part.ref_chosen, part.ref_rejected) for part in parts), strict=True)
+    columns = ([getattr(part, field.name) for part in parts] for field in fields(Errors))
     return Errors(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """The model that is trained and the reference it is compared with."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,19 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from ..core.errors import PrefloopError, UsageError
+from ..core.errors import PrefloopError
 from ..models import loading
 from ..models.families import Family
-from ..models.lora import Adapter, adapter_of, add_adapter, combined, fuse, read_adapter, write_peft_adapter
+from ..models.lora import (
+    Adapter,
+    adapter_of,
+    add_adapter,
+    combined,
+    fuse,
+    lora_layers,
+    read_adapter,
+    write_peft_adapter,
+)
 from ..models.model import Model
 from ..models.resolve import LORA_FILE, with_parts
 from .config import TrainConfig
@@ -54,23 +63,6 @@ def load_component(model: Model, init_from: str | None = None) -> Any:
     return loading.load_component(with_parts(model, init_from=init_from))
 
 
-def lora_layers(component: nn.Module, endings: Sequence[str]) -> list[str]:
-    """The linear layers whose names end like that, at a dot.
-
-    Raises:
-        UsageError: if an ending matches none of them, since a LoRA on nothing trains nothing.
-    """
-    linear = [name for name, module in component.named_modules() if isinstance(module, nn.Linear)]
-    matched = {ending: [name for name in linear if f".{name}".endswith(f".{ending}")] for ending in endings}
-    if not any(matched.values()):
-        last = sorted({name.rpartition(".")[2] for name in linear if not name.rpartition(".")[2].isdigit()})
-        raise UsageError(
-            f"no layer of the {type(component).__name__} has a name that ends in {' or '.join(endings)}; "
-            f"linear layers end in {', '.join(last)}"
-        )
-    return [name for name in linear if any(name in names for names in matched.values())]
-
-
 class Policy:
     """A U-Net or transformer with trainable weights, and its reference: a frozen copy, or itself with the adapter disabled."""
 
@@ -82,8 +74,7 @@ class Policy:
             component.requires_grad_(False)
             if config.mixed_precision in HALF:
                 component.to(HALF[config.mixed_precision])  # frozen: both models round it the same way
-            targets = list(config.lora_targets or family.lora_targets)
-            self.lora_layers = lora_layers(component, targets)
+            self.lora_layers = lora_layers(component, config.lora_targets, family.lora_targets)
             """Names of the layers that the LoRA is put on."""
             with torch.random.fork_rng():
                 torch.manual_seed(config.seed)
@@ -93,7 +84,8 @@ class Policy:
                         r=config.lora_rank,
                         lora_alpha=config.lora_alpha or config.lora_rank,  # type: ignore[arg-type]  # a float works
                         init_lora_weights="gaussian",
-                        target_modules=targets,
+                        # not the endings: in FLUX.2 attn.to_out is a layer in some blocks and a list of layers in others
+                        target_modules=list(self.lora_layers),
                     ),
                 )
             for parameter in self.parameters():

@@ -101,7 +101,8 @@ def prepared_data(
     stop.check("the images are encoded")
     encode = load_text_encoders(model, family, device)
     kept: torch.dtype = getattr(torch, family.dtype)
-    prompt_embeds = cache_prompt_embeds(store, pairs, encode, kept, model.root.model_id.hex, stop)
+    key, empty = model.root.model_id.hex, family.negative_prompt
+    prompt_embeds = cache_prompt_embeds(store, pairs, encode, kept, key, stop, empty)
     del encode
     if device.type == "cuda":
         torch.cuda.empty_cache()

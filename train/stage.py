@@ -48,7 +48,8 @@ def train(
         stop: a signal handler that was installed before this call.
 
     Returns:
-        n_pairs, steps, loss, implicit_accuracy, validation (its last row for all timesteps), output_dir, beta_mean, beta_sum.
+        n_pairs, steps, loss, implicit_accuracy, validation (its last row for all timesteps), output_dir, beta_mean, beta_sum,
+        beta_for_dpo_weight_0_2 (see monitor/beta_probe.py), diagnoses.
 
     Raises:
         UsageError: if the folder holds a finished run, a run with other settings, or something else, or if the run reads from

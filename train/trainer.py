@@ -27,6 +27,8 @@ from ..store import NumericalError, PairStore
 from .config import TrainConfig
 from .data import Batch
 from .export.result import Provenance, beta_sum, write_result
+from .monitor.beta_probe import KEY as BETA_PROBE
+from .monitor.beta_probe import beta_for_dpo_weight
 from .monitor.diagnose import diagnose
 from .monitor.monitor import Monitor
 from .monitor.plots import plot_training
@@ -241,11 +243,12 @@ class Trainer:
             "validation": self.monitor.last_validation,
             "beta_mean": config.resolved_beta,
             "beta_sum": beta_sum(config, self.data),
-            "diagnoses": [asdict(diagnosis) for diagnosis in diagnose(*tables, learning_rate=config.learning_rate)],
+            BETA_PROBE: beta_for_dpo_weight(tables[0], config),
+            "diagnoses": [asdict(diagnosis) for diagnosis in diagnose(*tables, config=config)],
             "output_dir": str(self.output),
         }
         if self.accelerator.is_main_process:
-            plot_training(self.output, config.learning_rate)
+            plot_training(self.output, config)
             if self.ema is not None:
                 self.ema.copy_to(self.policy.parameters())
             provenance = Provenance(run_id, self.labelers, self.accelerator.num_processes)

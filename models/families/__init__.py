@@ -1,14 +1,16 @@
 """The families of models that can be trained, one file each; a new one is its file, its line in FAMILIES and its tests."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ...core.errors import UsageError
 from ..model import Model
-from . import pixart, sana, sd, sd3, sdxl
+from . import flux1, flux2, pixart, qwen_image, sana, sd, sd3, sdxl, zimage
 from .protocol import Family, FamilyFile
 from .settings import PipelineSettings
 
-FAMILIES: tuple[FamilyFile, ...] = (sd, sdxl, sd3, sana, pixart)
+FAMILIES: tuple[FamilyFile, ...] = (sd, sdxl, sd3, zimage, flux2, flux1, qwen_image, sana, pixart)
 PIPELINES = {name: file for file in FAMILIES for name in file.PIPELINES}
 """Class of diffusers → the file of its family."""
 
@@ -84,10 +86,14 @@ def traits_of(model: Model) -> PipelineTraits:
     return PipelineTraits(
         name=settings.pipeline_class if family is None else family.name,
         pipeline_class=settings.pipeline_class,
-        latent_channels=vae.get("latent_channels", denoiser.get("in_channels")),
+        latent_channels=vae.get("latent_channels", vae.get("z_dim", denoiser.get("in_channels"))),
         side=latents * 2 ** (len(blocks) - 1) if isinstance(blocks, list) and isinstance(latents, int) else None,
-        text_encoders=tuple(
-            f"{settings.index[part][1]} of width {config.get('hidden_size', config.get('d_model', 'unknown'))}"
-            for part, config in widths.items()
-        ),
+        text_encoders=tuple(f"{settings.index[part][1]} of width {_width(config)}" for part, config in widths.items()),
     )
+
+
+def _width(encoder: Mapping[str, Any]) -> Any:
+    """Of a text encoder's hidden states; of a vision-language model, older files say it beside those of its part for text."""
+    text = encoder.get("text_config")
+    nested = text.get("hidden_size") if isinstance(text, dict) else None
+    return encoder.get("hidden_size", nested or encoder.get("d_model", "unknown"))

@@ -134,6 +134,14 @@ class Family(Protocol):
         ...
 
     @property
+    def negative_prompt(self) -> str:
+        """What guidance starts from if no negative prompt is given, and what a dropped prompt becomes in training.
+
+        Unless it is empty, it is given to the pipeline, which has no guidance without.
+        """
+        ...
+
+    @property
     def call_settings(self) -> Mapping[str, Any]:
         """More arguments of the pipeline's `__call__`, the same for every image."""
         ...
@@ -201,6 +209,8 @@ class Family(Protocol):
         """
         ...
 
-    def call_arguments(self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]") -> dict[str, Any]:
-        """How encoded prompts go into the pipeline's own `__call__`."""
+    def call_arguments(
+        self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]"
+    ) -> "Mapping[str, Tensor | list[Tensor]]":
+        """How encoded prompts go into the pipeline's own `__call__`; ragged ones as lists, if it takes lists."""
         ...

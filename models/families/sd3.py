@@ -27,6 +27,7 @@ def family(settings: PipelineSettings) -> "SD3":
         settings=settings,
         usual=usual,
         text_encoders=settings.text_encoders,
+        needs=("text_encoder", "text_encoder_2"),
         shift=shift if isinstance(shift, int | float) and shift > 0 else 1.0,
         call_settings={"max_sequence_length": _t5_tokens(settings)},
     )

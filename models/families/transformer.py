@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from ...core.errors import UsageError
 from ..density import DENSITIES, Density
 from .checks import LARGEST, complete_parts, refuse_bad_scales, refuse_others, refuse_unnamed, scaled_latents
 from .settings import PipelineSettings
@@ -25,6 +26,8 @@ class TransformerFamily:
     settings: PipelineSettings
     usual: tuple[int, float]
     text_encoders: tuple[str, ...]
+    needs: tuple[str, ...] = ("text_encoder",)
+    """Text encoders that cannot be left out."""
     distilled: bool = False
     shift: float = 1.0
     """Of sigma in training; that of drawing is the scheduler's."""
@@ -43,6 +46,7 @@ class TransformerFamily:
     starts_from_image: bool = False
     full_optimizer: Literal["adamw", "adafactor"] = "adamw"
     guidance_argument: str = "guidance_scale"
+    negative_prompt: str = ""
 
     @property
     def pipeline_class(self) -> str:
@@ -90,7 +94,9 @@ class TransformerFamily:
     ) -> "dict[str, Tensor]":
         return prompts
 
-    def call_arguments(self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]") -> dict[str, Any]:
+    def call_arguments(
+        self, prompt: "dict[str, Tensor]", negative: "dict[str, Tensor]"
+    ) -> "Mapping[str, Tensor | list[Tensor]]":
         return prompt | {f"negative_{name}": tensor for name, tensor in negative.items()}
 
     def checked(self) -> Self:
@@ -101,6 +107,9 @@ class TransformerFamily:
             "vae": self.vae_class,
             "scheduler": self.scheduler_class,
         }
+        for part in self.needs:
+            if part not in self.settings.text_encoders:
+                raise UsageError(f"{self.settings.model} cannot be trained: it was saved without its {part}")
         parts = complete_parts(self.settings, classes)
         checked = replace(self, settings=replace(self.settings, parts=parts))
         checked.refuse_unusable()

@@ -56,6 +56,7 @@ class UNetFamily:
     lora_loader: bool = True
     dtype: str = "float16"
     guidance_argument: str = "guidance_scale"
+    negative_prompt: str = ""
     call_settings: "Mapping[str, Any]" = field(default_factory=dict)
 
     @property

@@ -26,10 +26,12 @@ def export(
     """
     from .push import push, refuse_without_hub
     from .run import export_pairs
+    from .trainers import refuse_local_paths
 
     config = ExportConfig(out=out, **given)
     opened = PairStore.open(store)
     if push_to_hub:
+        refuse_local_paths(config.format)
         refuse_without_hub(out, push_to_hub)
     summary = export_pairs(config, opened)
     if push_to_hub:

@@ -6,7 +6,10 @@ from pathlib import Path
 from ...core.errors import UsageError
 from ...core.validate import unknown
 
-FORMATS = ("pickapic", "datasets", "webdataset", "folders", "csv", "jsonl")
+FORMATS = (
+    *("pickapic", "datasets", "webdataset", "folders", "simpletuner", "flow-factory", "kohya"),
+    *("csv", "jsonl"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +17,7 @@ class ExportConfig:
     out: Path
     """Folder to create."""
     format: str = "datasets"
-    """pickapic, datasets, webdataset, folders, csv or jsonl."""
+    """pickapic, datasets, webdataset, folders, simpletuner, flow-factory, kohya, csv or jsonl."""
     labelers: tuple[str, ...] = ()
     """Labeler whose labels to export; repeat for several. Defaults to all."""
     where: str | None = None

@@ -12,7 +12,7 @@ class ImportConfig:
     source: str
     """A file, a folder, or a dataset's hub id."""
     format: str = "auto"
-    """auto, pickapic, preferences, hpd, imagereward, folders, jsonl, webdataset or table."""
+    """auto, pickapic, preferences, hpd, imagereward, folders, simpletuner, flow-factory, kohya, jsonl, webdataset or table."""
     map: dict[str, str] = field(default_factory=dict)
     """OURS=THEIRS: which column holds prompt, chosen, rejected, …; repeat for several."""
     labeler: str | None = None

@@ -10,13 +10,16 @@ from ...core.errors import PrefloopError, UsageError
 from ...core.validate import unknown
 from .batches import Batch, select_rows
 from .config import ImportConfig
+from .flow_factory import flow_factory_records, is_flow_factory, read_flow_factory
 from .folders import image_folders, read_folders
 from .hub import fetch_dataset
 from .json_rows import read_json
+from .kohya import kohya_folders, read_kohya
 from .pairs import CHOSEN_REJECTED, PICKAPIC, column_map, pair_records
 from .parquet import column_names, n_rows, read_parquet
 from .ranked import SelectedRows, hpd_records, imagereward_records
 from .record import Excluded, Record
+from .simpletuner import find_simpletuner, read_simpletuner
 from .webdataset import read_shards
 
 LABELERS = {
@@ -25,6 +28,9 @@ LABELERS = {
     "hpd": "human:hpdv2",
     "imagereward": "human:imagereward",
     "folders": "imported",
+    "simpletuner": "imported",
+    "flow-factory": "imported",
+    "kohya": "imported",
     "jsonl": "imported",
     "webdataset": "imported",
     "table": "imported",
@@ -92,6 +98,8 @@ def _files(path: Path) -> dict[str, list[Path]]:
 
 
 def _format(path: Path, files: dict[str, list[Path]]) -> str:
+    if find_simpletuner(path):
+        return "simpletuner"
     if tables := _tables(files):
         names = set(column_names(tables[0]))
         if {"jpg_0", "jpg_1"} <= names:
@@ -103,13 +111,15 @@ def _format(path: Path, files: dict[str, list[Path]]) -> str:
         return "webdataset"
     if path.is_dir() and image_folders(path):
         return "folders"
+    if kohya_folders(path):
+        return "kohya"
     if ".jsonl" in files:
-        return "jsonl"
+        return "flow-factory" if any(map(is_flow_factory, files[".jsonl"])) else "jsonl"
     if ".json" in files:
         return _json_format(files[".json"])
     raise UsageError(
         f"unknown format of {path}: it has no Parquet, Arrow, JSON or tar files, and no folders chosen and rejected (or "
-        "winner and loser)"
+        "winner and loser, or w and l)"
     )
 
 
@@ -134,10 +144,22 @@ def _tables(files: dict[str, list[Path]]) -> list[Path]:
 def _batches(form: str, path: Path, files: dict[str, list[Path]]) -> tuple[Iterator[Batch], int | None]:
     root = path if path.is_dir() else path.parent
     if form == "folders":
-        folders = image_folders(path)
-        if folders is None:
+        sides = image_folders(path)
+        if sides is None:
             raise UsageError(f"{path} has no folders chosen and rejected, or winner and loser")
-        return read_folders(path, *folders), None
+        return read_folders(path, *sides), None
+    if form == "simpletuner":
+        file = find_simpletuner(path)
+        if file is None:
+            raise UsageError(f"{path} has no JSON file with a dataset whose conditioning_type is reference_strict")
+        return read_simpletuner(file), None
+    if form == "kohya":
+        folders = kohya_folders(path)
+        if not folders:
+            raise UsageError(f"{path} has no folders w and l")
+        return read_kohya(path, folders), None
+    if form == "flow-factory":
+        return read_flow_factory(files.get(".jsonl", [])), None
     if form == "webdataset":
         return read_shards(files.get(".tar", [])), None
     if form == "jsonl":
@@ -154,4 +176,6 @@ def _records(form: str, first: Batch, batches: SelectedRows, config: ImportConfi
     if form == "imagereward":
         return imagereward_records(batches)
     columns = column_map(PICKAPIC if form == "pickapic" else _ALL_COLUMNS, config.map, first.table.column_names)
+    if form == "flow-factory":
+        return flow_factory_records(batches, columns)
     return (record for batch, rows in batches for record in pair_records(batch, rows, columns))

@@ -20,7 +20,7 @@ def read_json(paths: Sequence[Path], root: Path | None = None) -> Iterator[Batch
         root: folder that the images must be in; None is each file's own.
     """
     for path in paths:
-        first, items = 1, _items(path)
+        first, items = 1, json_objects(path)
         while rows := list(islice(items, _ROWS)):
             yield Batch(path.name, first, as_table(rows, path), (root or path.parent).resolve())
             first += len(rows)
@@ -39,7 +39,11 @@ def as_table(rows: Sequence[dict], path: Path) -> pa.Table:
         raise UsageError(f"{path}: a column holds values of several types: {error}; give them one type") from error
 
 
-def _items(path: Path) -> Iterator[dict]:
+def json_objects(path: Path) -> Iterator[dict]:
+    """
+    Raises:
+        UsageError: if the file is not UTF-8, not JSON, or holds something other than objects.
+    """
     try:
         if path.suffix == ".json":
             yield from _objects(path, json.loads(path.read_bytes()))

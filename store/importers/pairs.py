@@ -132,7 +132,7 @@ def image_source(value: Any, root: Path | None) -> bytes | Path | str:
     """The image's bytes, or a file below the root, or as a text the reason why there is neither."""
     if isinstance(value, bytes):
         return value or "no image"
-    if root is None or not isinstance(value, str) or not value:
+    if root is None or not isinstance(value, str) or not value or "\x00" in value:
         return "no image"  # a path or URL in a table: its author must not choose which files are opened
     path = (root / value).resolve()
     return path if path.is_relative_to(root) else "a path that leaves the folder"

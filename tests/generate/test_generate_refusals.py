@@ -33,7 +33,7 @@ def pixart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts: dict[str, Any] = {
         "tokenizer": words,
         "text_encoder": T5EncoderModel(text),
-        "vae": AutoencoderKL(**tiny._CODER),
+        "vae": AutoencoderKL(**tiny.CODER),
         "transformer": PixArtTransformer2DModel(
             num_attention_heads=2,
             attention_head_dim=8,

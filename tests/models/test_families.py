@@ -16,7 +16,8 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from prefloop.models.families import FAMILIES, PIPELINES, family_of, family_of_class, known_family
+from prefloop.models.families import FAMILIES, PIPELINES, Family, family_of, family_of_class, known_family
+from prefloop.models.noise import Diffusion
 from prefloop.models.resolve import find_model
 from prefloop.store import PairStore, UsageError
 from prefloop.store.images import png_bytes
@@ -32,9 +33,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: tiny.saved(kind, root / name) for kind, name in names.items()}
 
 
-@pytest.fixture
-def wide(store: PairStore) -> PairStore:
-    """30 prompts with a pair of 64 x 48 images each, the redder one chosen."""
+@pytest.fixture(scope="session")
+def _wide(tmp_path_factory: pytest.TempPathFactory, _empty: Path) -> Path:
+    store = PairStore(shutil.copytree(_empty, tmp_path_factory.mktemp("wide") / "store"))
     content.add_labeler(store, "redder")
     for number in range(30):
         prompt = content.add_prompt(store, f"a red circle {number}")
@@ -46,7 +47,19 @@ def wide(store: PairStore) -> PairStore:
         pair = content.add_pair(store, prompt, *images)
         content.add_label(store, pair, "redder", "a" if images[1] < images[0] else "b", margin=1.0)
     store.ingest()
-    return store
+    return store.path
+
+
+@pytest.fixture
+def wide(tmp_path: Path, _wide: Path) -> PairStore:
+    """30 prompts with a pair of 64 x 48 images each, the redder one chosen."""
+    return PairStore(shutil.copytree(_wide, tmp_path / "store"))
+
+
+def diffusion(family: Family) -> Diffusion:
+    noise = family.noise()
+    assert isinstance(noise, Diffusion)
+    return noise
 
 
 def config(model: Path, folder: Path, **more: object) -> TrainConfig:
@@ -67,10 +80,10 @@ def test_the_family_follows_from_the_settings_and_never_from_the_name(models: di
         "sdxl-refiner": "sdxl-refiner",
         "sdxl-turbo": "sdxl-turbo",
     }
-    assert families["sd21v"].noise.prediction_type == "v_prediction"
-    assert families["sdxl"].noise.timesteps == tuple(range(1000))
-    assert families["sdxl-refiner"].noise.timesteps == tuple(range(200))
-    assert families["sdxl-turbo"].noise.timesteps == (249, 499, 749, 999)
+    assert families["sd21v"].noise().prediction_type == "v_prediction"
+    assert diffusion(families["sdxl"]).timesteps == tuple(range(1000))
+    assert diffusion(families["sdxl-refiner"]).timesteps == tuple(range(200))
+    assert diffusion(families["sdxl-turbo"]).timesteps == (249, 499, 749, 999)
     # 32 pixels from 4 latent values; the U-Net halves those once more
     assert {(family.resolution, family.vae_factor, family.sides_multiple) for family in families.values()} == {
         (32, 8, 16)
@@ -103,7 +116,7 @@ def test_a_distilled_model_is_recognized_by_its_noise_scheduler(
     family = family_of(find_model(str(folder)))
     assert family.name == name
     assert family.distilled == name.endswith("turbo")
-    assert len(family.noise.timesteps) == (4 if family.distilled else 1000)
+    assert len(diffusion(family).timesteps) == (4 if family.distilled else 1000)
 
 
 def test_settings_are_read_once_for_a_model(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
@@ -156,7 +169,7 @@ def test_every_family_file_names_its_pipelines_and_classes():
 def test_only_turbos_last_timestep_has_no_signal(models: dict[str, Path]):
     for kind, path in models.items():
         model = find_model(str(path))
-        last = float(family_of(model).noise.scheduler.alphas_cumprod[-1])
+        last = float(diffusion(family_of(model)).scheduler.alphas_cumprod[-1])
         assert (last < 1e-6) == (kind == "sdxl-turbo"), kind
 
 
@@ -254,17 +267,18 @@ def test_prompt_embeddings_are_those_of_the_pipeline(models: dict[str, Path]):
         one = pipeline.text_encoder(ids, output_hidden_states=True)
         two = pipeline.text_encoder_2(ids, output_hidden_states=True)
     # the second to last layer of both encoders, side by side; the pooled embedding of the second
-    assert torch.allclose(encoded["prompt_embeds"], torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1))
-    assert torch.allclose(encoded["pooled_prompt_embeds"], two.text_embeds)
+    hidden = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
+    assert torch.allclose(torch.stack(list(encoded["prompt_embeds"])), hidden)
+    assert torch.allclose(torch.stack(list(encoded["pooled_prompt_embeds"])), two.text_embeds)
 
 
 def test_a_pipeline_of_no_family_is_refused_with_the_names_of_those_that_can_be_trained(tmp_path: Path):
-    folder = tmp_path / "flux"
+    folder = tmp_path / "lumina"
     folder.mkdir()
-    index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
+    index = {"_class_name": "Lumina2Pipeline", "transformer": ["diffusers", "Lumina2Transformer2DModel"]}
     (folder / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(
-        UsageError, match=r"flux is a FluxPipeline, which cannot be trained; .* 1 and 2 .* XL"
+        UsageError, match=r"lumina is a Lumina2Pipeline, which cannot be trained; .* 1 and 2 .* XL"
     ) as raised:
         family_of(find_model(str(folder)))
     assert "\n" not in str(raised.value)

@@ -23,6 +23,7 @@ from prefloop.train.trainer import Trainer
 from torch import Tensor
 
 SIDE = 32
+STEPS = 2  # with one, a schedule that is stretched to a last sigma has no numbers
 PROMPTS = ["a red circle", "blue", "a large green square above a small yellow circle"]
 
 
@@ -49,22 +50,23 @@ def encoded(family: Any, pipeline: Any, prompts: list[str]) -> dict[str, Tensor]
     return padded({name: list(tensors) for name, tensors in rows.items()})
 
 
-def without_guidance(family: Any) -> dict[str, Any]:
-    return {**family.call_settings, family.guidance_argument: 1.0}
+def without_guidance(family: Any, kind: str) -> dict[str, Any]:
+    """Arguments of the pipeline with which it runs the model once a step, on the prompt alone."""
+    scale = getattr(import_module(tiny.FLOW_KINDS[kind]), "UNGUIDED", 1.0)
+    return {**family.call_settings, family.guidance_argument: scale}
 
 
-def with_plain_steps(pipeline: Any) -> tuple[Any, int]:
-    """The pipeline with a scheduler whose steps follow from one prediction each, and how many of them tell most: Euler's, or
-    DDIM's from timesteps 500 and 0."""
+def with_plain_steps(pipeline: Any) -> Any:
+    """The pipeline with a scheduler whose steps follow from one prediction each: Euler's, or DDIM's from timesteps 500 and 0."""
     scheduler = pipeline.scheduler
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-        return pipeline, 1
+        return pipeline
     if scheduler.config.prediction_type == "flow_prediction":
         pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=scheduler.config.flow_shift)
-        return pipeline, 1
+        return pipeline
     settings = {"timestep_spacing": "leading", "steps_offset": 0, "clip_sample": False, "set_alpha_to_one": True}
     pipeline.scheduler = DDIMScheduler.from_config(scheduler.config, **settings)
-    return pipeline, 2
+    return pipeline
 
 
 def denoised(pipeline: Any, noise: Tensor, predict: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -90,18 +92,18 @@ def denoised(pipeline: Any, noise: Tensor, predict: Callable[[Tensor, Tensor], T
 @pytest.mark.parametrize("kind", tiny.FLOW_KINDS)
 def test_steps_of_the_pipeline_are_those_with_the_familys_prediction(folders: Callable[[str], Path], kind: str) -> None:
     family = family_of(find_model(str(folders(kind))))
-    pipeline, n_steps = with_plain_steps(loaded(folders(kind)))
+    pipeline = with_plain_steps(loaded(folders(kind)))
     side = SIDE // family.vae_factor
     noise = torch.randn(2, family.latent_channels, side, side, generator=torch.Generator().manual_seed(0))
     shapes = import_module(tiny.FLOW_KINDS[kind])
     result = pipeline(
-        PROMPTS[:2],
-        num_inference_steps=n_steps,
+        prompt=PROMPTS[:2],
+        num_inference_steps=STEPS,
         height=SIDE,
         width=SIDE,
         latents=shapes.packed(noise),
         output_type="latent",
-        **without_guidance(family),
+        **without_guidance(family, kind),
     ).images
     conditions = family.conditions(encoded(family, pipeline, PROMPTS[:2]), torch.zeros(2, 4), (SIDE, SIDE))
 
@@ -118,7 +120,7 @@ def test_steps_of_the_pipeline_are_those_with_the_familys_prediction(folders: Ca
 @pytest.mark.parametrize("kind", tiny.FLOW_KINDS)
 def test_latents_decode_to_the_image_that_the_vae_makes_of_them(folders: Callable[[str], Path], kind: str) -> None:
     family = family_of(find_model(str(folders(kind))))
-    pipeline, n_steps = with_plain_steps(loaded(folders(kind)))
+    pipeline = with_plain_steps(loaded(folders(kind)))
     shapes = import_module(tiny.FLOW_KINDS[kind])
     pixels = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.no_grad():
@@ -126,15 +128,16 @@ def test_latents_decode_to_the_image_that_the_vae_makes_of_them(folders: Callabl
         for parameter in pipeline.transformer.parameters():
             parameter.zero_()  # it predicts zero: the pipeline decodes what it was given, which DDIM takes to be scaled
     assert mean.shape == std.shape == (1, family.latent_channels, *[SIDE // family.vae_factor] * 2)
-    scale = 1.0 if n_steps == 1 else float(pipeline.scheduler.alphas_cumprod[500]) ** 0.5
+    euler = isinstance(pipeline.scheduler, FlowMatchEulerDiscreteScheduler)
+    scale = 1.0 if euler else float(pipeline.scheduler.alphas_cumprod[500]) ** 0.5
     image = pipeline(
-        PROMPTS[:1],
-        num_inference_steps=n_steps,
+        prompt=PROMPTS[:1],
+        num_inference_steps=STEPS,
         height=SIDE,
         width=SIDE,
         latents=shapes.packed(mean * scale),
         output_type="pt",
-        **without_guidance(family),
+        **without_guidance(family, kind),
     ).images
     with torch.no_grad():
         expected = shapes.reconstruction(pipeline.vae, pixels)
@@ -165,8 +168,9 @@ def test_plain_diffusers_generates_with_a_result_what_the_policy_does(
     folders: Callable[[str], Path], labelled: PairStore, config: TrainConfig, kind: str, rank: int
 ) -> None:
     """The LoRA through load_lora_weights or peft, all weights through from_pretrained."""
-    settings = replace(config, model=str(folders(kind)), lora_rank=rank, max_train_steps=2, learning_rate=1e-2)
-    settings = replace(settings, resolution=SIDE)
+    settings = replace(
+        config, model=str(folders(kind)), lora_rank=rank, max_train_steps=2, learning_rate=1e-2, resolution=SIDE
+    )
     Path(settings.output_dir).mkdir()
     trainer = Trainer(settings, labelled, StopSignal())
     trainer.train("run")
@@ -175,13 +179,13 @@ def test_plain_diffusers_generates_with_a_result_what_the_policy_does(
 
     def image(pipeline: Any) -> Tensor:
         return pipeline(
-            PROMPTS[0],
+            prompt=PROMPTS[0],
             num_inference_steps=2,
             height=SIDE,
             width=SIDE,
             generator=torch.Generator().manual_seed(3),
             output_type="pt",
-            **without_guidance(family),
+            **without_guidance(family, kind),
         ).images
 
     before = image(pipeline)

@@ -23,14 +23,13 @@ from prefloop.generate.sampler import ImageSampler
 from prefloop.generate.stage import Generation
 from prefloop.models.config_files import refuse_code
 from prefloop.models.families import family_of, family_of_class, traits_of
-from prefloop.models.lora import Adapter, read_adapter, write_peft_adapter
+from prefloop.models.lora import Adapter, lora_layers, read_adapter, write_peft_adapter
 from prefloop.models.pipelines import load_pipeline
 from prefloop.models.resolve import PEFT_LORA_FILE, PEFT_SETTINGS, find_model
 from prefloop.store import IntegrityError, PairStore, UsageError
 from prefloop.store.images import png_bytes
 from prefloop.train import TrainConfig
 from prefloop.train.data import padded
-from prefloop.train.policy import lora_layers
 from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
 from torch import Tensor
@@ -236,7 +235,7 @@ def test_the_lora_is_on_every_linear_layer_of_the_real_models_blocks(pipeline_cl
     family = family_of_class(pipeline_class)
     with torch.device("meta"):
         transformer = getattr(diffusers, family.model_class)(**settings)
-    hit = lora_layers(transformer, family.lora_targets)
+    hit = lora_layers(transformer, None, family.lora_targets)
     linear = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
     assert len(hit) == n_hit
     assert len(linear) == n_linear

@@ -63,9 +63,9 @@ def test_an_unknown_prediction_type_is_refused():
 def test_timesteps_follow_from_the_generator_and_are_as_likely_as_one_another():
     made = diffusion(timesteps=(249, 499, 749, 999))
     generator = torch.Generator().manual_seed(0)
-    timesteps = [made.timestep(generator) for _ in range(4000)]
+    timesteps = [made.timestep(generator, 0.5) for _ in range(4000)]
     generator = torch.Generator().manual_seed(0)
-    assert timesteps[:10] == [made.timestep(generator) for _ in range(10)]
+    assert timesteps[:10] == [made.timestep(generator, 0.5) for _ in range(10)]
     for timestep in made.timesteps:
         assert timesteps.count(timestep) == pytest.approx(
             1000, abs=4 * 27.4

@@ -94,8 +94,8 @@ def mixed(labelled: PairStore) -> PairStore:
     """Beside redder's labels, the same pairs by another labeler, and a pair of an evaluation that redder decided."""
     pairs = [pair for (pair,) in labelled.rows("select pair_id from pairs order by pair_id")]
     content.add_labeler(labelled, "other")
-    for pair in pairs:
-        content.add_label(labelled, pair, "other", "a", margin=1.0)
+    labels = [{"pair_id": pair, "labeler": "other", "revision": 0, "choice": "a", "margin": 1.0} for pair in pairs]
+    labelled.append("labels", labels)
     prompt = content.add_prompt(labelled, "of an evaluation")
     images = [content.add_picture(labelled, (1, 2, value)) for value in (3, 4)]
     content.add_label(labelled, content.add_pair(labelled, prompt, *images, source="eval"), "redder", "a", margin=1.0)

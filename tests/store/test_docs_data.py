@@ -26,6 +26,9 @@ def test_every_command_runs_as_written(tmp_path: Path, monkeypatch: pytest.Monke
     little.hpd(Path("HPDv2"))
     little.imagereward(Path("ImageRewardDB"))
     little.folders(Path("mine"))
+    little.simpletuner(Path("win-lose"))
+    little.kohya(Path("kohya"))
+    little.flow_factory(Path("flow-factory"))
     little.jsonl(Path("lines")).rename("pairs.jsonl")
     Path("lines/pictures").rename("pictures")
     rows = [{"text": "one", "good": little.first(9), "bad": little.second(9), "style": "x", "year": 1}]

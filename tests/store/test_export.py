@@ -144,7 +144,7 @@ def test_folders_are_imported_again(labelled: PairStore, tmp_path: Path):
 def test_a_jpeg_stays_the_same_to_the_byte(store: PairStore, tmp_path: Path):
     config = ImportConfig(source=str(little.hpd(tmp_path / "hpd")))
     import_pairs(config, open_source(config), store)
-    for form in ("datasets", "webdataset", "folders", "pickapic"):
+    for form in ("datasets", "webdataset", "folders", "simpletuner", "flow-factory", "kohya", "pickapic"):
         again = imported_again(exported(store, tmp_path / form, format=form), labeler="human:hpdv2")
         assert labels(again) == labels(store), form
 
@@ -250,6 +250,17 @@ REFUSED = [
     ("out --labeler nobody", 2, "unknown labeler 'nobody'; choose from human:me, scorer"),
     ("out --where margin>99", 2, "there are no labels to export where margin>99"),
     ("out --format folders", 2, "give --labeler with one of human:me, scorer"),
+    (
+        "out --format simpletuner",
+        2,
+        "the format simpletuner holds the labels of one labeler; give --labeler with one of",
+    ),
+    ("out --format kohya", 2, "the format kohya holds the labels of one labeler; give --labeler with one of human:me"),
+    (
+        "out --format kohya --push-to-hub me/pairs",
+        2,
+        "names folders of this machine, so it cannot be uploaded; leave out",
+    ),
     ("there", 2, "there exists; name another folder"),
     ("out --push-to-hub me/pairs", 1, "hf upload me/pairs out --repo-type dataset"),
 ]

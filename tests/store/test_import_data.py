@@ -369,6 +369,13 @@ REFUSED = [
     ("x.parquet --where user_id=99", 2, "holds no pairs where user_id=99"),
     ("x.parquet --where user_idd=9", 2, "--where 'user_idd=9' cannot be used"),
     ("x.parquet --format folders", 2, "has no folders chosen and rejected"),
+    (
+        "x.parquet --format simpletuner",
+        2,
+        "has no JSON file with a dataset whose conditioning_type is reference_strict",
+    ),
+    ("x.parquet --format kohya", 2, "has no folders w and l"),
+    ("x.parquet --format flow-factory", 2, "holds no rows in the format flow-factory"),
     ("x.parquet --format webdataset", 2, "holds no rows in the format webdataset"),
     ("torn.parquet", 1, "torn.parquet cannot be read"),
     ("empty", 2, "unknown format of empty"),

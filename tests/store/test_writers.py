@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -47,12 +46,6 @@ def read(path: Path, others: list[Path], out: Path) -> None:
     out.write_text(json.dumps([max(turns), counts]))
 
 
-def started(target: Callable, *arguments: object):
-    process = content._LOADED.Process(target=target, args=arguments)
-    process.start()
-    return process
-
-
 def test_four_processes_at_once_lose_nothing(store: PairStore, tiny_pipeline: Path, tmp_path: Path):
     pairs = content.fill(store, n_prompts=4, images_per_prompt=5)
     content.add_labeler(store, "human:me")
@@ -67,8 +60,8 @@ def test_four_processes_at_once_lose_nothing(store: PairStore, tiny_pipeline: Pa
     processes = {
         "relabel": content.started(*relabel, cwd=tmp_path, out=said["relabel"], **log),
         "generate": content.started(*generate, cwd=tmp_path, out=said["generate"]),
-        "label": started(label, store.path, pairs, said["label"]),
-        "read": started(read, store.path, [*ends, said["label"]], said["read"]),
+        "label": content.forked(label, store.path, pairs, said["label"]),
+        "read": content.forked(read, store.path, [*ends, said["label"]], said["read"]),
     }
     for name, end in zip(("generate", "relabel"), ends, strict=True):
         processes[name].join(90)

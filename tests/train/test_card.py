@@ -117,6 +117,15 @@ def test_the_card_says_how_the_model_was_trained():
     assert "Win rates" not in card
     assert "beta" not in model_card(record(objective="sft"), [])
     assert "LoRA: rank 8" in model_card(record(output="pipeline"), [])  # fused
+    assert "added to the loss" not in card
+    added = record()
+    added["config"] |= {"anchor": 250.0, "sft_weight": 0.0}
+    assert (
+        "\n- added to the loss: 250 times the mean squared distance to the reference's predictions\n- LoRA:"
+        in model_card(added, [])
+    )
+    added["config"] |= {"anchor": 0.0, "sft_weight": 12.5}
+    assert "\n- added to the loss: 12.5 times the chosen image's error\n- LoRA:" in model_card(added, [])
     whole = record(output="pipeline")
     assert "LoRA" not in model_card(whole | {"config": whole["config"] | {"lora_rank": 0}}, [])
 
@@ -167,9 +176,16 @@ def test_hostile_names_stay_text():
     assert "script" not in outside_code
 
 
+def test_the_snippet_names_the_prompt_which_is_not_every_pipelines_first_argument():
+    for output in ("pipeline", "transformer", "lora"):
+        assert 'pipeline(prompt="' in snippet(
+            model_card(record(pipeline_class="Flux2KleinPipeline", output=output), [])
+        )
+
+
 def test_an_unknown_pipeline_class_is_refused():
-    with pytest.raises(ValueError, match="FluxPipeline"):
-        model_card(record(pipeline_class="FluxPipeline"), [])
+    with pytest.raises(ValueError, match="Lumina2Pipeline"):
+        model_card(record(pipeline_class="Lumina2Pipeline"), [])
 
 
 @pytest.mark.parametrize("output", ["pipeline", "unet", "lora", "kohya"])
@@ -190,7 +206,7 @@ def test_the_snippet_loads_the_result_and_generates_an_image(
         unet.save_pretrained(tmp_path / "unet")
     else:
         unet.add_adapter(LoraConfig(r=2, init_lora_weights="gaussian", target_modules=["to_q"]))
-        save_kohya(unet, adapter_of(unet), tmp_path / LORA_FILE)  # diffusers recognizes the layout by its names
+        save_kohya(unet, adapter_of(unet, "unet"), tmp_path / LORA_FILE)  # diffusers recognizes the layout by its names
     monkeypatch.chdir(tmp_path)
     card = model_card(record(output=output, base_model="shapes" if base == "shapes" else source), [])
     variables: dict[str, Any] = {}

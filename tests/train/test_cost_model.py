@@ -8,7 +8,13 @@ import pytest
 import torch
 from cost_configs import DATA, N_WEIGHTS, SD15, SETTINGS, SPEED, TINY, TINY_UNET
 from diffusers import UNet2DConditionModel
-from prefloop.train.cost.cost_model import OVERHEAD_BYTES, CostModel, DatasetSize, DeviceSpeed, optimizer_bytes
+from prefloop.train.cost.cost_model import (
+    OVERHEAD_BYTES,
+    CostModel,
+    DatasetSize,
+    DeviceSpeed,
+    optimizer_bytes,
+)
 from prefloop.train.cost.flop_counter import CudaSemantics, count_pass
 from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -7,6 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 from prefloop.models.noise import Diffusion
 from prefloop.train.denoise import chosen_only, noisy_pair, pair_errors, residuals
+from prefloop.train.pair_denoiser import Errors, concat
 
 DIFFUSION = Diffusion(DDPMScheduler(beta_schedule="scaled_linear"), tuple(range(1000)))
 
@@ -59,3 +60,15 @@ def test_errors_are_float32_means_per_image_whatever_the_model_runs_in():
     # predictions off by 1 to 6: squares 1, 4, 9 and 16, 25, 36, up to the rounding of bfloat16
     assert torch.allclose(chosen, torch.tensor([1.0, 4.0, 9.0]), rtol=0.05)
     assert torch.allclose(rejected, torch.tensor([16.0, 25.0, 36.0]), rtol=0.05)
+
+
+def test_errors_of_several_batches_follow_one_another():
+    parts = [
+        Errors(torch.tensor([at]), torch.tensor([-at]), distance=torch.tensor([10 * at])) for at in (1.0, 2.0, 3.0)
+    ]
+    together = concat(parts)
+    assert together.chosen.tolist() == [1.0, 2.0, 3.0]
+    assert together.rejected.tolist() == [-1.0, -2.0, -3.0]
+    assert together.distance is not None
+    assert together.distance.tolist() == [10.0, 20.0, 30.0]
+    assert together.ref_chosen is None

@@ -6,10 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from prefloop.train import TrainConfig
+from prefloop.train.methods import METHODS
+from prefloop.train.monitor.beta_probe import beta_for_dpo_weight
 from prefloop.train.monitor.diagnose import diagnose
 from prefloop.train.monitor.evidence import should_stop, summarize
 from prefloop.train.monitor.plots import plot_training
@@ -82,6 +86,10 @@ def sft_metrics(**last: Any) -> list[dict[str, Any]]:
     return [row | empty for row in metrics(**last)]
 
 
+def config(learning_rate: float = 1e-3, **changes: Any) -> TrainConfig:
+    return TrainConfig(output_dir="run", labelers=("redder",), learning_rate=learning_rate, **changes)
+
+
 def names(rows: list[dict[str, Any]], validation: list[dict[str, Any]]) -> list[str]:
     return [diagnosis.name for diagnosis in diagnose(rows, validation)]
 
@@ -96,7 +104,7 @@ def test_a_run_whose_interval_lies_above_one_half_is_learning():
 
 
 def test_a_run_whose_errors_do_not_move_is_not_learning_and_needs_a_higher_rate():
-    found = diagnose(metrics(), passes(0.5, 0.52, 0.53, rejected=0.0009), 0.001)
+    found = diagnose(metrics(), passes(0.5, 0.52, 0.53, rejected=0.0009), config(0.001))
     assert [diagnosis.name for diagnosis in found] == ["not learning"]
     assert "0.090%" in found[0].reason
     assert "--learning-rate 0.01 (higher than 0.001)" in found[0].advice
@@ -147,7 +155,7 @@ def test_empty_tables_are_too_early():
 
 
 def test_a_chosen_error_far_above_the_references_is_diverging():
-    found = diagnose(metrics(), passes(0.5, 0.5, 0.5, chosen=0.5, rejected=0.4), 0.001)
+    found = diagnose(metrics(), passes(0.5, 0.5, 0.5, chosen=0.5, rejected=0.4), config(0.001))
     assert found[0].name == "diverging"
     assert found[0].reason == "the held-out error of chosen images is +50.0% relative to the reference's"
     assert "--learning-rate 0.0001 (lower than 0.001)" in found[0].advice
@@ -176,11 +184,55 @@ def test_sft_is_not_advised_to_change_beta():
     assert "beta" not in found.advice
 
 
-def test_a_margin_that_comes_from_a_worse_rejected_image_while_the_chosen_is_worse_too_is_named():
-    (found,) = diagnose(metrics(), passes(0.5, 0.55, 0.6, chosen=0.02, rejected=0.05))
-    assert found.name == "driven by the rejected image"
-    assert "chosen +2.0%, rejected +5.0%" in found.reason
-    assert "--safeguard" in found.advice
+def test_a_run_that_gets_worse_at_both_images_is_named_though_its_implicit_accuracy_looks_fine():
+    (found,) = diagnose(metrics(), passes(0.5, 0.55, 0.6, chosen=0.02, rejected=0.05), config(0.0012, beta=20.0))
+    assert found.name == "both images are pushed away"
+    assert found.reason == (
+        "both held-out errors rise above the reference's, the rejected one faster: chosen +2.0%, rejected +5.0%; held-out "
+        "implicit accuracy, 60.0%, does not show it"
+    )
+    # three times 20, a third of 0.0012; the first slope of dpo is 20 / 4, of which 0.4 and 4 are added
+    assert found.advice == (
+        "start again with one of --beta 60 (higher than 20), --learning-rate 0.0004 (lower than 0.0012), --safeguard 0.9, "
+        "--sft-weight 2 or --anchor 20"
+    )
+
+
+def test_errors_that_rise_alike_or_the_chosen_one_more_push_both_images_away_too():
+    (found,) = diagnose(metrics(), passes(0.5, 0.55, 0.6, chosen=0.05, rejected=0.02))
+    assert found.name == "both images are pushed away"
+    assert found.reason.startswith("both held-out errors rise above the reference's: chosen +5.0%, rejected +2.0%")
+    assert "faster" not in found.reason
+    (found,) = diagnose(metrics(), passes(0.5, 0.52, 0.53, chosen=0.0201, rejected=0.0204))
+    assert found.reason == "both held-out errors rise above the reference's: chosen +2.0%, rejected +2.0%"
+    # where accuracy is surely below one half, the labels are looked at first
+    (found,) = diagnose(metrics(), passes(0.5, 0.44, 0.40, chosen=0.05, rejected=0.03))
+    assert found.advice.startswith("check that chosen and rejected are not swapped, then start again with one of")
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        # what is set already is raised, and the safeguard is not asked for twice
+        (
+            {"safeguard": 0.9, "anchor": 500.0, "sft_weight": 40.0},
+            "--sft-weight 120 (higher than 40) or --anchor 1500 (higher than 500)",
+        ),
+        ({"reference_draws": 2}, "--safeguard 0.9 or --sft-weight 50"),  # no prediction to be anchored to
+        ({"loss": "ipo"}, "--safeguard 0.9, --sft-weight 0.0008 or --anchor 0.008"),  # 0.4 and 4 times 1 / 500
+        ({"loss": "hinge"}, "--safeguard 0.9, --sft-weight 200 or --anchor 2000"),
+        (
+            {"loss": "kto"},
+            "--beta 1500 (higher than 500) or --learning-rate 0.00033 (lower than 0.001)",
+        ),  # not pairwise
+    ],
+)
+def test_only_options_that_go_with_the_other_settings_are_advised(settings: dict[str, Any], advice: str):
+    (found,) = diagnose(metrics(), passes(0.5, 0.55, 0.6, chosen=0.1, rejected=0.2), config(**settings))
+    assert found.advice.endswith(advice)
+    # each advised option can be added to the settings
+    for name, value in re.findall(r"--(safeguard|sft-weight|anchor|beta|learning-rate) ([\d.e+-]+)", found.advice):
+        config(**settings | {name.replace("-", "_"): float(value)})
 
 
 @pytest.mark.parametrize(
@@ -188,7 +240,7 @@ def test_a_margin_that_comes_from_a_worse_rejected_image_while_the_chosen_is_wor
     [
         {"chosen": 0.019, "rejected": 0.05},  # the chosen error hardly rises
         {"chosen": -0.03, "rejected": 0.05},  # the chosen error falls
-        {"chosen": 0.05, "rejected": 0.04},  # no margin comes from the rejected one
+        {"chosen": 0.05, "rejected": 0.019},  # the rejected error hardly rises
     ],
 )
 def test_a_risen_rejected_error_alone_is_not_a_fault(changes: dict[str, float]):
@@ -242,15 +294,15 @@ def test_a_loss_that_grows_while_the_errors_stay_is_saturated_by_beta_and_not_di
 
 
 def test_a_lower_beta_is_not_advised_if_the_chosen_error_is_far_from_the_references():
-    driven, saturated = diagnose(metrics(dpo_weight=0.05), passes(0.5, 0.7, 0.7, chosen=0.1, rejected=0.2))
-    assert "three times the --beta" in driven.advice
+    pushed, saturated = diagnose(metrics(dpo_weight=0.05), passes(0.5, 0.7, 0.7, chosen=0.1, rejected=0.2))
+    assert "three times the --beta" in pushed.advice
     assert "beta" not in saturated.advice
 
 
 def test_several_diagnoses_are_listed_the_worst_first():
     rows = metrics(implicit_accuracy=0.95, dpo_weight=0.05)
     assert names(rows, passes(0.5, 0.7, 0.6, chosen=0.1, rejected=0.2)) == [
-        "driven by the rejected image",
+        "both images are pushed away",
         "overfitting",
         "saturated",
     ]
@@ -354,7 +406,7 @@ def test_patience_below_one_is_refused():
 
 
 FAULTY: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
-    "driven by the rejected image": (metrics(), passes(0.5, 0.55, 0.6, chosen=0.1, rejected=0.2)),
+    "both images are pushed away": (metrics(), passes(0.5, 0.55, 0.6, chosen=0.1, rejected=0.2)),
     "overfitting": (metrics(implicit_accuracy=0.95), passes(0.5, 0.7, 0.6)),
     "saturated": (metrics(dpo_weight=0.05), passes(0.5, 0.7, 0.7)),
     "not learning": (metrics(), passes(0.5, 0.42, 0.42)),
@@ -411,7 +463,7 @@ def test_no_diagnosis_claims_more_than_its_tables_show(
         chosen, rejected = changes if at == len(accuracies) else (0.0, 0.0)
         more = {"chosen": chosen, "rejected": rejected, "reach": reach, "n_pairs": n_pairs}
         validation += validation_pass(steps * at // len(accuracies), value, **more) if n_pairs else []
-    found = diagnose(rows, validation, 3e-4)
+    found = diagnose(rows, validation, config(3e-4))
     shown_names = {diagnosis.name for diagnosis in found}
     multiplied = bool(n_pairs) and not changes[0] < (0.5 if n_pairs >= 20 else 1.0)
     broken = not math.isfinite(recent[0]) or (bool(n_pairs) and not (math.isfinite(changes[0] + changes[1])))
@@ -424,6 +476,9 @@ def test_no_diagnosis_claims_more_than_its_tables_show(
     excludes_one_half = accuracies[-1] - reach > 0.5 or accuracies[-1] + reach < 0.5 or max(accuracies) - reach > 0.5
     if preference and not excludes_one_half:
         assert not shown_names & {"learning", "overfitting"}
+    if "both images are pushed away" in shown_names:
+        assert preference
+        assert min(changes) > 0.0199
     for diagnosis in found:
         assert "nan" not in diagnosis.reason + diagnosis.advice
         assert "inf" not in diagnosis.reason + diagnosis.advice
@@ -443,10 +498,10 @@ def test_advice_is_a_multiple_of_the_learning_rate_that_the_user_gave_not_of_the
     # with --scale-lr the tables hold 64 times what was typed
     scaled = [row | {"learning_rate": 64 * row["learning_rate"]} for row in rows]
     for table in (rows, scaled):
-        (found,) = diagnose(table, validation, 2e-3)
-        assert found.advice.endswith("--learning-rate 0.00067 (lower than 0.002)")
+        (found,) = diagnose(table, validation, config(2e-3))
+        assert "--learning-rate 0.00067 (lower than 0.002)" in found.advice
     (found,) = diagnose(rows, validation)
-    assert found.advice.endswith("a third of the --learning-rate")
+    assert "a third of the --learning-rate" in found.advice
 
 
 def test_an_error_that_is_not_a_finite_number_is_diverging():
@@ -504,7 +559,6 @@ def test_a_gap_inside_the_interval_is_not_overfitting():
 
 
 def test_numbers_that_print_alike_are_not_reported_as_a_change():
-    assert names(metrics(), passes(0.5, 0.6, 0.6, chosen=0.0201, rejected=0.0204)) == ["learning"]
     rows = [row | {"loss": 0.0, "grad_norm": 0.0} for row in metrics()]
     assert names(rows, passes(0.5, 0.6, 0.6, chosen=0.001)) == ["learning"]
     assert names(rows, []) == ["too early to say"]
@@ -537,7 +591,7 @@ def test_errors_are_compared_with_the_references_of_the_same_pass_not_of_an_earl
     assert (shown.chosen_change, shown.rejected_change) == (pytest.approx(0.05), pytest.approx(-0.02))
 
 
-def test_sft_is_not_driven_by_a_rejected_image_it_never_sees():
+def test_sft_does_not_push_away_a_rejected_image_it_never_sees():
     rows = validation_pass(0, reference=False) + validation_pass(100, chosen=0.03, rejected=0.05, reference=False)
     assert names(sft_metrics(), rows) == ["overfitting"]
 
@@ -546,6 +600,37 @@ def test_recent_numbers_are_means_of_five_rows():
     rows = metrics()
     rows[-1]["loss"], rows[-6]["loss"] = 1.7, 100.0  # the sixth last is not among them
     assert summarize(rows, []).loss == pytest.approx((4 * 0.7 + 1.7) / 5)
+
+
+def test_the_beta_at_which_the_mean_margin_has_a_dpo_weight_of_one_fifth_is_worked_by_hand():
+    # the last five rows have logits of mean 0.2 at beta 500: a margin of 2 * 0.2 / 500 = 0.0008 in errors.
+    # sigmoid(-u) = 0.2 at u = log 4 = 1.386294, and u = beta / 2 * 0.0008, so beta = 2 * 1.386294 / 0.0008 = 3465.74
+    rows = metrics()
+    for row, margin in zip(rows[-5:], (0.1, 0.3, 0.2, 0.25, 0.15), strict=True):
+        row["margin"] = margin
+    assert beta_for_dpo_weight(rows, config()) == pytest.approx(3465.74, abs=0.01)
+    assert 1 / (1 + math.exp(0.5 * 3465.74 * 0.0008)) == pytest.approx(0.2, abs=1e-5)
+    # the same logits at another beta are other margins
+    assert beta_for_dpo_weight(rows, config(beta=50.0)) == pytest.approx(346.574, abs=0.001)
+
+
+def test_without_evidence_no_beta_is_suggested():
+    assert beta_for_dpo_weight(metrics(), config()) == pytest.approx(500 * math.log(4) / 0.1)
+    for at in (-5, -1):  # a mean that noise could have made
+        rows = metrics()
+        rows[at]["margin"] = 0.0
+        assert beta_for_dpo_weight(rows, config()) is None
+    rows = metrics()
+    rows[-6]["margin"] = -1.0  # too long ago to count
+    assert beta_for_dpo_weight(rows, config()) is not None
+    assert beta_for_dpo_weight(metrics(50), config()) is None  # four rows after the first
+    assert beta_for_dpo_weight(metrics(60), config()) is not None
+    warming = [row | {"learning_rate": 1e-6 * row["step"]} for row in metrics(500)]
+    assert beta_for_dpo_weight(warming, config()) is None
+    assert beta_for_dpo_weight([row | {"margin": ""} for row in metrics()], config()) is None
+    assert beta_for_dpo_weight([], config()) is None
+    # the other losses do not weight pairs by it
+    assert [loss for loss in METHODS if beta_for_dpo_weight(metrics(), config(loss=loss)) is not None] == ["dpo"]
 
 
 def write(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
@@ -580,6 +665,7 @@ def test_tables_that_version_0_1_wrote_are_read_and_plotted(tmp_path: Path):
     [
         (metrics(), passes(0.5, 0.55, 0.6, chosen=0.003, rejected=0.007)),
         (metrics(loss=14.0, grad_norm=500.0), passes(0.5, 0.5, 0.5, chosen=10, rejected=9)),
+        (metrics(loss=1.4e6, grad_norm=5e5), passes(0.5, 0.5, 0.5, chosen=1000, rejected=900)),
         (sft_metrics(), sft(0, -0.01, -0.03)),
         (metrics(), passes(0.5, math.nan, 0.6, reach=math.nan)),
         (metrics(), [row | dict.fromkeys(INTERVAL, "") for row in passes(0.5, 0.55, 0.6)]),
@@ -590,6 +676,7 @@ def test_tables_that_version_0_1_wrote_are_read_and_plotted(tmp_path: Path):
     ids=[
         "full",
         "diverging",
+        "diverging far",
         "sft",
         "some intervals",
         "no intervals",
@@ -611,5 +698,8 @@ def test_a_run_is_plotted_from_whatever_its_tables_hold(
     assert path == tmp_path / "training.png"
     with Image.open(path) as image:
         assert (image.format, image.size) == ("PNG", (1600, 900))
-        assert len(image.convert("L").getcolors(256) or []) > 16  # not blank
+        pixels = np.asarray(image.convert("L"))
+    assert len(np.unique(pixels)) > 16  # not blank
+    for border in (pixels[:3], pixels[-3:], pixels[:, :3], pixels[:, -3:]):
+        assert border.min() == 255  # nothing is cut off
     assert not [warning.message for warning in recwarn if issubclass(warning.category, (RuntimeWarning, UserWarning))]

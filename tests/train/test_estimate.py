@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from cost_configs import DATA, SETTINGS, SPEED, TINY, TINY_UNET
+from cost_configs import DATA, SETTINGS, SPEED, TINY, TINY_XL
 from prefloop.train.cost.estimate import estimate, format_estimate, measured_speed
 
 
@@ -79,14 +79,7 @@ def test_settings_already_chosen_are_not_proposed():
 
 
 def test_sdxl_also_caches_and_computes_with_pooled_embeddings():
-    unet = TINY_UNET | {
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": 24 + 6 * 8,
-    }
-    encoder = TINY.text_encoders[0]
-    pipeline = replace(TINY, unet=unet, text_encoders=(encoder, encoder | {"projection_dim": 24}))
-    estimated = estimate(pipeline, DATA, SETTINGS, SPEED)
+    estimated = estimate(TINY_XL, DATA, SETTINGS, SPEED)
     assert estimated.cache_bytes["prompt embeddings"] == 41 * (77 * 32 + 24) * 2
     assert estimated.flops_per_pair > estimate(TINY, DATA, SETTINGS, SPEED).flops_per_pair
 

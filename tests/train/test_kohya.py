@@ -91,7 +91,7 @@ def with_adapter(unet: Any, alpha: float, rank: int = RANK) -> Any:
 
 
 def both(unet: Any) -> tuple[Any, Adapter]:
-    return unet, adapter_of(unet)
+    return unet, adapter_of(unet, "unet")
 
 
 @torch.no_grad()
@@ -174,7 +174,7 @@ def test_an_sdxl_layer_without_a_kohya_name_is_refused(tmp_path: Path):
 
 def test_combined_loras_equal_the_loras_fused_one_after_the_other():
     base = sd_unet(768)
-    first, second = adapter_of(with_adapter(base, 2.5)), adapter_of(with_adapter(base, 6, rank=2))
+    first, second = adapter_of(with_adapter(base, 2.5), "unet"), adapter_of(with_adapter(base, 6, rank=2), "unet")
     every_third = dict(list(second.layers.items())[::3])
     second = Adapter(every_third, second.rank, second.alpha)
     fused_in_turn, fused_once, without_second = (copy.deepcopy(base) for _ in range(3))

@@ -14,6 +14,8 @@ from prefloop.train.losses import (
     ipo,
     kto,
     mapo,
+    prediction_distance,
+    regularized,
     safeguarded,
     sft,
 )
@@ -144,6 +146,33 @@ def test_with_the_safeguard_a_step_never_raises_the_chosen_error():
     assert rises["with"] == 0
 
 
+def test_the_distance_of_two_models_is_the_mean_over_both_images_of_a_pair():
+    # squared differences, first the chosen images: (1 + 0) / 2 = 0.5 and (0 + 4) / 2 = 2, then the rejected ones:
+    # (0.04 + 0.16) / 2 = 0.1 and 0; the means of each pair are (0.5 + 0.1) / 2 = 0.3 and (2 + 0) / 2 = 1
+    ref = torch.tensor([[3.0, 1.0], [0.5, 0.5], [-1.0, 0.0], [2.0, 2.0]]).requires_grad_()
+    policy = (ref.detach() + torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.2, -0.4], [0.0, 0.0]])).requires_grad_()
+    distance = prediction_distance(policy, ref)
+    assert distance.tolist() == pytest.approx([0.3, 1.0])
+    # half of 2 / 2 times the difference: a step on it moves the policy straight toward its reference, which stays
+    distance.sum().backward()
+    assert policy.grad is not None
+    assert torch.allclose(policy.grad, torch.tensor([[0.5, 0.0], [0.0, 1.0], [0.1, -0.2], [0.0, 0.0]]))
+    assert ref.grad is None
+    with pytest.raises(TypeError, match="float32"):
+        prediction_distance(policy, ref.half())
+
+
+def test_anchor_and_sft_weight_add_their_multiples_to_a_loss():
+    loss, chosen, distance = errors(0.5, 0.7), errors(0.2, 0.4), errors(0.03, 0.01)
+    # 0.5 + 10 * 0.03, 0.7 + 10 * 0.01; 0.5 + 2 * 0.2, 0.7 + 2 * 0.4; and both
+    assert regularized(loss, chosen, distance, anchor=10).tolist() == pytest.approx([0.8, 0.8])
+    assert regularized(loss, chosen, None, sft_weight=2).tolist() == pytest.approx([0.9, 1.5])
+    assert regularized(loss, chosen, distance, anchor=10, sft_weight=2).tolist() == pytest.approx([1.2, 1.6])
+    assert regularized(loss, chosen, None) is loss
+    with pytest.raises(ValueError, match="anchor needs the distance"):
+        regularized(loss, chosen, None, anchor=10)
+
+
 def test_sft_of_a_pair_is_the_error_of_the_chosen_image():
     chosen = errors(0.2, 0.4)
     assert torch.equal(sft(chosen), chosen)
@@ -177,6 +206,21 @@ def test_a_record_cites_the_paper_that_its_function_does(name: str):
     doc = getattr(losses, method.function).__doc__
     assert f"arXiv {method.arxiv}" in doc
     assert method.beta is None or method.beta > 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_record_says_how_steep_its_loss_is_where_the_policy_is_its_reference(name: str):
+    method = METHODS[name]
+    assert (method.first_slope is not None) == method.can_be_anchored
+    if method.first_slope is None or method.beta is None:
+        return
+    for beta in (method.beta, 7.0):
+        chosen, rejected = errors(0.2).requires_grad_(), errors(0.3).requires_grad_()
+        getattr(losses, method.function)(chosen, rejected, errors(0.2), errors(0.3), beta=beta).sum().backward()
+        assert chosen.grad is not None
+        assert rejected.grad is not None
+        assert chosen.grad.item() == pytest.approx(method.first_slope(beta), rel=1e-4)
+        assert rejected.grad.item() == pytest.approx(-method.first_slope(beta), rel=1e-4)
 
 
 def test_every_loss_is_worked_by_hand_in_this_file():

@@ -41,7 +41,7 @@ ODD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "NUL": (lambda f: rewrite(f, trained_on={"folder": "/a\0b", "id": "1"}), "trained_on.folder"),
     "hub id": (lambda f: rewrite(f, trained_on={"hub": "../a", "id": str(hub_id("../a", None))}), "trained_on.hub"),
     "other hub id": (lambda f: rewrite(f, trained_on={"hub": "a/c", "id": str(hub_id("a/b", None))}), "has changed"),
-    "built-in": (lambda f: rewrite(f, trained_on={"built_in": ["x"], "id": "1"}), "no built-in model"),
+    "built-in": (lambda f: rewrite(f, trained_on={"built_in": ["x"], "id": "1"}), "unknown built-in model"),
     "part": (
         lambda f: rewrite(f, trained_on=json.loads((f / RESULT_FILE).read_text())["trained_on"] | {"vae": 1}),
         "trained_on.vae is not an object",
@@ -83,7 +83,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "one matrix": (lambda f: respell(f, {f"{LAYER}.lora_A.weight": None}), "do not belong together"),
     "another shape": (
         lambda f: respell(f, {f"{LAYER}.lora_A.weight": torch.ones(2, 5)}),
-        f"does not fit the U-Net it was trained on: {LAYER.removeprefix('unet.')}",
+        f"does not fit the UNet2DConditionModel it is put on: {LAYER.removeprefix('unet.')}",
     ),
     "two ranks": (
         lambda f: respell(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import train_config
 from prefloop.store import NumericalError, PairStore, UsageError
 from prefloop.train import TrainConfig
 from prefloop.train.checkpoint import newest_first, save_checkpoint
@@ -80,10 +81,18 @@ def test_a_folder_without_a_run_is_left_alone_and_overwrite_is_not_suggested(
         assert path.read_text() == "years of work"
 
 
+@pytest.fixture(scope="module")
+def _finished(_labelled: Path, tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    store = PairStore(shutil.copytree(_labelled, folder / "store"))
+    train(replace(train_config(tiny_pipeline, folder), max_train_steps=1), store)
+    return folder / "tuned"
+
+
 @pytest.fixture
-def finished(labelled: PairStore, config: TrainConfig) -> Path:
-    train(replace(config, max_train_steps=1), labelled)
-    return Path(config.output_dir)
+def finished(_finished: Path, config: TrainConfig) -> Path:
+    """The folder of a finished run of one step."""
+    return shutil.copytree(_finished, Path(config.output_dir))
 
 
 def test_a_run_is_overwritten_only_once_the_new_one_has_a_checkpoint(

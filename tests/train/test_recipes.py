@@ -11,12 +11,24 @@ from prefloop.train import TrainConfig
 from prefloop.train.recipes import merge_settings, read_settings, recipes
 from typer.testing import CliRunner
 
+LATENTS = {  # channels, height and width
+    "flux1-lora": (16, 64, 64),
+    "flux2-klein-lora": (128, 64, 64),
+    "qwen-image-lora": (16, 128, 128),
+    "pixart-sigma-lora": (4, 128, 128),
+    "sana-lora": (32, 32, 32),
+    "sd15-lora": (4, 64, 64),
+    "sd15-paper": (4, 64, 64),
+    "sd35-medium-lora": (16, 128, 128),
+    "sdxl-lora": (4, 128, 128),
+    "sdxl-paper": (4, 128, 128),
+    "sdxl-turbo": (4, 64, 64),
+    "z-image-lora": (16, 128, 128),
+}
+
 
 def test_every_recipe_is_valid_and_states_its_learning_rate_batch_and_beta():
-    assert {"sd15-paper", "sdxl-paper", "sdxl-turbo", "sd15-lora", "sdxl-lora"} < set(recipes())
-    assert {"sana-lora", "pixart-sigma-lora"} < set(recipes())
-    # channels of a latent, and pixels per value along one side, where they are not 4 and 8
-    shapes = {"sana-lora": (32, 32)}
+    assert recipes().keys() == LATENTS.keys()
     for name, line in recipes().items():
         config = TrainConfig(output_dir="out", labelers=("someone",), **read_settings(name))
         pairs = config.train_batch_size * config.gradient_accumulation_steps
@@ -26,12 +38,23 @@ def test_every_recipe_is_valid_and_states_its_learning_rate_batch_and_beta():
         second = (Path(__file__).parents[2] / "train" / "recipes" / f"{name}.toml").read_text().splitlines()[1]
         assert config.resolution is not None
         assert config.beta is not None
-        channels, factor = shapes.get(name, (4, 8))
-        beta_sum = config.beta / (channels * (config.resolution // factor) ** 2)
-        match = re.search(r"beta (\d+) per element mean = ([\d.]+) per sum", second)
+        channels, height, width = LATENTS[name]
+        assert height == width
+        assert config.resolution == (32 if name == "sana-lora" else 16 if name == "flux2-klein-lora" else 8) * height
+        match = re.search(
+            r"beta (\d+) per element mean = ([\d.]+) per sum over (\d+) x (\d+) x (\d+) latent values", second
+        )
         assert match is not None, name
         assert float(match[1]) == config.beta
-        assert float(match[2]) == pytest.approx(beta_sum, rel=5e-3)
+        assert tuple(map(int, match.groups()[2:])) == LATENTS[name]
+        assert float(match[2]) == pytest.approx(config.beta / (channels * height * width), rel=5e-3)
+
+
+def test_the_recipe_for_stable_diffusion_35_accumulates_32_pairs_in_bfloat16_with_checkpointing():
+    config = TrainConfig(output_dir="out", labelers=("someone",), **read_settings("sd35-medium-lora"))
+    assert (config.beta, config.learning_rate, config.lora_rank, config.max_grad_norm) == (1000, 5e-5, 32, 1.0)
+    assert config.train_batch_size * config.gradient_accumulation_steps == 32
+    assert (config.mixed_precision, config.gradient_checkpointing, config.scale_lr) == ("bf16", True, False)
 
 
 def test_options_on_the_command_line_override_the_file(tmp_path: Path):

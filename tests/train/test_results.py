@@ -14,11 +14,14 @@ from prefloop.cli import app
 from prefloop.core import hashing
 from prefloop.core.hashing import RESULT_FILE, digests, sha256
 from prefloop.core.hub import hub_id
+from prefloop.models.families import family_of
 from prefloop.models.lineage import lineage
 from prefloop.models.pipelines import load_pipeline
 from prefloop.models.resolve import LORA_FILE, find_model, with_parts
 from prefloop.store import IntegrityError, PairStore, PrefloopError
+from prefloop.train import TrainConfig
 from prefloop.train.export.result import canonicalize_files, write_card
+from prefloop.train.policy import Policy, load_component
 from results import refused, rewrite
 from typer.testing import CliRunner
 
@@ -96,36 +99,41 @@ def test_no_command_hashes_a_model_twice(
 _SAVES = """
 import sys
 from pathlib import Path
-import diffusers
-from prefloop.models.resolve import find_model
-from prefloop.train import TrainConfig
-from prefloop.models.families import family_of
-from prefloop.train.policy import Policy, load_component
-from prefloop.train.export.result import canonicalize_files
-model, output = find_model(sys.argv[1]), Path(sys.argv[2])
-policy = Policy(load_component(model), TrainConfig(output_dir="x", labelers=("me",), lora_rank=2, seed=1), family_of(model))
-policy.save_weights(output)
-policy.save_kohya(output, model)
-policy.save_pipeline(output, model)
-canonicalize_files(output)
+sys.path.insert(0, sys.argv[1])
+import test_results
+test_results.save_everything(Path(sys.argv[2]), Path(sys.argv[3]))
 """
 
 
-@pytest.mark.slow  # two processes that load torch
+def save_everything(model_folder: Path, output: Path) -> None:
+    model = find_model(str(model_folder))
+    config = TrainConfig(output_dir="x", labelers=("me",), lora_rank=2, seed=1)
+    policy = Policy(load_component(model), config, family_of(model))
+    policy.save_weights(output)
+    policy.save_kohya(output, model)
+    policy.save_pipeline(output, model)
+    canonicalize_files(output)
+    (output / "hash").write_text(str(hash("prefloop") % 1000))
+
+
+@pytest.mark.slow  # a process that loads torch
 def test_equal_trainings_give_equal_bytes_in_every_process(tiny_pipeline: Path, tmp_path: Path):
-    orders = {seed: tmp_path / seed for seed in ("0", "1")}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", _SAVES, tiny_pipeline, folder],
-            env=content.environment(PYTHONHASHSEED=seed),
-            stderr=subprocess.PIPE,
-        )
-        for seed, folder in orders.items()
-    ]
-    for process in processes:
-        _, stderr = process.communicate(timeout=120)
-        assert process.returncode == 0, stderr.decode()
-    first, second = (digests(folder) for folder in orders.values())
+    orders = [tmp_path / seed for seed in ("0", "1")]
+    forked = content.forked(save_everything, tiny_pipeline, orders[0])  # its hash seed is 0
+    fresh = subprocess.run(
+        [sys.executable, "-c", _SAVES, Path(__file__).parent, tiny_pipeline, orders[1]],
+        env=content.environment(PYTHONHASHSEED="1"),
+        stderr=subprocess.PIPE,
+        timeout=120,
+    )
+    assert fresh.returncode == 0, fresh.stderr.decode()
+    forked.join(120)
+    assert forked.exitcode == 0
+    hashes = {(folder / "hash").read_text() for folder in orders}
+    assert len(hashes) == 2
+    for folder in orders:
+        (folder / "hash").unlink()
+    first, second = map(digests, orders)
     assert {LORA_FILE, "kohya.safetensors", "model_index.json", "unet/config.json"} <= first.keys()
     assert first == second
 

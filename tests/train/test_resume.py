@@ -13,6 +13,7 @@ from pathlib import Path
 import content
 import pytest
 import torch
+from conftest import train_config
 from prefloop.cli import app
 from prefloop.core.errors import Interrupted
 from prefloop.core.ids import canonical
@@ -51,6 +52,21 @@ def interrupt(when: dict[int, str], config: TrainConfig, store: PairStore) -> No
         patched.setattr(Trainer, "step", step)
         with pytest.raises(Killed if "kill" in when.values() else Interrupted):
             train(config, store)
+
+
+@pytest.fixture(scope="module")
+def _begun(_labelled: Path, tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("begun")
+    store = PairStore(shutil.copytree(_labelled, folder / "store"))
+    interrupt({0: "stop"}, train_config(tiny_pipeline, folder), store)
+    return folder
+
+
+@pytest.fixture
+def begun(_begun: Path, config: TrainConfig, tmp_path: Path) -> PairStore:
+    """The labelled store of a run that a signal ended after its first step."""
+    shutil.copytree(_begun / "tuned", config.output_dir)
+    return PairStore(shutil.copytree(_begun / "store", tmp_path / "store"))
 
 
 def weights(config: TrainConfig) -> str:
@@ -122,25 +138,23 @@ def test_a_run_whose_labels_are_all_undone_is_finished_by_the_same_command(
     assert f"{len(pairs)} labels new or changed since" in printed
 
 
-def test_an_altered_list_of_pairs_is_named(labelled: PairStore, config: TrainConfig):
-    interrupt({0: "stop"}, config, labelled)
+def test_an_altered_list_of_pairs_is_named(begun: PairStore, config: TrainConfig):
     kept = Path(config.output_dir) / ".run" / "pairs.parquet"
     data = bytearray(kept.read_bytes())
     data[len(data) // 2] ^= 1
     kept.write_bytes(data)
     with pytest.raises(IntegrityError, match=r"pairs.parquet is missing or has changed"):
-        train(config, labelled)
+        train(config, begun)
 
 
 def test_other_settings_are_refused_before_anything_is_loaded(
-    labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    begun: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
-    interrupt({0: "stop"}, config, labelled)
     monkeypatch.setattr("prefloop.train.stage.Trainer", lambda *_: pytest.fail("training started"))
     with pytest.raises(
         UsageError, match=r"other settings, or .*; repeat its settings, or give --overwrite or another folder"
     ):
-        train(replace(config, beta=7.0), labelled)
+        train(replace(config, beta=7.0), begun)
 
 
 def test_an_unfinished_run_of_version_0_1_ends_in_one_line_and_can_be_overwritten(
@@ -197,9 +211,8 @@ class Evil:
 
 @pytest.mark.parametrize("payload", ["torch", "pickle", "list", "other weights"])
 def test_a_forged_checkpoint_runs_no_code_and_ends_in_one_line(
-    labelled: PairStore, config: TrainConfig, tmp_path: Path, payload: str
+    begun: PairStore, config: TrainConfig, tmp_path: Path, payload: str
 ):
-    interrupt({0: "stop"}, config, labelled)
     (checkpoint,) = Path(config.output_dir).glob("checkpoint-*")
     canary, name = tmp_path / "canary", "optimizer.pt"
     if payload == "torch":
@@ -215,7 +228,7 @@ def test_a_forged_checkpoint_runs_no_code_and_ends_in_one_line(
     manifest["files"][name] = {"bytes": (checkpoint / name).stat().st_size, "sha256": sha256(checkpoint / name)}
     (checkpoint / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(IntegrityError, match="checkpoint-1 cannot be loaded") as caught:
-        train(config, labelled)
+        train(config, begun)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 5
     assert not canary.exists()
@@ -301,8 +314,8 @@ def test_an_interrupted_overwrite_says_how_to_resume(
     assert train(config, labelled)["steps"] == 3
 
 
-def test_an_unfinished_run_is_not_a_model(labelled: PairStore, config: TrainConfig):
-    interrupt({0: "stop"}, config, labelled)
+@pytest.mark.usefixtures("begun")
+def test_an_unfinished_run_is_not_a_model(config: TrainConfig):
     with pytest.raises(PrefloopError, match="contains an unfinished training run"):
         find_model(config.output_dir)
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -233,21 +234,21 @@ def test_an_interrupted_run_has_the_weights_of_an_undisturbed_one_bit_for_bit(
     labelled: PairStore, config: TrainConfig, tmp_path: Path, accumulation, lora_rank
 ):
     config = replace(
-        config, gradient_accumulation_steps=accumulation, lora_rank=lora_rank, max_train_steps=6, checkpointing_steps=2
+        config, gradient_accumulation_steps=accumulation, lora_rank=lora_rank, max_train_steps=4, checkpointing_steps=2
     )
     whole = replace(config, output_dir=str(tmp_path / "whole"))
     train(whole, labelled)
     cut = replace(config, output_dir=str(tmp_path / "cut"))
     killed = Trainer(cut, labelled, StopSignal()) if Path(cut.output_dir).mkdir() is None else None
     assert killed is not None
-    for _ in range(5):  # two steps beyond the last checkpoint are lost, as by kill -9
+    for _ in range(3):  # a step beyond the last checkpoint is lost, as by kill -9
         killed.step()
         killed.global_step += 1
-        if killed.global_step in (2, 4):
+        if killed.global_step == 2:
             killed.state.save(killed.global_step)
     train(cut, labelled)
     name = "trainable.safetensors"
-    expected, resumed = (load_file(Path(c.output_dir) / "checkpoint-6" / name) for c in (whole, cut))
+    expected, resumed = (load_file(Path(c.output_dir) / "checkpoint-4" / name) for c in (whole, cut))
     assert expected.keys() == resumed.keys()
     assert all(torch.equal(expected[key], resumed[key]) for key in expected)
 
@@ -286,7 +287,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(trainer, pois
 def test_the_loss_falls_and_the_model_learns_which_image_is_chosen(labelled: PairStore, config: TrainConfig):
     # the built-in model: a random autoencoder would hide the images in its own noise
     built_in = TrainConfig(
-        output_dir=config.output_dir, labelers=("redder",), max_train_steps=30, train_batch_size=8, cpu=True
+        output_dir=config.output_dir, labelers=("redder",), max_train_steps=12, train_batch_size=4, cpu=True
     )
     summary = train(built_in, labelled)
     # chosen images are all much redder, which takes only a few steps to learn
@@ -354,6 +355,30 @@ def test_a_run_is_the_same_whether_the_default_beta_is_given_or_not(config: Trai
     # the default follows the loss, also if a config is changed
     losses = ("dpo", "ipo", "hinge", "kto", "mapo", "sft")
     assert [replace(config, loss=loss).resolved_beta for loss in losses] == [500, 500, 500, 500, 0.1, None]
+
+
+def test_a_run_ends_with_the_beta_of_a_fixed_dpo_weight_and_says_that_it_was_not_used(
+    trainer: Callable[..., Trainer],
+):
+    made = trainer(lora_rank=2)
+    table = Path(made.config.output_dir) / "metrics.csv"
+    lines = [f"{step},0.6,0.7,0.2,1e-3" for step in range(10, 70, 10)]
+    table.write_text("\n".join(["step,loss,implicit_accuracy,margin,learning_rate", *lines]) + "\n")
+    summary = made.finish("run")
+    # a mean logit of 0.2 at beta 500 must be log 4 = 1.386294: 500 * 1.386294 / 0.2
+    assert summary["beta_for_dpo_weight_0_2"] == pytest.approx(3465.74, abs=0.01)
+    assert summary["beta_mean"] == 500.0
+    assert (
+        "\nfor choosing --beta: at 3470 the mean margin of the last steps would have a DPO weight of 0.20; this run did "
+        "not use it\n" in summary_text(summary)
+    )
+    result = find_model(made.config.output_dir).trained_with
+    assert result is not None
+    assert result["beta_for_dpo_weight_0_2"] == summary["beta_for_dpo_weight_0_2"]
+    table.write_text("")
+    summary = made.finish("run")
+    assert summary["beta_for_dpo_weight_0_2"] is None
+    assert "for choosing" not in summary_text(summary)
 
 
 @pytest.mark.parametrize("loss", ["sft", "ipo"])

@@ -15,6 +15,7 @@ from prefloop.core.signals import StopSignal
 from prefloop.store import PairStore, UsageError
 from prefloop.train import TrainConfig
 from prefloop.train.denoise import noisy_pair, pair_errors, residuals
+from prefloop.train.losses import diffusion_dpo
 from prefloop.train.monitor.tables import read_rows
 from prefloop.train.objective import pair_losses
 from prefloop.train.stage import train
@@ -76,7 +77,7 @@ def test_cached_latents_and_prompt_embeddings_give_the_errors_of_fresh_ones(trai
         hidden = pipeline.text_encoder(ids).last_hidden_state
         chosen, rejected = latents
         conditions, family = {"prompt_embeds": hidden.repeat(2, 1, 1)}, made.data.family
-        pair = noisy_pair(family.noise, chosen, rejected, conditions, batch.noise, batch.timesteps)
+        pair = noisy_pair(family.noise(), chosen, rejected, conditions, batch.noise, batch.timesteps)
         fresh = pair_errors(residuals(family, made.policy.component, pair))
         cached = made.denoiser.policy_errors([batch])
     # the cache holds float16
@@ -152,6 +153,7 @@ def test_a_resumed_run_decodes_no_image_and_starts_at_its_next_pairs(
         {"optimizer": "adafactor", "ema_decay": 0.9},
         {"reference_draws": 2},
         {"lr_scheduler": "linear", "safeguard": 0.9, "min_snr_gamma": 5.0},
+        {"anchor": 200.0, "sft_weight": 50.0},
     ],
     ids=lambda changes: "-".join(f"{name}={value}" for name, value in changes.items()),
 )
@@ -331,6 +333,19 @@ def test_two_processes_with_half_the_batch_each_take_the_steps_of_one_and_are_re
     [
         ({"loss": "sft", "safeguard": 0.9}, "safeguard"),
         ({"loss": "ipo", "soft_labels": True}, "soft-labels"),
+        ({"loss": "mapo", "anchor": 1.0}, r"anchor needs a pairwise loss with a reference \(dpo, ipo, hinge\); mapo"),
+        ({"loss": "kto", "anchor": 1.0}, "anchor needs .*; kto"),
+        (
+            {"anchor": 1.0, "reference_draws": 1},
+            "anchor compares predictions, but reference-draws keeps only .* errors",
+        ),
+        (
+            {"loss": "sft", "sft_weight": 1.0},
+            r"sft-weight needs a pairwise loss \(dpo, ipo, hinge, mapo\); sft is not one",
+        ),
+        ({"loss": "kto", "sft_weight": 1.0}, "sft-weight needs .*; kto"),
+        ({"anchor": -1.0}, "anchor must be at least 0"),
+        ({"sft_weight": math.inf}, "sft-weight must be a finite number"),
         ({"loss": "mapo", "reference_draws": 1}, "reference-draws"),
         ({"loss": "sft", "beta": 500.0}, "sft has no beta"),
         ({"kohya": True}, "kohya"),
@@ -342,6 +357,15 @@ def test_two_processes_with_half_the_batch_each_take_the_steps_of_one_and_are_re
 def test_settings_that_contradict_each_other_are_refused_by_name(config: TrainConfig, changes: dict, named: str):
     with pytest.raises(UsageError, match=named):
         replace(config, **changes)
+
+
+def test_a_run_begun_before_an_option_existed_has_the_same_identity(config: TrainConfig):
+    # computed before --anchor and --sft-weight existed. If it fails because a setting was added, list the setting in _OFF
+    before = TrainConfig(output_dir="run", labelers=("redder",))
+    assert before.identity() == "eda0836313c9ee8d4036baeebe1f3cac8c9459e1a24547f2b59198b6ec2dc4cb"
+    changed = [replace(config, **changes).identity() for changes in ({}, {"anchor": 1.0}, {"sft_weight": 1.0})]
+    assert len(set(changed)) == 3
+    assert replace(config, anchor=0, sft_weight=0).identity() == changed[0]
 
 
 def test_a_step_that_runs_out_of_memory_ends_with_three_options(
@@ -391,3 +415,51 @@ def test_the_safeguard_and_min_snr_reach_the_training_step(trainer: Make):
         errors_of(made.data.batch(0, 4)) for errors_of in (made.denoiser.errors, made.denoiser.reference_errors)
     )
     assert torch.equal(errors.rejected, reference.rejected)
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_anchor_and_sft_weight_reach_the_loss_of_each_pair(trainer: Make, lora_rank: int):
+    made = trainer(anchor=3.0, sft_weight=2.0, min_snr_gamma=0.5, lora_rank=lora_rank, labelers=("redder=0.5",))
+    plain = replace(made.config, anchor=0.0, sft_weight=0.0)
+    batches = made.data.batch(0, 4)
+    pairs = [pair for batch in batches for pair in batch.pairs]
+    start = made.denoiser.errors(batches).distance
+    assert start is not None
+    assert start.tolist() == [0.0] * 4  # the policy is still its reference
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in made.policy.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    seen: list[int] = []
+    made.policy.component.register_forward_hook(lambda *_: seen.append(1))
+    errors = made.denoiser.errors(batches)
+    assert len(seen) == (
+        2 if lora_rank else 1
+    )  # of a LoRA the reference is the same U-Net; the anchor runs nothing again
+    # both models' predictions once more, one image at a time
+    slow = []
+    for at in range(4):
+        (batch,) = made.data.batch(at, 1)
+        pair = noisy_pair(
+            made.data.family.noise(), batch.chosen, batch.rejected, batch.conditions, batch.noise, batch.timesteps
+        )
+        with torch.no_grad():
+            policy = residuals(made.data.family, made.policy.component, pair)
+        with made.policy.reference(made.policy.component) as unet:
+            reference = residuals(made.data.family, unet, pair)
+        weight = made.data.family.noise().weights(batch.timesteps, 0.5).item()
+        slow.append(weight * ((policy[0] - reference[0]) ** 2 + (policy[1] - reference[1]) ** 2).mean().item() / 2)
+    assert min(slow) > 1e-5
+    assert errors.distance is not None
+    assert errors.distance.tolist() == pytest.approx(slow, rel=1e-4)
+    added = pair_losses(errors, pairs, made.config) - pair_losses(errors, pairs, plain)
+    assert torch.allclose(added, 0.5 * (3 * errors.distance + 2 * errors.chosen), rtol=1e-4)
+    # without the options no distance is computed, and the loss is the one there was before them
+    made.denoiser.config = plain
+    without = made.denoiser.errors(batches)
+    assert without.distance is None
+    assert torch.equal(without.chosen, errors.chosen)
+    assert without.ref_chosen is not None
+    assert without.ref_rejected is not None
+    four = without.chosen, without.rejected, without.ref_chosen, without.ref_rejected
+    assert torch.equal(pair_losses(without, pairs, plain), 0.5 * diffusion_dpo(*four, beta=500.0))

@@ -5,13 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL
-from peft import LoraConfig
-from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from torch import Tensor
 
-from ...models.families.checks import component_from
-from ...models.families.unet import LORA_TARGETS, MODEL_CLASS
+from ...models.families import Family
+from .components import TrainedComponent, count_parameters, frozen_vae, text_encoder, trained_component
 from .flop_counter import PassCost, ResultMemo, checkpointing_function, count_pass
 
 Optimizer = Literal["adamw", "adafactor", "adamw8bit"]
@@ -22,29 +19,6 @@ HALF_BYTES = 2
 OVERHEAD_BYTES = 2**30
 """Allowance for the CUDA context, cuBLAS and cuDNN workspaces and fragmentation; not measured."""
 AUTOCAST_DTYPES = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class PipelineConfigs:
-    """The config.json of each part of a pipeline."""
-
-    unet: dict
-    vae: dict
-    text_encoders: tuple[dict, ...]
-
-    @property
-    def factor(self) -> int:
-        """Pixels per latent value along one side."""
-        return 2 ** (len(self.vae["block_out_channels"]) - 1)
-
-    @property
-    def tokens(self) -> int:
-        return self.text_encoders[0]["max_position_embeddings"]
-
-    @property
-    def pooled_width(self) -> int:
-        """Size of the pooled prompt embedding; 0 except for SDXL."""
-        return self.text_encoders[-1]["projection_dim"] if self.unet.get("addition_embed_type") == "text_time" else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +42,8 @@ class CostSettings:
     n_processes: int
     lora_rank: int
     """0 trains every weight."""
+    lora_targets: tuple[str, ...] | None
+    """Endings of the names of the layers that the LoRA is put on."""
     mixed_precision: Literal["no", "fp16", "bf16"]
     gradient_checkpointing: bool
     optimizer: Optimizer
@@ -92,35 +68,45 @@ class DeviceSpeed:
     """Fraction of that rate that training reaches."""
 
 
-def cache_bytes(pipeline: PipelineConfigs, data: DatasetSize, settings: CostSettings) -> dict[str, int]:
-    latent_size = pipeline.vae["latent_channels"] * (settings.resolution // pipeline.factor) ** 2
-    prompt_size = pipeline.tokens * pipeline.unet["cross_attention_dim"] + pipeline.pooled_width
+def cache_bytes(family: Family, data: DatasetSize, settings: CostSettings) -> dict[str, int]:
+    """On disk. Of prompts whose number of tokens differs, an upper bound: each counts as one of greatest length."""
+    latent_size = family.latent_channels * (settings.resolution // family.vae_factor) ** 2
     n_latents = data.n_images * (2 if settings.flip else 1)
     return {
         "latents": n_latents * 2 * latent_size * HALF_BYTES,  # mean and standard deviation
-        "prompt embeddings": (data.n_prompts + 1) * prompt_size * HALF_BYTES,  # and the empty prompt
+        "prompt embeddings": (data.n_prompts + 1) * prompt_bytes(family),  # and the empty prompt
     }
+
+
+def prompt_bytes(family: Family) -> int:
+    """Size of one prompt's embeddings in the cache, at most."""
+    return HALF_BYTES * sum(map(math.prod, family.prompt_shapes().values()))
 
 
 class CostModel:
     """Memory and time under any settings. Models and counted passes are kept for the next settings."""
 
-    def __init__(self, pipeline: PipelineConfigs, data: DatasetSize, speed: DeviceSpeed) -> None:
-        self.pipeline = pipeline
+    def __init__(self, family: Family, data: DatasetSize, speed: DeviceSpeed) -> None:
+        """
+        Args:
+            family: with checked settings, those of text encoders too.
+        """
+        self.family = family
         self.data = data
         self.speed = speed
         self._memo: ResultMemo = {}
-        self._unets: dict[int, Any] = {}
+        self._components: dict[tuple, TrainedComponent] = {}
         self._passes: dict[tuple, PassCost] = {}
-        with torch.device("meta"):
-            vae: Any = AutoencoderKL.from_config(pipeline.vae)
-            texts = [CLIPTextModel(CLIPTextConfig(**config)) for config in pipeline.text_encoders]
-        self._vae = vae.requires_grad_(False)
-        self._vae_parameters = _n_parameters(vae)
-        self._text_parameters = sum(_n_parameters(text) for text in texts)
+        self._vae = frozen_vae(family)
+        self._vae_parameters = count_parameters(self._vae)
+        encoders = [text_encoder(family.settings, part) for part in family.text_encoders]
+        self._text_parameters = sum(map(count_parameters, encoders))
+        self._flops_per_prompt = sum(2 * count_parameters(encoder) * _n_tokens(family, encoder) for encoder in encoders)
+        # as train's load_text_encoders keeps them
+        self._text_in_half = family.dtype == "bfloat16" and speed.device.startswith("cuda")
 
     def memory(self, settings: CostSettings) -> dict[Phase, dict[str, int]]:
-        weights = list(self._unet(settings.lora_rank).parameters())
+        weights = list(self.component(settings).model.parameters())
         trainable = [weight.shape for weight in weights if weight.requires_grad]
         n_weights, n_trainable = sum(weight.numel() for weight in weights), sum(map(math.prod, trainable))
         frozen_bytes = FLOAT_BYTES if AUTOCAST_DTYPES[settings.mixed_precision] is None else HALF_BYTES
@@ -141,7 +127,8 @@ class CostModel:
         update = n_trainable if at_once else max(map(math.prod, trainable))
         return {
             "caching": {
-                "encoders": FLOAT_BYTES * (self._vae_parameters + self._text_parameters),
+                "encoders": FLOAT_BYTES * self._vae_parameters
+                + (HALF_BYTES if self._text_in_half else FLOAT_BYTES) * self._text_parameters,
                 "activations": self._encoding_pass(settings).peak_bytes,
                 "overhead": OVERHEAD_BYTES,
             },
@@ -156,10 +143,10 @@ class CostModel:
         n_reference_pairs = n_pairs_seen if settings.has_reference else 0
         if settings.reference_draws:
             n_reference_pairs = min(n_reference_pairs, math.ceil(self.data.n_pairs / settings.n_processes))
-        caching = encoding.forward_flops / settings.encode_batch * n_encoded
-        caching += 2 * self._text_parameters * self.pipeline.tokens * (self.data.n_prompts + 1)
+        images = encoding.forward_flops / settings.encode_batch * n_encoded
+        prompts = self._flops_per_prompt * (self.data.n_prompts + 1)
         return {
-            "caching": self._seconds(caching, "no"),
+            "caching": self._seconds(images, "no") + self._seconds(prompts, "bf16" if self._text_in_half else "no"),
             "reference": self._seconds(
                 step.forward_flops / settings.train_batch_size * n_reference_pairs, settings.mixed_precision
             ),
@@ -171,54 +158,51 @@ class CostModel:
 
     def training_pass(self, settings: CostSettings) -> PassCost:
         """Forward and backward pass of one batch of pairs."""
-        config, n_images = self.pipeline.unet, settings.train_batch_size * settings.images_per_pair
-        key = (settings.lora_rank, settings.gradient_checkpointing, settings.mixed_precision, n_images)
+        n_images, resolution = settings.train_batch_size * settings.images_per_pair, settings.resolution
+        component, autocast_dtype = self.component(settings), AUTOCAST_DTYPES[settings.mixed_precision]
+        key = (id(component), settings.gradient_checkpointing, autocast_dtype, n_images, resolution)
         if key not in self._passes:
-            unet, autocast_dtype = self._unet(settings.lora_rank), AUTOCAST_DTYPES[settings.mixed_precision]
+            model, family = component.model, self.family
             if settings.gradient_checkpointing:
-                unet.enable_gradient_checkpointing(checkpointing_function(autocast_dtype))
+                model.enable_gradient_checkpointing(checkpointing_function(autocast_dtype))
             else:
-                unet.disable_gradient_checkpointing()
-            side = settings.resolution // self.pipeline.factor
-            inputs = [
-                _meta(n_images, config["in_channels"], side, side),
-                _meta(n_images),
-                _meta(n_images, self.pipeline.tokens, config["cross_attention_dim"]),
-            ]
-            added = None
-            if pooled := self.pipeline.pooled_width:
-                n_ids = (config["projection_class_embeddings_input_dim"] - pooled) // config["addition_time_embed_dim"]
-                added = {"text_embeds": _meta(n_images, pooled), "time_ids": _meta(n_images, n_ids)}
+                model.disable_gradient_checkpointing()
+            side = resolution // family.vae_factor
+            noisy, timesteps = _meta(n_images, family.latent_channels, side, side), _meta(n_images)
+            prompts = {name: _meta(n_images, *shape) for name, shape in family.prompt_shapes().items()}
+            # families read the crops' coordinates
+            conditions = family.conditions(prompts, torch.zeros(n_images, 4), (resolution, resolution))
+            conditions = {name: tensor.to("meta") for name, tensor in conditions.items()}
             self._passes[key] = count_pass(
-                unet, lambda: unet(*inputs, added_cond_kwargs=added).sample, autocast_dtype, self._memo
+                model, lambda: family.predict(model, noisy, timesteps, conditions), autocast_dtype, self._memo
             )
         return self._passes[key]
+
+    def component(self, settings: CostSettings) -> TrainedComponent:
+        """The U-Net or transformer with the weights that these settings train."""
+        key = (settings.lora_rank, settings.lora_targets if settings.lora_rank else ())
+        if key not in self._components:
+            self._components[key] = trained_component(self.family, *key)
+        return self._components[key]
 
     def _encoding_pass(self, settings: CostSettings) -> PassCost:
         key = ("encoding", settings.encode_batch, settings.resolution)
         if key not in self._passes:
             pixels = _meta(settings.encode_batch, 3, settings.resolution, settings.resolution)
             self._passes[key] = count_pass(
-                self._vae, lambda: self._vae.encode(pixels).latent_dist.mean, None, self._memo
+                self._vae, lambda: self.family.latents(self._vae, pixels)[0], None, self._memo
             )
         return self._passes[key]
-
-    def _unet(self, lora_rank: int) -> Any:
-        if lora_rank not in self._unets:
-            with torch.device("meta"):
-                unet: Any = component_from(MODEL_CLASS, self.pipeline.unet)
-                if lora_rank:
-                    unet.requires_grad_(False)
-                    unet.add_adapter(LoraConfig(r=lora_rank, target_modules=list(LORA_TARGETS)))
-            self._unets[lora_rank] = unet.train()
-        return self._unets[lora_rank]
 
     def _seconds(self, flops: float, precision: str) -> float:
         return flops / (self.speed.flops_per_second[precision] * self.speed.utilization)
 
 
-def _n_parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def _n_tokens(family: Family, encoder: Any) -> int:
+    """Tokens of a prompt that a text encoder reads, at most."""
+    longest = max(shape[0] for shape in family.prompt_shapes().values() if len(shape) > 1)
+    own = getattr(encoder.config.get_text_config(), "max_position_embeddings", longest)
+    return min(longest, own, family.call_settings.get("max_sequence_length") or longest)
 
 
 def _meta(*shape: int) -> Tensor:

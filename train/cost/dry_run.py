@@ -9,17 +9,18 @@ import torch
 
 from ...core.json import plain
 from ...models.families import Family, family_of
-from ...models.model import Model
+from ...models.noise import RectifiedFlow
 from ...models.resolve import find_model, with_parts
-from ...store import PairStore, PrefloopError
+from ...store import PairStore
 from ..cache import encode_batch
 from ..config import TrainConfig
 from ..data import noise_of
 from ..optimizers import learning_rate, optimizer_name
 from ..pairs import Pairs, select_pairs
 from ..preflight import refuse_impossible, refuse_unsuitable
-from .cost_model import CostSettings, DatasetSize, PipelineConfigs
-from .estimate import estimate, format_estimate, measured_speed
+from .components import with_text_defaults
+from .cost_model import CostSettings, DatasetSize
+from .estimate import Estimate, estimate, format_estimate, measured_speed
 
 
 def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -> tuple[str, dict]:
@@ -30,29 +31,33 @@ def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -
     """
     refuse_impossible(config)
     model = with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
-    family = family_of(model)
+    family = with_text_defaults(family_of(model))
     refuse_unsuitable(config, family)
     pairs = select_pairs(store, config) if pairs is None else pairs
     use_cuda = not config.cpu and torch.cuda.is_available()
     device = torch.device("cuda" if use_cuda else "cpu")
     n_devices = max(1, torch.cuda.device_count()) if use_cuda else 1
     data = DatasetSize(n_pairs=len(pairs.train), n_images=len(pairs.image_paths()), n_prompts=len(pairs.prompts()))
-    estimated = estimate(_pipeline(model, family), data, _settings(config, family), measured_speed(device))
+    estimated = estimate(family, data, _settings(config, family), measured_speed(device))
     resolved = config.resolved() | {
         "optimizer": optimizer_name(config, family),
         "resolution": config.resolution or family.resolution,
         "lora_alpha": config.lora_alpha or config.lora_rank,
     }
     shape = family.latent_channels, *([(config.resolution or family.resolution) // family.vae_factor] * 2)
-    beta = config.resolved_beta
+    beta, noise = config.resolved_beta, noise_of(family, config)
+    flow = isinstance(noise, RectifiedFlow)
     derived = {
         "family": family.name,
         "n_validation_pairs": len(pairs.validation),
         "beta_mean": beta,
         "beta_sum": None if beta is None else beta / math.prod(shape),
         "absolute_learning_rate": learning_rate(config, n_devices),
+        "timestep_density": noise.density if flow else None,
+        "timestep_shift": noise.shift if flow else None,
     }
     values = plain({"config": resolved} | derived | {"estimate": asdict(estimated)})
+    sigma = f" (sigma {noise.density}, shift {noise.shift:g})" if flow else ""
     lines = [
         f"{name.replace('_', '-')} = {json.dumps(value)}"
         for name, value in plain(resolved).items()
@@ -60,30 +65,29 @@ def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -
     ]
     lines += [
         "",
-        f"family    {family.name}, predicts {noise_of(family, config).prediction_type}; {len(pairs.validation)} pairs are held out",
+        f"family    {family.name}, predicts {noise.prediction_type}{sigma}; {len(pairs.validation)} pairs are held out",
         f"beta      {beta:g} per element mean = {beta / math.prod(shape):.4g} per sum over "
         f"{shape[0]} x {shape[1]} x {shape[2]} values"
         if beta is not None
         else f"beta      {config.loss} has none",
         f"lr        {derived['absolute_learning_rate']:.4g}, absolute",
+        f"weights   {_weights(estimated)}",
         format_estimate(estimated),
     ]
     return "\n".join(lines), values
 
 
-def _pipeline(model: Model, family: Family) -> PipelineConfigs:
-    from transformers import CLIPTextConfig
+def _weights(estimated: Estimate) -> str:
+    whole, trained = _count(estimated.n_parameters), _count(estimated.n_trained)
+    if not estimated.n_lora_layers:
+        return f"{whole}, all trained"
+    return f"{whole}; the LoRA adds {trained}, on {estimated.n_lora_layers} of {estimated.n_linear} linear layers"
 
-    encoders = []
-    for part in family.text_encoders:
-        try:
-            settings: Any = CLIPTextConfig.from_pretrained(model.root.source, subfolder=part, **model.root.loading())
-        except (OSError, ValueError) as error:
-            line = " ".join(str(error).split())[:300]
-            raise PrefloopError(f"cannot load the {part} of the model {model.root.name}: {line}") from error
-        encoders.append(settings.to_dict())
-    parts = family.settings.parts
-    return PipelineConfigs(unet=parts[family.component], vae=parts["vae"], text_encoders=tuple(encoders))
+
+def _count(n: int) -> str:
+    if n >= 1e6:
+        return f"{n / 1e9:.3g} billion" if n >= 1e9 else f"{n / 1e6:.3g} million"
+    return f"{n:,}"
 
 
 def _settings(config: TrainConfig, family: Family) -> CostSettings:
@@ -96,6 +100,7 @@ def _settings(config: TrainConfig, family: Family) -> CostSettings:
         max_train_steps=config.max_train_steps,
         n_processes=1,
         lora_rank=config.lora_rank,
+        lora_targets=config.lora_targets,
         mixed_precision=config.mixed_precision,
         gradient_checkpointing=config.gradient_checkpointing,
         optimizer=name,

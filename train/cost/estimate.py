@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ...models.families import Family
 from .cost_model import (
     AUTOCAST_DTYPES,
     OVERHEAD_BYTES,
@@ -13,8 +14,8 @@ from .cost_model import (
     DatasetSize,
     DeviceSpeed,
     Phase,
-    PipelineConfigs,
     cache_bytes,
+    prompt_bytes,
 )
 
 GPU_UTILIZATION = 0.3
@@ -44,6 +45,15 @@ class Estimate:
     epochs: float
     cache_bytes: dict[str, int]
     """On disk: latents and prompt embeddings."""
+    bytes_per_prompt: int
+    """Of the prompt embeddings, at most: prompts may have fewer tokens."""
+    n_parameters: int
+    """Of the U-Net or transformer, without a LoRA's."""
+    n_trained: int
+    n_linear: int
+    """Linear layers of the U-Net or transformer."""
+    n_lora_layers: int
+    """Linear layers that the LoRA is put on; 0 without one."""
     memory_bytes: dict[Phase, dict[str, int]]
     """Per device, by phase and by purpose; one phase follows the other."""
     peak_phase: Phase
@@ -59,9 +69,9 @@ class Estimate:
     """Those that save at least 1 % of memory or time, the one that saves most memory first."""
 
 
-def estimate(pipeline: PipelineConfigs, data: DatasetSize, settings: CostSettings, speed: DeviceSpeed) -> Estimate:
+def estimate(family: Family, data: DatasetSize, settings: CostSettings, speed: DeviceSpeed) -> Estimate:
     """Estimate memory, disk and time of a run. Takes seconds and little memory, whatever the model's size."""
-    costs = CostModel(pipeline, data, speed)
+    costs = CostModel(family, data, speed)
     memory, seconds = costs.memory(settings), costs.seconds(settings)
     phase, peak = _peak(memory)
     tradeoffs = []
@@ -71,13 +81,18 @@ def estimate(pipeline: PipelineConfigs, data: DatasetSize, settings: CostSetting
         if saved >= _training_bytes(memory) / 100 or change <= -0.01:
             tradeoffs.append(Tradeoff(option, saved, change))
     pairs_per_step = settings.train_batch_size * settings.gradient_accumulation_steps * settings.n_processes
-    step = costs.training_pass(settings)
+    step, component = costs.training_pass(settings), costs.component(settings)
     return Estimate(
         n_pairs=data.n_pairs,
         n_steps=settings.max_train_steps,
         pairs_per_step=pairs_per_step,
         epochs=settings.max_train_steps * pairs_per_step / data.n_pairs,
-        cache_bytes=cache_bytes(pipeline, data, settings),
+        cache_bytes=cache_bytes(family, data, settings),
+        bytes_per_prompt=prompt_bytes(family),
+        n_parameters=component.n_parameters,
+        n_trained=component.n_trained,
+        n_linear=component.n_linear,
+        n_lora_layers=component.n_lora_layers,
         memory_bytes=memory,
         peak_phase=phase,
         peak_bytes=peak,
@@ -156,7 +171,10 @@ def format_estimate(estimate: Estimate) -> str:
         sizes = ", ".join(f"{name} {_size(n)}" for name, n in sorted(parts.items(), key=lambda part: -part[1]))
         lines.append(f"          {phase} {_size(sum(parts.values()))}: {sizes}")
     disk = ", ".join(f"{name} {_size(n)}" for name, n in estimate.cache_bytes.items())
-    lines.append(f"disk      {disk}, in the store's cache")
+    lines.append(
+        f"disk      {disk}, in the store's cache; each prompt is counted at the greatest length, "
+        f"{_size(estimate.bytes_per_prompt)}"
+    )
     times = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in estimate.seconds.items() if seconds)
     lines.append(f"time      {_duration(estimate.total_seconds)}: {times}")
     for number, tradeoff in enumerate(estimate.tradeoffs):

@@ -152,7 +152,10 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-_HALF_OPS = {F.linear, F.conv2d, torch.conv2d, torch.matmul, torch.bmm, torch.baddbmm, F.scaled_dot_product_attention}
+_HALF_OPS = {
+    *(F.linear, F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d, F.scaled_dot_product_attention),
+    *(torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.baddbmm, torch.einsum),
+}
 _FLOAT_OPS = {F.group_norm, F.layer_norm, F.softmax, torch.softmax}
 
 
@@ -175,9 +178,7 @@ class CudaSemantics(TorchFunctionMode):
         if self._autocast_dtype is not None and cast is not None:
             args, kwargs = tuple(map(cast, args)), {name: cast(value) for name, value in kwargs.items()}
         if func is F.scaled_dot_product_attention:
-            query, key, value = args
-            mask = kwargs.get("attn_mask")
-            return _aten._scaled_dot_product_efficient_attention(query, key, value, mask, True)[0]
+            return _fused_attention(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _to_half(self, value: Any) -> Any:
@@ -188,6 +189,15 @@ class CudaSemantics(TorchFunctionMode):
         if self._keep_casts and isinstance(value, nn.Parameter) and value.requires_grad:
             self._casts.append(cast)
         return cast
+
+
+def _fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: Any, **_options: Any
+) -> Tensor:
+    """The kernel that keeps no matrix of tokens by tokens; tensors are (B, heads, tokens, head's width)."""
+    if (repeats := query.shape[1] // key.shape[1]) > 1:  # grouped queries share keys and values
+        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    return _aten._scaled_dot_product_efficient_attention(query, key, value, attn_mask, True)[0]
 
 
 def _to_float(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
@@ -13,9 +14,10 @@ from huggingface_hub.utils import validate_repo_id
 
 from ...core.hub import HUB_ID
 from ...core.stats import no_interval
-from ...models.families import PIPELINES, Family, family_of_class
+from ...models.families import PIPELINES, Family, family_of_class, known_family
 from ...models.model import COMPONENTS, TITLES, Composition, Model, Part
 from ...models.resolve import BUILT_IN, LORA_FILE
+from ...models.text_to_image import pipeline_class
 from ...store.pairstore import PairStore
 from ...store.query import visible
 from ..methods import METHODS
@@ -108,13 +110,16 @@ def _method(objective: str) -> str:
 
 def _snippet(record: dict, trained_on: Model | None) -> str:
     family, output = record["pipeline_class"], record["output"]
-    known = family_of_class(family)
+    root = None if trained_on is None else trained_on.root
+    known = (None if root is None else known_family(root)) or family_of_class(family)
+    call = _call(known)
+    left_out = "" if root is None else "".join(f"{part}=None, " for part in root.settings.left_out)
     # without a dtype each part of a pipeline keeps the one it is stored in, and they may differ
     dtype = "torch_dtype=torch.float32"
     classes, lines, parts = [family], ["", 'folder = "."  # this folder, or the name of its repository on the hub'], []
     if output == "pipeline":
-        lines.append(f"pipeline = {family}.from_pretrained(folder, {dtype})")
-        return _script(classes, lines, family)
+        lines.append(f"pipeline = {family}.from_pretrained(folder, {left_out}{dtype})")
+        return _script(classes, lines, call)
     composition = Composition(_unresolved(record["base_model"])) if trained_on is None else trained_on.composition
     component = f"folder, subfolder={output!r}" if output in COMPONENTS else _arguments(composition.component)
     for name, kind, arguments in (
@@ -130,12 +135,12 @@ def _snippet(record: dict, trained_on: Model | None) -> str:
         lines.insert(0, "from prefloop.models.resolve import find_model")
         source = f"find_model({composition.root.name!r}).source"
     pinned = f", revision={composition.root.revision!r}" if composition.root.revision else ""
-    lines.append(f"pipeline = {family}.from_pretrained({source}{pinned}, {''.join(parts)}{dtype})")
+    lines.append(f"pipeline = {family}.from_pretrained({source}{pinned}, {left_out}{''.join(parts)}{dtype})")
     if output not in COMPONENTS:
         if not known.lora_loader:
             lines.insert(0, "from peft import PeftModel")
         lines += _loras(composition.loras) if known.lora_loader else _peft_loras(known, composition.loras)
-    return _script(classes, lines, family)
+    return _script(classes, lines, call)
 
 
 def _loras(earlier_folders: Sequence[str]) -> list[str]:
@@ -176,11 +181,23 @@ def _unresolved(base: str) -> Model:
     return Model(base, base, UUID(int=0), built_in=base in BUILT_IN)
 
 
-def _script(classes: Sequence[str], lines: Sequence[str], family: str) -> str:
-    image = 'image = pipeline("a red circle left of a blue square").images[0]'
-    if family.endswith("Img2ImgPipeline"):
-        image = 'image = pipeline("a red circle", image=draft).images[0]'
-    return "\n".join(["import torch", f"from diffusers import {', '.join(classes)}", *lines, image])
+def _call(family: Family) -> str:
+    """The arguments with which the pipeline is called: what it is trained with and does not do by default."""
+    if family.starts_from_image:
+        return '"a red circle", image=draft'
+    defaults = signature(pipeline_class(family.pipeline_class).__call__).parameters
+    settings = {name: value for name, value in family.call_settings.items() if value != defaults[name].default}
+    if family.negative_prompt:
+        settings["negative_prompt"] = family.negative_prompt
+    return ", ".join(
+        ['prompt="a red circle left of a blue square"', *(f"{name}={value!r}" for name, value in settings.items())]
+    )
+
+
+def _script(classes: Sequence[str], lines: Sequence[str], call: str) -> str:
+    return "\n".join(
+        ["import torch", f"from diffusers import {', '.join(classes)}", *lines, f"image = pipeline({call}).images[0]"]
+    )
 
 
 def _requirements(record: dict, trained_on: Model | None) -> str | None:
@@ -227,6 +244,12 @@ def _provenance(record: dict, trained_on: Model | None) -> list[str]:
         lines.append(
             f"beta: {record['beta_mean']:g} for a mean over the latent's values, which is {record['beta_sum']:.4g} for their sum"
         )
+    for name, title in (
+        ("anchor", "mean squared distance to the reference's predictions"),
+        ("sft_weight", "chosen image's error"),
+    ):
+        if config.get(name):  # results of earlier versions do not have it
+            lines.append(f"added to the loss: {config[name]:g} times the {title}")
     if config["lora_rank"]:
         lines.append(f"LoRA: rank {config['lora_rank']}, alpha {config['lora_alpha'] or config['lora_rank']:g}")
     lines += [

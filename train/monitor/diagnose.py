@@ -8,12 +8,13 @@ import math
 from dataclasses import dataclass
 
 from ...core.stats import MIN_PROMPTS, interval_text
+from ..config import TrainConfig
 from .evidence import MIN_PAIRS, MIN_STEPS, RunSummary, summarize
 from .tables import Rows
 
 # The thresholds were chosen on runs of the built-in world with known faults; what those runs showed stands beside them.
 STILL = 0.001  # errors moved by 0.0002 when the learning rate was 75 times too low, by 0.003 and more in healthy runs
-WORSE = 0.02  # the chosen error rose by at most 0.007 in healthy runs, by 0.2 when beta was 25 times too low
+WORSE = 0.02  # the chosen error rose by at most 0.012 in healthy runs, by 0.2 when beta was 25 times too low
 FAR = 0.5  # the chosen error rose by 3 within 20 steps when the learning rate was 13 times too high
 DOUBLED = 1.0  # rise of the chosen error that counts as diverging on too few held-out pairs or prompts
 LOSS_GROWN = 2.0  # times the first row's; 8 to 19 in runs that diverged
@@ -23,6 +24,11 @@ HIGH = 0.75  # implicit accuracy on the training pairs; 0.87 when 68 pairs were 
 FALLEN = 0.05  # of implicit accuracy below its best pass; passes over 42 pairs vary by about as much
 GAP = 0.2  # of implicit accuracy between held-out and training pairs; 0.25 when 68 pairs were memorized
 RISEN = 0.02  # of the held-out chosen error above its best pass, for losses without preferences
+
+# What to begin with when both errors rise.
+SAFEGUARD = 0.9  # mu of the SDPO paper for Stable Diffusion 1.5
+ANCHOR = 4.0  # times the first slope of the loss, so that it is beta for dpo
+SFT_WEIGHT = 0.4  # likewise, a tenth of beta
 
 MORE_PAIRS = "label more prompts, or relax --where"
 
@@ -43,28 +49,59 @@ class _Run:
     """What a rule looks at."""
 
     summary: RunSummary
-    learning_rate: float | None
-    """As the user gave it: what the scheduler or --scale-lr makes of it cannot be typed."""
+    config: TrainConfig | None
 
     def rate(self, factor: float) -> str:
-        """The option with that multiple of the learning rate."""
-        if self.learning_rate is None:
-            return f"{_TIMES[factor]} the --learning-rate"
-        way = "higher" if factor > 1 else "lower"
-        return f"--learning-rate {self.learning_rate * factor:.2g} ({way} than {self.learning_rate:g})"
+        """The option with that multiple of the learning rate as the user gave it: what --scale-lr makes of it cannot be typed."""
+        return _multiple("--learning-rate", self.config and self.config.learning_rate, factor)
+
+    def beta(self, factor: float) -> str:
+        """The option with that multiple of beta."""
+        return _multiple("--beta", self.config and self.config.resolved_beta, factor)
+
+    def regularizers(self) -> list[str]:
+        """The options that keep the chosen error down and go with the other settings."""
+        config = self.config
+        if config is None:
+            return [f"--safeguard {SAFEGUARD:g}", "--sft-weight", "--anchor"]
+        beta, slope = config.resolved_beta, config.method.first_slope
+        if not config.method.pairwise or beta is None or slope is None:
+            return []
+        options = []
+        if config.safeguard is None:
+            options.append(f"--safeguard {SAFEGUARD:g}")
+        weights = [("--sft-weight", config.sft_weight, SFT_WEIGHT)]
+        if not config.reference_draws:  # which keep no prediction to be anchored to
+            weights.append(("--anchor", config.anchor, ANCHOR))
+        return options + [
+            _multiple(name, weight, THREEFOLD) if weight else f"{name} {_rounded(start * slope(beta))}"
+            for name, weight, start in weights
+        ]
 
 
-TENTH, THIRD, TENFOLD = 1 / 10, 1 / 3, 10
-_TIMES = {TENTH: "a tenth of", THIRD: "a third of", TENFOLD: "ten times"}
+TENTH, THIRD, THREEFOLD, TENFOLD = 1 / 10, 1 / 3, 3, 10
+_TIMES = {TENTH: "a tenth of", THIRD: "a third of", THREEFOLD: "three times", TENFOLD: "ten times"}
 
 
-def diagnose(metrics: Rows, validation: Rows, learning_rate: float | None = None) -> list[Diagnosis]:
+def _multiple(option: str, value: float | None, factor: float) -> str:
+    """An option with a multiple of its value, in words if that is not known."""
+    if value is None:
+        return f"{_TIMES[factor]} the {option}"
+    return f"{option} {_rounded(value * factor)} ({'higher' if factor > 1 else 'lower'} than {value:g})"
+
+
+def _rounded(value: float) -> str:
+    """Two digits, without an exponent if the number is short: 1500, 0.0004."""
+    return f"{float(f'{value:.2g}'):g}"
+
+
+def diagnose(metrics: Rows, validation: Rows, config: TrainConfig | None = None) -> list[Diagnosis]:
     """What the tables show, the worst first; never empty.
 
     Args:
-        learning_rate: as the user gave it; without it advice names a multiple.
+        config: settings of the run; without them advice names multiples.
     """
-    run = _Run(summarize(metrics, validation), learning_rate)
+    run = _Run(summarize(metrics, validation), config)
     if (diverging := _diverging(run)) is not None:
         return [diverging]  # it explains whatever else the numbers show
     if (too_early := _too_early(run.summary)) is not None:
@@ -124,17 +161,23 @@ def _too_early(summary: RunSummary) -> Diagnosis | None:
     return None
 
 
-def _driven_by_rejected(run: _Run) -> Diagnosis | None:
+def _pushed_away(run: _Run) -> Diagnosis | None:
+    """The model gets worse at everything. Implicit accuracy and margin do not tell: they compare the two errors."""
     summary = run.summary
-    chosen, rejected = f"{summary.chosen_change:+.1%}", f"{summary.rejected_change:+.1%}"
-    rises_faster = summary.rejected_change > summary.chosen_change >= WORSE
-    if not (summary.uses_preferences and rises_faster) or chosen == rejected:
+    if not (summary.uses_preferences and min(summary.chosen_change, summary.rejected_change) >= WORSE):
         return None
-    return Diagnosis(
-        "driven by the rejected image",
-        f"both held-out errors rise above the reference's, the rejected one faster: chosen {chosen}, rejected {rejected}",
-        f"--safeguard, or three times the --beta, or {run.rate(THIRD)}",
+    chosen, rejected = f"{summary.chosen_change:+.1%}", f"{summary.rejected_change:+.1%}"
+    faster = (
+        ", the rejected one faster" if summary.rejected_change > summary.chosen_change and chosen != rejected else ""
     )
+    reason = f"both held-out errors rise above the reference's{faster}: chosen {chosen}, rejected {rejected}"
+    if summary.accuracy_low > 0.5:
+        reason += f"; held-out implicit accuracy, {summary.accuracy:.1%}, does not show it"
+    options = [run.beta(THREEFOLD), run.rate(THIRD), *run.regularizers()]
+    advice = f"start again with one of {', '.join(options[:-1])} or {options[-1]}"
+    if summary.accuracy_high < 0.5:
+        advice = f"check that chosen and rejected are not swapped, then {advice}"
+    return Diagnosis("both images are pushed away", reason, advice)
 
 
 def _overfitting(run: _Run) -> Diagnosis | None:
@@ -167,7 +210,7 @@ def _saturated(run: _Run) -> Diagnosis | None:
             "saturated",
             f"the mean DPO weight is {summary.dpo_weight:.2f}, 0.50 at the start: implicit accuracy is "
             f"{summary.train_accuracy:.1%} on the training pairs",
-            stop if far else f"{stop}, or start again with a third of the --beta",
+            stop if far else f"{stop}, or start again with {run.beta(THIRD)}",
         )
     # if beta is far too high no mean weight is small: wrong pairs keep all of theirs, and the loss counts their logits
     if summary.uses_preferences and _is_near(summary) and _loss_has_grown(summary):
@@ -176,13 +219,13 @@ def _saturated(run: _Run) -> Diagnosis | None:
             f"the loss went from {summary.first_loss:.3g} to {summary.loss:.3g} although the held-out errors are still near "
             f"the reference's (chosen {summary.chosen_change:+.2%}, rejected {summary.rejected_change:+.2%}): every pair's "
             "logit is large",
-            "start again with a tenth of the --beta",
+            f"start again with {run.beta(TENTH)}",
         )
     return None
 
 
 # The worst first.
-_FAULTS = (_driven_by_rejected, _overfitting, _saturated)
+_FAULTS = (_pushed_away, _overfitting, _saturated)
 
 
 def _not_learning(run: _Run) -> Diagnosis | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...core.files import write_atomic
+from ..config import TrainConfig
 from .diagnose import Diagnosis, diagnose
 from .tables import Floats, Rows, column, error_changes, read_rows, validation_passes
 
@@ -18,32 +19,34 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
 
 
-def plot_training(folder: Path, learning_rate: float | None = None) -> Path:
+def plot_training(folder: Path, config: TrainConfig | None = None) -> Path:
     """Write `training.png` into the folder of a run; its path.
 
     A panel without numbers says so: a run may have no held-out pairs, and sft has no implicit accuracy.
 
     Args:
-        learning_rate: as the user gave it, for the advice.
+        config: settings of the run, for the advice.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     metrics, validation = read_rows(folder / "metrics.csv"), read_rows(folder / "validation.csv")
-    figure = Figure(figsize=(16, 9), layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15))
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, 3, wspace=0.08, hspace=0.08)
+    figure = Figure(figsize=(16, 9), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    # fixed margins, wide enough for every tick label: measuring them all takes as long as plotting them
+    grid = figure.add_gridspec(2, 3, left=0.068, right=0.985, bottom=0.075, top=0.945, wspace=0.38, hspace=0.3)
     _loss(figure.add_subplot(grid[0, 0]), metrics)
     _accuracy(figure.add_subplot(grid[0, 1]), metrics, validation)
     _errors(figure.add_subplot(grid[0, 2]), validation)
-    gradient = grid[1, 0].subgridspec(2, 1)
+    gradient = grid[1, 0].subgridspec(2, 1, hspace=0.35)
     _dpo_weight(figure.add_subplot(gradient[0]), metrics)
     _norm(figure.add_subplot(gradient[1]), metrics)
-    _bins(figure.add_subplot(grid[1, 1]), validation)
-    _diagnoses(figure.add_subplot(grid[1, 2]), diagnose(metrics, validation, learning_rate))
+    by_bin = grid[1, 1].subgridspec(2, 1, hspace=0.35)
+    _bins(figure.add_subplot(by_bin[0]), validation)
+    _bin_errors(figure.add_subplot(by_bin[1]), validation)
+    _diagnoses(figure.add_subplot(grid[1, 2]), diagnose(metrics, validation, config))
     path, image = folder / "training.png", io.BytesIO()
-    figure.savefig(image, format="png", dpi=100)
+    canvas.print_png(image)
     write_atomic(path, image.getvalue())
     return path
 
@@ -111,28 +114,52 @@ def _norm(axes: "Axes", metrics: Rows) -> None:
 
 
 def _bins(axes: "Axes", validation: Rows) -> None:
+    rows = _last_bins(validation)
     last = max(column(validation, "step"), default=0)
-    rows = [row for row in validation if row["bin"] != "all" and float(row["step"]) == last]
     accuracy = column(rows, "implicit_accuracy")
     low, high = column(rows, "implicit_accuracy_low"), column(rows, "implicit_accuracy_high")
-    _frame(axes, f"By timestep, at step {last:.0f}", "held-out implicit accuracy", "timestep (higher: more noise)")
+    _frame(axes, f"By timestep, at step {last:.0f}", "held-out", "")
     if not np.isfinite(accuracy).any():
         return _blank(axes)
     positions = np.arange(len(rows))
-    axes.bar(positions, accuracy, color=BLUE, alpha=0.6, width=0.7)
+    axes.bar(positions, accuracy, color=BLUE, alpha=0.6, width=0.7, label="implicit accuracy")
     axes.vlines(positions, low, high, color="black", linewidth=1.5)
+    axes.plot(positions, column(rows, "dpo_weight"), "D", color=ORANGE, markersize=5, label="mean DPO weight")
+    axes.set_xticks(positions, [""] * len(rows))
+    _level(axes, 0.5)
+    axes.set_ylim(0, 1.25)
+    axes.set_yticks([0, 0.5, 1])
+    axes.yaxis.set_major_formatter(_percent)
+    axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper left")
+
+
+def _bin_errors(axes: "Axes", validation: Rows) -> None:
+    rows = _last_bins(validation)
+    _frame(axes, "", "error minus the\nreference's", "timestep (higher: more noise)")
+    changes = [column(rows, name) / column(rows, f"ref_{name}") - 1 for name in ("chosen_error", "rejected_error")]
+    if not np.isfinite(changes).any():
+        return _blank(axes)
+    positions = np.arange(len(rows))
+    for change, color, name, side in zip(changes, (BLUE, ORANGE), ("chosen", "rejected"), (-0.18, 0.18), strict=True):
+        axes.bar(positions + side, change, color=color, alpha=0.7, width=0.34, label=name)
     edges = zip(column(rows, "timestep_low"), column(rows, "timestep_high"), strict=True)
     axes.set_xticks(positions, [f"{first:.0f}–{end:.0f}" for first, end in edges], fontsize=10 if len(rows) < 7 else 7)
-    _level(axes, 0.5)
-    axes.set_ylim(0, 1)
+    _level(axes, 0)
     axes.yaxis.set_major_formatter(_percent)
+    axes.legend(frameon=False, fontsize=9, ncols=2)
+
+
+def _last_bins(validation: Rows) -> Rows:
+    """The rows of the timestep bins in the last validation pass."""
+    last = max(column(validation, "step"), default=0)
+    return [row for row in validation if row["bin"] != "all" and float(row["step"]) == last]
 
 
 def _diagnoses(axes: "Axes", diagnoses: list[Diagnosis]) -> None:
     axes.set_axis_off()
-    axes.set_title("Is it learning?", loc="left", fontsize=14)
+    axes.set_title("Is it learning?", loc="left", fontsize=14, y=1.0, pad=16)
     height = 0.96
-    size, width = (12, 46) if len(diagnoses) <= 2 else (9, 62)  # so that all of them fit
+    size, width = (12, 44) if len(diagnoses) <= 2 else (9, 60)  # so that all of them fit
     for diagnosis in diagnoses:
         color = BLUE if diagnosis.name == "learning" else ORANGE
         parts = (
@@ -150,7 +177,8 @@ def _diagnoses(axes: "Axes", diagnoses: list[Diagnosis]) -> None:
 
 
 def _frame(axes: "Axes", title: str, left: str, below: str) -> None:
-    axes.set_title(title, loc="left", fontsize=14)
+    # at a fixed height, above the power of ten that some axes have: looking for free space takes a third of the time
+    axes.set_title(title, loc="left", fontsize=14, y=1.0, pad=16 if title else 0)
     axes.set_xlabel(below, fontsize=12)
     axes.set_ylabel(left, fontsize=12)
     axes.tick_params(labelsize=11)
