@@ -105,3 +105,14 @@ def test_a_flow_loss_is_the_velocity_error_worked_by_hand(flow: TrainConfig, lab
         ).sample
     expected = (velocity - (batch.noise - batch.chosen)).square().mean(dim=(1, 2, 3))
     torch.testing.assert_close(errors.chosen, expected, rtol=1e-5, atol=0.0)
+
+
+def test_samples_show_the_reference_beside_the_policy_when_no_reference_is_kept_in_memory(
+    flow: TrainConfig, labelled: PairStore
+) -> None:
+    for rank, loss in ((0, "sft"), (2, "dpo")):
+        output = Path(f"{flow.output_dir}-{loss}")
+        settings = replace(flow, lora_rank=rank, loss=loss, sample_steps=2, n_samples=1, output_dir=str(output))
+        trainer(settings, labelled).train("run")
+        written = sorted(path.name for path in (output / "samples").iterdir())
+        assert written == ["reference-0.png", "step-000002.png"], loss
