@@ -293,7 +293,7 @@ def test_the_command_obeys_a_signal_while_it_starts(labelled: PairStore, config:
     )
     assert code == 143, printed
     assert printed.splitlines()[-1] == (
-        "prefloop: interrupted: nothing was trained yet; the same command goes on from here"
+        "prefloop: interrupted: nothing was trained yet; the same command continues from here"
     )
 
 
