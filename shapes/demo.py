@@ -46,14 +46,13 @@ def stages(config: DemoConfig) -> Stages:
     from ..train.config import TrainConfig
 
     folder = Path(config.dir)
-    quick, flow = config.quick, config.model == "shapes-flow"
-    name = f"{config.seed}{'-flow' if flow else ''}{'-quick' if quick else ''}"
+    quick = config.quick
+    name = f"{config.seed}{config.model.removeprefix('shapes')}{'-quick' if quick else ''}"
     output = str(folder / f"tuned-{name}")
     generation = GenerateConfig(
         model=config.model, seed=config.seed, limit=16 if quick else N_PROMPTS, images_per_prompt=2 if quick else 4
     )
-    size: dict[str, Any] = dict(FLOW_TRAINING) if flow else {}
-    size |= {"max_train_steps": 4, "train_batch_size": 8, "lr_warmup_steps": 2} if quick else {}
+    size: dict[str, Any] = {"max_train_steps": 4, "train_batch_size": 8, "lr_warmup_steps": 2} if quick else {}
     training = TrainConfig(
         model=config.model,
         output_dir=output,
@@ -77,8 +76,6 @@ def stages(config: DemoConfig) -> Stages:
 
 N_PROMPTS = 350
 CLEAR = "margin > 3"  # logits of PickScore: pairs whose winner is clear to it
-FLOW_TRAINING: dict[str, Any] = {"max_train_steps": 160}  # a step takes 1.5 times as long as of shapes
-"""Where shapes-flow is trained otherwise than by default."""
 
 
 def demo(config: DemoConfig) -> dict:
@@ -96,7 +93,7 @@ def demo(config: DemoConfig) -> dict:
     from ..train.stage import train
 
     planned = stages(config)
-    store = PairStore.create(Path(config.dir) / ("store" if config.model == "shapes" else f"store-{config.model}"))
+    store = PairStore.create(Path(config.dir) / f"store{config.model.removeprefix('shapes')}")
     generate(planned.generate, store)
     relabel(RelabelConfig(scorers=("pickscore",), checkpoints={"pickscore": "shapes"}), store)
     if not _finished(planned.train):

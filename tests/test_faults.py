@@ -42,7 +42,7 @@ def test_a_signal_stops_relabel_after_the_current_batch(store: PairStore, tmp_pa
     ended, printed = signalled(number, is_scoring, *words, cwd=tmp_path, **log)
     assert ended == code
     assert "Traceback" not in printed
-    assert "the same command goes on" in printed.strip().splitlines()[-1]
+    assert "the same command continues" in printed.strip().splitlines()[-1]
     assert store.rows("select status from runs") == [("interrupted",)]
     assert content.finished(*words, cwd=tmp_path, **log)[0] == 0
     # no image that was scored before the signal is scored again
