@@ -50,3 +50,20 @@ def test_quick_demo_ends_with_a_report_and_can_be_called_again(tmp_path: Path):
         )
         == before
     )
+
+
+@pytest.mark.slow  # four stages as a user runs them
+def test_quick_demo_of_the_flow_model_keeps_a_store_and_a_report_of_its_own(tmp_path: Path):
+    code, printed = content.finished(
+        "demo", "--quick", "--json", "--model", "shapes-flow", cwd=tmp_path, timeout=600, first=_progress_in_a_file
+    )
+    assert code == 0, (tmp_path / "progress").read_text()[-2000:]
+    result = json.loads(printed)
+    assert (tmp_path / result["report"] / "report.html").exists()
+    folder = tmp_path / "prefloop-demo"
+    assert sorted(path.name for path in folder.iterdir()) == ["report-0-flow-quick", "store-flow", "tuned-0-flow-quick"]
+    trained = json.loads((folder / "tuned-0-flow-quick" / "prefloop.json").read_text())
+    assert (trained["family"], trained["trained_on"]["built_in"]) == ("sd3", "shapes-flow")
+    # its transformer has no room for T5's tokens, so plain diffusers must leave them out too
+    assert "text_encoder_3=None" in (folder / "tuned-0-flow-quick" / "README.md").read_text()
+    assert "max_sequence_length=0" in (folder / "tuned-0-flow-quick" / "README.md").read_text()
