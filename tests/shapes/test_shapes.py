@@ -118,7 +118,7 @@ def test_the_flow_pipeline_is_one_that_diffusers_loads():
     pipeline: Any = StableDiffusion3Pipeline.from_pretrained(FLOW_PIPELINE, text_encoder_3=None, tokenizer_3=None)
     assert isinstance(pipeline.transformer, SD3Transformer2DModel)
     embeds, *_ = pipeline.encode_prompt("a red circle", None, None, max_sequence_length=0)
-    assert embeds.shape == (1, MAX_LENGTH, pipeline.transformer.config.joint_attention_dim)
+    assert embeds.shape == (1, MAX_LENGTH, pipeline.transformer.config["joint_attention_dim"])
 
 
 def test_the_pipeline_is_one_that_diffusers_loads():
