@@ -10,6 +10,7 @@ import typer
 from ..core.cli import DEFAULT, StoreOption, options_of, say
 from ..core.errors import UsageError
 from ..core.stats import interval_text
+from ..core.text import plural
 from ..store.pairstore import PairStore
 from .config import TrainConfig
 
@@ -150,12 +151,12 @@ def summary_text(summary: dict) -> str:
         accuracy = (
             f"; implicit accuracy on held-out pairs {validation['implicit_accuracy']:.3f} "
             f"({interval_text(low, high, validation['n_prompts'], '.3f')}; "
-            f"{validation['n_pairs']} pairs of {validation['n_prompts']} prompts)"
+            f"{plural(validation['n_pairs'], 'pair')} of {plural(validation['n_prompts'], 'prompt')})"
         )
     beta = ""
     if summary["beta_mean"] is not None:
         beta = f", beta {summary['beta_mean']:g} per element mean = {summary['beta_sum']:.4g} per sum"
-    lines = [f"{summary['steps']} steps on {summary['n_pairs']} pairs{beta}{accuracy}"]
+    lines = [f"{plural(summary['steps'], 'step')} on {plural(summary['n_pairs'], 'pair')}{beta}{accuracy}"]
     lines += [f"{verdict['name']}: {verdict['reason']}. {verdict['advice']}" for verdict in summary["diagnoses"]]
     if (beta_probe := summary[KEY]) is not None:
         lines.append(probe_line(beta_probe))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ...core.json import plain
+from ...core.text import plural
 from ...models.families import Family, family_of
 from ...models.noise import RectifiedFlow
 from ...models.resolve import find_model, with_parts
@@ -65,7 +66,7 @@ def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -
     ]
     lines += [
         "",
-        f"family    {family.name}, predicts {noise.prediction_type}{sigma}; {len(pairs.validation)} pairs are held out",
+        f"family    {family.name}, predicts {noise.prediction_type}{sigma}; {plural(len(pairs.validation), 'pair')} held out",
         f"beta      {beta:g} per element mean = {beta / math.prod(shape):.4g} per sum over "
         f"{shape[0]} x {shape[1]} x {shape[2]} values"
         if beta is not None

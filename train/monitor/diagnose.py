@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 from ...core.stats import MIN_PROMPTS, interval_text
+from ...core.text import plural
 from ..config import TrainConfig
 from .evidence import MIN_PAIRS, MIN_STEPS, RunSummary, summarize
 from .tables import Rows
@@ -279,7 +280,7 @@ def _learning(run: _Run) -> Diagnosis:
 
 def _accuracy(summary: RunSummary) -> str:
     interval = interval_text(summary.accuracy_low, summary.accuracy_high, summary.n_prompts)
-    return f"{summary.accuracy:.1%} ({interval}; {summary.n_pairs} pairs of {summary.n_prompts} prompts)"
+    return f"{summary.accuracy:.1%} ({interval}; {plural(summary.n_pairs, 'pair')} of {plural(summary.n_prompts, 'prompt')})"
 
 
 def _on_training_pairs(summary: RunSummary) -> str:
