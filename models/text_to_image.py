@@ -76,7 +76,7 @@ def set_scheduler(pipeline: Any, name: str | None, steps: int) -> None:
     own, scheduler_class = pipeline.scheduler, cast("Any", kind)  # pyright does not see that a scheduler has a config
     try:
         scheduler = scheduler_class.from_config(own.config)
-        copy.deepcopy(scheduler).set_timesteps(steps)
+        copy.deepcopy(scheduler).set_timesteps(steps, **_any_shift(scheduler))
     except Exception as error:  # a class made for other models may raise anything
         raise UsageError(f"{_does_not_fit(name, pipeline)}: {first_line(error)}") from error
     missing = [
@@ -86,7 +86,23 @@ def set_scheduler(pipeline: Any, name: str | None, steps: int) -> None:
     ]
     if missing:
         raise UsageError(f"{_does_not_fit(name, pipeline)}: it has no {' and no '.join(missing)}")
+    if _is_flow(own) != _is_flow(scheduler):
+        kinds = ("flow matching", "diffusion") if _is_flow(own) else ("diffusion", "flow matching")
+        raise UsageError(
+            f"{_does_not_fit(name, pipeline)}: the model was trained by {kinds[0]}, and it is for {kinds[1]}"
+        )
     pipeline.scheduler = scheduler
+
+
+def _is_flow(scheduler: Any) -> bool:
+    """Whether a noise scheduler is for models trained by flow matching."""
+    return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas"))
+
+
+def _any_shift(scheduler: Any) -> dict[str, float]:
+    """The argument without which a schedule that is shifted by the image's size cannot be made."""
+    shifted = scheduler.config.get("use_dynamic_shifting")
+    return {"mu": 1.0} if shifted and "mu" in inspect.signature(scheduler.set_timesteps).parameters else {}
 
 
 def _does_not_fit(name: str, pipeline: Any) -> str:

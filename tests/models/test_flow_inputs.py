@@ -157,3 +157,13 @@ def test_steps_and_guidance_are_those_of_the_model_card(sd35: Path, tmp_path: Pa
 
     assert usual_settings(find_model(str(sd35))) == (40, 4.5)
     assert usual_settings(find_model(str(tiny.saved("sd3", tmp_path / "sd3")))) == (28, 7.0)
+
+
+def test_a_noise_scheduler_of_another_kind_of_model_is_refused(sd35: Path, tiny_pipeline: Path) -> None:
+    for scheduler in ("ddim", "euler", "dpm++"):
+        with pytest.raises(UsageError, match=r"does not fit a StableDiffusion3Pipeline .* trained by flow matching"):
+            sampler(sd35, scheduler=scheduler)
+    with pytest.raises(UsageError, match=r"does not fit a StableDiffusionPipeline .*: it has no scale_model_input"):
+        sampler(tiny_pipeline, scheduler="FlowMatchEulerDiscreteScheduler")
+    heun = sampler(sd35, scheduler="FlowMatchHeunDiscreteScheduler")
+    assert heun.description["scheduler"] == "FlowMatchHeunDiscreteScheduler"
