@@ -105,3 +105,19 @@ def test_a_flow_loss_is_the_velocity_error_worked_by_hand(flow: TrainConfig, lab
         ).sample
     expected = (velocity - (batch.noise - batch.chosen)).square().mean(dim=(1, 2, 3))
     torch.testing.assert_close(errors.chosen, expected, rtol=1e-5, atol=0.0)
+
+
+def test_another_number_of_reference_draws_does_not_reuse_errors_at_other_sigmas(
+    flow: TrainConfig, labelled: PairStore
+) -> None:
+    """The first of one draw has any sigma, the first of two one of the lower half."""
+    settings = replace(flow, max_train_samples=4)
+    one = trainer(replace(settings, reference_draws=1, output_dir=f"{flow.output_dir}-one"), labelled)
+    one.train("run")
+    two = trainer(replace(settings, reference_draws=2), labelled)
+    two.train("run")
+    draw = two.data.cached_draws()[0]
+    (batch,) = two.data.sample_batch([draw])
+    expected = two.denoiser.reference_errors([batch])
+    assert batch.ref_chosen is not None
+    torch.testing.assert_close(batch.ref_chosen, expected.chosen, rtol=1e-4, atol=0.0)
