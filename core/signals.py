@@ -21,7 +21,7 @@ class StopSignal:
     def check(self, done: str) -> None:
         """Raise Interrupted if a signal was received. `done` says what is safe."""
         if self.requested:
-            raise Interrupted(f"interrupted: {done}; the same command goes on from here", self.number)
+            raise Interrupted(f"interrupted: {done}; the same command continues from here", self.number)
 
     def _handle(self, number: int, _frame: object) -> None:
         if self.requested:

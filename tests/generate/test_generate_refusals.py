@@ -128,7 +128,7 @@ def test_a_signal_ends_generate_after_its_batch(store: PairStore, tiny_pipeline:
     prompts = str(tmp_path / "prompts.txt")
     config = GenerateConfig(model=str(tiny_pipeline), prompts=prompts, images_per_prompt=2, batch_size=2, device="cpu")
     planned = plan(config, store)
-    with pytest.raises(Interrupted, match=r"4 of 10 images are in .*; the same command goes on") as ended:
+    with pytest.raises(Interrupted, match=r"4 of 10 images are in .*; the same command continues") as ended:
         run_plan(planned, store, Signalled(planned.model, planned.config))
     assert ended.value.exit_code == 143
     assert store.rows("select status from runs") == [("interrupted",)]
@@ -177,7 +177,7 @@ def test_a_signal_while_weights_load_is_obeyed_at_once(
     )
     assert code == 143, printed
     assert "Traceback" not in printed
-    assert "the same command goes on" in printed.splitlines()[-1]
+    assert "the same command continues" in printed.splitlines()[-1]
     # nothing more of the model was read, and nothing was generated with it
     assert (tmp_path / "opened").read_text() == ""
     name = str(model)

@@ -121,3 +121,15 @@ def test_another_number_of_reference_draws_does_not_reuse_errors_at_other_sigmas
     expected = two.denoiser.reference_errors([batch])
     assert batch.ref_chosen is not None
     torch.testing.assert_close(batch.ref_chosen, expected.chosen, rtol=1e-4, atol=0.0)
+||||||| 213a34a
+
+
+def test_samples_show_the_reference_beside_the_policy_when_no_reference_is_kept_in_memory(
+    flow: TrainConfig, labelled: PairStore
+) -> None:
+    for rank, loss in ((0, "sft"), (2, "dpo")):
+        output = Path(f"{flow.output_dir}-{loss}")
+        settings = replace(flow, lora_rank=rank, loss=loss, sample_steps=2, n_samples=1, output_dir=str(output))
+        trainer(settings, labelled).train("run")
+        written = sorted(path.name for path in (output / "samples").iterdir())
+        assert written == ["reference-0.png", "step-000002.png"], loss

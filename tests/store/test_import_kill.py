@@ -89,7 +89,7 @@ def test_a_signal_ends_an_import_after_its_part(tmp_path: Path):
     assert ended(process) == 143
     printed = (tmp_path / "printed").read_text()
     assert "Traceback" not in printed
-    assert "the same command goes on from here" in printed.strip().splitlines()[-1]
+    assert "the same command continues from here" in printed.strip().splitlines()[-1]
     opened = PairStore.open(store)
     ((n,),) = opened.rows("select count(*) from pairs")
     assert 0 < n < 120

@@ -160,7 +160,7 @@ def test_a_signal_while_encoding_takes_effect_after_the_batch_and_what_was_encod
         return rows_of(ids)
 
     cache = TensorCache(tmp_path)
-    with pytest.raises(Interrupted, match=r"6 of 20.*the same command goes on") as raised:
+    with pytest.raises(Interrupted, match=r"6 of 20.*the same command continues") as raised:
         cache.fill(IDS, encoded, "encoding images", batch=3, stop=stop)
     assert raised.value.exit_code == 143
     assert batches == [3, 3]
@@ -235,7 +235,7 @@ def test_sigterm_while_images_are_encoded_ends_the_run_and_keeps_them(
         return load_image(path, image)
 
     monkeypatch.setattr("prefloop.train.cache.load_image", opening)
-    with pytest.raises(Interrupted, match="60 of 60 are kept; the same command goes on") as raised:
+    with pytest.raises(Interrupted, match="60 of 60 are kept; the same command continues") as raised:
         train(config, labelled)
     assert raised.value.exit_code == 128 + signal.SIGTERM
     assert train(config, labelled)["steps"] == 3

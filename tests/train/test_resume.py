@@ -251,7 +251,7 @@ def test_a_signal_during_start_or_encoding_is_obeyed_and_encoded_images_are_kept
 
     early = StopSignal()
     early.number = signal.SIGTERM
-    with pytest.raises(Interrupted, match="the same command goes on") as caught:
+    with pytest.raises(Interrupted, match="the same command continues") as caught:
         train(config, labelled, stop=early)
     assert caught.value.exit_code == 143
     assert not Path(config.output_dir).exists()
@@ -293,7 +293,7 @@ def test_the_command_obeys_a_signal_while_it_starts(labelled: PairStore, config:
     )
     assert code == 143, printed
     assert printed.splitlines()[-1] == (
-        "prefloop: interrupted: nothing was trained yet; the same command goes on from here"
+        "prefloop: interrupted: nothing was trained yet; the same command continues from here"
     )
 
 

@@ -51,6 +51,8 @@ class Monitor:
         """Compute the reference's errors on the held-out pairs, once per run; before the first step the model is its reference."""
         if step:
             self._load_last_rows()
+        elif self.accelerator.is_main_process:
+            self.samples.keep_references(self.accelerator.device)
         if not len(self.validation) or not self.accelerator.is_main_process:
             return
         kept = self.output / RUN_DIR

@@ -21,7 +21,7 @@ from ..data import TrainingData, derived_seed
 from ..pairs import Pair
 from ..policy import Policy, load_vae
 
-STEPS, GUIDANCE = 20, 5.0  # of models that are not distilled
+STEPS, GUIDANCE = 20, 5.0  # of U-Nets that are not distilled; at most that many steps of others
 BORDER, LINE = 4, 16  # pixels
 
 
@@ -35,19 +35,33 @@ class Samples:
 
     def write(self, step: int, device: torch.device) -> None:
         """Write samples/step-N.png: a row for each prompt, the reference's image on the left and the policy's on the right."""
-        self.folder.mkdir(exist_ok=True)
-        kept = [self.folder / f"reference-{number}.png" for number in range(len(self.pairs))]
         pipeline = self._pipeline(device)
-        if not all(path.exists() for path in kept):
+        if not self._has_references():
             if step and not self.policy.has_reference:
                 return
-            with self.policy.reference(self.policy.component):
-                for path, image in zip(kept, self._images(pipeline, device), strict=True):
-                    write_atomic(path, png_bytes(image))
+            self._write_references(pipeline, device)
         images = self._images(pipeline, device)
-        before = [Image.open(path).convert("RGB") for path in kept]
+        before = [Image.open(path).convert("RGB") for path in self._references]
         rows = sheet(before, images, [pair.prompt for pair in self.pairs])
         write_atomic(self.folder / f"step-{step:06d}.png", png_bytes(rows))
+
+    def keep_references(self, device: torch.device) -> None:
+        """Generate the reference's images before the first step, if the run will not have a reference after it."""
+        if self.config.sample_steps and not self.policy.has_reference and not self._has_references():
+            self._write_references(self._pipeline(device), device)
+
+    @property
+    def _references(self) -> list[Path]:
+        return [self.folder / f"reference-{number}.png" for number in range(len(self.pairs))]
+
+    def _has_references(self) -> bool:
+        return all(path.exists() for path in self._references)
+
+    def _write_references(self, pipeline: Any, device: torch.device) -> None:
+        self.folder.mkdir(exist_ok=True)
+        with self.policy.reference(self.policy.component):
+            for path, image in zip(self._references, self._images(pipeline, device), strict=True):
+                write_atomic(path, png_bytes(image))
 
     def _pipeline(self, device: torch.device) -> Any:
         family = self.data.family
@@ -61,7 +75,9 @@ class Samples:
     def _images(self, pipeline: Any, device: torch.device) -> list[Image.Image]:
         family = self.data.family
         side = self.config.resolution or family.resolution
-        steps, guidance = family.usual if family.distilled else (STEPS, GUIDANCE)
+        steps, guidance = STEPS, GUIDANCE
+        if family.distilled or family.component == "transformer":
+            steps, guidance = min(family.usual[0], STEPS), family.usual[1]
         with _eval_mode(self.policy.component):
             images = []
             for pair in self.pairs:
