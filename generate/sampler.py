@@ -35,7 +35,10 @@ class ImageSampler:
         set_scheduler(pipeline, sampling["scheduler"], sampling["num_inference_steps"])
         family = known_family(model)
         if family is not None and (config.dtype, family.dtype) == ("float16", "bfloat16"):
-            print(f"{model.name} was made for bfloat16 and may overflow in float16", file=sys.stderr)
+            print(
+                f"{model.name} was made for bfloat16 and may overflow in float16; --dtype bfloat16 is safer",
+                file=sys.stderr,
+            )
         refuse_resolution(pipeline, family, config.resolution)
         # the side that some pipelines have by default is that of their largest model
         own = family.checked().resolution if family is not None and family.component == "transformer" else None

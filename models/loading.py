@@ -22,7 +22,7 @@ _ALIKE: dict[PartName, tuple[str, ...]] = {
     "unet": ("in_channels", "out_channels", "cross_attention_dim", "addition_embed_type", "class_embed_type"),
     "transformer": (
         *("in_channels", "out_channels", "patch_size"),
-        *("joint_attention_dim", "pooled_projection_dim", "caption_channels", "cap_feat_dim"),
+        *("joint_attention_dim", "pooled_projection_dim", "caption_channels", "cap_feat_dim", "guidance_embeds"),
     ),
     "vae": ("latent_channels", "z_dim", "in_channels"),
 }

@@ -17,10 +17,9 @@ from .model import COMPONENTS, TITLES, Kind, Model, Part, PartName
 
 BUILT_IN = {"shapes": ("shapes", "weights", "pipeline"), "shapes-flow": ("shapes", "weights", "pipeline-flow")}
 LORA_FILE = "pytorch_lora_weights.safetensors"
-PEFT_LORA_FILE, PEFT_SETTINGS = (
-    "adapter_model.safetensors",
-    "adapter_config.json",
-)  # of models without a loader in diffusers
+# of LoRAs that diffusers has no loader for
+PEFT_LORA_FILE = "adapter_model.safetensors"
+PEFT_SETTINGS = "adapter_config.json"
 
 
 def find_model(name: str, revision: str | None = None) -> Model:
@@ -152,7 +151,7 @@ def _kind(folder: Path, trained_with: dict) -> Kind:
         raise PrefloopError(f"{folder} contains an unfinished training run; repeat the command that started it")
     if not kinds:
         raise PrefloopError(
-            f"{folder} contains no model: it has neither model_index.json, {LORA_FILE} nor unet/ nor transformer/"
+            f"{folder} contains no model: it has no model_index.json, {LORA_FILE}, {PEFT_LORA_FILE}, unet/ or transformer/"
         )
     last: list[Kind] = [kind for kind in kinds if kind == str(trained_with.get("output"))]
     return last[0] if last else kinds[0]

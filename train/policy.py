@@ -29,7 +29,7 @@ from ..models.lora import (
 from ..models.model import Model
 from ..models.resolve import LORA_FILE, with_parts
 from .config import TrainConfig
-from .export.kohya import save_kohya
+from .export.kohya import refuse_nameless_layers, save_kohya
 
 KOHYA_FILE = "kohya.safetensors"
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -76,6 +76,8 @@ class Policy:
                 component.to(HALF[config.mixed_precision])  # frozen: both models round it the same way
             self.lora_layers = lora_layers(component, config.lora_targets, family.lora_targets)
             """Names of the layers that the LoRA is put on."""
+            if config.kohya:
+                refuse_nameless_layers(component, self.lora_layers)
             with torch.random.fork_rng():
                 torch.manual_seed(config.seed)
                 add_adapter(

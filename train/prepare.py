@@ -137,6 +137,8 @@ def with_reference_errors(
     settings |= {
         name: value for name in _AFFECT_REFERENCE_IF_GIVEN if (value := getattr(data.config, name)) is not None
     }
+    if data.noise.prediction_type == "flow":  # the draws of a pair share its range of noise levels
+        settings["reference_draws"] = data.config.reference_draws
     name = content_id(canonical(settings | {"model": model.model_id.hex}).encode()).hex
     cache = TensorCache(store.path / "cache" / f"reference-{name[:16]}")
     draws = {draw.draw_id: draw for draw in data.cached_draws() if draw.draw_id is not None}

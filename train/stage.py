@@ -8,6 +8,7 @@ from uuid import uuid4
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from safetensors import SafetensorError
 
 from ..core.errors import cannot_write, is_full
@@ -62,14 +63,18 @@ def train(
     refuse_impossible(config)
     with (stop or StopSignal()).listening() as stop, ExitStack() as held:
         model = with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
-        refuse_unsuitable(config, family_of(model))
+        family = family_of(model)
+        refuse_unsuitable(config, family)
         refuse_overlap(config, store.path, model)
         stop.check("nothing was trained yet")
         AcceleratorState._reset_state()  # otherwise a second run in a process keeps the first one's precision
         tracker: dict[str, Any] = (
             {"log_with": config.report_to, "project_dir": str(output / "logs")} if config.report_to else {}
         )
-        accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=on_cpu(config.cpu), **tracker)
+        distributed = DistributedDataParallelKwargs(find_unused_parameters=family.has_unused_weights)
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision, cpu=on_cpu(config.cpu), kwargs_handlers=[distributed], **tracker
+        )
         main = accelerator.is_main_process
         on_main_process(
             accelerator,

@@ -68,6 +68,11 @@ class Family(Protocol):
         ...
 
     @property
+    def has_unused_weights(self) -> bool:
+        """True if the prediction does not depend on some weights: they get no gradient, which DDP must be told."""
+        ...
+
+    @property
     def dtype(self) -> str:
         """Data type of torch that `auto` means on a GPU."""
         ...

@@ -44,6 +44,7 @@ class QwenImage(TransformerFamily):
     vae_class: str = "AutoencoderKLQwenImage"
     guidance_argument: str = "true_cfg_scale"
     negative_prompt: str = " "
+    has_unused_weights: bool = True  # the last block's text, which nothing follows
     lora_targets: tuple[str, ...] = (
         *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
         *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),

@@ -42,6 +42,7 @@ class TransformerFamily:
     scheduler_class: str = "FlowMatchEulerDiscreteScheduler"
     """Class whose settings are completed; the pipeline's own may be another."""
     lora_loader: bool = True
+    has_unused_weights: bool = False
     dtype: str = "bfloat16"
     starts_from_image: bool = False
     full_optimizer: Literal["adamw", "adafactor"] = "adamw"

@@ -54,6 +54,7 @@ class UNetFamily:
     vae_class: str = "AutoencoderKL"
     lora_targets: tuple[str, ...] = LORA_TARGETS
     lora_loader: bool = True
+    has_unused_weights: bool = False
     dtype: str = "float16"
     guidance_argument: str = "guidance_scale"
     negative_prompt: str = ""

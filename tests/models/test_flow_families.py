@@ -11,9 +11,10 @@ import pytest
 import tiny
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from prefloop.core.signals import StopSignal
 from prefloop.models.families import family_of
+from prefloop.models.lora import add_adapter, lora_layers
 from prefloop.models.pipelines import load_pipeline
 from prefloop.models.resolve import find_model
 from prefloop.store import PairStore
@@ -160,6 +161,24 @@ def test_a_batch_of_ragged_prompts_equals_one_prompt_at_a_time(folders: Callable
     together = predict(PROMPTS, slice(None))
     alone = torch.cat([predict([prompt], slice(at, at + 1)) for at, prompt in enumerate(PROMPTS)])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", tiny.FLOW_KINDS)
+def test_a_family_says_whether_some_weights_of_a_lora_get_no_gradient(
+    folders: Callable[[str], Path], kind: str
+) -> None:
+    """With several processes, torch raises in the second step if it was not told."""
+    family = family_of(find_model(str(folders(kind))))
+    model = loaded(folders(kind)).transformer.requires_grad_(False).train()
+    add_adapter(model, LoraConfig(r=2, target_modules=lora_layers(model, None, family.lora_targets)))
+    side = SIDE // family.vae_factor
+    prompts = {name: torch.randn(2, *shape) for name, shape in family.prompt_shapes().items()}
+    conditions = family.conditions(prompts, torch.zeros(2, 4), (SIDE, SIDE))
+    noisy = torch.randn(2, family.latent_channels, side, side)
+    family.predict(model, noisy, torch.tensor([100.0, 500.0]), conditions).square().mean().backward()
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    assert trained
+    assert any(weight.grad is None for weight in trained) == family.has_unused_weights
 
 
 @pytest.mark.parametrize("kind", tiny.FLOW_KINDS)

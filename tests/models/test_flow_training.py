@@ -107,6 +107,22 @@ def test_a_flow_loss_is_the_velocity_error_worked_by_hand(flow: TrainConfig, lab
     torch.testing.assert_close(errors.chosen, expected, rtol=1e-5, atol=0.0)
 
 
+def test_another_number_of_reference_draws_does_not_reuse_errors_at_other_sigmas(
+    flow: TrainConfig, labelled: PairStore
+) -> None:
+    """The first of one draw has any sigma, the first of two one of the lower half."""
+    settings = replace(flow, max_train_samples=4)
+    one = trainer(replace(settings, reference_draws=1, output_dir=f"{flow.output_dir}-one"), labelled)
+    one.train("run")
+    two = trainer(replace(settings, reference_draws=2), labelled)
+    two.train("run")
+    draw = two.data.cached_draws()[0]
+    (batch,) = two.data.sample_batch([draw])
+    expected = two.denoiser.reference_errors([batch])
+    assert batch.ref_chosen is not None
+    torch.testing.assert_close(batch.ref_chosen, expected.chosen, rtol=1e-4, atol=0.0)
+
+
 def test_samples_show_the_reference_beside_the_policy_when_no_reference_is_kept_in_memory(
     flow: TrainConfig, labelled: PairStore
 ) -> None:
@@ -116,3 +132,16 @@ def test_samples_show_the_reference_beside_the_policy_when_no_reference_is_kept_
         trainer(settings, labelled).train("run")
         written = sorted(path.name for path in (output / "samples").iterdir())
         assert written == ["reference-0.png", "step-000002.png"], loss
+
+
+def test_samples_show_the_reference_beside_a_policy_whose_every_weight_is_trained(
+    flow: TrainConfig, labelled: PairStore
+) -> None:
+    pixels = {}
+    for name, rate in (("still", 1e-9), ("trained", 0.1)):
+        output = Path(f"{flow.output_dir}-{name}")
+        settings = replace(flow, lora_rank=0, learning_rate=rate, sample_steps=2, n_samples=1, output_dir=str(output))
+        trainer(settings, labelled).train("run")
+        pixels[name] = [(output / "samples" / file).read_bytes() for file in ("reference-0.png", "step-000002.png")]
+    assert pixels["still"][0] == pixels["trained"][0]
+    assert pixels["still"][1] != pixels["trained"][1]

@@ -14,9 +14,10 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from peft import LoraConfig
+from prefloop.core.errors import UsageError
 from prefloop.models.families.unet import LORA_TARGETS
-from prefloop.models.lora import Adapter, adapter_of, combined, fuse
-from prefloop.train.export.kohya import save_kohya
+from prefloop.models.lora import Adapter, adapter_of, combined, fuse, lora_layers
+from prefloop.train.export.kohya import refuse_nameless_layers, save_kohya
 from safetensors import safe_open
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -170,6 +171,15 @@ def test_an_sdxl_layer_without_a_kohya_name_is_refused(tmp_path: Path):
     unet.add_adapter(LoraConfig(r=RANK, target_modules=["conv1"]))
     with pytest.raises(ValueError, match="not in an attention block"):
         save_kohya(*both(unet), tmp_path / "kohya.safetensors")
+
+
+def test_targets_without_a_kohya_name_are_refused_before_training():
+    unet = sdxl_unet(16)
+    refuse_nameless_layers(unet, lora_layers(unet, ["to_q", "proj_in", "ff.net.2"], LORA_TARGETS))
+    with pytest.raises(UsageError, match=r"time_embedding.linear_1 is not in one; leave out --kohya"):
+        refuse_nameless_layers(unet, lora_layers(unet, ["to_q", "linear_1"], LORA_TARGETS))
+    other = sd_unet(16)
+    refuse_nameless_layers(other, lora_layers(other, ["linear_1"], LORA_TARGETS))
 
 
 def test_combined_loras_equal_the_loras_fused_one_after_the_other():

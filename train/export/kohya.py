@@ -7,6 +7,7 @@ library/sdxl_original_unet.py). Newer versions of sd-scripts convert diffusers' 
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,30 @@ from diffusers.utils import convert_state_dict_to_kohya
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ...core.errors import UsageError
 from ...models.lora import Adapter
 
 # Width of the text embedding → sd-scripts' name of the base model.
 _BASES = {768: "sd_v1", 1024: "sd_v2", 2048: "sdxl_base_v1-0"}
 _ATTENTION = re.compile(r"lora_unet_(down|mid|up)_blocks?_(?:(\d+)_)?attentions_(\d+)_")
+
+
+def refuse_nameless_layers(unet: Any, layers: Sequence[str]) -> None:
+    """
+    Args:
+        layers: names in the U-Net of those that a LoRA is put on.
+
+    Raises:
+        UsageError: if this module has no kohya name for one of them.
+    """
+    if unet.config.addition_embed_type != "text_time":
+        return
+    nameless = [layer for layer in layers if not _ATTENTION.match(f"lora_unet_{layer.replace('.', '_')}")]
+    if nameless:
+        raise UsageError(
+            f"kohya's format names only the attention blocks of SDXL, and {nameless[0]} is not in one; leave out --kohya, or "
+            "choose other --lora-targets"
+        )
 
 
 def save_kohya(unet: Any, adapter: Adapter, path: Path, *, v_prediction: bool = False) -> None:

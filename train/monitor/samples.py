@@ -35,12 +35,11 @@ class Samples:
 
     def write(self, step: int, device: torch.device) -> None:
         """Write samples/step-N.png: a row for each prompt, the reference's image on the left and the policy's on the right."""
-        pipeline = self._pipeline(device)
         if not self._has_references():
             if step and not self.policy.has_reference:
                 return
-            self._write_references(pipeline, device)
-        images = self._images(pipeline, device)
+            self._write_references(device)
+        images = self._images(self.policy.component, device)
         before = [Image.open(path).convert("RGB") for path in self._references]
         rows = sheet(before, images, [pair.prompt for pair in self.pairs])
         write_atomic(self.folder / f"step-{step:06d}.png", png_bytes(rows))
@@ -48,7 +47,7 @@ class Samples:
     def keep_references(self, device: torch.device) -> None:
         """Generate the reference's images before the first step, if the run will not have a reference after it."""
         if self.config.sample_steps and not self.policy.has_reference and not self._has_references():
-            self._write_references(self._pipeline(device), device)
+            self._write_references(device)
 
     @property
     def _references(self) -> list[Path]:
@@ -57,28 +56,28 @@ class Samples:
     def _has_references(self) -> bool:
         return all(path.exists() for path in self._references)
 
-    def _write_references(self, pipeline: Any, device: torch.device) -> None:
+    def _write_references(self, device: torch.device) -> None:
         self.folder.mkdir(exist_ok=True)
-        with self.policy.reference(self.policy.component):
-            for path, image in zip(self._references, self._images(pipeline, device), strict=True):
+        with self.policy.reference(self.policy.component) as component:
+            for path, image in zip(self._references, self._images(component, device), strict=True):
                 write_atomic(path, png_bytes(image))
 
-    def _pipeline(self, device: torch.device) -> Any:
+    def _pipeline(self, component: Any, device: torch.device) -> Any:
         family = self.data.family
         parts = without_filters(pipeline_class(family.pipeline_class)) | dict.fromkeys(family.text_encoders)
-        parts |= {family.component: self.policy.component, "vae": load_vae(self.model, self.config.vae, device)}
+        parts |= {family.component: component, "vae": load_vae(self.model, self.config.vae, device)}
         pipeline = load_root(self.model, **parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
     @torch.no_grad()
-    def _images(self, pipeline: Any, device: torch.device) -> list[Image.Image]:
-        family = self.data.family
+    def _images(self, component: Any, device: torch.device) -> list[Image.Image]:
+        family, pipeline = self.data.family, self._pipeline(component, device)
         side = self.config.resolution or family.resolution
         steps, guidance = STEPS, GUIDANCE
         if family.distilled or family.component == "transformer":
             steps, guidance = min(family.usual[0], STEPS), family.usual[1]
-        with _eval_mode(self.policy.component):
+        with _eval_mode(component):
             images = []
             for pair in self.pairs:
                 embeds = (self._embeds(prompt_id, device) for prompt_id in (pair.prompt_id, EMPTY_PROMPT_ID))
