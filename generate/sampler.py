@@ -13,7 +13,14 @@ from ..core.ids import noise_seed
 from ..models.families import known_family
 from ..models.pipelines import dtype_of, load_pipeline
 from ..models.resolve import Model
-from ..models.text_to_image import call_arguments, first_line, longest_tokenizer, refuse_resolution, set_scheduler
+from ..models.text_to_image import (
+    call_arguments,
+    family_with_sizes,
+    first_line,
+    longest_tokenizer,
+    refuse_resolution,
+    set_scheduler,
+)
 from .config import GenerateConfig
 
 if TYPE_CHECKING:
@@ -41,8 +48,8 @@ class ImageSampler:
             )
         refuse_resolution(pipeline, family, config.resolution)
         # the side that some pipelines have by default is that of their largest model
-        own = family.checked().resolution if family is not None and family.component == "transformer" else None
-        self.side = config.resolution or own
+        sized = family_with_sizes(family)
+        self.side = config.resolution or (None if sized is None else sized.resolution)
         assert config.guidance_scale is not None
         self.arguments = call_arguments(type(pipeline), family, config.guidance_scale, config.negative_prompt or None)
         """Those that are the same for every image."""

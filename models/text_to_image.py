@@ -7,7 +7,7 @@ from typing import Any, cast
 import diffusers
 from diffusers import DiffusionPipeline
 
-from ..core.errors import UsageError
+from ..core.errors import PrefloopError, UsageError
 from .families import Family
 
 REWRITING = ("caption_upsample_temperature", "prompt_enhancer")
@@ -162,6 +162,19 @@ def longest_tokenizer(pipeline: Any, max_sequence_length: int | None = None) -> 
     return tokenizer, limit
 
 
+def family_with_sizes(family: Family | None) -> Family | None:
+    """The family, checked, if it knows better than the pipeline which sides a model generates.
+
+    None for U-Nets, whose pipelines know, and for a model that can be generated with but not trained.
+    """
+    if family is None or family.component != "transformer":
+        return None
+    try:
+        return family.checked()
+    except PrefloopError:
+        return None
+
+
 def refuse_resolution(pipeline: Any, family: Family | None, resolution: int | None) -> None:
     """
     Raises:
@@ -169,8 +182,8 @@ def refuse_resolution(pipeline: Any, family: Family | None, resolution: int | No
     """
     if resolution is None:
         return
-    if family is not None and family.component == "transformer":
-        step = family.checked().image_multiple
+    if (sized := family_with_sizes(family)) is not None:
+        step = sized.image_multiple
     else:
         step = getattr(pipeline, "vae_scale_factor", 8)
         patch = getattr(getattr(getattr(pipeline, "transformer", None), "config", None), "patch_size", 1)

@@ -90,8 +90,8 @@ class TrainConfig:
     timestep_density: str | None = None
     """Flow-matching models only: what the noise level sigma is drawn from, logit-normal or uniform; logit-normal if not given."""
     timestep_shift: str | None = None
-    """Flow-matching models only: moves sigma toward noise; model, none or a number. model, also if not given, is 3 for Stable
-    Diffusion 3.5 and SANA and none for the other families."""
+    """Flow-matching models only: moves sigma toward noise; model, none or a number. model, also if not given, is the
+    scheduler's own shift for Stable Diffusion 3 and SANA and none for the other families."""
     lora_rank: int = 16
     """Rank of the LoRA; 0 tunes every weight."""
     lora_alpha: float | None = None

@@ -108,9 +108,9 @@ def test_the_image_sizes_of_a_pipeline_are_checked(words: list[str], pixart: Pat
     # 8 pixels to a latent, 2 latents to a patch
     assert "must be a multiple of 16 for a PixArtSigmaPipeline, got 24" in refused(words, *settings, "--resolution", 24)
     assert not (tmp_path / "new").exists()
-    # it has tables only for models of 256, 512, 1024 and 2048 pixels
-    line = refused(words, *settings, "--resolution", 32)
-    assert "cannot generate with these settings: Invalid sample size" in line
+    # the pipeline has tables of sizes for the published models only, and they are not used
+    ended = CliRunner().invoke(app, [*words, *map(str, settings), "--resolution", "32"])
+    assert ended.exit_code == 0, ended.output
 
 
 class Signalled(ImageSampler):

@@ -67,7 +67,7 @@ class World:
         trainer.global_step = 1
         trainer.finish("run")
         unet = trainer.policy.component.eval()
-        vae = trainer.monitor.samples._pipeline(torch.device("cpu")).vae
+        vae = trainer.monitor.samples._pipeline(unet, torch.device("cpu")).vae
         self.memory[folder] = (named(unet), generated(on, unet, vae))
         return folder
 

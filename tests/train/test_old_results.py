@@ -89,12 +89,12 @@ def test_a_record_of_version_0_1_is_used_if_its_base_can_be_found(lora: Path, ti
     assert "was trained on tuned, which does not exist" in refused(second)
 
 
-@pytest.mark.parametrize(("option", "part"), [("unet_init", "unet"), ("vae", "vae")])
+@pytest.mark.parametrize(("option", "folder", "part"), [("unet_init", "unet", "component"), ("vae", "vae", "vae")])
 def test_a_part_that_version_0_1_trained_on_is_loaded_from_the_hub_and_refused_from_a_folder(
-    lora: Path, tiny_pipeline: Path, option: str, part: str
+    lora: Path, tiny_pipeline: Path, option: str, folder: str, part: str
 ):
     base = find_model(str(tiny_pipeline))
-    old_record(lora, base.name, base.model_id, model=base.name, **{option: str(tiny_pipeline / part)})
+    old_record(lora, base.name, base.model_id, model=base.name, **{option: str(tiny_pipeline / folder)})
     assert "kept no hash of it" in refused(lora)
     old_record(lora, base.name, base.model_id, model=base.name, **{option: "owner/part"})
     assert getattr(find_model(str(lora)).composition, part).source == "owner/part"

@@ -44,7 +44,9 @@ def test_every_held_out_pair_is_measured_once_in_every_bin_at_fixed_timesteps(tr
     ]
     assert [draw.pair for draw in validation.draws] == validation.pairs * 5
     for at, draw in enumerate(validation.draws):
-        assert draw.timestep in validation.bins[at // n]
+        first, last = validation.bins[at // n]
+        assert draw.timestep is not None
+        assert first <= draw.timestep <= last
     for at, draw in enumerate(validation.draws):
         (batch,) = validation.data.sample_batch([draw])
         assert batch.timesteps.tolist() == [draw.timestep], at

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ...core.errors import PrefloopError
 from ...core.hub import HUB_ID
 from ...core.stats import no_interval
 from ...models.families import PIPELINES, Family, family_of_class, known_family
@@ -110,7 +111,7 @@ def _method(objective: str) -> str:
 
 def _snippet(record: dict, trained_on: Model | None) -> str:
     family, output = record["pipeline_class"], record["output"]
-    root = None if trained_on is None else trained_on.root
+    root = None if trained_on is None else _readable(trained_on.root)
     known = (None if root is None else known_family(root)) or family_of_class(family)
     call = _call(known)
     left_out = "" if root is None else "".join(f"{part}=None, " for part in root.settings.left_out)
@@ -141,6 +142,15 @@ def _snippet(record: dict, trained_on: Model | None) -> str:
             lines.insert(0, "from peft import PeftModel")
         lines += _loras(composition.loras) if known.lora_loader else _peft_loras(known, composition.loras)
     return _script(classes, lines, call)
+
+
+def _readable(root: Model) -> Model | None:
+    """The model, if its settings can be read now; a card can be written without them."""
+    try:
+        _ = root.settings
+    except PrefloopError:
+        return None
+    return root
 
 
 def _loras(earlier_folders: Sequence[str]) -> list[str]:
