@@ -5,6 +5,7 @@ from statistics import NormalDist
 from typing import Any, Protocol
 
 import torch
+from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch import Generator, Tensor
 
@@ -60,6 +61,21 @@ class Diffusion:
     """A DDPMScheduler; its prediction_type decides the target."""
     timesteps: tuple[int, ...]
     """Those that are trained on."""
+
+    @classmethod
+    def of(
+        cls, settings: dict[str, Any], timesteps: tuple[int, ...] | None = None, zero_snr: bool = False
+    ) -> "Diffusion":
+        """The noise schedule that a model was trained on.
+
+        Args:
+            settings: of its scheduler, of any class.
+            timesteps: None is all of them.
+            zero_snr: whether the last timestep has no signal, arXiv 2305.08891; also if the settings say so.
+        """
+        zero_snr = zero_snr or bool(settings.get("rescale_betas_zero_snr"))
+        scheduler = DDPMScheduler.from_config(settings, rescale_betas_zero_snr=zero_snr)
+        return cls(scheduler, tuple(range(settings["num_train_timesteps"])) if timesteps is None else timesteps)
 
     @property
     def prediction_type(self) -> str:

@@ -60,15 +60,9 @@ class PixArt(TransformerFamily):
 
     @cached_property
     def _noise(self) -> "Diffusion":
-        from diffusers import DDPMScheduler
-
         from ..noise import Diffusion
 
-        settings = self.settings.parts["scheduler"]
-        scheduler = DDPMScheduler.from_config(
-            settings, rescale_betas_zero_snr=bool(settings.get("rescale_betas_zero_snr"))
-        )
-        return Diffusion(scheduler, tuple(range(settings["num_train_timesteps"])))
+        return Diffusion.of(self.settings.parts["scheduler"])
 
     def encode(self, pipeline: Any, prompts: list[str]) -> "dict[str, list[Tensor]]":
         """prompt_embeds, a list of N (tokens, width)."""

@@ -100,9 +100,6 @@ class UNetFamily:
 
     @cached_property
     def _noise(self) -> "Diffusion":
-        """The noise schedule the model was trained on; with zero terminal signal-to-noise ratio by arXiv 2305.08891."""
-        from diffusers import DDPMScheduler
-
         from ..noise import Diffusion
 
         settings = self.settings.parts["scheduler"]
@@ -110,8 +107,7 @@ class UNetFamily:
         timesteps = tuple(range(min(self.n_first_timesteps or n, n)))
         if self.distilled:
             timesteps = tuple(n * (k + 1) // TURBO_STEPS - 1 for k in range(TURBO_STEPS))
-        zero_snr = self.distilled or bool(settings.get("rescale_betas_zero_snr"))
-        return Diffusion(DDPMScheduler.from_config(settings, rescale_betas_zero_snr=zero_snr), timesteps)
+        return Diffusion.of(settings, timesteps, zero_snr=self.distilled)
 
     def latents(self, vae: Any, pixels: "Tensor") -> "tuple[Tensor, Tensor]":
         return scaled_latents(vae, pixels)
