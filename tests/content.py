@@ -23,13 +23,13 @@ Colour = tuple[int, int, int]
 TESTS = Path(__file__).parent
 
 
-def picture(colour: Colour, side: int = 8) -> bytes:
+def image_bytes(colour: Colour, side: int = 8) -> bytes:
     """A PNG of one colour."""
     return png_bytes(Image.new("RGB", (side, side), colour))
 
 
-def add_picture(store: PairStore, colour: Colour, side: int = 8) -> UUID:
-    row = store.write_image(picture(colour, side), side, side)
+def add_image(store: PairStore, colour: Colour, side: int = 8) -> UUID:
+    row = store.write_image(image_bytes(colour, side), side, side)
     store.append("images", [row])
     return row["image_id"]
 
@@ -76,13 +76,13 @@ def add_scores(store: PairStore, scorer: str, scores: Mapping[tuple[UUID, UUID],
 
 
 def fill(store: PairStore, n_prompts: int = 3, images_per_prompt: int = 2) -> list[UUID]:
-    """Prompts 'prompt 0', 'prompt 1', … with pictures that are ever redder, neighbours paired; the pairs."""
+    """Prompts 'prompt 0', 'prompt 1', … with images that are ever redder, neighbors paired; the pairs."""
     texts = [f"prompt {number}" for number in range(n_prompts)]
     store.add_prompts((text, {}) for text in texts)
     images, pairs = [], []
     for number, text in enumerate(texts):
         colours = ((10 + 200 * index // images_per_prompt, 0, number) for index in range(images_per_prompt))
-        rows = [store.write_image(picture(colour), 8, 8) for colour in colours]
+        rows = [store.write_image(image_bytes(colour), 8, 8) for colour in colours]
         images += rows
         for first, second in pairwise(row["image_id"] for row in rows):
             pair = new_pair(prompt_id(text), first, second, "generate")

@@ -38,7 +38,7 @@ class _Builder:
         image = reused
         if image is None:
             self.n_images += 1
-            row = self.store.write_image(content.picture((self.n_images, 0, 0)), 8, 8)
+            row = self.store.write_image(content.image_bytes((self.n_images, 0, 0)), 8, 8)
             self.add("images", **row)
             image = row["image_id"]
         self.add(

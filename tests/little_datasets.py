@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from content import picture
+from content import image_bytes
 from PIL import Image
 from prefloop.store.exporters.pickapic import SCHEMA
 
@@ -18,11 +18,11 @@ LABELS = (1.0, 0.0, 0.5, 1.0, None)
 
 
 def first(number: int) -> bytes:
-    return picture((number % 256, number // 256, 0))
+    return image_bytes((number % 256, number // 256, 0))
 
 
 def second(number: int) -> bytes:
-    return picture((number % 256, number // 256, 255))
+    return image_bytes((number % 256, number // 256, 255))
 
 
 def jpeg(colour: tuple[int, int, int]) -> bytes:

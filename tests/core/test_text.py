@@ -52,7 +52,7 @@ def test_a_count_has_its_noun_in_singular_or_plural():
 def hostile(store: PairStore) -> PairStore:
     """Every name is hostile, as if an earlier version had imported them."""
     prompt = content.add_prompt(store, HOSTILE, **{HOSTILE: HOSTILE})
-    images = [content.add_picture(store, (1, 2, value)) for value in (3, 4)]
+    images = [content.add_image(store, (1, 2, value)) for value in (3, 4)]
     store.append("models", [{"model_id": prompt, "name": HOSTILE, "config": "{}"}])
     for image in images:
         content.add_generation(store, prompt, prompt, image)

@@ -150,7 +150,7 @@ def test_the_prompts_that_count_as_trained_on_are_those_of_the_run(store: PairSt
     # the labeler decided all six; the run used one of them, as the file beside its weights says
     content.add_labeler(store, "redness")
     for number, prompt in enumerate(prompts):
-        dull, red = (content.add_picture(store, (value, number, 0)) for value in (10, 200))
+        dull, red = (content.add_image(store, (value, number, 0)) for value in (10, 200))
         pair = content.add_pair(store, content.add_prompt(store, prompt), dull, red)
         content.add_label(store, pair, "redness", "a")
     store.ingest()

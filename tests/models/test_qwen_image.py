@@ -203,7 +203,7 @@ def test_samples_of_a_training_are_the_pipelines_own_images(settings: TrainConfi
 
     def own(negative: str | None) -> np.ndarray:
         generator = torch.Generator().manual_seed(derived_seed(settings.seed, "sample", pair.prompt_id))
-        arguments: dict[str, Any] = {"num_inference_steps": 20, "true_cfg_scale": 5.0, "height": SIDE, "width": SIDE}
+        arguments: dict[str, Any] = {"num_inference_steps": 20, "true_cfg_scale": 4.0, "height": SIDE, "width": SIDE}
         image = pipeline(pair.prompt, negative_prompt=negative, generator=generator, **arguments).images[0]
         return np.asarray(image).astype(int)
 

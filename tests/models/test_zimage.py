@@ -63,7 +63,7 @@ def ragged(store: PairStore) -> PairStore:
     content.add_labeler(store, "redder")
     for number in range(14):
         prompt = content.add_prompt(store, f"{'very ' * number}red circle {number}")
-        dull, red = (content.add_picture(store, (value, number, 40), SIDE) for value in (20, 220))
+        dull, red = (content.add_image(store, (value, number, 40), SIDE) for value in (20, 220))
         pair = content.add_pair(store, prompt, dull, red)
         content.add_label(store, pair, "redder", "a" if red < dull else "b", margin=1.0)
     store.ingest()

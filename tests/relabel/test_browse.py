@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 from uuid import UUID, uuid4
 
 import pytest
-from content import add_generation, add_label, add_labeler, add_pair, add_picture, add_prompt, add_scores
+from content import add_generation, add_image, add_label, add_labeler, add_pair, add_prompt, add_scores
 from pages import ROOT
 from PIL import Image
 from prefloop.relabel.annotate.browse import browse_app
@@ -42,7 +42,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[PairStore, list[UUI
         kind = ("even", "odd")[number % 2]
         text = HOSTILE if number == 5 else f"Prompt number {number} of 100_percent"
         prompt = add_prompt(store, text, kind=kind, **{'we"ird': "x'y"})
-        images = sorted(add_picture(store, (40 * number, shade, 0)) for shade in (10, 200))
+        images = sorted(add_image(store, (40 * number, shade, 0)) for shade in (10, 200))
         for image, model in zip(images, (OLD, NEW if kind == "even" else OLD), strict=True):
             add_generation(store, prompt, model, image)
         source = "eval" if number == 4 else "generate"
@@ -156,7 +156,7 @@ def test_all_filters_are_in_the_address():
 
 def test_every_pair_is_on_exactly_one_page(store: PairStore):
     prompt = add_prompt(store, "many")
-    images = sorted(add_picture(store, (value, 0, 0)) for value in range(9))
+    images = sorted(add_image(store, (value, 0, 0)) for value in range(9))
     pairs = {add_pair(store, prompt, a, b) for a in images for b in images if a < b}
     store.ingest()
     client = entered(store)
@@ -229,7 +229,7 @@ def test_a_thumbnail_is_small(store: PairStore):
 
 
 def test_an_image_whose_file_changed_is_not_shown(store: PairStore):
-    image = add_picture(store, (9, 9, 9))
+    image = add_image(store, (9, 9, 9))
     store.ingest()
     store.image_path(image).write_bytes(png_bytes(Image.new("RGB", (8, 8))))
     answer = entered(store).get(f"/image/{image.hex}")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from content import add_pair, add_picture, add_prompt, fill
+from content import add_image, add_pair, add_prompt, fill
 from PIL.Image import Image
 from prefloop.cli import app
 from prefloop.relabel import RelabelConfig
@@ -74,7 +74,7 @@ def _nothing_embedded():
 
 def test_each_image_and_each_prompt_is_embedded_once(store: PairStore):
     fill(store, n_prompts=3, images_per_prompt=4)
-    shared = add_picture(store, (9, 9, 9))
+    shared = add_image(store, (9, 9, 9))
     for prompt, image in store.rows("select prompt_id, image_a from pairs"):
         add_pair(store, prompt, image, shared)  # one image with three prompts
     store.ingest()
@@ -182,7 +182,7 @@ def test_a_dry_run_counts_and_changes_nothing(store: PairStore):
     assert (before.unscored, before.embedded, before.batches, before.seconds) == (9, 0, 3, None)
     relabel(COLOURS, store)
     prompt = add_prompt(store, "new")
-    add_pair(store, prompt, add_picture(store, (1, 1, 1)), add_picture(store, (2, 1, 1)))
+    add_pair(store, prompt, add_image(store, (1, 1, 1)), add_image(store, (2, 1, 1)))
     store.ingest()
     (new,) = plan(COLOURS, store)
     assert (new.unscored, new.batches) == (2, 1)

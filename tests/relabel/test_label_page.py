@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from content import add_label, add_labeler, add_pair, add_picture, add_prompt, add_scores, fill
+from content import add_image, add_label, add_labeler, add_pair, add_prompt, add_scores, fill
 from pages import label_server, labels
 from prefloop.cli import app
 from prefloop.relabel.annotate import assignment
@@ -315,7 +315,7 @@ def test_a_pair_with_an_unreadable_image_is_excluded_and_counted(store: PairStor
 def test_prompts_are_shown_as_text(store: PairStore):
     text = "<script>alert(1)</script> {{ 7*7 }} \x00\x1b[31m\u202e </h1><img src=x onerror=alert(1)>"
     prompt = add_prompt(store, text)
-    add_pair(store, prompt, add_picture(store, (1, 2, 3)), add_picture(store, (3, 2, 1)))
+    add_pair(store, prompt, add_image(store, (1, 2, 3)), add_image(store, (3, 2, 1)))
     store.ingest()
     shown = label_server(store).enter().prompt
     assert "&lt;script&gt;alert(1)&lt;/script&gt; {{ 7*7 }} \N{REPLACEMENT CHARACTER}" in shown
@@ -343,7 +343,7 @@ def test_the_random_queue_depends_on_its_seed_alone(store: PairStore, pairs: lis
 
 def test_disagreements_and_close_pairs_come_first(store: PairStore):
     prompt = add_prompt(store, "one")
-    images = sorted(add_picture(store, (value, 0, 0)) for value in (10, 60, 120, 240))
+    images = sorted(add_image(store, (value, 0, 0)) for value in (10, 60, 120, 240))
     pairs = {(x, y): add_pair(store, prompt, images[x], images[y]) for x in range(4) for y in range(x + 1, 4)}
     for name, scores in {"one@1": (0, 1, 2, 9), "two@1": (0, 1, 9, 2), "three@1": (0, 3, 2, 4)}.items():
         add_scores(store, name, {(prompt, image): score for image, score in zip(images, scores, strict=True)})
@@ -451,7 +451,7 @@ def test_compacting_does_not_move_a_row_before_the_one_that_replaced_it(
     store: PairStore, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(compact, "MANY", 1)
-    prompt, images = add_prompt(store, "one"), [add_picture(store, (value, 0, 0)) for value in range(13)]
+    prompt, images = add_prompt(store, "one"), [add_image(store, (value, 0, 0)) for value in range(13)]
     rows = [row for both in combinations(images, 2) if (row := new_pair(prompt, *both, "generate"))]  # 78
     store.append("pairs", rows)
     pairs = [row["pair_id"] for row in rows]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from content import TESTS, add_pair, add_picture, add_prompt, prefloop
+from content import TESTS, add_image, add_pair, add_prompt, prefloop
 from prefloop.relabel import RelabelConfig
 from prefloop.relabel.scorers.registry import is_eval_only, load_scorer, load_scorers
 from prefloop.relabel.stage import relabel
@@ -21,7 +21,7 @@ def test_a_scorer_of_an_installed_distribution_is_listed_and_labels(store: PairS
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", tmp_path / "site"]
     subprocess.run([sys.executable, "-m", "pip", "install", *options, tmp_path / "source"], check=True)
     prompt = add_prompt(store, "grass")
-    red, green = add_picture(store, (200, 0, 0)), add_picture(store, (0, 200, 0))
+    red, green = add_image(store, (200, 0, 0)), add_image(store, (0, 200, 0))
     add_pair(store, prompt, red, green)
     store.ingest()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from content import add_pair, add_picture, add_prompt, add_scores, fill
+from content import add_image, add_pair, add_prompt, add_scores, fill
 from little_scorers import Redness
 from prefloop.relabel import RelabelConfig
 from prefloop.relabel.stage import relabel
@@ -26,7 +26,7 @@ def labels(store: PairStore, labeler: str = "redness") -> dict[UUID, str]:
 
 def test_relabel_prefers_the_higher_score_with_its_margin_and_probability(store: PairStore):
     prompt = add_prompt(store, "something red")
-    dim, red = add_picture(store, (50, 0, 0)), add_picture(store, (150, 0, 0))
+    dim, red = add_image(store, (50, 0, 0)), add_image(store, (150, 0, 0))
     pair = add_pair(store, prompt, dim, red)
     store.ingest()
     summary = relabel(REDNESS, store)
@@ -63,7 +63,7 @@ def test_only_new_images_are_scored(store: PairStore):
     relabel(REDNESS, store)
     before = labels(store)
     prompt = add_prompt(store, "another")
-    add_pair(store, prompt, add_picture(store, (77, 0, 0)), add_picture(store, (78, 0, 0)))
+    add_pair(store, prompt, add_image(store, (77, 0, 0)), add_image(store, (78, 0, 0)))
     store.ingest()
     assert relabel(REDNESS, store)["scored"] == {"redness": 2}
     assert len(labels(store)) == 3
@@ -100,7 +100,7 @@ def test_another_rule_scores_nothing_and_is_another_labeler(store: PairStore):
 def test_mean_rank_ranks_among_the_images_of_the_prompt(store: PairStore):
     prompt = add_prompt(store, "one")
     # redness 200, 150, 100: ranks 1, 2, 3; darkness 255 - 200/3, 255 - 250/3, 255 - 100/3: ranks 2, 3, 1
-    x, y, z = (add_picture(store, colour) for colour in ((200, 0, 0), (200, 50, 0), (100, 0, 0)))
+    x, y, z = (add_image(store, colour) for colour in ((200, 0, 0), (200, 50, 0), (100, 0, 0)))
     pairs = {add_pair(store, prompt, *both): both for both in ((x, y), (x, z), (y, z))}
     store.ingest()
     relabel(RelabelConfig(scorers=("little_scorers:Redness", "little_scorers:Darkness"), rule="mean-rank"), store)
@@ -113,7 +113,7 @@ def test_mean_rank_ranks_among_the_images_of_the_prompt(store: PairStore):
 def test_equal_scores_share_their_rank(store: PairStore):
     prompt = add_prompt(store, "one")
     # redness 90, 90, 10: ranks 1.5, 1.5, 3
-    x, y, z = (add_picture(store, colour) for colour in ((90, 0, 0), (90, 0, 9), (10, 0, 0)))
+    x, y, z = (add_image(store, colour) for colour in ((90, 0, 0), (90, 0, 9), (10, 0, 0)))
     pairs = [add_pair(store, prompt, *both) for both in ((x, y), (x, z))]
     store.ingest()
     relabel(RelabelConfig(scorers=("little_scorers:Redness",), rule="mean-rank"), store)
@@ -123,9 +123,9 @@ def test_equal_scores_share_their_rank(store: PairStore):
 
 def test_images_generated_for_evaluation_do_not_change_mean_ranks(store: PairStore):
     prompt = add_prompt(store, "one")
-    red, dim = add_picture(store, (200, 0, 0)), add_picture(store, (100, 0, 0))
+    red, dim = add_image(store, (200, 0, 0)), add_image(store, (100, 0, 0))
     add_pair(store, prompt, red, dim)
-    between, other = add_picture(store, (150, 0, 0)), add_picture(store, (151, 0, 0))
+    between, other = add_image(store, (150, 0, 0)), add_image(store, (151, 0, 0))
     add_pair(store, prompt, between, other, source="eval")
     store.ingest()
     config = RelabelConfig(scorers=("little_scorers:Redness",), rule="mean-rank")
@@ -140,7 +140,7 @@ def test_images_generated_for_evaluation_do_not_change_mean_ranks(store: PairSto
 def test_evaluation_pairs_are_neither_scored_nor_labelled(store: PairStore):
     fill(store, n_prompts=1)
     prompt = add_prompt(store, "held out")
-    add_pair(store, prompt, add_picture(store, (1, 2, 3)), add_picture(store, (3, 2, 1)), source="eval")
+    add_pair(store, prompt, add_image(store, (1, 2, 3)), add_image(store, (3, 2, 1)), source="eval")
     store.ingest()
     assert relabel(REDNESS, store)["scored"] == {"redness": 2}
     assert len(labels(store)) == 1
@@ -148,7 +148,7 @@ def test_evaluation_pairs_are_neither_scored_nor_labelled(store: PairStore):
 
 def test_differences_within_the_tie_band_are_ties(store: PairStore):
     prompt = add_prompt(store, "one")
-    x, y, z = (add_picture(store, (red, 0, 0)) for red in (100, 110, 121))
+    x, y, z = (add_image(store, (red, 0, 0)) for red in (100, 110, 121))
     near, far = add_pair(store, prompt, x, y), add_pair(store, prompt, y, z)
     store.ingest()
     summary = relabel(replace(REDNESS, tie_band=10.0), store)
@@ -180,7 +180,7 @@ def test_the_run_keeps_its_config_and_its_summary(store: PairStore):
 def test_a_weighted_ensemble_follows_its_weights(store: PairStore):
     prompt = add_prompt(store, "one")
     # redness 200 and 0 at a temperature of 50: 4 logits; darkness 255 - 200/3 and 255: -66.7 logits
-    red, black = add_picture(store, (200, 0, 0)), add_picture(store, (0, 0, 0))
+    red, black = add_image(store, (200, 0, 0)), add_image(store, (0, 0, 0))
     add_pair(store, prompt, red, black)
     store.ingest()
     both = ("little_scorers:Redness", "little_scorers:Darkness")

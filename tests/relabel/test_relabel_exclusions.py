@@ -4,7 +4,7 @@ from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
-from content import add_pair, add_picture, add_prompt, add_scores, fill, picture
+from content import add_image, add_pair, add_prompt, add_scores, fill, image_bytes
 from prefloop.cli import app
 from prefloop.relabel import RelabelConfig
 from prefloop.relabel.labels import write_labels
@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 def test_a_score_that_is_not_finite_decides_nothing_and_is_counted(store: PairStore):
     prompt = add_prompt(store, "one")
-    black, red, dim = (add_picture(store, (red, 0, 0)) for red in (0, 200, 100))
+    black, red, dim = (add_image(store, (red, 0, 0)) for red in (0, 200, 100))
     blind, seen = add_pair(store, prompt, black, red), add_pair(store, prompt, red, dim)
     store.ingest()
     blindness = RelabelConfig(scorers=("little_scorers:Blindness",), max_unreadable=0.4)
@@ -32,11 +32,11 @@ def test_a_score_that_is_not_finite_decides_nothing_and_is_counted(store: PairSt
 
 def test_too_many_scores_that_are_not_finite_end_the_run_after_the_others_are_kept(store: PairStore):
     prompt = add_prompt(store, "one")
-    black, red, dim = (add_picture(store, (red, 0, 0)) for red in (0, 200, 100))
+    black, red, dim = (add_image(store, (red, 0, 0)) for red in (0, 200, 100))
     add_pair(store, prompt, black, red)
     seen = add_pair(store, prompt, red, dim)
     # an evaluation's scores do not count
-    add_pair(store, prompt, add_picture(store, (1, 0, 0)), add_picture(store, (2, 0, 0)), source="eval")
+    add_pair(store, prompt, add_image(store, (1, 0, 0)), add_image(store, (2, 0, 0)), source="eval")
     store.ingest()
     config = RelabelConfig(scorers=("little_scorers:Blindness",), max_unreadable=0.3)
     message = r"1 of 3 scores of blindness@1 are not finite, more than --max-unreadable 0.3: .*another revision"
@@ -66,7 +66,7 @@ def test_a_scorer_that_is_nan_everywhere_ends_with_3(store: PairStore):
 def test_only_a_pair_whose_images_all_scorers_have_scored_is_decided(store: PairStore):
     names = ("little_scorers:Redness", "little_scorers:Darkness")
     prompt = add_prompt(store, "one")
-    images = [add_picture(store, (red, 0, 0)) for red in (10, 20, 30, 40, 50, 60)]
+    images = [add_image(store, (red, 0, 0)) for red in (10, 20, 30, 40, 50, 60)]
     by_one, by_other, by_both = (add_pair(store, prompt, images[at], images[at + 1]) for at in (0, 2, 4))
     add_scores(store, "redness@1", {(prompt, images[at]): float(at) for at in (0, 1, 2, 4, 5)})
     add_scores(store, "darkness@1", {(prompt, images[at]): float(at) for at in (1, 2, 3, 4, 5)})
@@ -85,7 +85,7 @@ def corrupt(store: PairStore, image: UUID) -> None:
 
 def test_an_unreadable_image_is_excluded_and_counted_by_reason(store: PairStore):
     prompt = add_prompt(store, "one")
-    corrupted, missing, dim, red = (add_picture(store, (value, 0, 0)) for value in (1, 2, 100, 200))
+    corrupted, missing, dim, red = (add_image(store, (value, 0, 0)) for value in (1, 2, 100, 200))
     pairs = [add_pair(store, prompt, corrupted, dim), add_pair(store, prompt, missing, dim)]
     readable = add_pair(store, prompt, dim, red)
     store.ingest()
@@ -96,8 +96,8 @@ def test_an_unreadable_image_is_excluded_and_counted_by_reason(store: PairStore)
     assert summary["scored"] == {"redness": 2}
     assert labels(store).keys() == {readable}
     # once repaired, they are scored and labelled by the same command
-    store.image_path(corrupted).write_bytes(picture((1, 0, 0)))
-    store.image_path(missing).write_bytes(picture((2, 0, 0)))
+    store.image_path(corrupted).write_bytes(image_bytes((1, 0, 0)))
+    store.image_path(missing).write_bytes(image_bytes((2, 0, 0)))
     assert relabel(REDNESS, store)["scored"] == {"redness": 2}
     assert labels(store).keys() == {readable, *pairs}
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from content import TESTS, add_pair, add_picture, add_prompt
+from content import TESTS, add_image, add_pair, add_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 from prefloop.core.options import config_fields
@@ -212,7 +212,7 @@ def test_a_new_rule_is_one_function_and_one_record(store: PairStore, monkeypatch
     monkeypatch.setitem(
         RULES, "least", Rule(signed_margin=least, summary="the closest scorer", unit="the scorer's unit")
     )
-    red, dim = add_picture(store, (200, 0, 0)), add_picture(store, (100, 0, 0))
+    red, dim = add_image(store, (200, 0, 0)), add_image(store, (100, 0, 0))
     add_pair(store, add_prompt(store, "one"), red, dim)
     store.ingest()
     both = ("little_scorers:Redness", "little_scorers:Darkness")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import combinations
 from uuid import UUID
 
-from content import add_pair, add_picture, add_prompt
+from content import add_image, add_pair, add_prompt
 from prefloop.cli import app
 from prefloop.relabel.stage import relabel
 from prefloop.store import PairStore
@@ -19,7 +19,7 @@ BEST_WORST = replace(REDNESS, select="best-worst")
 def red_pairs(store: PairStore) -> tuple[UUID, dict[str, UUID], dict[UUID, str]]:
     """A prompt, three images by name, and their three pairs with the names of their images."""
     prompt = add_prompt(store, "one")
-    images = {name: add_picture(store, (value, 0, 0)) for name, value in (("dim", 50), ("mid", 100), ("red", 200))}
+    images = {name: add_image(store, (value, 0, 0)) for name, value in (("dim", 50), ("mid", 100), ("red", 200))}
     pairs = {add_pair(store, prompt, images[a], images[b]): f"{a}-{b}" for a, b in combinations(images, 2)}
     store.ingest()
     return prompt, images, pairs
@@ -40,7 +40,7 @@ def test_best_worst_labels_one_pair_of_each_prompt_and_counts_the_others_as_not_
 def test_a_pair_that_is_no_longer_best_and_worst_keeps_its_label_and_is_counted(store: PairStore):
     prompt, images, _ = red_pairs(store)
     relabel(BEST_WORST, store)
-    redder = add_picture(store, (250, 0, 0))
+    redder = add_image(store, (250, 0, 0))
     add_pair(store, prompt, images["dim"], redder)
     store.ingest()
     summary = relabel(BEST_WORST, store)

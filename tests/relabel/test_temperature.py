@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from content import add_label, add_labeler, add_pair, add_picture, add_prompt, fill
+from content import add_image, add_label, add_labeler, add_pair, add_prompt, fill
 from prefloop.relabel.stage import relabel
 from prefloop.relabel.temperature import fit_temperature
 from prefloop.store import PairStore, UsageError
@@ -26,7 +26,7 @@ def test_a_temperature_is_fitted_on_human_choices(store: PairStore):
     pairs = []
     for number in range(10):
         prompt = add_prompt(store, f"prompt {number}")
-        dim, red = add_picture(store, (50, 0, number)), add_picture(store, (150, 0, number))
+        dim, red = add_image(store, (50, 0, number)), add_image(store, (150, 0, number))
         pairs.append((add_pair(store, prompt, dim, red), red < dim))
     add_labeler(store, "human:me")
     for number, (pair, red_is_a) in enumerate(pairs):
@@ -43,7 +43,7 @@ def test_a_temperature_is_fitted_on_human_choices(store: PairStore):
 
 def test_temperature_sets_the_soft_label(store: PairStore):
     prompt = add_prompt(store, "one")
-    add_pair(store, prompt, add_picture(store, (50, 0, 0)), add_picture(store, (150, 0, 0)))
+    add_pair(store, prompt, add_image(store, (50, 0, 0)), add_image(store, (150, 0, 0)))
     store.ingest()
     assert relabel(replace(REDNESS, temperature=200.0), store)["temperatures"] == {"redness": 200.0}
     # 100 apart: 1 / (1 + e^-0.5)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from content import add_label, add_labeler, add_pair, add_picture, add_prompt, add_scores, fill
+from content import add_image, add_label, add_labeler, add_pair, add_prompt, add_scores, fill
 from prefloop.cli import app
 from prefloop.relabel.validation.metrics import (
     best_tie_band,
@@ -195,11 +195,11 @@ def test_swapping_a_and_b_changes_no_measure():
 
 
 def labelled_store(store: PairStore, n: int = 40) -> list:
-    """One pair for each prompt; the person likes the redder picture, `right` scores redness and `wrong` its opposite."""
+    """One pair for each prompt; the person likes the redder image, `right` scores redness and `wrong` its opposite."""
     pairs, red_is_a, right, wrong = [], [], {}, {}
     for number in range(n):
         prompt = add_prompt(store, f"prompt {number}")
-        dim, red = (add_picture(store, (value, number, 0)) for value in (50, 150))
+        dim, red = (add_image(store, (value, number, 0)) for value in (50, 150))
         pairs.append(add_pair(store, prompt, dim, red))
         red_is_a.append(red < dim)
         right |= {(prompt, red): 1.0, (prompt, dim): 0.0}
@@ -228,7 +228,7 @@ def test_a_scorer_that_predicts_a_person_is_right_and_its_opposite_wrong(store: 
 def random_rater(store: PairStore, n: int, share_of_ties: float, seed: int) -> None:
     """A pair for each prompt, scores that mean nothing, and a person who answers without looking."""
     rng = np.random.default_rng(seed)
-    one, other = add_picture(store, (1, 0, 0)), add_picture(store, (2, 0, 0))
+    one, other = add_image(store, (1, 0, 0)), add_image(store, (2, 0, 0))
     store.add_prompts((f"prompt {number}", {}) for number in range(n))
     prompts = [prompt_id(f"prompt {number}") for number in range(n)]
     pairs = [new_pair(prompt, one, other, "generate") for prompt in prompts]
@@ -330,7 +330,7 @@ def test_quality_says_who_has_labels_and_what_was_scored(store: PairStore):
     labelled_store(store, 3)
     with pytest.raises(UsageError, match="no labels by 'human:you'; there are labels by human:me"):
         validate_scorers(store, "human:you")
-    unscored = add_pair(store, add_prompt(store, "new"), add_picture(store, (9, 9, 9)), add_picture(store, (8, 9, 9)))
+    unscored = add_pair(store, add_prompt(store, "new"), add_image(store, (9, 9, 9)), add_image(store, (8, 9, 9)))
     say(store, [unscored], other="a")
     with pytest.raises(UsageError, match="no scorer has scored the pairs that other labelled"):
         validate_scorers(store, "other")
@@ -361,7 +361,7 @@ def test_disagreements_begin_with_the_most_evenly_split_pair(store: PairStore):
 
 def test_the_page_shows_hostile_text_as_text_and_every_image_it_names(store: PairStore, tmp_path: Path):
     prompt = add_prompt(store, "<script>alert(1)</script> \x1b[31m")
-    one, other = add_picture(store, (1, 0, 0)), add_picture(store, (2, 0, 0))
+    one, other = add_image(store, (1, 0, 0)), add_image(store, (2, 0, 0))
     pair = add_pair(store, prompt, one, other)
     add_scores(store, "right@1", {(prompt, one): 1.0, (prompt, other): 0.0})
     say(store, [pair], **{"human:<b>": "a", "x$": "b"})

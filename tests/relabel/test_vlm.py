@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from content import add_pair, add_picture, add_prompt, fill
+from content import add_image, add_pair, add_prompt, fill
 from PIL import Image
 from prefloop.relabel import RelabelConfig
 from prefloop.relabel.plan import plan
@@ -76,7 +76,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 def test_a_judge_decides_pairs_by_their_images_and_is_asked_in_both_orders(store: PairStore, endpoint: Endpoint):
     prompt = add_prompt(store, 'say "hello"')
-    dim, bright, same = (add_picture(store, colour) for colour in ((50, 0, 0), (150, 0, 0), (150, 9, 0)))
+    dim, bright, same = (add_image(store, colour) for colour in ((50, 0, 0), (150, 0, 0), (150, 9, 0)))
     add_pair(store, prompt, dim, bright)
     tie = add_pair(store, prompt, bright, same)
     store.ingest()

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from content import add_label, add_pair, add_picture, add_prompt, fill
+from content import add_image, add_label, add_pair, add_prompt, fill
 from prefloop.store import PairStore, journal
 from prefloop.store import check as check_module
 from prefloop.store.check import check
@@ -21,7 +21,7 @@ def test_parts_that_are_not_ingested_yet_are_not_damage(store: PairStore):
 
 def test_a_row_whose_reference_waits_in_the_journal_is_not_damage(store: PairStore):
     prompt = add_prompt(store, "one")
-    add_pair(store, prompt, add_picture(store, (1, 2, 3)), add_picture(store, (4, 5, 6)))
+    add_pair(store, prompt, add_image(store, (1, 2, 3)), add_image(store, (4, 5, 6)))
     found = journal.parts(store.journal)
     pairs = {name: table for name, table in found.items() if table == "pairs"}
     with store.session(write=True) as connection:  # whoever listed the folder did not see the other parts yet
@@ -54,9 +54,7 @@ def _write(store: PairStore, until: float) -> None:
     while time.monotonic() < until:
         number += 1
         prompt = add_prompt(store, f"new {number}")
-        pair = add_pair(
-            store, prompt, add_picture(store, (number % 256, 7, 0)), add_picture(store, (0, 7, number % 256))
-        )
+        pair = add_pair(store, prompt, add_image(store, (number % 256, 7, 0)), add_image(store, (0, 7, number % 256)))
         add_label(store, pair, "me", "a")
         if number % 3 == 0:
             store.ingest()

@@ -97,7 +97,7 @@ def mixed(labelled: PairStore) -> PairStore:
     labels = [{"pair_id": pair, "labeler": "other", "revision": 0, "choice": "a", "margin": 1.0} for pair in pairs]
     labelled.append("labels", labels)
     prompt = content.add_prompt(labelled, "of an evaluation")
-    images = [content.add_picture(labelled, (1, 2, value)) for value in (3, 4)]
+    images = [content.add_image(labelled, (1, 2, value)) for value in (3, 4)]
     content.add_label(labelled, content.add_pair(labelled, prompt, *images, source="eval"), "redder", "a", margin=1.0)
     labelled.ingest()
     return labelled

@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from content import add_generation, add_label, add_picture, add_prompt, add_scores, fill
+from content import add_generation, add_image, add_label, add_prompt, add_scores, fill
 from prefloop.store import PairStore, runs
 from prefloop.store.check import check, logical_hashes
 from prefloop.store.maintenance.compact import compact
@@ -31,7 +31,7 @@ def clock(monkeypatch: pytest.MonkeyPatch):
 
 def test_writers_with_skewed_clocks_keep_the_same_image_of_a_generation(store: PairStore, tmp_path: Path, clock):
     prompt, model = add_prompt(store, "one"), UUID(int=1)
-    images = [add_picture(store, (value, 0, 0)) for value in (10, 20, 30)]
+    images = [add_image(store, (value, 0, 0)) for value in (10, 20, 30)]
     stores = []
     for number, order in enumerate(itertools.permutations(range(3))):
         ours = PairStore(shutil.copytree(store.path, tmp_path / str(number)))

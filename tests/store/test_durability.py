@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from content import add_label, add_picture, add_prompt, fill, picture
+from content import add_image, add_label, add_prompt, fill, image_bytes
 from prefloop.core.files import atomic_folder
 from prefloop.store import PairStore, PrefloopError
 from prefloop.store.importers.config import ImportConfig
@@ -76,7 +76,7 @@ def test_a_part_is_on_disk_before_its_name_and_its_name_before_the_call_returns(
 
 
 def test_images_and_their_folders_are_on_disk_before_the_part_that_refers_to_them(store: PairStore, log: Log):
-    images = [store.write_image(picture((value, 0, 0)), 8, 8) for value in range(4)]
+    images = [store.write_image(image_bytes((value, 0, 0)), 8, 8) for value in range(4)]
     store.append("images", images)
     (part,) = parts(store, "images")
     for image in images:
@@ -106,7 +106,7 @@ def test_imported_images_are_on_disk_before_the_part_that_refers_to_them(
         for side, value in (("winner", 10), ("loser", 200)):
             (tmp_path / "pairs" / side).mkdir(parents=True)
             for number in range(3):
-                (tmp_path / "pairs" / side / f"{number}.png").write_bytes(picture((value, number, 0)))
+                (tmp_path / "pairs" / side / f"{number}.png").write_bytes(image_bytes((value, number, 0)))
         for number in range(3):
             (tmp_path / "pairs" / "winner" / f"{number}.txt").write_text(f"prompt {number}")
         config = ImportConfig(source=str(tmp_path / "pairs"))
@@ -163,7 +163,7 @@ def test_a_failed_write_is_not_acknowledged(
     monkeypatch.setattr(os, call, failing)
     for attempt in (
         lambda: add_prompt(store, "one"),
-        lambda: add_picture(store, (1, 2, 3)),
+        lambda: add_image(store, (1, 2, 3)),
         lambda: PairStore.create(tmp_path / "new"),
     ):
         with pytest.raises(PrefloopError, match=r"cannot write .*: Input/output error"):

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from content import (
     add_generation,
+    add_image,
     add_label,
     add_labeler,
     add_pair,
-    add_picture,
     add_prompt,
 )
 from prefloop.cli import app
@@ -61,7 +61,7 @@ def labelled(store: PairStore) -> PairStore:
     store.append("models", [{"model_id": model, "name": "sd15", "config": "{}"}])
     for number in range(6):
         prompt = add_prompt(store, f"=prompt | <{number}>", kind="odd", number=str(number))
-        images = [add_picture(store, (number * 40, 100 * place, 7)) for place in range(3)]
+        images = [add_image(store, (number * 40, 100 * place, 7)) for place in range(3)]
         add_generation(store, prompt, model, images[0])
         for place in range(2):
             pair = add_pair(store, prompt, images[place], images[place + 1])
@@ -182,7 +182,7 @@ def test_where_sees_the_columns_of_preferences(labelled: PairStore, tmp_path: Pa
 
 def test_pairs_of_an_evaluation_are_not_exported(labelled: PairStore, tmp_path: Path):
     prompt = add_prompt(labelled, "held out")
-    pair = add_pair(labelled, prompt, add_picture(labelled, (1, 1, 1)), add_picture(labelled, (2, 2, 2)), source="eval")
+    pair = add_pair(labelled, prompt, add_image(labelled, (1, 1, 1)), add_image(labelled, (2, 2, 2)), source="eval")
     add_label(labelled, pair, "human:me", "a")
     labelled.ingest()
     assert "held out" not in (exported(labelled, tmp_path / "out", format="csv") / "labels.csv").read_text()

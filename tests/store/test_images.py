@@ -103,7 +103,7 @@ def test_another_format_is_refused(form: str):
     assert refusal(encoded(noise(), form)) == "format"
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture", b"<svg/>"])
+@pytest.mark.parametrize("data", [b"", b"no image", b"<svg/>"])
 def test_data_that_is_not_an_image_is_refused(data: bytes):
     assert refusal(data) == "format"
 

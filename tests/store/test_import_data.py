@@ -9,7 +9,7 @@ import little_datasets as little
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from content import add_labeler, picture
+from content import add_labeler, image_bytes
 from prefloop.cli import app
 from prefloop.store import PairStore, UsageError, image_id
 from prefloop.store.check import check
@@ -248,7 +248,7 @@ def test_a_soft_label_keeps_its_probability_on_the_right_side(store: PairStore, 
 
 def test_unusable_pairs_are_counted_by_reason_and_the_others_imported(store: PairStore, tmp_path: Path):
     rows = list(little.pickapic_rows(10))
-    whole = picture((1, 2, 3), 256)
+    whole = image_bytes((1, 2, 3), 256)
     rows[0]["jpg_0"] = whole[: len(whole) // 2]
     rows[1]["jpg_1"] = b"GIF89a"
     rows[2]["jpg_0"] = None
@@ -280,7 +280,7 @@ def test_odd_prompts_come_back_as_they_were(store: PairStore, tmp_path: Path):
 
 
 def test_a_path_in_a_table_is_never_opened(store: PairStore, tmp_path: Path):
-    (tmp_path / "secret.png").write_bytes(picture((1, 2, 3)))
+    (tmp_path / "secret.png").write_bytes(image_bytes((1, 2, 3)))
     image = {"bytes": None, "path": str(tmp_path / "secret.png")}
     summary = imported(store, little.preferences(tmp_path / "data" / "x.parquet", image=image))
     assert (summary["pairs"], summary["excluded"]) == (0, {"no image": 4})
@@ -293,7 +293,7 @@ def test_a_path_in_a_table_is_never_opened(store: PairStore, tmp_path: Path):
 @pytest.mark.parametrize("way", ["absolute", "upwards", "link"])
 def test_a_path_that_leaves_the_folder_is_never_opened(store: PairStore, tmp_path: Path, way: str):
     secret = tmp_path / "secret.png"
-    secret.write_bytes(picture((1, 2, 3)))
+    secret.write_bytes(image_bytes((1, 2, 3)))
     named = {"absolute": str(secret), "upwards": "../secret.png", "link": "link.png"}[way]
     source = little.jsonl(tmp_path / "mine", [{"prompt": "one", "chosen": named, "rejected": "pictures/l0.png"}])
     (source.parent / "link.png").symlink_to(secret)

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 from content import (
+    add_image,
     add_label,
     add_labeler,
     add_pair,
-    add_picture,
     add_prompt,
     add_scores,
     fill,
     forked,
-    picture,
+    image_bytes,
 )
 from prefloop.cli import app
 from prefloop.store import IntegrityError, PairStore, UsageError, prompt_id
@@ -157,7 +157,7 @@ def test_merging_adds_what_is_new_and_nothing_twice(store: PairStore, tmp_path: 
     other = judged(PairStore.create(tmp_path / "other"), n_prompts=4)
     whole = judged(PairStore.create(tmp_path / "whole"), n_prompts=4)
     summary = merge(store, other)
-    # two more prompts of two pictures, a pair and two labels; the other's run
+    # two more prompts of two images, a pair and two labels; the other's run
     expected = {"runs": 1, "prompts": 2, "images": 4, "pairs": 2, "labels": 4, "scores": 2, "conflicts": 0}
     assert {name: n for name, n in summary.items() if n or name == "conflicts"} == expected
     ours, all_ = logical_hashes(store), logical_hashes(whole)
@@ -240,7 +240,7 @@ def test_a_backup_names_the_images_it_could_not_copy(store: PairStore, tmp_path:
     judged(store)
     lost = sorted((store.path / "images").rglob("*.png"))[:2]
     lost[0].unlink()
-    lost[1].write_bytes(picture((9, 9, 9)))
+    lost[1].write_bytes(image_bytes((9, 9, 9)))
     ended = RUNNER.invoke(app, ["store", "backup", str(tmp_path / "copy"), "--store", str(store.path)])
     assert ended.exit_code == 5
     assert "2 images are missing or have changed" in ended.stderr
@@ -259,11 +259,11 @@ def old(path: Path) -> Path:
 def test_only_old_unreferenced_images_are_removed(store: PairStore):
     judged(store)
     mentioned = [old(path) for path in sorted((store.path / "images").rglob("*.png"))]
-    lone = old(store.image_path(store.write_image(picture((1, 2, 3)), 8, 8)["image_id"]))
+    lone = old(store.image_path(store.write_image(image_bytes((1, 2, 3)), 8, 8)["image_id"]))
     half = lone.with_name(f".{lone.name}.1.tmp")
     half.write_bytes(b"half")
     old(half)
-    young = store.image_path(store.write_image(picture((4, 5, 6)), 8, 8)["image_id"])
+    young = store.image_path(store.write_image(image_bytes((4, 5, 6)), 8, 8)["image_id"])
     others = [store.path / "images" / name for name in ("notes.txt", "holiday.png", f"{lone.parent.name}/holiday.png")]
     for path in others:  # somebody else's
         path.write_bytes(b"kept")
@@ -278,20 +278,20 @@ def test_only_old_unreferenced_images_are_removed(store: PairStore):
 
 
 def test_an_image_that_is_written_again_is_young_again(store: PairStore):
-    path = old(store.image_path(store.write_image(picture((1, 2, 3)), 8, 8)["image_id"]))
+    path = old(store.image_path(store.write_image(image_bytes((1, 2, 3)), 8, 8)["image_id"]))
     assert [found for found, _ in unreferenced_images(store)] == [path]
-    store.write_image(picture((1, 2, 3)), 8, 8)  # its row is about to come
+    store.write_image(image_bytes((1, 2, 3)), 8, 8)  # its row is about to come
     assert unreferenced_images(store) == []
 
 
 def test_an_image_of_a_part_that_is_not_ingested_yet_stays(store: PairStore):
-    identity = add_picture(store, (1, 2, 3))  # in the journal alone
+    identity = add_image(store, (1, 2, 3))  # in the journal alone
     old(store.image_path(identity))
     assert unreferenced_images(store) == []
 
 
 def test_gc_prints_what_it_would_remove_and_then_removes_it(store: PairStore):
-    lone = old(store.image_path(store.write_image(picture((1, 2, 3)), 8, 8)["image_id"]))
+    lone = old(store.image_path(store.write_image(image_bytes((1, 2, 3)), 8, 8)["image_id"]))
     words = ["store", "gc", "--store", str(store.path)]
     ended = RUNNER.invoke(app, [*words, "--dry-run"])
     assert ended.stdout.startswith("would remove 1 unreferenced images")
@@ -331,7 +331,7 @@ def test_errors_are_one_line_and_nothing_is_created(
 def test_the_commands_print_what_they_did(store: PairStore, tmp_path: Path):
     judged(store)
     other = PairStore.create(tmp_path / "other")
-    add_pair(other, add_prompt(other, "one"), add_picture(other, (1, 1, 1)), add_picture(other, (2, 2, 2)))
+    add_pair(other, add_prompt(other, "one"), add_image(other, (1, 1, 1)), add_image(other, (2, 2, 2)))
     other.ingest()
 
     def said(*words: object) -> str:

@@ -13,15 +13,15 @@ import pytest
 from content import (
     TESTS,
     add_generation,
+    add_image,
     add_label,
     add_labeler,
     add_pair,
-    add_picture,
     add_prompt,
     add_scores,
     environment,
     fill,
-    picture,
+    image_bytes,
 )
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -43,14 +43,14 @@ from prefloop.store.runs import run
 
 def test_rows_come_out_as_they_went_in(store: PairStore):
     prompt = add_prompt(store, "a red circle", relation="alone")
-    red, blue = add_picture(store, (255, 0, 0)), add_picture(store, (0, 0, 255))
+    red, blue = add_image(store, (255, 0, 0)), add_image(store, (0, 0, 255))
     pair = add_pair(store, prompt, red, blue)
     store.ingest()
     ((text, split, tags),) = store.rows("select prompt, split, tags from prompts")
     assert (text, json.loads(tags)) == ("a red circle", {"relation": "alone"})
     assert split in ("train", "validation")
     assert store.rows("select * from pairs") == [(pair, prompt, *sorted([red, blue]), "generate", None)]
-    assert store.image_path(red).read_bytes() == picture((255, 0, 0))
+    assert store.image_path(red).read_bytes() == image_bytes((255, 0, 0))
     assert {path for (path,) in store.rows("select path from image_files")} == {
         str(store.image_path(image).relative_to(store.path)) for image in (red, blue)
     }
@@ -110,7 +110,7 @@ def test_every_prompt_is_in_exactly_one_split(store: PairStore):
 
 def test_an_image_is_not_paired_with_itself_and_the_order_of_a_pair_does_not_matter(store: PairStore):
     prompt = add_prompt(store, "one")
-    red, blue = add_picture(store, (255, 0, 0)), add_picture(store, (0, 0, 255))
+    red, blue = add_image(store, (255, 0, 0)), add_image(store, (0, 0, 255))
     assert add_pair(store, prompt, red, blue) == add_pair(store, prompt, blue, red)
     with pytest.raises(AssertionError):
         add_pair(store, prompt, red, red)
@@ -141,7 +141,7 @@ def test_evaluation_pairs_have_a_split_of_their_own(store: PairStore):
     for source in splits:
         for number in range(40):
             prompt = add_prompt(store, f"prompt {number}")
-            images = (add_picture(store, (value, number, len(source))) for value in (1, 2))
+            images = (add_image(store, (value, number, len(source))) for value in (1, 2))
             add_label(store, add_pair(store, prompt, *images, source=source), "me", "a")
     store.ingest()
     for source, split in store.rows("select distinct source, split from preferences"):
@@ -182,7 +182,7 @@ def test_win_rates_fold_both_orders_and_count_a_tie_one_half(store: PairStore):
     m_is_a = set()
     for number, winner in enumerate(["m", "m", "m", "n", "n", "tie", "m", "skip"]):
         prompt = add_prompt(store, f"prompt {number}")
-        of_m, of_n = add_picture(store, (number, 0, 0)), add_picture(store, (number, 255, 0))
+        of_m, of_n = add_image(store, (number, 0, 0)), add_image(store, (number, 255, 0))
         add_generation(store, prompt, model, of_m)
         add_generation(store, prompt, other, of_n)
         pair = add_pair(store, prompt, of_m, of_n)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import little_datasets as little
 import pytest
-from content import add_label, add_labeler, add_pair, add_picture, add_prompt, picture
+from content import add_image, add_label, add_labeler, add_pair, add_prompt, image_bytes
 from prefloop.cli import app
 from prefloop.store import PairStore, UsageError, image_id
 from prefloop.store.check import check
@@ -54,7 +54,7 @@ def add_labelled_pair(store: PairStore, text: str, chosen: UUID, rejected: UUID,
 def two_pairs(store: PairStore) -> PairStore:
     """'a cat': red over green; 'a dog': green over blue; by 'human:me'. So one image is chosen and rejected."""
     add_labeler(store, "human:me")
-    images = [add_picture(store, colour) for colour in (RED, GREEN, BLUE)]
+    images = [add_image(store, colour) for colour in (RED, GREEN, BLUE)]
     add_labelled_pair(store, "a cat", images[0], images[1])
     add_labelled_pair(store, "a dog", images[1], images[2])
     store.ingest()
@@ -62,8 +62,8 @@ def two_pairs(store: PairStore) -> PairStore:
 
 
 EXPECTED = [
-    ("a cat", image_id(picture(RED)), image_id(picture(GREEN))),
-    ("a dog", image_id(picture(GREEN)), image_id(picture(BLUE))),
+    ("a cat", image_id(image_bytes(RED)), image_id(image_bytes(GREEN))),
+    ("a dog", image_id(image_bytes(GREEN)), image_id(image_bytes(BLUE))),
 ]
 
 
@@ -97,8 +97,8 @@ def test_simpletuner_finds_equal_names_and_captions_in_the_folders_of_its_config
     names = {f"{pair}.{extension}" for pair in (cat, dog) for extension in ("png", "txt")}
     both = {f"{side}/{name}" for side in ("chosen", "rejected") for name in names}
     assert files(out) == both | {"README.md", "multidatabackend.json"}
-    assert (out / "chosen" / f"{dog}.png").read_bytes() == picture(GREEN)
-    assert (out / "rejected" / f"{dog}.png").read_bytes() == picture(BLUE)
+    assert (out / "chosen" / f"{dog}.png").read_bytes() == image_bytes(GREEN)
+    assert (out / "rejected" / f"{dog}.png").read_bytes() == image_bytes(BLUE)
     assert {(out / side / f"{dog}.txt").read_text() for side in ("chosen", "rejected")} == {"a dog"}
     assert json.loads((out / "multidatabackend.json").read_text()) == [
         {
@@ -143,21 +143,21 @@ def test_images_of_two_formats_get_one_name_and_keep_their_bytes(
     add_labeler(store, "human:me")
     row = store.write_image(little.jpeg(RED), 8, 8)
     store.append("images", [row])
-    pair = add_labelled_pair(store, "a cat", row["image_id"], add_picture(store, GREEN))
+    pair = add_labelled_pair(store, "a cat", row["image_id"], add_image(store, GREEN))
     store.ingest()
     out = exported(store, tmp_path / "out", form)
     # both trainers look for the rejected image under the whole name of the chosen one
     assert {path.name for side in sides for path in (out / side).glob("*.[jp]*g")} == {f"{pair}.jpg"}
     assert (out / sides[0] / f"{pair}.jpg").read_bytes() == little.jpeg(RED)
-    assert (out / sides[1] / f"{pair}.jpg").read_bytes() == picture(GREEN)
+    assert (out / sides[1] / f"{pair}.jpg").read_bytes() == image_bytes(GREEN)
     again = PairStore.create(tmp_path / "again")
     imported(again, out)
-    assert preferences(again) == [("a cat", image_id(little.jpeg(RED)), image_id(picture(GREEN)))]
+    assert preferences(again) == [("a cat", image_id(little.jpeg(RED)), image_id(image_bytes(GREEN)))]
 
 
 def test_a_prompt_of_several_lines_comes_back_from_simpletuner_as_it_was(store: PairStore, tmp_path: Path):
     add_labeler(store, "human:me")
-    add_labelled_pair(store, "a\r\ncat", add_picture(store, RED), add_picture(store, GREEN))
+    add_labelled_pair(store, "a\r\ncat", add_image(store, RED), add_image(store, GREEN))
     store.ingest()
     again = PairStore.create(tmp_path / "again")
     imported(again, exported(store, tmp_path / "out", "simpletuner"))
@@ -208,7 +208,7 @@ def test_a_simpletuner_folder_outside_is_refused(store: PairStore, tmp_path: Pat
 
 @pytest.mark.parametrize("side", ["win", "lose"])
 def test_a_link_out_of_a_simpletuner_folder_is_never_followed(store: PairStore, tmp_path: Path, side: str):
-    (tmp_path / "secret.png").write_bytes(picture(RED))
+    (tmp_path / "secret.png").write_bytes(image_bytes(RED))
     folder = little.simpletuner(tmp_path / "mine", n=1)
     (folder / side / "0.png").unlink()
     (folder / side / "0.png").symlink_to(tmp_path / "secret.png")
@@ -244,8 +244,8 @@ def test_kohya_s_scripts_find_w_and_l_with_equal_names_and_captions(two_pairs: P
     cat, dog = pair_ids(two_pairs)
     names = {f"{pair}.{extension}" for pair in (cat, dog) for extension in ("png", "caption")}
     assert files(out) == {f"{side}/{name}" for side in "wl" for name in names} | {"README.md", "dataset_config.toml"}
-    assert (out / "w" / f"{cat}.png").read_bytes() == picture(RED)
-    assert (out / "l" / f"{cat}.png").read_bytes() == picture(GREEN)
+    assert (out / "w" / f"{cat}.png").read_bytes() == image_bytes(RED)
+    assert (out / "l" / f"{cat}.png").read_bytes() == image_bytes(GREEN)
     assert {(out / side / f"{cat}.caption").read_text() for side in "wl"} == {"a cat"}
     subset = {"image_dir": str(tmp_path / "out"), "caption_extension": ".caption", "preference": True}
     assert tomllib.loads((out / "dataset_config.toml").read_text()) == {"datasets": [{"subsets": [subset]}]}
@@ -254,8 +254,8 @@ def test_kohya_s_scripts_find_w_and_l_with_equal_names_and_captions(two_pairs: P
 def test_a_prompt_that_kohya_would_cut_is_refused_with_a_condition_that_excludes_it(
     two_pairs: PairStore, tmp_path: Path
 ):
-    add_labelled_pair(two_pairs, "a\ncow", add_picture(two_pairs, (1, 1, 1)), add_picture(two_pairs, (2, 2, 2)))
-    add_labelled_pair(two_pairs, "a\rhen", add_picture(two_pairs, (3, 1, 1)), add_picture(two_pairs, (4, 2, 2)))
+    add_labelled_pair(two_pairs, "a\ncow", add_image(two_pairs, (1, 1, 1)), add_image(two_pairs, (2, 2, 2)))
+    add_labelled_pair(two_pairs, "a\rhen", add_image(two_pairs, (3, 1, 1)), add_image(two_pairs, (4, 2, 2)))
     two_pairs.ingest()
     with pytest.raises(
         UsageError, match="has several lines, and the trainers of the format kohya read only"
@@ -288,7 +288,7 @@ def test_kohya_s_subsets_are_read_with_the_line_that_is_trained_on(store: PairSt
 
 
 def test_kohya_pairs_without_a_partner_or_with_a_link_out_are_excluded(store: PairStore, tmp_path: Path):
-    (tmp_path / "secret.png").write_bytes(picture(RED))
+    (tmp_path / "secret.png").write_bytes(image_bytes(RED))
     (tmp_path / "secret.txt").write_text("secret")
     folder = little.kohya(tmp_path / "mine", n=3) / "1_cats"
     (folder / "l" / "0.png").unlink()
@@ -309,13 +309,13 @@ def test_kohya_pairs_without_a_partner_or_with_a_link_out_are_excluded(store: Pa
 
 def test_flow_factory_gets_a_record_for_each_label_and_each_image_once(store: PairStore, tmp_path: Path):
     add_labeler(store, "human:me")
-    red, green, blue = (add_picture(store, colour) for colour in (RED, GREEN, BLUE))
+    red, green, blue = (add_image(store, colour) for colour in (RED, GREEN, BLUE))
     pair = add_labelled_pair(store, "a \u202ecat\n", red, green, p_a=0.75 if red < green else 0.25, margin=0.5)
     add_labelled_pair(store, "a dog", green, blue)
     store.ingest()
     out = exported(store, tmp_path / "out", "flow-factory")
     assert files(out) == {"README.md", "train.jsonl", *(f"images/{image}.png" for image in (red, green, blue))}
-    assert (out / f"images/{blue}.png").read_bytes() == picture(BLUE)
+    assert (out / f"images/{blue}.png").read_bytes() == image_bytes(BLUE)
     lines = (out / "train.jsonl").read_text("utf-8").split("\n")
     assert (len(lines), lines[-1]) == (3, ""), "a blank line is refused there"
     assert "\u202e" not in "".join(lines), "it would turn the terminal's text around"
@@ -390,7 +390,7 @@ def test_unusable_flow_factory_records_are_counted_by_reason(store: PairStore, t
 @pytest.mark.parametrize("way", ["absolute", "upwards", "link"])
 def test_a_flow_factory_path_that_leaves_the_folder_is_never_opened(store: PairStore, tmp_path: Path, way: str):
     secret = tmp_path / "secret.png"
-    secret.write_bytes(picture(RED))
+    secret.write_bytes(image_bytes(RED))
     record = little.flow_factory_record(0)
     named = {"absolute": str(secret), "upwards": "../secret.png", "link": "link.png"}[way]
     record["supervision"]["chosen"]["media"][0]["path"] = named

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 from content import (
     add_generation,
+    add_image,
     add_label,
     add_labeler,
     add_pair,
-    add_picture,
     add_prompt,
     add_scores,
     fill,
@@ -26,7 +26,7 @@ def modeled(store: PairStore) -> PairStore:
     """A pair of the models "m" (image_a) and "n" (image_b), labeled by me, and the same images under another prompt."""
     store.append("models", [{"model_id": model, "name": name, "config": "{}"} for model, name in ((M, "m"), (N, "n"))])
     add_labeler(store, "me")
-    first, second = sorted(add_picture(store, (value, 0, 0)) for value in (10, 20))
+    first, second = sorted(add_image(store, (value, 0, 0)) for value in (10, 20))
     for text, choice in (("one", "a"), ("other", "b")):
         prompt = add_prompt(store, text)
         add_label(store, add_pair(store, prompt, first, second), "me", choice, p_a=0.75)
@@ -73,7 +73,7 @@ def test_export_takes_the_same_condition_on_models_as_preferences(modeled: PairS
 
 
 def test_training_preferences_have_no_evaluation_pair(modeled: PairStore):
-    images = [add_picture(modeled, (value, 0, 1)) for value in (10, 20)]
+    images = [add_image(modeled, (value, 0, 1)) for value in (10, 20)]
     add_label(modeled, add_pair(modeled, prompt_id("one"), *images, source="eval"), "me", "a")
     modeled.ingest()
     assert modeled.rows("select count(*) from preferences") == [(3,)]

@@ -65,7 +65,7 @@ def test_where_selects_by_any_sql_over_preferences(labelled: PairStore, config: 
 
 def test_pairs_of_evaluations_are_never_trained_on(labelled: PairStore, config: TrainConfig):
     prompt = content.add_prompt(labelled, "held out")
-    images = [content.add_picture(labelled, (1, 2, value), side=32) for value in (3, 4)]
+    images = [content.add_image(labelled, (1, 2, value), side=32) for value in (3, 4)]
     content.add_label(labelled, content.add_pair(labelled, prompt, *images, source="eval"), "redder", "a")
     labelled.ingest()
     pairs = select_pairs(labelled, config)
@@ -315,7 +315,7 @@ def test_a_changed_image_ends_the_run_if_it_is_more_than_one_percent(labelled: P
     from prefloop.store import BadDataError
 
     image = select_pairs(labelled, config).train[0].chosen
-    image_path(labelled.path / "images", image).write_bytes(content.picture((0, 0, 0), 32))
+    image_path(labelled.path / "images", image).write_bytes(content.image_bytes((0, 0, 0), 32))
     # one of 60 images is more than 1 %
     with pytest.raises(BadDataError, match=r"1 of 60 .*hash"):
         train(config, labelled)
