@@ -2,8 +2,6 @@
 
 import json
 import re
-from collections.abc import Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
@@ -12,16 +10,15 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from ...core.errors import PrefloopError
 from ...core.hub import HUB_ID
 from ...core.stats import no_interval
-from ...models.families import PIPELINES, Family, family_of_class, known_family
-from ...models.model import COMPONENTS, TITLES, Composition, Model, Part
-from ...models.resolve import BUILT_IN, LORA_FILE
-from ...models.text_to_image import pipeline_class
+from ...models.families import PIPELINES, family_of_class
+from ...models.model import COMPONENTS, TITLES, Model
+from ...models.resolve import LORA_FILE
 from ...store.pairstore import PairStore
 from ...store.query import visible
 from ..methods import METHODS
+from .snippet import snippet
 
 Output = Literal["pipeline", "unet", "transformer", "lora", "kohya"]
 _DESCRIPTIONS = {
@@ -82,7 +79,7 @@ def model_card(record: dict, evaluations: list[dict], trained_on: Model | None =
         f"{_DESCRIPTIONS[record['output']].format(layout=layout)}: {_code(base)}, fine-tuned on {record['n_pairs']} preference pairs with {method}, "
         "using prefloop.",
         "## Usage",
-        f"```python\n{_snippet(record, trained_on)}\n```",
+        f"```python\n{snippet(record, trained_on)}\n```",
     ]
     if (needs := _requirements(record, trained_on)) is not None:
         parts.append(needs)
@@ -106,107 +103,6 @@ def _method(objective: str) -> str:
         objective
         if method is None
         else f"{method.title} ([arXiv {method.arxiv}](https://arxiv.org/abs/{method.arxiv}))"
-    )
-
-
-def _snippet(record: dict, trained_on: Model | None) -> str:
-    family, output = record["pipeline_class"], record["output"]
-    root = None if trained_on is None else _readable(trained_on.root)
-    known = (None if root is None else known_family(root)) or family_of_class(family)
-    call = _call(known)
-    left_out = "" if root is None else "".join(f"{part}=None, " for part in root.settings.left_out)
-    # without a dtype each part of a pipeline keeps the one it is stored in, and they may differ
-    dtype = "torch_dtype=torch.float32"
-    classes, lines, parts = [family], ["", 'folder = "."  # this folder, or the name of its repository on the hub'], []
-    if output == "pipeline":
-        lines.append(f"pipeline = {family}.from_pretrained(folder, {left_out}{dtype})")
-        return _script(classes, lines, call)
-    composition = Composition(_unresolved(record["base_model"])) if trained_on is None else trained_on.composition
-    component = f"folder, subfolder={output!r}" if output in COMPONENTS else _arguments(composition.component)
-    for name, kind, arguments in (
-        (known.component, known.model_class, component),
-        ("vae", known.vae_class, _arguments(composition.vae)),
-    ):
-        if arguments:
-            classes.append(kind)
-            parts.append(f"{name}={name}, ")
-            lines.append(f"{name} = {kind}.from_pretrained({arguments}, {dtype})")
-    source = repr(composition.root.source)
-    if composition.root.built_in:
-        lines.insert(0, "from prefloop.models.resolve import find_model")
-        source = f"find_model({composition.root.name!r}).source"
-    pinned = f", revision={composition.root.revision!r}" if composition.root.revision else ""
-    lines.append(f"pipeline = {family}.from_pretrained({source}{pinned}, {left_out}{''.join(parts)}{dtype})")
-    if output not in COMPONENTS:
-        if not known.lora_loader:
-            lines.insert(0, "from peft import PeftModel")
-        lines += _loras(composition.loras) if known.lora_loader else _peft_loras(known, composition.loras)
-    return _script(classes, lines, call)
-
-
-def _readable(root: Model) -> Model | None:
-    """The model, if its settings can be read now; a card can be written without them."""
-    try:
-        _ = root.settings
-    except PrefloopError:
-        return None
-    return root
-
-
-def _loras(earlier_folders: Sequence[str]) -> list[str]:
-    loading = f'weight_name="{LORA_FILE}")'
-    lines = []
-    if earlier_folders:
-        folders = ", ".join(repr(str(Path(folder).resolve())) for folder in earlier_folders)
-        lines = [
-            f"for earlier in [{folders}]:  # the LoRAs it was trained on, in this order",
-            f"    pipeline.load_lora_weights(earlier, {loading}",
-            "    pipeline.fuse_lora()",
-            "    pipeline.unload_lora_weights()",
-        ]
-    return [*lines, f"pipeline.load_lora_weights(folder, {loading}"]
-
-
-def _peft_loras(family: Family, earlier_folders: Sequence[str]) -> list[str]:
-    part = f"pipeline.{family.component}"
-    fused = f"{part} = PeftModel.from_pretrained({part}, {{}}).merge_and_unload()"
-    lines = []
-    if earlier_folders:
-        folders = ", ".join(repr(str(Path(folder).resolve())) for folder in earlier_folders)
-        lines = [f"for earlier in [{folders}]:  # the LoRAs it was trained on, in this order"]
-        lines.append(f"    {fused.format('earlier')}")
-    return [*lines, fused.format("folder")]
-
-
-def _arguments(part: Part | None) -> str | None:
-    if part is None:
-        return None
-    source = str(Path(part.source).resolve()) if Path(part.source).is_dir() else part.source
-    kwargs = (("subfolder", part.subfolder), ("revision", part.revision))
-    return ", ".join([repr(source), *(f"{name}={value!r}" for name, value in kwargs if value)])
-
-
-def _unresolved(base: str) -> Model:
-    """A pipeline of that name, without looking for its files."""
-    return Model(base, base, UUID(int=0), built_in=base in BUILT_IN)
-
-
-def _call(family: Family) -> str:
-    """The arguments with which the pipeline is called: what it is trained with and does not do by default."""
-    if family.starts_from_image:
-        return '"a red circle", image=draft'
-    defaults = signature(pipeline_class(family.pipeline_class).__call__).parameters
-    settings = {name: value for name, value in family.call_settings.items() if value != defaults[name].default}
-    if family.negative_prompt:
-        settings["negative_prompt"] = family.negative_prompt
-    return ", ".join(
-        ['prompt="a red circle left of a blue square"', *(f"{name}={value!r}" for name, value in settings.items())]
-    )
-
-
-def _script(classes: Sequence[str], lines: Sequence[str], call: str) -> str:
-    return "\n".join(
-        ["import torch", f"from diffusers import {', '.join(classes)}", *lines, f"image = pipeline({call}).images[0]"]
     )
 
 
