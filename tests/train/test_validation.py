@@ -1,5 +1,6 @@
 """Validation on held-out pairs: what a pass measures, at which timesteps, and when it stops a run."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -153,3 +154,12 @@ def test_a_run_that_is_stopped_early_ends_at_that_pass(
     assert asked == [7]
     assert train(replace(config, output_dir=config.output_dir + "-patient"), labelled)["steps"] == 3
     assert asked == [7]
+
+
+def test_a_resumed_run_reads_the_last_pass_as_it_was(trainer: Make):
+    monitor = trainer().monitor
+    monitor.begin(0)
+    before = json.dumps(plain(monitor.last_validation))
+    assert '"timestep_low": 0, "timestep_high": 999' in before
+    monitor._load_last_rows()
+    assert json.dumps(plain(monitor.last_validation)) == before

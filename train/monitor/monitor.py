@@ -78,7 +78,11 @@ class Monitor:
             self.last_metrics = {name: number(row[name] or math.nan) for name in METRICS[1:]}
         for row in validation_passes(read_rows(self.output / "validation.csv"))[-1:]:
             integers = ("step", "n_pairs", "n_prompts")
-            kinds = dict.fromkeys(integers, int) | {"bin": str}
+            kinds = (
+                dict.fromkeys(integers, int)
+                | {"bin": str}
+                | dict.fromkeys(("timestep_low", "timestep_high"), _timestep)
+            )
             self.last_validation = {name: kinds.get(name, number)(row[name]) for name in COLUMNS}
 
     def _run_validation(self, step: int, errors_of: Callable[[list[Batch]], Errors] | None = None) -> None:
@@ -129,3 +133,8 @@ class Monitor:
             return condition
         count: Any = self.accelerator.reduce(torch.tensor([float(condition)], device=self.accelerator.device), "sum")
         return bool(count.item())
+
+
+def _timestep(cell: str) -> float:
+    """As it was written: whole for diffusion models, 1000 sigma for flow matching."""
+    return int(cell) if cell.isdigit() else float(cell)
