@@ -4,13 +4,13 @@ comment on table parts is 'Journal parts that have been ingested.';
 comment on column parts.rows_added is 'Rows added. Parts ingested together share one count, stored on the first.';
 
 comment on table runs is 'Each call of a stage.';
-comment on column runs.kind is 'generate, relabel, train, eval, import, ...';
+comment on column runs.kind is 'generate, relabel, train, eval, import, round, ...';
 comment on column runs.started is 'UTC.';
 comment on column runs.updated is 'UTC; when the run ended, if it has.';
 comment on column runs.config is 'Every setting, including defaults.';
 comment on column runs.versions is 'Versions of Python and the libraries.';
 comment on column runs.git_commit is 'Commit of prefloop''s checkout, if it ran from one.';
-comment on column runs.parents is 'Runs whose results it used.';
+comment on column runs.parents is 'Runs whose results it used, and the run that it is a part of, such as a round.';
 comment on column runs.summary is 'The stage''s result.';
 
 comment on table prompts is 'Prompt texts; the id is derived from the exact UTF-8 text.';
@@ -54,6 +54,8 @@ comment on column labels.response_ms is 'Milliseconds a person took to answer.';
 
 comment on view image_files is 'Path of each image file, relative to the store''s folder.';
 comment on view image_models is 'Which model generated which image for which prompt; several rows if several models did.';
+comment on view run_rounds is 'The round of each run of a loop: of a run of kind round, and of the runs that are parts of it.';
+comment on column run_rounds.round is 'From 1; a resumed round has several runs of kind round.';
 comment on view pair_models is 'Names of the models that generated a pair''s images; of several models, the name that sorts first.';
 comment on view pair_scores is 'Both scores of every pair, for each scorer that has scored both images.';
 comment on view current_labels is 'The label that counts for each pair and labeler: the latest revision.';
@@ -64,6 +66,8 @@ comment on column preferences.split is 'eval for evaluation pairs, else the prom
 comment on column preferences.chosen_model is 'Name of the model that generated it; of several, the first by name; null if unknown.';
 comment on column preferences.rejected_model is 'As chosen_model.';
 comment on column preferences.run_id is 'The run that added the pair.';
+comment on column preferences.round is 'The round of the loop that added the pair; null outside of a loop.';
+comment on column preferences.margin_rank is '1 for the largest margin among the pairs of the same labeler, prompt and round; null without a margin.';
 comment on view training_preferences is 'The preferences that training may use: those of the splits train and validation.';
 comment on view agreement is 'How often two labelers agree: over all pairs both labeled, and over those both decided.';
 comment on view win_rates is 'Win rate of one model over another by labeler, each pair of models once; a tie counts one half.';

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,10 @@ from ..core.json import plain, utf8
 from .pairstore import PairStore
 
 _PACKAGES = ("prefloop", "torch", "diffusers", "transformers", "open_clip_torch", "accelerate", "peft", "duckdb")
+
+
+_enclosing: ContextVar[tuple[Path, UUID] | None] = ContextVar("enclosing", default=None)
+"""The innermost run that is under way here, and the folder of its store."""
 
 
 @dataclass
@@ -33,9 +38,17 @@ class Run:
 
 @contextmanager
 def run(store: PairStore, kind: str, config: Any, parents: list[UUID] | None = None) -> Iterator[Run]:
-    """Write a run's row at the start of the block, and at its end, however it ends."""
+    """Write a run's row at the start of the block, and at its end, however it ends.
+
+    A run inside the block of another one in the same store is its child.
+
+    Args:
+        parents: runs whose results it uses.
+    """
     settings = plain(asdict(config) if is_dataclass(config) and not isinstance(config, type) else config)
-    this = Run(uuid4(), kind, settings, parents=parents or [])
+    folder, enclosing = store.path.resolve(), _enclosing.get()
+    around = [enclosing[1]] if enclosing is not None and enclosing[0] == folder else []
+    this = Run(uuid4(), kind, settings, parents=list(dict.fromkeys([*around, *(parents or ())])))
     started = _now()
 
     def write(status: str, error: str | None = None) -> None:
@@ -59,6 +72,7 @@ def run(store: PairStore, kind: str, config: Any, parents: list[UUID] | None = N
             )  # whoever interrupts a run does not want to wait
 
     write("running")
+    inside = _enclosing.set((folder, this.run_id))
     try:
         yield this
     except (Interrupted, KeyboardInterrupt) as error:
@@ -67,7 +81,10 @@ def run(store: PairStore, kind: str, config: Any, parents: list[UUID] | None = N
     except BaseException as error:
         write("failed", f"{type(error).__name__}: {error}"[:2000])
         raise
-    write("done")
+    else:
+        write("done")
+    finally:
+        _enclosing.reset(inside)
 
 
 @cache

@@ -113,6 +113,15 @@ from images;
 create view image_models as
 select distinct image_id, prompt_id, model_id from generations;
 
+-- The round of each run of a loop: of the runs of kind round, and of those that they are parents of. A resumed round has
+-- several runs with one number. A round without a number is not in it.
+create view run_rounds as
+select r.run_id, max(case o.kind when 'round' then try_cast(o.config ->> '$.round' as integer) end) as round
+from (select run_id, unnest(list_append(parents, run_id)) as round_id from runs) r
+join runs o on o.run_id = r.round_id
+group by r.run_id
+having round is not null;
+
 -- The names of the models that generated a pair's images; of several models, the name that sorts first. Pairs of which
 -- neither model is known are not in it. Reads generations, since image_models' distinct rows would only make it slower.
 create view pair_models as
@@ -144,28 +153,45 @@ anti join (select pair_id, labeler, revision from labels where revision > 0) lat
     on later.pair_id = l.pair_id and later.labeler = l.labeler and later.revision > l.revision;
 
 -- One row for each pair that a labeler has decided, by its current label: no ties, no skips. Evaluation pairs are included;
--- their split is eval, whichever split their prompt is in.
+-- their split is eval, whichever split their prompt is in. The ranks are below the other joins: DuckDB then leaves them out of
+-- queries that do not use them, and moves conditions on a labeler below them.
 create view preferences as
+with decided as (
+    select
+        l.labeler,
+        l.choice,
+        l.p_a,
+        l.margin,
+        p.*,
+        r.round,
+        case when l.margin is not null then row_number() over (
+            partition by l.labeler, p.prompt_id, r.round, p.source = 'eval' order by l.margin desc nulls last, p.pair_id
+        ) end as margin_rank
+    from current_labels l
+    join pairs p using (pair_id)
+    left join run_rounds r on r.run_id = p.run_id
+    where l.choice in ('a', 'b')
+)
 select
-    l.labeler,
-    p.pair_id,
+    d.labeler,
+    d.pair_id,
     q.prompt,
-    p.prompt_id,
-    case l.choice when 'a' then p.image_a else p.image_b end as chosen,
-    case l.choice when 'a' then p.image_b else p.image_a end as rejected,
-    case l.choice when 'a' then l.p_a else 1 - l.p_a end as p_chosen,
-    l.margin,
-    case p.source when 'eval' then 'eval' else q.split end as split,
+    d.prompt_id,
+    case d.choice when 'a' then d.image_a else d.image_b end as chosen,
+    case d.choice when 'a' then d.image_b else d.image_a end as rejected,
+    case d.choice when 'a' then d.p_a else 1 - d.p_a end as p_chosen,
+    d.margin,
+    case d.source when 'eval' then 'eval' else q.split end as split,
     q.tags,
-    p.source,
-    case l.choice when 'a' then m.model_a else m.model_b end as chosen_model,
-    case l.choice when 'a' then m.model_b else m.model_a end as rejected_model,
-    p.run_id
-from current_labels l
-join pairs p using (pair_id)
+    d.source,
+    case d.choice when 'a' then m.model_a else m.model_b end as chosen_model,
+    case d.choice when 'a' then m.model_b else m.model_a end as rejected_model,
+    d.run_id,
+    d.round,
+    d.margin_rank
+from decided d
 join prompts q using (prompt_id)
-left join pair_models m on m.pair_id = p.pair_id
-where l.choice in ('a', 'b');
+left join pair_models m on m.pair_id = d.pair_id;
 
 -- The preferences that training may use: no evaluation pair is trained on.
 create view training_preferences as

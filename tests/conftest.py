@@ -39,9 +39,14 @@ def store(tmp_path: Path, _empty: Path) -> PairStore:
 @pytest.fixture
 def first_version(tmp_path: Path) -> PairStore:
     """A store of schema version 1, which prefloop 0.1 made."""
-    with zipfile.ZipFile(Path(__file__).parent / "stores" / "v1.zip") as archive:
-        archive.extractall(tmp_path / "v1")
-    return PairStore(tmp_path / "v1")
+    return kept_store(1, tmp_path)
+
+
+def kept_store(version: int, folder: Path) -> PairStore:
+    """A store that the prefloop of a schema version made."""
+    with zipfile.ZipFile(Path(__file__).parent / "stores" / f"v{version}.zip") as archive:
+        archive.extractall(folder / f"v{version}")
+    return PairStore(folder / f"v{version}")
 
 
 @pytest.fixture(scope="session")

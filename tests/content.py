@@ -39,8 +39,10 @@ def add_prompt(store: PairStore, text: str, **tags: str) -> UUID:
     return prompt_id(text)
 
 
-def add_pair(store: PairStore, prompt: UUID, first: UUID, second: UUID, source: str = "generate") -> UUID:
-    pair = new_pair(prompt, first, second, source)
+def add_pair(
+    store: PairStore, prompt: UUID, first: UUID, second: UUID, source: str = "generate", run_id: UUID | None = None
+) -> UUID:
+    pair = new_pair(prompt, first, second, source, run_id)
     assert pair is not None
     store.append("pairs", [pair])
     return pair["pair_id"]

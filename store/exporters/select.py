@@ -22,10 +22,15 @@ _QUERY = """
             case l.choice when 'b' then 1 - l.p_a::double else l.p_a::double end as p_chosen,
             l.margin, q.split, q.tags, p.source, l.choice, p.image_a, p.image_b, m.model_a, m.model_b,
             case l.choice when 'b' then m.model_b else m.model_a end as chosen_model,
-            case l.choice when 'b' then m.model_a else m.model_b end as rejected_model, p.run_id
+            case l.choice when 'b' then m.model_a else m.model_b end as rejected_model, p.run_id, r.round,
+            case when l.choice in ('a', 'b') and l.margin is not null then row_number() over (
+                partition by l.labeler, p.prompt_id, r.round, l.choice in ('a', 'b')
+                order by l.margin desc nulls last, p.pair_id
+            ) end as margin_rank
         from current_labels l
         join pairs p using (pair_id)
         join prompts q using (prompt_id)
+        left join run_rounds r on r.run_id = p.run_id
         left join pair_models m on m.pair_id = p.pair_id
         where p.source <> 'eval' and ($everybody or l.labeler in (select unnest($labelers)))
     ),

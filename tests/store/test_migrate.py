@@ -1,4 +1,4 @@
-"""Stores of schema version 1, which prefloop 0.1 wrote, and journals that hold parts of both versions."""
+"""Stores of schema versions 1, which prefloop 0.1 wrote, and 2, and journals that hold parts of several versions."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from uuid import UUID
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from conftest import kept_store
 from content import TESTS, add_labeler, fill
 from prefloop.cli import app
 from prefloop.store import IntegrityError, PairStore, journal
@@ -19,19 +20,23 @@ from typer.testing import CliRunner
 
 RUNNER = CliRunner()
 OLD_NAMES = {"revision": "rep", "response_ms": "ms", "sampling": "sampler"}
-EXPECTED = json.loads((TESTS / "stores" / "v1.json").read_text())
-# columns of views that version 1 had, and of runs those that do not depend on the machine
+EXPECTED, OF_VERSION_2 = (json.loads((TESTS / "stores" / f"v{version}.json").read_text()) for version in (1, 2))
+# columns of views that a version had, and of runs those that do not depend on the machine
 COLUMNS = {
     "runs": "run_id, kind, status, summary",
     "preferences": "labeler, pair_id, prompt, prompt_id, chosen, rejected, p_chosen, margin, split, tags, source",
 }
+COLUMNS_OF_VERSION_2 = {
+    "runs": "run_id, kind, status, parents, summary",
+    "preferences": COLUMNS["preferences"] + ", chosen_model, rejected_model, run_id",
+}
 
 
-def contents(store: PairStore) -> dict[str, list]:
-    """Every row of the tables and views that version 1 had."""
+def contents(store: PairStore, expected: dict = EXPECTED, columns: dict = COLUMNS) -> dict[str, list]:
+    """Every row of the tables and views that a version had."""
     answers = {}
-    for table in EXPECTED:
-        rows = store.rows(f"select {COLUMNS.get(table, '*')} from {table} order by all")
+    for table in expected:
+        rows = store.rows(f"select {columns.get(table, '*')} from {table} order by all")
         answers[table] = [[None if value is None else str(value) for value in row] for row in rows]
     return answers
 
@@ -90,7 +95,7 @@ def test_commands_on_a_store_of_version_1_name_the_cure_and_change_nothing(
 def test_migrate_gives_every_row_and_the_answers_of_every_view(first_version: PairStore):
     ended = RUNNER.invoke(app, ["store", "migrate", "--store", str(first_version.path)])
     assert ended.exit_code == 0, ended.stderr
-    assert "has schema version 2; it had 1, and the old database is pairs.duckdb.old" in ended.stdout
+    assert "has schema version 3; it had 1, and the old database is pairs.duckdb.old" in ended.stdout
     opened = PairStore.open(first_version.path)
     assert len(EXPECTED["labels"]) == 13
     assert contents(opened) == EXPECTED
@@ -98,7 +103,25 @@ def test_migrate_gives_every_row_and_the_answers_of_every_view(first_version: Pa
     assert old_columns(opened) == {"rep", "ms", "sampler"}  # the journal is left as it is
     with duckdb.connect(first_version.path / "pairs.duckdb.old", read_only=True) as kept:
         assert kept.execute("select schema_version from meta").fetchall() == [(1,)]
-    assert migrate(first_version) == (2, 2)
+    assert migrate(first_version) == (3, 3)
+
+
+def test_a_store_of_version_2_is_refused_until_it_is_migrated_and_then_knows_its_rounds(tmp_path: Path):
+    store = kept_store(2, tmp_path)
+    before = files(store.path)
+    with pytest.raises(IntegrityError, match=r"has schema version 2 .* run `prefloop store migrate"):
+        PairStore.open(store.path)
+    assert files(store.path) == before
+    assert migrate(store) == (2, 3)
+    opened = PairStore.open(store.path)
+    assert len(OF_VERSION_2["labels"]) == 18
+    assert contents(opened, OF_VERSION_2, COLUMNS_OF_VERSION_2) == OF_VERSION_2
+    assert check(opened) == []
+    # two pairs of each of two prompts in each round, one evaluation pair in the second, one pair from elsewhere
+    rows = "select round, source, count(distinct pair_id) from preferences group by all order by all"
+    assert opened.rows(rows) == [(1, "generate", 4), (2, "eval", 1), (2, "generate", 4), (None, "import", 1)]
+    with duckdb.connect(store.path / "pairs.duckdb.old", read_only=True) as kept:
+        assert kept.execute("select schema_version from meta").fetchall() == [(2,)]
 
 
 def test_rebuild_migrates_too(first_version: PairStore):
@@ -187,7 +210,7 @@ def test_a_newer_schema_is_refused_and_left_alone(store: PairStore):
     with duckdb.connect(store.database) as connection:
         connection.execute("update meta set schema_version = 99")
     for attempt in (PairStore.open, lambda path: migrate(PairStore(path))):
-        with pytest.raises(IntegrityError, match="has schema version 99 and this prefloop reads 2; update prefloop"):
+        with pytest.raises(IntegrityError, match="has schema version 99 and this prefloop reads 3; update prefloop"):
             attempt(store.path)
     assert store.schema_version() == 99
 

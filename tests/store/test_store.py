@@ -234,6 +234,49 @@ def test_a_failed_or_interrupted_run_is_written_as_such(store: PairStore, error:
     assert logical_hashes(store) == before
 
 
+def parents(store: PairStore) -> dict[str, list]:
+    """The parents of each run, by its kind."""
+    return dict(store.rows("select kind, parents from runs"))
+
+
+def test_a_run_inside_the_block_of_another_is_its_child(store: PairStore):
+    used = UUID(int=7)
+    with run(store, "round", {"round": 1}) as this_round:
+        with run(store, "generate", {}) as generated:
+            pass
+        with pytest.raises(ZeroDivisionError), run(store, "relabel", {}):
+            raise ZeroDivisionError
+        with run(store, "train", {}, parents=[used, this_round.run_id]) as trained, run(store, "eval", {}):
+            pass
+        with run(store, "after", {}):  # a child of the round again, not of the runs that ended or failed before
+            pass
+    with run(store, "outside", {}):
+        pass
+    store.ingest()
+    inside = [this_round.run_id]
+    assert generated.parents == inside
+    assert parents(store) == {
+        "round": [],
+        "generate": inside,
+        "relabel": inside,
+        "train": [this_round.run_id, used],
+        "eval": [trained.run_id],
+        "after": inside,
+        "outside": [],
+    }
+
+
+def test_a_run_in_another_store_is_not_a_child(store: PairStore, tmp_path: Path):
+    other = PairStore.create(tmp_path / "other")
+    with run(store, "round", {"round": 1}) as this_round:
+        with run(other, "import", {}):
+            pass
+        with run(PairStore(store.path / "images" / ".."), "generate", {}):  # the same store under another path
+            pass
+    assert parents(other) == {"import": []}
+    assert parents(store) == {"round": [], "generate": [this_round.run_id]}
+
+
 # Proof, damage and cure
 
 
