@@ -23,7 +23,7 @@ def check_range(
     if value is None:
         return
     option = name.replace("_", "-")
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):  # an integer may be too large for it
         raise UsageError(f"{option} must be a finite number, got {value}")
     if value <= above and above > -math.inf:
         raise UsageError(f"{option} must be above {above:g}, got {value:g}")
