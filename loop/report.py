@@ -9,6 +9,7 @@ from uuid import UUID
 import jinja2
 
 from ..core.errors import cannot_write, reading
+from ..core.files import write_atomic
 from ..core.stats import MIN_PROMPTS
 from ..store import PairStore
 from ..store.query import visible
@@ -56,9 +57,9 @@ def write_report(
             assets=ASSETS,
             plot=PLOT,
         )
-        (folder / PAGE).write_text(page)
     except OSError as error:
         raise cannot_write(folder / PAGE, error) from error
+    write_atomic(folder / PAGE, page.encode())
     return folder / PAGE
 
 

@@ -33,6 +33,7 @@ from ..store.query import ask
 from ..store.runs import run
 from ..train.config import TrainConfig
 from ..train.export.card import evaluations_of, model_card
+from ..train.run_folder.ownership import read_result_files
 from ..train.run_folder.publish import publish
 from ..train.run_folder.readme import README, is_our_readme, write_readme
 from ..train.stage import train
@@ -293,7 +294,7 @@ def _keep(folder: Path, best: Path, store: PairStore) -> None:
         except OSError as error:
             raise cannot_write(folder, error) from error
         with publish(folder) as new:
-            for name in [*record.get("files", {}), RESULT_FILE, README]:
+            for name in {*record.get("files", {}), *read_result_files(best), RESULT_FILE}:
                 (new / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(best / name, new / name)
     if (folder / README).exists() and not is_our_readme(folder / README):

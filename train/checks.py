@@ -23,7 +23,11 @@ def check_range(
     if value is None:
         return
     option = name.replace("_", "-")
-    if isinstance(value, float) and not math.isfinite(value):  # an integer may be too large for it
+    try:
+        is_finite = math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        is_finite = False
+    if not is_finite:
         raise UsageError(f"{option} must be a finite number, got {value}")
     if value <= above and above > -math.inf:
         raise UsageError(f"{option} must be above {above:g}, got {value:g}")
