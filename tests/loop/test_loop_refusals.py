@@ -1,6 +1,7 @@
 """Whatever a user can do to a loop ends in one line that names the thing and the cure, and loses nothing."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -269,6 +270,24 @@ def test_an_image_that_the_report_needs_is_named(finished: Path):
     shutil.rmtree(finished / "loop" / "store" / "images")
     with pytest.raises(PrefloopError, match=r"cannot read loop/store/images/.*\.png: No such file or directory"):
         run_loop(little(), silent)
+
+
+def test_a_report_shows_scorers_that_only_some_rounds_have(finished: Path):
+    # as if darkness had been nan for every image of round 1
+    path = finished / "loop" / "round-1.json"
+    values = json.loads(path.read_text())
+    base = values["against_base"]["scorers"].pop("darkness")["base_mean"]
+    del values["against_previous"]["scorers"]["darkness"]
+    for row in values["prompts"]:
+        del row["scorers"]["darkness"]
+    path.write_text(json.dumps(values))
+    result = run_loop(little(), silent)
+    assert result["best"]["chosen_by"] == ["redness"]  # darkness says nothing of round 1
+    text = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", (finished / "loop" / "report.html").read_text()))
+    (second,) = (row for row in result["rounds"] if row["number"] == 2)
+    rate = f"{100 * second['against_base']['scorers']['darkness']['win_rate']:.1f} %"
+    assert re.search(rf"darkness no result {rate}", text)
+    assert re.search(rf"darkness {base:.4f} no result", text)
 
 
 def test_a_summary_without_a_second_half_says_so():
