@@ -1,5 +1,6 @@
 """`prefloop loop --dry-run`: what all rounds will generate, score, train on and cost, from configs alone."""
 
+import sys
 from dataclasses import asdict, dataclass, replace
 from math import comb
 
@@ -18,7 +19,7 @@ from ..train.cost.components import with_text_defaults
 from ..train.cost.cost_model import CostModel, DatasetSize, DeviceSpeed, cache_bytes
 from ..train.cost.dry_run import cost_settings
 from ..train.cost.estimate import measured_speed
-from ..train.preflight import refuse_impossible, refuse_unsuitable
+from .checks import refuse_impossible_loop
 from .config import LoopSettings
 
 BYTES_PER_PIXEL = 1.5
@@ -73,13 +74,12 @@ def plan_loop(settings: LoopSettings) -> LoopPlan:
     """Plan all rounds. Loads no weights and writes nothing.
 
     Raises:
-        UsageError, PrefloopError: if the loop would be refused too: a model, a prompt file or a setting.
+        UsageError, PrefloopError: if the loop would be refused too: a model, prompts, scorers or a setting.
     """
     loop, model = settings.loop, find_model(settings.loop.model)
     training = settings.train_config(1, "labeler")
-    refuse_impossible(training)
+    refuse_impossible_loop(settings, (), lambda line: print(line, file=sys.stderr))
     family = with_text_defaults(family_of(model))
-    refuse_unsuitable(training, family)
     generation, evaluation = _resolved(settings, model)
     n_prompts = len(read_prompts(generation.prompts or "", generation.limit))
     n_prompts = min(n_prompts, loop.prompts_per_round or n_prompts)

@@ -85,6 +85,10 @@ def test_what_a_later_stage_would_refuse_is_refused_before_anything_is_written(
     assert (code_found, len(lines)) == (code, 1), lines
     assert message in lines[0]
     assert [path.name for path in here.iterdir()] == ["loop.toml"]
+    assert invoke("loop.toml", "--dry-run", *(word for each in assignments for word in ("--set", each))) == (
+        code,
+        lines,
+    )
 
 
 def test_init_writes_a_recipe_once_and_never_over_a_file(here: Path):
