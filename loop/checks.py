@@ -91,19 +91,25 @@ def refuse_lost_model(folder: Path) -> dict[str, Any]:
     return record
 
 
-def refuse_lost_rounds(settings: LoopSettings, store: PairStore, rounds: Sequence[RoundResult]) -> None:
-    """
+def open_store(settings: LoopSettings, rounds: Sequence[RoundResult]) -> PairStore:
+    """The store of a loop, which is created before its first round.
+
     Raises:
-        UsageError: if the store does not hold a finished round.
+        UsageError: if it does not hold a finished round.
     """
-    query = "select distinct config->>'$.round' from runs where kind = 'round' and config->>'$.loop' = ?"
-    kept = {number for (number,) in store.rows(query, [identity(settings)])}
+    path, kept = settings.loop.store_path, set[str]()
+    store = PairStore(path)
+    if not rounds or store.exists():
+        store = PairStore.create(path)
+        query = "select distinct config->>'$.round' from runs where kind = 'round' and config->>'$.loop' = ?"
+        kept = {number for (number,) in store.rows(query, [identity(settings)])}
     for result in rounds:
         if str(result.number) not in kept:
             raise UsageError(
-                f"the store {store.path} does not hold round {result.number} of the loop {settings.loop.dir}; name the store it "
-                "began with, --store"
+                f"the store {path} does not hold round {result.number} of the loop {settings.loop.dir}; name the store it began "
+                "with, --store"
             )
+    return store
 
 
 def refuse_other_loop(settings: LoopSettings, store: PairStore, images: str) -> None:

@@ -1,5 +1,6 @@
 """Settings of the loop, and those of each stage in each round."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ _SET_BY_LOOP = {
 }
 """Section → option that the loop sets itself → the option of [loop] to use instead, if there is one."""
 MAX_ROUNDS = 100
+_OWN = re.compile(r"round-\d+|result|reports|report-images")
+"""Folders of a loop that hold something other than its store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,11 @@ class LoopConfig:
             raise unknown("reference", self.reference, get_args(Reference))
         if "\0" in self.dir or not self.dir:
             raise UsageError(f"dir must be the name of a folder, got {self.dir!r}")
+
+        if self.store is not None:
+            folder, store = Path(self.dir).resolve(), Path(self.store).resolve()
+            if store == folder or (folder in store.parents and _OWN.fullmatch(store.relative_to(folder).parts[0])):
+                raise UsageError(f"the loop writes {self.store} itself; name another folder with --store")
 
     @property
     def store_path(self) -> Path:

@@ -21,7 +21,7 @@ from .config import STAGES, LoopConfig, LoopSettings
 
 _RECIPES = Path(str(files("prefloop.loop").joinpath("recipes")))
 _SECTIONS = {"loop": LoopConfig, **STAGES}
-_FILE = "loop.json"
+SETTINGS = "loop.json"
 # may differ when a loop goes on: where it lies, how much of it is wanted, and what does not affect its results
 _MAY_CHANGE = {"loop": ("dir", "store", "rounds")}
 _MAY_CHANGE |= dict.fromkeys(STAGES, ("device",))
@@ -125,13 +125,13 @@ def claimed(settings: LoopSettings) -> Iterator[None]:
     except OSError as error:
         raise cannot_write(folder, error) from error
     # a process that was killed may leave the lock and half of the settings
-    foreign = {name for name in names if name != ".lock" and not name.startswith(f".{_FILE}.")}
-    if foreign and _FILE not in names:
+    foreign = {name for name in names if name != ".lock" and not name.startswith(f".{SETTINGS}.")}
+    if foreign and SETTINGS not in names:
         raise UsageError(f"{folder} is not empty and holds no loop; name another folder with --dir")
     with locked(folder / ".lock", f"the loop {folder}"):
         try:
-            if (folder / _FILE).exists():
-                refuse_differences(settings, _read(folder / _FILE), folder)
+            if (folder / SETTINGS).exists():
+                refuse_differences(settings, _read(folder / SETTINGS), folder)
             yield
         finally:
             if is_new and {path.name for path in folder.iterdir()} <= {".lock"}:  # nothing began
@@ -141,7 +141,7 @@ def claimed(settings: LoopSettings) -> Iterator[None]:
 
 def write_settings(settings: LoopSettings) -> None:
     """Keep the settings in the loop's folder; a loop that goes on there must have the same."""
-    write_atomic(Path(settings.loop.dir) / _FILE, json.dumps(plain(asdict(settings)), indent=1).encode())
+    write_atomic(Path(settings.loop.dir) / SETTINGS, json.dumps(plain(asdict(settings)), indent=1).encode())
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -173,6 +173,11 @@ def refuse_differences(settings: LoopSettings, before: Mapping[str, Any], folder
     if differences:
         raise UsageError(
             f"{folder} holds a loop with other settings: {'; '.join(differences)}; use those, or name another folder with --dir"
+        )
+    store = Path(before["loop"].get("store") or folder / "store")
+    if store.resolve() != settings.loop.store_path.resolve() and (store / "journal").is_dir():
+        raise UsageError(
+            f"{folder} holds a loop whose store is {store}; name it with --store, or move it to the new place"
         )
     rounds = before["loop"].get("rounds")
     if isinstance(rounds, int) and settings.loop.rounds < rounds:

@@ -40,9 +40,9 @@ from ..train.stage import train
 from .best import best_round
 from .checks import (
     NothingToTrainOnError,
+    open_store,
     refuse_impossible_loop,
     refuse_lost_model,
-    refuse_lost_rounds,
     refuse_nothing_to_train_on,
     refuse_other_loop,
     refuse_pairs_without_round,
@@ -51,7 +51,7 @@ from .config import LoopSettings
 from .guards import measure_prompts
 from .prompts import prompts_of_round
 from .record import SUMMARY, JudgedPrompt, RoundResult, read_round, write_round
-from .settings_file import claimed, identity, write_settings
+from .settings_file import SETTINGS, claimed, identity, write_settings
 from .stopping import stop_reason
 
 RESULT = "result"
@@ -82,12 +82,15 @@ def run_loop(settings: LoopSettings, say: Callable[[str], None] = print) -> dict
         if stopped is None:
             with stop.at_once():
                 images = refuse_impossible_loop(settings, rounds, say)
-            write_settings(settings)
-        store = PairStore.create(loop.store_path)
-        refuse_lost_rounds(settings, store, rounds)
+            if not (
+                folder / SETTINGS
+            ).exists():  # the first file in a new folder: by it the loop knows the others as its own
+                write_settings(settings)
+        store = open_store(settings, rounds)
         if stopped is None:
             with store.stage_lock("loop", "rounds"):
                 refuse_other_loop(settings, store, images)
+                write_settings(settings)
                 stopped = _run_rounds(settings, store, rounds, images, stop, say)
         best = best_round(rounds)
         from .report import write_report

@@ -248,6 +248,25 @@ def test_settings_that_nothing_depends_on_yet_may_change(tmp_path: Path):
     assert "generate.limit was not set and is 7" in refused(settings(loop, generate={"limit": 7}))
 
 
+def test_a_loop_goes_on_with_its_store_alone(tmp_path: Path):
+    loop = LoopConfig(dir=str(tmp_path / "loop"), store=str(tmp_path / "mine"))
+    begun(settings(loop), trained=False)
+    (tmp_path / "mine" / "journal").mkdir(parents=True)
+    forgotten = settings(replace(loop, store=None))
+    assert f"whose store is {tmp_path / 'mine'}; name it with --store, or move it" in refused(forgotten)
+    (tmp_path / "mine").rename(tmp_path / "loop" / "store")
+    with claimed(forgotten):
+        pass
+
+
+@pytest.mark.parametrize("store", ["here", "here/result", "here/round-1", "here/./round-12/x", "here/reports"])
+def test_a_store_is_none_of_the_folders_that_the_loop_writes(store: str):
+    with pytest.raises(UsageError, match=f"the loop writes {store} itself; name another folder with --store"):
+        LoopConfig(dir="here", store=store)
+    for other in ("there", "here/store", "here/round", "here-too/result"):
+        LoopConfig(dir="here", store=other)
+
+
 def test_what_a_killed_process_left_in_a_new_folder_is_not_somebody_elses(tmp_path: Path):
     (tmp_path / ".lock").touch()
     (tmp_path / ".loop.json.123.tmp").write_text("{")

@@ -185,7 +185,7 @@ def test_a_store_holds_the_rounds_of_one_loop(finished: Path):
         run_loop(other, silent)
     with pytest.raises(UsageError, match=r"the prompts of \[generate\] have changed since this loop began"):
         refuse_other_loop(little(), store_of(finished), "another hash")
-    with pytest.raises(UsageError, match="the store fresh does not hold round 1 of the loop loop"):
+    with pytest.raises(UsageError, match="whose store is loop/store; name it with --store"):
         run_loop(little(store="fresh"), silent)
     with (
         store_of(finished).stage_lock("loop", "rounds"),
@@ -193,6 +193,15 @@ def test_a_store_holds_the_rounds_of_one_loop(finished: Path):
     ):
         run_loop(little(rounds=3), silent)
     assert store_content(finished) == before
+    (finished / "loop" / "store").rename("elsewhere")
+    for store in (None, "fresh"):
+        with pytest.raises(UsageError, match=r"the store (loop/store|fresh) does not hold round 1 of the loop loop"):
+            run_loop(little(store=store), silent)
+    assert not Path("fresh").exists()
+    PairStore.create("fresh")
+    with pytest.raises(UsageError, match="the store fresh does not hold round 1 of the loop loop"):
+        run_loop(little(store="fresh"), silent)
+    assert run_loop(little(store="elsewhere"), silent)["store"] == "elsewhere"
 
 
 def test_evaluation_prompts_stay_the_same_in_all_rounds(finished: Path):
