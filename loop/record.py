@@ -53,7 +53,7 @@ class RoundResult:
 def read_round(path: Path) -> RoundResult | None:
     """
     Returns:
-        None if there is no such file.
+        None if the file does not exist.
 
     Raises:
         IntegrityError: if it is not what `write_round` writes.

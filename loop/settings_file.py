@@ -34,7 +34,7 @@ def recipes() -> dict[str, str]:
 def recipe_text(name: str) -> str:
     """
     Raises:
-        UsageError: if there is no such recipe.
+        UsageError: if no recipe has that name.
     """
     if name not in recipes():
         raise UsageError(f"no recipe is called {name!r}; recipes are {', '.join(recipes())}")
