@@ -12,6 +12,7 @@ from .core.errors import PrefloopError
 from .core.options import config_fields
 from .eval.cli import evaluate
 from .generate.cli import generate
+from .loop.cli import loop
 from .relabel.annotate.cli import browse, label
 from .relabel.cli import relabel, scorers_app
 from .shapes.cli import demo
@@ -59,6 +60,7 @@ app = typer.Typer(
     help="A preference loop for text-to-image diffusion models: generate, relabel, train, eval, around one store.",
 )
 app.command()(demo)
+app.command()(loop)
 app.command(cls=renamed({"--pairs": "--pairing"}))(generate)
 app.command(cls=renamed(_SCORING))(relabel)
 app.command(cls=renamed({"--pairs": "--queue"}))(label)

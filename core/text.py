@@ -42,6 +42,20 @@ def plural(n: int, singular: str, several: str | None = None) -> str:
     return f"{n} {singular if n == 1 else several or singular + 's'}"
 
 
+def size(n_bytes: int) -> str:
+    """Of memory or a disk, such as "1.5 GiB"."""
+    return f"{n_bytes / 2**30:.3g} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.3g} MiB"
+
+
+def duration(seconds: float) -> str:
+    """Such as "12 s", "7 min", "3.2 h" or "5 days"."""
+    if seconds < 90:
+        return f"{seconds:.2g} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.3g} h" if seconds < 48 * 3600 else f"{seconds / 86400:,.0f} days"
+
+
 def refuse_invisible(name: str, what: str) -> None:
     """
     Raises:

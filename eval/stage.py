@@ -21,14 +21,19 @@ from ..store.pairstore import new_pair
 from ..store.runs import run
 from .baseline import find_baseline, resolve_settings
 from .config import EvalConfig
-from .result import ImagePair, evaluation_of, summary_of
+from .result import Evaluation, ImagePair, evaluation_of, summary_of
 
 
 def evaluate(config: EvalConfig, store: PairStore) -> dict:
+    """The result of `run_evaluation` as JSON."""
+    return run_evaluation(config, store)[1]
+
+
+def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, dict]:
     """Compare a tuned model with another on the same prompts and noise, and write a report.
 
     Returns:
-        model, baseline, n_prompts, n_pairs, report (its folder), scorers (name → win_rate, win_rate_low, win_rate_high,
+        The evaluation, and as JSON: model, baseline, n_prompts, n_pairs, report (its folder), scorers (name → win_rate, win_rate_low, win_rate_high,
         base_mean, tuned_mean, diff, diff_low, diff_high, in_sample …), without_result (scorers that gave no finite score),
         tags, n_trained_prompts, sampling (the settings that both models used). Intervals are None below MIN_PROMPTS
         prompts.
@@ -77,7 +82,7 @@ def evaluate(config: EvalConfig, store: PairStore) -> dict:
         }
         write_report(evaluation, result, store, folder)
         eval_run.summary |= result
-    return plain(result)
+    return evaluation, plain(result)
 
 
 def _pair_images(base: Plan, tuned: Plan, store: PairStore, run_id: UUID) -> list[ImagePair]:

@@ -1,6 +1,8 @@
 """How images are noised in training, what a model has to predict, and what an error at a timestep weighs."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import NormalDist
 from typing import Any, Protocol
 
@@ -37,6 +39,14 @@ class Noise(Protocol):
 
     def timestep_in(self, bin: int, n: int, seed: int) -> float:
         """A timestep of bin number `bin` of `bins(n)` that follows from the seed."""
+        ...
+
+    def within(self, first: float, last: float) -> "Noise":
+        """The same, with only the timesteps from first to last.
+
+        Raises:
+            UsageError: if none of those that are trained on is among them.
+        """
         ...
 
     def add(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
@@ -93,6 +103,15 @@ class Diffusion:
         timesteps = self._bins(n)[bin]
         return timesteps[seed % len(timesteps)]
 
+    def within(self, first: float, last: float) -> "Diffusion":
+        kept = tuple(timestep for timestep in self.timesteps if first <= timestep <= last)
+        if not kept:
+            raise UsageError(
+                f"none of the model's timesteps, {min(self.timesteps)} to {max(self.timesteps)}, is from {first:g} to {last:g}; "
+                "widen the range of min-timestep and max-timestep"
+            )
+        return replace(self, timesteps=kept)
+
     def _bins(self, n: int) -> list[tuple[int, ...]]:
         allowed = self.timesteps
         n = min(n, len(allowed))
@@ -134,11 +153,15 @@ class RectifiedFlow:
     shift: float = 1.0
     """Moves sigma toward noise: shift sigma / (1 + (shift - 1) sigma); 3 puts the median at 0.75."""
 
+    quantiles: tuple[float, float] = (0.0, 1.0)
+    """The part of the density that is trained on."""
+
     prediction_type: str = "flow"
 
     def sigma(self, quantile: float) -> float:
         """The sigma below which that fraction of training lies."""
-        quantile = min(max(quantile, 1e-6), 1 - 1e-6)
+        low, high = self.quantiles
+        quantile = min(max(low + (high - low) * quantile, 1e-6), 1 - 1e-6)
         sigma = quantile
         if self.density == "logit-normal":
             sigma = float(torch.tensor(NormalDist().inv_cdf(quantile), dtype=torch.float64).sigmoid())
@@ -148,8 +171,21 @@ class RectifiedFlow:
         return FLOW_TIMESTEPS * self.sigma(quantile)
 
     def bins(self, n: int) -> list[tuple[float, float]]:
-        edges = [FLOW_TIMESTEPS * self.sigma(k / n) for k in range(1, n)]
-        return list(zip([0.0, *edges], [*edges, float(FLOW_TIMESTEPS)], strict=True))
+        edges = [FLOW_TIMESTEPS * self.sigma(k / n) for k in range(n + 1)]
+        low, high = self.quantiles
+        edges[0], edges[-1] = edges[0] if low else 0.0, edges[-1] if high < 1 else float(FLOW_TIMESTEPS)
+        return list(pairwise(edges))
+
+    def within(self, first: float, last: float) -> "RectifiedFlow":
+        low, high = (self._quantile(timestep / FLOW_TIMESTEPS) for timestep in (first, last))
+        return replace(self, quantiles=(low, high))
+
+    def _quantile(self, sigma: float) -> float:
+        """The fraction of the whole density below a sigma; the inverse of `sigma`."""
+        if not 0 < sigma < 1:
+            return float(sigma >= 1)
+        sigma /= self.shift - (self.shift - 1) * sigma
+        return sigma if self.density == "uniform" else NormalDist().cdf(math.log(sigma / (1 - sigma)))
 
     def timestep_in(self, bin: int, n: int, seed: int) -> float:
         return FLOW_TIMESTEPS * self.sigma((bin + (seed % 10_000 + 0.5) / 10_000) / n)

@@ -28,7 +28,7 @@ def _list_recipes(flag: bool) -> None:
     TrainConfig,
     panels={
         "Objective": "loss beta label_smoothing soft_labels safeguard anchor sft_weight min_snr_gamma timestep_density "
-        "timestep_shift lora_rank lora_alpha lora_targets",
+        "timestep_shift min_timestep max_timestep lora_rank lora_alpha lora_targets",
         "Optimizer": "learning_rate scale_lr lr_scheduler lr_warmup_steps optimizer max_train_steps train_batch_size "
         "gradient_accumulation_steps adam_beta1 adam_beta2 adam_weight_decay adam_epsilon max_grad_norm ema_decay",
         "Data": "max_train_samples proportion_empty_prompts resolution random_crop aspect_buckets random_flip noise_offset "
@@ -36,7 +36,7 @@ def _list_recipes(flag: bool) -> None:
         "Monitoring": "validation_steps early_stopping sample_steps n_samples report_to tracker_project_name",
         "Output": "output kohya push_to_hub",
         "Machine": "mixed_precision gradient_checkpointing allow_tf32 cpu",
-        "Run": "revision vae init_from checkpointing_steps checkpoints_total_limit",
+        "Run": "revision vae init_from reference checkpointing_steps checkpoints_total_limit",
     },
 )
 def train(

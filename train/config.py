@@ -22,6 +22,7 @@ MAX_LORA_RANK = 4096
 """No attention projection of a known model is wider."""
 MAX_RESOLUTION = 16384
 MAX_SHIFT = 100
+MAX_TIMESTEP = 1000
 # settings that may differ when a run is resumed
 _MAY_CHANGE = (
     "output_dir",
@@ -40,7 +41,16 @@ _MAY_CHANGE = (
     "push_to_hub",
     "cpu",
 )
-_OFF = {"anchor": 0.0, "sft_weight": 0.0, "lora_targets": None, "timestep_density": None, "timestep_shift": None}
+_OFF = {
+    "anchor": 0.0,
+    "sft_weight": 0.0,
+    "lora_targets": None,
+    "timestep_density": None,
+    "timestep_shift": None,
+    "reference": None,
+    "min_timestep": None,
+    "max_timestep": None,
+}
 """Options added later, with the value that disables each: with it a run is the one that began before the option existed."""
 
 
@@ -63,7 +73,7 @@ class TrainConfig:
     labelers: tuple[str, ...]
     """Labeler whose choices to train on; repeat for several. LABELER=WEIGHT multiplies the loss of its pairs by WEIGHT."""
     model: str = "shapes"
-    """Model to tune, which is also the reference: shapes or shapes-flow (built in), a folder, or a hub id."""
+    """Model to tune, by default also the reference: shapes or shapes-flow (built in), a folder, or a hub id."""
     where: str | None = None
     """SQL condition on the view preferences, such as "margin > 0.1"."""
     loss: str = field(
@@ -92,6 +102,11 @@ class TrainConfig:
     timestep_shift: str | None = None
     """Flow-matching models only: moves sigma toward noise; model, none or a number. model, also if not given, is the
     scheduler's own shift for Stable Diffusion 3 and SANA and none for the other families."""
+    min_timestep: int | None = None
+    """Train only on this timestep and later ones, of 1000: the noisier half decides what is shown and where, the other half how
+    it looks."""
+    max_timestep: int | None = None
+    """Train only on this timestep and earlier ones, of 1000."""
     lora_rank: int = 16
     """Rank of the LoRA; 0 tunes every weight."""
     lora_alpha: float | None = None
@@ -183,6 +198,9 @@ class TrainConfig:
     """VAE to encode with instead of the model's own: a folder or a hub id."""
     init_from: str | None = None
     """U-Net or transformer to start from, and to use as the reference, instead of the model's own: a folder or a hub id."""
+    reference: str | None = None
+    """Frozen model of the same kind that the loss compares with, instead of the one that training starts from: shapes or
+    shapes-flow, a folder, or a hub id."""
     checkpointing_steps: int = 100
     """Optimizer steps between checkpoints."""
     checkpoints_total_limit: int = 2
@@ -223,6 +241,10 @@ class TrainConfig:
         if self.timestep_density is not None:
             check_choice("timestep_density", self.timestep_density, DENSITIES)
         _ = self.sigma_shift
+        for name in ("min_timestep", "max_timestep"):
+            check_range(name, getattr(self, name), at_least=0, at_most=MAX_TIMESTEP)
+        if (self.min_timestep or 0) >= (MAX_TIMESTEP if self.max_timestep is None else self.max_timestep):
+            raise UsageError(f"min-timestep {self.min_timestep or 0} must be below max-timestep {self.max_timestep}")
         check_range("label_smoothing", self.label_smoothing, at_least=0, at_most=0.5)
         if self.resolution is not None and not (0 < self.resolution <= MAX_RESOLUTION and self.resolution % 8 == 0):
             raise UsageError(f"resolution must be a multiple of 8 from 8 to {MAX_RESOLUTION}, got {self.resolution}")
@@ -246,9 +268,10 @@ class TrainConfig:
             raise UsageError(
                 f"anchor needs a pairwise loss with a reference ({_names('can_be_anchored')}); {self.loss} is not one"
             )
-        if self.anchor and self.reference_draws:
+        if self.needs_distance and self.reference_draws:
+            what = "anchor" if self.anchor else f"the loss {self.loss}"
             raise UsageError(
-                "anchor compares predictions, but reference-draws keeps only the reference's errors; leave one out"
+                f"{what} compares predictions, but reference-draws keeps only the reference's errors; leave one out"
             )
         if self.sft_weight and not self.method.pairwise:
             raise UsageError(f"sft-weight needs a pairwise loss ({_names('pairwise')}); {self.loss} is not one")
@@ -260,6 +283,14 @@ class TrainConfig:
             raise UsageError("give soft-labels or label-smoothing, not both")
         if self.reference_draws and not self.needs_reference:
             raise UsageError(f"reference-draws needs a loss with a reference ({_names('needs_reference')})")
+        if self.reference is not None and not self.needs_reference:
+            raise UsageError(
+                f"reference needs a loss with a reference ({_names('needs_reference')}); {self.loss} is not one"
+            )
+        if self.reference is not None and self.reference_draws:
+            raise UsageError(
+                "reference-draws keeps errors of the model that training starts from; leave it or reference out"
+            )
         if self.reference_draws and self.min_snr_gamma is not None:
             raise UsageError("reference-draws and min-snr-gamma cannot be combined; leave one out")
         if self.output == "lora" and not self.lora_rank:
@@ -313,6 +344,11 @@ class TrainConfig:
     @property
     def needs_reference(self) -> bool:
         return self.method.needs_reference
+
+    @property
+    def needs_distance(self) -> bool:
+        """Whether the predictions of policy and reference are compared, not only their errors."""
+        return bool(self.anchor) or self.method.needs_distance
 
     @property
     def resolved_beta(self) -> float | None:

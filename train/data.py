@@ -18,7 +18,7 @@ from ..core.ids import canonical, content_id
 from ..models.families import Family
 from ..models.noise import Noise
 from .cache import CROP_COORDINATES, EMPTY_PROMPT_ID, TensorCache
-from .config import TrainConfig
+from .config import MAX_TIMESTEP, TrainConfig
 from .crops import POSITIONS, Crop, bucket
 from .pairs import Pair, Pairs
 
@@ -227,7 +227,10 @@ def noise_of(family: Family, config: TrainConfig) -> Noise:
         UsageError: if a setting is for another kind of model.
     """
     density: Any = config.timestep_density
-    return family.noise(density, config.sigma_shift)
+    noise = family.noise(density, config.sigma_shift)
+    if config.min_timestep is None and config.max_timestep is None:
+        return noise
+    return noise.within(config.min_timestep or 0, MAX_TIMESTEP if config.max_timestep is None else config.max_timestep)
 
 
 def padded(rows: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:

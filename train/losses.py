@@ -76,6 +76,37 @@ def kto(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tens
     return 0.5 * (torch.sigmoid(-beta * (liked - baseline)) + torch.sigmoid(beta * (disliked - baseline)))
 
 
+def nft(
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    chosen_distance: Tensor,
+    rejected_distance: Tensor,
+    beta: float,
+    p_chosen: Tensor | float = 1.0,
+) -> Tensor:
+    """DiffusionNFT, arXiv 2509.16117, the rewards of its images taken from pairs; averaged over the two images, (B,).
+
+    Of an image with reward r, w = 2 r - 1, target v, prediction f and the reference's prediction g, the paper's loss is
+    r |(1 - beta) g + beta f - v|^2 + (1 - r) |(1 + beta) g - beta f - v|^2, over beta. Up to a constant that is
+    w (|f - v|^2 - |g - v|^2 - |f - g|^2) + beta |f - g|^2: a regression of f on g + (w / beta) (v - g). r is here the
+    probability that the image is preferred, so over all pairs of a prompt the mean w of an image is how much more often than
+    not it beats the others. The paper divides each image's error by its size and also penalizes the distance to the first
+    model; here both are left out.
+
+    Args:
+        chosen_distance: mean squared distance between the policy's and the reference's prediction, (B,); see
+            `prediction_distances`.
+        rejected_distance: likewise.
+    """
+    _same_float32(chosen, rejected, ref_chosen, ref_rejected, chosen_distance, rejected_distance)
+    weight = 2 * p_chosen - 1
+    toward = weight * (chosen - ref_chosen - chosen_distance) + beta * chosen_distance
+    away = -weight * (rejected - ref_rejected - rejected_distance) + beta * rejected_distance
+    return 0.5 * (toward + away)
+
+
 def safeguarded(rejected: Tensor, chosen_residual: Tensor, rejected_residual: Tensor, mu: float) -> Tensor:
     """The rejected error with its gradient scaled so that a step on it cannot raise the chosen one; (B,).
 
@@ -95,8 +126,8 @@ def safeguarded(rejected: Tensor, chosen_residual: Tensor, rejected_residual: Te
     return rejected.detach() + factor * (rejected - rejected.detach())
 
 
-def prediction_distance(residual: Tensor, ref_residual: Tensor) -> Tensor:
-    """Mean squared distance between the predictions of policy and reference, averaged over both images of a pair; (B,).
+def prediction_distances(residual: Tensor, ref_residual: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean squared distance between the predictions of policy and reference for the chosen and the rejected images; each (B,).
 
     It is the KL divergence between a denoising step of either model, up to a factor that depends on the timestep.
 
@@ -107,7 +138,7 @@ def prediction_distance(residual: Tensor, ref_residual: Tensor) -> Tensor:
     if residual.dtype != torch.float32 or ref_residual.dtype != torch.float32:
         raise TypeError(f"predictions must be float32, got {residual.dtype} and {ref_residual.dtype}")
     chosen, rejected = (residual - ref_residual.detach()).square().flatten(1).mean(1).chunk(2)
-    return 0.5 * (chosen + rejected)
+    return chosen, rejected
 
 
 def regularized(
@@ -119,7 +150,7 @@ def regularized(
     log-likelihood. With both weights 0 it is the loss itself.
 
     Args:
-        distance: `prediction_distance`; needed only by `anchor`.
+        distance: mean of the two `prediction_distances`; needed only by `anchor`.
     """
     if anchor:
         if distance is None:

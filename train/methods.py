@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 BOTH = ("chosen", "rejected")
 WITH_REFERENCE = (*BOTH, "ref_chosen", "ref_rejected")
+WITH_DISTANCES = (*WITH_REFERENCE, "chosen_distance", "rejected_distance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,10 @@ class Method:
     @property
     def needs_reference(self) -> bool:
         return "ref_chosen" in self.errors
+
+    @property
+    def needs_distance(self) -> bool:
+        return "chosen_distance" in self.errors
 
     @property
     def can_be_anchored(self) -> bool:
@@ -101,5 +106,13 @@ METHODS = {
         arxiv="2404.04465",
         errors=WITH_REFERENCE,
         beta=500.0,
+    ),
+    "nft": Method(
+        function="nft",
+        title="DiffusionNFT on pairs",
+        arxiv="2509.16117",
+        errors=WITH_DISTANCES,
+        beta=0.3,
+        uncertain_labels=True,
     ),
 }

@@ -12,7 +12,7 @@ from ..models.model import Model
 from .config import TrainConfig
 from .data import Batch, noise_of
 from .denoise import NoisyPair, chosen_only, noisy_pair, pair_errors, residuals
-from .losses import prediction_distance, safeguarded
+from .losses import prediction_distances, safeguarded
 from .policy import Policy, load_component
 
 
@@ -25,8 +25,16 @@ class Errors:
     rejected: Tensor
     ref_chosen: Tensor | None = None
     ref_rejected: Tensor | None = None
-    distance: Tensor | None = None
-    """Of both models' predictions, see `prediction_distance`; None without an anchor."""
+    chosen_distance: Tensor | None = None
+    """Between both models' predictions, see `prediction_distances`; None if neither the loss nor an anchor uses it."""
+    rejected_distance: Tensor | None = None
+
+    @property
+    def distance(self) -> Tensor | None:
+        """Averaged over both images of a pair."""
+        if self.chosen_distance is None or self.rejected_distance is None:
+            return None
+        return 0.5 * (self.chosen_distance + self.rejected_distance)
 
 
 class PairDenoiser:
@@ -68,7 +76,7 @@ class PairDenoiser:
                 with self.policy.reference(self.component) as component:
                     ref_residual = self._residuals(component, pair)
                     reference = pair_errors(ref_residual, weights)
-                if not self.config.anchor:
+                if not self.config.needs_distance:
                     ref_residual = None  # not in memory while the policy runs
             residual = self._residuals(self.component, pair)
         chosen, rejected = pair_errors(residual, weights)
@@ -76,8 +84,10 @@ class PairDenoiser:
             rejected = safeguarded(rejected, *residual.chunk(2), mu=self.config.safeguard)
         errors = Errors(chosen, rejected)
         if ref_residual is not None:
-            distance = prediction_distance(residual, ref_residual)
-            errors = replace(errors, distance=distance if weights is None else weights * distance)
+            distances = prediction_distances(residual, ref_residual)
+            if weights is not None:
+                distances = weights * distances[0], weights * distances[1]
+            errors = replace(errors, chosen_distance=distances[0], rejected_distance=distances[1])
         return errors if reference is None else replace(errors, ref_chosen=reference[0], ref_rejected=reference[1])
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from ..core.errors import PrefloopError
+from ..core.errors import PrefloopError, UsageError
 from ..models import loading
 from ..models.families import Family
 from ..models.lora import (
@@ -64,12 +64,25 @@ def load_component(model: Model, init_from: str | None = None) -> Any:
 
 
 class Policy:
-    """A U-Net or transformer with trainable weights, and its reference: a frozen copy, or itself with the adapter disabled."""
+    """A U-Net or transformer with trainable weights, and its reference: another model, a frozen copy, or itself with the adapter
+    disabled."""
 
-    def __init__(self, component: Any, config: TrainConfig, family: Family) -> None:
+    def __init__(self, component: Any, config: TrainConfig, family: Family, reference: Any = None) -> None:
+        """
+        Args:
+            reference: the component of another model to compare with.
+
+        Raises:
+            UsageError: if its weights have other names or shapes.
+        """
         self.component, self.family = component, family
         self.lora = config.lora_rank > 0
-        self._reference: Any = None
+        self._reference = reference
+        if reference is not None:
+            _refuse_other_shapes(component, reference, config)
+            reference.requires_grad_(False).eval()
+            if self.lora and config.mixed_precision in HALF:
+                reference.to(HALF[config.mixed_precision])  # as the policy's own frozen weights
         if self.lora:
             component.requires_grad_(False)
             if config.mixed_precision in HALF:
@@ -95,7 +108,7 @@ class Policy:
             self._layers = [module for module in component.modules() if isinstance(module, BaseTunerLayer)]
         else:
             component.requires_grad_(True)
-            if config.needs_reference and not config.reference_draws:
+            if config.needs_reference and not config.reference_draws and reference is None:
                 self._reference = copy.deepcopy(component).requires_grad_(False).eval()
         if config.gradient_checkpointing:
             component.enable_gradient_checkpointing()
@@ -214,3 +227,15 @@ class Policy:
         """The whole pipeline with the tuned component."""
         vae = {} if model.composition.vae is None else {"vae": loading.load_vae(model)}
         loading.load_root(model, **{self.family.component: self.whole_component(model)}, **vae).save_pretrained(output)
+
+
+def _refuse_other_shapes(component: Any, reference: Any, config: TrainConfig) -> None:
+    own, other = (
+        {name: tuple(weight.shape) for name, weight in part.named_parameters()} for part in (component, reference)
+    )
+    if own != other:
+        name = next(name for name in sorted(own.keys() | other.keys()) if own.get(name) != other.get(name))
+        raise UsageError(
+            f"the reference {config.reference} is of another kind than {config.model}: {name} is "
+            f"{other.get(name, 'missing')} instead of {own.get(name, 'missing')}; name a model of the same kind"
+        )

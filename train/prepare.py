@@ -39,7 +39,7 @@ _AFFECT_REFERENCE = (
     "lora_rank",
 )
 # Likewise, if they are given: hashes of earlier versions do not contain them.
-_AFFECT_REFERENCE_IF_GIVEN = ("timestep_density", "timestep_shift")
+_AFFECT_REFERENCE_IF_GIVEN = ("timestep_density", "timestep_shift", "min_timestep", "max_timestep")
 
 
 def data_for_run(

@@ -1,19 +1,16 @@
 """Settings from a file: the recipes that come with the package, or the user's own."""
 
-import tomllib
 from collections.abc import Mapping
-from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import PrefloopError, UsageError
+from ..core.errors import UsageError
+from ..core.settings import read_toml, settings_of
 from .config import RENAMED, TrainConfig
 from .methods import METHODS
 
 _FOLDER = Path(str(files("prefloop.train").joinpath("recipes")))
-_TYPES = {"bool": "true or false", "int": "an integer", "float": "a number", "str": "a string"}
-_LABELERS = "a string or a list of strings"
 
 
 def recipes() -> dict[str, str]:
@@ -31,23 +28,7 @@ def read_settings(name: str) -> dict[str, Any]:
     path = Path(name).expanduser() if name not in recipes() else _FOLDER / f"{name}.toml"
     if not path.is_file():
         raise UsageError(f"no file and no recipe is called {name!r}; recipes are {', '.join(recipes())}")
-    try:
-        options = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise PrefloopError(f"{path} cannot be read: {error}") from error
-    types = {f.name: f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in fields(TrainConfig)}
-    settings: dict[str, Any] = {}
-    for key, value in options.items():
-        option = key.replace("-", "_")
-        setting = "labelers" if option == "labeler" else RENAMED.get(option, option)
-        if setting not in types:
-            raise UsageError(f"{path} sets {key!r}, which is not an option; `prefloop train --help` lists them")
-        if setting in settings:
-            raise UsageError(f"{path} sets {setting} twice, the second time as {key}; remove one")
-        settings[setting] = _value(path, key, value, types[setting].removesuffix(" | None"))
-    return settings
+    return settings_of(path, read_toml(path), TrainConfig, "train", RENAMED)
 
 
 def merge_settings(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,20 +45,3 @@ def merge_settings(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dic
 def _default_beta(settings: Mapping[str, Any]) -> float | None:
     method = METHODS.get(settings.get("loss", TrainConfig.loss))
     return None if method is None else method.beta
-
-
-def _value(path: Path, key: str, value: Any, type_name: str) -> Any:
-    if type_name == "tuple[str, ...]":
-        if isinstance(value, str):
-            return (value,)
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        raise UsageError(f"{path} sets {key} to {value!r}, which is not {_LABELERS}")
-    fits = {
-        "bool": isinstance(value, bool),
-        "int": isinstance(value, int) and not isinstance(value, bool),
-        "float": isinstance(value, int | float) and not isinstance(value, bool),
-    }.get(type_name, isinstance(value, str))
-    if not fits:
-        raise UsageError(f"{path} sets {key} to {value!r}, which is not {_TYPES.get(type_name, _TYPES['str'])}")
-    return value

@@ -37,6 +37,7 @@ class State:
     Args:
         recent: metrics of the last steps, whose mean is a row of metrics.csv.
         model_id: id of the model that is trained.
+        reference_id: id of the reference, if it is another model.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class State:
         accelerator: Accelerator,
         recent: deque[Tensor],
         model_id: UUID,
+        reference_id: UUID | None = None,
     ) -> None:
         self.config, self.data, self.policy, self.accelerator = config, data, policy, accelerator
         self.optimizer, self.lr_scheduler, self.ema = optimizer, lr_scheduler, ema
-        self.recent, self.model_id = recent, str(model_id)
+        self.recent = recent
+        self.model_id, self.reference_id = str(model_id), reference_id and str(reference_id)
         self.output = Path(config.output_dir)
         self.fingerprint = data.pairs.fingerprint()
 
@@ -85,6 +88,7 @@ class State:
         about = {
             "config": self.config.identity(),
             "model": self.model_id,
+            **({} if self.reference_id is None else {"reference": self.reference_id}),
             "pairs": self.fingerprint,
             "n_pairs": len(self.data.pairs.train),
             "processes": self.accelerator.num_processes,
@@ -138,9 +142,11 @@ class State:
     def _refuse_other(self, path: Path, manifest: dict) -> None:
         if manifest.get("config") != self.config.identity():
             raise UsageError(other_settings(self.output))
-        if manifest.get("model", self.model_id) != self.model_id:
+        changed = [self.config.model] * (manifest.get("model", self.model_id) != self.model_id)
+        changed += [str(self.config.reference)] * (manifest.get("reference") != self.reference_id)
+        if changed:
             raise IntegrityError(
-                f"{self.config.model} has changed since the run in {self.output} began; restore it, or give {alternatives(self.output)}"
+                f"{changed[0]} has changed since the run in {self.output} began; restore it, or give {alternatives(self.output)}"
             )
         if manifest.get("pairs") != self.fingerprint:
             raise IntegrityError(

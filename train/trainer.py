@@ -85,7 +85,13 @@ class Trainer:
                 [self.data.pairs.labelers()],
             )
         }
-        self.policy = Policy(load_component(self.model), config, self.data.family).to(device)
+        reference = None if config.reference is None else find_model(config.reference)
+        self.policy = Policy(
+            load_component(self.model),
+            config,
+            self.data.family,
+            None if reference is None else load_component(reference),
+        ).to(device)
         if self.main:
             print(self.policy.description(), file=sys.stderr)
         self.rate = learning_rate(config, self.accelerator.num_processes)
@@ -113,6 +119,7 @@ class Trainer:
             self.accelerator,
             self.recent,
             self.model.model_id,
+            None if reference is None else reference.model_id,
         )
         self.denoiser = PairDenoiser(self.policy, self.component, config, self.accelerator)
         self.monitor = Monitor(config, self.data, self.policy, self.denoiser, self.model, self.accelerator, stop)

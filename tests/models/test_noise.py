@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from prefloop.core.errors import UsageError
 from prefloop.models.noise import Diffusion
 
 TIMESTEPS = torch.tensor([10, 500, 990])
@@ -70,3 +71,18 @@ def test_timesteps_follow_from_the_generator_and_are_as_likely_as_one_another():
         assert timesteps.count(timestep) == pytest.approx(
             1000, abs=4 * 27.4
         )  # 4 standard deviations, sqrt(4000 * 3 / 16)
+
+
+def test_within_a_range_only_its_timesteps_are_trained_on_and_validated():
+    noise = diffusion(timesteps=tuple(range(1000))).within(400, 600)
+    assert (noise.timesteps[0], noise.timesteps[-1], len(noise.timesteps)) == (400, 600, 201)
+    generator = torch.Generator().manual_seed(0)
+    assert {400 <= noise.timestep(generator, 0.5) <= 600 for _ in range(200)} == {True}
+    assert noise.bins(2) == [(400, 499), (500, 600)]
+
+
+def test_a_range_without_a_timestep_of_the_model_is_refused():
+    turbo = diffusion(timesteps=(249, 499, 749, 999))
+    assert turbo.within(500, 1000).timesteps == (749, 999)
+    with pytest.raises(UsageError, match="none of the model's timesteps, 249 to 999, is from 0 to 200"):
+        turbo.within(0, 200)

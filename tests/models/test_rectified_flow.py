@@ -67,6 +67,19 @@ def test_bins_are_trained_on_equally_often_and_a_timestep_stays_in_its_own() -> 
         assert flow.timestep_in(number, 4, 7) == timesteps[7]
 
 
+@pytest.mark.parametrize("flow", [RectifiedFlow("logit-normal", 3.0), RectifiedFlow("uniform", 1.0)])
+def test_within_a_range_the_density_is_cut_off_and_keeps_its_shape(flow: RectifiedFlow) -> None:
+    cut = flow.within(400, 800)
+    sigmas = [cut.sigma(k / 1000) for k in range(1001)]
+    assert (sigmas[0], sigmas[-1]) == pytest.approx((0.4, 0.8))
+    assert sigmas == sorted(sigmas)
+    # of the whole density's quantiles between the two ends, half lie below the cut one's median
+    inside = [sigma for k in range(100_001) if 0.4 <= (sigma := flow.sigma(k / 100_000)) <= 0.8]
+    assert cut.sigma(0.5) == pytest.approx(inside[len(inside) // 2], abs=1e-3)
+    assert [round(edge) for low, high in cut.bins(2) for edge in (low, high)][::3] == [400, 800]
+    assert flow.within(0, 1000).bins(2) == flow.bins(2)
+
+
 def test_min_snr_weights_are_for_diffusion() -> None:
     with pytest.raises(UsageError, match="min-snr-gamma is for diffusion models"):
         RectifiedFlow().weights(torch.tensor([500.0]), 5.0)

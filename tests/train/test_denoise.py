@@ -64,7 +64,13 @@ def test_errors_are_float32_means_per_image_whatever_the_model_runs_in():
 
 def test_errors_of_several_batches_follow_one_another():
     parts = [
-        Errors(torch.tensor([at]), torch.tensor([-at]), distance=torch.tensor([10 * at])) for at in (1.0, 2.0, 3.0)
+        Errors(
+            torch.tensor([at]),
+            torch.tensor([-at]),
+            chosen_distance=torch.tensor([15 * at]),
+            rejected_distance=torch.tensor([5 * at]),
+        )
+        for at in (1.0, 2.0, 3.0)
     ]
     together = concat(parts)
     assert together.chosen.tolist() == [1.0, 2.0, 3.0]

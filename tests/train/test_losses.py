@@ -14,7 +14,8 @@ from prefloop.train.losses import (
     ipo,
     kto,
     mapo,
-    prediction_distance,
+    nft,
+    prediction_distances,
     regularized,
     safeguarded,
     sft,
@@ -146,20 +147,65 @@ def test_with_the_safeguard_a_step_never_raises_the_chosen_error():
     assert rises["with"] == 0
 
 
-def test_the_distance_of_two_models_is_the_mean_over_both_images_of_a_pair():
-    # squared differences, first the chosen images: (1 + 0) / 2 = 0.5 and (0 + 4) / 2 = 2, then the rejected ones:
-    # (0.04 + 0.16) / 2 = 0.1 and 0; the means of each pair are (0.5 + 0.1) / 2 = 0.3 and (2 + 0) / 2 = 1
+def test_the_distance_of_two_models_is_the_mean_square_of_their_difference():
+    # chosen images: (1 + 0) / 2 = 0.5 and (0 + 4) / 2 = 2; rejected ones: (0.04 + 0.16) / 2 = 0.1 and 0
     ref = torch.tensor([[3.0, 1.0], [0.5, 0.5], [-1.0, 0.0], [2.0, 2.0]]).requires_grad_()
     policy = (ref.detach() + torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.2, -0.4], [0.0, 0.0]])).requires_grad_()
-    distance = prediction_distance(policy, ref)
-    assert distance.tolist() == pytest.approx([0.3, 1.0])
-    # half of 2 / 2 times the difference: a step on it moves the policy straight toward its reference, which stays
-    distance.sum().backward()
+    chosen, rejected = prediction_distances(policy, ref)
+    assert chosen.tolist() == pytest.approx([0.5, 2.0])
+    assert rejected.tolist() == pytest.approx([0.1, 0.0])
+    # 2 / 2 times the difference: a step on it moves the policy straight toward its reference, which stays
+    (chosen + rejected).sum().backward()
     assert policy.grad is not None
-    assert torch.allclose(policy.grad, torch.tensor([[0.5, 0.0], [0.0, 1.0], [0.1, -0.2], [0.0, 0.0]]))
+    assert torch.allclose(policy.grad, torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.2, -0.4], [0.0, 0.0]]))
     assert ref.grad is None
     with pytest.raises(TypeError, match="float32"):
-        prediction_distance(policy, ref.half())
+        prediction_distances(policy, ref.half())
+
+
+def test_nft_of_a_pair_worked_by_hand():
+    # chosen: w = 1, 1 * (0.5 - 0.6 - 0.02) + 0.3 * 0.02 = -0.114; rejected: -1 * (0.7 - 0.4 - 0.05) + 0.3 * 0.05 = -0.235
+    parts = (errors(0.5), errors(0.7), errors(0.6), errors(0.4), errors(0.02), errors(0.05))
+    assert nft(*parts, beta=0.3).tolist() == pytest.approx([0.5 * (-0.114 - 0.235)])
+    # p = 0.75: w = 0.5, so 0.5 * -0.12 + 0.006 = -0.054 and -0.5 * 0.25 + 0.015 = -0.11
+    assert nft(*parts, beta=0.3, p_chosen=torch.tensor([0.75])).tolist() == pytest.approx([0.5 * (-0.054 - 0.11)])
+    # a coin's label asks only to stay near the reference
+    assert nft(*parts, beta=0.3, p_chosen=0.5).tolist() == pytest.approx([0.5 * 0.3 * (0.02 + 0.05)])
+
+
+def nft_of(policy: torch.Tensor, ref: torch.Tensor, target: torch.Tensor, **settings: float) -> torch.Tensor:
+    """The loss of predictions, (2B, values), chosen images first."""
+    chosen, rejected = (policy - target).square().mean(1).chunk(2)
+    ref_chosen, ref_rejected = (ref - target).square().mean(1).chunk(2)
+    near, far = prediction_distances(policy - target, ref - target)
+    return nft(chosen, rejected, ref_chosen, ref_rejected, near, far, **settings)
+
+
+@pytest.mark.parametrize("p_chosen", [1.0, 0.8])
+@pytest.mark.parametrize("beta", [0.3, 1.0])
+def test_nft_has_the_gradient_of_the_papers_loss(p_chosen: float, beta: float):
+    """r |(1 - b) g + b f - v|^2 / b + (1 - r) |(1 + b) g - b f - v|^2 / b, means over the values, r of the image."""
+    generator = torch.Generator().manual_seed(0)
+    target, ref = (torch.randn((6, 5), generator=generator) for _ in range(2))  # 3 chosen images, then 3 rejected ones
+    policy = torch.randn((6, 5), generator=generator).requires_grad_()
+    rewards = torch.tensor([p_chosen] * 3 + [1 - p_chosen] * 3)
+    positive = ((1 - beta) * ref + beta * policy - target).square().mean(1)
+    negative = ((1 + beta) * ref - beta * policy - target).square().mean(1)
+    (expected,) = torch.autograd.grad(
+        ((rewards * positive + (1 - rewards) * negative) / beta).sum() / 2, policy, retain_graph=True
+    )
+    loss = nft_of(policy, ref, target, beta=beta, p_chosen=p_chosen)
+    (gradient,) = torch.autograd.grad(loss.sum(), policy)
+    assert torch.allclose(gradient, expected, atol=1e-6)
+
+
+def test_nft_is_least_where_the_prediction_has_moved_by_w_over_beta_toward_or_away_from_the_target():
+    target, ref = torch.tensor([[1.0, 2.0], [1.0, 2.0]]), torch.tensor([[0.0, 0.0], [0.0, 0.0]])
+    best = torch.tensor([[2.0, 4.0], [-2.0, -4.0]])  # beta 0.5: twice the way, or as far back
+    for shift, flat in ((0.0, True), (0.1, False)):
+        policy = (best + shift).requires_grad_()
+        (gradient,) = torch.autograd.grad(nft_of(policy, ref, target, beta=0.5).sum(), policy)
+        assert (gradient.abs().max() < 1e-6) == flat
 
 
 def test_anchor_and_sft_weight_add_their_multiples_to_a_loss():

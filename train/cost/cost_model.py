@@ -57,6 +57,8 @@ class CostSettings:
     flip: bool
     encode_batch: int
     """Images the VAE encodes at once."""
+    separate_reference: bool = False
+    """Whether the reference is another model than the one that training starts from."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ class CostModel:
         }
         if settings.has_reference and settings.lora_rank == 0 and not settings.reference_draws:
             persistent["reference"] = FLOAT_BYTES * n_weights
+        elif settings.separate_reference:  # beside a LoRA it is in the frozen weights' precision
+            persistent["reference"] = frozen_bytes * (n_weights - n_trainable)
         if settings.ema:
             persistent["EMA"] = FLOAT_BYTES * n_trainable
         # AdamW updates all weights at once on a GPU; on a CPU, and with the other optimizers, one after the other

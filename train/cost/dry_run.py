@@ -39,7 +39,7 @@ def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -
     device = torch.device("cuda" if use_cuda else "cpu")
     n_devices = max(1, torch.cuda.device_count()) if use_cuda else 1
     data = DatasetSize(n_pairs=len(pairs.train), n_images=len(pairs.image_paths()), n_prompts=len(pairs.prompts()))
-    estimated = estimate(family, data, _settings(config, family), measured_speed(device))
+    estimated = estimate(family, data, cost_settings(config, family), measured_speed(device))
     resolved = config.resolved() | {
         "optimizer": optimizer_name(config, family),
         "resolution": config.resolution or family.resolution,
@@ -91,7 +91,8 @@ def _count(n: int) -> str:
     return f"{n:,}"
 
 
-def _settings(config: TrainConfig, family: Family) -> CostSettings:
+def cost_settings(config: TrainConfig, family: Family) -> CostSettings:
+    """The settings that cost depends on, on one device."""
     name: Any = optimizer_name(config, family)
     resolution = config.resolution or family.resolution
     return CostSettings(
@@ -107,6 +108,7 @@ def _settings(config: TrainConfig, family: Family) -> CostSettings:
         optimizer=name,
         images_per_pair=2 if config.method.needs_rejected else 1,
         has_reference=config.needs_reference,
+        separate_reference=config.reference is not None,
         reference_draws=bool(config.reference_draws),
         ema=config.ema_decay is not None,
         flip=config.random_flip,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ...core.text import duration, size
 from ...models.families import Family
 from .cost_model import (
     AUTOCAST_DTYPES,
@@ -165,50 +166,38 @@ def format_estimate(estimate: Estimate) -> str:
     lines = [
         f"pairs     {estimate.n_pairs:,}; {estimate.n_steps:,} steps of {estimate.pairs_per_step:,} pairs = "
         f"{estimate.epochs:.3g} epochs",
-        f"memory    peak of {_size(estimate.peak_bytes)} per device, during {estimate.peak_phase}",
+        f"memory    peak of {size(estimate.peak_bytes)} per device, during {estimate.peak_phase}",
     ]
     for phase, parts in estimate.memory_bytes.items():
-        sizes = ", ".join(f"{name} {_size(n)}" for name, n in sorted(parts.items(), key=lambda part: -part[1]))
-        lines.append(f"          {phase} {_size(sum(parts.values()))}: {sizes}")
-    disk = ", ".join(f"{name} {_size(n)}" for name, n in estimate.cache_bytes.items())
+        sizes = ", ".join(f"{name} {size(n)}" for name, n in sorted(parts.items(), key=lambda part: -part[1]))
+        lines.append(f"          {phase} {size(sum(parts.values()))}: {sizes}")
+    disk = ", ".join(f"{name} {size(n)}" for name, n in estimate.cache_bytes.items())
     lines.append(
         f"disk      {disk}, in the store's cache; each prompt is counted at the greatest length, "
-        f"{_size(estimate.bytes_per_prompt)}"
+        f"{size(estimate.bytes_per_prompt)}"
     )
-    times = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in estimate.seconds.items() if seconds)
-    lines.append(f"time      {_duration(estimate.total_seconds)}: {times}")
+    times = ", ".join(f"{name} {duration(seconds)}" for name, seconds in estimate.seconds.items() if seconds)
+    lines.append(f"time      {duration(estimate.total_seconds)}: {times}")
     for number, tradeoff in enumerate(estimate.tradeoffs):
         start = "options   " if number == 0 else "          "
-        memory, duration = _memory_change(tradeoff.saved_bytes), _time_change(tradeoff.time_change)
-        lines.append(f"{start}{tradeoff.option}: {memory}, {duration}")
+        memory, time_taken = _memory_change(tradeoff.saved_bytes), _time_change(tradeoff.time_change)
+        lines.append(f"{start}{tradeoff.option}: {memory}, {time_taken}")
     speed = estimate.speed
     rate = speed.flops_per_second[estimate.mixed_precision]
     lines.append(
         f"These are estimates. FLOPs ({estimate.flops_per_pair / 1e12:.3g} TFLOP per pair and training step) and activations "
-        f"are counted on the model's config; memory includes {_size(OVERHEAD_BYTES)} of overhead for the driver and the "
+        f"are counted on the model's config; memory includes {size(OVERHEAD_BYTES)} of overhead for the driver and the "
         f"allocator; time assumes {speed.utilization:.0%} of the {rate / 1e12:.3g} TFLOP/s that a matrix product reached on "
         f"{speed.device}, and excludes loading, validation and checkpoints."
     )
     return "\n".join(lines)
 
 
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 2**30:.3g} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.3g} MiB"
-
-
 def _memory_change(saved_bytes: int) -> str:
-    return f"{_size(abs(saved_bytes))} {'less' if saved_bytes >= 0 else 'more'} memory"
+    return f"{size(abs(saved_bytes))} {'less' if saved_bytes >= 0 else 'more'} memory"
 
 
 def _time_change(change: float) -> str:
     if abs(change) < 0.005:
         return "about the same time"
     return f"{abs(change):.0%} {'less' if change < 0 else 'more'} time"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.2g} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.3g} h" if seconds < 48 * 3600 else f"{seconds / 86400:,.0f} days"

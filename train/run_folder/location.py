@@ -40,7 +40,7 @@ def refuse_overlap(config: TrainConfig, store: Path, model: Model) -> None:
 
 def _sources(config: TrainConfig, model: Model) -> Iterator[tuple[str, Path]]:
     """The folders that the run reads, each with a name for messages."""
-    named = [("vae", config.vae), ("init-from", config.init_from)]
+    named = [("vae", config.vae), ("init-from", config.init_from), ("reference", config.reference)]
     level: Model | None = model
     while level is not None:
         named.append(("the model", level.source))

@@ -1,0 +1,79 @@
+"""Which round to keep: chosen on half of the evaluation prompts, and reported on the other half."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core.stats import Estimate, estimate_mean, estimate_share
+from ..store import prompt_id
+from .record import JudgedPrompt, RoundResult
+from .stopping import independent
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutResult:
+    """By one scorer on the half that had no part in the choice."""
+
+    win_rate: Estimate
+    base_mean: float
+    tuned_mean: float
+    diff: Estimate
+    n_prompts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    number: int
+    chosen_by: list[str]
+    """Scorers whose mean win rate against the base on the choosing half was the highest: those that made no label."""
+    chosen_with: float
+    """That win rate. It is the highest of several, and so too high."""
+    reported: dict[str, HeldOutResult]
+
+
+def best_round(rounds: Sequence[RoundResult]) -> Best:
+    """
+    Args:
+        rounds: finished rounds, at least one; all were evaluated on the same prompts.
+    """
+    judges = list(independent(rounds[-1].against_base))
+    by_round = {result.number: _mean_win_rate(choosing(result.prompts), judges) for result in rounds}
+    number = max(by_round, key=lambda number: by_round[number])
+    best = next(result for result in rounds if result.number == number)
+    other_half = [judged for judged in best.prompts if judged not in choosing(best.prompts)]
+    return Best(
+        number=number,
+        chosen_by=judges,
+        chosen_with=by_round[number],
+        reported={name: result for name in best.against_base["scorers"] if (result := held_out(other_half, name))},
+    )
+
+
+def choosing(prompts: Iterable[JudgedPrompt]) -> list[JudgedPrompt]:
+    """The half of the prompts on which the round is chosen; it follows from the prompts' texts."""
+    ordered = sorted(prompts, key=lambda judged: prompt_id(judged.prompt))
+    return ordered[::2]
+
+
+def held_out(prompts: Sequence[JudgedPrompt], scorer: str) -> HeldOutResult | None:
+    """One scorer's result on these prompts; None if it has none."""
+    rows = [judged.scorers[scorer] for judged in prompts if scorer in judged.scorers]
+    if not rows:
+        return None
+    wins, base, tuned = np.asarray(rows, np.float64).T
+    return HeldOutResult(
+        win_rate=estimate_share(wins),
+        base_mean=float(base.mean()),
+        tuned_mean=float(tuned.mean()),
+        diff=estimate_mean(tuned - base),
+        n_prompts=len(rows),
+    )
+
+
+def _mean_win_rate(prompts: Sequence[JudgedPrompt], judges: Sequence[str]) -> float:
+    """Over the judges, of their win rates over the prompts; each judge weighs the same."""
+    rates = [
+        float(np.mean([judged.scorers[name][0] for judged in prompts if name in judged.scorers])) for name in judges
+    ]
+    return float(np.mean(rates))

@@ -1,0 +1,93 @@
+"""`prefloop loop`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from ..core.cli import options_of, say
+from ..core.files import refuse_existing, write_atomic
+from .config import LoopConfig
+
+
+def _list_recipes(flag: bool) -> None:
+    if flag:
+        from .settings_file import recipes
+
+        for name, line in recipes().items():
+            say(f"{name:16} {line}")
+        raise typer.Exit
+
+
+@options_of(LoopConfig)
+def loop(
+    given: dict[str, Any],
+    file: Annotated[
+        Optional[str],
+        typer.Argument(
+            metavar="FILE",
+            help="A recipe's name, or a TOML file with the sections loop, generate, relabel, train, eval.",
+        ),
+    ] = None,
+    assignments: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--set",
+            metavar="SECTION.OPTION=VALUE",
+            help="An option of a stage, such as train.learning_rate=1e-4; repeat.",
+        ),
+    ] = None,
+    recipes: Annotated[  # noqa: ARG001
+        bool, typer.Option("--recipes", is_eager=True, callback=_list_recipes, help="List the recipes and exit.")
+    ] = False,
+    init: Annotated[
+        Optional[Path], typer.Option("--init", help="Write the recipe to this file, with comments, and exit.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan of all rounds and what it will cost, and exit.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Generate, label, train and evaluate, round after round. The same command resumes an interrupted loop.
+
+    Example: prefloop loop shapes --dir my-loop
+    """
+    from .settings_file import read_loop, recipe_text
+
+    if init is not None:
+        text = recipe_text(file or "shapes")
+        refuse_existing(init)
+        write_atomic(init, text.encode())
+        say(f"wrote {init}; edit it, then run `prefloop loop {init}`")
+        return
+    settings = read_loop(file, given, assignments or ())
+    if dry_run:
+        from .plan import as_json as plan_json
+        from .plan import plan_loop, plan_text
+
+        plan = plan_loop(settings)
+        say(json.dumps(plan_json(plan)) if as_json else plan_text(plan))
+        return
+    from .stage import run_loop
+
+    result = run_loop(settings, say=lambda line: say(line, err=as_json))
+    say(json.dumps(result, allow_nan=False) if as_json else summary_text(result))
+
+
+def summary_text(result: dict) -> str:
+    """What a loop prints at its end."""
+    best = result["best"]
+    lines = [f"stopped: {result['stopped']}", f"kept round {best['number']}: {_held_out(best)}"]
+    return "\n".join([*lines, f"the model is in {result['result']}; report: {result['report']}"])
+
+
+def _held_out(best: dict) -> str:
+    from ..core.stats import interval_text
+
+    rates = []
+    for name, row in best["reported"].items():
+        win_rate = row["win_rate"]
+        interval = interval_text(win_rate["low"], win_rate["high"], row["n_prompts"])
+        rates.append(f"{name} {win_rate['value']:.1%} ({interval})")
+    return f"win rates against the base on the half of the prompts that did not choose it: {', '.join(rates)}"

@@ -1,0 +1,123 @@
+"""The report of a loop: its rounds side by side, in one page beside a folder of images."""
+
+import shutil
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import jinja2
+
+from ..core.errors import cannot_write
+from ..core.stats import MIN_PROMPTS
+from ..store import PairStore
+from ..store.query import visible
+from .best import Best
+from .config import LoopSettings
+from .guards import GUARDS
+from .record import RoundResult
+
+PAGE, ASSETS, PLOT = "report.html", "report-images", "win_rates.png"
+# apart in lightness as well as in hue, so that they can be told apart in gray
+COLORS = ("#1f5fa8", "#c8641f", "#2e8b57", "#8a3ea8", "#8c8c2a", "#555555")
+_MARKS = "osD^v*"
+
+
+def write_report(
+    settings: LoopSettings, rounds: Sequence[RoundResult], best: Best, stopped: str, store: PairStore
+) -> Path:
+    """Write report.html into the loop's folder, and its images beside it; returns the page's path."""
+    folder = Path(settings.loop.dir)
+    assets = folder / ASSETS
+    try:
+        assets.mkdir(exist_ok=True)
+        for image in {image for result in rounds for sample in result.samples for image in sample[1:]}:
+            shutil.copyfile(store.image_path(UUID(image)), assets / f"{UUID(image).hex}.png")
+        plot_win_rates(rounds, assets / PLOT)
+        template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+            (files("prefloop.loop") / "report.html").read_text()
+        )
+        page = template.render(
+            model=visible(settings.loop.model),
+            prompts=visible(rounds[0].against_base["prompts"]),
+            settings=rounds[0].against_base["settings"],
+            n_evaluated=len(rounds[0].prompts),
+            rounds=rounds,
+            best=best,
+            stopped=visible(stopped),
+            scorers={name: row["in_sample"] for name, row in rounds[0].against_base["scorers"].items()},
+            guards=_guards(rounds),
+            bounds={name: guard.bounds for name, guard in GUARDS.items()},
+            meanings={name: guard.meaning for name, guard in GUARDS.items()},
+            samples=_samples(rounds),
+            min_prompts=MIN_PROMPTS,
+            assets=ASSETS,
+            plot=PLOT,
+        )
+        (folder / PAGE).write_text(page)
+    except OSError as error:
+        raise cannot_write(folder / PAGE, error) from error
+    return folder / PAGE
+
+
+def _guards(rounds: Sequence[RoundResult]) -> dict[str, list[float | None]]:
+    """Ratio of each measurement to the base's images, by round."""
+    names = [name for name in GUARDS if any(name in result.guards for result in rounds)]
+    return {
+        name: [
+            result.guards[name] / base if (base := result.base_guards.get(name)) and name in result.guards else None
+            for result in rounds
+        ]
+        for name in names
+    }
+
+
+def _samples(rounds: Sequence[RoundResult]) -> list[dict[str, Any]]:
+    """Each sampled prompt with its image of the base and of every round."""
+    by_prompt: dict[str, list[str]] = {}
+    for result in rounds:
+        for prompt, base, tuned in result.samples:
+            by_prompt.setdefault(prompt, [base]).append(tuned)
+    return [
+        {"prompt": visible(prompt), "images": [f"{ASSETS}/{UUID(image).hex}.png" for image in images]}
+        for prompt, images in by_prompt.items()
+    ]
+
+
+def plot_win_rates(rounds: Sequence[RoundResult], path: Path) -> None:
+    """Each scorer's win rate against the base, by round, with intervals."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    names = list(rounds[0].against_base["scorers"])
+    for place, name in enumerate(names):
+        rows = [result.against_base["scorers"].get(name) for result in rounds]
+        shift = (
+            0.12 * (place - (len(names) - 1) / 2) / max(1, len(names) - 1) * 2
+        )  # so that intervals do not hide one another
+        points = [(result.number + shift, row) for result, row in zip(rounds, rows, strict=True) if row is not None]
+        color, in_sample = COLORS[place % len(COLORS)], any(row["in_sample"] for _, row in points)
+        for x, row in points:
+            if row["win_rate_low"] is not None:
+                axes.plot([x, x], [row["win_rate_low"], row["win_rate_high"]], color=color, linewidth=1.5, alpha=0.6)
+        axes.plot(
+            [0, *(x for x, _ in points)],
+            [0.5, *(row["win_rate"] for _, row in points)],
+            marker=_MARKS[place % len(_MARKS)],
+            color=color,
+            linestyle="--" if in_sample else "-",
+            markerfacecolor="white" if in_sample else color,
+            label=f"{name} (in-sample)" if in_sample else name,
+        )
+    axes.axhline(0.5, color="#888888", linestyle=":", linewidth=1, zorder=0)
+    axes.set_xticks(range(len(rounds) + 1), ["base", *(f"round {result.number}" for result in rounds)])
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_ylabel("win rate against the base")
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path, dpi=150)

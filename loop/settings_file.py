@@ -1,0 +1,170 @@
+"""Settings of a loop from a TOML file, and those that a loop began with, kept in its folder."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import IntegrityError, UsageError, cannot_write
+from ..core.files import write_atomic
+from ..core.ids import canonical, content_id
+from ..core.json import plain
+from ..core.locks import locked
+from ..core.settings import parse_option, read_toml, settings_of
+from ..train.config import RENAMED
+from ..train.recipes import merge_settings, read_settings
+from .config import STAGES, LoopConfig, LoopSettings
+
+_RECIPES = Path(str(files("prefloop.loop").joinpath("recipes")))
+_SECTIONS = {"loop": LoopConfig, **STAGES}
+_KEPT = "loop.json"
+# may differ when a loop goes on: where it lies, how much of it is wanted, and what does not affect its results
+_MAY_CHANGE = {"loop": ("dir", "store", "rounds")}
+_MAY_CHANGE |= dict.fromkeys(STAGES, ("device",))
+
+
+def recipes() -> dict[str, str]:
+    """The name of each recipe and the first line of its file."""
+    return {path.stem: path.read_text().split("\n", 1)[0].lstrip("# ") for path in sorted(_RECIPES.glob("*.toml"))}
+
+
+def recipe_text(name: str) -> str:
+    """
+    Raises:
+        UsageError: if there is no such recipe.
+    """
+    if name not in recipes():
+        raise UsageError(f"no recipe is called {name!r}; recipes are {', '.join(recipes())}")
+    return (_RECIPES / f"{name}.toml").read_text()
+
+
+def read_loop(name: str | None, given: Mapping[str, Any] = {}, assignments: Sequence[str] = ()) -> LoopSettings:
+    """The settings of a recipe or file, overridden by those given on the command line.
+
+    Args:
+        name: a recipe, or a TOML file with the sections loop, generate, relabel, train and eval; None is the defaults. In
+            [train], config names a recipe or a file of `train`, whose model is not used.
+        given: options of [loop].
+        assignments: SECTION.OPTION=VALUE, with values as in TOML; text needs no quotes.
+
+    Raises:
+        UsageError: if the file does not exist or is not TOML, or a section or an option is unknown or has a wrong value.
+    """
+    sections: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
+    if name is not None:
+        path = _RECIPES / f"{name}.toml" if name in recipes() else Path(name).expanduser()
+        if not path.is_file():
+            raise UsageError(f"no file and no recipe is called {name!r}; recipes are {', '.join(recipes())}")
+        for section, table in read_toml(path).items():
+            if section not in _SECTIONS or not isinstance(table, dict):
+                raise UsageError(f"{path} has {section!r}, which is not a section; sections are {_names()}")
+            sections[section] = _checked(str(path), section, table)
+    for assignment in assignments:
+        section, option, text = _parts(assignment)
+        value = parse_option(text, _SECTIONS[section], _aliases(section).get(option, option))
+        sections[section] |= _checked(f"--set {assignment}", section, {option: value})
+    sections["loop"] |= given
+    return LoopSettings(LoopConfig(**sections.pop("loop")), **sections)
+
+
+def _parts(assignment: str) -> tuple[str, str, str]:
+    name, equals, text = assignment.partition("=")
+    section, dot, option = name.strip().partition(".")
+    if not equals or not dot or section not in _SECTIONS:
+        raise UsageError(
+            f"--set takes SECTION.OPTION=VALUE, such as train.learning_rate=1e-4, got {assignment!r}; sections are {_names()}"
+        )
+    return section, option.replace("-", "_"), text.strip()
+
+
+def _names() -> str:
+    return ", ".join(_SECTIONS)
+
+
+def _aliases(section: str) -> Mapping[str, str]:
+    return RENAMED if section == "train" else {}
+
+
+def _checked(source: str, section: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    table, recipe = dict(table), None
+    if section == "train" and "config" in table:
+        recipe = read_settings(str(table.pop("config")))
+        recipe.pop("model", None)  # the loop's own
+    settings = settings_of(f"[{section}] of {source}", table, _SECTIONS[section], section, _aliases(section))
+    return settings if recipe is None else merge_settings(recipe, settings)
+
+
+@contextmanager
+def begun(settings: LoopSettings) -> Iterator[None]:
+    """Hold the loop's folder for the duration of the block, if the loop may begin or go on there.
+
+    Raises:
+        UsageError: if the folder holds a loop with other settings, or files that no loop wrote.
+        BusyError: if another process runs a loop there.
+    """
+    folder = Path(settings.loop.dir)
+    try:
+        is_new = not folder.exists() or not any(folder.iterdir())
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    kept = folder / _KEPT
+    if not is_new and not kept.exists() and {path.name for path in folder.iterdir()} - {".lock"}:
+        raise UsageError(f"{folder} is not empty and holds no loop; name another folder with --dir")
+    with locked(folder / ".lock", f"the loop {folder}"):
+        if kept.exists():
+            refuse_differences(settings, _read(kept), folder)
+        write_atomic(kept, json.dumps(plain(asdict(settings)), indent=1).encode())
+        yield
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+        if isinstance(values, dict) and all(isinstance(values.get(section), dict) for section in _SECTIONS):
+            return values
+    except (OSError, ValueError):
+        pass
+    raise IntegrityError(f"{path} cannot be read; restore it, or begin another loop with another --dir")
+
+
+def refuse_differences(settings: LoopSettings, before: Mapping[str, Any], folder: Path) -> None:
+    """
+    Raises:
+        UsageError: if the loop in the folder began with other settings, naming each.
+    """
+    now, differences = plain(asdict(settings)), []
+    for section in _SECTIONS:
+        names = sorted(now[section].keys() | before[section].keys())
+        for name in names:
+            if name in _MAY_CHANGE[section]:
+                continue
+            old, new = before[section].get(name), now[section].get(name)
+            if old != new:
+                differences.append(f"{section}.{name} was {_text(old)} and is {_text(new)}")
+    if differences:
+        raise UsageError(
+            f"{folder} holds a loop with other settings: {'; '.join(differences)}; use those, or name another folder with --dir"
+        )
+    rounds = before["loop"].get("rounds")
+    if isinstance(rounds, int) and settings.loop.rounds < rounds:
+        raise UsageError(
+            f"{folder} holds a loop of {rounds} rounds; --rounds can only be raised, got {settings.loop.rounds}"
+        )
+
+
+def _text(value: Any) -> str:
+    return "not set" if value is None else json.dumps(value)
+
+
+def identity(settings: LoopSettings) -> str:
+    """A hash of everything that affects a loop's results, however many rounds it has; 16 hex digits."""
+    values = plain(asdict(settings))
+    kept = {
+        section: {name: value for name, value in values[section].items() if name not in _MAY_CHANGE[section]}
+        for section in _SECTIONS
+    }
+    return content_id(canonical(kept).encode()).hex[:16]

@@ -1,0 +1,170 @@
+"""Settings of a loop: sections, files, and what a loop that goes on may change."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefloop.core.errors import UsageError
+from prefloop.loop.config import LoopConfig, LoopSettings
+from prefloop.loop.settings_file import begun, identity, read_loop, recipe_text, recipes
+from prefloop.train.config import TrainConfig
+
+
+def settings(loop: LoopConfig | None = None, **sections: dict[str, Any]) -> LoopSettings:
+    stages = {name: sections.get(name, {}) for name in ("generate", "relabel", "train", "eval")}
+    return LoopSettings(loop or LoopConfig(), **stages)
+
+
+def written(folder: Path, text: str) -> str:
+    (folder / "loop.toml").write_text(text)
+    return str(folder / "loop.toml")
+
+
+def test_each_round_generates_with_the_weights_of_the_round_before_and_trains_on_them():
+    chained = settings(LoopConfig(model="base-model", dir="here", rounds=3))
+    assert [chained.generate_config(n).model for n in (1, 2, 3)] == ["base-model", "here/round-1", "here/round-2"]
+    assert [chained.train_config(n, "x").model for n in (1, 2, 3)] == ["base-model", "here/round-1", "here/round-2"]
+    assert [chained.train_config(n, "x").output_dir for n in (1, 2)] == ["here/round-1", "here/round-2"]
+    assert chained.eval_config(2, "base-model").model == "here/round-2"
+
+
+def test_the_seed_of_the_first_round_is_the_loops_and_the_others_follow_from_it():
+    config = LoopConfig(seed=7)
+    seeds = [config.round_seed(number) for number in range(1, 6)]
+    assert seeds[0] == 7
+    assert len(set(seeds)) == 5
+    assert seeds == [LoopConfig(seed=7, rounds=5).round_seed(number) for number in range(1, 6)]
+    assert LoopConfig(seed=8).round_seed(2) != seeds[1]
+
+
+def test_a_round_trains_on_its_own_pairs_above_the_margin_and_within_the_number_per_prompt():
+    config = LoopConfig(min_margin=0.5, pairs_per_prompt=2)
+    chosen = settings(config, train={"where": "p_chosen > 0.6 or split = 'x'"})
+    expected = "round = 2 and margin > 0.5 and margin_rank <= 2 and (p_chosen > 0.6 or split = 'x')"
+    assert chosen.condition(2) == chosen.train_config(2, "x").where == expected
+    assert settings().condition(1) == "round = 1"
+
+
+def test_replay_adds_a_fixed_sample_of_the_earlier_rounds_pairs():
+    assert settings(LoopConfig(replay=1)).condition(3) == "(round = 3 or (round < 3))"
+    assert settings(LoopConfig(replay=0.5)).condition(3) == (
+        "(round = 3 or (round < 3 and left(pair_id::varchar, 4) < '8000'))"
+    )
+    assert settings(LoopConfig(replay=0.5)).condition(1) == "round = 1"
+
+
+def test_the_reference_is_the_round_before_or_the_base():
+    base = settings(LoopConfig(reference="base"))
+    assert [base.train_config(n, "x").reference for n in (1, 2, 3)] == [None, "shapes", "shapes"]
+    assert [settings().train_config(n, "x").reference for n in (1, 2)] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "cure"),
+    [
+        ("generate", "model", "give model in \\[loop\\] instead"),
+        ("train", "output_dir", "give dir in \\[loop\\] instead"),
+        ("train", "labelers", "leave it out"),
+        ("eval", "baseline", "give model in \\[loop\\] instead"),
+    ],
+)
+def test_options_that_the_loop_sets_are_refused_with_a_cure(section: str, option: str, cure: str):
+    with pytest.raises(UsageError, match=f"the loop itself sets {option} of \\[{section}\\]; {cure}"):
+        settings(None, **{section: {option: "x"}})
+
+
+def test_a_wrong_value_of_a_stage_is_refused_before_anything_runs():
+    with pytest.raises(UsageError, match="learning-rate must be above 0"):
+        settings(train={"learning_rate": -1.0})
+    with pytest.raises(UsageError, match="a pair needs two images"):
+        settings(generate={"images_per_prompt": 1})
+
+
+def test_a_file_sets_options_of_every_section_and_the_command_line_comes_first(tmp_path: Path):
+    file = written(
+        tmp_path, '[loop]\nrounds = 2\nseed = 3\n[train]\nlearning-rate = 2e-4\nbeta_dpo = 9\n[eval]\nscorer = "hps"\n'
+    )
+    read = read_loop(file, {"rounds": 5}, ["train.learning_rate=1e-4", "generate.prompts=my prompts.txt"])
+    assert (read.loop.rounds, read.loop.seed) == (5, 3)
+    assert read.train == {"learning_rate": 1e-4, "beta": 9}
+    assert read.eval == {"scorers": ("hps",)}
+    assert read.generate == {"prompts": "my prompts.txt"}
+    assert read.relabel == {}
+
+
+def test_a_recipe_of_train_can_be_used_with_the_loops_own_model(tmp_path: Path):
+    file = written(tmp_path, '[loop]\nmodel = "mine"\n[train]\nconfig = "sd15-lora"\nmax_train_steps = 7\n')
+    config = read_loop(file).train_config(1, "x")
+    assert (config.model, config.beta, config.max_train_steps, config.learning_rate) == ("mine", 5000, 7, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[loops]\nrounds = 2\n", "'loops', which is not a section; sections are loop, generate, relabel, train, eval"),
+        ("rounds = 2\n", "'rounds', which is not a section"),
+        ("[train]\nlearning_rat = 1\n", "sets 'learning_rat', which is not an option; `prefloop train --help`"),
+        ("[loop]\nrounds = 'two'\n", "sets rounds to 'two', which is not an integer"),
+        ("[eval.checkpoints]\nhps = 3\n", "sets checkpoints to {'hps': 3}, which is not a table"),
+        ("[loop\n", "is not valid TOML"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(tmp_path: Path, text: str, message: str):
+    with pytest.raises(UsageError) as caught:
+        read_loop(written(tmp_path, text))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("assignment", ["learning_rate=1", "train.learning_rate", "training.seed=1", "="])
+def test_an_assignment_without_section_option_and_value_is_refused(assignment: str):
+    with pytest.raises(UsageError, match=r"--set takes SECTION\.OPTION=VALUE"):
+        read_loop(None, {}, [assignment])
+
+
+def test_every_recipe_can_be_read_and_written_for_editing(tmp_path: Path):
+    assert {"shapes", "sd15-lora", "sdxl-lora", "sd35-medium-lora"} <= recipes().keys()
+    for name, line in recipes().items():
+        read = read_loop(name)
+        assert line
+        assert isinstance(read.train_config(1, "labeler"), TrainConfig)
+        assert read_loop(written(tmp_path, recipe_text(name))) == read
+
+
+def test_an_unknown_recipe_is_refused_with_those_there_are():
+    with pytest.raises(UsageError, match=r"no file and no recipe is called 'nope'; recipes are .*shapes"):
+        read_loop("nope")
+
+
+def test_a_loop_goes_on_with_more_rounds_and_refuses_other_settings(tmp_path: Path):
+    folder = str(tmp_path / "loop")
+    first = settings(LoopConfig(dir=folder, rounds=2), train={"learning_rate": 1e-4})
+    with begun(first):
+        pass
+    with begun(settings(LoopConfig(dir=folder, rounds=3), train={"learning_rate": 1e-4})):
+        pass
+    other = settings(LoopConfig(dir=folder, rounds=3, replay=0.5), train={"learning_rate": 2e-4, "beta": 5.0})
+    with pytest.raises(UsageError) as caught, begun(other):
+        pass
+    assert (
+        "loop.replay was 0.0 and is 0.5; train.beta was not set and is 5.0; train.learning_rate was 0.0001 and is 0.0002"
+        in str(caught.value)
+    )
+    with pytest.raises(UsageError, match="holds a loop of 3 rounds; --rounds can only be raised, got 2"), begun(first):
+        pass
+
+
+def test_a_folder_with_other_files_is_refused_and_left_as_it_is(tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with (
+        pytest.raises(UsageError, match="is not empty and holds no loop"),
+        begun(settings(LoopConfig(dir=str(tmp_path)))),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_the_identity_of_a_loop_does_not_depend_on_its_folder_or_the_number_of_rounds():
+    one = identity(settings(LoopConfig(dir="a", rounds=1)))
+    assert one == identity(settings(LoopConfig(dir="b", rounds=4, store="c")))
+    assert one != identity(settings(LoopConfig(seed=1)))
+    assert one != identity(settings(train={"learning_rate": 2e-4}))
