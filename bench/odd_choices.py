@@ -67,9 +67,7 @@ class NoisyPerson(_Plain):
     def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Scores:
         return np.array([_satisfied(prompt, image) for prompt, image in zip(prompts, images, strict=True)], np.float32)
 
-    def choose(
-        self, prompts: Sequence[str], first: Sequence[Image], second: Sequence[Image]
-    ) -> Sequence[float | None]:
+    def choose(self, prompts: Sequence[str], first: Sequence[Image], second: Sequence[Image]) -> Sequence[float | None]:
         answers: list[float | None] = []
         for prompt, a, b in zip(prompts, first, second, strict=True):
             better = np.sign(_satisfied(prompt, a) - _satisfied(prompt, b))

@@ -14,15 +14,19 @@ _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a s
 def read_toml(path: Path) -> dict[str, Any]:
     """
     Raises:
-        UsageError: if the file is not TOML.
+        UsageError: if the file is not TOML in UTF-8.
         PrefloopError: if it cannot be read.
     """
     try:
-        return tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise PrefloopError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 at byte {error.start}; convert it first") from error
+    except ValueError as error:  # also of an integer with thousands of digits
         raise UsageError(f"{path} is not valid TOML: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise PrefloopError(f"{path} cannot be read: {error}") from error
+    except RecursionError:
+        raise UsageError(f"{path} is not valid TOML: it is nested too deeply") from None
 
 
 def settings_of(
@@ -44,6 +48,11 @@ def settings_of(
     names |= aliases or {}
     settings: dict[str, Any] = {}
     for key, value in table.items():
+        for item in (key, *_items(value)):
+            if isinstance(item, str) and "\0" in item:
+                raise UsageError(f"{source} sets {key!r} to {value!r}; a setting cannot hold a NUL character")
+            if isinstance(item, int) and abs(item) >= 1 << 63:
+                raise UsageError(f"{source} sets {key} to {str(item)[:20]}…, an integer of more than 64 bits")
         setting = names.get(key.replace("-", "_"))
         if setting is None:
             raise UsageError(f"{source} sets {key!r}, which is not an option; `prefloop {command} --help` lists them")
@@ -63,10 +72,18 @@ def parse_option(text: str, config: type, name: str) -> Any:
     kinds = {hint, *get_args(hint)}
     if kinds & {bool, int, float} or get_origin(hint) is dict or text[:1] in ("[", "{", '"', "'"):
         try:
-            return tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+            values = tomllib.loads(f"value = {text}")
+        except (ValueError, RecursionError):
             return text
+        return values["value"] if len(values) == 1 else text  # with a line break it could set another value
     return text
+
+
+def _items(value: Any) -> list[Any]:
+    """What a value holds: those of a list, names and values of a table, or itself."""
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    return value if isinstance(value, list) else [value]
 
 
 def _value(source: Path | str, key: str, value: Any, hint: Any) -> Any:

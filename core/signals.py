@@ -49,13 +49,19 @@ class StopSignal:
 
     @contextmanager
     def listening(self) -> Iterator["StopSignal"]:
+        """Take the signals during the block. One inside the block of another takes what that one has received, and hands back
+        what it receives itself, so that no signal is lost between the stages of a longer run."""
         try:
             before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         except ValueError:  # not the main thread, which handles signals
             yield self
             return
+        outer = getattr(before[signal.SIGTERM], "__self__", None)
+        outer = outer if isinstance(outer, StopSignal) else self
         try:
+            self.number = self.number or outer.number
             yield self
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            outer.number = outer.number or self.number

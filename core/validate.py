@@ -16,7 +16,9 @@ def positive(name: str, value: float, maximum: float = math.inf, *, allow_zero: 
     Raises:
         UsageError: if the value is nan, infinite, not positive, or above the maximum.
     """
-    if math.isfinite(value) and (value > 0 or (allow_zero and value == 0)) and value <= maximum:
+    # an integer may be too large for math.isfinite
+    is_finite = isinstance(value, int) or math.isfinite(value)
+    if is_finite and (value > 0 or (allow_zero and value == 0)) and value <= maximum:
         return
     allowed = "at least 0" if allow_zero else "positive"
     if math.isfinite(maximum):

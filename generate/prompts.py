@@ -3,13 +3,14 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from ..core.errors import UsageError
+from ..core.errors import UsageError, reading
 
 BUILT_IN = {"shapes": "train.jsonl", "shapes-heldout": "heldout.jsonl"}
 FORMATS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -35,8 +36,10 @@ def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
     if source in BUILT_IN:
         path = Path(str(files("prefloop").joinpath("shapes", "prompts", BUILT_IN[source])))
     else:
-        path = Path(source).expanduser()
-    if not path.is_file():
+        path = Path(os.path.expanduser(source))
+    with reading(path):
+        is_file = path.is_file()
+    if not is_file:
         raise UsageError(f"prompt file {source} not found; name a file, or one of {', '.join(BUILT_IN)}")
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{source} is not a prompt file: its name must end in {', '.join(FORMATS)}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..core.errors import BadDataError
 from ..core.stats import Estimate, estimate_mean, estimate_share
 from ..store import prompt_id
 from .record import JudgedPrompt, RoundResult
@@ -37,17 +38,39 @@ def best_round(rounds: Sequence[RoundResult]) -> Best:
     Args:
         rounds: finished rounds, at least one; all were evaluated on the same prompts.
     """
-    judges = list(independent(rounds[-1].against_base))
-    by_round = {result.number: _mean_win_rate(choosing(result.prompts), judges) for result in rounds}
-    number = max(by_round, key=lambda number: by_round[number])
-    best = next(result for result in rounds if result.number == number)
-    other_half = [judged for judged in best.prompts if judged not in choosing(best.prompts)]
+    halves = [choosing(result.prompts) for result in rounds]
+    judges = _common_judges(rounds, halves)
+    rates = [_mean_win_rate(half, judges) for half in halves]
+    index = int(np.argmax(rates))  # the first of equals
+    best = rounds[index]
+    chosen = {judged.prompt for judged in halves[index]}
+    other_half = [judged for judged in best.prompts if judged.prompt not in chosen]
     return Best(
-        number=number,
+        number=best.number,
         chosen_by=judges,
-        chosen_with=by_round[number],
+        chosen_with=rates[index],
         reported={name: result for name in best.against_base["scorers"] if (result := held_out(other_half, name))},
     )
+
+
+def _common_judges(rounds: Sequence[RoundResult], halves: Sequence[Sequence[JudgedPrompt]]) -> list[str]:
+    """The scorers that made no label and have scores on the choosing half of every round; or else any with scores of every round.
+
+    Raises:
+        BadDataError: if there is none, so that nothing compares the rounds.
+    """
+    scored = [{name for judged in half for name in judged.scorers} for half in halves]
+    common = set.intersection(*scored)
+    scorers = rounds[-1].against_base["scorers"]
+    judges = [name for name in independent(rounds[-1].against_base) if name in common] or [
+        name for name in scorers if name in common
+    ]
+    if not judges:
+        raise BadDataError(
+            "no scorer has a finite score in every round, so that the rounds cannot be compared; name other scorers in [eval], "
+            "and begin another loop with another --dir"
+        )
+    return judges
 
 
 def choosing(prompts: Iterable[JudgedPrompt]) -> list[JudgedPrompt]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from ..core.cli import options_of, say
+from ..core.errors import UsageError
 from ..core.files import refuse_existing, write_atomic
 from .config import LoopConfig
 
@@ -57,6 +58,8 @@ def loop(
 
     if init is not None:
         text = recipe_text(file or "shapes")
+        if given or assignments:
+            raise UsageError("--init writes a recipe as it is; leave out the other options, and edit the file")
         refuse_existing(init)
         write_atomic(init, text.encode())
         say(f"wrote {init}; edit it, then run `prefloop loop {init}`")
@@ -90,4 +93,6 @@ def _held_out(best: dict) -> str:
         win_rate = row["win_rate"]
         interval = interval_text(win_rate["low"], win_rate["high"], row["n_prompts"])
         rates.append(f"{name} {win_rate['value']:.1%} ({interval})")
+    if not rates:
+        return "no win rates on prompts that did not choose it, because there was one prompt"
     return f"win rates against the base on the half of the prompts that did not choose it: {', '.join(rates)}"

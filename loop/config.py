@@ -117,7 +117,11 @@ class LoopSettings:
             raise UsageError("the loop does not push every round; push its result with `prefloop card --push-to-hub`")
         if self.generate_config(1).images_per_prompt < 2:
             raise UsageError("images_per_prompt of [generate] must be at least 2: a pair needs two images")
-        self.relabel_config()
+        if self.relabel_config().select != "all":
+            raise UsageError(
+                "select of [relabel] compares a prompt's pairs of all rounds; give pairs_per_prompt in [loop] instead, which "
+                "takes those with the largest margins of each round"
+            )
         self.train_config(1, "labeler")
         self.eval_config(1, self.loop.model)
 
@@ -161,9 +165,11 @@ class LoopSettings:
             )
             parts = [f"(round = {number} or (round < {number}{earlier}))"]
         if loop.min_margin:
-            parts.append(f"margin > {loop.min_margin:g}")
+            parts.append(f"margin > {loop.min_margin!r}")
         if loop.pairs_per_prompt is not None:
             parts.append(f"margin_rank <= {loop.pairs_per_prompt}")
         if self.train.get("where"):
-            parts.append(f"({self.train['where']})")
+            from ..store.condition import condition  # slow to import
+
+            parts.append(condition(self.train["where"], "where of [train]"))
         return " and ".join(parts)

@@ -10,6 +10,19 @@ from ..core.files import write_atomic
 from ..core.json import plain
 
 Numbers = dict[str, float]
+SUMMARY = (
+    "steps",
+    "n_pairs",
+    "loss",
+    "implicit_accuracy",
+    "validation",
+    "beta_mean",
+    "beta_sum",
+    "beta_for_dpo_weight_0_2",
+    "diagnoses",
+    "output_dir",
+)
+"""What a round keeps of the result of its training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +48,7 @@ class RoundResult:
     """Prompts of the round none of whose pairs is trained on: their candidates could not be told apart."""
     labeler: str
     train: dict[str, Any]
-    """The summary of the training run."""
+    """What is in SUMMARY, of the result of the training."""
     against_base: dict[str, Any]
     """As `prefloop eval --json` prints it."""
     against_previous: dict[str, Any]
@@ -53,7 +66,7 @@ class RoundResult:
 def read_round(path: Path) -> RoundResult | None:
     """
     Returns:
-        None if the file does not exist.
+        None if it does not exist.
 
     Raises:
         IntegrityError: if it is not what `write_round` writes.
@@ -67,9 +80,14 @@ def read_round(path: Path) -> RoundResult | None:
             for row in values.pop("prompts")
         ]
         samples = [_three(row) for row in values.pop("samples")]
-        return RoundResult(**values, prompts=prompts, samples=samples)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise IntegrityError(f"{path} cannot be read; move it away, and the round is evaluated again") from error
+        result = RoundResult(**values, prompts=prompts, samples=samples)
+        if path.name != f"round-{result.number}.json":
+            raise ValueError(f"it holds round {result.number}")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise IntegrityError(
+            f"{path} is not what the loop wrote; move it away, and the same command evaluates the round again"
+        ) from error
+    return result
 
 
 def _three(values: Any) -> tuple[Any, Any, Any]:

@@ -1,6 +1,5 @@
 """The report of a loop: its rounds side by side, in one page beside a folder of images."""
 
-import shutil
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -9,7 +8,8 @@ from uuid import UUID
 
 import jinja2
 
-from ..core.errors import cannot_write
+from ..core.errors import cannot_write, reading
+from ..core.files import write_atomic
 from ..core.stats import MIN_PROMPTS
 from ..store import PairStore
 from ..store.query import visible
@@ -33,7 +33,9 @@ def write_report(
     try:
         assets.mkdir(exist_ok=True)
         for image in {image for result in rounds for sample in result.samples for image in sample[1:]}:
-            shutil.copyfile(store.image_path(UUID(image)), assets / f"{UUID(image).hex}.png")
+            with reading(source := store.image_path(UUID(image))):
+                data = source.read_bytes()
+            (assets / f"{UUID(image).hex}.png").write_bytes(data)
         plot_win_rates(rounds, assets / PLOT)
         template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
             (files("prefloop.loop") / "report.html").read_text()
@@ -55,9 +57,9 @@ def write_report(
             assets=ASSETS,
             plot=PLOT,
         )
-        (folder / PAGE).write_text(page)
     except OSError as error:
         raise cannot_write(folder / PAGE, error) from error
+    write_atomic(folder / PAGE, page.encode())
     return folder / PAGE
 
 

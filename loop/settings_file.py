@@ -1,14 +1,15 @@
 """Settings of a loop from a TOML file, and those that a loop began with, kept in its folder."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import IntegrityError, UsageError, cannot_write
+from ..core.errors import IntegrityError, UsageError, cannot_write, reading
 from ..core.files import write_atomic
 from ..core.ids import canonical, content_id
 from ..core.json import plain
@@ -20,7 +21,7 @@ from .config import STAGES, LoopConfig, LoopSettings
 
 _RECIPES = Path(str(files("prefloop.loop").joinpath("recipes")))
 _SECTIONS = {"loop": LoopConfig, **STAGES}
-_KEPT = "loop.json"
+_FILE = "loop.json"
 # may differ when a loop goes on: where it lies, how much of it is wanted, and what does not affect its results
 _MAY_CHANGE = {"loop": ("dir", "store", "rounds")}
 _MAY_CHANGE |= dict.fromkeys(STAGES, ("device",))
@@ -34,7 +35,7 @@ def recipes() -> dict[str, str]:
 def recipe_text(name: str) -> str:
     """
     Raises:
-        UsageError: if no recipe has that name.
+        UsageError: if the recipe does not exist.
     """
     if name not in recipes():
         raise UsageError(f"no recipe is called {name!r}; recipes are {', '.join(recipes())}")
@@ -55,17 +56,26 @@ def read_loop(name: str | None, given: Mapping[str, Any] = {}, assignments: Sequ
     """
     sections: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
     if name is not None:
-        path = _RECIPES / f"{name}.toml" if name in recipes() else Path(name).expanduser()
-        if not path.is_file():
+        path = _RECIPES / f"{name}.toml" if name in recipes() else Path(os.path.expanduser(name))
+        with reading(path):
+            is_folder, is_file = path.is_dir(), path.is_file()
+        if is_folder:
+            raise UsageError(f"{name} is a folder; name a recipe or a TOML file, and the loop's folder with --dir")
+        if not is_file:
             raise UsageError(f"no file and no recipe is called {name!r}; recipes are {', '.join(recipes())}")
         for section, table in read_toml(path).items():
             if section not in _SECTIONS or not isinstance(table, dict):
                 raise UsageError(f"{path} has {section!r}, which is not a section; sections are {_names()}")
             sections[section] = _checked(str(path), section, table)
+    assigned: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
     for assignment in assignments:
         section, option, text = _parts(assignment)
         value = parse_option(text, _SECTIONS[section], _aliases(section).get(option, option))
-        sections[section] |= _checked(f"--set {assignment}", section, {option: value})
+        settings = _checked(f"--set {assignment}", section, {option: value})
+        assigned[section] = settings | assigned[section] if option == "config" else assigned[section] | settings
+    for section, settings in assigned.items():
+        merge = merge_settings if section == "train" else dict.__or__
+        sections[section] = merge(sections[section], settings)
     sections["loop"] |= given
     return LoopSettings(LoopConfig(**sections.pop("loop")), **sections)
 
@@ -98,7 +108,7 @@ def _checked(source: str, section: str, table: Mapping[str, Any]) -> dict[str, A
 
 
 @contextmanager
-def begun(settings: LoopSettings) -> Iterator[None]:
+def claimed(settings: LoopSettings) -> Iterator[None]:
     """Hold the loop's folder for the duration of the block, if the loop may begin or go on there.
 
     Raises:
@@ -106,19 +116,32 @@ def begun(settings: LoopSettings) -> Iterator[None]:
         BusyError: if another process runs a loop there.
     """
     folder = Path(settings.loop.dir)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; name a folder with --dir")
+    is_new = not folder.exists()
     try:
-        is_new = not folder.exists() or not any(folder.iterdir())
         folder.mkdir(parents=True, exist_ok=True)
+        names = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise cannot_write(folder, error) from error
-    kept = folder / _KEPT
-    if not is_new and not kept.exists() and {path.name for path in folder.iterdir()} - {".lock"}:
+    # a process that was killed may leave the lock and half of the settings
+    foreign = {name for name in names if name != ".lock" and not name.startswith(f".{_FILE}.")}
+    if foreign and _FILE not in names:
         raise UsageError(f"{folder} is not empty and holds no loop; name another folder with --dir")
     with locked(folder / ".lock", f"the loop {folder}"):
-        if kept.exists():
-            refuse_differences(settings, _read(kept), folder)
-        write_atomic(kept, json.dumps(plain(asdict(settings)), indent=1).encode())
-        yield
+        try:
+            if (folder / _FILE).exists():
+                refuse_differences(settings, _read(folder / _FILE), folder)
+            yield
+        finally:
+            if is_new and {path.name for path in folder.iterdir()} <= {".lock"}:  # nothing began
+                (folder / ".lock").unlink(missing_ok=True)
+                folder.rmdir()
+
+
+def write_settings(settings: LoopSettings) -> None:
+    """Keep the settings in the loop's folder; a loop that goes on there must have the same."""
+    write_atomic(Path(settings.loop.dir) / _FILE, json.dumps(plain(asdict(settings)), indent=1).encode())
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -126,7 +149,7 @@ def _read(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text())
         if isinstance(values, dict) and all(isinstance(values.get(section), dict) for section in _SECTIONS):
             return values
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         pass
     raise IntegrityError(f"{path} cannot be read; restore it, or begin another loop with another --dir")
 
@@ -137,10 +160,11 @@ def refuse_differences(settings: LoopSettings, before: Mapping[str, Any], folder
         UsageError: if the loop in the folder began with other settings, naming each.
     """
     now, differences = plain(asdict(settings)), []
+    is_trained = has_trained(settings.loop.round_dir(1))
     for section in _SECTIONS:
         names = sorted(now[section].keys() | before[section].keys())
         for name in names:
-            if name in _MAY_CHANGE[section]:
+            if name in _MAY_CHANGE[section] or not (is_trained or _decides_images(section, name)):
                 continue
             old, new = before[section].get(name), now[section].get(name)
             if old != new:
@@ -156,15 +180,37 @@ def refuse_differences(settings: LoopSettings, before: Mapping[str, Any], folder
         )
 
 
+def has_trained(folder: Path) -> bool:
+    """Whether a training has begun in the folder of a round: until then, only what made the images is fixed."""
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+
+
+def _decides_images(section: str, name: str) -> bool:
+    """Whether the images of the first round depend on an option."""
+    return section == "generate" or (section == "loop" and name in ("model", "seed", "prompts_per_round"))
+
+
+def settings_of_images(settings: LoopSettings) -> dict[str, dict[str, Any]]:
+    """The settings that the images of the first round depend on, by section."""
+    return _kept(settings, _decides_images)
+
+
 def _text(value: Any) -> str:
     return "not set" if value is None else json.dumps(value)
 
 
 def identity(settings: LoopSettings) -> str:
     """A hash of everything that affects a loop's results, however many rounds it has; 16 hex digits."""
+    return content_id(canonical(_kept(settings, lambda *_: True)).encode()).hex[:16]
+
+
+def _kept(settings: LoopSettings, of: Callable[[str, str], bool]) -> dict[str, dict[str, Any]]:
     values = plain(asdict(settings))
-    kept = {
-        section: {name: value for name, value in values[section].items() if name not in _MAY_CHANGE[section]}
+    return {
+        section: {
+            name: value
+            for name, value in values[section].items()
+            if name not in _MAY_CHANGE[section] and of(section, name)
+        }
         for section in _SECTIONS
     }
-    return content_id(canonical(kept).encode()).hex[:16]

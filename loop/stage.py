@@ -1,8 +1,8 @@
 """Run the rounds: each generates, labels, trains and evaluates. What is finished is not done again."""
 
-import json
 import random
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +12,9 @@ from uuid import UUID
 
 import numpy as np
 
-from ..core.errors import UsageError
-from ..core.hashing import RESULT_FILE
+from ..core.errors import IntegrityError, cannot_write
+from ..core.hashing import RESULT_FILE, digests
+from ..core.ids import canonical
 from ..core.json import plain
 from ..core.signals import StopSignal
 from ..core.stats import interval_text
@@ -23,7 +24,7 @@ from ..eval.stage import run_evaluation
 from ..generate.defaults import resolve_defaults
 from ..generate.prompts import read_prompts
 from ..generate.stage import plan_generations, run_plan
-from ..models.lineage import read_result
+from ..models.lineage import read_result, verify_files
 from ..models.resolve import find_model
 from ..relabel.stage import relabel
 from ..store import PairStore, load_image
@@ -31,16 +32,26 @@ from ..store.condition import condition
 from ..store.query import ask
 from ..store.runs import run
 from ..train.config import TrainConfig
-from ..train.export.result import write_card
+from ..train.export.card import evaluations_of, model_card
+from ..train.run_folder.ownership import read_result_files
 from ..train.run_folder.publish import publish
-from ..train.run_folder.readme import README
+from ..train.run_folder.readme import README, is_our_readme, write_readme
 from ..train.stage import train
 from .best import best_round
+from .checks import (
+    NothingToTrainOnError,
+    refuse_impossible_loop,
+    refuse_lost_model,
+    refuse_lost_rounds,
+    refuse_nothing_to_train_on,
+    refuse_other_loop,
+    refuse_pairs_without_round,
+)
 from .config import LoopSettings
 from .guards import measure_prompts
 from .prompts import prompts_of_round
-from .record import JudgedPrompt, RoundResult, read_round, write_round
-from .settings_file import begun, identity
+from .record import SUMMARY, JudgedPrompt, RoundResult, read_round, write_round
+from .settings_file import claimed, identity, write_settings
 from .stopping import stop_reason
 
 RESULT = "result"
@@ -62,27 +73,27 @@ def run_loop(settings: LoopSettings, say: Callable[[str], None] = print) -> dict
     """
     loop = settings.loop
     folder = Path(loop.dir)
-    with begun(settings), StopSignal().listening() as stop:
-        store = PairStore.create(loop.store_path)
-        _refuse_other_loop(settings, store)
-        rounds: list[RoundResult] = []
-        stopped = None
-        while stopped is None:
-            number = len(rounds) + 1
-            record = folder / f"round-{number}.json"
-            result = read_round(record)
-            if result is None:
-                result = run_round(settings, number, store, stop)
-                write_round(record, result)
+    with claimed(settings), StopSignal().listening() as stop:
+        rounds = finished_rounds(folder)
+        stopped = stop_reason(rounds, loop) if rounds else None
+        for result in rounds:
             say(round_line(result, loop.rounds))
-            rounds.append(result)
-            stopped = stop_reason(rounds, loop)
-            stop.check(f"round {number} is in {folder}")
+        images = ""
+        if stopped is None:
+            with stop.at_once():
+                images = refuse_impossible_loop(settings, rounds, say)
+            write_settings(settings)
+        store = PairStore.create(loop.store_path)
+        refuse_lost_rounds(settings, store, rounds)
+        if stopped is None:
+            with store.stage_lock("loop", "rounds"):
+                refuse_other_loop(settings, store, images)
+                stopped = _run_rounds(settings, store, rounds, images, stop, say)
         best = best_round(rounds)
-        _keep(folder / RESULT, loop.round_dir(best.number), store)
         from .report import write_report
 
         page = write_report(settings, rounds, best, stopped, store)
+        _keep(folder / RESULT, loop.round_dir(best.number), store)
     return plain(
         {
             "rounds": [{k: v for k, v in asdict(result).items() if k != "prompts"} for result in rounds],
@@ -95,17 +106,53 @@ def run_loop(settings: LoopSettings, say: Callable[[str], None] = print) -> dict
     )
 
 
-def _refuse_other_loop(settings: LoopSettings, store: PairStore) -> None:
-    query = "select distinct config->>'$.loop' from runs where kind = 'round'"
-    if {name for (name,) in store.rows(query)} - {identity(settings)}:
-        raise UsageError(
-            f"the store {store.path} holds the rounds of another loop, and a pair knows only the number of its round; "
-            "name another folder with --store"
-        )
+def finished_rounds(folder: Path) -> list[RoundResult]:
+    """The rounds up to the first that is not finished."""
+    rounds: list[RoundResult] = []
+    while (result := read_round(record_path(folder, len(rounds) + 1))) is not None:
+        rounds.append(result)
+    return rounds
 
 
-def run_round(settings: LoopSettings, number: int, store: PairStore, stop: StopSignal) -> RoundResult:
-    """One round, from the images to the evaluation; what of it is in the store or the loop's folder is not done again."""
+def record_path(folder: Path, number: int) -> Path:
+    return folder / f"round-{number}.json"
+
+
+def _run_rounds(
+    settings: LoopSettings,
+    store: PairStore,
+    rounds: list[RoundResult],
+    images: str,
+    stop: StopSignal,
+    say: Callable[[str], None],
+) -> str:
+    """Add rounds until there is a reason to stop, and return it."""
+    folder = Path(settings.loop.dir)
+    while True:
+        number = len(rounds) + 1
+        try:
+            result = run_round(settings, number, store, images, stop)
+        except NothingToTrainOnError as error:
+            if not rounds:
+                raise
+            return str(error)
+        write_round(record_path(folder, number), result)
+        say(round_line(result, settings.loop.rounds))
+        rounds.append(result)
+        stop.check(f"round {number} is in {folder}")
+        if (reason := stop_reason(rounds, settings.loop)) is not None:
+            return reason
+
+
+def run_round(settings: LoopSettings, number: int, store: PairStore, images: str, stop: StopSignal) -> RoundResult:
+    """One round, from the images to the evaluation; what of it is in the store or the loop's folder is not done again.
+
+    Args:
+        images: from `refuse_impossible_loop`.
+
+    Raises:
+        NothingToTrainOnError: if its images cannot be told apart.
+    """
     loop, seconds = settings.loop, dict[str, float]()
 
     @contextmanager
@@ -115,12 +162,13 @@ def run_round(settings: LoopSettings, number: int, store: PairStore, stop: StopS
         seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - start
         stop.check(f"{stage} of round {number} is done")
 
-    with run(store, "round", {"round": number, "loop": identity(settings)}) as this_round:
+    with run(store, "round", {"round": number, "loop": identity(settings), "images": images}) as this_round:
         with timed("generate"):
             generated = _generate(settings, number, store)
         with timed("relabel"):
             labelled = relabel(settings.relabel_config(), store)
         config = settings.train_config(number, labelled["labeler"])
+        refuse_nothing_to_train_on(number, store, config)
         with timed("train"):
             trained = _train(config, store, stop)
         with timed("eval"):
@@ -129,10 +177,9 @@ def run_round(settings: LoopSettings, number: int, store: PairStore, stop: StopS
             if number > 1:
                 previous = settings.eval_config(number, loop.model_before(number))
                 against_previous = run_evaluation(previous, store)[1]
-            images = _images(evaluation)
-            guards = measure_prompts([load_image(store.image_path(image)) for image in of] for of in images["tuned"])
-            base_guards = measure_prompts(
-                [load_image(store.image_path(image)) for image in of] for of in images["base"]
+            guards, base_guards = (
+                measure_prompts([load_image(store.image_path(image)) for image in of] for of in images_of_prompts)
+                for images_of_prompts in _images(evaluation)
             )
         undecided = _undecided_prompts(store, number, config)
         result = RoundResult(
@@ -169,25 +216,30 @@ def _generate(settings: LoopSettings, number: int, store: PairStore) -> dict:
     prompts = read_prompts(config.prompts or "", config.limit)
     loop = settings.loop
     chosen = prompts_of_round(prompts, number, loop.prompts_per_round, loop.seed)
-    return run_plan(plan_generations(config, model, chosen, store), store)
+    planned = plan_generations(config, model, chosen, store)
+    if number == 1:
+        refuse_pairs_without_round(planned, store)
+    return run_plan(planned, store)
 
 
 def _train(config: TrainConfig, store: PairStore, stop: StopSignal) -> dict:
-    """The summary of the training; a finished one is not repeated."""
-    finished = read_result(Path(config.output_dir))
-    if finished is not None and finished.get("config") == json.loads(json.dumps(config.resolved())):
-        return finished
-    return train(config, store, stop=stop)
+    """The summary of the training; a finished one is not repeated, since the loop's settings are those it began with."""
+    output = Path(config.output_dir)
+    if read_result(output) is None:
+        train(config, store, stop=stop)
+    record = read_result(output) or {}
+    return {name: record.get(name) for name in SUMMARY}
 
 
-def _images(evaluation: Evaluation) -> dict[str, list[list[UUID]]]:
-    """The images of each prompt, of both models."""
+def _images(evaluation: Evaluation) -> tuple[list[list[UUID]], list[list[UUID]]]:
+    """The images of each prompt, of the tuned model and of the base."""
     by_prompt: dict[str, list[ImagePair]] = {}
     for pair in evaluation.pairs:
         by_prompt.setdefault(pair.prompt, []).append(pair)
-    return {
-        name: [[getattr(pair, name) for pair in pairs] for pairs in by_prompt.values()] for name in ("base", "tuned")
-    }
+    return (
+        [[pair.tuned for pair in pairs] for pairs in by_prompt.values()],
+        [[pair.base for pair in pairs] for pairs in by_prompt.values()],
+    )
 
 
 def _undecided_prompts(store: PairStore, number: int, config: TrainConfig) -> int:
@@ -228,16 +280,40 @@ def _samples(pairs: Sequence[ImagePair], seed: int) -> list[tuple[str, str, str]
 
 
 def _keep(folder: Path, best: Path, store: PairStore) -> None:
-    """Put the best round's model into the loop's result, with a card that has its evaluations."""
-    record = read_result(best) or {}
-    kept = read_result(folder) if folder.is_dir() else None
-    if kept is None or kept.get("files") != record.get("files"):
-        folder.mkdir(exist_ok=True)
+    """Put the best round's model into the loop's result, with a card that has its evaluations.
+
+    Raises:
+        IntegrityError: if the model of that round is gone or has changed.
+        UsageError: if somebody else's file has the name of one of the result's.
+    """
+    record = refuse_lost_model(best)
+    model = find_model(str(best))
+    if not _holds(folder, record):
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
         with publish(folder) as new:
-            for name in [*record.get("files", {}), RESULT_FILE, README]:
+            for name in {*record.get("files", {}), *read_result_files(best), RESULT_FILE}:
                 (new / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(best / name, new / name)
-    write_card(folder, store)
+    if (folder / README).exists() and not is_our_readme(folder / README):
+        print(f"{folder / README} was written or edited by somebody else; it is not updated", file=sys.stderr)
+        return
+    # an interrupted round may have been evaluated twice, with the same result
+    evaluations = {canonical(evaluation): evaluation for evaluation in evaluations_of(store, model.model_id)}
+    write_readme(folder, model_card(record, list(evaluations.values()), model.trained_on))
+
+
+def _holds(folder: Path, record: dict) -> bool:
+    """Whether the folder has a result with this prefloop.json, unchanged."""
+    try:
+        if not folder.is_dir() or read_result(folder) != record:
+            return False
+        verify_files(folder, record.get("files", {}), digests(folder))
+    except IntegrityError:
+        return False
+    return True
 
 
 def round_line(result: RoundResult, n_rounds: int) -> str:

@@ -29,8 +29,10 @@ def stop_reason(rounds: Sequence[RoundResult], config: LoopConfig) -> str | None
 
 
 def no_progress(result: RoundResult) -> bool:
-    """Whether the interval against the round before contains ½ for every judge that made no label, or of all if each did."""
-    return all(not (low > 0.5 or high < 0.5) for low, high in intervals(independent(result.against_previous)).values())
+    """Whether the interval against the round before contains ½ for every judge that made no label, or of all if each did;
+    not known, and so not the case, without an interval."""
+    ends = intervals(independent(result.against_previous)).values()
+    return bool(ends) and all(low <= 0.5 <= high for low, high in ends)
 
 
 def hacked(result: RoundResult) -> str | None:

@@ -23,7 +23,11 @@ def check_range(
     if value is None:
         return
     option = name.replace("_", "-")
-    if not math.isfinite(value):
+    try:
+        is_finite = math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        is_finite = False
+    if not is_finite:
         raise UsageError(f"{option} must be a finite number, got {value}")
     if value <= above and above > -math.inf:
         raise UsageError(f"{option} must be above {above:g}, got {value:g}")

@@ -1,11 +1,12 @@
 """Settings from a file: the recipes that come with the package, or the user's own."""
 
+import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import UsageError
+from ..core.errors import UsageError, reading
 from ..core.settings import read_toml, settings_of
 from .config import RENAMED, TrainConfig
 from .methods import METHODS
@@ -25,8 +26,10 @@ def read_settings(name: str) -> dict[str, Any]:
         UsageError: if the recipe or file does not exist, is not TOML, or sets an unknown option.
         PrefloopError: if it cannot be read.
     """
-    path = Path(name).expanduser() if name not in recipes() else _FOLDER / f"{name}.toml"
-    if not path.is_file():
+    path = Path(os.path.expanduser(name)) if name not in recipes() else _FOLDER / f"{name}.toml"
+    with reading(path):
+        is_file = path.is_file()
+    if not is_file:
         raise UsageError(f"no file and no recipe is called {name!r}; recipes are {', '.join(recipes())}")
     return settings_of(path, read_toml(path), TrainConfig, "train", RENAMED)
 

@@ -1,6 +1,7 @@
 """The round that is kept: chosen on one half of the prompts, reported on the other."""
 
 import pytest
+from prefloop.core.errors import BadDataError
 from prefloop.loop.best import best_round, choosing, held_out
 from prefloop.loop.record import JudgedPrompt
 from rounds import BETTER, finished, judged
@@ -57,3 +58,34 @@ def test_several_judges_choose_by_the_mean_of_their_win_rates():
 
 def test_a_scorer_without_scores_has_no_result():
     assert held_out([judged("a", 1.0)], "clip") is None
+
+
+def test_a_judge_without_scores_in_one_round_does_not_choose():
+    # by hps, which round 1 lacks on the choosing half, nothing can be said of round 1: clip alone chooses
+    def prompts(**wins: float) -> list[JudgedPrompt]:
+        return [
+            JudgedPrompt(prompt=prompt, scorers={name: (win, 0.0, 1.0) for name, win in wins.items()})
+            for prompt in PROMPTS
+        ]
+
+    judges = {"hps": BETTER, "clip": BETTER}
+    best = best_round(
+        [
+            finished(1, held_out=judges, prompts=prompts(clip=0.5)),
+            finished(2, held_out=judges, prompts=prompts(clip=0.6, hps=0.1)),
+        ]
+    )
+    assert (best.number, best.chosen_by, best.chosen_with) == (2, ["clip"], pytest.approx(0.6))
+    labels_only = [
+        finished(1, prompts=prompts(pickscore=0.7)),
+        finished(2, prompts=prompts(pickscore=0.6, hps=0.9)),
+    ]
+    assert (best_round(labels_only).number, best_round(labels_only).chosen_by) == (1, ["pickscore"])
+    with pytest.raises(BadDataError, match="no scorer has a finite score in every round"):
+        best_round([finished(1, prompts=prompts(hps=0.7)), finished(2, prompts=prompts(pickscore=0.6))])
+
+
+def test_of_equal_rounds_the_first_is_kept_and_one_prompt_leaves_nothing_to_report():
+    rounds = [finished(number, prompts=[judged("a", 0.5)]) for number in (1, 2)]
+    best = best_round(rounds)
+    assert (best.number, best.chosen_with, best.reported) == (1, 0.5, {})

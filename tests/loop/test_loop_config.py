@@ -1,12 +1,13 @@
 """Settings of a loop: sections, files, and what a loop that goes on may change."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prefloop.core.errors import UsageError
+from prefloop.core.errors import BusyError, IntegrityError, PrefloopError, UsageError
 from prefloop.loop.config import LoopConfig, LoopSettings
-from prefloop.loop.settings_file import begun, identity, read_loop, recipe_text, recipes
+from prefloop.loop.settings_file import claimed, identity, read_loop, recipe_text, recipes, write_settings
 from prefloop.train.config import TrainConfig
 
 
@@ -40,7 +41,7 @@ def test_the_seed_of_the_first_round_is_the_loops_and_the_others_follow_from_it(
 def test_a_round_trains_on_its_own_pairs_above_the_margin_and_within_the_number_per_prompt():
     config = LoopConfig(min_margin=0.5, pairs_per_prompt=2)
     chosen = settings(config, train={"where": "p_chosen > 0.6 or split = 'x'"})
-    expected = "round = 2 and margin > 0.5 and margin_rank <= 2 and (p_chosen > 0.6 or split = 'x')"
+    expected = "round = 2 and margin > 0.5 and margin_rank <= 2 and (p_chosen > 0.6 or split = 'x'\n)"
     assert chosen.condition(2) == chosen.train_config(2, "x").where == expected
     assert settings().condition(1) == "round = 1"
 
@@ -80,6 +81,27 @@ def test_a_wrong_value_of_a_stage_is_refused_before_anything_runs():
         settings(generate={"images_per_prompt": 1})
 
 
+def test_where_of_train_cannot_widen_the_rounds_it_is_added_to():
+    with pytest.raises(UsageError, match=r"where of \[train\] '.*' cannot be used"):
+        settings(train={"where": "true) or (true"})
+
+
+def test_a_margin_keeps_all_its_digits():
+    assert "margin > 0.123456789" in settings(LoopConfig(min_margin=0.123456789)).condition(1)
+
+
+def test_a_selection_over_all_rounds_is_refused_with_the_one_within_a_round():
+    with pytest.raises(UsageError, match=r"select of \[relabel\] .* give pairs_per_prompt in \[loop\] instead"):
+        settings(relabel={"select": "best-worst"})
+
+
+@pytest.mark.parametrize("changes", [{"rounds": 10**400}, {"rounds": 0}, {"seed": -1}, {"min_margin": float("nan")}])
+@pytest.mark.parametrize("more", [{}, {"replay": 1.5}])
+def test_numbers_out_of_range_are_refused(changes: dict[str, Any], more: dict[str, Any]):
+    with pytest.raises(UsageError, match=rf"{next(iter(changes)).replace('_', '-')} must be"):
+        LoopConfig(**changes, **more)
+
+
 def test_a_file_sets_options_of_every_section_and_the_command_line_comes_first(tmp_path: Path):
     file = written(
         tmp_path, '[loop]\nrounds = 2\nseed = 3\n[train]\nlearning-rate = 2e-4\nbeta_dpo = 9\n[eval]\nscorer = "hps"\n'
@@ -107,6 +129,12 @@ def test_a_recipe_of_train_can_be_used_with_the_loops_own_model(tmp_path: Path):
         ("[loop]\nrounds = 'two'\n", "sets rounds to 'two', which is not an integer"),
         ("[eval.checkpoints]\nhps = 3\n", "sets checkpoints to {'hps': 3}, which is not a table"),
         ("[loop\n", "is not valid TOML"),
+        (f"[loop]\nrounds = {'9' * 5000}\n", "is not valid TOML"),
+        (f"[loop]\nrounds = {'[' * 5000}\n", "nested too deeply"),
+        (f"[loop]\nrounds = {'9' * 400}\n", "sets rounds to 99999999999999999999…, an integer of more than 64 bits"),
+        (f"[train]\nlearning_rate = {'9' * 400}\n", "learning_rate to 99999999999999999999…, an integer of more"),
+        ('[loop]\nmodel = "a\\u0000b"\n', "cannot hold a NUL character"),
+        ('[eval]\nscorers = ["a\\u0000b"]\n', "cannot hold a NUL character"),
     ],
 )
 def test_a_mistake_in_a_file_is_named(tmp_path: Path, text: str, message: str):
@@ -119,6 +147,47 @@ def test_a_mistake_in_a_file_is_named(tmp_path: Path, text: str, message: str):
 def test_an_assignment_without_section_option_and_value_is_refused(assignment: str):
     with pytest.raises(UsageError, match=r"--set takes SECTION\.OPTION=VALUE"):
         read_loop(None, {}, [assignment])
+
+
+def test_options_on_the_command_line_come_before_the_files_and_a_beta_belongs_to_its_loss(tmp_path: Path):
+    file = written(tmp_path, '[train]\nconfig = "sd15-lora"\nmax_train_steps = 7\n')
+    assert read_loop(file).train["beta"] == 5000
+    assert "beta" not in read_loop(file, {}, ["train.loss=mapo"]).train
+    for order in (1, -1):
+        both = ["train.beta=3", "train.loss=mapo"][::order]
+        assert read_loop(file, {}, both).train["beta"] == 3
+        options = ["train.config=sdxl-lora", "train.learning_rate=7e-3"][::order]
+        read = read_loop(file, {}, options).train
+        assert (read["learning_rate"], read["resolution"]) == (7e-3, 1024)
+
+
+def test_an_assignment_cannot_bring_another_with_it():
+    with pytest.raises(UsageError, match="is not an integer"):
+        read_loop(None, {}, ["train.max_train_steps=1\nother=2"])
+
+
+def test_a_file_of_windows_is_read_and_one_that_is_not_utf_8_is_named(tmp_path: Path):
+    path = tmp_path / "loop.toml"
+    path.write_bytes(b"\xef\xbb\xbf[loop]\r\nrounds = 2\r\n")
+    assert read_loop(str(path)).loop.rounds == 2
+    path.write_bytes(b'[loop]\nmodel = "caf\xe9"\n')
+    with pytest.raises(UsageError, match="not UTF-8 at byte 19; convert it first"):
+        read_loop(str(path))
+
+
+@pytest.mark.parametrize("name", ["~nobody-here/loop.toml", "nope.toml"])
+def test_a_file_that_does_not_exist_is_refused(name: str):
+    with pytest.raises(UsageError, match=rf"no file and no recipe is called '{name}'"):
+        read_loop(name)
+
+
+def test_a_folder_or_an_impossible_name_is_not_a_file(tmp_path: Path):
+    with pytest.raises(
+        UsageError, match=r"is a folder; name a recipe or a TOML file, and the loop's folder with --dir"
+    ):
+        read_loop(str(tmp_path))
+    with pytest.raises(PrefloopError, match="File name too long"):
+        read_loop("x" * 5000)
 
 
 def test_every_recipe_can_be_read_and_written_for_editing(tmp_path: Path):
@@ -135,29 +204,88 @@ def test_an_unknown_recipe_is_refused_with_those_there_are():
         read_loop("nope")
 
 
+def begun(chosen: LoopSettings, *, trained: bool) -> Path:
+    """A loop's folder as it is after its first round's images, or after the first steps of its training."""
+    with claimed(chosen):
+        write_settings(chosen)
+    if trained:
+        chosen.loop.round_dir(1).mkdir()
+        (chosen.loop.round_dir(1) / "metrics.csv").write_text("step\n")
+    return Path(chosen.loop.dir)
+
+
+def refused(chosen: LoopSettings) -> str:
+    with pytest.raises(UsageError) as caught, claimed(chosen):
+        pass
+    return str(caught.value)
+
+
 def test_a_loop_goes_on_with_more_rounds_and_refuses_other_settings(tmp_path: Path):
     folder = str(tmp_path / "loop")
-    first = settings(LoopConfig(dir=folder, rounds=2), train={"learning_rate": 1e-4})
-    with begun(first):
-        pass
-    with begun(settings(LoopConfig(dir=folder, rounds=3), train={"learning_rate": 1e-4})):
-        pass
+    begun(settings(LoopConfig(dir=folder, rounds=2), train={"learning_rate": 1e-4}), trained=True)
+    more = settings(LoopConfig(dir=folder, rounds=3), train={"learning_rate": 1e-4})
+    begun(more, trained=False)
     other = settings(LoopConfig(dir=folder, rounds=3, replay=0.5), train={"learning_rate": 2e-4, "beta": 5.0})
-    with pytest.raises(UsageError) as caught, begun(other):
-        pass
     assert (
         "loop.replay was 0.0 and is 0.5; train.beta was not set and is 5.0; train.learning_rate was 0.0001 and is 0.0002"
-        in str(caught.value)
-    )
-    with pytest.raises(UsageError, match="holds a loop of 3 rounds; --rounds can only be raised, got 2"), begun(first):
+    ) in refused(other)
+    fewer = settings(LoopConfig(dir=folder, rounds=2), train={"learning_rate": 1e-4})
+    assert "holds a loop of 3 rounds; --rounds can only be raised, got 2" in refused(fewer)
+
+
+def test_before_the_first_step_of_training_only_what_made_the_images_is_fixed(tmp_path: Path):
+    loop = LoopConfig(dir=str(tmp_path / "loop"), min_margin=3.0)
+    begun(settings(loop, train={"learning_rate": 1e-4}), trained=False)
+    relaxed = settings(replace(loop, min_margin=1.0, patience=0), train={"beta": 2.0}, relabel={"scorers": ("hps",)})
+    with claimed(relaxed):
         pass
+    assert "loop.seed was 0 and is 1" in refused(settings(replace(loop, seed=1)))
+    assert "generate.limit was not set and is 7" in refused(settings(loop, generate={"limit": 7}))
+
+
+def test_what_a_killed_process_left_in_a_new_folder_is_not_somebody_elses(tmp_path: Path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".loop.json.123.tmp").write_text("{")
+    with claimed(settings(LoopConfig(dir=str(tmp_path)))):
+        pass
+
+
+def test_a_loop_that_never_began_leaves_no_folder(tmp_path: Path):
+    with pytest.raises(KeyError), claimed(settings(LoopConfig(dir=str(tmp_path / "loop")))):
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"loop": 1}', "[" * 100_000])
+def test_damaged_settings_are_named_and_left_as_they_are(tmp_path: Path, text: str):
+    folder = begun(settings(LoopConfig(dir=str(tmp_path / "loop"))), trained=True)
+    (folder / "loop.json").write_text(text)
+    with pytest.raises(IntegrityError, match=r"loop\.json cannot be read; restore it, or begin another loop"):
+        begun(settings(LoopConfig(dir=str(folder))), trained=False)
+    assert (folder / "loop.json").read_text() == text
+
+
+def test_two_loops_in_one_folder_exclude_one_another(tmp_path: Path):
+    chosen = settings(LoopConfig(dir=str(tmp_path / "loop")))
+    with claimed(chosen), pytest.raises(BusyError, match=r"the loop .*loop is in use by process \d+"), claimed(chosen):
+        pass
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path: Path):
+    (tmp_path / "loop").write_text("mine")
+    assert f"{tmp_path / 'loop'} is a file; name a folder with --dir" in refused(
+        settings(LoopConfig(dir=str(tmp_path / "loop")))
+    )
+    with pytest.raises(PrefloopError, match=r"cannot write .*loop/below: Not a directory"):
+        begun(settings(LoopConfig(dir=str(tmp_path / "loop" / "below"))), trained=False)
+    assert (tmp_path / "loop").read_text() == "mine"
 
 
 def test_a_folder_with_other_files_is_refused_and_left_as_it_is(tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("mine")
     with (
         pytest.raises(UsageError, match="is not empty and holds no loop"),
-        begun(settings(LoopConfig(dir=str(tmp_path)))),
+        claimed(settings(LoopConfig(dir=str(tmp_path)))),
     ):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

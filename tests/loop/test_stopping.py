@@ -49,6 +49,12 @@ def test_an_interval_that_ends_at_one_half_contains_it():
     assert not no_progress(finished(held_out=(0.55, 0.5001, 0.6)))
 
 
+def test_without_intervals_nothing_is_known_of_progress():
+    few = finished(held_out=(0.5, None, None), labels=(0.5, None, None))  # type: ignore[arg-type]  # below 10 prompts
+    assert not no_progress(few)
+    assert stop_reason([few, replace(few, number=2)], CONFIG) is None
+
+
 def test_reward_hacking_is_a_held_out_scorer_that_falls_while_the_training_scorer_rises():
     reason = hacked(finished(2, labels=BETTER, held_out={"hps": SAME, "clip": WORSE}))
     assert reason == (
