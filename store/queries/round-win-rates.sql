@@ -7,7 +7,7 @@ with evaluated as (
         (summary ->> '$.base_model_id')::uuid as other_id
     from runs
     join run_rounds using (run_id)
-    where kind = 'eval' and status = 'done'
+    where kind = 'eval'
 ),
 compared as (
     select r.round, c.labeler, a.model_id as model_a, b.model_id as model_b,

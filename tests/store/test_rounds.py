@@ -41,18 +41,17 @@ class Images:
 def rounds(store: PairStore) -> PairStore:
     """Two rounds, two prompts, and pairs from elsewhere; each pair's margin is its name.
 
-    one: round 1 has margins 5, 3, 4, and a tie of 9; round 2 has 2, 6, an evaluation of 8, and a pair that only ann decided.
+    one: round 1 has margins 5, 3, 4, and a tie of 9; round 2 has 2, 6, an evaluation pair of 8, and a pair that only ann decided.
     two: round 1 has 1; round 2 has 7 twice. Without a round: 10 under one, imported.
     """
     for labeler in ("red", "ann"):
         add_labeler(store, labeler)
-    add_labeler(store, "eval:red@1")
     images, one, two = Images(store), add_prompt(store, "one"), add_prompt(store, "two")
 
     def labeled(prompt: UUID, margins: list[float], run_id: UUID | None, source: str = "generate") -> None:
         for margin in margins:
             pair = images.pair(prompt, source, run_id)
-            add_label(store, pair, "eval:red@1" if source == "eval" else "red", "a", margin=margin)
+            add_label(store, pair, "red", "a", margin=margin)
 
     with stage(store, 1) as generated:
         labeled(one, [5, 3, 4], generated.run_id)
@@ -105,7 +104,7 @@ def ranks(store: PairStore, prompt: str) -> list[tuple]:
 
 
 def test_the_largest_margin_of_a_labeler_prompt_and_round_has_rank_1(rounds: PairStore):
-    # neither the tie of 9 nor the evaluation of 8, which is alone among its kind, changes another pair's rank
+    # neither the tie of 9 nor the evaluation pair of 8, which is alone among its kind, changes another pair's rank
     assert ranks(rounds, "one") == [
         (1, 3.0, 3),
         (1, 4.0, 2),
