@@ -30,6 +30,8 @@ def write_report(
     """Write report.html into the loop's folder, and its images beside it; returns the page's path."""
     folder = Path(settings.loop.dir)
     assets = folder / ASSETS
+    # a scorer may have no result in some rounds; of the rest, the base's images are the same
+    scorers = {name: row for result in reversed(rounds) for name, row in result.against_base["scorers"].items()}
     try:
         assets.mkdir(exist_ok=True)
         for image in {image for result in rounds for sample in result.samples for image in sample[1:]}:
@@ -48,7 +50,8 @@ def write_report(
             rounds=rounds,
             best=best,
             stopped=visible(stopped),
-            scorers={name: row["in_sample"] for name, row in rounds[0].against_base["scorers"].items()},
+            scorers={name: row["in_sample"] for name, row in scorers.items()},
+            base_means={name: row["base_mean"] for name, row in scorers.items()},
             guards=_guards(rounds),
             bounds={name: guard.bounds for name, guard in GUARDS.items()},
             meanings={name: guard.meaning for name, guard in GUARDS.items()},
@@ -95,7 +98,7 @@ def plot_win_rates(rounds: Sequence[RoundResult], path: Path) -> None:
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    names = list(rounds[0].against_base["scorers"])
+    names = list(dict.fromkeys(name for result in rounds for name in result.against_base["scorers"]))
     for place, name in enumerate(names):
         rows = [result.against_base["scorers"].get(name) for result in rounds]
         shift = (

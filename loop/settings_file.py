@@ -160,11 +160,12 @@ def refuse_differences(settings: LoopSettings, before: Mapping[str, Any], folder
         UsageError: if the loop in the folder began with other settings, naming each.
     """
     now, differences = plain(asdict(settings)), []
-    is_trained = has_trained(settings.loop.round_dir(1))
+    has_trained, is_finished = _progress(settings.loop)
     for section in _SECTIONS:
         names = sorted(now[section].keys() | before[section].keys())
         for name in names:
-            if name in _MAY_CHANGE[section] or not (is_trained or _decides_images(section, name)):
+            is_used = has_trained if section != "eval" else is_finished
+            if name in _MAY_CHANGE[section] or not (is_used or _decides_images(section, name)):
                 continue
             old, new = before[section].get(name), now[section].get(name)
             if old != new:
@@ -180,9 +181,13 @@ def refuse_differences(settings: LoopSettings, before: Mapping[str, Any], folder
         )
 
 
-def has_trained(folder: Path) -> bool:
-    """Whether a training has begun in the folder of a round: until then, only what made the images is fixed."""
-    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+def _progress(loop: LoopConfig) -> tuple[bool, bool]:
+    """Whether the training of the first round has begun, and whether that round is finished. Settings that no result depends
+    on yet may still change."""
+    first = loop.round_dir(1)
+    has_trained = first.is_dir() and any(not path.name.startswith(".") for path in first.iterdir())
+    is_finished = Path(f"{first}.json").exists()
+    return has_trained or is_finished, is_finished
 
 
 def _decides_images(section: str, name: str) -> bool:

@@ -31,6 +31,7 @@ train_batch_size = 2
 validation_steps = 2
 checkpointing_steps = 1
 cpu = true
+where = "round < 4"
 [eval]
 limit = 12
 num_inference_steps = 2
@@ -39,7 +40,7 @@ scorers = ["little_scorers:Darkness", "little_scorers:Redness"]
 WORDS = ("loop", "loop.toml", "--dir", "loop")
 CONTENT = {
     "prompts": "select *",
-    "models": "select *",
+    "models": "select model_id, name",
     "images": "select *",
     "generations": "select * exclude (run_id)",
     "pairs": "select * exclude (run_id), (select round from run_rounds r where r.run_id = pairs.run_id) as round",
@@ -48,7 +49,8 @@ CONTENT = {
     "labelers": "select *",
     "labels": "select * exclude (run_id)",
 }
-"""What must be equal in two stores; run_id, the run that wrote a row, differs, but its round does not."""
+"""What must be equal in two stores; run_id, the run that wrote a row, differs, but its round does not. A model's
+config has the folder."""
 
 
 def store_of(folder: Path) -> PairStore:

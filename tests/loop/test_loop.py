@@ -167,12 +167,12 @@ def test_a_second_call_runs_nothing_and_says_the_same(copied: Path):
         assert files_below(copied / "loop" / f"round-{number}") == rounds[number]
 
 
-def test_more_rounds_go_on_from_the_last_and_leave_the_earlier_ones_as_they_are(copied: Path):
+def test_more_rounds_go_on_until_one_has_no_pair_and_leave_the_earlier_ones_as_they_are(copied: Path):
     before = store_content(copied)
     earlier = {name: files_below(copied / "loop" / name) for name in ("round-1", "round-2")}
     records = [(copied / "loop" / f"round-{number}.json").read_bytes() for number in (1, 2)]
     (copied / "loop" / "result" / "mine.md").write_text("mine")
-    code, printed = content.finished(*WORDS, "--rounds", 3, "--json", cwd=copied)
+    code, printed = content.finished(*WORDS, "--rounds", 5, "--json", cwd=copied)
     assert code == 0, printed
     assert {name: files_below(copied / "loop" / name) for name in earlier} == earlier
     assert [(copied / "loop" / f"round-{number}.json").read_bytes() for number in (1, 2)] == records
@@ -184,6 +184,12 @@ def test_more_rounds_go_on_from_the_last_and_leave_the_earlier_ones_as_they_are(
     assert store.rows(query) == [(N_PROMPTS * N_IMAGES + N_EVALUATED,)]  # the base's are there
     result = json.loads(printed.strip().splitlines()[-1])
     assert [each["number"] for each in result["rounds"]] == [1, 2, 3]
+    # the settings train on no pair of round 4, as if its images could not be told apart
+    assert result["stopped"].startswith(
+        "round 4 has no pair to train on: 6 pairs of it are decided, with margins up to "
+    )
+    assert not (copied / "loop" / "round-4").exists()
+    assert "round 4 has no pair" in (copied / "loop" / "report.html").read_text()
     best = result["best"]["number"]
     kept = weights(copied)
     assert (

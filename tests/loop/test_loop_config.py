@@ -233,13 +233,18 @@ def test_a_loop_goes_on_with_more_rounds_and_refuses_other_settings(tmp_path: Pa
     assert "holds a loop of 3 rounds; --rounds can only be raised, got 2" in refused(fewer)
 
 
-def test_before_the_first_step_of_training_only_what_made_the_images_is_fixed(tmp_path: Path):
+def test_settings_that_nothing_depends_on_yet_may_change(tmp_path: Path):
     loop = LoopConfig(dir=str(tmp_path / "loop"), min_margin=3.0)
     begun(settings(loop, train={"learning_rate": 1e-4}), trained=False)
     relaxed = settings(replace(loop, min_margin=1.0, patience=0), train={"beta": 2.0}, relabel={"scorers": ("hps",)})
     with claimed(relaxed):
         pass
     assert "loop.seed was 0 and is 1" in refused(settings(replace(loop, seed=1)))
+    begun(settings(loop, train={"learning_rate": 1e-4}), trained=True)
+    with claimed(settings(loop, train={"learning_rate": 1e-4}, eval={"scorers": ("clip",)})):
+        pass  # evaluated with a scorer that has no result: nothing depends on it
+    (tmp_path / "loop" / "round-1.json").write_text("")
+    assert "eval.scorers" in refused(settings(loop, train={"learning_rate": 1e-4}, eval={"scorers": ("clip",)}))
     assert "generate.limit was not set and is 7" in refused(settings(loop, generate={"limit": 7}))
 
 
