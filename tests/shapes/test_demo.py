@@ -6,7 +6,7 @@ from pathlib import Path
 
 import content
 import pytest
-from prefloop.loop.settings_file import begun
+from prefloop.loop.settings_file import claimed, write_settings
 from prefloop.models.lineage import read_result
 from prefloop.shapes.demo import DemoConfig, demo_settings
 from prefloop.store import PairStore
@@ -51,8 +51,12 @@ def test_a_folder_that_the_demo_of_an_earlier_version_made_is_refused_and_left_a
 
 
 def test_a_folder_with_the_demo_of_another_seed_is_refused_with_what_differs(tmp_path: Path):
-    with begun(demo_settings(DemoConfig(seed=1, dir=str(tmp_path / "here")))):
-        kept = (tmp_path / "here" / "loop.json").read_text()
+    settings = demo_settings(DemoConfig(seed=1, dir=str(tmp_path / "here")))
+    with claimed(settings):
+        write_settings(settings)
+    (tmp_path / "here" / "round-1").mkdir()
+    (tmp_path / "here" / "round-1" / "metrics.csv").write_text("step\n")  # its training has begun
+    kept = (tmp_path / "here" / "loop.json").read_text()
     message = (
         "prefloop: here holds a loop with other settings: loop.seed was 1 and is 0; eval.seed was 1000001 and is 1000000; "
         "use those, or name another folder with --dir\n"
