@@ -120,7 +120,7 @@ def plot_win_rates(rounds: Sequence[RoundResult], path: Path) -> None:
         )
     axes.axhline(0.5, color="#888888", linestyle=":", linewidth=1, zorder=0)
     axes.set_xticks(range(len(rounds) + 1), ["base", *(f"round {result.number}" for result in rounds)])
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")  # ticks can be at 52.5 %
     axes.set_ylabel("win rate against the base")
     axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     for side in ("top", "right"):

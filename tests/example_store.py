@@ -33,7 +33,7 @@ class _Builder:
     def add(self, table: str, **row: object) -> None:
         self.rows.setdefault(table, []).append(row)
 
-    def image(self, prompt: UUID, model: UUID, index: int, reused: UUID | None = None) -> UUID:
+    def image(self, prompt: UUID, model: UUID, index: int, run: UUID, reused: UUID | None = None) -> UUID:
         """A generated image: a new one, or one that exists already."""
         image = reused
         if image is None:
@@ -50,11 +50,12 @@ class _Builder:
             sampling="{}",
             seed=0,
             image_index=index,
+            run_id=run,
         )
         return image
 
-    def pair(self, prompt: UUID, first: UUID, second: UUID, source: str) -> dict:
-        row = new_pair(prompt, first, second, source)
+    def pair(self, prompt: UUID, first: UUID, second: UUID, source: str, run: UUID) -> dict:
+        row = new_pair(prompt, first, second, source, run)
         assert row is not None
         self.add("pairs", **row)
         return row
@@ -84,20 +85,21 @@ def example_store(path: Path) -> PairStore:
     scored = UUID(int=200)
     summary = {"scored": {"pickscore": 24, "hps": 16}, "seconds": {"pickscore": 3.6, "hps": 1.2}}
     _add_run(builder, scored, "relabel", DAYS[0], summary)
+    generated, evaluation = _add_rounds(builder, models)
     shared = None
     for text in PROMPTS:
         prompt = prompt_id(text)
         # the two foxes share an image
-        images = [builder.image(prompt, models["base"], 0, shared if text.startswith("A") else None)]
-        images += [builder.image(prompt, models["base"], index) for index in (1, 2)]
+        images = [builder.image(prompt, models["base"], 0, generated[0], shared if text.startswith("A") else None)]
+        images += [builder.image(prompt, models["base"], index, generated[index - 1]) for index in (1, 2)]
         shared = shared or images[0]
         for number, (first, second) in enumerate(pairwise(images)):
-            pair = builder.pair(prompt, first, second, "generate")
+            pair = builder.pair(prompt, first, second, "generate", generated[number])
             difference = builder.random.gauss(0, 1)
             builder.label_by_score(pair, "pickscore", difference, scored)
             _add_people(builder, pair, difference, sessions, number)
-        tuned_image = builder.image(prompt, models["tuned"], 0)
-        evaluated = builder.pair(prompt, images[0], tuned_image, "eval")
+        tuned_image = builder.image(prompt, models["tuned"], 0, evaluation)
+        evaluated = builder.pair(prompt, images[0], tuned_image, "eval", evaluation)
         # the tuned model is better, except on prompts about people
         gain = builder.random.gauss(-0.5 if PROMPTS[text][0] == "people" else 0.5, 1)
         difference = gain if evaluated["image_a"] == tuned_image else -gain
@@ -127,7 +129,27 @@ def _add_people(builder: _Builder, pair: dict, difference: float, sessions: list
         answer("human:ben", 0.3, sessions[1])
 
 
-def _add_run(builder: _Builder, run: UUID, kind: str, started: datetime.datetime, summary: dict) -> None:
+def _add_rounds(builder: _Builder, models: dict[str, UUID]) -> tuple[list[UUID], UUID]:
+    """Two rounds, of which the second has no evaluation yet; the runs that generate, and the one that evaluates."""
+    rounds, generated, evaluation = [UUID(int=300), UUID(int=400)], [UUID(int=301), UUID(int=401)], UUID(int=302)
+    for number, (this_round, generating) in enumerate(zip(rounds, generated, strict=True), 1):
+        _add_run(builder, this_round, "round", DAYS[0], {}, {"round": number})
+        _add_run(builder, generating, "generate", DAYS[0], {}, parent=this_round)
+    compared = {"model_id": str(models["tuned"]), "base_model_id": str(models["base"])}
+    _add_run(builder, evaluation, "eval", DAYS[0], compared, parent=rounds[0])
+    return generated, evaluation
+
+
+def _add_run(
+    builder: _Builder,
+    run: UUID,
+    kind: str,
+    started: datetime.datetime,
+    summary: dict,
+    config: dict | None = None,
+    parent: UUID | None = None,
+) -> None:
     ended = started + datetime.timedelta(hours=1)
-    texts = {"config": "{}", "versions": "{}", "summary": json.dumps(summary)}
+    texts = {"config": json.dumps(config or {}), "versions": "{}", "summary": json.dumps(summary)}
+    texts |= {"parents": [str(parent)] if parent else []}
     builder.add("runs", run_id=run, kind=kind, status="done", started=started, updated=ended, **texts)

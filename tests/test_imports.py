@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("core", "store", "models", "generate", "relabel", "train", "eval", "shapes")
+FOLDERS = ("core", "store", "models", "generate", "relabel", "train", "eval", "loop", "shapes")
 ALLOWED = {
     "core": {"core"},
     "store": {"core", "store"},
@@ -16,6 +16,7 @@ ALLOWED = {
     "relabel": {"core", "store", "models", "relabel"},
     "train": {"core", "store", "models", "train"},
     "eval": {"core", "store", "models", "generate", "relabel", "eval"},
+    "loop": {"core", "store", "models", "generate", "relabel", "train", "eval", "loop"},
 }
 SLOW = {"torch", "diffusers", "transformers", "open_clip", "accelerate", "peft", "torchvision", "matplotlib"}
 SERVERS = {"starlette", "uvicorn", "jinja2"}

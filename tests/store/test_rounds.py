@@ -1,15 +1,18 @@
 """Rounds of a loop: which run, pair and preference belongs to which round, and the rank of a pair by its margin."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from uuid import UUID
 
 import pytest
-from content import add_image, add_label, add_labeler, add_pair, add_prompt
+from content import add_generation, add_image, add_label, add_labeler, add_pair, add_prompt
+from prefloop.core.errors import Interrupted
 from prefloop.store import PairStore
 from prefloop.store.condition import condition
 from prefloop.store.exporters.config import ExportConfig
 from prefloop.store.exporters.select import selected_labels
+from prefloop.store.queries.saved import saved_query
+from prefloop.store.query import ask
 from prefloop.store.runs import Run, run
 from prefloop.train import TrainConfig
 from prefloop.train.pairs import select_pairs
@@ -38,18 +41,17 @@ class Images:
 def rounds(store: PairStore) -> PairStore:
     """Two rounds, two prompts, and pairs from elsewhere; each pair's margin is its name.
 
-    one: round 1 has margins 5, 3, 4, and a tie of 9; round 2 has 2, 6, an evaluation of 8, and a pair that only ann decided.
+    one: round 1 has margins 5, 3, 4, and a tie of 9; round 2 has 2, 6, an evaluation pair of 8, and a pair that only ann decided.
     two: round 1 has 1; round 2 has 7 twice. Without a round: 10 under one, imported.
     """
     for labeler in ("red", "ann"):
         add_labeler(store, labeler)
-    add_labeler(store, "eval:red@1")
     images, one, two = Images(store), add_prompt(store, "one"), add_prompt(store, "two")
 
     def labeled(prompt: UUID, margins: list[float], run_id: UUID | None, source: str = "generate") -> None:
         for margin in margins:
             pair = images.pair(prompt, source, run_id)
-            add_label(store, pair, "eval:red@1" if source == "eval" else "red", "a", margin=margin)
+            add_label(store, pair, "red", "a", margin=margin)
 
     with stage(store, 1) as generated:
         labeled(one, [5, 3, 4], generated.run_id)
@@ -102,7 +104,7 @@ def ranks(store: PairStore, prompt: str) -> list[tuple]:
 
 
 def test_the_largest_margin_of_a_labeler_prompt_and_round_has_rank_1(rounds: PairStore):
-    # neither the tie of 9 nor the evaluation of 8, which is alone among its kind, changes another pair's rank
+    # neither the tie of 9 nor the evaluation pair of 8, which is alone among its kind, changes another pair's rank
     assert ranks(rounds, "one") == [
         (1, 3.0, 3),
         (1, 4.0, 2),
@@ -156,6 +158,86 @@ def test_training_and_export_select_by_round_and_rank(rounds: PairStore, where: 
     assert sorted(margins[pair] for pair in pairs) == CONDITIONS[where]
     config = ExportConfig(out=rounds.path.parent / "out", format="webdataset", labelers=("red",), where=where)
     assert sorted(selected_labels(rounds, config)["margin"].to_pylist()) == CONDITIONS[where]
+
+
+def saved(store: PairStore, name: str, **values: object) -> list[tuple]:
+    query = saved_query(name)
+    return [tuple(row.values()) for row in ask(store, query.sql, parameters=query.values(values)).to_pylist()]
+
+
+def test_the_query_rounds_counts_what_each_round_made(rounds: PairStore):
+    """Each image of the fixture's pairs was generated in the run that made the pair, as evaluations do too."""
+    rows = "select prompt_id, unnest([image_a, image_b]), run_id from pairs where run_id is not null order by all"
+    for prompt, image, run_id in rounds.rows(rows):
+        add_generation(rounds, prompt, UUID(int=1), image, run_id=run_id)
+    # an image of round 1 that is in no pair, and one from elsewhere
+    ((prompt, first),) = rounds.rows("select prompt_id, run_id from preferences where margin = 1")
+    add_generation(rounds, prompt, UUID(int=1), add_image(rounds, (0, 1, 0)), run_id=first)
+    add_generation(rounds, prompt, UUID(int=1), add_image(rounds, (0, 2, 0)))
+    with stage(rounds, 3):  # it has made nothing yet
+        pass
+    rounds.ingest()
+    assert saved(rounds, "rounds") == [
+        # red decided 5, 3, 4 and 1, of mean 13 / 4; the tie is a pair that it did not decide
+        (1, 2, 11, 5, '{"red":4}', '{"red":3.25}'),
+        # red decided 2, 6, 7 and 7, of mean 22 / 4; ann has no margins; the evaluation is not counted
+        (2, 2, 10, 5, '{"ann":1,"red":4}', '{"red":5.5}'),
+        (3, 0, 0, 0, "{}", "{}"),
+    ]
+
+
+BASE, ONE, TWO = (UUID(int=number) for number in (1, 2, 3))
+
+
+@pytest.fixture
+def evaluated(store: PairStore) -> PairStore:
+    """Round 1: the model one beats base on 2 of 4 prompts, loses 1 and ties 1. Round 2: two against base and against one."""
+    names = {BASE: "base", ONE: "one", TWO: "two"}
+    store.append("models", [{"model_id": model, "name": name, "config": "{}"} for model, name in names.items()])
+    for labeler in ("eval:red@1", "eval:blue@1", "ann"):
+        add_labeler(store, labeler)
+    prompts = [add_prompt(store, f"prompt {number}") for number in range(4)]
+    images = {
+        (prompt, model): add_image(store, (number, model.int, 0))
+        for number, prompt in enumerate(prompts)
+        for model in names
+    }
+    for (prompt, model), image in images.items():
+        add_generation(store, prompt, model, image)
+
+    def compare(this: Run, model: UUID, other: UUID, **choices: str) -> None:
+        """By labeler, the winner of each prompt's pair: m(odel), o(ther), t(ie), s(kip), or - without a label."""
+        for number, prompt in enumerate(prompts):
+            mine, others = images[prompt, model], images[prompt, other]
+            pair = add_pair(store, prompt, mine, others, "eval", this.run_id)
+            sides = {"m": "ab"[mine > others], "o": "ab"[others > mine], "t": "tie", "s": "skip"}
+            for labeler, winners in choices.items():
+                if winners[number] != "-":
+                    add_label(store, pair, {"ann": "ann"}.get(labeler, f"eval:{labeler}@1"), sides[winners[number]])
+        this.summary |= {"model_id": str(model), "base_model_id": str(other)}
+
+    with stage(store, 1, "eval") as this:
+        compare(this, ONE, BASE, red="mmot", blue="os-o", ann="oooo")
+    with suppress(Interrupted), stage(store, 2, "eval") as this:
+        compare(this, TWO, BASE, red="m---")
+        raise Interrupted("stopped")
+    with stage(store, 2, "eval") as this:  # the round was resumed: the pairs and the first label exist
+        compare(this, TWO, BASE, red="mmmo")
+    with stage(store, 2, "eval") as this:
+        compare(this, TWO, ONE, red="tttm")
+    store.ingest()
+    return store
+
+
+def test_the_query_round_win_rates_compares_each_rounds_model_with_the_others(evaluated: PairStore):
+    red = [
+        (1, "eval:red@1", "one", "base", 4, 0.625, 1),  # (1 + 1 + 0 + 1/2) / 4
+        (2, "eval:red@1", "two", "base", 4, 0.75, 0),  # 3 of 4
+        (2, "eval:red@1", "two", "one", 4, 0.625, 3),  # (3 · 1/2 + 1) / 4
+    ]
+    blue = [(1, "eval:blue@1", "one", "base", 2, 0.0, 0)]  # a skip and a missing label are not counted
+    assert saved(evaluated, "round-win-rates") == blue + red
+    assert saved(evaluated, "round-win-rates", labeler="eval:red@1") == red
 
 
 def test_queries_without_the_rank_compute_none(rounds: PairStore):
