@@ -14,7 +14,7 @@ from .stopping import independent
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutResult:
-    """By one scorer on the half that had no part in the choice."""
+    """By one scorer on the prompts that had no part in the choice: half of them, or all if there was only one round."""
 
     win_rate: Estimate
     base_mean: float
@@ -43,13 +43,13 @@ def best_round(rounds: Sequence[RoundResult]) -> Best:
     rates = [_mean_win_rate(half, judges) for half in halves]
     index = int(np.argmax(rates))  # the first of equals
     best = rounds[index]
-    chosen = {judged.prompt for judged in halves[index]}
-    other_half = [judged for judged in best.prompts if judged.prompt not in chosen]
+    chosen = {judged.prompt for judged in halves[index]} if len(rounds) > 1 else set()
+    others = [judged for judged in best.prompts if judged.prompt not in chosen]
     return Best(
         number=best.number,
         chosen_by=judges,
         chosen_with=rates[index],
-        reported={name: result for name in best.against_base["scorers"] if (result := held_out(other_half, name))},
+        reported={name: result for name in best.against_base["scorers"] if (result := held_out(others, name))},
     )
 
 

@@ -81,7 +81,9 @@ def loop(
 def summary_text(result: dict) -> str:
     """What a loop prints at its end."""
     best = result["best"]
-    lines = [f"stopped: {result['stopped']}", f"kept round {best['number']}: {_held_out(best)}"]
+    lines = [f"stopped: {result['stopped']}"]
+    if len(result["rounds"]) > 1:
+        lines.append(f"kept round {best['number']}: {_held_out(best)}")
     return "\n".join([*lines, f"the model is in {result['result']}; report: {result['report']}"])
 
 

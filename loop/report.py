@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 import jinja2
@@ -53,6 +54,7 @@ def write_report(
             scorers={name: row["in_sample"] for name, row in scorers.items()},
             base_means={name: row["base_mean"] for name, row in scorers.items()},
             guards=_guards(rounds),
+            links={result.number: _links(result, folder) for result in rounds},
             bounds={name: guard.bounds for name, guard in GUARDS.items()},
             meanings={name: guard.meaning for name, guard in GUARDS.items()},
             samples=_samples(rounds),
@@ -64,6 +66,18 @@ def write_report(
         raise cannot_write(folder / PAGE, error) from error
     write_atomic(folder / PAGE, page.encode())
     return folder / PAGE
+
+
+def _links(result: RoundResult, folder: Path) -> dict[str, str]:
+    """The reports of a round's evaluations, relative to the loop's folder."""
+    reports = {"base": result.against_base["report"]}
+    if result.against_previous["report"] != result.against_base["report"]:
+        reports[f"round {result.number - 1}"] = result.against_previous["report"]
+    return {
+        title: quote((Path(report) / "report.html").relative_to(folder).as_posix())
+        for title, report in reports.items()
+        if Path(report).is_relative_to(folder)
+    }
 
 
 def _guards(rounds: Sequence[RoundResult]) -> dict[str, list[float | None]]:

@@ -25,7 +25,8 @@ def evaluation(labels: Interval, held_out: dict[str, Interval]) -> dict[str, Any
     """The result of eval with pickscore, which made the labels, and other scorers, which made none."""
     scorers = {name: row(interval) for name, interval in held_out.items()}
     scorers["pickscore"] = row(labels, in_sample=True)
-    return {"scorers": scorers, "prompts": "shapes-heldout", "settings": "10 steps, guidance 2.5"}
+    sampling = {"prompts": "shapes-heldout", "settings": "10 steps, guidance 2.5"}
+    return {"scorers": scorers, "report": "loop/reports/one", **sampling}
 
 
 BETTER, SAME, WORSE = (0.6, 0.55, 0.65), (0.51, 0.46, 0.56), (0.42, 0.37, 0.47)

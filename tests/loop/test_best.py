@@ -85,6 +85,11 @@ def test_a_judge_without_scores_in_one_round_does_not_choose():
         best_round([finished(1, prompts=prompts(hps=0.7)), finished(2, prompts=prompts(pickscore=0.6))])
 
 
+def test_a_single_round_is_reported_on_all_prompts_since_nothing_was_chosen():
+    best = best_round([finished(1, prompts=[judged(prompt, 0.6) for prompt in PROMPTS])])
+    assert (best.number, best.reported["hps"].n_prompts) == (1, len(PROMPTS))
+
+
 def test_of_equal_rounds_the_first_is_kept_and_one_prompt_leaves_nothing_to_report():
     rounds = [finished(number, prompts=[judged("a", 0.5)]) for number in (1, 2)]
     best = best_round(rounds)

@@ -305,7 +305,8 @@ def test_a_report_shows_scorers_that_only_some_rounds_have(finished: Path):
 
 def test_a_summary_without_a_second_half_says_so():
     best = {"number": 1, "reported": {}}
-    result = {"best": best, "stopped": "the round is done", "result": "loop/result", "report": "loop/report.html"}
+    paths = {"result": "loop/result", "report": "loop/report.html"}
+    result = {"best": best, "rounds": [{}, {}], "stopped": "all 2 rounds are done", **paths}
     assert "kept round 1: no win rates on prompts that did not choose it, because there was one prompt" in summary_text(
         result
     )
