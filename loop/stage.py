@@ -1,8 +1,6 @@
 """Run the rounds: each generates, labels, trains and evaluates. What is finished is not done again."""
 
 import random
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,9 +10,6 @@ from uuid import UUID
 
 import numpy as np
 
-from ..core.errors import IntegrityError, cannot_write
-from ..core.hashing import RESULT_FILE, digests
-from ..core.ids import canonical
 from ..core.json import plain
 from ..core.signals import StopSignal
 from ..core.stats import interval_text
@@ -24,7 +19,7 @@ from ..eval.stage import run_evaluation
 from ..generate.defaults import resolve_defaults
 from ..generate.prompts import read_prompts
 from ..generate.stage import plan_generations, run_plan
-from ..models.lineage import read_result, verify_files
+from ..models.lineage import read_result
 from ..models.resolve import find_model
 from ..relabel.stage import relabel
 from ..store import PairStore, load_image
@@ -32,17 +27,12 @@ from ..store.condition import condition
 from ..store.query import ask
 from ..store.runs import run
 from ..train.config import TrainConfig
-from ..train.export.card import evaluations_of, model_card
-from ..train.run_folder.ownership import read_result_files
-from ..train.run_folder.publish import publish
-from ..train.run_folder.readme import README, is_our_readme, write_readme
 from ..train.stage import train
 from .best import best_round
 from .checks import (
     NothingToTrainOnError,
     open_store,
     refuse_impossible_loop,
-    refuse_lost_model,
     refuse_nothing_to_train_on,
     refuse_other_loop,
     refuse_pairs_without_round,
@@ -51,6 +41,7 @@ from .config import LoopSettings
 from .guards import measure_prompts
 from .prompts import prompts_of_round
 from .record import SUMMARY, JudgedPrompt, RoundResult, read_round, write_round
+from .result import keep_result
 from .settings_file import SETTINGS, claimed, identity, write_settings
 from .stopping import stop_reason
 
@@ -82,9 +73,8 @@ def run_loop(settings: LoopSettings, say: Callable[[str], None] = print) -> dict
         if stopped is None:
             with stop.at_once():
                 images = refuse_impossible_loop(settings, rounds, say)
-            if not (
-                folder / SETTINGS
-            ).exists():  # the first file in a new folder: by it the loop knows the others as its own
+            # the first file in a new folder: by it the loop knows the others as its own
+            if not (folder / SETTINGS).exists():
                 write_settings(settings)
         store = open_store(settings, rounds)
         if stopped is None:
@@ -96,7 +86,7 @@ def run_loop(settings: LoopSettings, say: Callable[[str], None] = print) -> dict
         from .report import write_report
 
         page = write_report(settings, rounds, best, stopped, store)
-        _keep(folder / RESULT, loop.round_dir(best.number), store)
+        keep_result(folder / RESULT, loop.round_dir(best.number), store)
     return plain(
         {
             "rounds": [{k: v for k, v in asdict(result).items() if k != "prompts"} for result in rounds],
@@ -280,43 +270,6 @@ def _samples(pairs: Sequence[ImagePair], seed: int) -> list[tuple[str, str, str]
     first = {pair.prompt: pair for pair in reversed(pairs)}
     chosen = random.Random(seed).sample(sorted(first), min(N_SAMPLES, len(first)))
     return [(prompt, str(first[prompt].base), str(first[prompt].tuned)) for prompt in chosen]
-
-
-def _keep(folder: Path, best: Path, store: PairStore) -> None:
-    """Put the best round's model into the loop's result, with a card that has its evaluations.
-
-    Raises:
-        IntegrityError: if the model of that round is gone or has changed.
-        UsageError: if somebody else's file has the name of one of the result's.
-    """
-    record = refuse_lost_model(best)
-    model = find_model(str(best))
-    if not _holds(folder, record):
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
-        with publish(folder) as new:
-            for name in {*record.get("files", {}), *read_result_files(best), RESULT_FILE}:
-                (new / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(best / name, new / name)
-    if (folder / README).exists() and not is_our_readme(folder / README):
-        print(f"{folder / README} was written or edited by somebody else; it is not updated", file=sys.stderr)
-        return
-    # an interrupted round may have been evaluated twice, with the same result
-    evaluations = {canonical(evaluation): evaluation for evaluation in evaluations_of(store, model.model_id)}
-    write_readme(folder, model_card(record, list(evaluations.values()), model.trained_on))
-
-
-def _holds(folder: Path, record: dict) -> bool:
-    """Whether the folder has a result with this prefloop.json, unchanged."""
-    try:
-        if not folder.is_dir() or read_result(folder) != record:
-            return False
-        verify_files(folder, record.get("files", {}), digests(folder))
-    except IntegrityError:
-        return False
-    return True
 
 
 def round_line(result: RoundResult, n_rounds: int) -> str:

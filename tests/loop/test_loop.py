@@ -15,7 +15,7 @@ from prefloop.generate.sampler import ImageSampler
 from prefloop.generate.stage import plan
 from prefloop.loop.best import best_round
 from prefloop.loop.record import read_round
-from prefloop.loop.stage import _keep
+from prefloop.loop.result import keep_result
 from prefloop.models.resolve import find_model
 from prefloop.store import load_image
 from prefloop.store.check import check
@@ -212,7 +212,7 @@ def test_a_better_round_replaces_the_result_and_other_files_stay(copied: Path, m
     shutil.rmtree(result)
     (copied / "loop" / "round-1" / "notes.md").write_text("mine")
     for number in (1, 2, 1):
-        _keep(result, Path(f"loop/round-{number}"), store)
+        keep_result(result, Path(f"loop/round-{number}"), store)
         (result / "notes.md").write_text("mine")
         assert json.loads((result / "prefloop.json").read_text()) == json.loads(
             Path(f"loop/round-{number}/prefloop.json").read_text()
@@ -222,7 +222,7 @@ def test_a_better_round_replaces_the_result_and_other_files_stay(copied: Path, m
         assert card.count("Against `") == number  # round 2 is compared with the base and with round 1
     assert (result / "notes.md").read_text() == "mine"
     (result / "pytorch_lora_weights.safetensors").unlink()
-    _keep(result, Path("loop/round-1"), store)
+    keep_result(result, Path("loop/round-1"), store)
     assert find_model("loop/result").model_id == find_model("loop/round-1").model_id
 
 
@@ -233,14 +233,14 @@ def test_a_changed_result_is_not_overwritten_and_an_edited_card_is_kept(
     result, store = Path("loop/result"), store_of(copied)
     (result / "README.md").write_text("my own card")
     for number in (1, 2):
-        _keep(result, Path(f"loop/round-{number}"), store)
+        keep_result(result, Path(f"loop/round-{number}"), store)
         assert find_model("loop/result").model_id == find_model(f"loop/round-{number}").model_id
     assert (result / "README.md").read_text() == "my own card"
     assert "was written or edited by somebody else" in capsys.readouterr().err
     (result / "pytorch_lora_weights.safetensors").write_bytes(b"mine")
     with pytest.raises(UsageError, match="has changed; move it away and run the same command again"):
-        _keep(result, Path("loop/round-1"), store)
+        keep_result(result, Path("loop/round-1"), store)
     assert (result / "pytorch_lora_weights.safetensors").read_bytes() == b"mine"
     shutil.rmtree("loop/round-1")
     with pytest.raises(IntegrityError, match=r"loop/round-1 has no finished model.* move loop/round-1\.json away"):
-        _keep(result, Path("loop/round-1"), store)
+        keep_result(result, Path("loop/round-1"), store)
