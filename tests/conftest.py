@@ -150,3 +150,37 @@ def halves(store: PairStore, color: tuple[int, int, int]) -> dict[str, Any]:
     image = Image.new("RGB", (32, 32), color)
     image.paste((255, 255, 255), (0, 0, 8, 32))
     return store.write_image(png_bytes(image), 32, 32)
+
+
+def loop_folder(path: Path) -> Path:
+    """A new folder with the settings of a little loop."""
+    from little_loop import FILE
+
+    path.mkdir(parents=True)
+    (path / "loop.toml").write_text(FILE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def undisturbed_loop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which a little loop of two rounds was run; no test may change it."""
+    import content
+    from little_loop import WORDS
+
+    folder = loop_folder(tmp_path_factory.mktemp("loops") / "undisturbed")
+    code, printed = content.finished(*WORDS, cwd=folder)
+    assert code == 0, printed
+    (folder / "printed").write_text(printed)
+    return folder
+
+
+@pytest.fixture
+def copied_loop(undisturbed_loop: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(undisturbed_loop, tmp_path / "copy"))
+
+
+@pytest.fixture
+def empty_loop(tmp_path: Path) -> Path:
+    """A folder that holds the loop's settings alone."""
+    return loop_folder(tmp_path / "empty")

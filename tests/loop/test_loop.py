@@ -27,8 +27,8 @@ def files_below(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): digest(path) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_every_image_pair_label_and_run_has_its_round(undisturbed: Path):
-    store = store_of(undisturbed)
+def test_every_image_pair_label_and_run_has_its_round(undisturbed_loop: Path):
+    store = store_of(undisturbed_loop)
     with_round = "join run_rounds using (run_id) join models using (model_id) group by all order by all"
     # to label: 6 prompts twice, by the model before; to evaluate: 12 by the base, once, and 12 by the round's own model
     assert store.rows(f"select round, name, count(*) from generations {with_round}") == [
@@ -57,8 +57,8 @@ def test_every_image_pair_label_and_run_has_its_round(undisturbed: Path):
     assert check(store) == []
 
 
-def test_nothing_is_generated_or_scored_twice(undisturbed: Path):
-    store = store_of(undisturbed)
+def test_nothing_is_generated_or_scored_twice(undisturbed_loop: Path):
+    store = store_of(undisturbed_loop)
     n_evaluation = 3 * N_EVALUATED  # the base's and those of two rounds
     assert store.rows("select count(*), count(distinct image_id) from generations") == [(24 + n_evaluation,) * 2]
     query = "select scorer, count(*), count(distinct (prompt_id, image_id)) from scores group by all order by all"
@@ -70,9 +70,9 @@ def test_nothing_is_generated_or_scored_twice(undisturbed: Path):
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_round_trains_on_its_own_pairs_above_the_margin_and_counts_the_prompts_left_out(
-    undisturbed: Path, number: int
+    undisturbed_loop: Path, number: int
 ):
-    store, kept = store_of(undisturbed), record(undisturbed, number)
+    store, kept = store_of(undisturbed_loop), record(undisturbed_loop, number)
     query = """select prompt, split, score from pairs p join run_rounds using (run_id) join prompts using (prompt_id)
         join scores s on s.prompt_id = p.prompt_id and s.image_id in (image_a, image_b)
         where round = ? and source = 'generate' and scorer = 'redness@1'"""
@@ -86,8 +86,8 @@ def test_a_round_trains_on_its_own_pairs_above_the_margin_and_counts_the_prompts
     assert (kept["n_prompts"], kept["n_images"], kept["labeler"]) == (N_PROMPTS, N_PROMPTS * N_IMAGES, "redness")
 
 
-def test_each_round_is_trained_on_the_one_before(undisturbed: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(undisturbed)
+def test_each_round_is_trained_on_the_one_before(undisturbed_loop: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(undisturbed_loop)
     first, second = find_model("loop/round-1"), find_model("loop/round-2")
     assert first.base is not None
     assert second.base is not None
@@ -95,8 +95,8 @@ def test_each_round_is_trained_on_the_one_before(undisturbed: Path, monkeypatch:
     assert second.base.model_id == first.model_id
 
 
-def test_the_win_rates_of_a_round_are_those_of_its_images_scores(undisturbed: Path):
-    store = store_of(undisturbed)
+def test_the_win_rates_of_a_round_are_those_of_its_images_scores(undisturbed_loop: Path):
+    store = store_of(undisturbed_loop)
     query = """select g.prompt_id, m.name, s.scorer, s.score from generations g join models m using (model_id)
         join scores s using (prompt_id, image_id) join pairs p on p.prompt_id = g.prompt_id and p.source = 'eval'
         and g.image_id in (p.image_a, p.image_b) group by all"""
@@ -110,21 +110,21 @@ def test_the_win_rates_of_a_round_are_those_of_its_images_scores(undisturbed: Pa
                 (1 + (scores[tuned, key, prompt] > scores[base, key, prompt]) - (scores[tuned, key, prompt] < scores[base, key, prompt])) / 2
                 for prompt in prompts
             ]  # fmt: skip
-            found = record(undisturbed, number)[f"against_{which}"]["scorers"][scorer]
+            found = record(undisturbed_loop, number)[f"against_{which}"]["scorers"][scorer]
             assert found["win_rate"] == pytest.approx(sum(wins) / N_EVALUATED)
             assert found["in_sample"] == (scorer == "redness")
 
 
-def test_the_result_is_the_best_round_and_generates_its_images(undisturbed: Path):
-    rounds = [read_round(undisturbed / "loop" / f"round-{number}.json") for number in (1, 2)]
+def test_the_result_is_the_best_round_and_generates_its_images(undisturbed_loop: Path):
+    rounds = [read_round(undisturbed_loop / "loop" / f"round-{number}.json") for number in (1, 2)]
     best = best_round([kept for kept in rounds if kept is not None])
-    folder, result = undisturbed / "loop" / f"round-{best.number}", undisturbed / "loop" / "result"
+    folder, result = undisturbed_loop / "loop" / f"round-{best.number}", undisturbed_loop / "loop" / "result"
     for name in ("pytorch_lora_weights.safetensors", "prefloop.json", "training_prompts.csv"):
         assert (result / name).read_bytes() == (folder / name).read_bytes()
     card = (result / "README.md").read_text()
     assert card.count("Against `shapes`, from the same noise, on 12 prompts") == 1
-    assert f"kept round {best.number}" in (undisturbed / "printed").read_text()
-    store = store_of(undisturbed)
+    assert f"kept round {best.number}" in (undisturbed_loop / "printed").read_text()
+    store = store_of(undisturbed_loop)
     settings = GenerateConfig(
         model=str(result), prompts="shapes-heldout", limit=2, seed=1, images_per_prompt=1, num_inference_steps=2
     )
@@ -138,50 +138,52 @@ def test_the_result_is_the_best_round_and_generates_its_images(undisturbed: Path
         assert max(abs(a - b) for a, b in zip(image.tobytes(), before, strict=True)) <= 2
 
 
-def test_the_report_shows_the_rounds_side_by_side_and_its_images_exist(undisturbed: Path):
-    page = (undisturbed / "loop" / "report.html").read_text()
+def test_the_report_shows_the_rounds_side_by_side_and_its_images_exist(undisturbed_loop: Path):
+    page = (undisturbed_loop / "loop" / "report.html").read_text()
     text = " ".join(re.sub("<[^>]+>", " ", page).split())
     for number in (1, 2):
-        kept = record(undisturbed, number)
+        kept = record(undisturbed_loop, number)
         for which in ("against_base", "against_previous"):
             for row in kept[which]["scorers"].values():
                 assert f"{100 * row['win_rate']:.1f} %" in text
-    n_pairs = " ".join(str(record(undisturbed, number)["n_pairs"]) for number in (1, 2))
+    n_pairs = " ".join(str(record(undisturbed_loop, number)["n_pairs"]) for number in (1, 2))
     assert f"pairs trained on {n_pairs} " in text
     images = re.findall(r'src="([^"]+)"', page)
     assert len(images) == 1 + 8 * 3  # the plot; 8 prompts, of the base and two rounds
-    assert all((undisturbed / "loop" / image).is_file() for image in images)
+    assert all((undisturbed_loop / "loop" / image).is_file() for image in images)
     assert not re.findall(r"https?://", page)
 
 
-def test_a_second_call_runs_nothing_and_says_the_same(copied: Path):
-    before, n_runs = store_content(copied), store_of(copied).rows("select count(*) from runs")
-    rounds = {number: files_below(copied / "loop" / f"round-{number}") for number in (1, 2)}
-    code, printed = content.finished(*WORDS, cwd=copied)
+def test_a_second_call_runs_nothing_and_says_the_same(copied_loop: Path):
+    before, n_runs = store_content(copied_loop), store_of(copied_loop).rows("select count(*) from runs")
+    rounds = {number: files_below(copied_loop / "loop" / f"round-{number}") for number in (1, 2)}
+    code, printed = content.finished(*WORDS, cwd=copied_loop)
     assert code == 0, printed
     said = [
-        line for line in (copied / "printed").read_text().splitlines() if not re.search(r"it/s|s/it|LoRA on|^$", line)
+        line
+        for line in (copied_loop / "printed").read_text().splitlines()
+        if not re.search(r"it/s|s/it|LoRA on|^$", line)
     ]
     assert printed.splitlines() == said
-    assert store_content(copied) == before
-    assert store_of(copied).rows("select count(*) from runs") == n_runs
+    assert store_content(copied_loop) == before
+    assert store_of(copied_loop).rows("select count(*) from runs") == n_runs
     for number in (1, 2):
-        assert files_below(copied / "loop" / f"round-{number}") == rounds[number]
+        assert files_below(copied_loop / "loop" / f"round-{number}") == rounds[number]
 
 
-def test_more_rounds_go_on_until_one_has_no_pair_and_leave_the_earlier_ones_as_they_are(copied: Path):
-    before = store_content(copied)
-    earlier = {name: files_below(copied / "loop" / name) for name in ("round-1", "round-2")}
-    records = [(copied / "loop" / f"round-{number}.json").read_bytes() for number in (1, 2)]
-    (copied / "loop" / "result" / "mine.md").write_text("mine")
-    code, printed = content.finished(*WORDS, "--rounds", 5, "--json", cwd=copied)
+def test_more_rounds_go_on_until_one_has_no_pair_and_leave_the_earlier_ones_as_they_are(copied_loop: Path):
+    before = store_content(copied_loop)
+    earlier = {name: files_below(copied_loop / "loop" / name) for name in ("round-1", "round-2")}
+    records = [(copied_loop / "loop" / f"round-{number}.json").read_bytes() for number in (1, 2)]
+    (copied_loop / "loop" / "result" / "mine.md").write_text("mine")
+    code, printed = content.finished(*WORDS, "--rounds", 5, "--json", cwd=copied_loop)
     assert code == 0, printed
-    assert {name: files_below(copied / "loop" / name) for name in earlier} == earlier
-    assert [(copied / "loop" / f"round-{number}.json").read_bytes() for number in (1, 2)] == records
-    after = store_content(copied)
+    assert {name: files_below(copied_loop / "loop" / name) for name in earlier} == earlier
+    assert [(copied_loop / "loop" / f"round-{number}.json").read_bytes() for number in (1, 2)] == records
+    after = store_content(copied_loop)
     for table, rows in before.items():
         assert not Counter(rows) - Counter(after[table])
-    store = store_of(copied)
+    store = store_of(copied_loop)
     query = "select count(*) from generations join run_rounds using (run_id) where round = 3"
     assert store.rows(query) == [(N_PROMPTS * N_IMAGES + N_EVALUATED,)]  # the base's are there
     result = json.loads(printed.strip().splitlines()[-1])
@@ -190,15 +192,15 @@ def test_more_rounds_go_on_until_one_has_no_pair_and_leave_the_earlier_ones_as_t
     assert result["stopped"].startswith(
         "round 4 has no pair to train on: 6 pairs of it are decided, with margins up to "
     )
-    assert not (copied / "loop" / "round-4").exists()
-    assert "round 4 has no pair" in (copied / "loop" / "report.html").read_text()
+    assert not (copied_loop / "loop" / "round-4").exists()
+    assert "round 4 has no pair" in (copied_loop / "loop" / "report.html").read_text()
     best = result["best"]["number"]
-    kept = weights(copied)
+    kept = weights(copied_loop)
     assert (
         kept["loop/result/pytorch_lora_weights.safetensors"]
         == kept[f"loop/round-{best}/pytorch_lora_weights.safetensors"]
     )
-    assert (copied / "loop" / "result" / "mine.md").read_text() == "mine"
+    assert (copied_loop / "loop" / "result" / "mine.md").read_text() == "mine"
     prompts = [
         {prompt for (prompt,) in store.rows("select distinct prompt from preferences where round = ? and source <> 'eval'", [number])}
         for number in (1, 2, 3)
@@ -206,11 +208,11 @@ def test_more_rounds_go_on_until_one_has_no_pair_and_leave_the_earlier_ones_as_t
     assert len(set.union(*prompts)) == 3 * N_PROMPTS  # no prompt came again, of 40
 
 
-def test_a_better_round_replaces_the_result_and_other_files_stay(copied: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(copied)
-    result, store = Path("loop/result"), store_of(copied)
+def test_a_better_round_replaces_the_result_and_other_files_stay(copied_loop: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(copied_loop)
+    result, store = Path("loop/result"), store_of(copied_loop)
     shutil.rmtree(result)
-    (copied / "loop" / "round-1" / "notes.md").write_text("mine")
+    (copied_loop / "loop" / "round-1" / "notes.md").write_text("mine")
     for number in (1, 2, 1):
         keep_result(result, Path(f"loop/round-{number}"), store)
         (result / "notes.md").write_text("mine")
@@ -227,10 +229,10 @@ def test_a_better_round_replaces_the_result_and_other_files_stay(copied: Path, m
 
 
 def test_a_changed_result_is_not_overwritten_and_an_edited_card_is_kept(
-    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    copied_loop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.chdir(copied)
-    result, store = Path("loop/result"), store_of(copied)
+    monkeypatch.chdir(copied_loop)
+    result, store = Path("loop/result"), store_of(copied_loop)
     (result / "README.md").write_text("my own card")
     for number in (1, 2):
         keep_result(result, Path(f"loop/round-{number}"), store)

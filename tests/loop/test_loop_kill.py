@@ -61,41 +61,41 @@ def storm(folder: Path, places: Sequence[str]) -> None:
     assert code == 0, printed
 
 
-def assert_equal(folder: Path, undisturbed: Path) -> None:
-    assert weights(folder) == weights(undisturbed)
+def assert_equal(folder: Path, undisturbed_loop: Path) -> None:
+    assert weights(folder) == weights(undisturbed_loop)
     assert len(weights(folder)) == 3
     for number in (1, 2):
-        assert record(folder, number) == record(undisturbed, number)
-    after, expected = store_content(folder), store_content(undisturbed)
+        assert record(folder, number) == record(undisturbed_loop, number)
+    after, expected = store_content(folder), store_content(undisturbed_loop)
     for table, rows in expected.items():
         assert after[table] == rows, table
     assert check(store_of(folder)) == []
-    cards = [(each / "loop" / "result" / "README.md").read_text() for each in (folder, undisturbed)]
+    cards = [(each / "loop" / "result" / "README.md").read_text() for each in (folder, undisturbed_loop)]
     assert cards[0].count("Against `") == cards[1].count("Against `") >= 1  # no evaluation is listed twice
-    for image in (undisturbed / "loop" / "report-images").iterdir():
+    for image in (undisturbed_loop / "loop" / "report-images").iterdir():
         assert digest(folder / "loop" / "report-images" / image.name) == digest(image)
     # killed after the last file of a result was moved: its temporary folder is empty
     assert [path for path in (folder / "loop").rglob("*.tmp/*") if path.is_file()] == []
 
 
-def test_a_loop_survives_signals_and_a_kill_in_each_of_its_stages(empty: Path, undisturbed: Path):
+def test_a_loop_survives_signals_and_a_kill_in_each_of_its_stages(empty_loop: Path, undisturbed_loop: Path):
     for number, code, place in (
         (signal.SIGTERM, 143, "store/pairs.duckdb"),
         (signal.SIGINT, 130, "round-1/.run/run.json"),
     ):
-        ended, printed = signalled(number, (empty / "loop" / place).exists, *WORDS, cwd=empty)
+        ended, printed = signalled(number, (empty_loop / "loop" / place).exists, *WORDS, cwd=empty_loop)
         assert ended == code, printed
         assert "Traceback" not in printed
         last = printed.strip().splitlines()[-1]
         assert last.startswith("prefloop: interrupted: ")
         assert "the same command " in last
     query = "select count(*) from runs where kind = 'round' and status = 'interrupted'"
-    assert store_of(empty).rows(query) == [(2,)]
-    storm(empty, EVERYDAY)
-    assert_equal(empty, undisturbed)
+    assert store_of(empty_loop).rows(query) == [(2,)]
+    storm(empty_loop, EVERYDAY)
+    assert_equal(empty_loop, undisturbed_loop)
 
 
 @pytest.mark.slow  # kills a process at each of 29 places, and each has to find out how far the one before it came
-def test_a_loop_survives_a_storm_of_kills(empty: Path, undisturbed: Path):
-    storm(empty, THOROUGH)
-    assert_equal(empty, undisturbed)
+def test_a_loop_survives_a_storm_of_kills(empty_loop: Path, undisturbed_loop: Path):
+    storm(empty_loop, THOROUGH)
+    assert_equal(empty_loop, undisturbed_loop)

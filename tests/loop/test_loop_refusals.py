@@ -32,17 +32,17 @@ RUNNER = CliRunner()
 
 
 @pytest.fixture
-def here(empty: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(empty_loop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, which holds loop.toml alone."""
-    monkeypatch.chdir(empty)
-    return empty
+    monkeypatch.chdir(empty_loop)
+    return empty_loop
 
 
 @pytest.fixture
-def finished(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def finished(copied_loop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, which holds two finished rounds."""
-    monkeypatch.chdir(copied)
-    return copied
+    monkeypatch.chdir(copied_loop)
+    return copied_loop
 
 
 def little(*assignments: str, **loop: Any) -> LoopSettings:
