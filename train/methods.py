@@ -28,6 +28,8 @@ class Method:
     first_slope: Callable[[float], float] | None = None
     """From beta to the derivative of the loss by the chosen error while the policy is its reference; the rejected error's is the
     opposite. Weights of terms that are added to the loss are compared with it."""
+    starts_at_zero: bool = False
+    """Whether it is 0 while the policy is its reference, so that how often it has doubled says nothing."""
     uses_dpo_weight: bool = False
     """Whether a pair's gradient is weighted by sigma(-u), which `dpo_weight` reports."""
 
@@ -114,5 +116,6 @@ METHODS = {
         errors=WITH_DISTANCES,
         beta=0.3,
         uncertain_labels=True,
+        starts_at_zero=True,
     ),
 }

@@ -293,6 +293,15 @@ def test_a_loss_that_grows_while_the_errors_stay_is_saturated_by_beta_and_not_di
         assert names(metrics(loss=5.0), passes(0.5, 0.6, 0.6, **moved)) == ["learning"]
 
 
+def test_a_loss_that_starts_at_zero_is_not_saturated_or_diverging_because_it_has_doubled():
+    rows = [row | {"loss": 7e-5 if row["step"] == 10 else 6e-4, "grad_norm": 9.0 * row["step"]} for row in metrics()]
+    near, far = ({"chosen": change, "rejected": change} for change in (0.001, 0.015))
+    for moved in (near, far):
+        for loss, expected in (("dpo", "saturated"), ("nft", "learning")):
+            found = diagnose(rows, passes(0.5, 0.6, 0.6, **moved), config=config(loss=loss))
+            assert [diagnosis.name for diagnosis in found] == [expected], (moved, loss)
+
+
 def test_a_lower_beta_is_not_advised_if_the_chosen_error_is_far_from_the_references():
     pushed, saturated = diagnose(metrics(dpo_weight=0.05), passes(0.5, 0.7, 0.7, chosen=0.1, rejected=0.2))
     assert "three times the --beta" in pushed.advice
@@ -465,7 +474,8 @@ def test_no_diagnosis_claims_more_than_its_tables_show(
         validation += validation_pass(steps * at // len(accuracies), value, **more) if n_pairs else []
     found = diagnose(rows, validation, config(3e-4))
     shown_names = {diagnosis.name for diagnosis in found}
-    multiplied = bool(n_pairs) and not changes[0] < (0.5 if n_pairs >= 20 else 1.0)
+    risen = 0.2 * (1 + changes[0]) / 0.2 - 1  # as it is read from the table, rounding included
+    multiplied = bool(n_pairs) and not risen < (0.5 if n_pairs >= 20 else 1.0)
     broken = not math.isfinite(recent[0]) or (bool(n_pairs) and not (math.isfinite(changes[0] + changes[1])))
     grown = recent[0] >= 2 * first[0] > 0 and recent[1] >= 5 * first[1] > 0 and steps >= 50
     if "diverging" in shown_names:

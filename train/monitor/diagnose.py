@@ -124,7 +124,7 @@ def _diverging(run: _Run) -> Diagnosis | None:
     # a loss that grows while the errors stay near the reference's is saturated instead
     near = summary.uses_preferences and summary.enough_held_out and _is_near(summary)
     grad_norm_has_grown = summary.grad_norm >= NORM_GROWN * summary.first_grad_norm > 0
-    if summary.step >= MIN_STEPS and _loss_has_grown(summary) and grad_norm_has_grown and not near:
+    if summary.step >= MIN_STEPS and _loss_has_grown(run) and grad_norm_has_grown and not near:
         reasons.append(
             f"the loss went from {summary.first_loss:.3g} to {summary.loss:.3g} "
             f"and the gradient norm from {summary.first_grad_norm:.3g} to {summary.grad_norm:.3g}"
@@ -135,8 +135,10 @@ def _diverging(run: _Run) -> Diagnosis | None:
     return Diagnosis("diverging", "; ".join(reasons), f"start again with {run.rate(TENTH)}{beta}")
 
 
-def _loss_has_grown(summary: RunSummary) -> bool:
-    return summary.loss >= LOSS_GROWN * summary.first_loss > 0
+def _loss_has_grown(run: _Run) -> bool:
+    if run.config is not None and run.config.method.starts_at_zero:
+        return False  # any number is many times the first one
+    return run.summary.loss >= LOSS_GROWN * run.summary.first_loss > 0
 
 
 def _is_near(summary: RunSummary) -> bool:
@@ -214,7 +216,7 @@ def _saturated(run: _Run) -> Diagnosis | None:
             stop if far else f"{stop}, or start again with {run.beta(THIRD)}",
         )
     # if beta is far too high no mean weight is small: wrong pairs keep all of theirs, and the loss counts their logits
-    if summary.uses_preferences and _is_near(summary) and _loss_has_grown(summary):
+    if summary.uses_preferences and _is_near(summary) and _loss_has_grown(run):
         return Diagnosis(
             "saturated",
             f"the loss went from {summary.first_loss:.3g} to {summary.loss:.3g} although the held-out errors are still near "
