@@ -30,6 +30,11 @@ class Best:
     """Scorers whose mean win rate against the base on the choosing half was the highest: those that made no label."""
     chosen_with: float
     """That win rate. It is the highest of several, and so too high."""
+
+    @property
+    def beats_base(self) -> bool:
+        return self.chosen_with > 0.5
+
     reported: dict[str, HeldOutResult]
 
 

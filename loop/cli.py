@@ -84,6 +84,10 @@ def summary_text(result: dict) -> str:
     lines = [f"stopped: {result['stopped']}"]
     if len(result["rounds"]) > 1:
         lines.append(f"kept round {best['number']}: {_held_out(best)}")
+    if not best["beats_base"]:
+        lines.append(
+            f"round {best['number']} is not better than the base by {', '.join(best['chosen_by'])}: use the base"
+        )
     return "\n".join([*lines, f"the model is in {result['result']}; report: {result['report']}"])
 
 

@@ -90,7 +90,7 @@ def run_loop(settings: LoopSettings, say: Callable[[str], None] = print) -> dict
     return plain(
         {
             "rounds": [{k: v for k, v in asdict(result).items() if k != "prompts"} for result in rounds],
-            "best": asdict(best),
+            "best": asdict(best) | {"beats_base": best.beats_base},
             "stopped": stopped,
             "result": str(folder / RESULT),
             "report": str(page),

@@ -24,6 +24,7 @@ def test_the_round_is_chosen_on_one_half_and_reported_on_the_other():
     assert best.number == 2
     assert best.chosen_by == ["hps"]
     assert best.chosen_with == pytest.approx(0.8)
+    assert best.beats_base
     assert best.reported["hps"].win_rate.value == pytest.approx(0.3)
     assert best.reported["hps"].n_prompts == 20
     assert best.reported["hps"].diff.value == pytest.approx(2 * 0.3 - 1)
@@ -94,3 +95,4 @@ def test_of_equal_rounds_the_first_is_kept_and_one_prompt_leaves_nothing_to_repo
     rounds = [finished(number, prompts=[judged("a", 0.5)]) for number in (1, 2)]
     best = best_round(rounds)
     assert (best.number, best.chosen_with, best.reported) == (1, 0.5, {})
+    assert not best.beats_base

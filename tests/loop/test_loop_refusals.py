@@ -304,7 +304,7 @@ def test_a_report_shows_scorers_that_only_some_rounds_have(finished: Path):
 
 
 def test_a_summary_without_a_second_half_says_so():
-    best = {"number": 1, "reported": {}}
+    best = {"number": 1, "reported": {}, "beats_base": True}
     paths = {"result": "loop/result", "report": "loop/report.html"}
     result = {"best": best, "rounds": [{}, {}], "stopped": "all 2 rounds are done", **paths}
     assert "kept round 1: no win rates on prompts that did not choose it, because there was one prompt" in summary_text(

@@ -11,7 +11,8 @@ from rounds import finished, judged
 PROMPTS = [judged(f"prompt {n}", 0.6) for n in range(20)]
 
 
-def page(folder: Path, n_rounds: int) -> str:
+def page(folder: Path, n_rounds: int, win_rate: float = 0.6) -> str:
+    prompts = [judged(prompt.prompt, win_rate) for prompt in PROMPTS]
     settings = LoopSettings(
         LoopConfig(dir=str(folder)),
         generate={"images_per_prompt": 2},
@@ -19,7 +20,7 @@ def page(folder: Path, n_rounds: int) -> str:
         train={},
         eval={},
     )
-    rounds = [finished(number, prompts=PROMPTS) for number in range(1, n_rounds + 1)]
+    rounds = [finished(number, prompts=prompts) for number in range(1, n_rounds + 1)]
     store = PairStore.create(settings.loop.store_path)
     return write_report(settings, rounds, best_round(rounds), "stopped here", store).read_text()
 
@@ -44,3 +45,10 @@ def test_the_best_of_two_rounds_is_shown_on_the_other_half_of_the_prompts(tmp_pa
     assert html.count("<td>10</td>") == 1
     assert html.count('aria-label="Against the base"') == html.count('aria-label="Against the round before"') == 1
     assert html.count("In-sample: labels by this scorer") == 1
+
+
+def test_a_result_that_is_not_better_than_the_base_says_so(tmp_path: Path):
+    words = "<strong>Not better than the base</strong> by hps"
+    assert words not in page(tmp_path / "better", 2, 0.51)
+    assert words in page(tmp_path / "equal", 2, 0.5)
+    assert words in page(tmp_path / "worse", 1, 0.4)
