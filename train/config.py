@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from ..core.errors import UsageError
 from ..core.ids import canonical
 from ..models.density import DENSITIES
-from .checks import check_choice, check_range
+from .checks import MAX_LEARNING_RATE, check_choice, check_range, refuse_contradictions
 from .methods import METHODS, Method
 
 Optimizer = Literal["auto", "adamw", "adafactor", "adamw8bit"]
@@ -17,7 +17,6 @@ MixedPrecision = Literal["no", "fp16", "bf16"]
 Output = Literal["auto", "pipeline", "unet", "transformer", "lora"]
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 TRACKERS = ("tensorboard", "wandb", "trackio")
-MAX_LEARNING_RATE = 1e4
 MAX_LORA_RANK = 4096
 """No attention projection of a known model is wider."""
 MAX_RESOLUTION = 16384
@@ -248,59 +247,7 @@ class TrainConfig:
         check_range("label_smoothing", self.label_smoothing, at_least=0, at_most=0.5)
         if self.resolution is not None and not (0 < self.resolution <= MAX_RESOLUTION and self.resolution % 8 == 0):
             raise UsageError(f"resolution must be a multiple of 8 from 8 to {MAX_RESOLUTION}, got {self.resolution}")
-        self._refuse_contradictions()
-
-    def _refuse_contradictions(self) -> None:
-        rate = self.learning_rate
-        if self.scale_lr:
-            rate *= self.train_batch_size * self.gradient_accumulation_steps
-            if rate > MAX_LEARNING_RATE:
-                raise UsageError(f"learning-rate {self.learning_rate:g} times the pairs per step is {rate:g}; lower it")
-        if rate * self.adam_weight_decay >= 1:
-            raise UsageError(
-                f"adam-weight-decay {self.adam_weight_decay:g} at learning-rate {rate:g} removes a whole weight in one step; lower it"
-            )
-        if self.beta is not None and self.method.beta is None:
-            raise UsageError(f"the loss {self.loss} has no beta; leave --beta out")
-        if self.safeguard is not None and not self.method.pairwise:
-            raise UsageError(f"safeguard needs a pairwise loss ({_names('pairwise')}); {self.loss} is not one")
-        if self.anchor and not self.method.can_be_anchored:
-            raise UsageError(
-                f"anchor needs a pairwise loss with a reference ({_names('can_be_anchored')}); {self.loss} is not one"
-            )
-        if self.needs_distance and self.reference_draws:
-            what = "anchor" if self.anchor else f"the loss {self.loss}"
-            raise UsageError(
-                f"{what} compares predictions, but reference-draws keeps only the reference's errors; leave one out"
-            )
-        if self.sft_weight and not self.method.pairwise:
-            raise UsageError(f"sft-weight needs a pairwise loss ({_names('pairwise')}); {self.loss} is not one")
-        if (self.soft_labels or self.label_smoothing) and not self.method.uncertain_labels:
-            raise UsageError(
-                f"soft-labels and label-smoothing are for the loss {_names('uncertain_labels')}, not {self.loss}"
-            )
-        if self.soft_labels and self.label_smoothing:
-            raise UsageError("give soft-labels or label-smoothing, not both")
-        if self.reference_draws and not self.needs_reference:
-            raise UsageError(f"reference-draws needs a loss with a reference ({_names('needs_reference')})")
-        if self.reference is not None and not self.needs_reference:
-            raise UsageError(
-                f"reference needs a loss with a reference ({_names('needs_reference')}); {self.loss} is not one"
-            )
-        if self.reference is not None and self.reference_draws:
-            raise UsageError(
-                "reference-draws keeps errors of the model that training starts from; leave it or reference out"
-            )
-        if self.reference_draws and self.min_snr_gamma is not None:
-            raise UsageError("reference-draws and min-snr-gamma cannot be combined; leave one out")
-        if self.output == "lora" and not self.lora_rank:
-            raise UsageError("output lora needs a --lora-rank above 0")
-        if self.kohya and not self.lora_rank:
-            raise UsageError("kohya is a format for LoRAs; give a --lora-rank above 0")
-        if self.push_to_hub is not None:
-            from .export.hub import refuse_bad_name  # the hub's client takes a while to import
-
-            refuse_bad_name(self.push_to_hub)
+        refuse_contradictions(self)
 
     @property
     def labeler_weights(self) -> dict[str, float]:
@@ -367,7 +314,3 @@ class TrainConfig:
             if name not in _MAY_CHANGE and not (name in _OFF and value == _OFF[name])
         }
         return hashlib.sha256(canonical(settings).encode()).hexdigest()
-
-
-def _names(trait: str) -> str:
-    return ", ".join(name for name, method in METHODS.items() if getattr(method, trait))
