@@ -33,8 +33,8 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
     """Compare a tuned model with another on the same prompts and noise, and write a report.
 
     Returns:
-        The evaluation, and as JSON: model, baseline, n_prompts, n_pairs, report (its folder), scorers (name → win_rate, win_rate_low, win_rate_high,
-        base_mean, tuned_mean, diff, diff_low, diff_high, in_sample …), without_result (scorers that gave no finite score),
+        The evaluation, and as JSON: model, baseline, n_prompts, n_pairs, report (its folder), scorers (name → win_rate,
+        win_rate_low, win_rate_high, base_mean, tuned_mean, diff, diff_low, diff_high, in_sample …), without_result (scorers that gave no finite score),
         tags, n_trained_prompts, sampling (the settings that both models used). Intervals are None below MIN_PROMPTS
         prompts.
 

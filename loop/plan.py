@@ -89,7 +89,9 @@ def plan_loop(settings: LoopSettings) -> LoopPlan:
     use_cuda = not training.cpu and torch.cuda.is_available()
     speed = measured_speed(torch.device("cuda" if use_cuda else "cpu"))
     data = DatasetSize(n_pairs=n_pairs, n_images=n_images, n_prompts=n_prompts)
-    costs, trained = CostModel(family, data, speed), cost_settings(training, family)
+    # a reference other than the round before takes memory from the second round on
+    last = settings.train_config(loop.rounds, "labeler")
+    costs, trained = CostModel(family, data, speed), cost_settings(last, family)
     per_image = _flops_per_image(costs, family, settings, generation)
     step = costs.training_pass(trained)
     n_passes = training.max_train_steps * training.gradient_accumulation_steps
