@@ -1,6 +1,7 @@
 """Imports run one way, and the slow libraries stay out of what must be quick."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,3 +67,10 @@ def test_only_the_command_line_imports_typer():
     for path in modules(".", *FOLDERS):
         if path.name != "cli.py":
             assert not any(name.split(".")[0] in ("typer", "click") for name in imported(path)), path
+
+
+def test_each_module_of_the_tests_has_its_own_name():
+    # pytest imports them by their names alone: the second of two with one name is an error, or the wrong module
+    counts = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
+    assert counts["test_imports.py"] == 1
+    assert not [name for name, count in counts.items() if count > 1]
