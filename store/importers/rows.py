@@ -9,7 +9,9 @@ from ...core.ids import canonical, content_bytes, split_of
 from .. import journal
 from .record import Preference, Record
 
-_UNKNOWN = -1  # seed of an image whose model alone is known
+UNKNOWN_MODEL = UUID(bytes=content_bytes(canonical({"imported": None}).encode()))
+"""Model of an imported image if nothing says which model generated it."""
+_UNKNOWN = -1  # seed of an imported image
 
 
 class Rows:
