@@ -31,7 +31,9 @@ _CANDIDATES = """
     evaluated as (
         select prompt_id from pairs where source = 'eval'
         union
-        select prompt_id from generations join runs using (run_id) where kind = 'eval'
+        select prompt_id from evaluation_images
+        union
+        select prompt_id from generations join runs using (run_id) where kind = 'eval'  -- stopped before it was complete
     )
     select
         c.prompt_id, c.image_id, c.model_id, {score} as score,

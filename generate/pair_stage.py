@@ -13,7 +13,7 @@ from .pair_candidates import Selection, select_images
 from .pair_config import PairConfig
 from .pairing import pair_rows
 
-SOURCE = "generate"
+SOURCE = "pair"
 ROWS = 65_536
 """Pairs that are written at once."""
 

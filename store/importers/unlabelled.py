@@ -51,6 +51,9 @@ def unlabelled_images(path: Path, form: str, config: ImportConfig) -> list[Recor
         raise UsageError(f"--prompt cannot be used: {problem}")
     if config.prompt is not None and form == "prompt-folders":
         raise UsageError("give --prompt or --format prompt-folders, not both")
+    if config.map and (config.prompt is not None or form == "prompt-folders"):
+        option = "--prompt" if config.prompt is not None else f"--format {form}"
+        raise UsageError(f"--map names the columns of captions; leave it out with {option}")
     root = path.resolve()
     rows = _rows(path, root, form, config)
     if not rows:
