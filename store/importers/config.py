@@ -12,8 +12,8 @@ class ImportConfig:
     source: str
     """A file, a folder, or a dataset's hub id."""
     format: str = "auto"
-    """auto, pickapic, preferences, hpd, imagereward, folders, simpletuner, flow-factory, kohya, jsonl, webdataset or table;
-    images or prompt-folders, of which the folders' names are the prompts, for images without labels."""
+    """auto, pickapic, preferences, hpd, imagereward, folders, simpletuner, flow-factory, kohya, jsonl, webdataset or table.
+    For images without labels: images, or prompt-folders, where a folder's name is the prompt of its images."""
     map: dict[str, str] = field(default_factory=dict)
     """OURS=THEIRS: which column holds prompt, chosen, rejected, …; repeat for several."""
     labeler: str | None = None
