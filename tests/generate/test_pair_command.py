@@ -120,6 +120,24 @@ def test_best_worst_makes_no_pair_of_equal_scores(world: World):
     world.store.ingest()
     assert world.pair("best-worst", scorer="flat")["pairs"] == 0
     assert world.pair("close", scorer="flat")["pairs"] == 1
+    assert pair_up([Candidate(UUID(int=number), score=5.0) for number in range(3)], "best-worst", "") == []
+
+
+def test_an_image_of_two_prompts_has_a_score_for_each(world: World):
+    # a0 is the fox's worst image; for the cat it is the best
+    add_generation(world.store, world.cat, UUID(int=1 << 64), world.images["a0"], 2)
+    scores = {(world.cat, world.images[name]): score for name, score in (("a0", 9.0), ("c0", 8.0), ("c1", 7.5))}
+    world.store.append(
+        "scores",
+        [
+            {"scorer": "pickscore@1", "prompt_id": prompt, "image_id": image, "score": score}
+            for (prompt, image), score in scores.items()
+        ],
+    )
+    world.store.ingest()
+    assert world.pair("best-worst", scorer="pickscore")["pairs"] == 2
+    assert world.pairs() == named("b0-a0")
+    assert world.pairs(world.cat) == named("a0-c1")
 
 
 def test_close_pairs_neighbors_by_score_and_keeps_the_smallest_differences(world: World):
