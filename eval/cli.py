@@ -11,7 +11,7 @@ from ..core.stats import no_interval
 from ..relabel.config import parse_checkpoints
 from ..store.pairstore import PairStore
 from .config import HUMAN, EvalConfig
-from .verdict import headline, short_names, verdict
+from .verdict import headline, short_names, sweep_verdict, verdict
 
 
 @options_of(
@@ -41,18 +41,21 @@ def evaluate(
     """
     if again is not None and (others := given.keys() - {"report"}):
         raise UsageError(f"--again takes its settings from the evaluation; leave out {', '.join(sorted(others))}")
-    if again is None and not given.get("models"):
-        raise UsageError("name the tuned model with --model")
+    if given.get("models") and given.get("sweep") is not None:
+        raise UsageError("--sweep evaluates the checkpoints of one run; leave out --model")
     config = None if again is not None else EvalConfig(**given)
     opened = PairStore.open(store)
     from .stage import as_json as strict_json
     from .stage import report_again, run_evaluation
+    from .sweep import BEST
 
     if config is None:
         evaluation, result = report_again(again or "", given.get("report"), opened)
     else:
         evaluation, result = run_evaluation(config, opened)
     say(strict_json(result) if as_json else table(result))
+    if result["sweep"] is not None and config is not None and not as_json:
+        say(f"it is in {config.sweep}/{BEST}: prefloop generate --model {config.sweep}/{BEST}")
     if evaluation.config.asks_people and not as_json:
         say(f"people label the pairs with: prefloop label --queue eval:{result['name']} --store {opened.path}")
     if silent := [name for name in result["without_result"] if name != HUMAN]:
@@ -65,6 +68,8 @@ def table(result: dict) -> str:
     """The result as lines for a terminal."""
     names = short_names([place["model"] for place in result["models"]])
     lines = []
+    if result["sweep"] is not None:
+        return "\n".join(_sweep(result))
     for compared in headline(result):
         lines += [
             f"{names[compared['model']]} against {names[compared['baseline']]}: {compared['n_pairs']} pairs for {compared['n_prompts']} "
@@ -75,6 +80,32 @@ def table(result: dict) -> str:
     lines += _ranks(result["ranks"], names)
     lines.append(f"report: {result['report']}/report.html")
     return "\n".join(lines)
+
+
+def _sweep(result: dict) -> list[str]:
+    """A line for each checkpoint with its win rates, and which one is the best."""
+    sweep, comparisons = result["sweep"], [result, *result["other_comparisons"]]
+    judges = list(dict.fromkeys(name for compared in comparisons for name in compared["scorers"]))
+    in_sample = {name for c in comparisons for name, row in c["scorers"].items() if row["in_sample"]}
+    heads = [f"{name} (in-sample)" if name in in_sample else name for name in judges]
+    widths = [max(24, len(head) + 2) for head in heads]
+    lines = [
+        f"{len(comparisons)} checkpoints against {result['baseline']}: {result['n_pairs']} pairs for {result['n_prompts']} prompts "
+        f"of {result['prompts']}, {_trained(result['n_trained_prompts'])}; {result['settings']}",
+        f"{'step':>6}" + "".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True)),
+    ]
+    for compared in comparisons:
+        cells = [_rate(compared["scorers"].get(name)).rjust(width) for name, width in zip(judges, widths, strict=True)]
+        lines.append(f"{sweep['steps'][compared['model']]:>6}{''.join(cells)}")
+    return [*lines, sweep_verdict(result), f"report: {result['report']}/report.html"]
+
+
+def _rate(row: Mapping[str, Any] | None) -> str:
+    """A win rate with its interval, such as "62.0 % (58.1 to 65.9)"."""
+    if row is None:
+        return "–"
+    low, high = row["win_rate_low"], row["win_rate_high"]
+    return f"{100 * row['win_rate']:.1f} %" + ("" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})")
 
 
 def _rows(compared: Mapping[str, Any]) -> list[str]:

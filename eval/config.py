@@ -13,8 +13,10 @@ _NAME = re.compile(r"\w[\w.-]{0,63}")
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    models: tuple[str, ...]
+    models: tuple[str, ...] = ()
     """Tuned model: a folder or a hub id; repeat for several, which are compared with one another too."""
+    sweep: str | None = None
+    """Folder of a finished training run: evaluate all of its checkpoints, and keep the best one in its checkpoint-best."""
     baseline: str | None = None
     """Model to compare with; by default the one that each was trained on."""
     prompts: str | None = None
@@ -56,7 +58,7 @@ class EvalConfig:
     """cuda, mps or cpu; the best available if not given."""
 
     def __post_init__(self) -> None:
-        if not self.models:
+        if not self.models and self.sweep is None:
             raise UsageError("name the tuned model with --model")
         if self.name is not None and not _NAME.fullmatch(self.name):
             raise UsageError(
@@ -67,7 +69,7 @@ class EvalConfig:
         if len(set(self.scorers)) < len(self.scorers):
             raise UsageError(f"a scorer is named twice: {', '.join(self.scorers)}")
         positive("n-resamples", self.n_resamples, 1_000_000)
-        self.generate_config(self.models[0])
+        self.generate_config((*self.models, self.sweep or "")[0])
 
     @property
     def scorer_names(self) -> tuple[str, ...]:

@@ -26,7 +26,8 @@ class Lineup:
     """Of the models: those named, in their order, then the baselines that are not among them."""
     ids: list[UUID]
     comparisons: list[tuple[int, int]]
-    """Tuned model and baseline, as indices: first each named model against its baseline, then every other two."""
+    """Tuned model and baseline, as indices: first each named model against its baseline, then, unless they are the
+    checkpoints of one run, every other two."""
     baselines: dict[int, int]
     """Named model → baseline, of those that have one."""
 
@@ -65,12 +66,11 @@ def find_lineup(config: EvalConfig) -> tuple[list[Model], Lineup]:
         comparisons, baselines = [(0, 1)], {0: 1}
     compared = {frozenset(pair) for pair in comparisons}
     for first, second in combinations(range(len(models)), 2):
-        if frozenset((first, second)) not in compared:
+        if config.sweep is None and frozenset((first, second)) not in compared:
             trained_on_second = models[first].model_id in {link.model_id for link in training_chain(models[second])}
             comparisons.append((second, first) if trained_on_second else (first, second))
-    return models, Lineup(
-        [model.name for model in models], [model.model_id for model in models], comparisons, baselines
-    )
+    names, ids = [model.name for model in models], [model.model_id for model in models]
+    return models, Lineup(names, ids, comparisons, baselines)
 
 
 def _place(models: list[Model], identity: UUID) -> int | None:

@@ -26,7 +26,7 @@ _IMAGES = """
     from evaluation_images i join prompts q using (prompt_id)
     where evaluation_id = $evaluation
     order by i.place, i.image_index"""
-_ABOUT = ("evaluation_id", "name", "scorer_ids", "prompts", "sampling", "settings")
+_ABOUT = ("evaluation_id", "name", "scorer_ids", "prompts", "sampling", "settings", "steps")
 
 Recorded = tuple[EvalConfig, Lineup, list[list[ImagePair]], list[Background], dict[str, Any]]
 

@@ -4,7 +4,6 @@ import json
 import math
 import random
 import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,13 +17,13 @@ from ..core.stats import MIN_PROMPTS, no_interval
 from ..store import PairStore
 from ..store.query import visible
 from .config import HUMAN
-from .verdict import headline, short_names, trained_prompts, verdict
+from .plots import draw_samples, plot_curves, plot_win_rates
+from .verdict import headline, short_names, sweep_verdict, trained_prompts, verdict
 
 if TYPE_CHECKING:
     from .result import Evaluation
 
 N_SHOWN = 12
-BLUE = "#1f5fa8"
 PAGE, FILES = "report.html", ("results.json", "win_rates.png", "samples.png")
 
 
@@ -79,6 +78,7 @@ def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folde
         if len(names) > 2
         else " compared with ".join(names),
         matrices=_matrices(result),
+        sweep=None if result["sweep"] is None else sweep_verdict(result),
         in_sample={name for c in comparisons for name, row in c["scorers"].items() if row["in_sample"]},
         no_interval=no_interval,
         min_prompts=MIN_PROMPTS,
@@ -87,8 +87,16 @@ def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folde
     (folder / PAGE).write_text(page)
     for image in {image for items in sections.values() for item in items for image in item.images}:
         shutil.copyfile(store.image_path(image), folder / "images" / f"{image.hex}.png")
-    plot_win_rates(first, titles, folder / "win_rates.png")
-    draw_samples(names, sample, store, folder / "samples.png")
+    if result["sweep"] is not None:
+        steps = result["sweep"]["steps"]
+        curves: dict[str, list] = {name: [] for c in comparisons for name in c["scorers"]}
+        for compared in comparisons:
+            for name, row in compared["scorers"].items():
+                curves[name].append((steps[compared["model"]], row))
+        plot_curves(curves, folder / "win_rates.png", "win rate against the baseline", x_label="step")
+    else:
+        plot_win_rates(first, titles, folder / "win_rates.png")
+    draw_samples(names, [(item.prompt, item.images) for item in sample], store, folder / "samples.png")
     (folder / "results.json").write_text(json.dumps(result, indent=1, allow_nan=False))
 
 
@@ -156,86 +164,3 @@ def _card(item: Shown) -> dict[str, Any]:
         "scores": item.scores,
         "votes": item.votes,
     }
-
-
-def plot_win_rates(comparisons: Sequence[Mapping[str, Any]], titles: Mapping[str, str], path: Path) -> None:
-    """Win rates with their intervals; scorers whose labels trained the model are hollow."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    many = len(comparisons) > 1
-    rows = [
-        (f"{name}{' (in-sample)' if row['in_sample'] else ''}" + (f": {titles[c['model']]}" if many else ""), row)
-        for c in comparisons
-        for name, row in c["scorers"].items()
-    ][::-1]
-    figure = Figure(figsize=(7, 1.1 + 0.45 * max(1, len(rows))), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    ends = []
-    for height, (_, row) in enumerate(rows):
-        rate = row["win_rate"]
-        interval = [rate if end is None else end for end in (row["win_rate_low"], row["win_rate_high"])]
-        ends += interval
-        axes.plot(interval, [height, height], color=BLUE, linewidth=2)
-        fill = "white" if row["in_sample"] else BLUE
-        axes.plot(rate, height, "o", markersize=8, markeredgecolor=BLUE, markerfacecolor=fill)
-        label = axes.annotate(
-            f"{rate:.1%}", (rate, height), (0, 8), textcoords="offset points", ha="center", fontsize=9
-        )
-        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})  # over the dashed line
-    axes.axvline(0.5, color="#888888", linestyle="--", linewidth=1, zorder=0)
-    axes.set_yticks(range(len(rows)), [_plain_text(label) for label, _ in rows])
-    axes.set_ylim(-0.6, max(1, len(rows)) - 0.3)
-    axes.set_xlim(
-        max(0.0, min([0.4, *(end - 0.03 for end in ends)])), min(1.0, max([0.6, *(end + 0.03 for end in ends)]))
-    )
-    interval = "95 % interval over" if any(row["win_rate_low"] is not None for _, row in rows) else "no interval:"
-    # centered below the figure: below the axes it would be cut off beside long names
-    figure.supxlabel(
-        f"win rate of the tuned model, {interval} {comparisons[0]['n_prompts']} prompts; ties count ½", fontsize=10
-    )
-    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")  # ticks can be at 52.5 %
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.savefig(path, dpi=150)
-
-
-def draw_samples(titles: Sequence[str], items: Sequence[Shown], store: PairStore, path: Path) -> None:
-    """A sheet of images: of each prompt the baseline's on the left, then the others; the prompt below."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from ..store import load_image
-
-    n_models = len(titles)
-    columns = min(max(1, 8 // n_models), len(items))
-    n_rows = -(-len(items) // columns)
-    width, height = 1.5 * n_models * columns, 1.95 * n_rows + 0.4  # inches
-    figure = Figure(figsize=(width, height), dpi=150)
-    canvas = FigureCanvasAgg(figure)
-    plain = [_plain_text(title) for title in reversed(titles)]
-    names = f"left: {plain[0]}   right: {plain[1]}" if n_models == 2 else f"left to right: {', '.join(plain)}"
-    figure.suptitle(names, fontsize=10, y=1 - 0.05 / height)
-    # every cell has the same size, so that nothing needs to be measured
-    edges = {"left": 0.06 / width, "right": 1 - 0.06 / width, "bottom": 0.27 / height, "top": 1 - 0.33 / height}
-    grid = figure.add_gridspec(n_rows, columns, **edges, wspace=0.04, hspace=0.24)
-    for number, item in enumerate(items):
-        cell = grid[number // columns, number % columns].subgridspec(1, n_models, wspace=0.02)
-        for place, image in enumerate(reversed(item.images)):
-            axes = figure.add_subplot(cell[0, place])
-            axes.imshow(load_image(store.image_path(image)))
-            axes.set_xticks([])
-            axes.set_yticks([])
-            for spine in axes.spines.values():
-                spine.set_color("#cccccc")
-            if place == 0:
-                prompt = visible(item.prompt)
-                short = prompt if len(prompt) <= 44 else prompt[:43] + "…"
-                axes.set_xlabel(_plain_text(short), fontsize=7, loc="left")
-    canvas.print_png(path)
-
-
-def _plain_text(text: str) -> str:
-    """The text without mathematics, as which matplotlib would read $…$."""
-    return text.replace("$", r"\$")

@@ -105,7 +105,7 @@ def evaluation_of(
         without = [name for name in judges if name not in overall]
         by_tag = _compare_by_tag(of_two, list(overall), config.n_resamples)
         comparisons.append(ComparedModels(tuned, base, of_two, overall, without, by_tag, background))
-    many = len(lineup.names) > 2
+    many = len(lineup.names) > 2 and config.sweep is None
     ranks = {name: _ranks(lineup, pairs, name) for name in judges if many and _has_result(pairs, name)}
     return Evaluation(config=config, lineup=lineup, comparisons=comparisons, ranks=ranks)
 

@@ -25,6 +25,7 @@ from .config import EvalConfig
 from .lineup import Lineup, find_lineup, resolve_settings
 from .recorded import judgements, judges_of, recorded
 from .result import Background, Evaluation, ImagePair, background_of, evaluation_of, summary_of
+from .sweep import checkpoints_of, keep_best, sweep_of
 
 
 def evaluate(config: EvalConfig, store: PairStore) -> dict:
@@ -39,7 +40,8 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
         The evaluation, and as JSON: of the first model against its baseline model, baseline, n_prompts, n_pairs, scorers (judge
         → win_rate, win_rate_low, win_rate_high, base_mean, tuned_mean, diff, diff_low, diff_high, in_sample …),
         without_result (judges that have no result), tags, n_trained_prompts; other_comparisons (likewise); models, ranks
-        (judge → models from the strongest to the weakest); evaluation_id, name, scorer_ids, human (counts of pairs and
+        (judge → models from the strongest to the weakest); evaluation_id, name, scorer_ids, steps and sweep
+        (of checkpoints, and the best one), human (counts of pairs and
         labels), sampling (the settings that all models used), report (its folder). Intervals are None below MIN_PROMPTS
         prompts.
 
@@ -47,6 +49,9 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
         UsageError: if no baseline is known, models cannot be compared, or the report would overwrite other files.
         BadDataError: if no scorer has a result.
     """
+    steps = None if config.sweep is None else checkpoints_of(Path(config.sweep))
+    if steps is not None:
+        config = replace(config, models=tuple(steps))
     scorers = load_scorers(config.scorer_names, config.checkpoints, config.device)
     models, lineup = find_lineup(config)
     config = resolve_settings(config, models, store)
@@ -84,13 +89,16 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
             about = {
                 "evaluation_id": str(key),
                 "name": config.name or key.hex[:12],
-                "scorer_ids": {scorer.name: identity(scorer) for scorer in scorers},
+                "scorer_ids": [[scorer.name, identity(scorer)] for scorer in scorers],
                 "prompts": config.prompts,
                 "sampling": plans[0].config.sampling(),
                 "settings": describe_sampling(plans[0].config),
+                "steps": steps,
             }
             evaluation = _judge(config, lineup, pairs, backgrounds, about, store)
         result = _report(evaluation, about, store, eval_run)
+    if result["sweep"] is not None:
+        keep_best(Path(config.sweep or ""), result["sweep"]["best"], store)
     return evaluation, result
 
 
@@ -132,8 +140,9 @@ def _judge(
     about: Mapping[str, Any],
     store: PairStore,
 ) -> Evaluation:
-    judged = judgements(pairs, store, UUID(about["evaluation_id"]), about["scorer_ids"])
-    judges = judges_of(judged, about["scorer_ids"], people=config.asks_people)
+    scorer_ids = dict(about["scorer_ids"])
+    judged = judgements(pairs, store, UUID(about["evaluation_id"]), scorer_ids)
+    judges = judges_of(judged, scorer_ids, people=config.asks_people)
     return evaluation_of(config, lineup, judged, judges, backgrounds)
 
 
@@ -144,11 +153,9 @@ def _report(evaluation: Evaluation, about: dict, store: PairStore, eval_run: Run
 
     config = evaluation.config
     folder = Path(config.report) if config.report else store.path / "reports" / about["name"]
-    result = (
-        summary_of(evaluation)
-        | about
-        | {"human": counts_of(store, UUID(about["evaluation_id"])), "report": str(folder)}
-    )
+    sweep = None if about["steps"] is None else sweep_of(evaluation, about["steps"])
+    human = counts_of(store, UUID(about["evaluation_id"]))
+    result = summary_of(evaluation) | about | {"sweep": sweep, "human": human, "report": str(folder)}
     write_report(evaluation, result, store, folder)
     eval_run.summary |= result
     return plain(result)

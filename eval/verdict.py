@@ -48,6 +48,22 @@ def verdict(compared: Mapping[str, Any], names: Mapping[str, str]) -> str:
     return f"{model} is {word} than {baseline}: it wins {_rates(rows)}{rest}."
 
 
+def sweep_verdict(result: Mapping[str, Any]) -> str:
+    """Which checkpoint of a sweep is the best, and by how much on the prompts that did not choose it."""
+    sweep = result["sweep"]
+    reported = {
+        name: {"win_rate": rate["value"], "win_rate_low": rate["low"], "win_rate_high": rate["high"]}
+        for name, row in sweep["reported"].items()
+        if name in sweep["chosen_by"]
+        for rate in [row["win_rate"]]
+    }
+    better = "" if sweep["chosen_with"] > 0.5 else ", and not better than the baseline"
+    return (
+        f"The best checkpoint is that of step {sweep['best_step']}{better}: chosen by {' and '.join(sweep['chosen_by'])} on half of "
+        f"the prompts; on the other half it wins {_rates(reported)}."
+    )
+
+
 def trained_prompts(compared: Mapping[str, Any], model: str) -> str:
     """How many of the prompts the tuned model was trained on, in words."""
     n = compared["n_trained_prompts"]
@@ -57,10 +73,12 @@ def trained_prompts(compared: Mapping[str, Any], model: str) -> str:
 
 
 def _rates(rows: Mapping[str, Any]) -> str:
-    texts = [
-        f"{100 * row['win_rate']:.1f} % ({100 * row['win_rate_low']:.1f} to {100 * row['win_rate_high']:.1f}) by {name}"
-        for name, row in rows.items()
-    ]
+    """Win rates with their intervals, such as "62.0 % (58.1 to 65.9) by hps and …"."""
+    texts = []
+    for name, row in rows.items():
+        low, high = row["win_rate_low"], row["win_rate_high"]
+        interval = "" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})"
+        texts.append(f"{100 * row['win_rate']:.1f} %{interval} by {name}")
     return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else texts[0]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from ..core.errors import IntegrityError
 from ..core.files import write_atomic
 from ..core.json import plain
+from ..eval.best import JudgedPrompt
 
 Numbers = dict[str, float]
 SUMMARY = (
@@ -23,16 +24,6 @@ SUMMARY = (
     "output_dir",
 )
 """What a round keeps of the result of its training."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgedPrompt:
-    """An evaluation prompt: means over its pairs of images, against the base."""
-
-    prompt: str
-    scorers: dict[str, tuple[float, float, float]]
-    """Scorer → share of pairs that the tuned model won, ties one half; mean score of the base's images, and of the tuned
-    model's. Scorers without finite scores of the prompt are missing."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import jinja2
 from ..core.errors import cannot_write, reading
 from ..core.files import write_atomic
 from ..core.stats import MIN_PROMPTS
+from ..eval.plots import plot_curves
 from ..store import PairStore
 from ..store.query import visible
 from .best import Best
@@ -20,9 +21,6 @@ from .guards import GUARDS
 from .record import RoundResult
 
 PAGE, ASSETS, PLOT = "report.html", "report-images", "win_rates.png"
-# apart in lightness as well as in hue, so that they can be told apart in gray
-COLORS = ("#1f5fa8", "#c8641f", "#2e8b57", "#8a3ea8", "#8c8c2a", "#555555")
-_MARKS = "osD^v*"
 
 
 def write_report(
@@ -106,37 +104,14 @@ def _samples(rounds: Sequence[RoundResult]) -> list[dict[str, Any]]:
 
 def plot_win_rates(rounds: Sequence[RoundResult], path: Path) -> None:
     """Each scorer's win rate against the base, by round, with intervals."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    names = list(dict.fromkeys(name for result in rounds for name in result.against_base["scorers"]))
-    for place, name in enumerate(names):
-        rows = [result.against_base["scorers"].get(name) for result in rounds]
-        shift = (
-            0.12 * (place - (len(names) - 1) / 2) / max(1, len(names) - 1) * 2
-        )  # so that intervals do not hide one another
-        points = [(result.number + shift, row) for result, row in zip(rounds, rows, strict=True) if row is not None]
-        color, in_sample = COLORS[place % len(COLORS)], any(row["in_sample"] for _, row in points)
-        for x, row in points:
-            if row["win_rate_low"] is not None:
-                axes.plot([x, x], [row["win_rate_low"], row["win_rate_high"]], color=color, linewidth=1.5, alpha=0.6)
-        axes.plot(
-            [0, *(x for x, _ in points)],
-            [0.5, *(row["win_rate"] for _, row in points)],
-            marker=_MARKS[place % len(_MARKS)],
-            color=color,
-            linestyle="--" if in_sample else "-",
-            markerfacecolor="white" if in_sample else color,
-            label=f"{name} (in-sample)" if in_sample else name,
-        )
-    axes.axhline(0.5, color="#888888", linestyle=":", linewidth=1, zorder=0)
-    axes.set_xticks(range(len(rounds) + 1), ["base", *(f"round {result.number}" for result in rounds)])
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")  # ticks can be at 52.5 %
-    axes.set_ylabel("win rate against the base")
-    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.savefig(path, dpi=150)
+    names = dict.fromkeys(name for result in rounds for name in result.against_base["scorers"])
+    curves = {
+        name: [
+            (result.number, result.against_base["scorers"][name])
+            for result in rounds
+            if name in result.against_base["scorers"]
+        ]
+        for name in names
+    }
+    ticks = {0: "base"} | {result.number: f"round {result.number}" for result in rounds}
+    plot_curves(curves, path, "win rate against the base", ticks)

@@ -8,12 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from uuid import UUID
 
-import numpy as np
-
 from ..core.json import plain
 from ..core.signals import StopSignal
 from ..core.stats import interval_text
 from ..core.text import plural
+from ..eval.best import judged_prompts
 from ..eval.result import ImagePair
 from ..eval.stage import run_evaluation
 from ..generate.defaults import resolve_defaults
@@ -40,7 +39,7 @@ from .checks import (
 from .config import LoopSettings
 from .guards import measure_prompts
 from .prompts import prompts_of_round
-from .record import SUMMARY, JudgedPrompt, RoundResult, read_round, write_round
+from .record import SUMMARY, RoundResult, read_round, write_round
 from .result import keep_result
 from .settings_file import SETTINGS, claimed, identity, write_settings
 from .stopping import stop_reason
@@ -246,24 +245,6 @@ def _undecided_prompts(store: PairStore, number: int, config: TrainConfig) -> in
             where round = $round and ({condition(config.where or "true")})
         )"""
     return ask(store, query, parameters={"round": number, "labeler": config.labelers[0]})["n"][0].as_py()
-
-
-def judged_prompts(pairs: Sequence[ImagePair]) -> list[JudgedPrompt]:
-    """Means over the pairs of each prompt, for each scorer that gave both images of a pair finite scores."""
-    by_prompt: dict[str, list[ImagePair]] = {}
-    for pair in pairs:
-        by_prompt.setdefault(pair.prompt, []).append(pair)
-    judged = []
-    for prompt, of_prompt in by_prompt.items():
-        scorers = {}
-        for name in of_prompt[0].scores:
-            scores = np.array([pair.scores[name] for pair in of_prompt], np.float64)
-            base, tuned = scores[np.isfinite(scores).all(axis=1)].T
-            if len(base):
-                wins = np.where(tuned > base, 1.0, np.where(tuned < base, 0.0, 0.5))
-                scorers[name] = (float(wins.mean()), float(base.mean()), float(tuned.mean()))
-        judged.append(JudgedPrompt(prompt=prompt, scorers=scorers))
-    return judged
 
 
 def _samples(pairs: Sequence[ImagePair], seed: int) -> list[tuple[str, str, str]]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..eval.best import independent
 from .config import LoopConfig
 from .guards import GUARDS, out_of_bounds
 from .record import RoundResult
@@ -31,7 +32,7 @@ def stop_reason(rounds: Sequence[RoundResult], config: LoopConfig) -> str | None
 def no_progress(result: RoundResult) -> bool:
     """Whether the interval against the round before contains ½ for every judge that made no label, or of all if each did;
     not known, and so not the case, without an interval."""
-    ends = intervals(independent(result.against_previous)).values()
+    ends = intervals(independent(result.against_previous["scorers"])).values()
     return bool(ends) and all(low <= 0.5 <= high for low, high in ends)
 
 
@@ -62,12 +63,6 @@ def moved_images(result: RoundResult) -> str | None:
         for name, ratio in moved.items()
     ]
     return f"the images of round {result.number} have moved too far: {'; '.join(words)}"
-
-
-def independent(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows of the scorers that made no training label; of all scorers if each made some."""
-    scorers = evaluation["scorers"]
-    return {name: row for name, row in scorers.items() if not row["in_sample"]} or dict(scorers)
 
 
 def intervals(rows: Mapping[str, Any]) -> dict[str, tuple[float, float]]:

@@ -13,6 +13,8 @@ from ..core.hub import HUB_ID, commit_of
 from .model import Model
 
 LARGEST = 16 << 20  # bytes; what `train` writes has a few thousand
+MANIFEST = "MANIFEST.json"
+"""Of a checkpoint: its step and the hashes of its files."""
 DEEPEST = 32  # models in a chain
 _MOST_PARENTS = 2  # ".." in a relative path from a result to its base that is worth keeping
 _TYPES: dict[str, type | tuple[type, ...]] = {
@@ -54,6 +56,25 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         _require_texts(path, f"labelers.{labeler}.scorers", settings.get("scorers", []))
     _require_texts(path, "files", list(result.get("files", {}).values()))
     return result
+
+
+def read_manifest(checkpoint: Path) -> tuple[int, dict[str, str]]:
+    """The step of a checkpoint, and the sha256 of each of its files.
+
+    Raises:
+        IntegrityError: if its manifest is not what `train` writes.
+    """
+    path = checkpoint / MANIFEST
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError("it is too large")
+        content = json.loads(path.read_text())
+        step, files = content["step"], {name: about["sha256"] for name, about in content["files"].items()}
+        if type(step) is not int or not all(isinstance(digest, str) for digest in files.values()):
+            raise ValueError("it has other types")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise IntegrityError(f"{path} is not what train writes: {error}") from error
+    return step, files
 
 
 def _require_texts(path: Path, name: str, values: Any) -> None:

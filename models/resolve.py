@@ -1,5 +1,6 @@
 """Resolve a model name to its files, what it was trained on, and a content hash. Nothing is loaded."""
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from importlib.resources import files
@@ -12,7 +13,7 @@ from ..core.hashing import RESULT_FILE, digests, fingerprint
 from ..core.hub import HUB_ID, commit_of, hub_id
 from ..core.ids import canonical, content_id
 from .config_files import refuse_code
-from .lineage import DEEPEST, read_place, read_result, verify_files
+from .lineage import DEEPEST, MANIFEST, read_manifest, read_place, read_result, verify_files
 from .model import COMPONENTS, TITLES, Kind, Model, Part, PartName
 
 BUILT_IN = {"shapes": ("shapes", "weights", "pipeline"), "shapes-flow": ("shapes", "weights", "pipeline-flow")}
@@ -20,6 +21,8 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 # of LoRAs that diffusers has no loader for
 PEFT_LORA_FILE = "adapter_model.safetensors"
 PEFT_SETTINGS = "adapter_config.json"
+LORA_FILES = (LORA_FILE, PEFT_LORA_FILE, PEFT_SETTINGS)
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 def find_model(name: str, revision: str | None = None) -> Model:
@@ -121,6 +124,8 @@ def _from_folder(name: str, folder: Path, chain: tuple[Path, ...]) -> Model:
     if len(chain) >= DEEPEST:
         raise IntegrityError(f"{chain[0]} was trained on a chain of more than {DEEPEST} models")
     refuse_code(folder)
+    if is_checkpoint(folder):
+        return _checkpoint(name, folder, (*chain, resolved))
     trained_with = read_result(folder)
     hashes = digests(folder)
     if trained_with is not None:
@@ -136,6 +141,30 @@ def _from_folder(name: str, folder: Path, chain: tuple[Path, ...]) -> Model:
     base = _parent(folder, trained_with, (*chain, resolved))
     identity = content_id(base.model_id.bytes + own.bytes)
     return Model(name, str(folder), identity, kind, base, trained_with=trained_with)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether it is a checkpoint inside the folder of a finished training run."""
+    return (
+        _CHECKPOINT.fullmatch(folder.name) is not None
+        and (folder / MANIFEST).is_file()
+        and not (folder / RESULT_FILE).exists()
+        and (folder.parent / RESULT_FILE).is_file()
+    )
+
+
+def _checkpoint(name: str, folder: Path, chain: tuple[Path, ...]) -> Model:
+    """The weights of a checkpoint on what its run was trained on."""
+    step, files = read_manifest(folder)
+    record = read_result(folder.parent) or {}
+    kind = _kind(folder, record)
+    weights = {file: digest for file, digest in files.items() if file.startswith(f"{kind}/") or file in LORA_FILES}
+    hashes = digests(folder)
+    verify_files(folder, weights, hashes)
+    base = _parent(folder.parent, record, chain)
+    own = content_id(canonical({file: hashes[file] for file in weights}).encode())
+    trained_with = {key: value for key, value in record.items() if key != "files"} | {"steps": step, "output": kind}
+    return Model(name, str(folder), content_id(base.model_id.bytes + own.bytes), kind, base, trained_with=trained_with)
 
 
 def _kind(folder: Path, trained_with: dict) -> Kind:

@@ -16,12 +16,14 @@ def write_trained_prompts(folder: Path, prompts: Iterable[UUID]) -> None:
 
 
 def read_trained_prompts(folder: Path) -> set[UUID] | None:
-    """None if the result does not say.
+    """None if the result does not say. Of a checkpoint those of its whole run, some of which came later.
 
     Raises:
         PrefloopError: if the file is damaged.
     """
     path = folder / FILE
+    if not path.is_file() and folder.name.startswith("checkpoint-"):
+        path = folder.parent / FILE
     if not path.is_file():
         return None
     try:

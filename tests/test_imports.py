@@ -16,7 +16,7 @@ ALLOWED = {
     "generate": {"core", "store", "models", "generate"},
     "relabel": {"core", "store", "models", "relabel"},
     "train": {"core", "store", "models", "train"},
-    "eval": {"core", "store", "models", "generate", "relabel", "eval"},
+    "eval": {"core", "store", "models", "generate", "relabel", "train", "eval"},
     "loop": {"core", "store", "models", "generate", "relabel", "train", "eval", "loop"},
 }
 SLOW = {"torch", "diffusers", "transformers", "open_clip", "accelerate", "peft", "torchvision", "matplotlib"}

@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 
 from ..core.errors import cannot_write, is_full
 from ..core.files import sync_folder
+from ..models.lineage import MANIFEST
 from ..store import IntegrityError
 from .run_folder.files import follow_umask
 
-MANIFEST = "MANIFEST.json"
 _PREFIX = "checkpoint-"
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from prefloop.loop.record import JudgedPrompt, RoundResult
+from prefloop.eval.best import JudgedPrompt
+from prefloop.loop.record import RoundResult
 
 Interval = tuple[float, float, float]
 """Win rate and its interval."""

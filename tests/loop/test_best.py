@@ -2,8 +2,8 @@
 
 import pytest
 from prefloop.core.errors import BadDataError
-from prefloop.loop.best import best_round, choosing, held_out
-from prefloop.loop.record import JudgedPrompt
+from prefloop.eval.best import JudgedPrompt, choosing, held_out
+from prefloop.loop.best import best_round
 from rounds import BETTER, finished, judged
 
 PROMPTS = [f"prompt {n}" for n in range(40)]

@@ -26,7 +26,7 @@ def test_each_round_generates_with_the_weights_of_the_round_before_and_trains_on
     assert [chained.generate_config(n).model for n in (1, 2, 3)] == ["base-model", "here/round-1", "here/round-2"]
     assert [chained.train_config(n, "x").model for n in (1, 2, 3)] == ["base-model", "here/round-1", "here/round-2"]
     assert [chained.train_config(n, "x").output_dir for n in (1, 2)] == ["here/round-1", "here/round-2"]
-    assert chained.eval_config(2, "base-model").model == "here/round-2"
+    assert chained.eval_config(2, "base-model").models == ("here/round-2",)
 
 
 def test_the_seed_of_the_first_round_is_the_loops_and_the_others_follow_from_it():

@@ -9,6 +9,7 @@ from content import add_generation, add_label, add_labeler, add_scores, fill
 from prefloop.cli import app
 from prefloop.store import IntegrityError, PairStore, journal
 from prefloop.store.check import check, logical_hashes
+from prefloop.store.evaluations import add_evaluation
 from prefloop.store.maintenance.backup import backup
 from prefloop.store.maintenance.compact import compact
 from prefloop.store.maintenance.merge import merge
@@ -27,7 +28,8 @@ def every_table(store: PairStore) -> PairStore:
         (pair,) = fill(store, n_prompts=1)
     ((prompt, image),) = store.rows("select prompt_id, image_a from pairs")
     store.append("models", [{"model_id": UUID(int=1), "name": "m", "config": "{}"}])
-    add_generation(store, prompt, UUID(int=1), image)
+    generation = add_generation(store, prompt, UUID(int=1), image)
+    add_evaluation(store, {generation: (0, {})})
     add_scores(store, "red@1", {(prompt, image): 1.5})
     add_labeler(store, "me")
     add_label(store, pair, "me", "a")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from ...core.hashing import RESULT_FILE, digests
 from ...core.json import plain
 from ...models.lineage import lineage
 from ...models.model import COMPONENTS, Model
-from ...models.resolve import find_model
-from ...models.trained_prompts import write_trained_prompts
+from ...models.resolve import LORA_FILES, find_model
+from ...models.trained_prompts import read_trained_prompts, write_trained_prompts
 from ...store import IntegrityError, PairStore, UsageError
 from ...store.runs import versions
 from ..config import TrainConfig
@@ -134,3 +135,34 @@ def write_card(folder: Path, store: PairStore) -> int:
         ) from error
     write_readme(folder, card)
     return len(evaluations)
+
+
+_OF_THE_END = ("loss", "implicit_accuracy", "validation", "diagnoses", "seconds")
+"""What prefloop.json says about the last step of a run, and not about its checkpoints."""
+
+
+def write_checkpoint_as_result(target: Path, model: Model, store: PairStore) -> None:
+    """Write a checkpoint, or a whole result, into another folder as a result with a card.
+
+    Args:
+        model: what `find_model` says of the checkpoint or the result.
+
+    Raises:
+        UsageError: if somebody else's file has the name of one of the result's.
+    """
+    source, record = Path(model.source), dict(model.trained_with or {})
+    names = record.get("files")
+    if names is None:
+        record = {key: value for key, value in record.items() if key not in _OF_THE_END}
+        names = [name for name in digests(source) if name.startswith(f"{model.kind}/") or name in LORA_FILES]
+    base = model.trained_on
+    if base is not None:
+        record["trained_on"] = lineage(base, target)
+    with publish(target) as folder:
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, folder / name)
+        write_trained_prompts(folder, read_trained_prompts(source) or ())
+        evaluations = evaluations_of(store, model.model_id)
+        write_readme(folder, model_card(record, evaluations, base))
+        (folder / RESULT_FILE).write_text(json.dumps(record | {"files": digests(folder)}, indent=1))
