@@ -17,7 +17,7 @@ from ..store.pairstore import new_pair
 from ..store.runs import Run, run
 from .config import GenerateConfig, Pairing
 from .defaults import resolve_defaults
-from .prompts import Prompt, read_prompts
+from .prompts import Prompt, find_prompts, read_prompts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -105,7 +105,7 @@ def run_plan(planned: Plan, store: PairStore, sampler: "ImageSampler | None" = N
 def generate_missing(
     planned: Plan, store: PairStore, stage_run: Run, stop: StopSignal, sampler: "ImageSampler | None" = None
 ) -> dict:
-    """Generate the missing images of a plan; each finished batch is safe.
+    """Generate the missing images of a plan; each finished batch is safe. The run records which prompts it read.
 
     Returns:
         Counts: prompts, images, generated, truncated.
@@ -116,6 +116,8 @@ def generate_missing(
         "generated": len(planned.missing),
         "truncated": 0,
     }
+    if planned.config.prompts is not None:
+        stage_run.summary["prompt_source"] = find_prompts(planned.config.prompts).identity()
     store.add_prompts((p.text, p.tags) for p in planned.prompts)
     if not planned.missing:
         store.ingest()

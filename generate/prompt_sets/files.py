@@ -99,17 +99,16 @@ def verified_rows(chosen: PromptSet, files: Sequence[Path]) -> list[Row]:
     Raises:
         IntegrityError: if the files are not those of the set.
     """
+    what = f"the prompt set {chosen.name} of {chosen.where}"
     if chosen.sha256 is not None and (digest := hash_of(files)) != chosen.sha256:
-        raise IntegrityError(
-            f"the prompt set {chosen.name} has the sha256 {chosen.sha256}, and the files have {digest}"
-        )
+        raise IntegrityError(f"{what} has the sha256 {chosen.sha256}, and these files have {digest}")
     try:
         rows = set_rows(chosen, files)
     except UsageError as error:
-        raise IntegrityError(f"the files of the prompt set {chosen.name} cannot be read: {error}") from error
+        raise IntegrityError(f"the files of {what} cannot be read: {error}") from error
     n = sum(bool(text.strip()) for _, text, _ in rows)
     if n != chosen.n_prompts:
-        raise IntegrityError(f"the prompt set {chosen.name} has {chosen.n_prompts} prompts, and the files have {n}")
+        raise IntegrityError(f"{what} has {chosen.n_prompts} prompts, and these files have {n}")
     return rows
 
 

@@ -1,0 +1,61 @@
+"""Find prompts that nearly equal others: the Jaccard similarity of their sets of words, among many prompts in seconds."""
+
+import math
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+# Scripts without spaces between words: each character counts as a word.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+
+
+def words(text: str) -> list[str]:
+    """Without case, punctuation, and differences in how Unicode writes the same letters; in order."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return _WORD.findall(plain) or [plain.strip()]
+
+
+def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
+    """Words in both over words in either, 0..1."""
+    return len(first & second) / len(first | second)
+
+
+class SimilarPrompts:
+    """Prompts, to be searched for those whose set of words has at least some Jaccard similarity with a text's.
+
+    Two sets with a similarity of at least t share at least ⌈t·n⌉ of the n words of each. In an order that all sets follow,
+    the first n − ⌈t·n⌉ + 1 words of the two then have one in common. With rare words first, few prompts share one of those
+    with a text, and only they are compared (prefix filtering, Chaudhuri et al., ICDE 2006).
+    """
+
+    def __init__(self, texts: Sequence[str], threshold: float) -> None:
+        """
+        Args:
+            threshold: above 0, at most 1.
+        """
+        self.threshold = threshold
+        self._sets = [frozenset(words(text)) for text in texts]
+        self._counts = Counter(word for each in self._sets for word in each)
+        self._with_word: dict[str, list[int]] = defaultdict(list)
+        for index, each in enumerate(self._sets):
+            for word in self._prefix(each):
+                self._with_word[word].append(index)
+
+    def search(self, text: str) -> Iterator[tuple[int, float]]:
+        """Index and similarity of each prompt that is as similar as the threshold, in no order."""
+        return self._search(frozenset(words(text)))
+
+    def earlier(self, index: int) -> Iterator[tuple[int, float]]:
+        """The same for one of the prompts itself, among those before it."""
+        return ((other, similarity) for other, similarity in self._search(self._sets[index]) if other < index)
+
+    def _search(self, wanted: frozenset[str]) -> Iterator[tuple[int, float]]:
+        for index in {index for word in self._prefix(wanted) for index in self._with_word.get(word, ())}:
+            if (similarity := jaccard(wanted, self._sets[index])) >= self.threshold:
+                yield index, similarity
+
+    def _prefix(self, each: frozenset[str]) -> list[str]:
+        shared = math.ceil(self.threshold * len(each) - 1e-9)
+        return sorted(each, key=lambda word: (self._counts[word], word))[: len(each) - shared + 1]
