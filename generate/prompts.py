@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..core.errors import UsageError, reading
 from .prompt_files import Row, read_rows
-from .prompt_sets.files import find_files, hash_of, local_files, set_rows
+from .prompt_sets.files import find_files, hash_of, local_files, revision_of, set_rows
 from .prompt_sets.record import PromptSet
 from .prompt_sets.registry import is_set, prompt_set, set_names
 
@@ -58,8 +58,11 @@ class PromptSource:
         chosen = self.prompt_set
         if chosen is None:
             return {"name": self.source, "revision": None, "sha256": digest}
-        published = "=" not in self.source or digest == chosen.sha256
-        return {"name": chosen.name, "revision": chosen.revision if published else None, "sha256": digest}
+        if "=" not in self.source:
+            revision = revision_of(chosen, self.files)
+        else:
+            revision = chosen.revision if digest == chosen.sha256 else None
+        return {"name": chosen.name, "revision": revision, "sha256": digest}
 
 
 def find_prompts(source: str) -> PromptSource:

@@ -121,12 +121,10 @@ def _lines(checked: "PromptCheck") -> list[str]:
         f"{checked.revision or 'unknown'}; sha256 {checked.sha256}"
     ]
     lines += [f"{tag}: {_counts(values)}" for tag, values in checked.tags.items()]
-    lines += _overlap("an earlier prompt", checked.inside, checked.threshold)
+    lines += _overlap("within itself", checked.inside, checked.threshold)
     if (leakage := checked.leakage) is not None:
-        lines += _overlap(
-            f"one of the {plural(leakage.n_training, 'training prompt')} of {leakage.store}", leakage, checked.threshold
-        )
-        lines[-len(leakage.examples) - 1] += f": {leakage.share:.1%} of the prompts"
+        training = f"among {plural(leakage.n_training, 'training prompt')} of {leakage.store}"
+        lines += _overlap(training, leakage, checked.threshold, f": {leakage.share:.1%} of the prompts")
     lines.append(f"words: {checked.mean_words:.1f} on average, at most {checked.most_words}")
     lines += [
         f"tokens of {of.tokenizer}: {of.mean:.1f} on average, at most {of.longest}; {plural(of.n_truncated, 'prompt')} cut at "
@@ -136,9 +134,12 @@ def _lines(checked: "PromptCheck") -> list[str]:
     return [*lines, f"scripts: {_counts(checked.scripts)}"]
 
 
-def _overlap(what: str, overlap: "Overlap", threshold: float) -> list[str]:
+def _overlap(where: str, overlap: "Overlap", threshold: float, share: str = "") -> list[str]:
+    counts = (
+        f"{overlap.n_equal} equal but for case and punctuation, {overlap.n_similar} similar ({threshold:g} or more)"
+    )
     return [
-        f"equal to {what} but for case and punctuation: {overlap.n_equal}; similar ({threshold:g} or more): {overlap.n_similar}",
+        f"{where}: {counts}{share}",
         *(f"    {pair.similarity:.2f}  {_short(pair.prompt)}  ~  {_short(pair.other)}" for pair in overlap.examples),
     ]
 

@@ -41,14 +41,8 @@ def find_files(chosen: PromptSet) -> list[Path]:
 def cached_files(chosen: PromptSet) -> list[Path] | None:
     """The files in the cache, not verified; None if one is missing."""
     if chosen.on_hub:
-        from huggingface_hub import try_to_load_from_cache
-
-        paths = [
-            try_to_load_from_cache(chosen.source, file, revision=chosen.revision, repo_type="dataset")
-            for file in chosen.files
-        ]
-        files = [Path(path) for path in paths if isinstance(path, str)]
-        return files if len(files) == len(paths) else None
+        files = _hub_files(chosen)
+        return files if len(files) == len(chosen.files) else None
     folder = cache_folder(chosen)
     return _in_folder(chosen, folder) if folder.is_dir() else None
 
@@ -120,6 +114,13 @@ def hash_of(files: Sequence[Path]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def revision_of(chosen: PromptSet, files: Sequence[Path]) -> str | None:
+    """The revision of a set's files, as `find_files` gives them; None if the source has none."""
+    if chosen.revision is None and chosen.on_hub:  # …/snapshots/COMMIT/FILE
+        return files[0].parents[chosen.files[0].count("/")].name
+    return chosen.revision
+
+
 def cache_folder(chosen: PromptSet) -> Path:
     """Where the files of an https address are kept, in the cache of the hub."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
@@ -152,6 +153,7 @@ def _from_hub(chosen: PromptSet) -> list[Path]:
     if not hub_reachable():
         raise _unreachable(chosen, "the hub cannot be reached (offline), and it is not in the cache")
     _announce(chosen)
+    kept = set(_hub_files(chosen))
     try:
         files = [
             Path(hf_hub_download(chosen.source, file, revision=chosen.revision, repo_type="dataset"))
@@ -162,12 +164,32 @@ def _from_hub(chosen: PromptSet) -> list[Path]:
     try:
         verified_rows(chosen, files)
     except IntegrityError:
-        for path in files:  # in the cache a link to a file that is named by its content
-            with suppress(OSError):
-                path.resolve().unlink()
-                path.unlink(missing_ok=True)
+        for path in files:
+            if path not in kept:
+                _forget(path)
         raise
     return files
+
+
+def _hub_files(chosen: PromptSet) -> list[Path]:
+    """Those of the files that are in the cache of the hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    paths = (
+        try_to_load_from_cache(chosen.source, file, revision=chosen.revision, repo_type="dataset")
+        for file in chosen.files
+    )
+    return [Path(path) for path in paths if isinstance(path, str)]
+
+
+def _forget(path: Path) -> None:
+    """Remove a file from the cache of the hub: a link, and the content it leads to if no other link does."""
+    content = path.resolve()
+    snapshots = next(folder for folder in path.parents if folder.name == "snapshots")
+    with suppress(OSError):
+        path.unlink()
+        if not any(other.resolve() == content for other in snapshots.rglob("*") if other.is_symlink()):
+            content.unlink(missing_ok=True)
 
 
 def _from_address(chosen: PromptSet) -> list[Path]:

@@ -3,6 +3,7 @@
 import math
 import re
 import unicodedata
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -45,15 +46,21 @@ class SimilarPrompts:
 
     def search(self, text: str) -> Iterator[tuple[int, float]]:
         """Index and similarity of each prompt that is as similar as the threshold, in no order."""
-        return self._search(frozenset(words(text)))
+        return self._search(frozenset(words(text)), len(self._sets))
 
     def earlier(self, index: int) -> Iterator[tuple[int, float]]:
         """The same for one of the prompts itself, among those before it."""
-        return ((other, similarity) for other, similarity in self._search(self._sets[index]) if other < index)
+        return self._search(self._sets[index], index)
 
-    def _search(self, wanted: frozenset[str]) -> Iterator[tuple[int, float]]:
-        for index in {index for word in self._prefix(wanted) for index in self._with_word.get(word, ())}:
-            if (similarity := jaccard(wanted, self._sets[index])) >= self.threshold:
+    def _search(self, wanted: frozenset[str], end: int) -> Iterator[tuple[int, float]]:
+        candidates: set[int] = set()
+        for word in self._prefix(wanted):
+            indices = self._with_word.get(word, [])
+            candidates.update(indices[: bisect_left(indices, end)])
+        least, most = self.threshold * len(wanted) - 1e-9, len(wanted) / self.threshold + 1e-9
+        for index in candidates:
+            other = self._sets[index]
+            if least <= len(other) <= most and (similarity := jaccard(wanted, other)) >= self.threshold:
                 yield index, similarity
 
     def _prefix(self, each: frozenset[str]) -> list[str]:
