@@ -9,17 +9,21 @@ from typing import Any, Literal
 
 from ..core.errors import UsageError
 
-FORMATS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
+TEXT_FORMATS = (".txt", ".jsonl", ".json", ".csv", ".tsv")
+FORMATS = (*TEXT_FORMATS, ".parquet")
 Row = tuple[str, str, dict[str, str]]
 """Place in the file, prompt, tags."""
 
 
-def read_rows(path: Path, prompt: str = "prompt", tags: Collection[str] | None = None) -> Iterator[Row]:
+def read_rows(
+    path: Path, prompt: str = "prompt", tags: Collection[str] | None = None, content: bytes | None = None
+) -> Iterator[Row]:
     """The rows of a file, empty prompts too.
 
     Args:
         prompt: name of the column with the prompts, in upper or lower case; a .txt file has one prompt per line.
         tags: names of the columns to keep, in upper or lower case; None keeps every other column.
+        content: of the file, if it was read already; not for .parquet, of which only some columns are read.
 
     Raises:
         UsageError: if the file is not what its suffix says, or has no such column.
@@ -27,17 +31,17 @@ def read_rows(path: Path, prompt: str = "prompt", tags: Collection[str] | None =
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise UsageError(f"{path} is not a prompt file: its name must end in {', '.join(FORMATS)}")
-    for where, item in _items(path, suffix):
+    for where, item in _items(path, suffix, content):
         yield where, *_record(path, where, item, prompt, tags)
 
 
-def _items(path: Path, suffix: str) -> Iterator[tuple[str, object]]:
+def _items(path: Path, suffix: str, content: bytes | None) -> Iterator[tuple[str, object]]:
     """The place and the text or columns of each row."""
     if suffix == ".parquet":
         yield from _parquet(path)
         return
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = (path.read_bytes() if content is None else content).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 at byte {error.start}; convert it first") from error
     if suffix == ".txt":

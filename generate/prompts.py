@@ -1,18 +1,22 @@
 """Read prompts, from a file of any common format or a named set, into texts with tags."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
 from ..core.errors import UsageError, reading
-from .prompt_files import Row, read_rows
+from .prompt_files import TEXT_FORMATS, Row, read_rows
 from .prompt_sets.files import find_files, hash_of, local_files, revision_of, set_rows
 from .prompt_sets.record import PromptSet
 from .prompt_sets.registry import is_set, prompt_set, set_names
 
 BUILT_IN = {"shapes": "train.jsonl", "shapes-heldout": "heldout.jsonl"}
+_read: dict[str, dict[str, str | None]] = {}
+"""Source → identity of what was read last from it: a run records it, and must not read the file a second time."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,24 @@ class PromptSource:
     prompt_set: PromptSet | None = None
     """None for a file, and for the built-in prompts."""
 
+    @cached_property
+    def content(self) -> bytes | None:
+        """Of a text file that is not of a set; read once, so that what is hashed is what is parsed."""
+        if self.prompt_set is not None or self.files[0].suffix.lower() not in TEXT_FORMATS:
+            return None
+        return self.files[0].read_bytes()
+
     def rows(self) -> Iterator[Row]:
         """Every row with a prompt, repeated ones too.
 
         Raises:
             UsageError: if the file cannot be read, or a prompt cannot be used.
         """
-        rows = read_rows(self.files[0]) if self.prompt_set is None else set_rows(self.prompt_set, self.files)
+        rows = (
+            read_rows(self.files[0], content=self.content)
+            if self.prompt_set is None
+            else set_rows(self.prompt_set, self.files)
+        )
         for where, text, tags in rows:
             if not text.strip():
                 continue
@@ -54,7 +69,7 @@ class PromptSource:
 
     def identity(self) -> dict[str, str | None]:
         """What a run records: name, revision (of a published set, if the files are known to be those) and sha256 of the files."""
-        digest = hash_of(self.files)
+        digest = hash_of(self.files) if self.content is None else hashlib.sha256(self.content).hexdigest()
         chosen = self.prompt_set
         if chosen is None:
             return {"name": self.source, "revision": None, "sha256": digest}
@@ -109,10 +124,17 @@ def read_prompts(source: str, limit: int | None = None) -> list[Prompt]:
         UsageError: if it has another format, has no column of prompts or no prompts.
     """
     prompts: dict[str, Prompt] = {}
-    for _, text, tags in find_prompts(source).rows():
+    found = find_prompts(source)
+    for _, text, tags in found.rows():
         prompts.setdefault(text, Prompt(text, tags))
         if limit is not None and len(prompts) == limit:
             break
     if not prompts:
         raise UsageError(f"{source} holds no prompts")
+    _read[source] = found.identity()
     return list(prompts.values())
+
+
+def identity_of(source: str) -> dict[str, str | None]:
+    """The `PromptSource.identity` of what `read_prompts` read last from a source in this process."""
+    return _read.get(source) or find_prompts(source).identity()

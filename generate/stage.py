@@ -17,7 +17,7 @@ from ..store.pairstore import new_pair
 from ..store.runs import Run, run
 from .config import GenerateConfig, Pairing
 from .defaults import resolve_defaults
-from .prompts import Prompt, find_prompts, read_prompts
+from .prompts import Prompt, identity_of, read_prompts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -117,7 +117,7 @@ def generate_missing(
         "truncated": 0,
     }
     if planned.config.prompts is not None:
-        stage_run.summary["prompt_source"] = find_prompts(planned.config.prompts).identity()
+        stage_run.summary["prompt_source"] = identity_of(planned.config.prompts)
     store.add_prompts((p.text, p.tags) for p in planned.prompts)
     if not planned.missing:
         store.ingest()

@@ -20,7 +20,7 @@ class Similar:
     prompt: str
     other: str
     similarity: float
-    """Jaccard similarity of the two sets of words."""
+    """Jaccard similarity of their shingles."""
 
 
 @dataclass(frozen=True, kw_only=True)

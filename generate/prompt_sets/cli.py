@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="List, fetch and check sets of prompts.")
 _JSON = typer.Option("--json", help="Print as JSON.")
 _N_VALUES = 20  # of a tag, and of the scripts, that are printed
+_WIDTH = 80  # characters of a prompt that are printed
 
 
 @app.command()
@@ -99,7 +100,7 @@ def check(
         typer.Option(help="Model in whose tokens lengths are counted: a built-in one, a folder or a hub id."),
     ] = None,
     similarity: Annotated[
-        float, typer.Option(help="Jaccard similarity of the sets of words from which two prompts are similar.")
+        float, typer.Option(help="Jaccard similarity of words and word pairs from which two prompts are similar.")
     ] = 0.8,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
@@ -140,13 +141,20 @@ def _overlap(where: str, overlap: "Overlap", threshold: float, share: str = "") 
     )
     return [
         f"{where}: {counts}{share}",
-        *(f"    {pair.similarity:.2f}  {_short(pair.prompt)}  ~  {_short(pair.other)}" for pair in overlap.examples),
+        *(
+            f"    {pair.similarity:.2f}  {'  ~  '.join(_excerpts(pair.prompt, pair.other))}"
+            for pair in overlap.examples
+        ),
     ]
 
 
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 80 else f"{line[:79]}…"
+def _excerpts(first: str, second: str) -> list[str]:
+    """A line of each text, from shortly before they differ."""
+    lines = [" ".join(text.split()) for text in (first, second)]
+    same = next((n for n, (one, other) in enumerate(zip(*lines, strict=False)) if one != other), 0)
+    if same > _WIDTH // 2:
+        lines = [f"…{line[same - 18 :].lstrip()}" for line in lines]
+    return [line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…" for line in lines]
 
 
 def _counts(counts: dict[str, int]) -> str:

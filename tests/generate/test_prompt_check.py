@@ -11,7 +11,7 @@ from prefloop.cli import app
 from prefloop.core.ids import prompt_id, split_of
 from prefloop.generate.prompt_sets.check import Similar, check_prompts
 from prefloop.generate.prompt_sets.scripts import scripts_of
-from prefloop.generate.prompt_sets.similarity import SimilarPrompts, jaccard, words
+from prefloop.generate.prompt_sets.similarity import SimilarPrompts, jaccard, shingles, words
 from prefloop.store import PairStore, UsageError
 from typer.testing import CliRunner
 
@@ -44,9 +44,13 @@ def test_words_have_no_case_and_no_punctuation_and_characters_of_chinese_are_wor
     assert words(" :-) ") == [":-)"]  # without words, the text itself
 
 
-def test_similarity_is_shared_words_over_all_words():
-    # {a, red, cat} and {a, blue, cat}: 2 shared of 4
-    assert jaccard(frozenset(words("a red cat")), frozenset(words("a blue cat, a cat"))) == 0.5
+def test_similarity_is_shared_words_and_word_pairs_over_all_of_them():
+    assert shingles("A red, red cat") == {"a", "red", "cat", "a red", "red red", "red cat"}
+    # 3 words and 2 pairs each; "a" and "cat" are in both: 2 of 8
+    assert jaccard(shingles("a red cat"), shingles("a blue cat")) == 0.25
+    # the same 7 words; of 6 pairs each, "cube on", "on a" and "ball here" are in both
+    swapped = jaccard(shingles("red cube on a blue ball here"), shingles("blue cube on a red ball here"))
+    assert swapped == (7 + 3) / (7 + 3 + 3 + 3)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 1.0])
@@ -54,7 +58,7 @@ def test_the_search_finds_exactly_what_comparing_everything_finds(threshold: flo
     rng = random.Random(0)
     texts = [" ".join(rng.choices("abcdefghij", k=rng.randint(1, 8))) for _ in range(300)]
     index = SimilarPrompts(texts[:200], threshold)
-    sets = [frozenset(words(text)) for text in texts]
+    sets = [shingles(text) for text in texts]
     found = 0
     for text, each in zip(texts, sets, strict=True):
         expected = {n: jaccard(each, sets[n]) for n in range(200) if jaccard(each, sets[n]) >= threshold}
@@ -71,25 +75,25 @@ def test_the_search_finds_exactly_what_comparing_everything_finds(threshold: flo
 def test_tags_repeated_rows_and_similar_prompts_are_counted(tmp_path: Path):
     rows = [
         (f"{FIVE} six", "long"),
-        (FIVE, "long"),  # 5 shared of 6: 0.83
+        (FIVE, "long"),  # 5 words and 4 pairs of 6 and 5: 9/11
         ("One, two three four FIVE!", "loud"),  # equal to the one before but for case and punctuation
         (FIVE, "again"),  # a repeated row: its tag does not count
-        ("one two three four", "short"),  # 4 of 5 with FIVE: 0.8, at the threshold
+        ("one two three four", "short"),  # 4 and 3 of the 5 and 4 of FIVE: 7/9
         ("a cat", "short"),
     ]
     path = tmp_path / "prompts.csv"
     path.write_text("prompt,kind\n" + "".join(f'"{text}",{kind}\n' for text, kind in rows))
-    checked = check_prompts(str(path))
+    checked = check_prompts(str(path), threshold=7 / 9)
     assert (checked.n_rows, checked.n_prompts) == (6, 5)
     assert checked.tags == {"kind": {"long": 2, "short": 2, "loud": 1}}
     assert (checked.inside.n_equal, checked.inside.n_similar) == (1, 2)
     assert checked.inside.examples == [
-        Similar(prompt=FIVE, other=f"{FIVE} six", similarity=5 / 6),
-        Similar(prompt="one two three four", other=FIVE, similarity=0.8),
+        Similar(prompt=FIVE, other=f"{FIVE} six", similarity=9 / 11),
+        Similar(prompt="one two three four", other=FIVE, similarity=7 / 9),
     ]
     assert checked.most_words == 6
     assert checked.mean_words == pytest.approx((6 + 5 + 5 + 4 + 2) / 5)
-    assert check_prompts(str(path), threshold=0.81).inside.n_similar == 1
+    assert check_prompts(str(path)).inside.n_similar == 1  # 0.8 by default
 
 
 def test_leakage_counts_training_prompts_and_not_those_of_evaluations_or_validation(store: PairStore, tmp_path: Path):
@@ -102,7 +106,6 @@ def test_leakage_counts_training_prompts_and_not_those_of_evaluations_or_validat
     add_two_images(store, evaluated, source="eval")
     add_prompt(store, pairless)
     store.ingest()
-    # six words and a seventh: 6 of 7 is 0.857
     checked = check_prompts(
         file(tmp_path, f"{equal.upper()}!", f"small {similar}", validated, evaluated, pairless, "other"), store
     )
@@ -111,8 +114,8 @@ def test_leakage_counts_training_prompts_and_not_those_of_evaluations_or_validat
     assert leakage.n_training == 2
     assert (leakage.n_equal, leakage.n_similar) == (1, 1)
     assert leakage.share == pytest.approx(2 / 6)
-    n = len(words(similar))
-    assert leakage.examples == [Similar(prompt=f"small {similar}", other=similar, similarity=n / (n + 1))]
+    # 7 words and 6 pairs, of 8 and 7
+    assert leakage.examples == [Similar(prompt=f"small {similar}", other=similar, similarity=13 / 15)]
     assert leakage.store == str(store.path)
 
 
@@ -152,6 +155,14 @@ def test_scripts_are_those_of_the_letters():
 def test_a_threshold_outside_of_0_to_1_is_refused(tmp_path: Path, threshold: float):
     with pytest.raises(UsageError, match="similarity must be positive and at most 1"):
         check_prompts(file(tmp_path, "a"), threshold=threshold)
+
+
+def test_examples_that_begin_alike_are_shown_where_they_differ(tmp_path: Path):
+    start = "an otter in rain boots with a big umbrella and a map, crossing a wooden bridge at dawn"
+    source = file(tmp_path, f"{start}, oil painting", f"{start}, watercolor")
+    shown = CliRunner().invoke(app, ["prompts", "check", source]).stdout.splitlines()
+    # 16 words and 17 pairs are in both; 4 and 2 are not
+    assert shown[2] == "    0.85  …n bridge at dawn, watercolor  ~  …n bridge at dawn, oil painting"
 
 
 def test_the_command_prints_it_in_lines_or_as_json(store: PairStore, tmp_path: Path):

@@ -47,7 +47,11 @@ def digest(text: str | bytes) -> str:
 
 
 def mini(**changes: Any) -> dict[str, Any]:
-    fields = {"name": "mini", "source": "https://example.invalid/{revision}", "files": ("lists/mini.txt",)}
+    fields: dict[str, Any] = {
+        "name": "mini",
+        "source": "https://example.invalid/{revision}",
+        "files": ("lists/mini.txt",),
+    }
     return fields | {"n_prompts": 2, "sha256": digest(MINI), "revision": REVISION} | changes
 
 
@@ -130,7 +134,7 @@ def test_each_known_set_has_a_pinned_revision_and_a_name_that_no_prompt_file_can
     for known in KNOWN:
         assert not Path(known.name).suffix
         assert len(known.revision or "") == 40
-        assert known.on_hub or known.revision in known.address, known.name
+        assert known.on_hub or str(known.revision) in known.address, known.name
 
 
 # Copies that the user has
@@ -414,7 +418,7 @@ def test_a_zip_file_gives_only_the_files_of_the_set_and_writes_nothing_elsewhere
         f"{digest(text)}  {n}.txt\n" for n, text in (("a", "the first"), ("b", "the second"), ("c", "the third"))
     )
     fields = mini(source=f"{site.address}/repo.zip", archive=True, files=("*/lists/*.txt",), n_prompts=3)
-    chosen = PromptSet(**fields | {"sha256": digest(lines)})
+    chosen = PromptSet(**{**fields, "sha256": digest(lines)})
     site.files["/repo.zip"] = packed.getvalue()
     files = find_files(chosen)
     assert [text for _, text, _ in set_rows(chosen, files)] == ["the first", "the second", "the third"]
