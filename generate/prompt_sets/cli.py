@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -11,9 +11,9 @@ from ...core.cli import say
 from ...core.errors import PrefloopError
 from ...core.text import plural
 from ...store.pairstore import PairStore
-
-if TYPE_CHECKING:
-    from .check import Overlap, PromptCheck
+from .check import SIMILARITY, Overlap, PromptCheck, check_prompts
+from .files import cached_files, find_files
+from .registry import prompt_set, set_names
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch and check sets of prompts.")
 _JSON = typer.Option("--json", help="Print as JSON.")
@@ -27,7 +27,7 @@ def ls(as_json: Annotated[bool, _JSON] = False) -> None:
 
     Example: prefloop prompts ls
     """
-    rows = [_row(name) for name in _names()]
+    rows = [_row(name) for name in set_names()]
     if as_json:
         say(json.dumps(rows))
         return
@@ -42,16 +42,7 @@ def ls(as_json: Annotated[bool, _JSON] = False) -> None:
         )
 
 
-def _names() -> list[str]:
-    from .registry import set_names
-
-    return set_names()
-
-
 def _row(name: str) -> dict[str, Any]:
-    from .files import cached_files
-    from .registry import prompt_set
-
     row: dict[str, Any] = {"name": name, "error": None}
     try:
         chosen = prompt_set(name)
@@ -79,9 +70,6 @@ def fetch(
 
     Example: prefloop prompts fetch parti geneval
     """
-    from .files import find_files
-    from .registry import prompt_set
-
     for chosen in [prompt_set(name) for name in names]:
         files = find_files(chosen)
         if as_json:
@@ -101,21 +89,19 @@ def check(
     ] = None,
     similarity: Annotated[
         float, typer.Option(help="Jaccard similarity of words and word pairs from which two prompts are similar.")
-    ] = 0.8,
+    ] = SIMILARITY,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Count prompts by tag, find repeated ones and those that were trained on, and measure lengths and scripts.
 
     Example: prefloop prompts check shapes-heldout --model shapes
     """
-    from .check import check_prompts
-
     opened = None if store is None else PairStore.open(store)
     checked = check_prompts(prompts, opened, model, similarity)
     say(json.dumps(asdict(checked)) if as_json else "\n".join(_lines(checked)))
 
 
-def _lines(checked: "PromptCheck") -> list[str]:
+def _lines(checked: PromptCheck) -> list[str]:
     n, repeated = checked.n_prompts, checked.n_rows - checked.n_prompts
     lines = [
         f"{checked.name}: {plural(n, 'prompt')}, {plural(repeated, 'repeated row')}; revision "
@@ -135,7 +121,7 @@ def _lines(checked: "PromptCheck") -> list[str]:
     return [*lines, f"scripts: {_counts(checked.scripts)}"]
 
 
-def _overlap(where: str, overlap: "Overlap", threshold: float, share: str = "") -> list[str]:
+def _overlap(where: str, overlap: Overlap, threshold: float, share: str = "") -> list[str]:
     counts = (
         f"{overlap.n_equal} equal but for case and punctuation, {overlap.n_similar} similar ({threshold:g} or more)"
     )
