@@ -11,7 +11,7 @@ from .core.cli import renamed, say
 from .core.errors import PrefloopError
 from .core.options import config_fields
 from .eval.cli import evaluate
-from .generate.cli import generate
+from .generate.cli import generate, pair
 from .generate.prompt_sets.cli import app as prompts_app
 from .loop.cli import loop
 from .relabel.annotate.cli import browse, label
@@ -63,6 +63,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(loop)
 app.command(cls=renamed({"--pairs": "--pairing"}))(generate)
+app.command()(pair)
 app.command(cls=renamed(_SCORING))(relabel)
 app.command(cls=renamed({"--pairs": "--queue"}))(label)
 app.command()(browse)
