@@ -12,6 +12,7 @@ from .core.errors import PrefloopError
 from .core.options import config_fields
 from .eval.cli import evaluate
 from .generate.cli import generate, pair
+from .generate.prompt_sets.cli import app as prompts_app
 from .loop.cli import loop
 from .relabel.annotate.cli import browse, label
 from .relabel.cli import relabel, scorers_app
@@ -77,6 +78,7 @@ store_app.command("import", rich_help_panel="Import and export", cls=renamed({"-
 store_app.command(rich_help_panel="Import and export", cls=renamed({"--labels": "--labeler"}))(export)
 for command in (merge, backup, gc, compact, migrate):
     store_app.command(rich_help_panel="Maintenance")(command)
+app.add_typer(prompts_app, name="prompts")
 app.add_typer(scorers_app, name="scorers")
 app.add_typer(store_app, name="store")
 

@@ -27,8 +27,9 @@ class GenerateConfig:
     model: str = "shapes"
     """shapes or shapes-flow (built in), a folder, or a hub id."""
     prompts: str | None = None
-    """Prompt file (.txt, .jsonl, .json, .csv, .tsv or .parquet), shapes or shapes-heldout. Defaults to shapes for the
-    built-in models and what was trained on them; any other model needs its own."""
+    """Prompt file (.txt, .jsonl, .json, .csv, .tsv or .parquet), a set of `prefloop prompts ls`, SET=PATH for a copy of one,
+    shapes or shapes-heldout. Defaults to shapes for the built-in models and what was trained on them; any other model
+    needs its own."""
     images_per_prompt: int = 4
     """Candidate images per prompt."""
     pairing: Pairing = "all"

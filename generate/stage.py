@@ -15,7 +15,7 @@ from ..store.runs import Run, run
 from .config import GenerateConfig
 from .defaults import resolve_defaults
 from .pairing import Candidate, pair_rows
-from .prompts import Prompt, read_prompts
+from .prompts import Prompt, identity_of, read_prompts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -103,7 +103,7 @@ def run_plan(planned: Plan, store: PairStore, sampler: "ImageSampler | None" = N
 def generate_missing(
     planned: Plan, store: PairStore, stage_run: Run, stop: StopSignal, sampler: "ImageSampler | None" = None
 ) -> dict:
-    """Generate the missing images of a plan; each finished batch is safe.
+    """Generate the missing images of a plan; each finished batch is safe. The run records which prompts it read.
 
     Returns:
         Counts: prompts, images, generated, truncated.
@@ -114,6 +114,8 @@ def generate_missing(
         "generated": len(planned.missing),
         "truncated": 0,
     }
+    if planned.config.prompts is not None:
+        stage_run.summary["prompt_source"] = identity_of(planned.config.prompts)
     store.add_prompts((p.text, p.tags) for p in planned.prompts)
     if not planned.missing:
         store.ingest()

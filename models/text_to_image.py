@@ -137,8 +137,8 @@ def call_arguments(
     return arguments | {name: None for name in REWRITING if name in parameters}
 
 
-def longest_tokenizer(pipeline: Any, max_sequence_length: int | None = None) -> tuple[Any, int] | None:
-    """The tokenizer that keeps most of a prompt, and how many tokens it keeps; None if the pipeline has none.
+def tokenizer_limits(pipeline: Any, max_sequence_length: int | None = None) -> dict[str, tuple[Any, int]]:
+    """Name of each tokenizer of a pipeline → the tokenizer, and how many tokens of a prompt it keeps.
 
     CLIP's keeps `model_max_length`; of the other text encoders `max_sequence_length` decides.
 
@@ -147,7 +147,7 @@ def longest_tokenizer(pipeline: Any, max_sequence_length: int | None = None) -> 
     """
     parameter = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
     length = max_sequence_length or (None if parameter is None else parameter.default)
-    limits = []
+    limits = {}
     for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
         tokenizer = getattr(pipeline, name, None)
         if tokenizer is None:
@@ -155,11 +155,14 @@ def longest_tokenizer(pipeline: Any, max_sequence_length: int | None = None) -> 
         limit = tokenizer.model_max_length
         if isinstance(length, int) and "CLIP" not in type(tokenizer).__name__:
             limit = min(limit, length)
-        limits.append((limit, tokenizer))
-    if not limits:
-        return None
-    limit, tokenizer = max(limits, key=lambda item: item[0])
-    return tokenizer, limit
+        limits[name] = (tokenizer, limit)
+    return limits
+
+
+def longest_tokenizer(pipeline: Any, max_sequence_length: int | None = None) -> tuple[Any, int] | None:
+    """The tokenizer that keeps most of a prompt, and how many tokens it keeps; None if the pipeline has none."""
+    limits = tokenizer_limits(pipeline, max_sequence_length)
+    return max(limits.values(), key=lambda item: item[1], default=None)
 
 
 def family_with_sizes(family: Family | None) -> Family | None:

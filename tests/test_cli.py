@@ -66,6 +66,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
         ["train", "--help"],
         ["eval", "--help"],
         ["label", "--help"],
+        ["prompts", "--help"],
         ["store", "ls"],
         ["store", "stats"],
         ["store", "check"],

@@ -23,7 +23,7 @@ def test_every_command_of_readme_has_the_options_it_is_given():
     assert len(commands()) >= 6
     for words in commands():
         names = [word for word in words[1:3] if not word.startswith("-")]
-        depth = 2 if names[0] in ("store", "scorers") else 1
+        depth = 2 if names[0] in ("store", "scorers", "prompts") else 1
         shown = CliRunner().invoke(app, [*names[:depth], "--help"], env={"COLUMNS": "200"})
         assert shown.exit_code == 0, words
         for option in (word.split("=")[0] for word in words if word.startswith("--")):
