@@ -13,7 +13,7 @@ from .core.options import config_fields
 from .eval.cli import evaluate
 from .generate.cli import generate
 from .loop.cli import loop
-from .relabel.annotate.cli import browse, label
+from .relabel.annotate.cli import browse, label, raters
 from .relabel.cli import relabel, scorers_app
 from .shapes.cli import demo
 from .store.cli import app as store_app
@@ -65,6 +65,7 @@ app.command(cls=renamed({"--pairs": "--pairing"}))(generate)
 app.command(cls=renamed(_SCORING))(relabel)
 app.command(cls=renamed({"--pairs": "--queue"}))(label)
 app.command()(browse)
+app.command()(raters)
 app.command(cls=renamed(_TRAIN))(train)
 app.command()(card)
 app.command("eval", cls=renamed({"--against": "--baseline", "--weights": "--checkpoint"}))(evaluate)
