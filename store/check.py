@@ -29,6 +29,7 @@ _REFERENCES = (
     ("scores", "scorer", "scorers", "scorer"),
     ("labels", "pair_id", "pairs", "pair_id"),
     ("labels", "labeler", "labelers", "labeler"),
+    ("evaluations", "generation_id", "generations", "generation_id"),
 )
 
 

@@ -32,7 +32,7 @@ comment on column generations.seed is '-1 if unknown.';
 comment on column generations.image_index is 'Index among the images of the prompt, from 0.';
 
 comment on table pairs is 'Two images of one prompt; image_a is the one with the smaller id.';
-comment on column pairs.source is 'generate, import or eval; eval pairs are never trained on.';
+comment on column pairs.source is 'generate, pair, import or eval; eval pairs are never trained on.';
 
 comment on table scorers is 'Models that score one image.';
 comment on column scorers.scorer is 'name@revision; scores of two revisions are not comparable.';
@@ -52,11 +52,18 @@ comment on column labels.margin is 'Chosen minus rejected in the scorer''s own u
 comment on column labels.shown_left is 'Which image a person saw on the left: a or b.';
 comment on column labels.response_ms is 'Milliseconds a person took to answer.';
 
+comment on table evaluations is 'The images of each evaluation: of every model the same prompts and indices.';
+comment on column evaluations.evaluation_id is 'Derived from the generations: the same evaluation again has the same id.';
+comment on column evaluations.tags is 'Of the prompt, as the evaluation''s prompt file gave them.';
+
 comment on view image_files is 'Path of each image file, relative to the store''s folder.';
 comment on view image_models is 'Which model generated which image for which prompt; several rows if several models did.';
 comment on view run_rounds is 'The round of each run of a loop: of a run of kind round, and of the runs that are parts of it.';
 comment on column run_rounds.round is 'From 1; a resumed round has several runs of kind round.';
 comment on view pair_models is 'Names of the models that generated a pair''s images; of several models, the name that sorts first.';
+comment on view evaluation_images is 'The images of an evaluation, with the model of each.';
+comment on view evaluation_pairs is 'The comparisons of an evaluation: every two models once, by prompt and index.';
+comment on column evaluation_pairs.pair_id is 'null if both models generated the same image.';
 comment on view pair_scores is 'Both scores of every pair, for each scorer that has scored both images.';
 comment on view current_labels is 'The label that counts for each pair and labeler: the latest revision.';
 comment on view preferences is 'Pairs that a labeler has decided, by its current label: no ties, no skips; evaluation pairs included.';

@@ -67,13 +67,14 @@ TABLES: dict[str, pa.Schema] = {
         response_ms=pa.int32(),
         run_id=_ID,
     ),
+    "evaluations": _schema(evaluation_id=_ID, generation_id=_ID, tags=_TEXT),
 }
 
 CHECKSUM_LENGTH = 32
 """Hexadecimal digits of a part's sha256 in its name; the first parts that prefloop 0.1 wrote have 8 random digits there."""
 _NAME = re.compile(r"\d{20}-([a-z]+)-\d+-(?:[0-9a-f]{8}|[0-9a-f]{32})\.parquet")  # time, table, process, checksum
 REPLACED = "prefloop.replaced"  # key in a part's footer
-_KEY_LENGTH = {"scores": 3, "labels": 3}  # else a table's key is its first column
+_KEY_LENGTH = {"scores": 3, "labels": 3, "evaluations": 2}  # else a table's key is its first column
 
 
 _OLD_NAMES: dict[str, dict[str, str]] = {

@@ -61,7 +61,7 @@ create table pairs (
     prompt_id uuid not null,
     image_a uuid not null,
     image_b uuid not null,
-    source varchar not null check (source in ('generate', 'eval', 'import')),
+    source varchar not null check (source in ('generate', 'pair', 'eval', 'import')),
     run_id uuid,
     check (image_a < image_b)
 );
@@ -100,6 +100,14 @@ create table labels (
     primary key (pair_id, labeler, revision)
 );
 
+-- The images of each evaluation: of every model the same prompts and indices.
+create table evaluations (
+    evaluation_id uuid not null,
+    generation_id uuid not null,
+    tags json not null,
+    primary key (evaluation_id, generation_id)
+);
+
 -- Views. A change here needs a new schema version, as a change of the tables does.
 
 -- The path of each image file, relative to the store's folder.
@@ -133,6 +141,36 @@ from (select pair_id, prompt_id, image_a, image_b, unnest([image_a, image_b]) as
 join generations using (prompt_id, image_id)
 join models using (model_id)
 group by pair_id;
+
+-- The images of an evaluation, with the model of each.
+create view evaluation_images as
+select e.evaluation_id, g.model_id, g.prompt_id, g.image_index, g.image_id, e.tags
+from evaluations e
+join generations g using (generation_id);
+
+-- The comparisons of an evaluation: every two models once, by prompt and index. Two equal images are a comparison without
+-- a pair.
+create view evaluation_pairs as
+select
+    x.evaluation_id,
+    x.model_id,
+    y.model_id as other_id,
+    x.prompt_id,
+    x.image_index,
+    x.image_id as image,
+    y.image_id as other_image,
+    p.pair_id,
+    x.tags
+from evaluation_images x
+join evaluation_images y
+    on y.evaluation_id = x.evaluation_id
+    and y.prompt_id = x.prompt_id
+    and y.image_index = x.image_index
+    and y.model_id > x.model_id
+left join pairs p
+    on p.prompt_id = x.prompt_id
+    and p.image_a = least(x.image_id, y.image_id)
+    and p.image_b = greatest(x.image_id, y.image_id);
 
 -- Both scores of every pair, for each scorer that has scored both images.
 create view pair_scores as

@@ -50,9 +50,11 @@ def add_pair(
 
 def add_generation(
     store: PairStore, prompt: UUID, model: UUID, image: UUID, index: int = 0, run_id: UUID | None = None
-) -> None:
+) -> UUID:
     row = {"prompt_id": prompt, "model_id": model, "image_id": image, "sampling": "{}", "seed": 0, "image_index": index}
-    store.append("generations", [{"generation_id": UUID(int=model.int ^ image.int), "run_id": run_id, **row}])
+    identity = UUID(int=model.int ^ image.int)
+    store.append("generations", [{"generation_id": identity, "run_id": run_id, **row}])
+    return identity
 
 
 def add_labeler(store: PairStore, name: str, kind: str = "human") -> None:

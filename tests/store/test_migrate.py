@@ -1,4 +1,4 @@
-"""Stores of schema versions 1, which prefloop 0.1 wrote, and 2, and journals that hold parts of several versions."""
+"""Stores of schema versions 1, which prefloop 0.1 wrote, 2 and 3, and journals that hold parts of several versions."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,9 @@ from typer.testing import CliRunner
 
 RUNNER = CliRunner()
 OLD_NAMES = {"revision": "rep", "response_ms": "ms", "sampling": "sampler"}
-EXPECTED, OF_VERSION_2 = (json.loads((TESTS / "stores" / f"v{version}.json").read_text()) for version in (1, 2))
+EXPECTED, OF_VERSION_2, OF_VERSION_3 = (
+    json.loads((TESTS / "stores" / f"v{version}.json").read_text()) for version in (1, 2, 3)
+)
 # columns of views that a version had, and of runs those that do not depend on the machine
 COLUMNS = {
     "runs": "run_id, kind, status, summary",
@@ -95,7 +97,7 @@ def test_commands_on_a_store_of_version_1_name_the_cure_and_change_nothing(
 def test_migrate_gives_every_row_and_the_answers_of_every_view(first_version: PairStore):
     ended = RUNNER.invoke(app, ["store", "migrate", "--store", str(first_version.path)])
     assert ended.exit_code == 0, ended.stderr
-    assert "has schema version 3; it had 1, and the old database is pairs.duckdb.old" in ended.stdout
+    assert "has schema version 4; it had 1, and the old database is pairs.duckdb.old" in ended.stdout
     opened = PairStore.open(first_version.path)
     assert len(EXPECTED["labels"]) == 13
     assert contents(opened) == EXPECTED
@@ -103,7 +105,7 @@ def test_migrate_gives_every_row_and_the_answers_of_every_view(first_version: Pa
     assert old_columns(opened) == {"rep", "ms", "sampler"}  # the journal is left as it is
     with duckdb.connect(first_version.path / "pairs.duckdb.old", read_only=True) as kept:
         assert kept.execute("select schema_version from meta").fetchall() == [(1,)]
-    assert migrate(first_version) == (3, 3)
+    assert migrate(first_version) == (4, 4)
 
 
 def test_a_store_of_version_2_is_refused_until_it_is_migrated_and_then_knows_its_rounds(tmp_path: Path):
@@ -112,7 +114,7 @@ def test_a_store_of_version_2_is_refused_until_it_is_migrated_and_then_knows_its
     with pytest.raises(IntegrityError, match=r"has schema version 2 .* run `prefloop store migrate"):
         PairStore.open(store.path)
     assert files(store.path) == before
-    assert migrate(store) == (2, 3)
+    assert migrate(store) == (2, 4)
     opened = PairStore.open(store.path)
     assert len(OF_VERSION_2["labels"]) == 18
     assert contents(opened, OF_VERSION_2, COLUMNS_OF_VERSION_2) == OF_VERSION_2
@@ -122,6 +124,18 @@ def test_a_store_of_version_2_is_refused_until_it_is_migrated_and_then_knows_its
     assert opened.rows(rows) == [(1, "generate", 4), (2, "eval", 1), (2, "generate", 4), (None, "import", 1)]
     with duckdb.connect(store.path / "pairs.duckdb.old", read_only=True) as kept:
         assert kept.execute("select schema_version from meta").fetchall() == [(2,)]
+
+
+def test_a_store_of_version_3_is_refused_until_it_is_migrated_and_then_has_evaluations(tmp_path: Path):
+    store = kept_store(3, tmp_path)
+    with pytest.raises(IntegrityError, match=r"has schema version 3 .* run `prefloop store migrate"):
+        PairStore.open(store.path)
+    assert migrate(store) == (3, 4)
+    opened = PairStore.open(store.path)
+    assert len(OF_VERSION_3["run_rounds"]) == 5
+    assert contents(opened, OF_VERSION_3, {"runs": COLUMNS_OF_VERSION_2["runs"]}) == OF_VERSION_3
+    assert opened.rows("select count(*) from evaluations") == [(0,)]
+    assert check(opened) == []
 
 
 def test_rebuild_migrates_too(first_version: PairStore):
@@ -210,7 +224,7 @@ def test_a_newer_schema_is_refused_and_left_alone(store: PairStore):
     with duckdb.connect(store.database) as connection:
         connection.execute("update meta set schema_version = 99")
     for attempt in (PairStore.open, lambda path: migrate(PairStore(path))):
-        with pytest.raises(IntegrityError, match="has schema version 99 and this prefloop reads 3; update prefloop"):
+        with pytest.raises(IntegrityError, match="has schema version 99 and this prefloop reads 4; update prefloop"):
             attempt(store.path)
     assert store.schema_version() == 99
 

@@ -1,0 +1,53 @@
+"""Evaluations in the store: which images each compared. An evaluation's id follows from its generations."""
+
+from collections.abc import Iterable, Mapping
+from uuid import UUID
+
+from ..core.errors import UsageError
+from ..core.ids import canonical, content_id
+from .pairstore import PairStore
+
+_MIN_PREFIX = 4
+# The evaluations of the runs that are done, the newest run first.
+_RUNS = """
+    select (summary ->> '$.evaluation_id')::uuid as evaluation_id, config ->> '$.name' as name
+    from runs where kind = 'eval' and summary ->> '$.evaluation_id' is not null order by started desc"""
+
+
+def add_evaluation(store: PairStore, generations: Iterable[tuple[UUID, Mapping[str, str]]]) -> UUID:
+    """Add the generations of an evaluation with the tags of their prompts; the same ones again add nothing.
+
+    Returns:
+        The evaluation's id.
+    """
+    tags_of = dict(generations)
+    identity = content_id(b"evaluation\0" + b"".join(sorted(generation.bytes for generation in tags_of)))
+    rows = (
+        {"evaluation_id": identity, "generation_id": generation, "tags": canonical(dict(tags))}
+        for generation, tags in tags_of.items()
+    )
+    store.append_new("evaluations", rows)
+    return identity
+
+
+def find_evaluation(store: PairStore, name: str) -> UUID:
+    """The evaluation that a name means: the last one with that --name, or the one whose id begins so.
+
+    Raises:
+        UsageError: if there is none, or several ids begin so; it lists those there are.
+    """
+    known = store.rows(_RUNS)
+    for identity, given in known:
+        if name == given:
+            return identity
+    digits = name.replace("-", "").lower()
+    ids = list(dict.fromkeys(identity for identity, _ in known))
+    found = [identity for identity in ids if len(digits) >= _MIN_PREFIX and identity.hex.startswith(digits)]
+    if len(found) == 1:
+        return found[0]
+    names = list(dict.fromkeys(given or identity.hex[:12] for identity, given in known))
+    if not names:
+        raise UsageError(f"{store.path} holds no evaluation; `prefloop eval` makes one")
+    raise UsageError(
+        f"{'several evaluations begin with' if found else 'no evaluation is named'} {name!r}; choose from {', '.join(names)}"
+    )
