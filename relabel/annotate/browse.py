@@ -18,6 +18,8 @@ from . import browse_queries as queries
 from .config import BrowseConfig
 from .filters import Filters
 from .pages import Pages
+from .rater_text import alpha_line, between_columns, rater_columns, rater_notes
+from .raters import raters
 from .reports import report_file
 from .security import InviteLinks, SecurityMiddleware, cookie_name
 from .serve import base_url, listen, open_browser, serve, warn_if_exposed
@@ -103,6 +105,16 @@ def browse_app(config: BrowseConfig, store: PairStore, invites: InviteLinks[str]
             raise HTTPException(404, "the report of this run is not on this machine")
         return report_file(folder, request.path_params["path"])
 
+    def rater_statistics(request: Request) -> Response:
+        result = raters(store)
+        values = {
+            "raters": rater_columns(result),
+            "notes": rater_notes(result),
+            "between": between_columns(result),
+            "alpha": alpha_line(result),
+        }
+        return pages.render(request, "raters.html", values)
+
     def image(request: Request) -> Response:
         return images.respond(request.path_params["name"])
 
@@ -117,6 +129,7 @@ def browse_app(config: BrowseConfig, store: PairStore, invites: InviteLinks[str]
         Route("/pair/{name}", pair, methods=["GET"]),
         Route("/runs", runs, methods=["GET"]),
         Route("/runs/{name}/{path:path}", report, methods=["GET"]),
+        Route("/raters", rater_statistics, methods=["GET"]),
         Route("/image/{name}", image, methods=["GET"]),
         Route("/thumbnail/{name}", thumbnail, methods=["GET"]),
         Route("/enter", enter, methods=["GET", "POST"]),

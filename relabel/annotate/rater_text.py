@@ -17,7 +17,7 @@ def _notes(rater: Rater) -> Iterator[str]:
     if rater.left and rater.n_sides >= MIN_PROMPTS and not rater.left.low <= 0.5 <= rater.left.high:
         side = "left" if rater.left.value > 0.5 else "right"
         share = rater.left.value if side == "left" else 1 - rater.left.value
-        yield f"{name} chose the {side} image in {share:.0%} of {rater.n_sides} answers: the side matters to this rater"
+        yield f"{name} chose the {side} image in {share:.0%} of {rater.n_sides} answers, which is more often than by chance"
     evidence = f"kappa {estimate_text(rater.kappa, rater.n_shared_prompts, '.2f')}, {_shared(rater)}"
     either = "; it may be either of the two, since there is only one other rater" if rater.n_others == 1 else ""
     if rater.verdict == "no better than chance":

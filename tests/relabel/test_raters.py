@@ -58,7 +58,7 @@ def test_a_rater_who_always_chooses_the_left_agrees_by_chance(three: RaterReport
     assert (lefty.agreement.value, lefty.kappa.value) == (0.5, 0.0)
     assert lefty.verdict == "no better than chance"
     (left_note, random_note) = rater_notes(three)
-    assert left_note == "lefty chose the left image in 100% of 100 answers: the side matters to this rater"
+    assert left_note == "lefty chose the left image in 100% of 100 answers, which is more often than by chance"
     assert random_note.startswith("lefty cannot be told from a rater who answers at random: kappa 0.00 (")
     assert random_note.endswith("100 shared pairs of 100 prompts")
 
