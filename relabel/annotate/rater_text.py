@@ -53,20 +53,22 @@ def rater_columns(result: RaterReport) -> list[dict[str, str]]:
         {
             "labeler": rater.labeler,
             "labels": f"{rater.n_labels}",
-            "skips": f"{rater.n_skips}",
-            "ties": "" if rater.ties is None else f"{rater.ties:.1%}",
-            "left (interval)": "" if rater.left is None else estimate_text(rater.left, rater.n_sides),
-            "same when repeated": ""
-            if not rater.self_agreement
-            else f"{rater.self_agreement.value:.1%} of {rater.n_repeats}",
-            "seconds": "" if rater.seconds is None else f"{rater.seconds:.1f}",
-            "shared": f"{rater.n_shared}",
-            "agree with others": "" if rater.agreement is None else f"{rater.agreement.value:.1%}",
-            "kappa (interval)": "" if rater.n_shared == 0 else _short(rater.kappa),
             "against random": rater.verdict,
+            "kappa (interval)": "" if rater.n_shared == 0 else _short(rater.kappa),
+            "agree with others": "" if rater.agreement is None else f"{rater.agreement.value:.1%}",
+            "shared": f"{rater.n_shared}",
+            "left (interval)": "" if rater.left is None else estimate_text(rater.left, rater.n_sides),
+            "same when repeated": _repeated(rater),
+            "ties": "" if rater.ties is None else f"{rater.ties:.1%}",
+            "skips": f"{rater.n_skips}",
+            "seconds": "" if rater.seconds is None else f"{rater.seconds:.1f}",
         }
         for rater in result.raters
     ]
+
+
+def _repeated(rater: Rater) -> str:
+    return "" if rater.self_agreement is None else f"{rater.self_agreement.value:.1%} of {rater.n_repeats}"
 
 
 def between_columns(result: RaterReport) -> list[dict[str, str]]:
