@@ -80,7 +80,7 @@ def sample_sentence(n_pairs: int, tie_rate: float = 0.0) -> str:
 
 def _shown(n_decided: int, tie_rate: float) -> str:
     smallest, following = win_rate_shown(n_decided), next_win_rate(n_decided)
-    shown = "no win rate shows" if smallest is None else f"a true win rate of {_rounded_up(smallest)} shows"
+    shown = "no win rate shows" if smallest is None else f"a true win rate of {rate_text(smallest)} shows"
     if following is None:
         return shown
     n_needed = pairs_needed(following)
@@ -88,7 +88,7 @@ def _shown(n_decided: int, tie_rate: float) -> str:
     return f"{shown}; {following:.0%} needs {n_needed:,}{with_ties}"
 
 
-def _rounded_up(share: float) -> str:
-    """Whole percent from 55 % on, tenths below; never below the share, whose number of pairs would not suffice."""
+def rate_text(share: float) -> str:
+    """A win rate that is shown, as whole percent from 55 % on, tenths below. Rounded up: a smaller one would need more pairs."""
     steps, form = (100, ".0%") if share > 0.55 else (1000, ".1%")
     return f"{math.ceil(share * steps - 1e-9) / steps:{form}}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ...core.stats import MIN_PROMPTS, Estimate, interval_text
+from ...core.stats import MIN_PROMPTS, Estimate, estimate_text
 from ...core.text import plural
 from .raters import MIN_SHARED, Rater, RaterReport
 
@@ -38,13 +38,6 @@ def _notes(rater: Rater) -> Iterator[str]:
 
 def _shared(rater: Rater) -> str:
     return f"{plural(rater.n_shared, 'shared pair')} of {plural(rater.n_shared_prompts, 'prompt')}"
-
-
-def estimate_text(estimate: Estimate | None, n_prompts: int, form: str = ".1%") -> str:
-    """A number and its interval, "0.42 (0.30 to 0.55)"."""
-    if estimate is None:
-        return "undefined"
-    return f"{estimate.value:{form}} ({interval_text(estimate.low, estimate.high, n_prompts, form)})"
 
 
 def rater_columns(result: RaterReport) -> list[dict[str, str]]:
