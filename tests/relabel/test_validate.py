@@ -223,6 +223,16 @@ def test_a_scorer_is_better_than_chance_only_if_its_interval_is(n_right: int, n:
     assert verdict(always_a) == expected
 
 
+def test_agreement_on_the_usual_side_is_not_better_than_chance():
+    """Both choose a in 90 of 100 pairs, and never b together: accuracy 80 %, by chance 0.9 · 0.9 + 0.1 · 0.1 = 82 %."""
+    preferred, difference = np.ones(100), np.ones(100)
+    preferred[:10], difference[10:20] = 0, -1
+    found = decided(preferred, difference, np.arange(100).astype(str))
+    assert found is not None
+    assert found.accuracy.low > 0.5
+    assert verdict(found) != "better than chance"
+
+
 def test_prompts_that_are_all_half_right_are_not_better_than_chance():
     # two pairs of each of 20 prompts, one right and one wrong: no spread over prompts
     preferred, difference = np.tile([1.0, 1.0, 0.0, 0.0], 10), np.tile([1.0, -1.0], 20)
