@@ -165,11 +165,11 @@ def tie_verdict_text(with_ties: TieAware) -> str:
     kappa, above = with_ties.kappa, with_ties.above_always_tie
     if not above.has_interval and not (kappa and kappa.has_interval):
         return "too few prompts to tell from chance"
-    chance = "better" if kappa and kappa.low > 0 else "not better"
-    always_tie = "better" if above.low > 0 else "not better"
-    if chance == always_tie:
-        return f"{chance} than chance and than always a tie"
-    return f"{chance} than chance, {always_tie} than always a tie"
+    of_chance, of_always_tie = bool(kappa and kappa.low > 0), above.low > 0
+    if of_chance == of_always_tie:
+        return f"{'better than chance and' if of_chance else 'neither better than chance nor'} than always a tie"
+    better, not_better = ("chance", "always a tie") if of_chance else ("always a tie", "chance")
+    return f"better than {better}, not better than {not_better}"
 
 
 def _decided_line(quality: ScorerQuality) -> str:

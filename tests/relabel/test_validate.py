@@ -184,7 +184,7 @@ def test_kappa_with_ties_is_what_is_above_chance_and_always_tie_is_subtracted():
     assert found.kappa.low < 0 < found.kappa.high
     # per prompt ½, -½, 0, -½: right against a tie, wrong, tie, ½ against 1
     assert found.above_always_tie.value == pytest.approx(-0.125)
-    assert tie_verdict_text(found) == "not better than chance and than always a tie"
+    assert tie_verdict_text(found) == "neither better than chance nor than always a tie"
     right = tie_aware(preferred, preferred - 0.5, np.arange(40).astype(str), 0.1)
     assert right.kappa is not None
     assert (right.accuracy.value, right.kappa.value, right.above_always_tie.value) == (1.0, 1.0, 0.25)
@@ -398,7 +398,7 @@ def test_meaningless_scores_are_reported_as_meaningless(store: PairStore):
     assert f"always tie {found.always_tie:.1%}" in second
     assert second.endswith(f"chosen on {noise.band_decided + noise.band_ties} pairs of other prompts")
     assert "calibration error" in last
-    assert "not better than chance and than always a tie" in second
+    assert "neither better than chance nor than always a tie" in second
     assert found.kappa is not None
     assert found.kappa.low < 0 <= found.kappa.high  # the best band takes nearly every pair for a tie
     assert found.above_always_tie.low < 0
@@ -416,7 +416,7 @@ def test_the_page_says_when_a_scorer_is_not_better_than_chance(store: PairStore,
     page = (tmp_path / "quality.html").read_text()
     n = row["decided"]["n"]
     assert re.search(rf"not better than chance; {n} decided pairs show an accuracy of 6\d% or more", page)
-    assert "not better than chance and than always a tie" in page
+    assert "neither better than chance nor than always a tie" in page
 
 
 def test_nine_of_ten_intervals_of_meaningless_scores_hold_chance():
