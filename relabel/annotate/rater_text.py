@@ -18,7 +18,7 @@ def _notes(rater: Rater) -> Iterator[str]:
         side = "left" if rater.left.value > 0.5 else "right"
         share = rater.left.value if side == "left" else 1 - rater.left.value
         yield f"{name} chose the {side} image in {share:.0%} of {rater.n_sides} answers, which is more often than by chance"
-    evidence = f"kappa {estimate_text(rater.kappa, rater.n_shared_prompts, '.2f')}, {_shared(rater)}"
+    evidence = f"kappa {estimate_text(rater.kappa, rater.n_shared_prompts, 'z.2f')}, {_shared(rater)}"
     either = "; it may be either of the two, since there is only one other rater" if rater.n_others == 1 else ""
     if rater.verdict == "no better than chance":
         yield f"{name} cannot be told from a rater who answers at random: {evidence}{either}"
@@ -82,8 +82,8 @@ def _short(estimate: Estimate | None) -> str:
     if estimate is None:
         return "undefined"
     if not estimate.has_interval:
-        return f"{estimate.value:.2f} (none)"
-    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+        return f"{estimate.value:z.2f} (none)"
+    return f"{estimate.value:z.2f} ({estimate.low:z.2f} to {estimate.high:z.2f})"
 
 
 def alpha_line(result: RaterReport) -> str:
@@ -93,4 +93,4 @@ def alpha_line(result: RaterReport) -> str:
     over = f"{plural(result.n_alpha, 'pair')} of {plural(result.n_alpha_prompts, 'prompt')} with two labels or more"
     if result.alpha is None:
         return f"Krippendorff's alpha: undefined, all labels are the same; {over}"
-    return f"Krippendorff's alpha {estimate_text(result.alpha, result.n_alpha_prompts, '.2f')}; {over}"
+    return f"Krippendorff's alpha {estimate_text(result.alpha, result.n_alpha_prompts, 'z.2f')}; {over}"

@@ -178,7 +178,7 @@ def _decided_line(quality: ScorerQuality) -> str:
         return "the labeler decided none of the pairs"
     return (
         f"accuracy {estimate_text(result.accuracy, result.n_prompts)}, by chance 50%; "
-        f"kappa {estimate_text(result.kappa, result.n_prompts, '.2f')}, by chance 0; "
+        f"kappa {estimate_text(result.kappa, result.n_prompts, 'z.2f')}, by chance 0; "
         f"{result.n} decided pairs of {result.n_prompts} prompts"
     )
 
@@ -190,7 +190,7 @@ def _tie_aware_line(quality: ScorerQuality) -> str:
     return (
         f"with ties {estimate_text(result.accuracy, result.n_prompts)}, by chance {result.chance:.1%}, "
         f"always tie {result.always_tie:.1%}: {tie_verdict_text(result)}; "
-        f"kappa {estimate_text(result.kappa, result.n_prompts, '.2f')}; {result.n} pairs of {result.n_prompts} prompts; "
+        f"kappa {estimate_text(result.kappa, result.n_prompts, 'z.2f')}; {result.n} pairs of {result.n_prompts} prompts; "
         f"tie band {result.tie_band:.4g}, chosen on {quality.band_decided + quality.band_ties} pairs of other prompts"
     )
 
