@@ -12,11 +12,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ...core.signals import StopSignal
+from ...core.stats import estimate_text
 from ...core.text import json_text
 from ...store import PairStore, PrefloopError
 from . import browse_queries as queries
 from .config import BrowseConfig
 from .filters import Filters
+from .outcome import comparisons, evaluations
 from .pages import Pages
 from .rater_text import alpha_line, between_columns, rater_columns, rater_notes
 from .raters import raters
@@ -24,6 +26,9 @@ from .reports import report_file
 from .security import InviteLinks, SecurityMiddleware, cookie_name
 from .serve import base_url, listen, open_browser, serve, warn_if_exposed
 from .thumbnails import HEX, ImageCache
+
+MAX_EVALUATIONS = 20
+"""The newest ones are shown."""
 
 
 def browse(config: BrowseConfig, store: PairStore, say: Callable[[str], None]) -> None:
@@ -115,6 +120,13 @@ def browse_app(config: BrowseConfig, store: PairStore, invites: InviteLinks[str]
         }
         return pages.render(request, "raters.html", values)
 
+    def evaluation_outcomes(request: Request) -> Response:
+        listed = [
+            {"name": name, "comparisons": comparisons(store, evaluation)}
+            for evaluation, name in evaluations(store)[:MAX_EVALUATIONS]
+        ]
+        return pages.render(request, "evaluations.html", {"evaluations": listed, "estimate_text": estimate_text})
+
     def image(request: Request) -> Response:
         return images.respond(request.path_params["name"])
 
@@ -129,6 +141,7 @@ def browse_app(config: BrowseConfig, store: PairStore, invites: InviteLinks[str]
         Route("/pair/{name}", pair, methods=["GET"]),
         Route("/runs", runs, methods=["GET"]),
         Route("/runs/{name}/{path:path}", report, methods=["GET"]),
+        Route("/evaluations", evaluation_outcomes, methods=["GET"]),
         Route("/raters", rater_statistics, methods=["GET"]),
         Route("/image/{name}", image, methods=["GET"]),
         Route("/thumbnail/{name}", thumbnail, methods=["GET"]),

@@ -29,19 +29,34 @@ def label(
 def run_label(config: LabelConfig, store: PairStore, *, as_json: bool = False) -> None:
     """Serve the labelling page, then print a summary."""
     from .label import label as serve_label
+    from .outcome import Comparison, comparisons, outcome_lines, plan_lines
+    from .queue import evaluation_of, pairs_to_label
+    from .serve import try_or_warn
 
     def announce(link: str, name: str | None) -> None:
         who = f"for {name}" if name else "for one person"
         say(json.dumps({"link": link, "labeler": name}) if as_json else f"link {who}, works once: {link}")
 
+    evaluation = evaluation_of(store, config)
+    pairs = pairs_to_label(store, config) if evaluation else []
+    if evaluation:
+        say("\n".join(plan_lines(store, evaluation, pairs)), err=True)
     summary = serve_label(config, store, announce)
+    compared: list[Comparison] = []
+    if evaluation:
+        try_or_warn(
+            lambda: compared.extend(comparisons(store, evaluation, pairs)), "`prefloop browse` shows the outcome"
+        )
     if as_json:
-        say(json.dumps(summary))
+        outcome = {"comparisons": [asdict(each) for each in compared]} if evaluation else {}
+        say(json.dumps(plain(summary | outcome), allow_nan=False))
         return
     counts = ", ".join(f"{n} by {name}" for name, n in summary["labels"].items())
     say(f"new labels: {counts or 'none'}; run the same command to continue")
     for reason, n in summary["excluded"].items():
         say(f"{n} pairs excluded: {reason}", err=True)
+    for line in outcome_lines(compared):
+        say(line)
 
 
 @options_of(BrowseConfig)
