@@ -19,9 +19,25 @@ MIN_FOR_TIES = 20
 LOCK_WAIT = 5.0
 """Seconds to wait for other processes that hold the store; the outcome can also be asked for later."""
 
-Status = Literal["not labelled", "too few prompts", "settled", "open", "not settled at this rate", "cannot be settled"]
+EARLY = 3.2905 / 1.9600
+"""Half width of a 99.9 % interval over that of a 95 % one. While pairs are left, the wider one decides: who looks after every label
+and stops when the 95 % interval excludes one half finds a difference between equal models in 42 % of evaluations of 200 prompts,
+with this rule in 7 %."""
+MIN_EARLY = 20
+"""Pairs before which nothing is settled while pairs are left."""
+
+Status = Literal[
+    "not labelled",
+    "too few prompts",
+    "settled",
+    "ahead so far",
+    "open",
+    "not settled at this rate",
+    "cannot be settled",
+]
 """
-settled: the interval of the win rate excludes one half.
+settled: the interval of the win rate excludes one half; while pairs are left, the 99.9 % interval.
+ahead so far: only the 95 % interval does, and pairs are left.
 not settled at this rate: if the pairs that are left went as those so far, the interval would still contain one half.
 cannot be settled: it would, too, if they went as well for either model as the interval so far allows.
 open: none of these.
@@ -139,7 +155,7 @@ def outcome(win_rate: Estimate, n: int, n_total: int) -> Status:
     if not win_rate.has_interval:
         return "too few prompts"
     if _is_told(win_rate):
-        return "settled"
+        return "settled" if n == n_total or (n >= MIN_EARLY and _is_told(_widened(win_rate))) else "ahead so far"
     if not any(_is_told(project(win_rate, rate, n, n_total)) for rate in (win_rate.low, win_rate.high)):
         return "cannot be settled"
     return "open" if _is_told(project(win_rate, win_rate.value, n, n_total)) else "not settled at this rate"
@@ -156,6 +172,11 @@ def project(win_rate: Estimate, rate: float, n: int, n_total: int) -> Estimate:
 
 def _is_told(win_rate: Estimate) -> bool:
     return win_rate.low > 0.5 or win_rate.high < 0.5
+
+
+def _widened(win_rate: Estimate) -> Estimate:
+    low, high = (win_rate.value + (end - win_rate.value) * EARLY for end in (win_rate.low, win_rate.high))
+    return Estimate(win_rate.value, low, high)
 
 
 def tie_rate(store: PairStore, pairs: Collection[UUID]) -> tuple[float, str] | None:
@@ -197,7 +218,7 @@ def outcome_line(each: Comparison) -> str:
         f"; {each.model} wins {estimate_text(each.win_rate, each.n_prompts)}, {plural(each.n_labelled, 'pair')} labelled, "
         f"{each.n_left} left"
     )
-    if each.status == "too few prompts" or each.status == "settled" or not each.n_left or each.projected is None:
+    if each.status in ("too few prompts", "settled") or not each.n_left or each.projected is None:
         return head
     ends = f"{each.projected.low:.1%} to {each.projected.high:.1%}"
     if each.status == "cannot be settled":

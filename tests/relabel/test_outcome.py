@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import combinations, product
 from uuid import UUID
 
+import numpy as np
 import pytest
 from content import (
     add_generation,
@@ -149,8 +150,12 @@ def test_every_two_of_three_models_are_compared(store: PairStore):
 @pytest.mark.parametrize(
     ("low", "value", "high", "n", "n_total", "expected"),
     [
-        (0.52, 0.60, 0.68, 100, 400, "settled"),
-        (0.32, 0.40, 0.48, 100, 400, "settled"),
+        # 0.68 ± 0.1 · 1.679 is above 0.512
+        (0.58, 0.68, 0.78, 100, 400, "settled"),
+        # 0.66 ± 0.168 begins at 0.492
+        (0.56, 0.66, 0.76, 100, 400, "ahead so far"),
+        (0.58, 0.68, 0.78, 19, 400, "ahead so far"),
+        (0.56, 0.66, 0.76, 400, 400, "settled"),  # the last look
         # four times the pairs: half of the width, 0.56 ± 0.04, which excludes ½
         (0.48, 0.56, 0.64, 100, 400, "open"),
         # 0.52 ± 0.04 contains ½; won at 0.6, the others make (0.52 + 3 · 0.6) / 4 = 0.58, less 0.04
@@ -168,6 +173,22 @@ def test_an_answer_is_settled_open_or_out_of_reach(
     assert outcome(Estimate(value, low, high), n, n_total) == expected
     mirrored = Estimate(1 - value, 1 - high, 1 - low)
     assert outcome(mirrored, n, n_total) == expected
+
+
+def test_equal_models_are_seldom_settled_although_somebody_looks_often():
+    """One vote for each of 100 prompts, at random; a look after every fifth."""
+    rng, settled, stopped = np.random.default_rng(0), 0, 0
+    for _ in range(200):
+        wins = rng.choice([0, 0.5, 1], 100, p=[0.4, 0.2, 0.4])
+        statuses, excluded = set(), False
+        for n in range(20, 101, 5):
+            value, half = wins[:n].mean(), 1.96 * wins[:n].std() / math.sqrt(n)
+            statuses.add(outcome(Estimate(value, value - half, value + half), n, 100))
+            excluded |= abs(value - 0.5) > half
+        settled += "settled" in statuses
+        stopped += excluded
+    assert stopped / 200 > 0.15  # who stops at the first interval that excludes one half
+    assert settled / 200 < 0.1
 
 
 def test_a_projection_narrows_with_the_root_of_the_number_of_pairs():
