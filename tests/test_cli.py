@@ -66,6 +66,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
         ["train", "--help"],
         ["eval", "--help"],
         ["label", "--help"],
+        ["raters"],
         ["store", "ls"],
         ["store", "stats"],
         ["store", "check"],
