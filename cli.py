@@ -11,7 +11,7 @@ from .core.cli import renamed, say
 from .core.errors import PrefloopError
 from .core.options import config_fields
 from .eval.cli import evaluate
-from .generate.cli import generate
+from .generate.cli import generate, pair
 from .loop.cli import loop
 from .relabel.annotate.cli import browse, label, raters
 from .relabel.cli import relabel, scorers_app
@@ -62,6 +62,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(loop)
 app.command(cls=renamed({"--pairs": "--pairing"}))(generate)
+app.command()(pair)
 app.command(cls=renamed(_SCORING))(relabel)
 app.command(cls=renamed({"--pairs": "--queue"}))(label)
 app.command()(browse)

@@ -1,17 +1,22 @@
 """Settings of `eval`."""
 
+import re
 from dataclasses import dataclass, field
 
 from ..core.errors import UsageError
 from ..generate.config import Dtype, GenerateConfig, positive
 
+HUMAN = "human"
+"""The judge whose choices are people's."""
+_NAME = re.compile(r"\w[\w.-]{0,63}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    model: str
-    """The tuned model: a folder or a hub id."""
+    models: tuple[str, ...]
+    """Tuned model: a folder or a hub id; repeat for several, which are compared with one another too."""
     baseline: str | None = None
-    """Model to compare it with; by default the one it was trained on."""
+    """Model to compare with; by default the one that each was trained on."""
     prompts: str | None = None
     """Prompt file as for generate, shapes or shapes-heldout. Defaults to shapes-heldout for the built-in model and what was
     trained on it; any other model needs its own."""
@@ -20,11 +25,15 @@ class EvalConfig:
     checkpoints: dict[str, str] = field(default_factory=dict)
     """Scorer's weights: PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official ones."""
     images_per_prompt: int = 1
-    """Pairs per prompt; both models start from the same noise."""
+    """Images of each model per prompt; all models start from the same noise."""
+    human: bool = False
+    """Prepare the pairs for people: labels that they give with `prefloop label --queue eval:NAME` count as those of a judge."""
+    name: str | None = None
+    """Name of the evaluation, for `prefloop label` and --again; by default the first digits of its id."""
     limit: int | None = None
     """Use only the first N prompts."""
     seed: int = 1
-    """Seed of the noise, the same for both models."""
+    """Seed of the noise, the same for all models."""
     report: str | None = None
     """Folder for the report; by default below the store's reports/."""
     n_resamples: int = 10_000
@@ -47,15 +56,30 @@ class EvalConfig:
     """cuda, mps or cpu; the best available if not given."""
 
     def __post_init__(self) -> None:
-        if not self.scorers:
+        if not self.models:
+            raise UsageError("name the tuned model with --model")
+        if self.name is not None and not _NAME.fullmatch(self.name):
+            raise UsageError(
+                f"name can have up to 64 letters, digits, dots, hyphens and underscores, got {self.name[:80]!r}"
+            )
+        if not self.scorers and not self.human:
             raise UsageError("name at least one --scorer")
         if len(set(self.scorers)) < len(self.scorers):
             raise UsageError(f"a scorer is named twice: {', '.join(self.scorers)}")
         positive("n-resamples", self.n_resamples, 1_000_000)
-        self.generate_config(self.model)
+        self.generate_config(self.models[0])
+
+    @property
+    def scorer_names(self) -> tuple[str, ...]:
+        """The scorers without people."""
+        return tuple(name for name in self.scorers if name != HUMAN)
+
+    @property
+    def asks_people(self) -> bool:
+        return self.human or HUMAN in self.scorers
 
     def generate_config(self, model: str) -> GenerateConfig:
-        """How the images of one of the two models are generated."""
+        """How the images of one of the models are generated."""
         return GenerateConfig(
             model=model,
             prompts=self.prompts,

@@ -1,8 +1,10 @@
-"""Generate with both models, score the images, and report how often the tuned model wins."""
+"""Generate with every model, score the images, and report how often each model wins."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from ..core.files import refuse_report_over_others
@@ -11,17 +13,18 @@ from ..core.signals import StopSignal
 from ..generate.defaults import describe_sampling
 from ..generate.prompts import read_prompts
 from ..generate.stage import Plan, generate_missing, image_ids, plan_generations
-from ..models.resolve import find_model
 from ..relabel.config import RelabelConfig
 from ..relabel.labels import write_labels
-from ..relabel.scorers.registry import Scorer, identity, load_scorers
+from ..relabel.scorers.registry import identity, load_scorers
 from ..relabel.scores import score_images, unscored_images
 from ..store import PairStore, prompt_id
+from ..store.evaluations import add_evaluation, evaluation_id
 from ..store.pairstore import new_pair
-from ..store.runs import run
-from .baseline import find_baseline, resolve_settings
+from ..store.runs import Run, run
 from .config import EvalConfig
-from .result import Evaluation, ImagePair, evaluation_of, summary_of
+from .lineup import Lineup, find_lineup, resolve_settings
+from .recorded import judgements, judges_of, recorded
+from .result import Background, Evaluation, ImagePair, background_of, evaluation_of, summary_of
 
 
 def evaluate(config: EvalConfig, store: PairStore) -> dict:
@@ -30,89 +33,145 @@ def evaluate(config: EvalConfig, store: PairStore) -> dict:
 
 
 def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, dict]:
-    """Compare a tuned model with another on the same prompts and noise, and write a report.
+    """Compare models on the same prompts and noise, and write a report.
 
     Returns:
-        The evaluation, and as JSON: model, baseline, n_prompts, n_pairs, report (its folder), scorers (name → win_rate,
-        win_rate_low, win_rate_high, base_mean, tuned_mean, diff, diff_low, diff_high, in_sample …), without_result (scorers that gave no finite score),
-        tags, n_trained_prompts, sampling (the settings that both models used). Intervals are None below MIN_PROMPTS
+        The evaluation, and as JSON: of the first model against its baseline model, baseline, n_prompts, n_pairs, scorers (judge
+        → win_rate, win_rate_low, win_rate_high, base_mean, tuned_mean, diff, diff_low, diff_high, in_sample …),
+        without_result (judges that have no result), tags, n_trained_prompts; other_comparisons (likewise); models, ranks
+        (judge → models from the strongest to the weakest); evaluation_id, name, scorer_ids, human (counts of pairs and
+        labels), sampling (the settings that all models used), report (its folder). Intervals are None below MIN_PROMPTS
         prompts.
 
     Raises:
-        UsageError: if no baseline is known, the two cannot be compared, or the report would overwrite other files.
+        UsageError: if no baseline is known, models cannot be compared, or the report would overwrite other files.
         BadDataError: if no scorer has a result.
     """
-    scorers = load_scorers(config.scorers, config.checkpoints, config.device)
-    tuned = find_model(config.model)
-    base = find_baseline(config, tuned)
-    config = resolve_settings(config, base, tuned, store)
+    scorers = load_scorers(config.scorer_names, config.checkpoints, config.device)
+    models, lineup = find_lineup(config)
+    config = resolve_settings(config, models, store)
+    if len(models) == 2:
+        config = replace(config, baseline=lineup.names[lineup.comparisons[0][1]])
     prompts = read_prompts(config.prompts or "", config.limit)
-    plans = [plan_generations(config.generate_config(model.name), model, prompts, store) for model in (base, tuned)]
-    from .report import FILES, PAGE, write_report
-
-    if config.report is not None:
-        refuse_report_over_others(Path(config.report), PAGE, *FILES)
+    plans = [plan_generations(config.generate_config(model.name), model, prompts, store) for model in models]
+    places = {prompt.text: (place, prompt.tags) for place, prompt in enumerate(prompts)}
+    generations = {item.generation_id: places[item.prompt] for planned in plans for item in planned.generations}
+    key = evaluation_id(generations)
+    _refuse_other_report(config.report)
     with (
-        store.stage_lock("eval", tuned.model_id.hex[:16]),
+        store.stage_lock("eval", key.hex[:16]),
         StopSignal().listening() as stop,
         run(store, "eval", config) as eval_run,
     ):
         for planned in plans:
             generate_missing(planned, store, eval_run, stop)
-        pairs = _pair_images(plans[0], plans[1], store, eval_run.run_id)
-        images = sorted({(prompt_id(p.prompt), image) for p in pairs for image in (p.base, p.tuned)})
+        pairs = _pair_images(lineup, plans, store, eval_run.run_id)
+        add_evaluation(store, generations)
+        store.ingest()
+        images = {(prompt_id(p.prompt), image) for of_two in pairs for p in of_two for image in (p.base, p.tuned)}
         for scorer in scorers:
-            items = unscored_images(store, identity(scorer), images)
+            items = unscored_images(store, identity(scorer), sorted(images))
             batch_size = max(config.batch_size, 64)
             score_images(store, scorer, items, batch_size=batch_size, run_id=eval_run.run_id, stop=stop)
             labeler = f"eval:{identity(scorer)}"
             write_labels(store, labeler, RelabelConfig(), [scorer], ("eval",), eval_run.run_id)
             stop.check(f"the scores of {scorer.name} are in {store.path}")
-        pairs = _with_scores(pairs, scorers, store)
         with stop.at_once():
-            evaluation = evaluation_of(config, tuned, pairs, [scorer.name for scorer in scorers])
-        folder = Path(config.report) if config.report else store.path / "reports" / eval_run.run_id.hex[:12]
-        result = summary_of(evaluation) | {
-            "model_id": str(tuned.model_id),
-            "base_model_id": str(base.model_id),
-            "prompts": config.prompts,
-            "sampling": plans[1].config.sampling(),
-            "settings": describe_sampling(plans[1].config),
-            "report": str(folder),
-        }
-        write_report(evaluation, result, store, folder)
-        eval_run.summary |= result
-    return evaluation, plain(result)
+            backgrounds = [
+                background_of(models[tuned], models[base], of_two)
+                for (tuned, base), of_two in zip(lineup.comparisons, pairs, strict=True)
+            ]
+            about = {
+                "evaluation_id": str(key),
+                "name": config.name or key.hex[:12],
+                "scorer_ids": {scorer.name: identity(scorer) for scorer in scorers},
+                "prompts": config.prompts,
+                "sampling": plans[0].config.sampling(),
+                "settings": describe_sampling(plans[0].config),
+            }
+            evaluation = _judge(config, lineup, pairs, backgrounds, about, store)
+        result = _report(evaluation, about, store, eval_run)
+    return evaluation, result
 
 
-def _pair_images(base: Plan, tuned: Plan, store: PairStore, run_id: UUID) -> list[ImagePair]:
-    """The images of both models, prompt by prompt and index by index; their pairs go into the store."""
-    tags = {prompt.text: prompt.tags for prompt in base.prompts}
-    base_images, tuned_images = image_ids(base.generations, store), image_ids(tuned.generations, store)
-    image_pairs, rows = [], {}
-    for of_base, of_tuned in zip(base.generations, tuned.generations, strict=True):
-        image_a, image_b = base_images[of_base.generation_id], tuned_images[of_tuned.generation_id]
-        image_pairs.append(ImagePair(of_base.prompt, tags[of_base.prompt], of_base.index, image_a, image_b, {}))
-        row = new_pair(prompt_id(of_base.prompt), image_a, image_b, "eval", run_id)
-        if row is not None:
-            rows[row["pair_id"]] = row
+def report_again(name: str, report: str | None, store: PairStore) -> tuple[Evaluation, dict]:
+    """Report an evaluation that is in the store again, with the labels that people have given since. Nothing is generated or
+    scored, and no model is read.
+
+    Args:
+        name: of the evaluation, or the first digits of its id.
+        report: folder for the report; None for the one below the store's reports/.
+
+    Returns:
+        As `run_evaluation`.
+
+    Raises:
+        UsageError: if the evaluation does not exist, or the report would overwrite other files.
+    """
+    config, lineup, pairs, backgrounds, about = recorded(store, name)
+    config = replace(config, report=report)
+    _refuse_other_report(report)
+    with run(store, "eval", config) as eval_run:
+        evaluation = _judge(config, lineup, pairs, backgrounds, about, store)
+        result = _report(evaluation, about, store, eval_run)
+    return evaluation, result
+
+
+def _refuse_other_report(report: str | None) -> None:
+    from .report import FILES, PAGE
+
+    if report is not None:
+        refuse_report_over_others(Path(report), PAGE, *FILES)
+
+
+def _judge(
+    config: EvalConfig,
+    lineup: Lineup,
+    pairs: Sequence[list[ImagePair]],
+    backgrounds: Sequence[Background],
+    about: Mapping[str, Any],
+    store: PairStore,
+) -> Evaluation:
+    judged = judgements(pairs, store, UUID(about["evaluation_id"]), about["scorer_ids"])
+    judges = judges_of(judged, about["scorer_ids"], people=config.asks_people)
+    return evaluation_of(config, lineup, judged, judges, backgrounds)
+
+
+def _report(evaluation: Evaluation, about: dict, store: PairStore, eval_run: Run) -> dict:
+    """Write the report; the result is the run's."""
+    from .people import counts_of
+    from .report import write_report
+
+    config = evaluation.config
+    folder = Path(config.report) if config.report else store.path / "reports" / about["name"]
+    result = (
+        summary_of(evaluation)
+        | about
+        | {"human": counts_of(store, UUID(about["evaluation_id"])), "report": str(folder)}
+    )
+    write_report(evaluation, result, store, folder)
+    eval_run.summary |= result
+    return plain(result)
+
+
+def _pair_images(lineup: Lineup, plans: Sequence[Plan], store: PairStore, run_id: UUID) -> list[list[ImagePair]]:
+    """For each comparison the images of both models, prompt by prompt and index by index; their pairs go into the store."""
+    tags = {prompt.text: prompt.tags for prompt in plans[0].prompts}
+    images = []
+    for planned in plans:
+        found = image_ids(planned.generations, store)
+        images.append([found[item.generation_id] for item in planned.generations])
+    pairs, rows = [], {}
+    for tuned, base in lineup.comparisons:
+        of_two = []
+        for item, of_base, of_tuned in zip(plans[0].generations, images[base], images[tuned], strict=True):
+            of_two.append(ImagePair(item.prompt, tags[item.prompt], item.index, of_base, of_tuned, {}))
+            row = new_pair(prompt_id(item.prompt), of_base, of_tuned, "eval", run_id)
+            if row is not None:
+                rows[row["pair_id"]] = row
+        pairs.append(of_two)
     store.append_new("pairs", rows.values())
-    store.ingest()
-    return image_pairs
-
-
-def _with_scores(pairs: list[ImagePair], scorers: list[Scorer], store: PairStore) -> list[ImagePair]:
-    scores: dict[str, dict[tuple[UUID, UUID], float]] = {}
-    for scorer in scorers:
-        rows = store.rows("select prompt_id, image_id, score from scores where scorer = ?", [identity(scorer)])
-        scores[scorer.name] = {(prompt, image): score for prompt, image, score in rows}
-    nan = float("nan")
-    scored = []
-    for pair in pairs:
-        base, tuned = ((prompt_id(pair.prompt), image) for image in (pair.base, pair.tuned))
-        both = {name: (known.get(base, nan), known.get(tuned, nan)) for name, known in scores.items()}
-        scored.append(replace(pair, scores=both))
-    return scored
+    return pairs
 
 
 def as_json(result: dict) -> str:

@@ -1,4 +1,4 @@
-"""`prefloop generate`."""
+"""`prefloop generate` and `prefloop pair`."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from ..core.cli import DEFAULT, StoreOption, options_of, say
 from ..core.text import plural
 from ..store.pairstore import PairStore
 from .config import GenerateConfig
+from .pair_config import PairConfig
 
 
 @options_of(
@@ -68,3 +69,57 @@ def generate(
         say("no pairs from one image per prompt; give --images-per-prompt 2 or more to get some", err=True)
     summary = {**summary, "sampling": planned.config.sampling()}
     say(json.dumps(summary) if as_json else f"{line} ({describe_sampling(planned.config)})")
+
+
+@options_of(PairConfig)
+def pair(
+    given: dict[str, Any],
+    store: StoreOption = DEFAULT,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how many pairs there would be, and exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Pair images that are in the store, of any models and rounds. Pairs that exist are not added again.
+
+    Example: prefloop pair --strategy close --scorer pickscore --pairs-per-prompt 2
+    """
+    config = PairConfig(**given)
+    from .pair_stage import pair as add_pairs
+    from .pair_stage import plan as plan_pairs
+
+    opened = PairStore.open(store)
+    summary = plan_pairs(config, opened) if dry_run else add_pairs(config, opened)
+    if as_json:
+        say(json.dumps(summary))
+    else:
+        _print_pairs(summary, config, store, dry_run)
+
+
+def _print_pairs(summary: dict[str, int], config: PairConfig, store: Path, dry_run: bool) -> None:
+    counts = f"{plural(summary['pairs'], 'pair')}, {summary['new_pairs']} of them new"
+    line = f"{plural(summary['images'], 'image')} of {plural(summary['prompts'], 'prompt')}: {counts}"
+    if dry_run:
+        say(f"{line}; nothing was added")
+    else:
+        say(f"{line if summary['new_pairs'] else f'nothing to do: {line}'}; store: {store}")
+    if n := summary["eval_images"]:
+        say(
+            f"left out: {plural(n, 'image')} of {plural(summary['eval_prompts'], 'prompt')} that an evaluation used; "
+            "--include-eval pairs them too, and later evaluations on these prompts are then worthless",
+            err=True,
+        )
+    if n := summary["unscored_images"]:
+        say(
+            f"left out: {plural(n, 'image')} without a score by {config.scorer}; `prefloop relabel --scorer "
+            f"{config.scorer} --store {store}` scores the images of pairs",
+            err=True,
+        )
+    if not summary["pairs"] and summary["images"]:
+        say(_WITHOUT_PAIRS.get(config.strategy, "no prompt has two images that can be paired"), err=True)
+    if summary["pairs"] and not dry_run:
+        say(f"next: `prefloop label --store {store}` for people, or `prefloop relabel --store {store}` for a scorer")
+
+
+_WITHOUT_PAIRS = {
+    "across-models": "no prompt has images of two known models; generate with another --model, same --prompts",
+    "best-worst": "no prompt has two images with different scores",
+}

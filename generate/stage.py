@@ -1,9 +1,7 @@
 """Generate the images that are missing, and pair them."""
 
-import random
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -13,10 +11,10 @@ from ..core.signals import StopSignal
 from ..models.resolve import Model, find_model
 from ..store import PairStore, generation_id, prompt_id
 from ..store.images import png_bytes
-from ..store.pairstore import new_pair
 from ..store.runs import Run, run
-from .config import GenerateConfig, Pairing
+from .config import GenerateConfig
 from .defaults import resolve_defaults
+from .pairing import Candidate, pair_rows
 from .prompts import Prompt, read_prompts
 
 if TYPE_CHECKING:
@@ -175,26 +173,12 @@ def image_ids(generations: list[Generation], store: PairStore) -> dict[UUID, UUI
 
 def _add_pairs(planned: Plan, store: PairStore, run_id: UUID) -> dict:
     config, images = planned.config, image_ids(planned.generations, store)
-    images_of_prompt: dict[str, list[UUID]] = defaultdict(list)
+    candidates: dict[UUID, list[Candidate]] = defaultdict(list)
     for item in planned.generations:
-        images_of_prompt[item.prompt].append(images[item.generation_id])
-    pairs = {}
-    for prompt, candidates in images_of_prompt.items():
-        identity = prompt_id(prompt)
-        for first, second in pair_up(candidates, config.pairing, f"{config.seed}:{identity}"):
-            pair = new_pair(identity, first, second, "generate", run_id)
-            if pair is not None:
-                pairs[pair["pair_id"]] = pair
+        candidates[prompt_id(item.prompt)].append(Candidate(images[item.generation_id]))
+    pairs: dict[UUID, dict] = {}
+    for prompt, of_prompt in candidates.items():
+        pairs |= pair_rows(prompt, of_prompt, config.pairing, config.seed, "generate", run_id)
     n_new = store.append_new("pairs", pairs.values())
     store.try_ingest()
     return {"pairs": len(pairs), "new_pairs": n_new}
-
-
-def pair_up(candidates: list[UUID], pairing: Pairing, seed: str) -> list[tuple[UUID, UUID]]:
-    """The pairs of candidates; `seed` decides those of "random"."""
-    if pairing == "all":
-        return list(combinations(candidates, 2))
-    if pairing == "adjacent":
-        return list(pairwise(candidates))
-    shuffled = random.Random(seed).sample(candidates, len(candidates))
-    return list(zip(shuffled[::2], shuffled[1::2], strict=False))

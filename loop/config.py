@@ -24,7 +24,7 @@ STAGES: dict[str, type] = {
 _SET_BY_LOOP = {
     "generate": {"model": "model", "seed": "seed"},
     "train": {"model": "model", "seed": "seed", "output_dir": "dir", "labelers": None, "reference": "reference"},
-    "eval": {"model": "model", "baseline": "model", "report": "dir"},
+    "eval": {"models": "model", "baseline": "model", "report": "dir", "name": None, "human": None},
 }
 """Section → option that the loop sets itself → the option of [loop] to use instead, if there is one."""
 MAX_ROUNDS = 100
@@ -160,7 +160,9 @@ class LoopSettings:
         """A round's result against another model."""
         name = "base" if baseline == self.loop.model else Path(baseline).name
         report = Path(self.loop.dir) / "reports" / f"round-{number}-against-{name}"
-        return EvalConfig(model=str(self.loop.round_dir(number)), baseline=baseline, report=str(report), **self.eval)
+        return EvalConfig(
+            models=(str(self.loop.round_dir(number)),), baseline=baseline, report=str(report), **self.eval
+        )
 
     def condition(self, number: int) -> str:
         """Which pairs a round trains on, in SQL on the view `preferences`."""

@@ -14,7 +14,7 @@ from ..core.json import plain
 from ..core.signals import StopSignal
 from ..core.stats import interval_text
 from ..core.text import plural
-from ..eval.result import Evaluation, ImagePair
+from ..eval.result import ImagePair
 from ..eval.stage import run_evaluation
 from ..generate.defaults import resolve_defaults
 from ..generate.prompts import read_prompts
@@ -166,13 +166,14 @@ def run_round(settings: LoopSettings, number: int, store: PairStore, images: str
             trained = _train(config, store, stop)
         with timed("eval"):
             evaluation, against_base = run_evaluation(settings.eval_config(number, loop.model), store)
+            pairs = evaluation.comparisons[0].pairs
             against_previous = against_base
             if number > 1:
                 previous = settings.eval_config(number, loop.model_before(number))
                 against_previous = run_evaluation(previous, store)[1]
             guards, base_guards = (
                 measure_prompts([load_image(store.image_path(image)) for image in of] for of in images_of_prompts)
-                for images_of_prompts in _images(evaluation)
+                for images_of_prompts in _images(pairs)
             )
         undecided = _undecided_prompts(store, number, config)
         result = RoundResult(
@@ -185,10 +186,10 @@ def run_round(settings: LoopSettings, number: int, store: PairStore, images: str
             train=trained,
             against_base=against_base,
             against_previous=against_previous,
-            prompts=judged_prompts(evaluation.pairs),
+            prompts=judged_prompts(pairs),
             guards=guards,
             base_guards=base_guards,
-            samples=_samples(evaluation.pairs, loop.seed),
+            samples=_samples(pairs, loop.seed),
             seconds=seconds,
         )
         this_round.summary |= {
@@ -224,14 +225,14 @@ def _train(config: TrainConfig, store: PairStore, stop: StopSignal) -> dict:
     return {name: record.get(name) for name in SUMMARY}
 
 
-def _images(evaluation: Evaluation) -> tuple[list[list[UUID]], list[list[UUID]]]:
+def _images(pairs: Sequence[ImagePair]) -> tuple[list[list[UUID]], list[list[UUID]]]:
     """The images of each prompt, of the tuned model and of the base."""
     by_prompt: dict[str, list[ImagePair]] = {}
-    for pair in evaluation.pairs:
+    for pair in pairs:
         by_prompt.setdefault(pair.prompt, []).append(pair)
     return (
-        [[pair.tuned for pair in pairs] for pairs in by_prompt.values()],
-        [[pair.base for pair in pairs] for pairs in by_prompt.values()],
+        [[pair.tuned for pair in of_prompt] for of_prompt in by_prompt.values()],
+        [[pair.base for pair in of_prompt] for of_prompt in by_prompt.values()],
     )
 
 

@@ -19,7 +19,7 @@ from .temperature import labeler_temperature
 
 _WITHOUT_RULE: dict = {"rule": "single", "tie_band": 0.0, "tie_quantile": 0.0, "select": "all"}
 _WITHOUT_RULE |= {"temperature": None, "fit_temperature": None}
-TRAINING_SOURCES = ("generate", "import")
+TRAINING_SOURCES = ("generate", "pair", "import")
 
 
 def relabel(config: RelabelConfig, store: PairStore) -> dict:
@@ -56,7 +56,8 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
         ((n_pairs,),) = store.rows("select count(*) from pairs where source <> 'eval'")
         if not n_pairs:
             raise UsageError(
-                f"there are no pairs in {store.path}; `prefloop generate --store {store.path}` creates some"
+                f"there are no pairs in {store.path}; `prefloop generate --store {store.path}` creates some, and `prefloop "
+                f"pair --store {store.path}` pairs images that are there"
             )
         labeler_exists(store, labeler, config, scorers)  # with another meaning: refused before anything is scored
         with run(store, "relabel", config) as current_run:

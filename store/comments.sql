@@ -54,6 +54,7 @@ comment on column labels.response_ms is 'Milliseconds a person took to answer.';
 
 comment on table evaluations is 'The images of each evaluation: of every model the same prompts and indices.';
 comment on column evaluations.evaluation_id is 'Derived from the generations: the same evaluation again has the same id.';
+comment on column evaluations.place is 'Of the prompt among the evaluation''s prompts, from 0.';
 comment on column evaluations.tags is 'Of the prompt, as the evaluation''s prompt file gave them.';
 
 comment on view image_files is 'Path of each image file, relative to the store''s folder.';

@@ -14,17 +14,24 @@ _RUNS = """
     from runs where kind = 'eval' and summary ->> '$.evaluation_id' is not null order by started desc"""
 
 
-def add_evaluation(store: PairStore, generations: Iterable[tuple[UUID, Mapping[str, str]]]) -> UUID:
-    """Add the generations of an evaluation with the tags of their prompts; the same ones again add nothing.
+def evaluation_id(generations: Iterable[UUID]) -> UUID:
+    """The id of an evaluation of these generations."""
+    return content_id(b"evaluation\0" + b"".join(sorted(generation.bytes for generation in generations)))
+
+
+def add_evaluation(store: PairStore, generations: Mapping[UUID, tuple[int, Mapping[str, str]]]) -> UUID:
+    """Add an evaluation; the same one again adds nothing.
+
+    Args:
+        generations: of every model, with the place of the prompt among the prompts, from 0, and its tags.
 
     Returns:
         The evaluation's id.
     """
-    tags_of = dict(generations)
-    identity = content_id(b"evaluation\0" + b"".join(sorted(generation.bytes for generation in tags_of)))
+    identity = evaluation_id(generations)
     rows = (
-        {"evaluation_id": identity, "generation_id": generation, "tags": canonical(dict(tags))}
-        for generation, tags in tags_of.items()
+        {"evaluation_id": identity, "generation_id": generation, "place": place, "tags": canonical(dict(tags))}
+        for generation, (place, tags) in generations.items()
     )
     store.append_new("evaluations", rows)
     return identity

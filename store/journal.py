@@ -67,7 +67,7 @@ TABLES: dict[str, pa.Schema] = {
         response_ms=pa.int32(),
         run_id=_ID,
     ),
-    "evaluations": _schema(evaluation_id=_ID, generation_id=_ID, tags=_TEXT),
+    "evaluations": _schema(evaluation_id=_ID, generation_id=_ID, place=pa.int32(), tags=_TEXT),
 }
 
 CHECKSUM_LENGTH = 32

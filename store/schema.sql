@@ -104,6 +104,7 @@ create table labels (
 create table evaluations (
     evaluation_id uuid not null,
     generation_id uuid not null,
+    place integer not null,
     tags json not null,
     primary key (evaluation_id, generation_id)
 );
@@ -144,7 +145,7 @@ group by pair_id;
 
 -- The images of an evaluation, with the model of each.
 create view evaluation_images as
-select e.evaluation_id, g.model_id, g.prompt_id, g.image_index, g.image_id, e.tags
+select e.evaluation_id, g.model_id, e.place, g.prompt_id, g.image_index, g.image_id, e.tags
 from evaluations e
 join generations g using (generation_id);
 

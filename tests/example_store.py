@@ -76,6 +76,7 @@ def example_store(path: Path) -> PairStore:
     models = {name: UUID(int=number) for number, name in enumerate(("base", "tuned"), 1)}
     for name, model in models.items():
         builder.add("models", model_id=model, name=name, config="{}")
+    builder.add("scorers", scorer="hps@2.1", name="hps", config="{}")
     kinds = {"human:ann": "human", "human:ben": "human", "pickscore": "ai", "eval:hps@2.1": "ai", "eval:clip@1": "ai"}
     for labeler, kind in kinds.items():
         builder.add("labelers", labeler=labeler, kind=kind, config="{}")
@@ -104,6 +105,12 @@ def example_store(path: Path) -> PairStore:
         gain = builder.random.gauss(-0.5 if PROMPTS[text][0] == "people" else 0.5, 1)
         difference = gain if evaluated["image_a"] == tuned_image else -gain
         builder.label_by_score(evaluated, "eval:hps@2.1", difference, scored)
+        for image, score in ((images[0], 0.0), (tuned_image, gain)):
+            builder.add("scores", scorer="hps@2.1", image_id=image, prompt_id=prompt, score=score, run_id=scored)
+            model = models["base" if image == images[0] else "tuned"]
+            generation = UUID(int=prompt.int ^ model.int ^ image.int)
+            row = {"evaluation_id": evaluation, "generation_id": generation, "place": 0, "tags": "{}"}
+            builder.add("evaluations", **row)
         builder.label_by_score(evaluated, "eval:clip@1", difference + builder.random.gauss(0, 1.5), scored)
     for table, rows in builder.rows.items():
         store.append(table, rows)

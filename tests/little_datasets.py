@@ -196,3 +196,16 @@ def flow_factory(folder: Path, records: list[dict[str, Any]] | None = None) -> P
     (folder / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (folder / "test.jsonl").write_text('{"prompt": "an evaluation"}\n')
     return folder
+
+
+def unlabelled(folder: Path) -> None:
+    """Images without labels in four layouts: photos, imagefolder, by-prompt and foxes, two images of a prompt each."""
+    rows = []
+    for number in range(2):
+        for name, inside in (("photos", "a"), ("imagefolder", "train"), ("by-prompt", "a cat"), ("foxes", "a")):
+            path = folder / name / inside / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image_bytes((number, len(name), 100)))
+        (folder / "photos" / "a" / f"{number}.txt").write_text("a dog\n")
+        rows.append({"file_name": f"train/{number}.png", "text": "a bird", "style": "photo"})
+    (folder / "imagefolder" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))

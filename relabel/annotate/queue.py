@@ -45,7 +45,7 @@ _EVALUATION_PAIRS = f"""
 _OLD_NAMES = {"fights": "disagreements"}
 """Names of 0.1."""
 _CURES = {
-    "random": "create some with `prefloop generate`",
+    "random": "create some with `prefloop generate`, or `prefloop pair` if it has images",
     "disagreements": "it needs two scorers that disagree; score with another one: `prefloop relabel --scorer …`",
     "close": "it needs scores: `prefloop relabel --scorer …`",
     "eval": "create some with `prefloop eval`",

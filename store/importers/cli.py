@@ -19,7 +19,8 @@ def import_(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be imported, and exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Import preference pairs. Pairs that the store has are skipped; after an interruption, repeat the same command.
+    """Import preference pairs, or images without labels. What the store has is skipped; after an interruption, repeat the
+    same command.
 
     Example: prefloop store import pickapic.parquet --store prefloop-store
     """
@@ -32,20 +33,34 @@ def import_(
     if dry_run:
         summary = preview(opened)
         rows = "unknown number of rows" if summary["rows"] is None else plural(summary["rows"], "row")
+        what, by = ("image", "no labels") if opened.labeler is None else ("pair", f"labels by {opened.labeler}")
         line = (
-            f"{summary['format']}: {rows}, labels by {summary['labeler']}; {summary['usable']} of the first "
-            f"{plural(summary['read'], 'pair')} can be used; nothing was imported"
+            f"{summary['format']}: {rows}, {by}; {summary['usable']} of the first {plural(summary['read'], what)} can be "
+            "used; nothing was imported"
         )
     else:
         summary = import_pairs(config, opened, PairStore.create(store))
         excluded = "".join(f"; excluded: {n} {reason}" for reason, n in sorted(summary["excluded"].items()))
         line = (
-            f"{plural(summary['pairs'], 'pair')} from {summary['format']}, {summary['new_pairs']} of them new, "
-            f"{plural(summary['new_labels'], 'new label')} by {summary['labeler']}{excluded}; store: {store}"
+            _images_line(summary)
+            if opened.labeler is None
+            else f"{plural(summary['pairs'], 'pair')} from {summary['format']}, {summary['new_pairs']} of them new, "
+            f"{plural(summary['new_labels'], 'new label')} by {summary['labeler']}"
         )
-        if not summary["new_pairs"] and not summary["new_labels"]:
+        line += f"{excluded}; store: {store}"
+        if not summary["new_pairs"] and not summary["new_labels"] and not summary["new_generations"]:
             line = f"nothing to do: {line}"
     say(json.dumps(summary) if as_json else line)
+    if opened.labeler is None and not dry_run and not as_json:
+        say(f"next: `prefloop pair --store {store}`")
     for example in summary["examples"]:
         say(example, err=True)
     refuse_unreadable(summary, config.max_unreadable)
+
+
+def _images_line(summary: dict) -> str:
+    n = summary.get("images", 0)
+    return (
+        f"{plural(n, 'image')} without labels, {summary['new_generations']} of them new, "
+        f"{plural(summary['new_prompts'], 'new prompt')}"
+    )

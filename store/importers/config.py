@@ -12,17 +12,22 @@ class ImportConfig:
     source: str
     """A file, a folder, or a dataset's hub id."""
     format: str = "auto"
-    """auto, pickapic, preferences, hpd, imagereward, folders, simpletuner, flow-factory, kohya, jsonl, webdataset or table."""
+    """auto, pickapic, preferences, hpd, imagereward, folders, simpletuner, flow-factory, kohya, jsonl, webdataset or table.
+    For images without labels: images, or prompt-folders, where a folder's name is the prompt of its images."""
     map: dict[str, str] = field(default_factory=dict)
     """OURS=THEIRS: which column holds prompt, chosen, rejected, …; repeat for several."""
     labeler: str | None = None
     """Name of the labeler, if the data does not say; by default it follows from the format."""
+    prompt: str | None = None
+    """The prompt of all images, for images without labels and captions."""
+    model: str | None = None
+    """Name of the model that generated the images, for images without labels whose data does not say."""
     limit: int | None = None
     """Read only the first N rows."""
     where: str | None = None
     """SQL condition over the source's columns other than images."""
     max_unreadable: float = 0.01
-    """Maximum fraction of pairs that cannot be read. Above it the exit code is 3."""
+    """Maximum fraction of pairs, or of images without labels, that cannot be read. Above it the exit code is 3."""
 
     def __post_init__(self) -> None:
         positive("max-unreadable", self.max_unreadable, 1, allow_zero=True)
@@ -30,6 +35,8 @@ class ImportConfig:
             positive("limit", self.limit)
         if self.labeler is not None and not self.labeler.strip():
             raise UsageError("labeler must not be empty")
+        if self.model is not None and not self.model.strip():
+            raise UsageError("model must not be empty")
         refuse_invisible(self.labeler or "", "labeler")
         if self.where is not None and not self.where.strip():
             raise UsageError("where must be an SQL condition, got an empty text")

@@ -20,6 +20,8 @@ from .parquet import column_names, n_rows, read_parquet
 from .ranked import SelectedRows, hpd_records, imagereward_records
 from .record import Excluded, Record
 from .simpletuner import find_simpletuner, read_simpletuner
+from .unlabelled import FORMATS as UNLABELLED
+from .unlabelled import has_images, metadata_files, unlabelled_images
 from .webdataset import read_shards
 
 LABELERS = {
@@ -44,7 +46,8 @@ class Source:
     """A dataset whose format and columns are known; nothing of it has been stored yet."""
 
     format: str
-    labeler: str
+    labeler: str | None
+    """None for images without labels."""
     records: Iterator[Record | Excluded]
     n_rows: int | None
     """None if that is known only after reading it."""
@@ -54,14 +57,21 @@ def open_source(config: ImportConfig) -> Source:
     """Find the source, detect its format, and read its first row.
 
     Raises:
-        UsageError: if the format, the columns or the condition do not fit it, or it holds no pairs.
+        UsageError: if the format, the columns or the condition do not fit it, it holds no pairs, or an image without labels
+            has no caption.
         PrefloopError: if it does not exist or cannot be read.
     """
-    if config.format != "auto" and config.format not in LABELERS:
-        raise unknown("format", config.format, ("auto", *LABELERS))
+    if config.format not in ("auto", *LABELERS, *UNLABELLED):
+        raise unknown("format", config.format, ("auto", *LABELERS, *UNLABELLED))
     path = _find(config.source)
     files = _files(path)
-    form = _format(path, files) if config.format == "auto" else config.format
+    form = _format(path, files, config.prompt) if config.format == "auto" else config.format
+    if form in UNLABELLED:
+        records = unlabelled_images(path, form, config)
+        return Source(form, None, iter(records), len(records))
+    for option, value in (("--prompt", config.prompt), ("--model", config.model)):
+        if value is not None:
+            raise UsageError(f"{option} is for images without labels; leave it out for the format {form}")
     if config.map and form in ("hpd", "imagereward"):
         raise UsageError(f"the format {form} has fixed columns; leave out --map")
     batches, total = _batches(form, path, files)
@@ -97,7 +107,9 @@ def _files(path: Path) -> dict[str, list[Path]]:
     return files
 
 
-def _format(path: Path, files: dict[str, list[Path]]) -> str:
+def _format(path: Path, files: dict[str, list[Path]], prompt: str | None) -> str:
+    if prompt is not None:
+        return "images"
     if find_simpletuner(path):
         return "simpletuner"
     if tables := _tables(files):
@@ -113,13 +125,17 @@ def _format(path: Path, files: dict[str, list[Path]]) -> str:
         return "folders"
     if kohya_folders(path):
         return "kohya"
+    if path.is_dir() and metadata_files(path):
+        return "images"
     if ".jsonl" in files:
         return "flow-factory" if any(map(is_flow_factory, files[".jsonl"])) else "jsonl"
     if ".json" in files:
         return _json_format(files[".json"])
+    if path.is_dir() and has_images(path):
+        return "images"
     raise UsageError(
-        f"unknown format of {path}: it has no Parquet, Arrow, JSON or tar files, and no folders chosen and rejected (or "
-        "winner and loser, or w and l)"
+        f"unknown format of {path}: it has no Parquet, Arrow, JSON or tar files, no images, and no folders chosen and "
+        "rejected (or winner and loser, or w and l)"
     )
 
 
@@ -134,7 +150,10 @@ def _json_format(paths: list[Path]) -> str:
                 return "imagereward"
             if items[0].keys() & {"human_preference", "rank"}:
                 return "hpd"
-    raise UsageError(f"unknown format of {paths[0]}: it has neither HPDv2's nor ImageRewardDB's columns")
+    raise UsageError(
+        f"unknown format of {paths[0]}: it has neither HPDv2's nor ImageRewardDB's columns; "
+        "for images without labels give --format images"
+    )
 
 
 def _tables(files: dict[str, list[Path]]) -> list[Path]:

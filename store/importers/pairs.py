@@ -114,7 +114,7 @@ def pair_records(batch: Batch, rows: list[int], columns: ColumnMap) -> Iterator[
             prompt,
             (SourceImage(sources[0], _name(model_0)), SourceImage(sources[1], _name(model_1))),
             (Preference(0, 1, choice, p, margin, _name(labeler)),),
-            _tags(tags, [column[position] for column in tag_columns]) if tags else {},
+            tags_of(tags, [column[position] for column in tag_columns]) if tags else {},
         )
 
 
@@ -138,7 +138,7 @@ def image_source(value: Any, root: Path | None) -> bytes | Path | str:
     return path if path.is_relative_to(root) else "a path that leaves the folder"
 
 
-def _tags(names: list[str], cells: list[Any]) -> dict[str, str]:
+def tags_of(names: list[str], cells: list[Any]) -> dict[str, str]:
     tags: dict[str, str] = {}
     for name, value in zip(names, cells, strict=True):
         if name == "tags" and (object_ := _object(value)) is not None:

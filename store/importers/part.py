@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
@@ -11,24 +12,24 @@ from .. import journal
 from ..dedupe import count_conflicts, new_rows, refuse_other_labelers
 from ..images import ImageError, format_of, load_image, write_image
 from ..pairstore import PairStore
-from .record import Record, SourceImage
+from .record import Record
 from .rows import Rows
 
 PAIRS = 65_536
 IMAGE_BYTES = 128_000_000
-"""A part is full with this many pairs, or this many bytes of images that the store lacks."""
+"""A part is full with this many pairs, or images without pairs, or this many bytes of images that the store lacks."""
 _MISSING = b""
 
 
 class Part:
     """Threads decode and write images while records come in; `write` adds all other rows."""
 
-    def __init__(self, store: PairStore, labeler: str, run_id: UUID) -> None:
+    def __init__(self, store: PairStore, labeler: str | None, run_id: UUID) -> None:
         self.store, self.labeler, self.run_id = store, labeler, run_id
         new = ("new_prompts", "new_images", "new_pairs", "new_labels", "new_models", "new_generations", "new_labelers")
         self.counts: Counter[str] = Counter(dict.fromkeys(("pairs", "repeated", *new), 0))
         self.excluded: Counter[str] = Counter()
-        """Reason → number of pairs that cannot be used."""
+        """Reason → number of pairs, or of images without pairs, that cannot be used."""
         self.examples: list[str] = []
         self._stored = {image.bytes for (image,) in store.rows("select image_id from images")}
         self._pool = ThreadPoolExecutor(os.cpu_count())
@@ -75,14 +76,14 @@ class Part:
             if identity not in self._stored and identity not in self._images:
                 self._images[identity] = self._pool.submit(_store_image, self.store.path / "images", data)
                 self._image_bytes += len(data)
-        models = [SourceImage(b"", image.model) for image in record.images]  # without the bytes, to free memory
+        models = [image._replace(source=b"") for image in record.images]  # without the bytes, to free memory
         without_bytes = Record(record.where, record.prompt, models, record.preferences, record.tags)
         self._pending.append((without_bytes, content_bytes(record.prompt.encode()), images))
-        self._pairs += len(record.preferences)
+        self._pairs += len(record.preferences) or 1
 
     def write(self) -> None:
         """Put everything into the journal: safe when this returns. It is ingested while more is read."""
-        rows = Rows(self.labeler, self.run_id)
+        rows = Rows(self.labeler or "", self.run_id)
         problems = {_MISSING: "image missing"}
         for identity, image in self._images.items():
             try:
@@ -90,6 +91,8 @@ class Part:
             except ImageError as error:
                 problems[identity] = f"image {error.reason}"
         for record, prompt, images in self._pending:
+            if not record.preferences:
+                self._add_image(rows, record, prompt, images[0], problems)
             for preference in record.preferences:
                 first, second = images[preference.first], images[preference.second]
                 reason = problems.get(first) or problems.get(second) or (first == second and "the same image twice")
@@ -101,6 +104,15 @@ class Part:
         self._append(rows)
         self._stored |= rows.tables["images"].keys()
         self._clear()
+
+    def _add_image(
+        self, rows: Rows, record: Record, prompt: bytes, image: bytes, problems: Mapping[bytes, str]
+    ) -> None:
+        if reason := problems.get(image):
+            self.exclude(record.where, reason)
+        else:
+            rows.add_image(record, prompt, image)
+            self.counts["images"] += 1
 
     def _append(self, rows: Rows) -> None:
         tables = rows.as_tables()

@@ -16,12 +16,13 @@ def preview(source: Source) -> dict[str, Any]:
     """Read and decode a hundred records; write nothing.
 
     Returns:
-        format, labeler, rows (None if that is known only after reading), read and usable (pairs), image_bytes (mean), and
+        format, labeler, rows (None if that is known only after reading), read and usable (pairs, or
+        images without labels), image_bytes (mean), and
         excluded and examples as for an import.
     """
     excluded: Counter[str] = Counter()
     examples: list[str] = []
-    n_pairs, sizes = 0, []
+    n_pairs, n_images, sizes = 0, 0, []
 
     def exclude(where: str, reason: str, n: int = 1) -> None:
         if reason not in excluded:
@@ -39,18 +40,24 @@ def preview(source: Source) -> dict[str, Any]:
                 sizes.append(len(image.source) if isinstance(image.source, bytes) else _size(image.source))
             except ImageError as error:
                 problems[place] = f"image {error.reason}"
+        if not record.preferences:
+            n_images += not problems
+            if problems:
+                exclude(record.where, problems[0])
         for preference in record.preferences:
             if reason := problems.get(preference.first) or problems.get(preference.second):
                 exclude(record.where, reason)
             else:
                 n_pairs += 1
+    n_usable = n_pairs + n_images
     return {
         "format": source.format,
         "labeler": source.labeler,
         "rows": source.n_rows,
-        "read": n_pairs + excluded.total(),
-        "usable": n_pairs,
+        "read": n_usable + excluded.total(),
+        "usable": n_usable,
         "pairs": n_pairs,
+        **({"images": n_images} if source.labeler is None else {}),
         "image_bytes": round(sum(sizes) / len(sizes)) if sizes else None,
         "excluded": dict(excluded),
         "examples": examples,

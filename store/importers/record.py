@@ -12,6 +12,8 @@ class SourceImage(NamedTuple):
     """The bytes, or a file below the folder that the user named."""
     model: str | None = None
     """Name of the model that generated it, if the data says so."""
+    image_index: int = 0
+    """Number of the image among those of its prompt, if it is imported without a pair."""
 
 
 class Preference(NamedTuple):
@@ -34,6 +36,7 @@ class Record(NamedTuple):
     prompt: str
     images: Sequence[SourceImage]
     preferences: Sequence[Preference]
+    """Empty for images that are imported without pairs."""
     tags: Mapping[str, str]
 
 

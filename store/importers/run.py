@@ -19,17 +19,18 @@ from .record import Excluded
 
 
 def import_pairs(config: ImportConfig, source: Source, store: PairStore) -> dict:
-    """Store every pair of a source that the store lacks. Ids follow from content, so nothing is stored twice.
+    """Store every pair of a source that the store lacks, or every image of a source without labels. Ids follow from content, so nothing is stored twice.
 
     Returns:
-        Counts: pairs (usable ones in the source), new_* by table, repeated (labels that differ from an earlier one of the
+        Counts: pairs (usable ones in the source), images (those of a source without labels), new_* by table, repeated (labels that differ from an earlier one of the
         same pair and labeler, which stays), excluded (pairs by reason), examples (the first of each reason).
 
     Raises:
         UsageError: if the labeler belongs to a scorer.
     """
-    with store.session() as connection:
-        refuse_other_labelers(connection, [source.labeler])
+    if source.labeler is not None:
+        with store.session() as connection:
+            refuse_other_labelers(connection, [source.labeler])
     key = content_id(config.source.encode()).hex[:16]
     with (
         store.stage_lock("import", key),
@@ -56,7 +57,8 @@ def _read(source: Source, part: Part, stop: StopSignal, store: PairStore) -> Non
             if part.full or stop.requested:
                 part.write()
                 gc.collect()
-                stop.check(f"{part.counts['pairs']} pairs are in {store.path}")
+                what = "images" if source.labeler is None else "pairs"
+                stop.check(f"{part.counts[what]} {what} are in {store.path}")
         part.write()
 
 
@@ -85,8 +87,9 @@ def summary(source: Source, part: Part) -> dict:
 def refuse_unreadable(summary: dict, max_unreadable: float) -> None:
     """Raise BadDataError if more pairs were excluded than the caller allows."""
     n_excluded = sum(summary["excluded"].values())
-    n = summary["pairs"] + n_excluded
+    n_usable = summary["pairs"] + summary.get("images", 0)
+    n, what = n_usable + n_excluded, "pair" if summary["labeler"] else "image"
     if n_excluded > max_unreadable * n:
         raise BadDataError(
-            f"{n_excluded} of {plural(n, 'pair')} cannot be used, more than --max-unreadable {max_unreadable:g}: {'; '.join(summary['examples'])}"
+            f"{n_excluded} of {plural(n, what)} cannot be used, more than --max-unreadable {max_unreadable:g}: {'; '.join(summary['examples'])}"
         )

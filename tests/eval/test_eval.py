@@ -45,7 +45,7 @@ def config(tiny_pipeline: Path, tuned: Path, tmp_path: Path) -> EvalConfig:
     rows = [f'prompt {n} <b>&""x,{"even" if n % 2 == 0 else "odd"}' for n in range(10)]
     prompts.write_text("prompt,parity\n" + "\n".join(f'"{r.split(",")[0]}",{r.split(",")[1]}' for r in rows) + "\n")
     return EvalConfig(
-        model=str(tuned),
+        models=(str(tuned),),
         baseline=str(tiny_pipeline),
         prompts=str(prompts),
         scorers=("little_scorers:Redness",),
@@ -68,7 +68,7 @@ def test_the_redder_model_wins_by_redness(store: PairStore, config: EvalConfig):
     assert set(result["tags"]["parity"]) == {"even", "odd"}
     # both orders folded, the store says the same
     ((n, rate),) = store.rows(
-        "select n, case when model = ? then win_rate else 1 - win_rate end from win_rates", [config.model]
+        "select n, case when model = ? then win_rate else 1 - win_rate end from win_rates", [config.models[0]]
     )
     assert (n, rate) == (20, 1.0)
 
@@ -79,7 +79,7 @@ def test_both_models_start_from_the_same_noise(
     same = tmp_path / "same"
     shutil.copytree(tiny_pipeline, same)
     (same / "note.json").write_text("{}")  # another model id, the same weights
-    result = evaluate(EvalConfig(**{**vars(config), "model": str(same)}), store)
+    result = evaluate(EvalConfig(**{**vars(config), "models": (str(same),)}), store)
     (row,) = result["scorers"].values()
     assert row["ties"] == result["n_pairs"]
     assert (row["win_rate"], row["diff"]) == (0.5, 0.0)
@@ -142,7 +142,7 @@ def test_evaluation_pairs_are_not_training_pairs(store: PairStore, config: EvalC
 
 def test_a_model_is_not_compared_with_itself(store: PairStore, config: EvalConfig):
     with pytest.raises(UsageError, match="the same model"):
-        evaluate(EvalConfig(**{**vars(config), "model": config.baseline}), store)
+        evaluate(EvalConfig(**{**vars(config), "models": (config.baseline,)}), store)
 
 
 def test_the_prompts_that_count_as_trained_on_are_those_of_the_run(store: PairStore, config: EvalConfig):
@@ -154,7 +154,7 @@ def test_the_prompts_that_count_as_trained_on_are_those_of_the_run(store: PairSt
         pair = content.add_pair(store, content.add_prompt(store, prompt), dull, red)
         content.add_label(store, pair, "redness", "a")
     store.ingest()
-    write_trained_prompts(Path(config.model), [prompt_id(prompts[0]), prompt_id("of another evaluation")])
+    write_trained_prompts(Path(config.models[0]), [prompt_id(prompts[0]), prompt_id("of another evaluation")])
     result = evaluate(config, store)
     assert result["n_trained_prompts"] == 1
     page = " ".join((Path(config.report or "") / "report.html").read_text().split())
@@ -220,7 +220,7 @@ def test_a_scorer_without_scores_for_some_pairs_says_on_how_many_it_rests(store:
 def test_a_scorer_without_a_finite_score_is_named_at_the_end_and_the_others_are_reported(
     store: PairStore, config: EvalConfig
 ):
-    words = ["eval", "--model", config.model, "--prompts", str(config.prompts), "--num-inference-steps", "2"]
+    words = ["eval", "--model", config.models[0], "--prompts", str(config.prompts), "--num-inference-steps", "2"]
     words += ["--report", str(config.report), "--store", str(store.path)]
     both = ["--scorer", "little_scorers:Redness", "--scorer", "little_scorers:Blank"]
     ended = CliRunner().invoke(app, [*words, *both])

@@ -13,7 +13,7 @@ import tiny
 from prefloop.cli import app
 from prefloop.core.hashing import RESULT_FILE
 from prefloop.eval import EvalConfig
-from prefloop.eval.baseline import find_baseline, resolve_settings
+from prefloop.eval.lineup import find_lineup, resolve_settings
 from prefloop.eval.stage import evaluate
 from prefloop.generate import GenerateConfig
 from prefloop.generate.defaults import resolve_defaults, usual_settings
@@ -56,26 +56,28 @@ def prompts(tmp_path: Path) -> str:
 
 
 def eval_config(model: Path, prompts: str | None, **more: Any) -> EvalConfig:
-    return EvalConfig(model=str(model), prompts=prompts, scorers=("little_scorers:Redness",), n_resamples=200, **more)
+    return EvalConfig(
+        models=(str(model),), prompts=prompts, scorers=("little_scorers:Redness",), n_resamples=200, **more
+    )
 
 
 def resolved(config: EvalConfig, store: PairStore) -> EvalConfig:
-    tuned = find_model(config.model)
-    return resolve_settings(config, find_baseline(config, tuned), tuned, store)
+    return resolve_settings(config, find_lineup(config)[0], store)
 
 
-def test_the_baseline_is_what_the_model_was_trained_on(
-    store: PairStore, settings: Path, result: Callable[..., Path], prompts: str
-):
+def baseline(config: EvalConfig) -> str:
+    _, lineup = find_lineup(config)
+    return lineup.names[lineup.baselines[0]]
+
+
+def test_the_baseline_is_what_the_model_was_trained_on(settings: Path, result: Callable[..., Path], prompts: str):
     first = result(settings / "sdxl", base_model=str(settings / "sdxl"))
     second = result(first, base_model=str(first), steps=2)
     (second / "note.json").write_text("{}")  # other files than the first: another model
     (first / "note.json").write_text('{"first": 1}')
-    assert resolved(eval_config(first, prompts), store).baseline == str(settings / "sdxl")
-    assert resolved(eval_config(second, prompts), store).baseline == str(first)
-    assert resolved(eval_config(second, prompts, baseline=str(settings / "sdxl")), store).baseline == str(
-        settings / "sdxl"
-    )
+    assert baseline(eval_config(first, prompts)) == str(settings / "sdxl")
+    assert baseline(eval_config(second, prompts)) == str(first)
+    assert baseline(eval_config(second, prompts, baseline=str(settings / "sdxl"))) == str(settings / "sdxl")
 
 
 def test_where_the_baseline_is_not_known_it_is_asked_for(
@@ -196,7 +198,7 @@ def test_prompts_are_named_unless_the_model_is_the_built_in_one_or_trained_on_it
     tuned = result(built_in, base_model="shapes")
     (tuned / "note.json").write_text("{}")
     found = resolved(eval_config(tuned, None), store)
-    assert (found.baseline, found.prompts) == ("shapes", "shapes-heldout")
+    assert (baseline(eval_config(tuned, None)), found.prompts) == ("shapes", "shapes-heldout")
     assert (found.num_inference_steps, found.guidance_scale) == (10, 2.5)
     assert resolve_defaults(GenerateConfig(model=str(tuned)), find_model(str(tuned)), store).prompts == "shapes"
 

@@ -11,13 +11,14 @@ import pytest
 from prefloop.cli import app
 from prefloop.core.ids import noise_seed
 from prefloop.generate import GenerateConfig
-from prefloop.generate.stage import generate, pair_up, plan
+from prefloop.generate.pairing import Candidate, pair_up
+from prefloop.generate.stage import generate, plan
 from prefloop.store import PairStore, UsageError, load_image, prompt_id
 from prefloop.store.check import check, logical_hashes
 from typer.testing import CliRunner
 
 PROMPTS = ("a red circle", "a blue square", "a green star")
-IDS = [UUID(int=number) for number in range(5)]
+CANDIDATES = [Candidate(UUID(int=number)) for number in range(5)]
 
 
 @pytest.fixture
@@ -45,18 +46,18 @@ def images(store: PairStore) -> dict[UUID, np.ndarray]:
 # K candidates give K (K - 1) / 2 pairs with "all", K - 1 with "adjacent", K // 2 with "random".
 @pytest.mark.parametrize(("pairing", "n"), [("all", 10), ("adjacent", 4), ("random", 2)])
 def test_five_candidates_give_10_4_or_2_distinct_pairs(pairing, n: int):
-    pairs = pair_up(IDS, pairing, "seed")
+    pairs = [(first.image_id, second.image_id) for first, second in pair_up(CANDIDATES, pairing, "seed")]
     assert len(pairs) == n
     assert len({frozenset(pair) for pair in pairs}) == n
     assert all(first != second for first, second in pairs)
 
 
 def test_adjacent_pairs_are_neighbors_and_random_ones_use_each_image_once():
-    assert pair_up(IDS, "adjacent", "") == [(IDS[n], IDS[n + 1]) for n in range(4)]
-    paired = [image for pair in pair_up(IDS, "random", "seed") for image in pair]
+    assert pair_up(CANDIDATES, "adjacent", "") == [(CANDIDATES[n], CANDIDATES[n + 1]) for n in range(4)]
+    paired = [image for pair in pair_up(CANDIDATES, "random", "seed") for image in pair]
     assert len(paired) == len(set(paired))
-    assert pair_up(IDS, "random", "seed") == pair_up(IDS, "random", "seed")
-    assert len({tuple(pair_up(IDS, "random", str(seed))) for seed in range(20)}) > 5
+    assert pair_up(CANDIDATES, "random", "seed") == pair_up(CANDIDATES, "random", "seed")
+    assert len({tuple(pair_up(CANDIDATES, "random", str(seed))) for seed in range(20)}) > 5
 
 
 def test_generate_makes_k_images_of_each_prompt_and_nothing_the_second_time(config: GenerateConfig, store: PairStore):

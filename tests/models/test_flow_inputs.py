@@ -110,7 +110,7 @@ def test_models_of_two_families_are_not_compared(
 
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\n")
-    settings = EvalConfig(model=str(sd35), baseline=str(tiny_pipeline), prompts=str(prompts), scorers=("oracle",))
+    settings = EvalConfig(models=(str(sd35),), baseline=str(tiny_pipeline), prompts=str(prompts), scorers=("oracle",))
     with pytest.raises(UsageError, match="they differ in kind, sd3 against sd"):
         evaluate(settings, store)
 

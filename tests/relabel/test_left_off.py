@@ -60,7 +60,7 @@ def test_no_stage_blacks_out_images(
     )
     scorers = ("little_scorers:Redness",)
     eval_config = EvalConfig(
-        model=config.output_dir, prompts=prompts, num_inference_steps=1, scorers=scorers, n_resamples=100
+        models=(config.output_dir,), prompts=prompts, num_inference_steps=1, scorers=scorers, n_resamples=100
     )
     evaluate(eval_config, labelled)
     paths = [path for (path,) in labelled.rows("select path from image_files join generations using (image_id)")]

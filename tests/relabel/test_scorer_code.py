@@ -92,7 +92,7 @@ def test_an_evaluation_runs_no_code_from_a_scorers_folder(
     (other / "note.json").write_text("{}")
     (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
     config = EvalConfig(
-        model=str(other),
+        models=(str(other),),
         baseline=str(tiny_pipeline),
         prompts=str(tmp_path / "prompts.txt"),
         scorers=("clip",),

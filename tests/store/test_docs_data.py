@@ -31,6 +31,7 @@ def test_every_command_runs_as_written(tmp_path: Path, monkeypatch: pytest.Monke
     little.flow_factory(Path("flow-factory"))
     little.jsonl(Path("lines")).rename("pairs.jsonl")
     Path("lines/pictures").rename("pictures")
+    little.unlabelled(Path())
     rows = [{"text": "one", "good": little.first(9), "bad": little.second(9), "style": "x", "year": 1}]
     pq.write_table(pa.Table.from_pylist(rows), "my.parquet")
     lines = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S) for line in block.splitlines()]

@@ -21,10 +21,10 @@ def three_models(store: PairStore) -> tuple[UUID, list[UUID]]:
     add_pair(store, prompt, red, blue, "eval")
     made = [add_generation(store, prompt, model, image) for model, image in zip(MODELS, images, strict=True)]
     store.ingest()
-    evaluation = add_evaluation(store, [(generation, {"animal": "dog"}) for generation in made])
+    evaluation = add_evaluation(store, {generation: (0, {"animal": "dog"}) for generation in made})
     store.ingest()
-    assert add_evaluation(store, [(generation, {"animal": "dog"}) for generation in reversed(made)]) == evaluation
-    assert add_evaluation(store, [(made[0], {})]) != evaluation
+    assert add_evaluation(store, {generation: (0, {"animal": "dog"}) for generation in reversed(made)}) == evaluation
+    assert add_evaluation(store, {made[0]: (0, {})}) != evaluation
     return evaluation, images
 
 

@@ -32,12 +32,21 @@ _TAGS = {"dpo": "diffusion-dpo"}
 
 
 def evaluations_of(store: PairStore, model_id: UUID) -> list[dict]:
-    """The summaries of finished runs of `eval` on a model, as `evaluate` returns them, oldest first."""
+    """What finished runs of `eval` found about a model, oldest first: as `evaluate` returns them, the last of each evaluation,
+    one for each model that it was compared with as the tuned one."""
     query = """
         select summary from runs
-        where kind = 'eval' and status = 'done' and summary->>'$.model_id' = ?
+        where kind = 'eval' and status = 'done' and contains(summary::varchar, ?)
         order by started, run_id"""
-    return [_with_todays_names(json.loads(summary)) for (summary,) in store.rows(query, [str(model_id)])]
+    found: dict[object, dict] = {}
+    for number, (summary,) in enumerate(store.rows(query, [str(model_id)])):
+        result = json.loads(summary)
+        for compared in (result, *result.get("other_comparisons", [])):
+            if compared.get("model_id") == str(model_id):
+                key = (result.get("evaluation_id") or number, compared.get("base_model_id"))
+                found.pop(key, None)
+                found[key] = _with_todays_names(result | {"other_comparisons": [], "ranks": {}} | compared)
+    return list(found.values())
 
 
 def _with_todays_names(result: dict) -> dict:

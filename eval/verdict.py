@@ -1,0 +1,70 @@
+"""The answer of an evaluation: its first comparisons, each in one sentence."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..core.stats import MIN_PROMPTS
+
+
+def headline(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The comparisons of the named models with their baselines; the first one if no model has one.
+
+    Args:
+        result: as `evaluate` returns it.
+    """
+    baselines = {place["model"]: place["baseline"] for place in result["models"]}
+    comparisons = [result, *result["other_comparisons"]]
+    return [c for c in comparisons if baselines[c["model"]] == c["baseline"]] or comparisons[:1]
+
+
+def verdict(compared: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """What the judges whose labels trained neither model say.
+
+    Args:
+        compared: one comparison, as `evaluate` returns it.
+        names: name of a model → how to call it.
+    """
+    model, baseline = names[compared["model"]], names[compared["baseline"]]
+    independent = {name: row for name, row in compared["scorers"].items() if not row["in_sample"]}
+    if not compared["scorers"]:
+        return "No judge has a result yet."
+    if not independent:
+        return f"Whether {model} is better than {baseline} is not known: labels by every judge trained it."
+    known = {name: row for name, row in independent.items() if row["win_rate_low"] is not None}
+    if not known:
+        return (
+            f"Whether {model} is better than {baseline} is not known: an interval needs at least {MIN_PROMPTS} prompts."
+        )
+    better = {name: row for name, row in known.items() if row["win_rate_low"] > 0.5}
+    worse = {name: row for name, row in known.items() if row["win_rate_high"] < 0.5}
+    open_ = {name: row for name, row in known.items() if name not in better and name not in worse}
+    if not better and not worse:
+        return f"{model} and {baseline} cannot be told apart: it wins {_rates(open_)}."
+    rest = f"; undecided: {_rates(open_)}" if open_ else ""
+    if better and worse:
+        return f"The judges disagree: {model} wins over {baseline} {_rates(better)}, but {_rates(worse)}{rest}."
+    word, rows = ("better", better) if better else ("worse", worse)
+    return f"{model} is {word} than {baseline}: it wins {_rates(rows)}{rest}."
+
+
+def trained_prompts(compared: Mapping[str, Any], model: str) -> str:
+    """How many of the prompts the tuned model was trained on, in words."""
+    n = compared["n_trained_prompts"]
+    if n is None:
+        return f"which of these prompts {model} was trained on is not known"
+    return f"{model} was trained on {n or 'none'} of these prompts"
+
+
+def _rates(rows: Mapping[str, Any]) -> str:
+    texts = [
+        f"{100 * row['win_rate']:.1f} % ({100 * row['win_rate_low']:.1f} to {100 * row['win_rate_high']:.1f}) by {name}"
+        for name, row in rows.items()
+    ]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else texts[0]
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Names of models without their folders, unless that makes two the same."""
+    short = [Path(name).name or name for name in names]
+    return {name: title if short.count(title) == 1 else name for name, title in zip(names, short, strict=True)}
