@@ -47,14 +47,13 @@ _COMPARISONS = """
         select pair_id, choice from current_labels join labelers using (labeler) where kind = 'human' and choice <> 'skip'
     )
     select m.name, left(m.model_id::varchar, 8), o.name, left(o.model_id::varchar, 8), e.prompt_id, e.image_index, e.pair_id,
-        case when e.pair_id is null or v.choice = 'tie' then 0.5
-            when v.choice is null then null
-            else ((v.choice = 'a') = (e.image < e.other_image))::double end
+        avg(case when v.choice = 'tie' then 0.5 else ((v.choice = 'a') = (e.image < e.other_image))::double end)
     from evaluation_pairs e
     join models m on m.model_id = e.model_id
     join models o on o.model_id = e.other_id
     left join votes v on v.pair_id = e.pair_id
     where e.evaluation_id = $evaluation
+    group by m.name, m.model_id, o.name, o.model_id, e.model_id, e.other_id, e.prompt_id, e.image_index, e.pair_id
     order by m.name, o.name, e.model_id, e.other_id, e.prompt_id, e.image_index
 """
 _TIES = """
@@ -71,33 +70,33 @@ _EVALUATIONS = """
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two models of an evaluation, by people. A pair of equal images is a tie that needs no label."""
+    """Two models of an evaluation, by people: the labels of a pair are averaged, then the pairs of a prompt, then the prompts."""
 
     model: str
     other: str
     n_pairs: int
+    """Pairs that people can label: their images differ."""
     n_equal: int
-    """Pairs of equal images among them."""
+    """Comparisons without a pair, because both models generated the same image. They do not count."""
     n_labelled: int
-    """Pairs that somebody labelled, without those of equal images."""
     n_prompts: int
-    """Prompts of the pairs that are labelled or equal."""
+    """Prompts of the labelled pairs."""
     win_rate: Estimate | None
-    """Of model over other; ties ½, every prompt weighs the same. None before the first label."""
+    """Of model over other; ties ½. None before the first label."""
     projected: Estimate | None
     """The same if the pairs that are left went as those so far; none without an interval."""
     status: Status
 
     @property
     def n_left(self) -> int:
-        return self.n_pairs - self.n_equal - self.n_labelled
+        return self.n_pairs - self.n_labelled
 
 
 def comparisons(store: PairStore, evaluation: UUID, pairs: Collection[UUID] | None = None) -> list[Comparison]:
     """Every two models of an evaluation.
 
     Args:
-        pairs: only these pairs, such as those of a queue with a limit. Pairs of equal images are always counted.
+        pairs: only these pairs, such as those of a queue with a limit.
 
     Raises:
         BusyError: if another process holds the store for LOCK_WAIT seconds.
@@ -106,40 +105,37 @@ def comparisons(store: PairStore, evaluation: UUID, pairs: Collection[UUID] | No
         rows = connection.execute(_COMPARISONS, {"evaluation": evaluation}).fetchall()
     kept = None if pairs is None else set(pairs)
     by_models: dict[tuple[str, ...], list[tuple]] = defaultdict(list)
-    for *models, prompt, index, pair, win in rows:
+    for *models, prompt, _, pair, win in rows:
         if kept is None or pair is None or pair in kept:
-            by_models[tuple(models)].append((prompt, index, pair, win))
-    return [_comparison(*_names(*models), votes) for models, votes in by_models.items()]
+            by_models[tuple(models)].append((prompt, pair, win))
+    return [_comparison(*_names(*models), of_models) for models, of_models in by_models.items()]
 
 
 def _names(model: str, model_id: str, other: str, other_id: str) -> tuple[str, str]:
     return (model, other) if model != other else (f"{model} ({model_id})", f"{other} ({other_id})")
 
 
-def _comparison(model: str, other: str, votes: list[tuple[UUID, int, UUID | None, float | None]]) -> Comparison:
+def _comparison(model: str, other: str, rows: list[tuple[UUID, UUID | None, float | None]]) -> Comparison:
     """
     Args:
-        votes: prompt, image index, pair (None for equal images) and win of the model; None without a label. A pair that several
-            people labelled is there several times.
+        rows: prompt, pair (None for equal images), and share of its labels that chose the model's image (None without a label).
     """
-    n_pairs = len({vote[:2] for vote in votes})
-    n_equal = len({vote[:2] for vote in votes if vote[2] is None})
-    n_labelled = len({vote[:2] for vote in votes if vote[2] is not None and vote[3] is not None})
-    known = [(prompt.hex, win) for prompt, _, _, win in votes if win is not None]
+    pairs = [(prompt.hex, win) for prompt, pair, win in rows if pair is not None]
+    labelled = [(prompt, win) for prompt, win in pairs if win is not None]
     win_rate = projected = None
     status: Status = "not labelled"
-    if n_labelled:
-        means = prompt_means(np.array([[win] for _, win in known]), [prompt for prompt, _ in known])[:, 0]
+    if labelled:
+        means = prompt_means(np.array([[win] for _, win in labelled]), [prompt for prompt, _ in labelled])[:, 0]
         win_rate = estimate_share(means)
-        projected = project(win_rate, win_rate.value, n_equal + n_labelled, n_pairs)
-        status = outcome(win_rate, n_equal + n_labelled, n_pairs)
+        projected = project(win_rate, win_rate.value, len(labelled), len(pairs))
+        status = outcome(win_rate, len(labelled), len(pairs))
     return Comparison(
         model=model,
         other=other,
-        n_pairs=n_pairs,
-        n_equal=n_equal,
-        n_labelled=n_labelled,
-        n_prompts=len({prompt for prompt, _ in known}),
+        n_pairs=len(pairs),
+        n_equal=len(rows) - len(pairs),
+        n_labelled=len(labelled),
+        n_prompts=len({prompt for prompt, _ in labelled}),
         win_rate=win_rate,
         projected=projected,
         status=status,
@@ -202,9 +198,9 @@ def plan_lines(store: PairStore, evaluation: UUID, pairs: Collection[UUID]) -> l
     known = f"{rate:.0%} ties so far, of {ties[1]}" if ties else "the share of ties is not known yet: none are assumed"
     lines = [known]
     for each in comparisons(store, evaluation, pairs):
-        line = f"{each.model} against {each.other}: {sample_sentence(each.n_pairs - each.n_equal, rate)}"
+        line = f"{each.model} against {each.other}: {sample_sentence(each.n_pairs, rate)}"
         if each.n_equal:
-            line += f"; {plural(each.n_equal, 'more pair')} of equal images"
+            line += f"; {each.n_equal} more have equal images"
         lines.append(line)
     return lines
 

@@ -61,7 +61,7 @@ def evaluated(
     for table, of_table in (("images", images), ("generations", generations), ("pairs", rows)):
         store.append(table, of_table)
     store.ingest()
-    evaluation = add_evaluation(store, [(row["generation_id"], {}) for row in generations])
+    evaluation = add_evaluation(store, {row["generation_id"]: (place, {}) for place, row in enumerate(generations)})
     with run(store, "eval", {"name": name}) as eval_run:
         eval_run.summary["evaluation_id"] = str(evaluation)
     store.ingest()
@@ -119,7 +119,7 @@ def test_people_decide_between_two_models_and_ties_count_one_half(store: PairSto
     assert found.status == "too few prompts"
 
 
-def test_equal_images_are_ties_that_need_no_label(store: PairStore):
+def test_equal_images_need_no_label_and_do_not_count(store: PairStore):
     store.append("models", [{"model_id": m, "name": n, "config": "{}"} for m, n in ((BASE, "m"), (TUNED, "m"))])
     prompt, image = add_prompt(store, "same"), add_image(store, (1, 1, 1))
     same = [add_generation(store, prompt, model, image) for model in (BASE, TUNED)]
@@ -128,13 +128,14 @@ def test_equal_images_are_ties_that_need_no_label(store: PairStore):
     other = [add_generation(store, prompt, model, image) for model, image in ((BASE, one), (TUNED, two))]
     pair = add_pair(store, prompt, one, two, "eval")
     store.ingest()
-    evaluation = add_evaluation(store, [(generation, {}) for generation in same + other])
+    evaluation = add_evaluation(store, {generation: (place // 2, {}) for place, generation in enumerate(same + other)})
     store.ingest()
     choose(store, [pair], "b")
     (found,) = comparisons(store, evaluation)
     assert found.win_rate is not None
-    assert (found.n_pairs, found.n_equal, found.n_labelled, found.n_left) == (2, 1, 1, 0)
-    assert found.win_rate.value == 0.75  # ½ and 1
+    assert (found.n_pairs, found.n_equal, found.n_labelled, found.n_left) == (1, 1, 1, 0)
+    assert found.win_rate.value == 1.0
+    assert plan_lines(store, evaluation, [pair])[-1].endswith("; 1 more have equal images")
     assert found.model == "m (00000000)"  # two models of one name are told apart by their ids
 
 
