@@ -117,6 +117,9 @@ def test_people_decide_between_two_models_and_ties_count_one_half(store: PairSto
     assert found.win_rate.value == 0.25
     assert (found.n_pairs, found.n_labelled, found.n_left, found.n_prompts) == (6, 4, 2, 4)
     assert found.status == "too few prompts"
+    words = ["store", "query", "--name", "evaluation-win-rates", "--format", "json", "--store", str(store.path)]
+    (row,) = json.loads(CliRunner().invoke(app, words).stdout)  # the saved query agrees
+    assert (row["model"], row["win_rate"], row["prompts"], row["pairs"]) == ("base", 0.25, 4, 4)
 
 
 def test_equal_images_need_no_label_and_do_not_count(store: PairStore):
