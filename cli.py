@@ -14,7 +14,7 @@ from .eval.cli import evaluate
 from .generate.cli import generate, pair
 from .generate.prompt_sets.cli import app as prompts_app
 from .loop.cli import loop
-from .relabel.annotate.cli import browse, label
+from .relabel.annotate.cli import browse, label, raters
 from .relabel.cli import relabel, scorers_app
 from .shapes.cli import demo
 from .store.cli import app as store_app
@@ -67,6 +67,7 @@ app.command()(pair)
 app.command(cls=renamed(_SCORING))(relabel)
 app.command(cls=renamed({"--pairs": "--queue"}))(label)
 app.command()(browse)
+app.command()(raters)
 app.command(cls=renamed(_TRAIN))(train)
 app.command()(card)
 app.command("eval", cls=renamed({"--against": "--baseline", "--weights": "--checkpoint"}))(evaluate)

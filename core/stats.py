@@ -107,6 +107,13 @@ def interval_text(low: float | None, high: float | None, n_prompts: int, form: s
     return f"{low:{form}} to {high:{form}}"
 
 
+def estimate_text(estimate: Estimate | None, n_prompts: int, form: str = ".1%") -> str:
+    """A number and its interval as text, such as "52.0% (45.1% to 58.9%)"; "undefined" for None."""
+    if estimate is None:
+        return "undefined"
+    return f"{estimate.value:{form}} ({interval_text(estimate.low, estimate.high, n_prompts, form)})"
+
+
 def no_interval(n_prompts: int) -> str:
     """Why a number has no interval."""
     if n_prompts >= MIN_PROMPTS:

@@ -67,6 +67,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
         ["eval", "--help"],
         ["label", "--help"],
         ["prompts", "--help"],
+        ["raters"],
         ["store", "ls"],
         ["store", "stats"],
         ["store", "check"],

@@ -12,16 +12,23 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ...core.signals import StopSignal
+from ...core.stats import estimate_text
 from ...core.text import json_text
 from ...store import PairStore, PrefloopError
 from . import browse_queries as queries
 from .config import BrowseConfig
 from .filters import Filters
+from .outcome import comparisons, evaluations
 from .pages import Pages
+from .rater_text import alpha_line, between_columns, rater_columns, rater_notes
+from .raters import raters
 from .reports import report_file
 from .security import InviteLinks, SecurityMiddleware, cookie_name
 from .serve import base_url, listen, open_browser, serve, warn_if_exposed
 from .thumbnails import HEX, ImageCache
+
+MAX_EVALUATIONS = 20
+"""The newest ones are shown."""
 
 
 def browse(config: BrowseConfig, store: PairStore, say: Callable[[str], None]) -> None:
@@ -103,6 +110,23 @@ def browse_app(config: BrowseConfig, store: PairStore, invites: InviteLinks[str]
             raise HTTPException(404, "the report of this run is not on this machine")
         return report_file(folder, request.path_params["path"])
 
+    def rater_statistics(request: Request) -> Response:
+        result = raters(store)
+        values = {
+            "raters": rater_columns(result),
+            "notes": rater_notes(result),
+            "between": between_columns(result),
+            "alpha": alpha_line(result),
+        }
+        return pages.render(request, "raters.html", values)
+
+    def evaluation_outcomes(request: Request) -> Response:
+        listed = [
+            {"name": name, "comparisons": comparisons(store, evaluation)}
+            for evaluation, name in evaluations(store)[:MAX_EVALUATIONS]
+        ]
+        return pages.render(request, "evaluations.html", {"evaluations": listed, "estimate_text": estimate_text})
+
     def image(request: Request) -> Response:
         return images.respond(request.path_params["name"])
 
@@ -117,6 +141,8 @@ def browse_app(config: BrowseConfig, store: PairStore, invites: InviteLinks[str]
         Route("/pair/{name}", pair, methods=["GET"]),
         Route("/runs", runs, methods=["GET"]),
         Route("/runs/{name}/{path:path}", report, methods=["GET"]),
+        Route("/evaluations", evaluation_outcomes, methods=["GET"]),
+        Route("/raters", rater_statistics, methods=["GET"]),
         Route("/image/{name}", image, methods=["GET"]),
         Route("/thumbnail/{name}", thumbnail, methods=["GET"]),
         Route("/enter", enter, methods=["GET", "POST"]),

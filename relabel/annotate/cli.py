@@ -1,11 +1,14 @@
 """`prefloop label` and `prefloop browse`."""
 
 import json
-from typing import Annotated, Any
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any, Optional
 
 import typer
 
 from ...core.cli import DEFAULT, StoreOption, options_of, say
+from ...core.json import plain
 from ...store.pairstore import PairStore
 from .config import BrowseConfig, LabelConfig
 
@@ -26,19 +29,34 @@ def label(
 def run_label(config: LabelConfig, store: PairStore, *, as_json: bool = False) -> None:
     """Serve the labelling page, then print a summary."""
     from .label import label as serve_label
+    from .outcome import Comparison, comparisons, outcome_lines, plan_lines
+    from .queue import evaluation_of, pairs_to_label
+    from .serve import try_or_warn
 
     def announce(link: str, name: str | None) -> None:
         who = f"for {name}" if name else "for one person"
         say(json.dumps({"link": link, "labeler": name}) if as_json else f"link {who}, works once: {link}")
 
+    evaluation = evaluation_of(store, config)
+    pairs = pairs_to_label(store, config) if evaluation else []
+    if evaluation:
+        say("\n".join(plan_lines(store, evaluation, pairs)), err=True)
     summary = serve_label(config, store, announce)
+    compared: list[Comparison] = []
+    if evaluation:
+        try_or_warn(
+            lambda: compared.extend(comparisons(store, evaluation, pairs)), "`prefloop browse` shows the outcome"
+        )
     if as_json:
-        say(json.dumps(summary))
+        outcome = {"comparisons": [asdict(each) for each in compared]} if evaluation else {}
+        say(json.dumps(plain(summary | outcome), allow_nan=False))
         return
     counts = ", ".join(f"{n} by {name}" for name, n in summary["labels"].items())
     say(f"new labels: {counts or 'none'}; run the same command to continue")
     for reason, n in summary["excluded"].items():
         say(f"{n} pairs excluded: {reason}", err=True)
+    for line in outcome_lines(compared):
+        say(line)
 
 
 @options_of(BrowseConfig)
@@ -59,3 +77,36 @@ def browse(
         say(json.dumps({"link": link}) if as_json else f"link, works once: {link}")
 
     serve_browse(config, opened, announce)
+
+
+def raters(
+    store: StoreOption = DEFAULT,
+    queue: Annotated[
+        Optional[str], typer.Option(help="Only labels of these pairs: a queue of `prefloop label`, or a query.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Measure the people who label: position bias, ties, repeats, time, agreement, and who may answer at random.
+
+    Example: prefloop raters --store prefloop-store
+    """
+    from ...store.query import write
+    from .queue import pairs_to_label
+    from .rater_text import alpha_line, between_columns, rater_columns, rater_notes
+    from .raters import raters as measure
+
+    opened = PairStore.open(store)
+    result = measure(opened, None if queue is None else pairs_to_label(opened, LabelConfig(queue=queue)))
+    if as_json:
+        say(json.dumps(plain(asdict(result)), allow_nan=False))
+        return
+    if not result.raters:
+        say("no person has labelled these pairs; `prefloop label` opens a page for it")
+        return
+    import pyarrow as pa
+
+    for rows in filter(None, (rater_columns(result), between_columns(result))):
+        sys.stdout.flush()
+        write(pa.Table.from_pylist(rows), "table", sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    say("\n".join([alpha_line(result), *rater_notes(result)]))

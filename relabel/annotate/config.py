@@ -32,8 +32,8 @@ class LabelConfig(ServeConfig):
     port: int = 8420
     """Port to listen on; 0 picks a free one."""
     queue: str = "random"
-    """Which pairs, in order: random, disagreements (of scorers), close (smallest score differences), eval, or a query that
-    selects pair_id."""
+    """Which pairs, in order: random, disagreements (of scorers), close (smallest score differences), eval, eval:NAME (of one
+    evaluation), or a query that selects pair_id."""
     labelers: tuple[str, ...] = ()
     """Who labels, each with a link; repeat for several. If not given, the page asks for a name."""
     limit: int | None = None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from ...store import PairStore, UsageError
+from ...store.evaluations import find_evaluation
 from ...store.query import ask
 from .config import LabelConfig
 
@@ -34,6 +35,13 @@ QUEUES = {
         group by pair_id order by avg(difference_rank), {_SHUFFLED}""",
     "eval": f"select pair_id from pairs where source = 'eval' order by {_SHUFFLED}",
 }
+OF_EVALUATION = "eval:"
+# A first pair of every prompt before a second one: more prompts say more than more pairs of the same prompts.
+_EVALUATION_PAIRS = f"""
+    select pair_id from (
+        select distinct pair_id, prompt_id from evaluation_pairs where evaluation_id = $evaluation and pair_id is not null
+    )
+    order by row_number() over (partition by prompt_id order by {_SHUFFLED}), {_SHUFFLED}"""
 _OLD_NAMES = {"fights": "disagreements"}
 """Names of 0.1."""
 _CURES = {
@@ -83,7 +91,12 @@ def pairs_to_label(store: PairStore, config: LabelConfig) -> list[UUID]:
         UsageError: if the query is invalid, has no column pair_id, selects something else, or finds nothing.
     """
     name = _OLD_NAMES.get(config.queue, config.queue)
-    if name in QUEUES:
+    evaluation = evaluation_of(store, config)
+    if evaluation is not None:
+        values = {"evaluation": evaluation, "seed": str(config.seed)}
+        pairs = [pair for (pair,) in store.rows(_EVALUATION_PAIRS, values)]
+        cure = "its models generated the same images"
+    elif name in QUEUES:
         query = QUEUES[name]
         parameters = {"seed": str(config.seed)} if "$seed" in query else None
         pairs = [pair for (pair,) in store.rows(query, parameters)]
@@ -96,11 +109,24 @@ def pairs_to_label(store: PairStore, config: LabelConfig) -> list[UUID]:
     return list(dict.fromkeys(pairs))[: config.limit]
 
 
+def evaluation_of(store: PairStore, config: LabelConfig) -> UUID | None:
+    """The evaluation that a queue eval:NAME selects; None for any other queue.
+
+    Raises:
+        UsageError: if the store has no such evaluation.
+    """
+    if not config.queue.startswith(OF_EVALUATION):
+        return None
+    return find_evaluation(store, config.queue.removeprefix(OF_EVALUATION))
+
+
 def _pairs_of_query(store: PairStore, query: str) -> list[UUID]:
     try:
         answer = ask(store, query)
     except UsageError as error:
-        raise UsageError(f"--queue must be one of {', '.join(QUEUES)}, or a query; as a query: {error}") from error
+        raise UsageError(
+            f"--queue must be one of {', '.join(QUEUES)}, eval:NAME, or a query; as a query: {error}"
+        ) from error
     if "pair_id" not in answer.column_names:
         raise UsageError(f"--queue needs a column pair_id; the query selects {', '.join(answer.column_names)}")
     try:

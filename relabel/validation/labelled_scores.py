@@ -18,11 +18,23 @@ _LABELLED = """
     order by l.pair_id
 """
 
+# Pairs whose models are known; an image may come from several. Whether one model generated both images.
+_ONE_MODEL = """
+    select p.pair_id::varchar, bool_or(a.model_id = b.model_id)
+    from current_labels l
+    join pairs p using (pair_id)
+    join generations a on a.prompt_id = p.prompt_id and a.image_id = p.image_a
+    join generations b on b.prompt_id = p.prompt_id and b.image_id = p.image_b
+    where l.labeler = ?
+    group by all
+"""
+
 
 @dataclass(frozen=True)
 class LabelledScores:
     """N pairs."""
 
+    pair: NDArray[np.str_]  # (N,), ids
     prompt: NDArray[np.str_]  # (N,), ids
     preferred: NDArray[np.float64]  # (N,): 1 if a was chosen, 0 if b, ½ for a tie
     difference: NDArray[np.float64]  # (N,): score of a minus score of b
@@ -31,10 +43,15 @@ class LabelledScores:
 def labelled_scores(store: PairStore, labeler: str, scorer: str) -> LabelledScores:
     """The labels of pairs both of whose images a scorer (name@revision) has scored; skipped pairs are not among them."""
     table = store.sql(_LABELLED, {"labeler": labeler, "scorer": scorer})
-    prompt, preferred, difference = (
-        table[name].to_numpy(zero_copy_only=False) for name in ("prompt_id", "preferred", "difference")
+    pair, prompt, preferred, difference = (
+        table[name].to_numpy(zero_copy_only=False) for name in ("pair_id", "prompt_id", "preferred", "difference")
     )
-    return LabelledScores(prompt, preferred.astype(np.float64), difference.astype(np.float64))
+    return LabelledScores(pair, prompt, preferred.astype(np.float64), difference.astype(np.float64))
+
+
+def from_one_model(store: PairStore, labeler: str) -> dict[str, bool]:
+    """Of the pairs that a labeler labelled, by id: whether one model generated both images. Pairs without known models are missing."""
+    return dict(store.rows(_ONE_MODEL, [labeler]))
 
 
 def require_labeler(store: PairStore, labeler: str) -> None:

@@ -5,13 +5,22 @@ prompt the same (core/stats.py); calibration is over pairs.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.stats import Estimate, Floats, bootstrap, estimate_share, percentile_interval, prompt_means
+from ...core.agreement import kappa_of_shares
+from ...core.stats import MIN_PROMPTS, Estimate, Floats, estimate_mean, estimate_share, prompt_means
 
 N_BINS = 10
+N_MARGIN_BINS = 3
+_CHOICES = np.array([0.0, 0.5, 1.0])
+_TIE_CREDIT = 1 - np.abs(
+    _CHOICES[:, None] - _CHOICES
+)  # for each two of them: 1 for a match, ½ for a tie on one side only
+
+Verdict = Literal["better than chance", "not better than chance", "worse than chance", "too few prompts to tell"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +47,24 @@ class TieAware:
     """Accuracy of calling every pair a tie."""
     chance: float
     """Accuracy of the scorer's own choices and ties, dealt out at random."""
+    kappa: Estimate | None
+    """Accuracy above chance, as a share of what is possible: Cohen's kappa with half credit for a tie on one side only."""
+    above_always_tie: Estimate
+    """Accuracy minus that of calling every pair a tie."""
     tie_band: float
     """Differences up to this were taken for ties, in the scorer's unit."""
+
+
+@dataclass(frozen=True)
+class MarginBin:
+    """Decided pairs with scores about equally far apart."""
+
+    n: int
+    n_prompts: int
+    smallest: float
+    largest: float
+    """Score differences without sign, in the scorer's unit."""
+    accuracy: Estimate
 
 
 @dataclass(frozen=True)
@@ -83,34 +108,41 @@ def decided(preferred: Floats, difference: Floats, prompt: NDArray[np.str_]) -> 
         return None
     preferred, predicted = preferred[chosen], _predicted(difference[chosen], 0.0)
     matches = 1 - np.abs(predicted - preferred)
-    means = prompt_means(np.stack([matches, predicted, preferred], axis=1), prompt[chosen])  # (prompts, 3)
-    resampled = bootstrap(means)
-    accuracy = estimate_share(means[:, 0], resampled[:, 0])
-    return Decided(int(chosen.sum()), len(means), accuracy, _kappa_estimate(means, resampled, accuracy))
+    means = prompt_means(matches[:, None], prompt[chosen])[:, 0]
+    said, wanted = (np.stack([side, 1 - side], axis=1) for side in (predicted, preferred))
+    kappa = kappa_of_shares(matches, said, wanted, prompt[chosen])
+    return Decided(int(chosen.sum()), len(means), estimate_share(means), kappa)
 
 
-def _kappa_estimate(means: Floats, resampled: Floats, accuracy: Estimate) -> Estimate | None:
-    """
-    Args:
-        means: of matches, predicted and preferred, of each prompt, (P, 3).
-        resampled: their bootstrap, (R, 3).
-    """
-    overall = means.mean(axis=0)
-    chance = float(_chance(overall))
-    if chance == 1:
-        return None
-    kappa = float((overall[0] - chance) / (1 - chance))
-    if accuracy.has_interval and np.ptp(means[:, 0]) == 0:  # as for the accuracy: resampling shows no spread
-        return Estimate(kappa, *((end - chance) / (1 - chance) for end in (accuracy.low, accuracy.high)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        kappas = (resampled[:, 0] - _chance(resampled)) / (1 - _chance(resampled))
-    return Estimate(kappa, *percentile_interval(kappas[np.isfinite(kappas)], len(means)))
+def verdict(result: Decided) -> Verdict:
+    """Whether a scorer predicts choices better than chance does: by the interval of kappa or, without one, of the accuracy."""
+    beyond, chance = result.accuracy, 0.5
+    if result.kappa and result.kappa.has_interval:
+        beyond, chance = result.kappa, 0.0
+    if not beyond.has_interval:
+        # every prompt has as much right as wrong, or there are too few
+        return "too few prompts to tell" if result.n_prompts < MIN_PROMPTS else "not better than chance"
+    if beyond.low > chance:
+        return "better than chance"
+    return "worse than chance" if beyond.high < chance else "not better than chance"
 
 
-def _chance(means: Floats) -> Floats:
-    """How often both would choose the same side if they were independent; means are of matches, predicted, preferred."""
-    predicted, preferred = means[..., 1], means[..., 2]
-    return predicted * preferred + (1 - predicted) * (1 - preferred)
+def by_margin(preferred: Floats, difference: Floats, prompt: NDArray[np.str_]) -> list[MarginBin]:
+    """Accuracy on the decided pairs with the smallest, the middle and the largest score differences, a third each; equal
+    differences stay together."""
+    chosen = preferred != 0.5
+    preferred, difference, prompt = preferred[chosen], difference[chosen], prompt[chosen]
+    size = np.abs(difference)
+    matches = 1 - np.abs(_predicted(difference, 0.0) - preferred)
+    # how many pairs have a smaller difference decides the bin
+    bin_of = np.searchsorted(np.sort(size), size) * N_MARGIN_BINS // max(len(size), 1)
+    bins = []
+    for number in np.unique(bin_of):
+        inside = bin_of == number
+        means = prompt_means(matches[inside][:, None], prompt[inside])[:, 0]
+        smallest, largest = float(size[inside].min()), float(size[inside].max())
+        bins.append(MarginBin(int(inside.sum()), len(means), smallest, largest, estimate_share(means)))
+    return bins
 
 
 def tie_aware(preferred: Floats, difference: Floats, prompt: NDArray[np.str_], tie_band: float) -> TieAware:
@@ -120,16 +152,17 @@ def tie_aware(preferred: Floats, difference: Floats, prompt: NDArray[np.str_], t
     """
     matches, predicted = tie_aware_accuracy(preferred, difference, tie_band), _predicted(difference, tie_band)
     if_tie = 1 - np.abs(0.5 - preferred)
-    choices = [(side == choice).astype(np.float64) for side in (predicted, preferred) for choice in (0, 0.5, 1)]
-    means = prompt_means(np.stack([matches, if_tie, *choices], axis=1), prompt)
-    shares = means[:, 2:].mean(axis=0).tolist()
-    chance = sum(p * q * (1 - abs(i - j) / 2) for i, p in enumerate(shares[:3]) for j, q in enumerate(shares[3:]))
+    said, wanted = ((side[:, None] == _CHOICES).astype(np.float64) for side in (predicted, preferred))
+    means = prompt_means(np.concatenate([np.stack([matches, if_tie], axis=1), said, wanted], axis=1), prompt)
+    shares = means[:, 2:].mean(axis=0)
     return TieAware(
         n=len(preferred),
         n_prompts=len(means),
         accuracy=estimate_share(means[:, 0]),
         always_tie=float(means[:, 1].mean()),
-        chance=chance,
+        chance=float(shares[:3] @ _TIE_CREDIT @ shares[3:]),
+        kappa=kappa_of_shares(matches, said, wanted, prompt, _TIE_CREDIT),
+        above_always_tie=estimate_mean(means[:, 0] - means[:, 1]),
         tie_band=tie_band,
     )
 

@@ -13,7 +13,15 @@ from ...core.stats import MIN_PROMPTS
 from ...core.text import visible
 from ...store import PairStore
 from ...store.agreement import agreement
-from .validate import Disagreement, ScorerQuality, disagreements, positions, why_no_tie_band
+from .validate import (
+    Disagreement,
+    ScorerQuality,
+    disagreements,
+    positions,
+    tie_verdict_text,
+    verdict_text,
+    why_no_tie_band,
+)
 
 N_DISAGREEMENTS = 60
 
@@ -37,6 +45,8 @@ def write_quality(store: PairStore, labeler: str, qualities: list[ScorerQuality]
                 labeler=visible(labeler),
                 qualities=qualities,
                 why_no_tie_band=why_no_tie_band,
+                verdict=verdict_text,
+                tie_verdict=tie_verdict_text,
                 min_prompts=MIN_PROMPTS,
                 positions=positions(store),
                 agreement=agreement(store).to_pylist(),

@@ -1,24 +1,30 @@
 """What a store says about its scorers and labelers: accuracy, calibration, position bias, and disagreements."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
 import numpy as np
 
-from ...core.stats import Estimate, estimate_share, interval_text, prompt_means
+from ...core.power import rate_text, win_rate_shown
+from ...core.stats import Estimate, estimate_share, estimate_text, prompt_means
 from ...store import PairStore, UsageError
 from ..temperature import FEWEST, fit_temperature
-from .labelled_scores import LabelledScores, labelled_scores, require_labeler
+from .labelled_scores import LabelledScores, from_one_model, labelled_scores, require_labeler
 from .metrics import (
     Bin,
     Decided,
+    MarginBin,
     TieAware,
+    Verdict,
     best_tie_band,
+    by_margin,
     calibration,
     calibration_error,
     decided,
     tie_aware,
+    verdict,
 )
 
 BAND_PART = 3
@@ -34,6 +40,12 @@ class ScorerQuality:
     scorer: str
     decided: Decided | None
     """None if the labeler decided none of the pairs."""
+    verdict: Verdict | None
+    """Whether it predicts the decided pairs better than chance."""
+    one_model: Decided | None
+    """Over the decided pairs whose images are from one model; None if there are none."""
+    two_models: Decided | None
+    by_margin: list[MarginBin]
     tie_aware: TieAware | None
     """None if too few pairs were labelled to choose a tie band."""
     band_decided: int
@@ -78,17 +90,17 @@ def validate_scorers(store: PairStore, labeler: str) -> list[ScorerQuality]:
     """
     require_labeler(store, labeler)
     scorers = store.rows("select scorer, config from scorers order by scorer")
-    results = []
+    results, one_model = [], from_one_model(store, labeler)
     for scorer, config in scorers:
         pairs = labelled_scores(store, labeler, scorer)
         if len(pairs.preferred):
-            results.append(_quality(scorer, pairs, float(json.loads(config).get("temperature", 1.0))))
+            results.append(_quality(scorer, pairs, one_model, float(json.loads(config).get("temperature", 1.0))))
     if not results:
         raise UsageError(f"no scorer has scored the pairs that {labeler} labelled; run `prefloop relabel --scorer …`")
     return sorted(results, key=lambda result: -result.decided.accuracy.value if result.decided else 0.0)
 
 
-def _quality(scorer: str, pairs: LabelledScores, temperature: float) -> ScorerQuality:
+def _quality(scorer: str, pairs: LabelledScores, one_model: dict[str, bool], temperature: float) -> ScorerQuality:
     for_band = np.array([int(prompt[:8], 16) % BAND_PART == 0 for prompt in pairs.prompt])
     ties = pairs.preferred == 0.5
     band_ties, band_decided = int((for_band & ties).sum()), int((for_band & ~ties).sum())
@@ -105,9 +117,19 @@ def _quality(scorer: str, pairs: LabelledScores, temperature: float) -> ScorerQu
             fitted_error = calibration_error(calibration(pairs.preferred, pairs.difference, fitted))
         except ValueError:  # the choices do not follow the scores: no temperature fits them
             pass
+    over_decided = decided(pairs.preferred, pairs.difference, pairs.prompt)
+    models = np.array([one_model.get(pair) for pair in pairs.pair])
+    of_one, of_two = (
+        decided(pairs.preferred[kind], pairs.difference[kind], pairs.prompt[kind])
+        for kind in (models == True, models == False)  # noqa: E712  # None is neither
+    )
     return ScorerQuality(
         scorer=scorer,
-        decided=decided(pairs.preferred, pairs.difference, pairs.prompt),
+        decided=over_decided,
+        verdict=verdict(over_decided) if over_decided else None,
+        one_model=of_one,
+        two_models=of_two,
+        by_margin=by_margin(pairs.preferred, pairs.difference, pairs.prompt),
         tie_aware=with_ties,
         band_decided=band_decided,
         band_ties=band_ties,
@@ -121,28 +143,67 @@ def _quality(scorer: str, pairs: LabelledScores, temperature: float) -> ScorerQu
 
 def quality_lines(quality: ScorerQuality) -> list[str]:
     """The result of one scorer as lines for a terminal."""
-    over_decided, with_ties = quality.decided, quality.tie_aware
-    first = "the labeler decided none of the pairs"
-    if over_decided:
-        n, n_prompts, accuracy = over_decided.n, over_decided.n_prompts, over_decided.accuracy
-        kappa = "undefined"
-        if over_decided.kappa:
-            interval = interval_text(over_decided.kappa.low, over_decided.kappa.high, n_prompts, ".2f")
-            kappa = f"{over_decided.kappa.value:.2f} ({interval})"
-        interval = interval_text(accuracy.low, accuracy.high, n_prompts)
-        first = (
-            f"accuracy {accuracy.value:.1%} ({interval}), by chance 50%; kappa {kappa}, by chance 0; "
-            f"{n} decided pairs of {n_prompts} prompts"
-        )
-    second = f"with ties: no result, because {why_no_tie_band(quality)}"
-    if with_ties:
-        interval = interval_text(with_ties.accuracy.low, with_ties.accuracy.high, with_ties.n_prompts)
-        second = (
-            f"with ties {with_ties.accuracy.value:.1%} ({interval}), by chance {with_ties.chance:.1%}, "
-            f"always tie {with_ties.always_tie:.1%}; {with_ties.n} pairs of {with_ties.n_prompts} prompts; "
-            f"tie band {with_ties.tie_band:.4g}, chosen on {quality.band_decided + quality.band_ties} pairs of other prompts"
-        )
-    return [quality.scorer, f"  {first}", f"  {second}", f"  calibration error {quality.calibration_error:.3f}"]
+    return [
+        f"{quality.scorer}: {verdict_text(quality)}",
+        *(f"  {line}" for line in (_decided_line(quality), _tie_aware_line(quality), *_part_lines(quality))),
+        f"  calibration error {quality.calibration_error:.3f}",
+    ]
+
+
+def verdict_text(quality: ScorerQuality) -> str:
+    """Such as "not better than chance; 133 decided pairs show an accuracy of 62% or more"."""
+    if quality.decided is None or quality.verdict is None:
+        return "the labeler decided none of the pairs"
+    shown = win_rate_shown(quality.decided.n)
+    if quality.verdict != "not better than chance" or shown is None:
+        return quality.verdict
+    return f"not better than chance; {quality.decided.n} decided pairs show an accuracy of {rate_text(shown)} or more"
+
+
+def tie_verdict_text(with_ties: TieAware) -> str:
+    """Whether a scorer with a tie band is better than its choices dealt out at random, and than calling every pair a tie."""
+    kappa, above = with_ties.kappa, with_ties.above_always_tie
+    if not above.has_interval and not (kappa and kappa.has_interval):
+        return "too few prompts to tell from chance"
+    of_chance, of_always_tie = bool(kappa and kappa.low > 0), above.low > 0
+    if of_chance == of_always_tie:
+        return f"{'better than chance and' if of_chance else 'neither better than chance nor'} than always a tie"
+    better, not_better = ("chance", "always a tie") if of_chance else ("always a tie", "chance")
+    return f"better than {better}, not better than {not_better}"
+
+
+def _decided_line(quality: ScorerQuality) -> str:
+    result = quality.decided
+    if result is None:
+        return "the labeler decided none of the pairs"
+    return (
+        f"accuracy {estimate_text(result.accuracy, result.n_prompts)}, by chance 50%; "
+        f"kappa {estimate_text(result.kappa, result.n_prompts, 'z.2f')}, by chance 0; "
+        f"{result.n} decided pairs of {result.n_prompts} prompts"
+    )
+
+
+def _tie_aware_line(quality: ScorerQuality) -> str:
+    result = quality.tie_aware
+    if result is None:
+        return f"with ties: no result, because {why_no_tie_band(quality)}"
+    return (
+        f"with ties {estimate_text(result.accuracy, result.n_prompts)}, by chance {result.chance:.1%}, "
+        f"always tie {result.always_tie:.1%}: {tie_verdict_text(result)}; "
+        f"kappa {estimate_text(result.kappa, result.n_prompts, 'z.2f')}; {result.n} pairs of {result.n_prompts} prompts; "
+        f"tie band {result.tie_band:.4g}, chosen on {quality.band_decided + quality.band_ties} pairs of other prompts"
+    )
+
+
+def _part_lines(quality: ScorerQuality) -> Iterator[str]:
+    """Accuracy by what generated the images, and by margin."""
+    for name, result in (("one model", quality.one_model), ("two models", quality.two_models)):
+        if result:
+            accuracy = estimate_text(result.accuracy, result.n_prompts)
+            yield f"images of {name}: accuracy {accuracy}; {result.n} pairs of {result.n_prompts} prompts"
+    for each in quality.by_margin:
+        accuracy = estimate_text(each.accuracy, each.n_prompts)
+        yield f"margin {each.smallest:.3g} to {each.largest:.3g}: accuracy {accuracy}; {each.n} pairs"
 
 
 def why_no_tie_band(quality: ScorerQuality) -> str:

@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl
 from uuid import UUID, uuid4
 
 import pytest
-from content import add_generation, add_image, add_label, add_labeler, add_pair, add_prompt, add_scores
-from pages import ROOT
+from content import add_generation, add_image, add_label, add_labeler, add_pair, add_prompt, add_scores, fill
+from pages import ROOT, label_server
 from PIL import Image
 from prefloop.relabel.annotate.browse import browse_app
 from prefloop.relabel.annotate.browse_queries import page_of_pairs
@@ -317,3 +317,20 @@ def test_a_report_below_the_store_is_found_from_anywhere(store: PairStore):
     (folder / "report.html").write_text("won")
     run = add_run(store, "somewhere/else/reports/abc")
     assert entered(store).get(f"/runs/{run.hex}/report.html").text == "won"
+
+
+def test_raters_are_shown_to_the_operator_and_not_to_raters(store: PairStore):
+    pairs = fill(store, 12)
+    assert "No person has labelled pairs yet" in entered(store).get("/raters").text
+    server = label_server(store, overlap=2)
+    for name in ("ann", "ben"):
+        person = server.enter(name)
+        for _ in pairs:
+            person.choose("left")
+    store.ingest()
+    text = unescape(entered(store).get("/raters").text)
+    assert "human:ann</th>" in text
+    assert "100.0% (75.8% to 100.0%)" in text  # Wilson's lower end of 12 of 12: 12 / 15.84
+    assert "human:ann chose the left image in 100% of 12 answers" in text
+    assert "Krippendorff's alpha" in text
+    assert server.enter("cat").client.get("/raters").status_code == 404

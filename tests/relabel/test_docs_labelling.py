@@ -37,7 +37,8 @@ def test_every_query_runs(store: PairStore):
     add_labeler(store, "pickscore", kind="ai")
     add_label(store, pairs[1], "pickscore", "a", margin=0.25)
     store.ingest()
-    close, tagged = [words[words.index("--queue") + 1] for words in COMMANDS if "--queue" in words]
+    queues = [words[words.index("--queue") + 1] for words in COMMANDS if "--queue" in words]
+    close, tagged = [query for query in queues if query.startswith("select")]
     (times,) = [words[3] for words in COMMANDS if words[1:3] == ["store", "query"]]
     assert ask(store, times).num_rows == 0
     assert pairs_to_label(store, LabelConfig(queue=close)) == [pairs[1]]

@@ -372,7 +372,7 @@ def test_any_query_that_selects_pair_ids_is_a_queue(store: PairStore, pairs: lis
     ("query", "message"),
     [
         ("select 1 as x", "needs a column pair_id"),
-        ("nonsense", "must be one of random, disagreements, close, eval, or a query"),
+        ("nonsense", "must be one of random, disagreements, close, eval, eval:NAME, or a query"),
         ("select 'x' as pair_id", "not an id"),
         ("select uuid() as pair_id", "not a pair of"),
         ("select pair_id from pairs where false", "finds no pairs"),
@@ -495,7 +495,11 @@ def test_new_pairs_join_a_queue_that_runs_out(store: PairStore):
         ("label --labeler a/b", 2, "a name can have up to 64"),
         ("label --labeler me --labeler human:me", 2, "a labeler is named twice"),
         ("label --host http://x", 2, "host must be a name or an address"),
-        ("label --queue nothing --port 0", 2, "--queue must be one of random, disagreements, close, eval, or a query"),
+        (
+            "label --queue nothing --port 0",
+            2,
+            "--queue must be one of random, disagreements, close, eval, eval:NAME, or a query",
+        ),
         ("browse --port -1", 2, "port must be from 0 to 65535"),
         ("relabel --scorer human --scorer clip", 2, "human labels alone"),
         ("relabel --scorer human --labeler a/b", 2, "a name can have up to 64"),

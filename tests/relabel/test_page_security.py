@@ -66,7 +66,11 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def paths(site: Site) -> list[str]:
     ((pair, image),) = site.store.rows("select pair_id, image_a from pairs limit 1")
-    own = [f"/pair/{pair.hex}", "/runs", f"/thumbnail/{image.hex}", "/?text=prompt"] if site.kind == "browse" else []
+    own = (
+        [f"/pair/{pair.hex}", "/runs", "/raters", "/evaluations", f"/thumbnail/{image.hex}", "/?text=prompt"]
+        if site.kind == "browse"
+        else []
+    )
     return ["/", f"/image/{image.hex}", *own]
 
 

@@ -1,22 +1,32 @@
 """Agreement, accuracy, calibration and position bias come out as worked by hand; the page shows hostile text as text."""
 
 import json
+import re
 from dataclasses import astuple, replace
 from pathlib import Path
+from uuid import UUID
 
 import numpy as np
 import pytest
-from content import add_image, add_label, add_labeler, add_pair, add_prompt, add_scores, fill
+from content import add_generation, add_image, add_label, add_labeler, add_pair, add_prompt, add_scores, fill
 from prefloop.cli import app
 from prefloop.relabel.validation.metrics import (
     best_tie_band,
+    by_margin,
     calibration,
     calibration_error,
     decided,
     tie_aware,
     tie_aware_accuracy,
+    verdict,
 )
-from prefloop.relabel.validation.validate import disagreements, positions, quality_lines, validate_scorers
+from prefloop.relabel.validation.validate import (
+    disagreements,
+    positions,
+    quality_lines,
+    tie_verdict_text,
+    validate_scorers,
+)
 from prefloop.store import PairStore, UsageError, prompt_id
 from prefloop.store.agreement import agreement
 from prefloop.store.pairstore import new_pair
@@ -165,6 +175,116 @@ def test_chance_and_always_tie_stand_beside_accuracy_with_ties():
     assert found.chance == pytest.approx(0.75 * 0.5 + 0.25 * 0.75)
 
 
+def test_kappa_with_ties_is_what_is_above_chance_and_always_tie_is_subtracted():
+    # as above, on ten times as many prompts: accuracy 0.625, always tie 0.75, chance 0.5625
+    preferred, difference = np.tile([1, 0, 0.5, 0.5], 10), np.tile([3, 1, 0.1, -2.0], 10)
+    found = tie_aware(preferred, difference, np.arange(40).astype(str), 0.5)
+    assert found.kappa is not None
+    assert found.kappa.value == pytest.approx((0.625 - 0.5625) / (1 - 0.5625))
+    assert found.kappa.low < 0 < found.kappa.high
+    # per prompt ½, -½, 0, -½: right against a tie, wrong, tie, ½ against 1
+    assert found.above_always_tie.value == pytest.approx(-0.125)
+    assert tie_verdict_text(found) == "neither better than chance nor than always a tie"
+    right = tie_aware(preferred, preferred - 0.5, np.arange(40).astype(str), 0.1)
+    assert right.kappa is not None
+    assert (right.accuracy.value, right.kappa.value, right.above_always_tie.value) == (1.0, 1.0, 0.25)
+    assert tie_verdict_text(right) == "better than chance and than always a tie"
+    # ties are told from choices, and three choices in ten turned round: above chance, and below always tie
+    preferred = np.tile([1, 0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 1, 0], 10)
+    difference = np.tile([1, -1, 0, 0, 0, 0, 1, -1, -1.0, 1], 10)
+    mixed = tie_aware(preferred, difference, np.arange(100).astype(str), 0.5)
+    # 1 · 6, ½ · 2, 0 · 2 of ten; always tie: ½ · 4 + 6; chance: said a 3, b 3, tie 4; wanted 2, 2, 6
+    # (0.3 · 0.2 · 2) + 0.4 · 0.6 + ½ · (0.6 · 0.6 + 0.4 · 0.4) = 0.12 + 0.24 + 0.26 = 0.62
+    assert (mixed.accuracy.value, mixed.always_tie, mixed.chance) == (0.7, 0.8, pytest.approx(0.62))
+    assert tie_verdict_text(mixed) == "better than chance, not better than always a tie"
+
+
+@pytest.mark.parametrize(
+    ("n_right", "n", "expected"),
+    [
+        # Wilson's interval of independent pairs: 60 of 100 is 50.2 to 69.1 %, 59 of 100 is 49.2 to 68.1 %
+        (70, 100, "better than chance"),
+        (55, 100, "not better than chance"),
+        (30, 100, "worse than chance"),
+        (100, 100, "better than chance"),
+        (9, 9, "too few prompts to tell"),
+        (50, 100, "not better than chance"),
+    ],
+)
+def test_a_scorer_is_better_than_chance_only_if_its_interval_is(n_right: int, n: int, expected: str):
+    preferred = np.tile([1.0, 0.0], n)[:n]
+    difference = np.where(np.arange(n) < n_right, 1, -1) * (2 * preferred - 1)
+    found = decided(preferred, difference, np.arange(n).astype(str))
+    assert found is not None
+    assert verdict(found) == expected
+    # a labeler who always chooses a: kappa is 0 or undefined, and the accuracy decides
+    always_a = decided(np.ones(n), np.where(np.arange(n) < n_right, 1.0, -1.0), np.arange(n).astype(str))
+    assert always_a is not None
+    assert verdict(always_a) == expected
+
+
+def test_agreement_on_the_usual_side_is_not_better_than_chance():
+    """Both choose a in 90 of 100 pairs, and never b together: accuracy 80 %, by chance 0.9 · 0.9 + 0.1 · 0.1 = 82 %."""
+    preferred, difference = np.ones(100), np.ones(100)
+    preferred[:10], difference[10:20] = 0, -1
+    found = decided(preferred, difference, np.arange(100).astype(str))
+    assert found is not None
+    assert found.accuracy.low > 0.5
+    assert verdict(found) != "better than chance"
+
+
+def test_prompts_that_are_all_half_right_are_not_better_than_chance():
+    # two pairs of each of 20 prompts, one right and one wrong: no spread over prompts
+    preferred, difference = np.tile([1.0, 1.0, 0.0, 0.0], 10), np.tile([1.0, -1.0], 20)
+    found = decided(preferred, difference, np.repeat(np.arange(20), 2).astype(str))
+    assert found is not None
+    assert found.accuracy.value == 0.5
+    assert verdict(found) == "not better than chance"
+
+
+def test_accuracy_by_margin_has_three_bins_of_equal_size():
+    difference = np.array([0.1, -0.2, 0.3, -1.0, 2.0, -3.0, 10.0, 20.0, -30.0, 5.0])
+    #                      right wrong right  right right wrong  right right right  a tie: in no bin
+    preferred = np.array([1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.5])
+    small, middle, large = by_margin(preferred, difference, np.arange(10).astype(str))
+    assert [(one.n, one.smallest, one.largest) for one in (small, middle, large)] == [
+        (3, 0.1, 0.3),
+        (3, 1.0, 3.0),
+        (3, 10.0, 30.0),
+    ]
+    accuracies = [one.accuracy.value for one in (small, middle, large)]
+    assert accuracies == pytest.approx([2 / 3, 2 / 3, 1.0])
+    assert [one.n for one in by_margin(np.ones(6), np.ones(6), np.arange(6).astype(str))] == [6]  # equal: together
+    assert by_margin(np.array([0.5]), np.ones(1), np.array(["x"])) == []
+
+
+def test_images_of_one_model_are_measured_apart_from_those_of_two(store: PairStore):
+    """Right on the pairs of one model, wrong on those of two, and one pair of unknown models."""
+    models = [UUID(int=1), UUID(int=2)]
+    store.append("models", [{"model_id": model, "name": "same name", "config": "{}"} for model in models])
+    pairs, scores = [], {}
+    for number, kind in enumerate(["one", "one", "two", "two", "two", "unknown"]):
+        prompt = add_prompt(store, f"prompt {number}")
+        a, b = sorted(add_image(store, (value, number, 0)) for value in (50, 150))
+        if kind != "unknown":
+            add_generation(store, prompt, models[0], a)
+            add_generation(store, prompt, models[kind == "two"], b)
+        pairs.append(add_pair(store, prompt, a, b))
+        scores |= {(prompt, a): float(kind == "one"), (prompt, b): 0.5}
+    add_scores(store, "some@1", scores)
+    say(store, pairs, **{"human:me": "aaaaaa"})
+    (found,) = validate_scorers(store, "human:me")
+    assert found.one_model is not None
+    assert found.two_models is not None
+    assert found.decided is not None
+    assert (found.one_model.n, found.one_model.accuracy.value) == (2, 1.0)
+    assert (found.two_models.n, found.two_models.accuracy.value) == (3, 0.0)
+    assert (found.decided.n, found.verdict) == (6, "too few prompts to tell")
+    lines = quality_lines(found)
+    assert lines[0] == "some@1: too few prompts to tell"
+    assert any(line.startswith("  images of two models: accuracy 0.0% (") for line in lines)
+
+
 def test_calibration_compares_confidence_with_what_was_chosen():
     # confidences sigmoid(1) = 0.731 four times, sigmoid(4) = 0.982 twice; the side is a and b in turn
     difference = np.array([1.0, -1.0, 1.0, -1.0, 4.0, -4.0])
@@ -181,8 +301,11 @@ def test_swapping_a_and_b_changes_no_measure():
     difference, preferred = rng.normal(size=60), rng.choice([0, 0.5, 1], 60)
     prompt = np.array([f"{n % 17}" for n in range(60)])
     tied, swapped = tie_aware(preferred, difference, prompt, 0.3), tie_aware(1 - preferred, -difference, prompt, 0.3)
-    assert tied == replace(swapped, chance=tied.chance)
+    assert tied == replace(swapped, chance=tied.chance, kappa=tied.kappa)
     assert tied.chance == pytest.approx(swapped.chance)
+    assert tied.kappa is not None
+    assert swapped.kappa is not None
+    assert astuple(tied.kappa) == pytest.approx(astuple(swapped.kappa))
     one, other = decided(preferred, difference, prompt), decided(1 - preferred, -difference, prompt)
     assert one is not None
     assert other is not None
@@ -267,14 +390,33 @@ def test_meaningless_scores_are_reported_as_meaningless(store: PairStore):
     assert found.n + noise.band_decided + noise.band_ties == 400
     assert found.accuracy.value <= found.always_tie + 0.01  # no number without what it must be compared with
     assert found.accuracy.low < found.chance < found.accuracy.high
-    (name, first, second, third) = quality_lines(noise)
-    assert name == "noise@1"
+    (name, first, second, *_, last) = quality_lines(noise)
+    assert name.startswith("noise@1: not better than chance; ")
     accuracy = noise.decided.accuracy
     assert f"accuracy {accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%}), by chance 50%" in first
     assert f"by chance 0; {noise.decided.n} decided pairs" in first
     assert f"always tie {found.always_tie:.1%}" in second
     assert second.endswith(f"chosen on {noise.band_decided + noise.band_ties} pairs of other prompts")
-    assert "calibration error" in third
+    assert "calibration error" in last
+    assert "neither better than chance nor than always a tie" in second
+    assert found.kappa is not None
+    assert found.kappa.low < 0 <= found.kappa.high  # the best band takes nearly every pair for a tie
+    assert found.above_always_tie.low < 0
+    assert [each.n for each in noise.by_margin] == pytest.approx([noise.decided.n / 3] * 3, abs=1)
+
+
+def test_the_page_says_when_a_scorer_is_not_better_than_chance(store: PairStore, tmp_path: Path):
+    random_rater(store, 200, 0.4, seed=0)
+    words = ["scorers", "quality", "--labeler", "human:me", "--output-dir", str(tmp_path), "--json"]
+    ended = CliRunner().invoke(app, [*words, "--store", str(store.path)])
+    (row,) = json.loads(ended.stdout)
+    assert row["verdict"] == "not better than chance"
+    assert (row["one_model"], row["two_models"], len(row["by_margin"])) == (None, None, 3)
+    assert row["tie_aware"]["kappa"]["low"] < 0 < row["tie_aware"]["kappa"]["high"]
+    page = (tmp_path / "quality.html").read_text()
+    n = row["decided"]["n"]
+    assert re.search(rf"not better than chance; {n} decided pairs show an accuracy of 6\d% or more", page)
+    assert "neither better than chance nor than always a tie" in page
 
 
 def test_nine_of_ten_intervals_of_meaningless_scores_hold_chance():
