@@ -1,15 +1,18 @@
 """`prefloop eval`."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..core.cli import DEFAULT, StoreOption, options_of, say
 from ..core.errors import BadDataError, UsageError
+from ..core.power import sample_sentence
 from ..core.stats import no_interval
 from ..relabel.config import parse_checkpoints
 from ..store.pairstore import PairStore
+from .benchmarks import benchmarks, read_benchmark
 from .config import HUMAN, EvalConfig
 from .verdict import headline, short_names, sweep_verdict, verdict
 
@@ -25,6 +28,12 @@ from .verdict import headline, short_names, sweep_verdict, verdict
 def evaluate(
     given: dict[str, Any],
     store: StoreOption = DEFAULT,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{', '.join(benchmarks())}, or a TOML file: prompts and other options to use.", show_default=False
+        ),
+    ] = None,
     again: Annotated[
         str | None,
         typer.Option(
@@ -39,11 +48,12 @@ def evaluate(
 
     Example: prefloop eval --model tuned --scorer hps --scorer oracle --checkpoint shapes
     """
-    if again is not None and (others := given.keys() - {"report"}):
+    if again is not None and (others := given.keys() - {"report"} | ({"benchmark"} if benchmark else set())):
         raise UsageError(f"--again takes its settings from the evaluation; leave out {', '.join(sorted(others))}")
     if given.get("models") and given.get("sweep") is not None:
         raise UsageError("--sweep evaluates the checkpoints of one run; leave out --model")
-    config = None if again is not None else EvalConfig(**given)
+    settings = {} if benchmark is None else read_benchmark(benchmark)
+    config = None if again is not None else EvalConfig(**settings | given)
     opened = PairStore.open(store)
     from .stage import as_json as strict_json
     from .stage import report_again, run_evaluation
@@ -57,11 +67,22 @@ def evaluate(
     if result["sweep"] is not None and config is not None and not as_json:
         say(f"it is in {config.sweep}/{BEST}: prefloop generate --model {config.sweep}/{BEST}")
     if evaluation.config.asks_people and not as_json:
-        say(f"people label the pairs with: prefloop label --queue eval:{result['name']} --store {opened.path}")
+        say("\n".join(_people(result, opened.path)))
     if silent := [name for name in result["without_result"] if name != HUMAN]:
         raise BadDataError(
             f"{', '.join(silent)} gave no finite score on both images of any of the {result['n_pairs']} pairs"
         )
+
+
+def _people(result: dict, store: Path) -> list[str]:
+    """What people's labels of this evaluation can show, and how they are given and counted."""
+    human = result["human"]
+    tie_rate = human["ties"] / human["labels"] if 0 < human["labels"] > human["ties"] else 0.0
+    return [
+        f"people: {human['labelled']} of {human['pairs']} pairs labelled; {sample_sentence(human['pairs'], tie_rate)}",
+        f"people label with:  prefloop label --queue eval:{result['name']} --store {store}",
+        f"then report again:  prefloop eval --again {result['name']} --store {store}",
+    ]
 
 
 def table(result: dict) -> str:

@@ -20,7 +20,7 @@ class EvalConfig:
     baseline: str | None = None
     """Model to compare with; by default the one that each was trained on."""
     prompts: str | None = None
-    """Prompt file as for generate, shapes or shapes-heldout. Defaults to shapes-heldout for the built-in model and what was
+    """Prompt file as for generate, a published set such as parti, shapes or shapes-heldout. Defaults to shapes-heldout for the built-in model and what was
     trained on it; any other model needs its own."""
     scorers: tuple[str, ...] = ("pickscore", "hps", "clip", "aesthetics")
     """Scorer's name or module:Class; repeat for several. Defaults to pickscore, hps, clip and aesthetics."""

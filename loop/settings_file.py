@@ -1,7 +1,6 @@
 """Settings of a loop from a TOML file, and those that a loop began with, kept in its folder."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -9,11 +8,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import IntegrityError, UsageError, cannot_write, reading
+from ..core import recipes as shipped
+from ..core.errors import IntegrityError, UsageError, cannot_write
 from ..core.files import write_atomic
 from ..core.ids import canonical, content_id
 from ..core.json import plain
 from ..core.locks import locked
+from ..core.recipes import find_recipe
 from ..core.settings import parse_option, read_toml, settings_of
 from ..train.config import RENAMED
 from ..train.recipes import merge_settings, read_settings
@@ -29,7 +30,7 @@ _MAY_CHANGE |= dict.fromkeys(STAGES, ("device",))
 
 def recipes() -> dict[str, str]:
     """The name of each recipe and the first line of its file."""
-    return {path.stem: path.read_text().split("\n", 1)[0].lstrip("# ") for path in sorted(_RECIPES.glob("*.toml"))}
+    return shipped.recipes(_RECIPES)
 
 
 def recipe_text(name: str) -> str:
@@ -56,13 +57,7 @@ def read_loop(name: str | None, given: Mapping[str, Any] = {}, assignments: Sequ
     """
     sections: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
     if name is not None:
-        path = _RECIPES / f"{name}.toml" if name in recipes() else Path(os.path.expanduser(name))
-        with reading(path):
-            is_folder, is_file = path.is_dir(), path.is_file()
-        if is_folder:
-            raise UsageError(f"{name} is a folder; name a recipe or a TOML file, and the loop's folder with --dir")
-        if not is_file:
-            raise UsageError(f"no file and no recipe is called {name!r}; recipes are {', '.join(recipes())}")
+        path = find_recipe(_RECIPES, name)
         for section, table in read_toml(path).items():
             if section not in _SECTIONS or not isinstance(table, dict):
                 raise UsageError(f"{path} has {section!r}, which is not a section; sections are {_names()}")

@@ -15,6 +15,7 @@ DATA = (
     "store/*.sql",
     "store/queries/*.sql",
     "eval/*.html",
+    "eval/benchmarks/*.toml",
     "relabel/validation/*.html",
     "relabel/annotate/templates/*",
     "relabel/annotate/static/*",

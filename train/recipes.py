@@ -1,12 +1,12 @@
 """Settings from a file: the recipes that come with the package, or the user's own."""
 
-import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import UsageError, reading
+from ..core import recipes as shipped
+from ..core.recipes import find_recipe
 from ..core.settings import read_toml, settings_of
 from .config import RENAMED, TrainConfig
 from .methods import METHODS
@@ -16,7 +16,7 @@ _FOLDER = Path(str(files("prefloop.train").joinpath("recipes")))
 
 def recipes() -> dict[str, str]:
     """The name of each recipe and the first line of its file."""
-    return {path.stem: path.read_text().split("\n", 1)[0].lstrip("# ") for path in sorted(_FOLDER.glob("*.toml"))}
+    return shipped.recipes(_FOLDER)
 
 
 def read_settings(name: str) -> dict[str, Any]:
@@ -26,11 +26,7 @@ def read_settings(name: str) -> dict[str, Any]:
         UsageError: if the recipe or file does not exist, is not TOML, or sets an unknown option.
         PrefloopError: if it cannot be read.
     """
-    path = Path(os.path.expanduser(name)) if name not in recipes() else _FOLDER / f"{name}.toml"
-    with reading(path):
-        is_file = path.is_file()
-    if not is_file:
-        raise UsageError(f"no file and no recipe is called {name!r}; recipes are {', '.join(recipes())}")
+    path = find_recipe(_FOLDER, name)
     return settings_of(path, read_toml(path), TrainConfig, "train", RENAMED)
 
 

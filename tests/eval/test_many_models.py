@@ -198,7 +198,12 @@ def test_an_evaluation_by_people_alone_begins_without_a_result(store: PairStore,
     ended = CliRunner().invoke(app, [*words, "--scorer", "human", "--name", "blind", "--store", str(store.path)])
     assert ended.exit_code == 0, ended.stderr
     assert "No judge has a result yet." in ended.stdout
-    assert f"prefloop label --queue eval:blind --store {store.path}" in ended.stdout
+    lines = ended.stdout.splitlines()
+    # 12 decided pairs: 47 are needed for 70 %
+    assert lines[-3].startswith("people: 0 of 12 pairs labelled; with 12 decided pairs a true win rate of")
+    assert lines[-3].endswith("70% needs 47")
+    assert lines[-2] == f"people label with:  prefloop label --queue eval:blind --store {store.path}"
+    assert lines[-1] == f"then report again:  prefloop eval --again blind --store {store.path}"
     assert store.rows("select count(*) from scores") == [(0,)]
 
 
