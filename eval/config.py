@@ -22,8 +22,9 @@ class EvalConfig:
     prompts: str | None = None
     """Prompt file as for generate, a published set such as parti, shapes or shapes-heldout. Defaults to shapes-heldout for the built-in model and what was
     trained on it; any other model needs its own."""
-    scorers: tuple[str, ...] = ("pickscore", "hps", "clip", "aesthetics")
-    """Scorer's name or module:Class; repeat for several. Defaults to pickscore, hps, clip and aesthetics."""
+    scorers: tuple[str, ...] = ()
+    """Scorer's name or module:Class, or human; repeat for several. Defaults to pickscore, hps, clip and aesthetics; for the
+    built-in model and what was trained on it to its own ones, and the oracle."""
     checkpoints: dict[str, str] = field(default_factory=dict)
     """Scorer's weights: PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official ones."""
     images_per_prompt: int = 1
@@ -64,8 +65,6 @@ class EvalConfig:
             raise UsageError(
                 f"name can have up to 64 letters, digits, dots, hyphens and underscores, got {self.name[:80]!r}"
             )
-        if not self.scorers and not self.human:
-            raise UsageError("name at least one --scorer")
         if len(set(self.scorers)) < len(self.scorers):
             raise UsageError(f"a scorer is named twice: {', '.join(self.scorers)}")
         positive("n-resamples", self.n_resamples, 1_000_000)

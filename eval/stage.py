@@ -22,7 +22,7 @@ from ..store.evaluations import add_evaluation, evaluation_id
 from ..store.pairstore import new_pair
 from ..store.runs import Run, run
 from .config import EvalConfig
-from .lineup import Lineup, find_lineup, resolve_settings
+from .lineup import Lineup, find_lineup, resolve_settings, with_scorers
 from .recorded import judgements, judges_of, recorded
 from .result import Background, Evaluation, ImagePair, background_of, evaluation_of, summary_of
 from .sweep import checkpoints_of, keep_best, sweep_of
@@ -52,9 +52,9 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
     steps = None if config.sweep is None else checkpoints_of(Path(config.sweep))
     if steps is not None:
         config = replace(config, models=tuple(steps))
-    scorers = load_scorers(config.scorer_names, config.checkpoints, config.device)
     models, lineup = find_lineup(config)
-    config = resolve_settings(config, models, store)
+    config = resolve_settings(with_scorers(config, models[0]), models, store)
+    scorers = load_scorers(config.scorer_names, config.checkpoints, config.device)
     if len(models) == 2:
         config = replace(config, baseline=lineup.names[lineup.comparisons[0][1]])
     prompts = read_prompts(config.prompts or "", config.limit)

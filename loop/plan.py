@@ -9,6 +9,7 @@ import torch
 from ..core.device import best_device
 from ..core.json import plain
 from ..core.text import duration, plural, size
+from ..eval.lineup import with_scorers
 from ..generate.config import GenerateConfig
 from ..generate.defaults import resolve_defaults
 from ..generate.prompts import read_prompts
@@ -108,7 +109,7 @@ def plan_loop(settings: LoopSettings) -> LoopPlan:
                 n_images=n_images,
                 n_eval_images=n_eval,
                 n_scores=n_images * len(settings.relabel_config().scorers)
-                + n_eval_images * len(settings.eval_config(number, loop.model).scorers),
+                + n_eval_images * len(with_scorers(settings.eval_config(number, loop.model), model).scorers),
                 n_pairs=n_pairs,
                 n_steps=training.max_train_steps,
                 flops=flops,

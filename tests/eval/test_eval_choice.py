@@ -13,7 +13,7 @@ import tiny
 from prefloop.cli import app
 from prefloop.core.hashing import RESULT_FILE
 from prefloop.eval import EvalConfig
-from prefloop.eval.lineup import find_lineup, resolve_settings
+from prefloop.eval.lineup import find_lineup, resolve_settings, with_scorers
 from prefloop.eval.stage import evaluate
 from prefloop.generate import GenerateConfig
 from prefloop.generate.defaults import resolve_defaults, usual_settings
@@ -242,3 +242,17 @@ def trained_prompts(config: TrainConfig) -> set:
     found = read_trained_prompts(Path(config.output_dir))
     assert found is not None
     return found
+
+
+def test_without_a_scorer_those_that_suit_the_model_are_used(settings: Path, result: Callable[..., Path]):
+    config = EvalConfig(models=("m",), checkpoints={"hps": "mine"})
+    built_in = with_scorers(config, find_model("shapes"))
+    assert built_in.scorers == ("oracle", "pickscore", "hps", "clip", "aesthetics")
+    assert built_in.checkpoints == {"": "shapes", "hps": "mine"}
+    tuned = result(Path(find_model("shapes").source), base_model="shapes")
+    (tuned / "note.json").write_text("{}")  # another model
+    assert with_scorers(config, find_model(str(tuned))) == built_in
+    foreign = with_scorers(config, find_model(str(settings / "sd15")))
+    assert (foreign.scorers, foreign.checkpoints) == (("pickscore", "hps", "clip", "aesthetics"), {"hps": "mine"})
+    named = replace(config, scorers=("human",))
+    assert with_scorers(named, find_model("shapes")) == named

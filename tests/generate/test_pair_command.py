@@ -278,7 +278,7 @@ def test_images_of_prompts_that_an_evaluation_used_are_left_out_unless_asked_for
         add_pair(world.store, world.cat, world.images["c0"], world.images["c1"], "eval")
     elif known_by == "evaluation":  # its pair was there before, so it is not a pair of the evaluation
         query = "select generation_id from generations where prompt_id = ?"
-        add_evaluation(world.store, [(identity, {}) for (identity,) in world.store.rows(query, [world.cat])])
+        add_evaluation(world.store, {identity: (0, {}) for (identity,) in world.store.rows(query, [world.cat])})
     else:  # an evaluation that was killed before it paired its images
         with run(world.store, "eval", {}) as eval_run:
             add_generation(world.store, world.cat, UUID(int=2), add_image(world.store, (9, 9, 9)), 0, eval_run.run_id)
