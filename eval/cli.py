@@ -54,11 +54,16 @@ def evaluate(
         raise UsageError("--sweep evaluates the checkpoints of one run; leave out --model")
     settings = {} if benchmark is None else read_benchmark(benchmark)
     config = None if again is not None else EvalConfig(**settings | given)
-    opened = PairStore.open(store)
+    from ..models.resolve import BEST
     from .stage import as_json as strict_json
-    from .stage import report_again, run_evaluation
-    from .sweep import BEST
+    from .stage import refuse_impossible, report_again, run_evaluation
 
+    if config is None or PairStore(Path(store)).exists():
+        opened = PairStore.open(store)
+    else:
+        refuse_impossible(config)
+        opened = PairStore.create(store)
+        say(f"created the store {store}", err=True)
     if config is None:
         evaluation, result = report_again(again or "", given.get("report"), opened)
     else:

@@ -87,7 +87,7 @@ def _place(models: list[Model], identity: UUID) -> int | None:
     return next((place for place, model in enumerate(models) if model.model_id == identity), None)
 
 
-def resolve_settings(config: EvalConfig, models: list[Model], store: PairStore) -> EvalConfig:
+def resolve_settings(config: EvalConfig, models: list[Model], store: PairStore | None) -> EvalConfig:
     """The config with every default filled in: all models use the prompts and settings that suit the first.
 
     Raises:

@@ -28,6 +28,18 @@ from .result import Background, Evaluation, ImagePair, background_of, evaluation
 from .sweep import checkpoints_of, keep_best, sweep_of
 
 
+def refuse_impossible(config: EvalConfig) -> None:
+    """Look up the models and the prompts, before a store is created for them.
+
+    Raises:
+        UsageError, PrefloopError: as `run_evaluation` would.
+    """
+    if config.sweep is not None:
+        config = replace(config, models=tuple(checkpoints_of(Path(config.sweep))))
+    models, _ = find_lineup(config)
+    read_prompts(resolve_settings(config, models, None).prompts or "", config.limit)
+
+
 def evaluate(config: EvalConfig, store: PairStore) -> dict:
     """The result of `run_evaluation` as JSON."""
     return run_evaluation(config, store)[1]

@@ -8,12 +8,10 @@ from typing import Any
 from ..core.errors import UsageError, cannot_write
 from ..core.json import plain
 from ..models.lineage import read_result
-from ..models.resolve import find_model
+from ..models.resolve import BEST, find_model
 from ..store import PairStore
 from .best import choose, judged_prompts
 from .result import Evaluation
-
-BEST = "checkpoint-best"
 
 
 def checkpoints_of(folder: Path) -> dict[str, int]:

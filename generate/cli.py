@@ -31,12 +31,15 @@ def generate(
     Example: prefloop generate --prompts shapes --images-per-prompt 4 --store prefloop-store
     """
     config = GenerateConfig(**given)
+    from ..models.resolve import best_checkpoint
     from .defaults import describe_sampling
     from .stage import plan, run_plan
 
     existing = PairStore.open(store) if PairStore(Path(store)).exists() else None
     # names are looked up before a store is created, so that a mistyped one leaves nothing behind
     planned = plan(config, existing)
+    if (best := best_checkpoint(planned.model)) is not None:
+        say(f"a sweep found a better checkpoint of {config.model}: --model {best}", err=True)
     if dry_run:
         n, missing = len(planned.generations), len(planned.missing)
         summary = {

@@ -22,6 +22,8 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 PEFT_LORA_FILE = "adapter_model.safetensors"
 PEFT_SETTINGS = "adapter_config.json"
 LORA_FILES = (LORA_FILE, PEFT_LORA_FILE, PEFT_SETTINGS)
+BEST = "checkpoint-best"
+"""Folder in that of a training run: the best of its checkpoints, by a sweep."""
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
@@ -151,6 +153,15 @@ def is_checkpoint(folder: Path) -> bool:
         and not (folder / RESULT_FILE).exists()
         and (folder.parent / RESULT_FILE).is_file()
     )
+
+
+def best_checkpoint(model: Model) -> Path | None:
+    """Where a sweep kept a better checkpoint of a training run than its result; None if it did not find one."""
+    best = Path(model.source) / BEST
+    record = read_result(best) if best.is_dir() else None
+    if record is None or record.get("steps") == (model.trained_with or {}).get("steps"):
+        return None
+    return best
 
 
 def _checkpoint(name: str, folder: Path, chain: tuple[Path, ...]) -> Model:

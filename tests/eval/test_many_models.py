@@ -207,6 +207,23 @@ def test_an_evaluation_by_people_alone_begins_without_a_result(store: PairStore,
     assert store.rows("select count(*) from scores") == [(0,)]
 
 
+def test_a_store_is_created_for_an_evaluation_unless_a_name_is_wrong(
+    config: EvalConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["eval", "--model", config.models[0], "--num-inference-steps", "1", "--scorer", "little_scorers:Redness"]
+    for wrong in (["--prompts", "nothing.txt"], ["--prompts", str(config.prompts), "--baseline", "nothing"]):
+        ended = CliRunner().invoke(app, [*words, *wrong, "--store", "new"])
+        assert ended.exit_code != 0
+        assert not Path("new").exists()
+    ended = CliRunner().invoke(app, [*words, "--prompts", str(config.prompts), "--limit", "2", "--store", "new"])
+    assert ended.exit_code == 0, ended.stderr
+    assert "created the store new" in ended.stderr
+    missing = CliRunner().invoke(app, ["eval", "--again", "x", "--store", "nowhere"])
+    assert missing.exit_code == 1
+    assert "no store at nowhere" in missing.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -18,6 +18,7 @@ from prefloop.models.resolve import find_model
 from prefloop.models.trained_prompts import read_trained_prompts
 from prefloop.store import IntegrityError, PairStore, UsageError
 from prefloop.train import TrainConfig
+from prefloop.train.export.result import write_card
 from prefloop.train.stage import train
 from typer.testing import CliRunner
 
@@ -116,7 +117,14 @@ def test_a_sweep_evaluates_every_checkpoint_and_keeps_the_best(
     record = json.loads((best / RESULT_FILE).read_text())
     assert record["steps"] == chosen["best_step"]
     assert record["files"].keys() == {"pytorch_lora_weights.safetensors"}
-    assert "| `redness` |" in (best / "README.md").read_text()
+    ((of_best, rows),) = ((c["model"], c["scorers"]) for c in compared if c["model"] == chosen["best"])
+    card = (best / "README.md").read_text()
+    for name, row in rows.items():
+        assert f"| `{name}` | {100 * row['win_rate']:.1f} % |" in card
+    assert write_card(run, labelled) == 1
+    card = (run / "README.md").read_text()
+    assert f"| `redness` | {100 * compared[-1]['scorers']['redness']['win_rate']:.1f} % |" in card
+    assert ("`checkpoint-best` in this folder" in card) == (of_best != str(run))
     assert read_trained_prompts(best) == read_trained_prompts(run)
     assert find_model(str(run)).model_id == before
     assert str(find_model(str(best)).trained_on) == str(find_model(str(run)).trained_on)
@@ -173,6 +181,11 @@ def test_the_command_prints_a_line_for_each_checkpoint(labelled: PairStore, swee
     lines = ended.stdout.splitlines()
     assert [line.split()[0] for line in lines[2:6]] == ["1", "2", "3", "4"]
     assert lines[-1] == f"it is in {run}/checkpoint-best: prefloop generate --model {run}/checkpoint-best"
+    generated = CliRunner().invoke(
+        app, ["generate", "--model", str(run), *words[3:5], "--dry-run", "--store", str(labelled.path)]
+    )
+    earlier = not lines[-3].startswith("The best checkpoint is that of step 4")
+    assert (f"a sweep found a better checkpoint of {run}: --model {run}/checkpoint-best" in generated.stderr) == earlier
     refused = CliRunner().invoke(app, [*words, "--model", str(run)])
     assert refused.exit_code == 2
     assert "--sweep evaluates the checkpoints of one run; leave out --model" in refused.stderr

@@ -58,7 +58,7 @@ def _with_todays_names(result: dict) -> dict:
     return {"baseline": result.get("against")} | result | {"scorers": scorers}
 
 
-def model_card(record: dict, evaluations: list[dict], trained_on: Model | None = None) -> str:
+def model_card(record: dict, evaluations: list[dict], trained_on: Model | None = None, best: Path | None = None) -> str:
     """The text of README.md.
 
     Args:
@@ -66,6 +66,7 @@ def model_card(record: dict, evaluations: list[dict], trained_on: Model | None =
             loss, `output` one of pipeline, unet, transformer, lora, kohya.
         evaluations: results of `evaluate` on this model.
         trained_on: the model it was trained on; if None, `base_model` of `record`.
+        best: where a better checkpoint of the run is, if a sweep found one.
     """
     if record["pipeline_class"] not in PIPELINES:
         raise ValueError(f"unknown pipeline class {record['pipeline_class']}; cards exist for {', '.join(PIPELINES)}")
@@ -95,6 +96,10 @@ def model_card(record: dict, evaluations: list[dict], trained_on: Model | None =
     if record["output"] == "kohya":
         parts.append(f"`{LORA_FILE}` also works in programs that read kohya's layout, such as ComfyUI.")
     parts += ["## Training", "\n".join(f"- {line}" for line in _provenance(record, trained_on))]
+    if best is not None:
+        parts.append(
+            f"An evaluation of all checkpoints found an earlier one better: {_code(best.name)} in this folder."
+        )
     if evaluations:
         parts += ["## Win rates", *(_evaluation(evaluation) for evaluation in evaluations)]
     if any(row["in_sample"] for evaluation in evaluations for row in evaluation["scorers"].values()):

@@ -11,7 +11,7 @@ from ...core.hashing import RESULT_FILE, digests
 from ...core.json import plain
 from ...models.lineage import lineage
 from ...models.model import COMPONENTS, Model
-from ...models.resolve import LORA_FILES, find_model
+from ...models.resolve import LORA_FILES, best_checkpoint, find_model
 from ...models.trained_prompts import read_trained_prompts, write_trained_prompts
 from ...store import IntegrityError, PairStore, UsageError
 from ...store.runs import versions
@@ -128,7 +128,7 @@ def write_card(folder: Path, store: PairStore) -> int:
     model = find_model(str(folder))
     evaluations = evaluations_of(store, model.model_id)
     try:
-        card = model_card(model.trained_with or {}, evaluations, model.trained_on)
+        card = model_card(model.trained_with or {}, evaluations, model.trained_on, best_checkpoint(model))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IntegrityError(
             f"a card cannot be written from {path}: {type(error).__name__} {error}; train again"
