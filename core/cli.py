@@ -1,6 +1,8 @@
 """Shared by all commands: the --store option, safe output, and options derived from a config's fields."""
 
 import inspect
+import os
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +13,14 @@ import typer.core
 from .options import Field, config_fields
 from .text import visible_lines
 
-StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the store.")]
+StoreOption = Annotated[Path, typer.Option("--store", envvar="PREFLOOP_STORE", help="Folder of the store.")]
 DEFAULT = Path("prefloop-store")
+
+
+def say_next(*words: object, store: Path) -> None:
+    """Tell what to type next."""
+    where = () if store == Path(os.environ.get("PREFLOOP_STORE", DEFAULT)) else ("--store", store)
+    typer.echo(visible_lines(f"next: {shlex.join(map(str, ('prefloop', *words, *where)))}"), err=True)
 
 
 def say(text: str, *, err: bool = False) -> None:

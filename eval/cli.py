@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..core.cli import DEFAULT, StoreOption, options_of, say
+from ..core.cli import DEFAULT, StoreOption, options_of, say, say_next
 from ..core.errors import BadDataError, UsageError
 from ..core.power import sample_sentence
 from ..core.stats import no_interval
@@ -73,6 +73,8 @@ def evaluate(
         say(f"it is in {config.sweep}/{BEST}: prefloop generate --model {config.sweep}/{BEST}")
     if evaluation.config.asks_people and not as_json:
         say("\n".join(_people(result, opened.path)))
+    if not as_json:
+        say_next("browse", store=opened.path)
     if silent := [name for name in result["without_result"] if name != HUMAN]:
         raise BadDataError(
             f"{', '.join(silent)} gave no finite score on both images of any of the {result['n_pairs']} pairs"

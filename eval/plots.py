@@ -108,44 +108,60 @@ def plot_curves(
     figure.savefig(path, dpi=150)
 
 
-def draw_samples(
-    titles: Sequence[str], items: Sequence[tuple[str, Sequence[UUID]]], store: PairStore, path: Path
+def draw_sheet(
+    titles: Sequence[str],
+    items: Sequence[tuple[str, Sequence[UUID], Sequence[bool | None]]],
+    heading: str,
+    store: PairStore,
+    path: Path,
+    columns: int,
 ) -> None:
-    """A sheet of images: of each prompt the last model's on the left, then the others; the prompt below.
+    """A sheet of images: below each prompt those of all models from left to right, close together, with marks.
 
     Args:
-        items: prompts with the image of each model.
+        titles: of the models, from left to right.
+        items: prompts, the image of each model, and its mark: True a check, False a cross, None nothing.
+        columns: prompts beside one another.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     from ..store import load_image
 
-    n_models = len(titles)
-    columns = min(max(1, 8 // n_models), len(items))
+    columns = max(1, min(columns, len(items)))
     n_rows = -(-len(items) // columns)
-    width, height = 1.5 * n_models * columns, 1.95 * n_rows + 0.4  # inches
+    side, gap, between, line, top = 1.25, 0.03, 0.3, 0.22, 0.62  # inches
+    item_width, row_height = len(titles) * (side + gap) - gap, side + line + 0.12
+    width, height = columns * (item_width + between), n_rows * row_height + top
     figure = Figure(figsize=(width, height), dpi=150)
     canvas = FigureCanvasAgg(figure)
-    plain = [_plain_text(title) for title in reversed(titles)]
-    names = f"left: {plain[0]}   right: {plain[1]}" if n_models == 2 else f"left to right: {', '.join(plain)}"
-    figure.suptitle(names, fontsize=10, y=1 - 0.05 / height)
-    # every cell has the same size, so that nothing needs to be measured
-    edges = {"left": 0.06 / width, "right": 1 - 0.06 / width, "bottom": 0.27 / height, "top": 1 - 0.33 / height}
-    grid = figure.add_gridspec(n_rows, columns, **edges, wspace=0.04, hspace=0.24)
-    for number, (text, images) in enumerate(items):
-        cell = grid[number // columns, number % columns].subgridspec(1, n_models, wspace=0.02)
-        for place, image in enumerate(reversed(images)):
-            axes = figure.add_subplot(cell[0, place])
+    figure.text(between / 2 / width, 1 - 0.2 / height, _plain_text(heading), fontsize=9, va="center")
+    for number, (text, images, marks) in enumerate(items):
+        row, column = divmod(number, columns)
+        x = between / 2 + column * (item_width + between)
+        y = height - top - row * row_height - line - side
+        prompt = visible(text)
+        longest = int(item_width * 17)  # characters that fit at this size
+        short = prompt if len(prompt) <= longest else prompt[: longest - 1] + "…"
+        figure.text(x / width, (y + side + 0.06) / height, _plain_text(short), fontsize=8, va="bottom")
+        for place, (image, mark) in enumerate(zip(images, marks, strict=True)):
+            left = x + place * (side + gap)
+            axes = figure.add_axes((left / width, y / height, side / width, side / height))
             axes.imshow(load_image(store.image_path(image)))
             axes.set_xticks([])
             axes.set_yticks([])
             for spine in axes.spines.values():
                 spine.set_color("#cccccc")
-            if place == 0:
-                prompt = visible(text)
-                short = prompt if len(prompt) <= 44 else prompt[:43] + "…"
-                axes.set_xlabel(_plain_text(short), fontsize=7, loc="left")
+            if mark is not None:
+                sign, color = ("✓", "#1a7f37") if mark else ("✗", "#b3261e")
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+                at = {"transform": axes.transAxes, "ha": "right", "va": "top", "fontweight": "bold"}
+                axes.text(0.97, 0.97, sign, color=color, fontsize=10, bbox=box, **at)
+            if row == 0:
+                title = _plain_text(titles[place])
+                figure.text(
+                    (left + side / 2) / width, 1 - 0.5 / height, title, fontsize=8, ha="center", color="#666666"
+                )
     canvas.print_png(path)
 
 

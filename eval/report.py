@@ -17,13 +17,14 @@ from ..core.stats import MIN_PROMPTS, no_interval
 from ..store import PairStore
 from ..store.query import visible
 from .config import HUMAN
-from .plots import draw_samples, plot_curves, plot_win_rates
+from .plots import draw_sheet, plot_curves, plot_win_rates
 from .verdict import headline, short_names, sweep_verdict, trained_prompts, verdict
 
 if TYPE_CHECKING:
     from .result import Evaluation
 
-N_SHOWN = 12
+N_SHOWN, N_SHEET = 12, 24
+ORACLE = "oracle"  # its scores say whether an image satisfies its prompt, 1 or 0
 PAGE, FILES = "report.html", ("results.json", "win_rates.png", "samples.png")
 
 
@@ -42,8 +43,25 @@ class Shown:
         """How much better the first model's image is than the last one's, in the judge's unit."""
         return self.votes - 0.5 if judge == HUMAN else self.scores[judge][0] - self.scores[judge][-1]
 
+    def marks(self, judge: str | None) -> list[bool | None]:
+        """Of each image: whether it satisfies its prompt, by a judge that says so; else the best of them, if it is one."""
+        if judge is None or judge == HUMAN:
+            tuned = None if judge is None or self.votes in (0.5, math.nan) else self.votes > 0.5
+            return [tuned or None, tuned is False or None] if len(self.images) == 2 else [None] * len(self.images)
+        scores = self.scores[judge]
+        if judge == ORACLE:
+            return [None if math.isnan(score) else score == 1 for score in scores]
+        best = max((score for score in scores if math.isfinite(score)), default=math.nan)
+        return [(score == best and scores.count(best) == 1) or None for score in scores]
+
     def spread(self, judge: str) -> float:
         return abs(self.votes - 0.5) if judge == HUMAN else max(self.scores[judge]) - min(self.scores[judge])
+
+
+def marks_text(judge: str) -> str:
+    if judge == ORACLE:
+        return "✓ shows everything its prompt asks for, ✗ does not"
+    return f"✓ preferred by {judge}"
 
 
 def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folder: Path) -> None:
@@ -52,10 +70,10 @@ def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folde
         (folder / "images").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    everything = shown(evaluation)
+    everything, judge = shown(evaluation), ranking_judge(evaluation)
     rng = random.Random(evaluation.config.seed)
-    sample = rng.sample(everything, min(N_SHOWN, len(everything)))
-    sections = _sections(evaluation, everything) | {"Random sample": sample}
+    sheet = rng.sample(everything, min(N_SHEET, len(everything)))
+    sections = _sections(evaluation, everything) | {"Random sample": sheet[:N_SHOWN]}
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         (files("prefloop.eval") / "report.html").read_text()
     )
@@ -67,7 +85,7 @@ def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folde
         others=[c for c in comparisons if c not in first],
         answer=lambda compared: verdict(compared, titles),
         headline=first,
-        sections={title: [_card(item) for item in items] for title, items in sections.items()},
+        sections={title: [_card(item, judge) for item in items] for title, items in sections.items()},
         config=evaluation.config,
         titles=titles,
         names=names,
@@ -82,6 +100,7 @@ def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folde
         in_sample={name for c in comparisons for name, row in c["scorers"].items() if row["in_sample"]},
         no_interval=no_interval,
         min_prompts=MIN_PROMPTS,
+        marks=None if judge is None else marks_text(judge),
         human=HUMAN,
     )
     (folder / PAGE).write_text(page)
@@ -96,7 +115,14 @@ def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folde
         plot_curves(curves, folder / "win_rates.png", "win rate against the baseline", x_label="step")
     else:
         plot_win_rates(first, titles, folder / "win_rates.png")
-    draw_samples(names, [(item.prompt, item.images) for item in sample], store, folder / "samples.png")
+    draw_sheet(
+        names[::-1],
+        [(item.prompt, item.images[::-1], item.marks(judge)[::-1]) for item in sheet],
+        "Chosen at random" if judge is None else f"Chosen at random; {marks_text(judge)}",
+        store,
+        folder / "samples.png",
+        columns=max(1, 8 // len(names)),
+    )
     (folder / "results.json").write_text(json.dumps(result, indent=1, allow_nan=False))
 
 
@@ -157,10 +183,11 @@ def _matrices(result: dict) -> dict[str, list[list[dict | None]]]:
     return {judge: [[cells.get((judge, a, b)) for b in models] for a in models] for judge, models in ordered.items()}
 
 
-def _card(item: Shown) -> dict[str, Any]:
+def _card(item: Shown, judge: str | None) -> dict[str, Any]:
     return {
         "prompt": visible(item.prompt),
         "images": [f"images/{image.hex}.png" for image in item.images],
         "scores": item.scores,
         "votes": item.votes,
+        "marks": item.marks(judge),
     }

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..core.cli import DEFAULT, StoreOption, options_of, say
+from ..core.cli import DEFAULT, StoreOption, options_of, say, say_next
 from ..core.text import plural
 from ..store.pairstore import PairStore
 from .config import GenerateConfig
@@ -32,7 +32,7 @@ def generate(
     """
     config = GenerateConfig(**given)
     from ..models.resolve import best_checkpoint
-    from .defaults import describe_sampling
+    from .defaults import built_in_base, describe_sampling
     from .stage import plan, run_plan
 
     existing = PairStore.open(store) if PairStore(Path(store)).exists() else None
@@ -72,6 +72,9 @@ def generate(
         say("no pairs from one image per prompt; give --images-per-prompt 2 or more to get some", err=True)
     summary = {**summary, "sampling": planned.config.sampling()}
     say(json.dumps(summary) if as_json else f"{line} ({describe_sampling(planned.config)})")
+    if not dry_run and not as_json and summary["pairs"]:
+        weights = () if built_in_base(planned.model) is None else ("--checkpoint", "shapes")
+        say_next("relabel", "--scorer", "pickscore", *weights, store=store)
 
 
 @options_of(PairConfig)

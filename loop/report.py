@@ -12,7 +12,8 @@ import jinja2
 from ..core.errors import cannot_write, reading
 from ..core.files import write_atomic
 from ..core.stats import MIN_PROMPTS
-from ..eval.plots import plot_curves
+from ..eval.plots import draw_sheet, plot_curves
+from ..eval.report import ORACLE, marks_text
 from ..store import PairStore
 from ..store.query import visible
 from .best import Best
@@ -20,7 +21,7 @@ from .config import LoopSettings
 from .guards import GUARDS
 from .record import RoundResult
 
-PAGE, ASSETS, PLOT = "report.html", "report-images", "win_rates.png"
+PAGE, ASSETS, PLOT, SHEET = "report.html", "report-images", "win_rates.png", "rounds.png"
 
 
 def write_report(
@@ -38,6 +39,7 @@ def write_report(
                 data = source.read_bytes()
             (assets / f"{UUID(image).hex}.png").write_bytes(data)
         plot_win_rates(rounds, assets / PLOT)
+        draw_rounds(rounds, store, assets / SHEET)
         template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
             (files("prefloop.loop") / "report.html").read_text()
         )
@@ -115,3 +117,28 @@ def plot_win_rates(rounds: Sequence[RoundResult], path: Path) -> None:
     }
     ticks = {0: "base"} | {result.number: f"round {result.number}" for result in rounds}
     plot_curves(curves, path, "win rate against the base", ticks)
+
+
+def draw_rounds(rounds: Sequence[RoundResult], store: PairStore, path: Path) -> None:
+    """A sheet of the sampled prompts: the base's image and that of each round, marked if the oracle judged them."""
+    by_prompt: dict[str, list[str]] = {}
+    for result in rounds:
+        for prompt, base, tuned in result.samples:
+            by_prompt.setdefault(prompt, [base]).append(tuned)
+    scores = {
+        (prompt, image): score
+        for prompt, image, score in store.rows(
+            """select q.prompt, x.image_id, x.score from scores x join scorers s using (scorer) join prompts q using (prompt_id)
+            where s.name = $name and q.prompt in (select unnest($prompts))""",
+            {"name": ORACLE, "prompts": list(by_prompt)},
+        )
+    }
+    items = []
+    for prompt, names in by_prompt.items():
+        images = [UUID(name) for name in names]
+        found = [scores.get((prompt, image)) for image in images]
+        items.append((prompt, images, [None if score is None else score == 1 for score in found]))
+    judged = f"; {marks_text(ORACLE)}" if scores else ""
+    titles = ["base", *(f"round {result.number}" for result in rounds)]
+    heading = f"Held-out prompts chosen at random, from the same noise in every round{judged}"
+    draw_sheet(titles, items, heading, store, path, columns=max(1, 10 // len(titles)))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..core.cli import DEFAULT, StoreOption, options_of, renamed, say
+from ..core.cli import DEFAULT, StoreOption, options_of, renamed, say, say_next
 from ..core.errors import PrefloopError, UsageError
 from ..core.json import plain
 from ..store.pairstore import PairStore
@@ -55,6 +55,10 @@ def relabel(
         say(json.dumps(summary))
         return
     _print_summary(summary)
+    if summary["labels"]["a"] + summary["labels"]["b"]:
+        names = [name for (name,) in opened.rows("select distinct name from models")]
+        model = ("--model", names[0]) if len(names) == 1 and names[0] != "shapes" else ()
+        say_next("train", *model, "--labeler", summary["labeler"], "--output-dir", "tuned", store=store)
 
 
 def _print_summary(summary: dict) -> None:

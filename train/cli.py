@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..core.cli import DEFAULT, StoreOption, options_of, say
+from ..core.cli import DEFAULT, StoreOption, options_of, say, say_next
 from ..core.errors import UsageError
 from ..core.stats import interval_text
 from ..core.text import plural
@@ -100,6 +100,10 @@ def train(
     if not is_main():
         return
     say(json.dumps(summary) if as_json else summary_text(summary))
+    if not as_json:
+        built_in = find_model(settings.model, settings.revision).root.built_in
+        prompts = () if built_in else ("--prompts", "held-out.txt")
+        say_next("eval", "--model", settings.output_dir, *prompts, store=store)
     if settings.push_to_hub is not None:
         _push(settings.output_dir, settings.push_to_hub, private=False)
 
