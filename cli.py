@@ -7,7 +7,7 @@ import typer
 import typer.core
 
 from . import __version__
-from .core.cli import renamed, say
+from .core.cli import App, renamed, say
 from .core.errors import PrefloopError
 from .core.options import config_fields
 from .eval.cli import evaluate
@@ -53,7 +53,7 @@ class _Group(typer.core.TyperGroup):
             raise typer.Exit(1) from None
 
 
-app = typer.Typer(
+app = App(
     cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -93,7 +93,7 @@ def _version(flag: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """A preference loop for text-to-image diffusion models: generate, relabel, train, eval, around one store."""

@@ -91,17 +91,30 @@ def _parameter(field: Field, name: str | None, panel: str | None) -> inspect.Par
 
 
 class Command(typer.core.TyperCommand):
-    """A command whose help leaves out --no-X of a switch that is off anyway: the column would take a third of 80."""
+    """A command whose help leaves out what a switch does not need: that it is a <bool>, and --no-X of one that is off anyway, whose
+    column would take a third of 80."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         negative = [(parameter, parameter.secondary_opts) for parameter in self.params if not parameter.default]
+        switches: list[Any] = [parameter for parameter in self.get_params(ctx) if getattr(parameter, "is_flag", False)]
         for parameter, _ in negative:
             parameter.secondary_opts = []
+        for switch in switches:
+            switch.metavar = ""
         try:
             super().format_help(ctx, formatter)
         finally:
             for parameter, options in negative:
                 parameter.secondary_opts = options
+            for switch in switches:
+                switch.metavar = None
+
+
+class App(typer.Typer):
+    """An app, or a group of commands, whose commands have the help above."""
+
+    def command(self, *args: Any, cls: type[Any] | None = None, **settings: Any) -> Any:
+        return super().command(*args, cls=cls or Command, **settings)
 
 
 def renamed(old: Mapping[str, str]) -> type[Command]:

@@ -18,13 +18,12 @@ from ..store import PairStore
 from ..store.query import visible
 from .config import HUMAN
 from .plots import draw_sheet, plot_curves, plot_win_rates
-from .verdict import headline, short_names, sweep_verdict, trained_prompts, verdict
+from .verdict import ORACLE, headline, short_names, sweep_verdict, trained_prompts, verdict
 
 if TYPE_CHECKING:
     from .result import Evaluation
 
 N_SHOWN, N_SHEET = 12, 24
-ORACLE = "oracle"  # its scores say whether an image satisfies its prompt, 1 or 0
 PAGE, FILES = "report.html", ("results.json", "win_rates.png", "samples.png")
 
 

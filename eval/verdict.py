@@ -6,6 +6,9 @@ from typing import Any
 
 from ..core.stats import MIN_PROMPTS
 
+ORACLE = "oracle"
+"""The scorer of the built-in world whose scores say whether an image satisfies its prompt, 1 or 0."""
+
 
 def headline(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The comparisons of the named models with their baselines; the first one if no model has one.
@@ -19,12 +22,22 @@ def headline(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def verdict(compared: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """What the judges whose labels trained neither model say.
+    """What the judges whose labels trained neither model say, and how many images satisfy their prompt if the oracle was asked.
 
     Args:
         compared: one comparison, as `evaluate` returns it.
         names: name of a model → how to call it.
     """
+    oracle = compared["scorers"].get(ORACLE)
+    if oracle is None:
+        return _judgement(compared, names)
+    return (
+        f"{_judgement(compared, names)} {100 * oracle['tuned_mean']:.1f} % instead of {100 * oracle['base_mean']:.1f} % of the images "
+        f"show everything their prompt asks for, by the {ORACLE}."
+    )
+
+
+def _judgement(compared: Mapping[str, Any], names: Mapping[str, str]) -> str:
     model, baseline = names[compared["model"]], names[compared["baseline"]]
     independent = {name: row for name, row in compared["scorers"].items() if not row["in_sample"]}
     if not compared["scorers"]:

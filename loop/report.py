@@ -13,7 +13,8 @@ from ..core.errors import cannot_write, reading
 from ..core.files import write_atomic
 from ..core.stats import MIN_PROMPTS
 from ..eval.plots import draw_sheet, plot_curves
-from ..eval.report import ORACLE, marks_text
+from ..eval.report import marks_text
+from ..eval.verdict import ORACLE
 from ..store import PairStore
 from ..store.query import visible
 from .best import Best

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..core.cli import DEFAULT, StoreOption, options_of, renamed, say, say_next
+from ..core.cli import DEFAULT, App, StoreOption, options_of, renamed, say, say_next
 from ..core.errors import PrefloopError, UsageError
 from ..core.json import plain
 from ..store.pairstore import PairStore
 from .config import RelabelConfig, parse_checkpoints, parse_scorer_weights
 
-scorers_app = typer.Typer(no_args_is_help=True, help="List and check the installed scorers.")
+scorers_app = App(no_args_is_help=True, help="List and check the installed scorers.")
 _CHECKPOINT = "PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official one."
 
 

@@ -6,17 +6,18 @@ from typing import Annotated
 
 import typer
 
-from ..core.cli import DEFAULT, StoreOption, renamed, say
+from ..core.cli import DEFAULT, App, StoreOption, renamed, say
 from ..core.errors import IntegrityError
 from .pairstore import PairStore
 
-app = typer.Typer(
-    no_args_is_help=True, help="Look into a store, query it in SQL, check it, and import and export pairs."
-)
+app = App(no_args_is_help=True, help="Look into a store, query it in SQL, check it, and import and export pairs.")
 
 
 @app.command()
-def ls(store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+def ls(
+    store: StoreOption = DEFAULT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
     """List the runs, models, scorers and labelers of a store.
 
     Example: prefloop store ls --store prefloop-store
@@ -45,7 +46,10 @@ def ls(store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--js
 
 
 @app.command()
-def stats(store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+def stats(
+    store: StoreOption = DEFAULT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
     """Count the rows of a store, and the bytes it takes.
 
     Example: prefloop store stats --store prefloop-store --json

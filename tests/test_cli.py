@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +295,22 @@ def test_an_earlier_name_of_an_option_still_works_and_is_not_in_the_help(command
     text = RUNNER.invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"}).output
     assert re.search(rf"{old}\b(?!-)", text) is None
     assert re.search(rf"{new}\b(?!-)", text) is not None
+
+
+def commands_of(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands_of(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def test_every_option_has_words_and_no_help_shows_the_type_of_a_switch():
+    found = list(commands_of(typer.main.get_command(app)))
+    assert len(found) > 25
+    for path, command in found:
+        for parameter in command.params:
+            assert getattr(parameter, "help", "an argument"), (path, parameter.name)
+        shown = RUNNER.invoke(app, [*path, "--help"])
+        assert shown.exit_code == 0
+        assert "<bool>" not in shown.output, path

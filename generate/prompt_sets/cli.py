@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ...core.cli import say
+from ...core.cli import App, say
 from ...core.errors import PrefloopError
 from ...core.text import plural
 from ...store.pairstore import PairStore
@@ -15,7 +15,7 @@ from .check import SIMILARITY, Overlap, PromptCheck, check_prompts
 from .files import cached_files, find_files
 from .registry import prompt_set, set_names
 
-app = typer.Typer(no_args_is_help=True, help="List, fetch and check sets of prompts.")
+app = App(no_args_is_help=True, help="List, fetch and check sets of prompts.")
 _JSON = typer.Option("--json", help="Print as JSON.")
 _N_VALUES = 20  # of a tag, and of the scripts, that are printed
 _WIDTH = 80  # characters of a prompt that are printed

@@ -47,6 +47,15 @@ def test_the_answer_is_what_the_independent_judges_say(judges: dict, expected: s
     assert verdict(compared(**judges), NAMES) == expected
 
 
+def test_the_oracle_says_how_many_images_satisfy_their_prompt():
+    result = compared(oracle=UP)
+    result["scorers"]["oracle"] |= {"base_mean": 0.411, "tuned_mean": 0.7}
+    assert verdict(result, NAMES) == (
+        "tuned is better than base: it wins 60.0 % (55.0 to 65.0) by oracle. 70.0 % instead of 41.1 % of the images show everything "
+        "their prompt asks for, by the oracle."
+    )
+
+
 def test_the_headline_is_every_named_model_against_its_baseline():
     def pair(model: str, baseline: str) -> dict:
         return {"model": model, "baseline": baseline}
