@@ -51,6 +51,40 @@ def test_the_loop_of_readme_runs_as_it_stands(tmp_path: Path):
     assert (tmp_path / "tuned" / "prefloop.json").exists()
 
 
+def test_the_recipe_for_a_model_of_ones_own_runs(tiny_pipeline: Path, tmp_path: Path):
+    import content
+
+    section = README[README.index("### Your own model") :]
+    (block,) = re.findall(r"```sh\n(.*?)```", section[: section.index("`--model` takes")], re.S)
+    (tmp_path / "prompts.txt").write_text("".join(f"a red thing {n}\n" for n in range(12)))
+    (tmp_path / "held-out.txt").write_text("".join(f"a blue thing {n}\n" for n in range(10)))
+    export, *lines = block.splitlines()
+    store = export.removeprefix("export PREFLOOP_STORE=")
+    assert [line.split()[1] for line in lines] == ["prompts", "generate", "relabel", "train", "eval", "browse"]
+    for line in lines[:-1]:  # the last one is a server
+        words = shlex.split(line.replace("stable-diffusion-v1-5/stable-diffusion-v1-5", str(tiny_pipeline)))[1:]
+        # the same commands on a tiny model and the built-in scorers, on fewer steps
+        if words[0] in ("generate", "eval"):
+            words += ["--num-inference-steps", "2"]
+        if words[0] in ("relabel", "eval"):
+            words += ["--checkpoint", "shapes"]
+        if words[0] == "train":
+            words += [
+                "--model",
+                str(tiny_pipeline),
+                "--max-train-steps",
+                "2",
+                "--train-batch-size",
+                "2",
+                "--resolution",
+                "32",
+            ]
+            words += ["--gradient-accumulation-steps", "1", "--mixed-precision", "no"]
+        code, printed = content.finished(*words, cwd=tmp_path, PREFLOOP_STORE=store)
+        assert code == 0, (line, printed[-2000:])
+    assert (tmp_path / "sd15-dpo" / "pytorch_lora_weights.safetensors").exists()
+
+
 def test_files_that_readme_names_are_there():
     for name in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / name).exists(), name
