@@ -3,7 +3,7 @@
 import inspect
 import os
 import shlex
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +35,7 @@ def options_of(
     names: Mapping[str, str] | None = None,
     parsers: Mapping[str, Callable[[list[str]], object]] | None = None,
     skip: Collection[str] = (),
+    values: Mapping[str, Callable[[], Iterable[str]]] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add an option to a command for each field of `config`. Its first argument is a dict of the fields given on the command line.
 
@@ -45,6 +46,7 @@ def options_of(
         names: field → option, if it is not the field's own name.
         parsers: dict field → function that makes the dict from the strings given.
         skip: fields without an option.
+        values: field → function that lists what a shell completes; those of a Literal are known.
     """
     chosen = [field for field in config_fields(config) if field.name not in skip]
     panel_of = {name: panel for panel, listed in (panels or {}).items() for name in listed.split()}
@@ -61,7 +63,10 @@ def options_of(
             command(given, **values)
 
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-        derived = [_parameter(field, (names or {}).get(field.name), panel_of.get(field.name)) for field in chosen]
+        derived = [
+            _parameter(field, (names or {}).get(field.name), panel_of.get(field.name), (values or {}).get(field.name))
+            for field in chosen
+        ]
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         # the command's own options come after those without a heading
         own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
@@ -74,7 +79,9 @@ def options_of(
     return decorate
 
 
-def _parameter(field: Field, name: str | None, panel: str | None) -> inspect.Parameter:
+def _parameter(
+    field: Field, name: str | None, panel: str | None, values: Callable[[], Iterable[str]] | None
+) -> inspect.Parameter:
     option = name or field.option
     is_switch = field.type is bool
     names = f"{option}/--no-{option[2:]}" if is_switch else option
@@ -85,9 +92,15 @@ def _parameter(field: Field, name: str | None, panel: str | None) -> inspect.Par
         rich_help_panel=panel,
         show_default=not is_switch or field.default,
         metavar="<str>" if field.repeated else None,
+        autocompletion=_completion(values or (lambda: field.choices)),
     )
     annotation = Annotated[field.type, info]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
+
+
+def _completion(values: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """What a shell offers for the beginning of a value."""
+    return lambda incomplete: [value for value in values() if value.startswith(incomplete)]
 
 
 class Command(typer.core.TyperCommand):

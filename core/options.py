@@ -20,6 +20,8 @@ class Field:
     """None for a tuple or a dict, and for a field that must be given."""
     repeated: bool
     """A tuple or a dict: the option may be given several times."""
+    choices: tuple[str, ...] = ()
+    """Of a Literal, or in the metadata: what a shell completes."""
 
     @property
     def option(self) -> str:
@@ -37,14 +39,16 @@ def config_fields(config: type) -> list[Field]:
         hint = types[field.name]
         repeated = get_origin(hint) in (tuple, dict)
         default = None if repeated or field.default is MISSING else field.default
+        choices: tuple[str, ...] = tuple(field.metadata.get("choices", ()))
         if repeated:
             hint = list[str] | None
         elif get_origin(hint) is Literal:
-            hint = type(get_args(hint)[0])
+            choices = get_args(hint)
+            hint = type(choices[0])
         elif field.default is MISSING:
             hint = hint | None
         text = field.metadata.get("help") or docs.get(field.name, "")
-        options.append(Field(field.name, text, hint, default, repeated))
+        options.append(Field(field.name, text, hint, default, repeated, choices))
     return options
 
 

@@ -10,7 +10,7 @@ from ..core.cli import DEFAULT, StoreOption, options_of, say, say_next
 from ..core.errors import BadDataError, UsageError
 from ..core.power import sample_sentence
 from ..core.stats import no_interval
-from ..relabel.config import parse_checkpoints
+from ..relabel.config import installed_scorers, parse_checkpoints
 from ..store.pairstore import PairStore
 from .benchmarks import benchmarks, read_benchmark
 from .config import HUMAN, EvalConfig
@@ -24,6 +24,7 @@ from .verdict import headline, short_names, sweep_verdict, verdict
         "Machine": "batch_size dtype device",
     },
     parsers={"checkpoints": parse_checkpoints},
+    values={"scorers": installed_scorers},
 )
 def evaluate(
     given: dict[str, Any],

@@ -13,7 +13,7 @@ _SCORER_HELP = f"Scorer whose stored scores {' and '.join(_SCORED)} compare: its
 
 @dataclass(frozen=True, kw_only=True)
 class PairConfig:
-    strategy: str = field(default="all", metadata={"help": _STRATEGY_HELP})
+    strategy: str = field(default="all", metadata={"help": _STRATEGY_HELP, "choices": tuple(STRATEGIES)})
     scorer: str | None = field(default=None, metadata={"help": _SCORER_HELP})
     where: str | None = None
     """SQL condition over the images: prompt, tags, model, round, seed, image_index, width, height, …"""

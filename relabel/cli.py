@@ -11,7 +11,7 @@ from ..core.cli import DEFAULT, App, StoreOption, options_of, renamed, say, say_
 from ..core.errors import PrefloopError, UsageError
 from ..core.json import plain
 from ..store.pairstore import PairStore
-from .config import RelabelConfig, parse_checkpoints, parse_scorer_weights
+from .config import RelabelConfig, installed_scorers, parse_checkpoints, parse_scorer_weights
 
 scorers_app = App(no_args_is_help=True, help="List and check the installed scorers.")
 _CHECKPOINT = "PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official one."
@@ -24,6 +24,7 @@ _CHECKPOINT = "PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; 
         "Machine": "batch_size device dtype",
     },
     parsers={"checkpoints": parse_checkpoints, "scorer_weights": parse_scorer_weights},
+    values={"scorers": installed_scorers},
 )
 def relabel(
     given: dict[str, Any],

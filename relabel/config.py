@@ -46,7 +46,7 @@ class RelabelConfig:
     checkpoints: dict[str, str] = field(default_factory=dict)
     """Scorer's checkpoint: PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official
     one."""
-    rule: str = field(default="single", metadata={"help": _RULE_HELP})
+    rule: str = field(default="single", metadata={"help": _RULE_HELP, "choices": tuple(RULES)})
     scorer_weights: dict[str, float] = field(default_factory=dict, metadata={"help": _WEIGHT_HELP})
     tie_band: float = field(default=0.0, metadata={"help": _BAND_HELP})
     tie_quantile: float = field(default=0.0, metadata={"help": _QUANTILE_HELP})
@@ -138,3 +138,10 @@ def parse_checkpoints(values: list[str]) -> dict[str, str]:
             raise UsageError(f"--checkpoint must be PATH or SCORER=PATH, each scorer once; got {value!r}")
         checkpoints[name] = path
     return checkpoints
+
+
+def installed_scorers() -> list[str]:
+    """For the shell's completion; the registry is imported only then."""
+    from .scorers.registry import scorer_names
+
+    return scorer_names()

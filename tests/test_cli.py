@@ -314,3 +314,25 @@ def test_every_option_has_words_and_no_help_shows_the_type_of_a_switch():
         shown = RUNNER.invoke(app, [*path, "--help"])
         assert shown.exit_code == 0
         assert "<bool>" not in shown.output, path
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("prefloop relabel --rule m", {"mean-rank", "majority"}),
+        ("prefloop relabel --scorer pick", {"pickscore"}),
+        ("prefloop eval --scorer hps", {"hps", "hpsv2", "hpsv2.1"}),
+        ("prefloop generate --pairing a", {"all", "adjacent"}),
+        ("prefloop pair --strategy ac", {"across-models"}),
+        ("prefloop train --loss k", {"kto"}),
+    ],
+)
+def test_a_shell_completes_values(typed: str, offered: set[str]):
+    words = typed.split(" ")
+    ended = RUNNER.invoke(
+        app,
+        [],
+        prog_name="prefloop",
+        env={"_PREFLOOP_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1)},
+    )
+    assert set(ended.output.split()) == offered

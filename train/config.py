@@ -77,7 +77,10 @@ class TrainConfig:
     """SQL condition on the view preferences, such as "margin > 0.1"."""
     loss: str = field(
         default="dpo",
-        metadata={"help": "; ".join(f"{name}: {method.summary}" for name, method in METHODS.items()) + "."},
+        metadata={
+            "help": "; ".join(f"{name}: {method.summary}" for name, method in METHODS.items()) + ".",
+            "choices": tuple(METHODS),
+        },
     )
     beta: float | None = None
     """Strength of the pull toward the reference; the loss's own if not given. It multiplies a mean over the latent's values, as
