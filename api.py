@@ -39,7 +39,7 @@ def open_store(path: str | os.PathLike[str], *, create: bool = False) -> "Store"
         create: create the store if the folder has none.
 
     Raises:
-        PrefloopError: if there is no store and `create` is false.
+        PrefloopError: if the folder has no store and `create` is false.
         IntegrityError: if the store has another schema version, or is damaged.
     """
     if create:
@@ -98,7 +98,7 @@ class Store:
             store.saved_query("closest-pairs", labeler="pickscore", n=5)
 
         Raises:
-            UsageError: if there is no query of that name, or it has no such parameter.
+            UsageError: if no saved query has that name, or it has no such parameter.
         """
         from .store.queries.saved import saved_query
 
@@ -183,12 +183,15 @@ class Store:
             BadDataError: if more than `max_unreadable` of the images or scores cannot be used.
         """
         from .relabel.config import RelabelConfig
-        from .relabel.rules import add_rule
+        from .relabel.rules import own_rule
         from .relabel.stage import relabel
 
-        if rule is not None:
-            settings["rule"] = rule if isinstance(rule, str) else add_rule(rule)
-        with _scorers(scorers, settings):
+        if isinstance(rule, str):
+            settings["rule"] = rule
+        known = own_rule(rule) if rule is not None and not isinstance(rule, str) else nullcontext()
+        with known as name, _scorers(scorers, settings):
+            if name is not None:
+                settings["rule"] = name
             return relabel(_settings(RelabelConfig, config, settings), self._pairs)
 
     def train(
@@ -279,7 +282,7 @@ def _settings(kind: type[Config], config: Config | None, settings: Mapping[str, 
     """The config with these settings. A single text stands for a tuple of one, or for the checkpoint of all scorers.
 
     Raises:
-        UsageError: if there is no such setting, or one is missing.
+        UsageError: if a setting is unknown, or one is missing.
     """
     repeated = {field.name: field.repeated for field in config_fields(kind)}
     if unknown := settings.keys() - repeated.keys():

@@ -1,14 +1,16 @@
 """Rules that turn the scores of a pair's two images into a decision: pure functions over arrays, one record per rule.
 
-P is the number of pairs, S the number of scorers. To add a rule, write its function and its record in RULES; to use one's own
-from Python, give it to `add_rule`.
+P is the number of pairs, S the number of scorers. To add a rule, write its function and its record in RULES; for one's own
+from Python there is `own_rule`.
 """
 
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import CodeType
 from typing import Literal
 
 import numpy as np
@@ -134,14 +136,15 @@ RULES = {
 }
 
 
-def add_rule(rule: Rule | Callable[[PairScores], Floats]) -> str:
-    """Make one's own rule known to this process.
+@contextmanager
+def own_rule(rule: Rule | Callable[[PairScores], Floats]) -> Iterator[str]:
+    """Make one's own rule one of RULES during the block.
 
     Args:
         rule: from the scores of P pairs to (P,) signed margins: positive where a wins, negative where b does, 0 for a tie, nan
             to leave a pair without a label. A function's margins have the scorer's unit; give a Rule for another one.
 
-    Returns:
+    Yields:
         The name for RelabelConfig. It ends with a hash of the function's code, since a labeler's name means one way to decide:
         a changed rule makes another labeler. Values that the function takes from outside it are not hashed.
 
@@ -154,7 +157,10 @@ def add_rule(rule: Rule | Callable[[PairScores], Floats]) -> str:
         raise UsageError(f"a rule must be a function of PairScores, got {function!r}")
     name = f"{function.__name__.strip('<>')}-{_code_hash(function)}"
     RULES[name] = replace(record, signed_margin=_checked(function))
-    return name
+    try:
+        yield name
+    finally:
+        RULES.pop(name, None)
 
 
 def _code_hash(function: Callable) -> str:
@@ -162,8 +168,19 @@ def _code_hash(function: Callable) -> str:
         text = inspect.getsource(function)
     except (OSError, TypeError):  # typed into an interpreter, or not written in Python
         code = getattr(function, "__code__", None)
-        text = function.__qualname__ if code is None else repr((code.co_code, code.co_consts, code.co_names))
+        text = function.__qualname__ if code is None else _code_text(code)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _code_text(code: CodeType) -> str:
+    """The same in every process: a code object's own repr has its address, a set's an order of its own."""
+
+    def text(constant: object) -> str:
+        if isinstance(constant, CodeType):
+            return _code_text(constant)
+        return repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
+
+    return repr((code.co_code, code.co_names, *map(text, code.co_consts)))
 
 
 def _checked(function: Callable[[PairScores], Floats]) -> Callable[[PairScores], Floats]:
