@@ -136,23 +136,32 @@ def write(result: "pa.Table", format_: str, out: BinaryIO) -> None:
         except pa.ArrowNotImplementedError as error:
             raise UsageError(f"Parquet cannot hold a column of the result: {error}; cast it to varchar") from error
         return
+    if format_ == "json":
+        out.write((json_text(json_rows(result), indent=1) + "\n").encode())
+    elif format_ == "jsonl":
+        out.write("".join(json_text(row) + "\n" for row in json_rows(result)).encode())
+    elif format_ == "csv":
+        lines = [result.schema.names, *(map(_csv_value, row.values()) for row in _rows(result))]
+        out.write("".join(_csv_line(list(map(csv_cell, line))) for line in lines).encode())
+    else:
+        out.write(_table(result.schema.names, _rows(result)).encode())
+
+
+def json_rows(result: "pa.Table") -> list[dict[str, Any]]:
+    """The rows as strict JSON can hold them; values of JSON columns are parsed.
+
+    Raises:
+        UsageError: if a date or time is outside of what can be written.
+    """
+    parsed = [field.name for field in result.schema if field.metadata == _JSON]
+    return [_strict(row | {name: _from_json(row[name]) for name in parsed}) for row in _rows(result)]
+
+
+def _rows(result: "pa.Table") -> list[dict[str, Any]]:
     try:
-        rows = result.to_pylist()
+        return result.to_pylist()
     except (OverflowError, ValueError) as error:  # Python has the years 1 to 9999, and microseconds
         raise UsageError(f"a date or time of the result cannot be written: {error}; cast it to varchar") from error
-    names = result.schema.names
-    parsed = [name for name in names if result.schema.field(name).metadata == _JSON]
-    if format_ in ("json", "jsonl"):
-        objects = [_strict(row | {name: _from_json(row[name]) for name in parsed}) for row in rows]
-        if format_ == "json":
-            out.write((json_text(objects, indent=1) + "\n").encode())
-        else:
-            out.write("".join(json_text(row) + "\n" for row in objects).encode())
-    elif format_ == "csv":
-        lines = [list(map(csv_cell, names)), *([csv_cell(_csv_value(value)) for value in row.values()] for row in rows)]
-        out.write("".join(map(_csv_line, lines)).encode())
-    else:
-        out.write(_table(names, rows).encode())
 
 
 def _from_json(value: Any) -> Any:
