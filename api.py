@@ -126,15 +126,20 @@ class Store:
             raise UsageError(f"the store has no image {identity}")
         return load_image(self._pairs.image_path(identity, rows[0][0]), identity)
 
-    def agreement(self, **options: Any) -> "pa.Table":
-        """How often labelers agree; what `prefloop store agreement` prints, which describes the columns.
+    def agreement(self, *, evaluations: bool = False, by_round: bool = False) -> "pa.Table":
+        """How often each two labelers agree, with Cohen's kappa and intervals over prompts, as `prefloop store agreement --json`.
 
         Example:
-            store.agreement().to_pandas()
+            store.agreement(by_round=True).to_pandas()
+
+        Args:
+            evaluations: also the labelers of evaluations, eval:…, after the others.
+            by_round: a row for each round of a loop.
         """
         from .store.agreement import agreement
 
-        return agreement(self._pairs, **options)
+        self._pairs.ingest()
+        return agreement(self._pairs, evaluations=evaluations, by_round=by_round)
 
     def generate(self, config: "GenerateConfig | None" = None, **settings: Any) -> dict[str, Any]:
         """Generate candidate images for prompts, and pair them, as `prefloop generate`.

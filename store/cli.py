@@ -62,16 +62,25 @@ def stats(
 
 @app.command()
 def agreement(
-    store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False
+    store: StoreOption = DEFAULT,
+    evaluations: Annotated[
+        bool, typer.Option("--evaluations", help="Also the labelers of evaluations, eval:SCORER, after the others.")
+    ] = False,
+    by_round: Annotated[bool, typer.Option("--by-round", help="A row for each round of a loop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Compare labelers with each other: how often they agree, with and without ties, and Cohen's kappa.
+    """Compare labelers with each other: how often they agree, with and without ties, and Cohen's kappa, with 95 % intervals.
+
+    Every prompt weighs the same, and intervals are over prompts; fewer than ten have none.
 
     Example: prefloop store agreement --store prefloop-store
     """
     from .agreement import agreement as compared
+    from .agreement import for_terminal
     from .query import write
 
-    write(compared(PairStore.open(store)), "json" if as_json else "table", sys.stdout.buffer)
+    table = compared(PairStore.open(store), evaluations=evaluations, by_round=by_round)
+    write(table if as_json else for_terminal(table), "json" if as_json else "table", sys.stdout.buffer)
     sys.stdout.buffer.flush()
 
 
