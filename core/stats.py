@@ -17,6 +17,7 @@ MIN_PROMPTS = 10
 N_RESAMPLES = 2000
 _Z = 1.959963984540054  # 97.5 % of the normal distribution lie below
 _AT_ONCE = 4_000_000  # values in memory while resampling
+_MANY = 5_000  # prompts from which on it is faster to count how often each was sampled than to gather their means
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ def bootstrap(means: Floats, n_resamples: int = N_RESAMPLES, seed: int = 0) -> F
     n = len(means)
     step = max(1, _AT_ONCE // means.size)  # how many at once does not change what is sampled
     sizes = [min(step, n_resamples - start) for start in range(0, n_resamples, step)]
-    return np.concatenate([means[rng.integers(n, size=(size, n))].mean(axis=1) for size in sizes])
+    if n < _MANY:
+        return np.concatenate([means[rng.integers(n, size=(size, n))].mean(axis=1) for size in sizes])
+    counts = (np.bincount(sampled, minlength=n) for size in sizes for sampled in rng.integers(n, size=(size, n)))
+    return np.stack([count @ means / n for count in counts])
 
 
 def estimate_share(means: Floats, resampled: Floats | None = None) -> Estimate:

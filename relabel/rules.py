@@ -1,15 +1,22 @@
 """Rules that turn the scores of a pair's two images into a decision: pure functions over arrays, one record per rule.
 
-P is the number of pairs, S the number of scorers. To add a rule, write its function and its record in RULES.
+P is the number of pairs, S the number of scorers. To add a rule, write its function and its record in RULES; for one's own
+from Python there is `own_rule`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
+from types import CodeType
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..core.errors import UsageError
 
 Floats = NDArray[np.float64]
 Unit = Literal["the scorer's unit", "ranks", "logits", "share of votes"]
@@ -58,15 +65,16 @@ class PairScores:
     def without_ties(self, signed: Floats) -> Floats:
         """The values, with ties set to 0; (P,)."""
         band = self.tie_band
-        if self.tie_quantile and self.finite.any():
-            band = float(np.quantile(np.abs(signed[self.finite]), self.tie_quantile, method="inverted_cdf"))
+        known = self.finite & np.isfinite(signed)
+        if self.tie_quantile and known.any():
+            band = float(np.quantile(np.abs(signed[known]), self.tie_quantile, method="inverted_cdf"))
         return np.where(np.abs(signed) > band, signed, 0.0)
 
 
 @dataclass(frozen=True)
 class Decisions:
     choice: NDArray[np.str_]
-    """a, b, tie, or "" if a score is not finite, so that nothing can be decided; (P,)."""
+    """a, b, tie, or "" if a score or the margin is not finite, so that nothing can be decided; (P,)."""
     p_a: Floats
     """Probability that a is preferred; (P,)."""
     margin: Floats
@@ -128,6 +136,64 @@ RULES = {
 }
 
 
+@contextmanager
+def own_rule(rule: Rule | Callable[[PairScores], Floats]) -> Iterator[str]:
+    """Make one's own rule one of RULES during the block.
+
+    Args:
+        rule: from the scores of P pairs to (P,) signed margins: positive where a wins, negative where b does, 0 for a tie, nan
+            to leave a pair without a label. A function's margins have the scorer's unit; give a Rule for another one.
+
+    Yields:
+        The name for RelabelConfig. It ends with a hash of the function's code, since a labeler's name means one way to decide:
+        a changed rule makes another labeler. Values that the function takes from outside it are not hashed.
+
+    Raises:
+        UsageError: if it is not a function.
+    """
+    record = rule if isinstance(rule, Rule) else Rule(signed_margin=rule, summary="one's own", unit="the scorer's unit")
+    function = record.signed_margin
+    if not inspect.isroutine(function):
+        raise UsageError(f"a rule must be a function of PairScores, got {function!r}")
+    name = f"{function.__name__.strip('<>')}-{_code_hash(function)}"
+    RULES[name] = replace(record, signed_margin=_checked(function))
+    try:
+        yield name
+    finally:
+        RULES.pop(name, None)
+
+
+def _code_hash(function: Callable) -> str:
+    try:
+        text = inspect.getsource(function)
+    except (OSError, TypeError):  # typed into an interpreter, or not written in Python
+        code = getattr(function, "__code__", None)
+        text = function.__qualname__ if code is None else _code_text(code)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _code_text(code: CodeType) -> str:
+    """The same in every process: a code object's own repr has its address, a set's an order of its own."""
+
+    def text(constant: object) -> str:
+        if isinstance(constant, CodeType):
+            return _code_text(constant)
+        return repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
+
+    return repr((code.co_code, code.co_names, *map(text, code.co_consts)))
+
+
+def _checked(function: Callable[[PairScores], Floats]) -> Callable[[PairScores], Floats]:
+    def signed_margin(scores: PairScores) -> Floats:
+        margins = np.asarray(function(scores), np.float64)
+        if margins.shape != scores.finite.shape:
+            n, got = len(scores.finite), "x".join(map(str, margins.shape)) or "one"
+            raise UsageError(f"the rule {function.__name__} must give one margin per pair, {n} numbers; it gave {got}")
+        return margins
+
+    return signed_margin
+
+
 def decide(rule: str, scores: PairScores) -> Decisions:
     """Decide pairs by one of RULES."""
     record = RULES[rule]
@@ -135,7 +201,8 @@ def decide(rule: str, scores: PairScores) -> Decisions:
     decided = signed if record.votes else scores.without_ties(signed)
     choice = np.where(decided > 0, "a", np.where(decided < 0, "b", "tie"))
     p_a = _sigmoid(signed) if record.unit == "logits" else _sigmoid(scores.logits).mean(1)
-    return Decisions(np.where(scores.finite, choice, ""), p_a, np.abs(signed))
+    known = scores.finite & np.isfinite(signed)
+    return Decisions(np.where(known, choice, ""), p_a, np.abs(signed))
 
 
 def _sigmoid(logits: Floats) -> Floats:

@@ -15,40 +15,30 @@ app = App(no_args_is_help=True, help="Look into a store, query it in SQL, check 
 
 @app.command()
 def ls(
-    store: StoreOption = DEFAULT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False
 ) -> None:
-    """List the runs, models, scorers and labelers of a store.
+    """List the runs of a store with what each added and how long it took, and its models, scorers and labelers.
 
     Example: prefloop store ls --store prefloop-store
     """
-    from .query import write
+    from ..core.text import json_text
+    from .listing import for_terminal, listing
+    from .query import json_rows, write
 
-    opened = PairStore.open(store)
-    queries = {
-        "runs": "select kind, status, started, error from runs order by started",
-        "models": """select m.name, count(g.generation_id) as images, m.model_id
-            from models m left join generations g using (model_id) group by all order by m.name""",
-        "scorers": """select s.scorer, count(c.image_id) as scores
-            from scorers s left join scores c using (scorer) group by all order by s.scorer""",
-        "labelers": """select r.labeler, r.kind, count(l.pair_id) as labels, count(*) filter (where l.choice = 'tie') as ties
-            from labelers r left join current_labels l using (labeler) group by all order by r.labeler""",
-    }
-    tables = {name: opened.sql(sql) for name, sql in queries.items()}
+    tables = listing(PairStore.open(store))
     if as_json:
-        say(json.dumps({name: table.to_pylist() for name, table in tables.items()}, default=str, indent=1))
+        say(json_text({name: json_rows(table) for name, table in tables.items()}, indent=1))
         return
     for name, table in tables.items():
         say(name)
         sys.stdout.flush()
-        write(table, "table", sys.stdout.buffer)
+        write(for_terminal(table) if name == "runs" else table, "table", sys.stdout.buffer)
         sys.stdout.buffer.flush()
 
 
 @app.command()
 def stats(
-    store: StoreOption = DEFAULT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False
 ) -> None:
     """Count the rows of a store, and the bytes it takes.
 
@@ -70,16 +60,25 @@ def stats(
 
 @app.command()
 def agreement(
-    store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False
+    store: StoreOption = DEFAULT,
+    evaluations: Annotated[
+        bool, typer.Option("--evaluations", help="Also the labelers of evaluations, eval:SCORER, after the others.")
+    ] = False,
+    by_round: Annotated[bool, typer.Option("--by-round", help="A row for each round of a loop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Compare labelers with each other: how often they agree, with and without ties, and Cohen's kappa.
+    """Compare labelers with each other: how often they agree, with and without ties, and Cohen's kappa, with 95 % intervals.
+
+    Every prompt weighs the same, and intervals are over prompts; fewer than ten have none.
 
     Example: prefloop store agreement --store prefloop-store
     """
     from .agreement import agreement as compared
+    from .agreement import for_terminal
     from .query import write
 
-    write(compared(PairStore.open(store)), "json" if as_json else "table", sys.stdout.buffer)
+    table = compared(PairStore.open(store), evaluations=evaluations, by_round=by_round)
+    write(table if as_json else for_terminal(table), "json" if as_json else "table", sys.stdout.buffer)
     sys.stdout.buffer.flush()
 
 

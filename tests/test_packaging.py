@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DATA = (
+    "py.typed",
     "store/*.sql",
     "store/queries/*.sql",
     "eval/*.html",

@@ -6,8 +6,11 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import entry_points
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ...core.errors import PrefloopError, UsageError
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 GROUP = "prefloop.scorers"
+_objects: ContextVar[Mapping[str, "Scorer"]] = ContextVar("objects", default=MappingProxyType({}))
+"""Scorers that exist already, by their names."""
 
 
 class Scorer(Protocol):
@@ -108,8 +113,50 @@ def _checkpoint_name(cls: type) -> str | None:
     return next((name for name in ("checkpoint", "weights") if name in parameters), None)  # weights: as in 0.1
 
 
+def _refuse_others(scorer: Any, name: str) -> None:
+    """
+    Raises:
+        UsageError: if it lacks what a scorer has.
+    """
+    missing = [
+        attribute for attribute in ("name", "revision", "needs_prompt", "score") if not hasattr(scorer, attribute)
+    ]
+    if missing:
+        raise UsageError(f"{name!r} is not a scorer: it has no {', '.join(missing)}")
+    if not isinstance(scorer.name, str) or "@" in scorer.name or not scorer.name or not scorer.name.isprintable():
+        raise UsageError(f"a scorer's name must be a printable text without @, got {scorer.name!r}")
+    temperature = getattr(scorer, "temperature", 1.0)
+    if not (isinstance(temperature, (int, float)) and 0 < temperature < math.inf):
+        raise UsageError(f"the temperature of {scorer.name} must be a finite number above 0, got {temperature!r}")
+
+
+@contextmanager
+def scorer_objects(scorers: Sequence[Scorer]) -> Iterator[None]:
+    """Objects to use as scorers during the block; `load_scorer` finds each by its name, before any that is installed.
+
+    Raises:
+        UsageError: if one is not a scorer, or two have the same name.
+    """
+    for scorer in scorers:
+        if isinstance(scorer, type):
+            raise UsageError(f"{scorer.__name__} is a class; give an object of it, {scorer.__name__}()")
+        _refuse_others(scorer, type(scorer).__name__)
+    twice = [name for name, count in Counter(scorer.name for scorer in scorers).items() if count > 1]
+    if twice:
+        raise UsageError(f"two scorers are named {twice[0]}; give one another name")
+    before = _objects.set({scorer.name: scorer for scorer in scorers})
+    try:
+        yield
+    finally:
+        _objects.reset(before)
+
+
 def load_scorer(name: str, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> Scorer:
     """A scorer, ready to score. Built-in ones load their weights at the first image, not here."""
+    if (existing := _objects.get().get(name)) is not None:
+        if checkpoint is not None or dtype != "float32":
+            raise UsageError(f"{name} is an object with weights of its own; leave checkpoints and dtype out")
+        return existing
     cls = scorer_class(name)
     parameters = _parameters(cls)
     checkpoint_name = _checkpoint_name(cls)
@@ -135,16 +182,7 @@ def load_scorer(name: str, checkpoint: str | None = None, device: str | None = N
         raise
     except (Exception, SystemExit) as error:  # anybody's code can raise anything
         raise PrefloopError(f"the scorer {name!r} cannot be created: {describe_error(error, cls)}") from error
-    missing = [
-        attribute for attribute in ("name", "revision", "needs_prompt", "score") if not hasattr(scorer, attribute)
-    ]
-    if missing:
-        raise UsageError(f"{name!r} is not a scorer: it has no {', '.join(missing)}")
-    if not isinstance(scorer.name, str) or "@" in scorer.name or not scorer.name or not scorer.name.isprintable():
-        raise UsageError(f"a scorer's name must be a printable text without @, got {scorer.name!r}")
-    temperature = getattr(scorer, "temperature", 1.0)
-    if not (isinstance(temperature, (int, float)) and 0 < temperature < math.inf):
-        raise UsageError(f"the temperature of {scorer.name} must be a finite number above 0, got {temperature!r}")
+    _refuse_others(scorer, name)
     return cast("Scorer", scorer)
 
 
@@ -156,7 +194,8 @@ def load_scorers(
         raise UsageError(f"--checkpoint names {name!r}, which is not one of the scorers: {', '.join(names)}")
     scorers = []
     for name in names:
-        default = checkpoints.get("") if _checkpoint_name(scorer_class(name)) else None
+        takes_one = name not in _objects.get() and _checkpoint_name(scorer_class(name))
+        default = checkpoints.get("") if takes_one else None
         scorers.append(load_scorer(name, checkpoints.get(name, default), device, dtype))
     twice = [key for key, count in Counter(map(identity, scorers)).items() if count > 1]
     if twice:

@@ -153,3 +153,12 @@ def test_an_interval_is_told_in_words():
     assert estimate_text(None, 400) == "undefined"
     assert no_interval(1) == "no interval: 1 prompt, at least 10 are needed"
     assert no_interval(40) == "no interval: the same for every prompt"
+
+
+@pytest.mark.parametrize("n", [4_999, 5_000])
+def test_few_and_many_prompts_are_resampled_the_same_way(n: int):
+    means = np.random.default_rng(1).random((n, 2))
+    draws = np.random.default_rng(7).integers(n, size=(3, n))
+    slowly = [[sum(column[draw].tolist()) / n for column in means.T] for draw in draws]
+    assert bootstrap(means, 3, seed=7) == pytest.approx(np.array(slowly), rel=1e-12)
+    assert bootstrap(means[:, 0], 3, seed=7) == pytest.approx(np.array(slowly)[:, 0], rel=1e-12)

@@ -102,7 +102,7 @@ def test_json_and_jsonl_are_strict(asked: PairStore):
         """select 'nan'::double as a, '-inf'::float as b, 0.5::double as c, null as d, true as e, ['nan'::double] as f,
             {'x': 'inf'::double} as g, 'é' as h, timestamp '2026-01-02 03:04:05' as i, 7::hugeint as j""",
     )
-    # a number of 128 bits and a time are text, what is not a number is null
+    # what is not a number is null
     expected = {"a": None, "b": None, "c": 0.5, "d": None, "e": True, "f": [None], "g": {"x": None}, "h": "é"}
 
     def strict(constant: str) -> None:
@@ -110,10 +110,51 @@ def test_json_and_jsonl_are_strict(asked: PairStore):
 
     (row,) = json.loads(written(answer, "json"), parse_constant=strict)
     assert {key: row[key] for key in expected} == expected
-    assert row["i"] == "2026-01-02 03:04:05"
-    assert str(row["j"]) == "7"
+    assert row["i"] == "2026-01-02T03:04:05Z"
+    assert row["j"] == 7  # a number of any width is a number: sum() of integers has 128 bits
     (line,) = written(answer, "jsonl").splitlines()
     assert json.loads(line, parse_constant=strict) == row
+
+
+def test_times_are_utc_to_the_second_in_every_format(asked: PairStore):
+    # 03:04:05.678901 in a zone two hours east of UTC is 01:04:05 in UTC; stored times have no zone, and are UTC
+    answer = ask(
+        asked,
+        """select timestamp '2026-01-02 03:04:05.678901' as stored, timestamptz '2026-01-02 03:04:05.678901+02' as east,
+            interval '26 hours 1 minute 2.5 seconds' as took, [timestamp '2026-01-02 03:04:05'] as several""",
+    )
+    stored, east, several = "2026-01-02T03:04:05Z", "2026-01-02T01:04:05Z", '["2026-01-02T03:04:05Z"]'
+    expected = {"stored": stored, "east": east, "took": "26:01:02", "several": [stored]}
+    assert json.loads(written(answer, "json")) == [expected]
+    assert json.loads(written(answer, "jsonl")) == expected
+    _, row = csv.reader(io.StringIO(written(answer, "csv"), newline=""))
+    assert row == [stored, east, "26:01:02", several]
+    for text in row:
+        assert text in written(answer, "table")
+    # Arrow and Parquet keep the microseconds, and name the zone
+    assert answer.schema.field("stored").type == pa.timestamp("us", "UTC")
+    assert answer["stored"][0].as_py().microsecond == 678901
+
+
+def test_tags_are_json_once(asked: PairStore):
+    sql = 'select \'{"style": "photo", "n": 2}\'::json as tags, [\'{"a": 1}\'::json] as several, null::json as none, \'1\' as text'
+    answer = ask(asked, sql)
+    tags = {"style": "photo", "n": 2}
+    assert json.loads(written(answer, "json")) == [{"tags": tags, "several": [{"a": 1}], "none": None, "text": "1"}]
+    assert json.loads(written(answer, "jsonl"))["tags"] == tags
+    _, row = csv.reader(io.StringIO(written(answer, "csv"), newline=""))
+    assert json.loads(row[0]) == tags
+    assert (
+        answer["tags"][0].as_py() == '{"style": "photo", "n": 2}'
+    )  # in Arrow they are text, for json_extract and the like
+    # a text that looks like JSON stays a text
+    assert json.loads(written(ask(asked, "select '{\"a\": 1}' as text"), "json")) == [{"text": '{"a": 1}'}]
+
+
+def test_csv_has_json_for_lists_and_lower_case_booleans(asked: PairStore):
+    answer = ask(asked, "select true as yes, ['a', null] as several, {'x': 0.5} as one, 3::hugeint as wide")
+    _, row = csv.reader(io.StringIO(written(answer, "csv"), newline=""))
+    assert row == ["true", '["a", null]', '{"x": 0.5}', "3"]
 
 
 def test_an_empty_result_is_written_in_every_format(asked: PairStore):

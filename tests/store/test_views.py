@@ -72,6 +72,32 @@ def test_export_takes_the_same_condition_on_models_as_preferences(modeled: PairS
     assert selected_labels(modeled, config)["prompt"].to_pylist() == ["one"]
 
 
+def test_preferences_hold_decided_pairs_and_those_for_training_no_evaluation(store: PairStore):
+    prompt, colours = add_prompt(store, "one"), iter(range(1, 100))
+    add_labeler(store, "me")
+
+    def pair(source: str) -> UUID:
+        first, second = (add_image(store, (0, next(colours), 2)) for _ in range(2))
+        return add_pair(store, prompt, first, second, source)
+
+    decided = {}
+    for source in ("generate", "pair", "import", "eval"):
+        for choice in ("a", "b", "tie", "skip"):
+            identity = pair(source)
+            add_label(store, identity, "me", choice)
+            if choice in ("a", "b"):
+                decided[identity] = source
+    changed = pair("generate")  # decided at first, but the label that counts is the latest
+    add_label(store, changed, "me", "a")
+    add_label(store, changed, "me", "tie", revision=1)
+    store.ingest()
+    assert len(decided) == 8
+    assert dict(store.rows("select pair_id, source from preferences")) == decided
+    trained = {identity: source for identity, source in decided.items() if source != "eval"}
+    assert dict(store.rows("select pair_id, source from training_preferences")) == trained
+    assert store.rows("select distinct split = 'eval' from preferences where source = 'eval'") == [(True,)]
+
+
 def test_training_preferences_have_no_evaluation_pair(modeled: PairStore):
     images = [add_image(modeled, (value, 0, 1)) for value in (10, 20)]
     add_label(modeled, add_pair(modeled, prompt_id("one"), *images, source="eval"), "me", "a")
