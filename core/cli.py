@@ -27,6 +27,7 @@ def options_of(
     names: Mapping[str, str] | None = None,
     parsers: Mapping[str, Callable[[list[str]], object]] | None = None,
     skip: Collection[str] = (),
+    other_models: Collection[str] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add an option to a command for each field of `config`. Its first argument is a dict of the fields given on the command line.
 
@@ -37,6 +38,7 @@ def options_of(
         names: field → option, if it is not the field's own name.
         parsers: dict field → function that makes the dict from the strings given.
         skip: fields without an option.
+        other_models: fields whose default is for the built-in models only; the help says so.
     """
     chosen = [field for field in config_fields(config) if field.name not in skip]
     panel_of = {name: panel for panel, listed in (panels or {}).items() for name in listed.split()}
@@ -53,7 +55,10 @@ def options_of(
             command(given, **values)
 
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-        derived = [_parameter(field, (names or {}).get(field.name), panel_of.get(field.name)) for field in chosen]
+        derived = [
+            _parameter(field, (names or {}).get(field.name), panel_of.get(field.name), field.name in other_models)
+            for field in chosen
+        ]
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         # the command's own options come after those without a heading
         own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
@@ -66,7 +71,7 @@ def options_of(
     return decorate
 
 
-def _parameter(field: Field, name: str | None, panel: str | None) -> inspect.Parameter:
+def _parameter(field: Field, name: str | None, panel: str | None, built_in_only: bool) -> inspect.Parameter:
     option = name or field.option
     is_switch = field.type is bool
     names = f"{option}/--no-{option[2:]}" if is_switch else option
@@ -75,7 +80,9 @@ def _parameter(field: Field, name: str | None, panel: str | None) -> inspect.Par
         names,
         help=field.help,
         rich_help_panel=panel,
-        show_default=not is_switch or field.default,
+        show_default=f"{field.default} for shapes, else the recipe's"
+        if built_in_only
+        else not is_switch or field.default,
         metavar="<str>" if field.repeated else None,
     )
     annotation = Annotated[field.type, info]
