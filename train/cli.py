@@ -82,7 +82,7 @@ def train(
     """
     if pairs is not None and not dry_run:
         raise UsageError("--pairs assumes pairs for --dry-run; --max-train-samples limits those to train on")
-    given_settings = _settings(given, config)
+    given_settings: dict[str, Any] = _settings(given, config)
     if dry_run:
         if pairs is None and not (given_settings["labelers"] and PairStore(store).exists()):
             raise UsageError(

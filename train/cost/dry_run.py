@@ -9,6 +9,8 @@ import torch
 
 from ...core.json import plain
 from ...core.text import plural
+from ...models.cost.components import with_text_defaults
+from ...models.cost.speed import measured_speed
 from ...models.families import Family, family_of
 from ...models.noise import RectifiedFlow
 from ...models.resolve import find_model, with_parts
@@ -19,9 +21,8 @@ from ..data import noise_of
 from ..optimizers import learning_rate, optimizer_name
 from ..pairs import Pairs, select_pairs
 from ..preflight import refuse_impossible, refuse_unsuitable
-from .components import with_text_defaults
 from .cost_model import CostSettings, DatasetSize
-from .estimate import Estimate, estimate, format_estimate, measured_speed
+from .estimate import Estimate, estimate, format_estimate
 
 
 def dry_run(
