@@ -10,6 +10,7 @@ from . import __version__
 from .core.cli import App, renamed, say
 from .core.errors import PrefloopError
 from .core.options import config_fields
+from .doctor.cli import doctor
 from .eval.cli import evaluate
 from .generate.cli import generate, pair
 from .generate.prompt_sets.cli import app as prompts_app
@@ -70,6 +71,7 @@ app.command()(browse)
 app.command()(raters)
 app.command(cls=renamed(_TRAIN))(train)
 app.command()(card)
+app.command()(doctor)
 app.command("eval", cls=renamed({"--against": "--baseline", "--weights": "--checkpoint"}))(evaluate)
 for command in (query, schema):
     store_app.command()(command)

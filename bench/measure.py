@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..train.cost.flop_counter import CostCounter
+from ..models.cost.flop_counter import CostCounter
 
 
 class Clock:

@@ -36,6 +36,7 @@ def options_of(
     parsers: Mapping[str, Callable[[list[str]], object]] | None = None,
     skip: Collection[str] = (),
     values: Mapping[str, Callable[[], Iterable[str]]] | None = None,
+    other_models: Collection[str] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add an option to a command for each field of `config`. Its first argument is a dict of the fields given on the command line.
 
@@ -47,6 +48,7 @@ def options_of(
         parsers: dict field → function that makes the dict from the strings given.
         skip: fields without an option.
         values: field → function that lists what a shell completes; those of a Literal are known.
+        other_models: fields whose default is for the built-in models only; the help says so.
     """
     chosen = [field for field in config_fields(config) if field.name not in skip]
     panel_of = {name: panel for panel, listed in (panels or {}).items() for name in listed.split()}
@@ -64,7 +66,13 @@ def options_of(
 
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
         derived = [
-            _parameter(field, (names or {}).get(field.name), panel_of.get(field.name), (values or {}).get(field.name))
+            _parameter(
+                field,
+                (names or {}).get(field.name),
+                panel_of.get(field.name),
+                (values or {}).get(field.name),
+                field.name in other_models,
+            )
             for field in chosen
         ]
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
@@ -80,7 +88,7 @@ def options_of(
 
 
 def _parameter(
-    field: Field, name: str | None, panel: str | None, values: Callable[[], Iterable[str]] | None
+    field: Field, name: str | None, panel: str | None, values: Callable[[], Iterable[str]] | None, built_in_only: bool
 ) -> inspect.Parameter:
     option = name or field.option
     is_switch = field.type is bool
@@ -90,7 +98,9 @@ def _parameter(
         names,
         help=field.help,
         rich_help_panel=panel,
-        show_default=not is_switch or field.default,
+        show_default=f"{field.default} for shapes, else the recipe's"
+        if built_in_only
+        else not is_switch or field.default,
         metavar="<str>" if field.repeated else None,
         autocompletion=_completion(values or (lambda: field.choices)),
     )

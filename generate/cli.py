@@ -1,6 +1,7 @@
 """`prefloop generate` and `prefloop pair`."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,9 @@ from .pair_config import PairConfig
 def generate(
     given: dict[str, Any],
     store: StoreOption = DEFAULT,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be generated, and exit.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be generated, and the time and disk it takes, and exit.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Generate candidate images for prompts, and pair them. Only missing images are generated.
@@ -41,16 +44,21 @@ def generate(
     if (best := best_checkpoint(planned.model)) is not None:
         say(f"a sweep found a better checkpoint of {config.model}: --model {best}", err=True)
     if dry_run:
+        from .estimate import describe, estimate
+
         n, missing = len(planned.generations), len(planned.missing)
-        summary = {
+        estimated = estimate(planned)
+        summary: dict[str, Any] = {
             "prompts": len(planned.prompts),
             "images": n,
             "missing": missing,
             "batches": -(-missing // config.batch_size),
+            "estimate": None if estimated is None else asdict(estimated),
         }
         line = (
             f"{plural(n, 'image')} for {plural(summary['prompts'], 'prompt')}, {missing} of them missing, in "
-            f"{plural(summary['batches'], 'batch', 'batches')}; nothing was generated"
+            f"{plural(summary['batches'], 'batch', 'batches')}; {describe(estimated, planned.model.settings.pipeline_class)}; "
+            "nothing was generated"
         )
     else:
         sampler = None

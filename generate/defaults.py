@@ -1,7 +1,6 @@
 """The settings and prompts that suit a model, for whatever the user leaves open. The only place that knows them."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -9,27 +8,13 @@ from typing import Any
 from ..core.errors import UsageError
 from ..core.text import plural
 from ..models.families import known_family, traits_of
-from ..models.model import Model
+from ..models.model import Model, built_in_base, training_chain
 from ..store import PairStore
 from .config import GenerateConfig
 
 USUAL_BUILT_IN = {"shapes": (10, 2.5), "shapes-flow": (8, 1.5)}
 """Built-in model → steps and guidance scale."""
 FROM_A_RUN = ("num_inference_steps", "guidance_scale", "resolution", "scheduler")
-
-
-def training_chain(model: Model) -> Iterator[Model]:
-    """The model, the model it was trained on, and so on as far as they can be found."""
-    seen, current = set(), model
-    while current is not None and current.model_id not in seen:
-        yield current
-        seen.add(current.model_id)
-        current = current.base if current.kind == "parts" else current.trained_on
-
-
-def built_in_base(model: Model) -> str | None:
-    """The name of the built-in model that it is or was trained on; None without one in its chain."""
-    return next((link.name for link in training_chain(model) if link.built_in), None)
 
 
 def describe_sampling(config: GenerateConfig) -> str:

@@ -64,7 +64,7 @@ def loop(
         write_atomic(init, text.encode())
         say(f"wrote {init}; edit it, then run `prefloop loop {init}`")
         return
-    settings = read_loop(file, given, assignments or ())
+    settings = read_loop(file, given, assignments or (), say=lambda line: say(line, err=True))
     if dry_run:
         from .plan import as_json as plan_json
         from .plan import plan_loop, plan_text

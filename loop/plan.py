@@ -1,7 +1,7 @@
 """`prefloop loop --dry-run`: what all rounds will generate, score, train on and cost, from configs alone."""
 
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import comb
 
 import torch
@@ -12,19 +12,17 @@ from ..core.text import duration, plural, size
 from ..eval.lineup import with_scorers
 from ..generate.config import GenerateConfig
 from ..generate.defaults import resolve_defaults
+from ..generate.estimate import flops_per_image, png_bytes, precision_of
 from ..generate.prompts import read_prompts
-from ..models.families import Family, family_of
+from ..models.cost.components import with_text_defaults
+from ..models.cost.speed import measured_speed
+from ..models.families import family_of
 from ..models.model import Model
 from ..models.resolve import find_model
-from ..train.cost.components import with_text_defaults
-from ..train.cost.cost_model import CostModel, DatasetSize, DeviceSpeed, cache_bytes
+from ..train.cost.cost_model import CostModel, DatasetSize, cache_bytes
 from ..train.cost.dry_run import cost_settings
-from ..train.cost.estimate import measured_speed
 from .checks import refuse_impossible_loop
 from .config import LoopSettings
-
-BYTES_PER_PIXEL = 1.5
-"""Of a PNG of a photograph; those of flat drawings are far smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +91,8 @@ def plan_loop(settings: LoopSettings) -> LoopPlan:
     # a reference other than the round before takes memory from the second round on
     last = settings.train_config(loop.rounds, "labeler")
     costs, trained = CostModel(family, data, speed), cost_settings(last, family)
-    per_image = _flops_per_image(costs, family, settings, generation)
+    per_image = flops_per_image(family, generation)
+    precision = precision_of(generation.dtype, family, speed)
     step = costs.training_pass(trained)
     n_passes = training.max_train_steps * training.gradient_accumulation_steps
     train_flops = n_passes * ((2 if trained.has_reference else 1) * step.forward_flops + step.backward_flops)
@@ -114,12 +113,12 @@ def plan_loop(settings: LoopSettings) -> LoopPlan:
                 n_steps=training.max_train_steps,
                 flops=flops,
                 seconds={
-                    "generate": _seconds(flops["generate"], speed, generation.dtype),
+                    "generate": speed.seconds(flops["generate"], precision),
                     "train": sum(costs.seconds(trained).values()),
-                    "eval": _seconds(flops["eval"], speed, generation.dtype),
+                    "eval": speed.seconds(flops["eval"], precision),
                 },
                 bytes_on_disk={
-                    "images": round((n_images + n_eval_images) * side * side * BYTES_PER_PIXEL),
+                    "images": png_bytes(n_images + n_eval_images, side),
                     "cache": sum(cache_bytes(family, data, trained).values()),
                     # the result, and the checkpoints with both moments of Adam
                     "weights": result_bytes * (1 + 3 * training.checkpoints_total_limit),
@@ -147,28 +146,6 @@ def _pairs_per_prompt(generation: GenerateConfig, most: int | None) -> int:
     k = generation.images_per_prompt
     n = {"all": comb(k, 2), "adjacent": k - 1, "random": k // 2}[generation.pairing]
     return n if most is None else min(n, most)
-
-
-def _flops_per_image(costs: CostModel, family: Family, settings: LoopSettings, generation: GenerateConfig) -> int:
-    """Of denoising; decoding the image adds little."""
-    assert generation.num_inference_steps is not None
-    assert generation.guidance_scale is not None
-    training = settings.train_config(1, "labeler")
-    one = replace(
-        cost_settings(training, family),
-        train_batch_size=1,
-        images_per_pair=1,
-        resolution=generation.resolution or family.resolution,
-    )
-    # a distilled model takes the guidance scale as an input; any other runs once with and once without the prompt
-    distilled = bool(family.settings.parts[family.component].get("guidance_embeds"))
-    n_passes = generation.num_inference_steps * (2 if generation.guidance_scale > 1 and not distilled else 1)
-    return n_passes * costs.training_pass(one).forward_flops
-
-
-def _seconds(flops: int, speed: DeviceSpeed, dtype: str) -> float:
-    precision = {"float16": "fp16", "bfloat16": "bf16"}.get(dtype, "bf16" if speed.device.startswith("cuda") else "no")
-    return flops / (speed.flops_per_second[precision] * speed.utilization)
 
 
 def plan_text(plan: LoopPlan) -> str:

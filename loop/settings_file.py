@@ -17,6 +17,7 @@ from ..core.locks import locked
 from ..core.recipes import find_recipe
 from ..core.settings import parse_option, read_toml, settings_of
 from ..train.config import RENAMED
+from ..train.defaults import describe_sources, resolve_settings, sources
 from ..train.recipes import merge_settings, read_settings
 from .config import STAGES, LoopConfig, LoopSettings
 
@@ -43,14 +44,21 @@ def recipe_text(name: str) -> str:
     return (_RECIPES / f"{name}.toml").read_text()
 
 
-def read_loop(name: str | None, given: Mapping[str, Any] = {}, assignments: Sequence[str] = ()) -> LoopSettings:
-    """The settings of a recipe or file, overridden by those given on the command line.
+def read_loop(
+    name: str | None,
+    given: Mapping[str, Any] = {},
+    assignments: Sequence[str] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> LoopSettings:
+    """The settings of a recipe or file, overridden by those given on the command line. [train] is completed by the recipe for the
+    loop's model, unless that is a built-in one.
 
     Args:
         name: a recipe, or a TOML file with the sections loop, generate, relabel, train and eval; None is the defaults. In
             [train], config names a recipe or a file of `train`, whose model is not used.
         given: options of [loop].
         assignments: SECTION.OPTION=VALUE, with values as in TOML; text needs no quotes.
+        say: told which settings of [train] are from the recipe for the model.
 
     Raises:
         UsageError: if the file does not exist or is not TOML, or a section or an option is unknown or has a wrong value.
@@ -72,7 +80,18 @@ def read_loop(name: str | None, given: Mapping[str, Any] = {}, assignments: Sequ
         merge = merge_settings if section == "train" else dict.__or__
         sections[section] = merge(sections[section], settings)
     sections["loop"] |= given
-    return LoopSettings(LoopConfig(**sections.pop("loop")), **sections)
+    loop = LoopConfig(**sections.pop("loop"))
+    as_given = LoopSettings(loop, **sections)  # mistakes are found before the model is looked for
+    resolved = resolve_settings({**sections["train"], "model": loop.model})
+    if not resolved.from_recipe:
+        return as_given
+    sections["train"] = {setting: value for setting, value in resolved.settings.items() if setting != "model"}
+    settings = LoopSettings(loop, **sections)
+    origins = sources(resolved, {}, None)
+    of_recipe = {setting: origin for setting, origin in origins.items() if setting in resolved.from_recipe}
+    for line in describe_sources(settings.train_config(1, "labeler"), of_recipe, "--set train.learning_rate=…"):
+        say(line)
+    return settings
 
 
 def _parts(assignment: str) -> tuple[str, str, str]:

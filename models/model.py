@@ -1,6 +1,6 @@
 """A resolved model: what it consists of, and what it was trained on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -111,3 +111,17 @@ class Model:
     def loading(self) -> dict[str, Any]:
         """Arguments of diffusers' and transformers' from_pretrained."""
         return loading(self.source, self.revision)
+
+
+def training_chain(model: Model) -> Iterator[Model]:
+    """The model, the model it was trained on, and so on as far as they can be found."""
+    seen, current = set(), model
+    while current is not None and current.model_id not in seen:
+        yield current
+        seen.add(current.model_id)
+        current = current.base if current.kind == "parts" else current.trained_on
+
+
+def built_in_base(model: Model) -> str | None:
+    """The name of the built-in model that it is or was trained on; None without one in its chain."""
+    return next((link.name for link in training_chain(model) if link.built_in), None)

@@ -15,6 +15,7 @@ class Oracle:
     name = "oracle"
     revision = "1"
     needs_prompt = True
+    reads: tuple[str, ...] = ()
     eval_only = True
 
     def score(self, prompts: Sequence[str], images: Sequence[Image]) -> np.ndarray:

@@ -3,10 +3,10 @@
 from typing import Any
 
 from diffusers import UNet2DConditionModel
+from prefloop.models.cost.components import with_text_defaults
 from prefloop.models.families import PIPELINES, Family
 from prefloop.models.families.settings import PipelineSettings
 from prefloop.models.families.unet import LORA_TARGETS
-from prefloop.train.cost.components import with_text_defaults
 from prefloop.train.cost.cost_model import CostSettings, DatasetSize, DeviceSpeed
 
 SCHEDULER = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("core", "store", "models", "generate", "relabel", "train", "eval", "loop", "shapes")
+FOLDERS = ("core", "store", "models", "generate", "relabel", "train", "eval", "loop", "shapes", "doctor")
 ALLOWED = {
     "core": {"core"},
     "store": {"core", "store"},
@@ -17,6 +17,7 @@ ALLOWED = {
     "relabel": {"core", "store", "models", "relabel"},
     "train": {"core", "store", "models", "train"},
     "eval": {"core", "store", "models", "generate", "relabel", "train", "eval"},
+    "doctor": {"core", "store", "models", "relabel", "doctor"},
     "loop": {"core", "store", "models", "generate", "relabel", "train", "eval", "loop"},
 }
 SLOW = {"torch", "diffusers", "transformers", "open_clip", "accelerate", "peft", "torchvision", "matplotlib"}

@@ -12,7 +12,7 @@ from ..core.errors import UsageError
 from ..core.stats import interval_text
 from ..core.text import plural
 from ..store.pairstore import PairStore
-from .config import TrainConfig
+from .config import NEEDED, TrainConfig
 
 
 def _list_recipes(flag: bool) -> None:
@@ -38,6 +38,7 @@ def _list_recipes(flag: bool) -> None:
         "Machine": "mixed_precision gradient_checkpointing allow_tf32 cpu",
         "Run": "revision vae init_from reference checkpointing_steps checkpoints_total_limit",
     },
+    other_models=NEEDED,
 )
 def train(
     given: dict[str, Any],
@@ -45,8 +46,8 @@ def train(
     config: Annotated[
         Optional[str],
         typer.Option(
-            help="A recipe's name or a TOML file of options. Options on the command line take precedence; --no-kohya and the "
-            "like turn a switch off."
+            help="A recipe's name or a TOML file of options; by default the recipe for the model's family. Options on the "
+            "command line take precedence; --no-kohya and the like turn a switch off."
         ),
     ] = None,
     recipes: Annotated[
@@ -55,6 +56,15 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved settings, estimated memory and time, and exit.")
     ] = False,
+    pairs: Annotated[
+        Optional[int],
+        typer.Option(
+            "--pairs",
+            min=1,
+            max=10**9,
+            help="With --dry-run: assume this many pairs; needs no store, labels or folder.",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a finished run.", rich_help_panel="Run")] = False,
     overwrite: Annotated[
         bool,
@@ -70,10 +80,22 @@ def train(
 
     Example: prefloop train --labeler pickscore --output-dir tuned --where "margin > 0.1"
     """
-    settings = _settings(given, config)
+    if pairs is not None and not dry_run:
+        raise UsageError("--pairs assumes pairs for --dry-run; --max-train-samples limits those to train on")
+    given_settings: dict[str, Any] = _settings(given, config)
+    if dry_run:
+        if pairs is None and not (given_settings["labelers"] and PairStore(store).exists()):
+            raise UsageError(
+                "a dry run counts the pairs of a --store and a --labeler; without them, give their number with --pairs"
+            )
+        given_settings = {"output_dir": "tuned"} | given_settings | {"labelers": given_settings["labelers"] or ("any",)}
+    elif not given_settings.get("output_dir"):
+        raise UsageError("name a folder for the result with --output-dir")
+    settings = TrainConfig(**given_settings)
     # mistakes in the store or in names are found before anything slow is imported
     from ..core.signals import StopSignal
     from ..models.resolve import find_model
+    from .defaults import describe_sources, resolve_settings, sources
     from .pairs import select_pairs
     from .run_folder.location import refuse_overlap, refuse_resume_with_overwrite
     from .run_folder.saved_pairs import has_saved_pairs
@@ -81,22 +103,29 @@ def train(
     refuse_resume_with_overwrite(resume, overwrite)
     stop = StopSignal()
     with nullcontext() if dry_run else stop.listening():
-        opened = PairStore.open(store)
-        refuse_overlap(settings, opened.path, find_model(settings.model, settings.revision))
-        pairs = None  # those that the run in the folder began with
-        if dry_run or overwrite or not has_saved_pairs(Path(settings.output_dir), settings):
-            pairs = select_pairs(opened, settings)
-        if dry_run:
+        opened = PairStore.open(store) if pairs is None else None
+        resolved = resolve_settings(given_settings)
+        settings, origins = TrainConfig(**resolved.settings), sources(resolved, given, config)
+        selected = None  # those that the run in the folder began with
+        if opened is not None:
+            refuse_overlap(settings, opened.path, find_model(settings.model, settings.revision))
+            if dry_run or overwrite or not has_saved_pairs(Path(settings.output_dir), settings):
+                selected = select_pairs(opened, settings)
+        if opened is None or dry_run:
             from .cost.dry_run import dry_run as estimate
 
-            text, values = estimate(settings, opened, pairs)
-            say(json.dumps(values) if as_json else text)
+            text, values = estimate(settings, opened, selected, n_pairs=pairs)
+            lines = describe_sources(settings, origins)
+            say(json.dumps(values | {"sources": origins}) if as_json else "\n".join([*lines, "", text]))
             return
         stop.check("nothing was trained yet")
         from .distributed import is_main
         from .stage import train as run_training
 
-        summary = run_training(settings, opened, pairs=pairs, resume=resume, overwrite=overwrite, stop=stop)
+        about = describe_sources(settings, origins)
+        summary = run_training(
+            settings, opened, pairs=selected, resume=resume, overwrite=overwrite, stop=stop, about=about
+        )
     if not is_main():
         return
     say(json.dumps(summary) if as_json else summary_text(summary))
@@ -133,15 +162,13 @@ def _push(folder: str, repository: str, private: bool) -> None:
     say(push(Path(folder), repository, private=private), err=True)
 
 
-def _settings(given: dict[str, Any], file: str | None) -> TrainConfig:
+def _settings(given: dict[str, Any], file: str | None) -> dict[str, Any]:
     """The settings of a file, overridden by those given on the command line."""
     from .recipes import merge_settings, read_settings
 
     settings = merge_settings(read_settings(file) if file is not None else {}, given)
     settings.setdefault("labelers", ())
-    if not settings.get("output_dir"):
-        raise UsageError("name a folder for the result with --output-dir")
-    return TrainConfig(**settings)
+    return settings
 
 
 def summary_text(summary: dict) -> str:

@@ -22,6 +22,16 @@ MAX_LORA_RANK = 4096
 MAX_RESOLUTION = 16384
 MAX_SHIFT = 100
 MAX_TIMESTEP = 1000
+NEEDED = (
+    "learning_rate",
+    "lora_rank",
+    "train_batch_size",
+    "gradient_accumulation_steps",
+    "max_train_steps",
+    "lr_warmup_steps",
+    "mixed_precision",
+)
+"""Settings that no model but the built-in ones has a default for, beside beta."""
 # settings that may differ when a run is resumed
 _MAY_CHANGE = (
     "output_dir",
@@ -65,7 +75,7 @@ RENAMED = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Defaults suit the built-in world. `prefloop train --recipes` lists recipes for Stable Diffusion 1.5 and XL."""
+    """Defaults suit the built-in world; `defaults.resolve_settings` completes settings by the recipe for any other model."""
 
     output_dir: str
     """Folder for the result and its checkpoints."""
@@ -83,7 +93,8 @@ class TrainConfig:
         },
     )
     beta: float | None = None
-    """Strength of the pull toward the reference; the loss's own if not given. It multiplies a mean over the latent's values, as
+    """Strength of the pull toward the reference; the recipe's for the model if not given, of built-in models the loss's own. It
+    multiplies a mean over the latent's values, as
     in the Diffusion-DPO code (SD 1.5: 2000 to 5000); divided by their number it is the beta of a sum."""
     label_smoothing: float = 0.0
     """dpo only: probability that a label is wrong, the same for every pair."""
@@ -117,7 +128,7 @@ class TrainConfig:
     """Layers that the LoRA is put on, by the endings of their names; repeat for several. The model's attention, and in
     transformers its MLP, if not given."""
     learning_rate: float = 1e-3
-    """Peak learning rate. The default suits the built-in world; use about 1e-5 for a LoRA of SD 1.5."""
+    """Peak learning rate."""
     scale_lr: bool = False
     """Multiply the learning rate by the number of pairs per optimizer step."""
     lr_scheduler: str = "cosine"

@@ -1,5 +1,7 @@
 """The training stage: from labelled pairs in the store to a folder that diffusers loads."""
 
+import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     stop: StopSignal | None = None,
+    about: Sequence[str] = (),
 ) -> dict:
     """Tune a model on the labels of a store.
 
@@ -47,6 +50,7 @@ def train(
         resume: continue a finished run up to a larger max_train_steps.
         overwrite: start over in a folder that holds a run; the old run stays until the new one has a checkpoint.
         stop: a signal handler that was installed before this call.
+        about: lines to print before the first step, such as where the settings come from.
 
     Returns:
         n_pairs, steps, loss, implicit_accuracy, validation (its last row for all timesteps), output_dir, beta_mean, beta_sum,
@@ -82,6 +86,9 @@ def train(
                 claim_folder(output, config, resume, overwrite, checkpoint_bytes(config, model))
             ),
         )
+        if main:
+            for line in about:
+                print(line, file=sys.stderr)
         # one row for the run, however many processes train
         with run(store, "train", config.resolved()) if main else nullcontext(Run(uuid4(), "train", {})) as record:
             try:

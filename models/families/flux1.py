@@ -25,6 +25,7 @@ def family(settings: PipelineSettings) -> "Flux1":
         settings=settings,
         usual=(50, 3.5) if guided else (4, 0.0),  # the model cards', as the number of tokens
         text_encoders=settings.text_encoders,
+        recipe="flux1-lora" if guided else None,
         distilled=True,
         call_settings={"max_sequence_length": 512 if guided else 256},
     )

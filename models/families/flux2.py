@@ -24,6 +24,7 @@ def family(settings: PipelineSettings) -> "Flux2Klein":
         settings=settings,
         usual=(4, 1.0) if distilled else (50, 4.0),  # the model cards'
         text_encoders=settings.text_encoders,
+        recipe=None if distilled else "flux2-klein-lora",
         distilled=distilled,
         call_settings={"max_sequence_length": min(TOKENS, positions) if isinstance(positions, int) else TOKENS},
     )

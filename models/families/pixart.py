@@ -28,6 +28,7 @@ def family(settings: PipelineSettings) -> "PixArt":
         name="pixart-alpha" if settings.pipeline_class == ALPHA else "pixart-sigma",
         settings=settings,
         usual=(20, 4.5),  # of both pipelines and model cards
+        recipe="pixart-sigma-lora",
         text_encoders=("text_encoder",),
         # cleaned captions differ with what is installed; by default the pipeline generates another size and resizes the image
         call_settings={

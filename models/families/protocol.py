@@ -83,6 +83,11 @@ class Family(Protocol):
         ...
 
     @property
+    def recipe(self) -> str | None:
+        """The recipe of `train` with the learning rate, beta and so on that a LoRA of it begins with; None if there is none."""
+        ...
+
+    @property
     def distilled(self) -> bool:
         """True if it generates in a few steps and without guidance."""
         ...

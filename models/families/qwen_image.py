@@ -27,6 +27,7 @@ def family(settings: PipelineSettings) -> "QwenImage":
         name="qwen-image",
         settings=settings,
         usual=(50, 4.0),  # the model cards' settings
+        recipe="qwen-image-lora",
         text_encoders=("text_encoder",),
         call_settings={"max_sequence_length": MAX_TOKENS},
     )

@@ -30,6 +30,7 @@ def family(settings: PipelineSettings) -> "Sana":
         name="sana",
         settings=settings,
         usual=(20, 4.5),  # the model cards' settings
+        recipe="sana-lora",
         text_encoders=("text_encoder",),
         shift=shift if isinstance(shift, int | float) and 0 < shift < math.inf else 1.0,
     )

@@ -18,6 +18,7 @@ def family(settings: PipelineSettings) -> UNetFamily:
         name="sd-turbo" if turbo else "sd",
         settings=settings,
         usual=(TURBO_STEPS, 0.0) if turbo else (25, 7.5),
+        recipe=None if turbo else "sd15-lora",
         distilled=turbo,
         text_encoders=("text_encoder",),
         prompt_tensors=("prompt_embeds",),

@@ -26,6 +26,7 @@ def family(settings: PipelineSettings) -> "SD3":
         name="sd3",
         settings=settings,
         usual=usual,
+        recipe="sd35-medium-lora",
         text_encoders=settings.text_encoders,
         needs=("text_encoder", "text_encoder_2"),
         shift=shift if isinstance(shift, int | float) and shift > 0 else 1.0,

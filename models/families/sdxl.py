@@ -21,6 +21,7 @@ def family(settings: PipelineSettings) -> UNetFamily:
         name="sdxl",
         settings=settings,
         usual=(30, 5.0),
+        recipe="sdxl-lora",
         text_encoders=("text_encoder", "text_encoder_2"),
         prompt_tensors=("prompt_embeds", "pooled_prompt_embeds"),
         full_optimizer="adafactor",  # as the reference code has it
@@ -33,13 +34,14 @@ def family(settings: PipelineSettings) -> UNetFamily:
         return replace(
             base,
             name="sdxl-refiner",
+            recipe=None,
             text_encoders=("text_encoder_2",),
             starts_from_image=True,
             n_first_timesteps=REFINER_TIMESTEPS,
             conditions=partial(_conditions, refiner=True),
         )
     if is_distilled(settings):
-        return replace(base, name="sdxl-turbo", usual=(TURBO_STEPS, 0.0), distilled=True)
+        return replace(base, name="sdxl-turbo", usual=(TURBO_STEPS, 0.0), recipe=None, distilled=True)
     return base
 
 

@@ -28,6 +28,7 @@ class TransformerFamily:
     text_encoders: tuple[str, ...]
     needs: tuple[str, ...] = ("text_encoder",)
     """Text encoders that cannot be left out."""
+    recipe: str | None = None
     distilled: bool = False
     shift: float = 1.0
     """Of sigma in training; that of drawing is the scheduler's."""

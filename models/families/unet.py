@@ -44,6 +44,7 @@ class UNetFamily:
     encode: "Callable[[Any, list[str]], dict[str, Tensor]]"
     conditions: "Callable[[dict[str, Tensor], Tensor, tuple[int, int]], dict[str, Tensor]]"
     predict: "Callable[[Any, Tensor, Tensor, dict[str, Tensor]], Tensor]"
+    recipe: str | None = None
     distilled: bool = False
     starts_from_image: bool = False
     n_first_timesteps: int | None = None

@@ -27,6 +27,7 @@ def family(settings: PipelineSettings) -> "ZImage":
         name="z-image-turbo" if turbo else "z-image",
         settings=settings,
         usual=(8, 0.0) if turbo else (50, 4.0),  # the model cards' settings
+        recipe=None if turbo else "z-image-lora",
         distilled=turbo,
         text_encoders=settings.text_encoders,
         call_settings={"max_sequence_length": TOKENS},

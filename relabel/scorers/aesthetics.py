@@ -34,6 +34,8 @@ class Aesthetics(EmbeddingScoreMixin):
     name = "aesthetics"
     needs_prompt = False
     temperature = 1.0
+    reads = (BACKBONE,)
+    checkpoint_needed = f"download {HEAD_URL} and give --checkpoint aesthetics=FILE"
 
     def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
         path = _find(checkpoint)
@@ -122,7 +124,7 @@ def known_values(weight: NDArray[np.float32], bias: float) -> dict[str, float]:
 def _find(checkpoint: str | None) -> Path:
     if checkpoint is None:
         raise PrefloopError(
-            f"aesthetics needs the file of its head: download {HEAD_URL} and give --checkpoint aesthetics=FILE; "
+            f"aesthetics needs the file of its head: {Aesthetics.checkpoint_needed}; "
             "`--checkpoint shapes` uses the built-in world's"
         )
     return files.find("aesthetics", checkpoint, "")

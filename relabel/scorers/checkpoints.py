@@ -97,6 +97,27 @@ def from_hub(scorer: str, name: str) -> Path:
     )
 
 
+def in_cache(name: str, cache: Path | None = None) -> bool:
+    """Whether `from_hub` has a name's files without a network.
+
+    Args:
+        cache: of the hub; the one that its client uses if not given.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    owner, repository, *file = name.split("/", 2)
+    try:
+        if file:
+            return Path(
+                hf_hub_download(f"{owner}/{repository}", *file, cache_dir=cache, local_files_only=True)
+            ).is_file()
+        folder = snapshot_download(f"{owner}/{repository}", cache_dir=cache, local_files_only=True)
+        return any(Path(folder).glob("*.safetensors"))
+    except (LocalEntryNotFoundError, FileNotFoundError):
+        return False
+
+
 def checked(path: Path, pins: dict[str, str]) -> str:
     """The file's sha256. A file whose name is pinned must have the pinned one.
 

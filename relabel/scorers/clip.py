@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 class CLIP(OpenCLIPScorer):
     name = "clip"
     official = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K/open_clip_model.safetensors"
+    reads = (official,)
     preprocessing = "open_clip default: shortest side, crop, 1"
 
     def preprocess(self, image: "Image") -> Any:

@@ -14,6 +14,7 @@ class HPS(OpenCLIPScorer):
 
     name = "hps"
     official = "xswu/HPSv2/HPS_v2.1_compressed.pt"
+    reads = (official,)
     preprocessing = "longest side, zero padding, 1"
 
     def preprocess(self, image: "Image") -> Any:
@@ -25,3 +26,4 @@ class HPSv2(HPS):
 
     name = "hpsv2"
     official = "xswu/HPSv2/HPS_v2_compressed.pt"
+    reads = (official,)

@@ -46,6 +46,7 @@ class ImageReward:
     name = "imagereward"
     needs_prompt = True
     temperature = 1.0
+    reads = (OFFICIAL, TOKENIZER)
 
     def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
         path = files.find(self.name, checkpoint, OFFICIAL)

@@ -28,6 +28,7 @@ class PickScore(EmbeddingScoreMixin):
     name = "pickscore"
     needs_prompt = True
     temperature = 1.0
+    reads = (OFFICIAL, TOKENIZER)
 
     def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
         self.folder = files.find(self.name, checkpoint, OFFICIAL)

@@ -36,6 +36,8 @@ class Scorer(Protocol):
     temperature: the difference of scores that makes one logit; 1.0 if absent.
     eval_only: true if it may not make training labels.
     sources: JSON that names the files it read, kept in the store.
+    reads: what it reads if no checkpoint is given: owner/name or owner/name/file of the hub, for `prefloop doctor`.
+    checkpoint_needed: what to do if it cannot do without a checkpoint.
     files: the paths of its weights, for `--dry-run`.
     n_truncated: method from prompts to how many of them are longer than the scorer reads.
     check_weights: static method from `checkpoint` to a line for `prefloop scorers check`; IntegrityError if they are wrong.

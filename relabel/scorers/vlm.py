@@ -32,6 +32,8 @@ class VLM:
 
     name = "vlm"
     needs_prompt = True
+    reads: tuple[str, ...] = ()
+    checkpoint_needed = "serve a model and give --checkpoint vlm=http://localhost:8000/v1#MODEL"
 
     def __init__(self, checkpoint: str | None = None) -> None:
         url, _, self.model = (checkpoint or "").partition("#")

@@ -9,11 +9,11 @@ import tiny
 import torch
 from cost_configs import DATA, SD35_LARGE, SD35_MEDIUM, SETTINGS, SPEED, sd35
 from prefloop.core.errors import IntegrityError, UsageError
+from prefloop.models.cost.components import text_encoder, trained_component, with_text_defaults
 from prefloop.models.families import Family, family_of
 from prefloop.models.families.checks import component_from
 from prefloop.models.resolve import find_model
 from prefloop.train import TrainConfig
-from prefloop.train.cost.components import text_encoder, trained_component, with_text_defaults
 from prefloop.train.cost.cost_model import OVERHEAD_BYTES, CostModel, CostSettings, cache_bytes, prompt_bytes
 from prefloop.train.data import padded
 from prefloop.train.policy import Policy, load_text_encoders

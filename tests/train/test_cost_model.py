@@ -8,6 +8,7 @@ import pytest
 import torch
 from cost_configs import DATA, N_WEIGHTS, SD15, SETTINGS, SPEED, TINY, TINY_UNET
 from diffusers import UNet2DConditionModel
+from prefloop.models.cost.flop_counter import CudaSemantics, count_pass
 from prefloop.train.cost.cost_model import (
     OVERHEAD_BYTES,
     CostModel,
@@ -15,7 +16,6 @@ from prefloop.train.cost.cost_model import (
     DeviceSpeed,
     optimizer_bytes,
 )
-from prefloop.train.cost.flop_counter import CudaSemantics, count_pass
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from cost_configs import DATA, SETTINGS, SPEED, TINY, TINY_XL
-from prefloop.train.cost.estimate import estimate, format_estimate, measured_speed
+from prefloop.models.cost.speed import measured_speed
+from prefloop.train.cost.estimate import estimate, format_estimate
 
 
 def test_the_size_of_the_cache_on_disk():

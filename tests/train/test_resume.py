@@ -27,6 +27,7 @@ from prefloop.train.pairs import select_pairs
 from prefloop.train.run_folder.saved_pairs import load_pairs
 from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
+from run_options import decided
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -132,7 +133,7 @@ def test_a_run_whose_labels_are_all_undone_is_finished_by_the_same_command(
         content.add_label(labelled, pair.pair_id, "redder", "skip", revision=1)
     labelled.ingest()
     words = ["train", "--labeler", "redder", "--model", config.model, "--store", labelled.path, "--cpu"]
-    words += ["--max-train-steps", 3, "--train-batch-size", 2, "--lora-rank", 2, "--lr-warmup-steps", 0]
+    words += decided(replace(config, lora_rank=2))
     code, printed = content.finished(*words, "--output-dir", config.output_dir, cwd=tmp_path)
     assert code == 0, printed
     assert f"{len(pairs)} labels new or changed since" in printed

@@ -20,6 +20,7 @@ from prefloop.train.monitor.tables import read_rows
 from prefloop.train.objective import pair_losses
 from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
+from run_options import decided
 from safetensors.torch import load_file
 
 Make = Callable[..., Trainer]
@@ -302,8 +303,9 @@ def test_two_processes_with_half_the_batch_each_take_the_steps_of_one_and_are_re
     two = replace(config, output_dir=str(tmp_path / "two"), train_batch_size=4, **settings)
     train(single, labelled)
     words: list[object] = ["train", "--labeler", "redder", "--store", labelled.path, "--json", "--resume"]
-    for name in ("model", "output_dir", "train_batch_size", "lr_warmup_steps", *settings):
+    for name in ("model", "output_dir", "adam_epsilon", "adam_weight_decay"):
         words += [f"--{name.replace('_', '-')}", getattr(two, name)]
+    words += decided(two)
     # no --cpu: without a GPU each process would take itself for a run of its own
     codes, printed = _two_processes([*words, "--max-train-steps", 1], tmp_path)
     assert codes == [0, 0], printed

@@ -7,9 +7,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ...models.cost.components import (
+    TrainedComponent,
+    count_parameters,
+    frozen_vae,
+    text_encoder,
+    trained_component,
+)
+from ...models.cost.flop_counter import PassCost, ResultMemo, checkpointing_function, count_pass
+from ...models.cost.speed import AUTOCAST_DTYPES, DeviceSpeed
 from ...models.families import Family
-from .components import TrainedComponent, count_parameters, frozen_vae, text_encoder, trained_component
-from .flop_counter import PassCost, ResultMemo, checkpointing_function, count_pass
 
 Optimizer = Literal["adamw", "adafactor", "adamw8bit"]
 Phase = Literal["caching", "forward and backward", "optimizer step"]
@@ -18,7 +25,6 @@ FLOAT_BYTES = 4
 HALF_BYTES = 2
 OVERHEAD_BYTES = 2**30
 """Allowance for the CUDA context, cuBLAS and cuDNN workspaces and fragmentation; not measured."""
-AUTOCAST_DTYPES = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +65,6 @@ class CostSettings:
     """Images the VAE encodes at once."""
     separate_reference: bool = False
     """Whether the reference is another model than the one that training starts from."""
-
-
-@dataclass(frozen=True)
-class DeviceSpeed:
-    device: str
-    flops_per_second: dict[str, float]
-    """Rate of a matrix product, by mixed_precision."""
-    utilization: float
-    """Fraction of that rate that training reaches."""
 
 
 def cache_bytes(family: Family, data: DatasetSize, settings: CostSettings) -> dict[str, int]:
@@ -202,7 +199,7 @@ class CostModel:
         return self._passes[key]
 
     def _seconds(self, flops: float, precision: str) -> float:
-        return flops / (self.speed.flops_per_second[precision] * self.speed.utilization)
+        return self.speed.seconds(flops, precision)
 
 
 def _n_tokens(family: Family, encoder: Any) -> int:

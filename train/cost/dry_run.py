@@ -9,6 +9,8 @@ import torch
 
 from ...core.json import plain
 from ...core.text import plural
+from ...models.cost.components import with_text_defaults
+from ...models.cost.speed import measured_speed
 from ...models.families import Family, family_of
 from ...models.noise import RectifiedFlow
 from ...models.resolve import find_model, with_parts
@@ -19,13 +21,19 @@ from ..data import noise_of
 from ..optimizers import learning_rate, optimizer_name
 from ..pairs import Pairs, select_pairs
 from ..preflight import refuse_impossible, refuse_unsuitable
-from .components import with_text_defaults
 from .cost_model import CostSettings, DatasetSize
-from .estimate import Estimate, estimate, format_estimate, measured_speed
+from .estimate import Estimate, estimate, format_estimate
 
 
-def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -> tuple[str, dict]:
+def dry_run(
+    config: TrainConfig, store: PairStore | None, pairs: Pairs | None = None, *, n_pairs: int | None = None
+) -> tuple[str, dict]:
     """The text to print, and the same as JSON. Loads configs only and writes nothing.
+
+    Args:
+        store: None if `n_pairs` is given.
+        pairs: what `select_pairs` gives for these settings, if it was called already.
+        n_pairs: assume this many training pairs, each of two images and a prompt of its own.
 
     Raises:
         UsageError, PrefloopError: if training would be refused too; see refuse_impossible.
@@ -34,11 +42,16 @@ def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -
     model = with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
     family = with_text_defaults(family_of(model))
     refuse_unsuitable(config, family)
-    pairs = select_pairs(store, config) if pairs is None else pairs
+    if n_pairs is not None:
+        data, n_held_out = DatasetSize(n_pairs=n_pairs, n_images=2 * n_pairs, n_prompts=n_pairs), 0
+    else:
+        assert store is not None
+        pairs = select_pairs(store, config) if pairs is None else pairs
+        data = DatasetSize(n_pairs=len(pairs.train), n_images=len(pairs.image_paths()), n_prompts=len(pairs.prompts()))
+        n_held_out = len(pairs.validation)
     use_cuda = not config.cpu and torch.cuda.is_available()
     device = torch.device("cuda" if use_cuda else "cpu")
     n_devices = max(1, torch.cuda.device_count()) if use_cuda else 1
-    data = DatasetSize(n_pairs=len(pairs.train), n_images=len(pairs.image_paths()), n_prompts=len(pairs.prompts()))
     estimated = estimate(family, data, cost_settings(config, family), measured_speed(device))
     resolved = config.resolved() | {
         "optimizer": optimizer_name(config, family),
@@ -50,7 +63,7 @@ def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -
     flow = isinstance(noise, RectifiedFlow)
     derived = {
         "family": family.name,
-        "n_validation_pairs": len(pairs.validation),
+        "n_validation_pairs": n_held_out,
         "beta_mean": beta,
         "beta_sum": None if beta is None else beta / math.prod(shape),
         "absolute_learning_rate": learning_rate(config, n_devices),
@@ -58,6 +71,7 @@ def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -
         "timestep_shift": noise.shift if flow else None,
     }
     values = plain({"config": resolved} | derived | {"estimate": asdict(estimated)})
+    held_out = f"{plural(n_held_out, 'pair')} held out" if n_pairs is None else "pairs are assumed, none held out"
     sigma = f" (sigma {noise.density}, shift {noise.shift:g})" if flow else ""
     lines = [
         f"{name.replace('_', '-')} = {json.dumps(value)}"
@@ -66,7 +80,7 @@ def dry_run(config: TrainConfig, store: PairStore, pairs: Pairs | None = None) -
     ]
     lines += [
         "",
-        f"family    {family.name}, predicts {noise.prediction_type}{sigma}; {plural(len(pairs.validation), 'pair')} held out",
+        f"family    {family.name}, predicts {noise.prediction_type}{sigma}; {held_out}",
         f"beta      {beta:g} per element mean = {beta / math.prod(shape):.4g} per sum over "
         f"{shape[0]} x {shape[1]} x {shape[2]} values"
         if beta is not None

@@ -1,29 +1,19 @@
 """Estimate a training run from configs and settings alone, and say what other settings would save."""
 
-import time
 from dataclasses import dataclass, replace
 
-import torch
-
 from ...core.text import duration, size
+from ...models.cost.speed import DeviceSpeed
 from ...models.families import Family
 from .cost_model import (
-    AUTOCAST_DTYPES,
     OVERHEAD_BYTES,
     CostModel,
     CostSettings,
     DatasetSize,
-    DeviceSpeed,
     Phase,
     cache_bytes,
     prompt_bytes,
 )
-
-GPU_UTILIZATION = 0.3
-"""Fraction of a matrix product's rate. Good code reaches 28 to 31 % of peak on these U-Nets: MLPerf's SD2 on an H200."""
-CPU_UTILIZATION = 0.5
-"""Fraction of a matrix product's rate. Measured with one thread and a 42M-parameter U-Net at 256 pixels: 0.67 in processor
-time, 0.44 in wall-clock time on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -135,30 +125,6 @@ def _training_bytes(memory: dict[Phase, dict[str, int]]) -> int:
 def _peak(memory: dict[Phase, dict[str, int]]) -> tuple[Phase, int]:
     phase = max(memory, key=lambda phase: sum(memory[phase].values()))
     return phase, sum(memory[phase].values())
-
-
-def measured_speed(device: torch.device) -> DeviceSpeed:
-    """Measure the rate of matrix products on this device; takes about half a second."""
-    rates = {precision: _matmul_rate(device, dtype or torch.float32) for precision, dtype in AUTOCAST_DTYPES.items()}
-    return DeviceSpeed(str(device), rates, CPU_UTILIZATION if device.type == "cpu" else GPU_UTILIZATION)
-
-
-def _matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a matrix product that is large enough to be timed."""
-    generator = torch.Generator(device).manual_seed(0)
-    n, seconds = 64, 0.0
-    while seconds < 0.02 and n < 8192:
-        n *= 2
-        # random values: a GPU multiplies zeros faster
-        matrix = torch.randn((n, n), generator=generator, device=device).to(dtype)
-        seconds = min(_matmul_seconds(matrix) for _ in range(3))
-    return 2 * n**3 / seconds
-
-
-def _matmul_seconds(matrix: torch.Tensor) -> float:
-    start = time.perf_counter()
-    (matrix @ matrix)[0, 0].item()  # waits for the device
-    return time.perf_counter() - start
 
 
 def format_estimate(estimate: Estimate) -> str:

@@ -9,10 +9,10 @@ from peft import LoraConfig
 from torch import nn
 
 from ...core.errors import IntegrityError
-from ...models.families import Family
-from ...models.families.checks import component_from
-from ...models.families.settings import PipelineSettings
-from ...models.lora import add_adapter, lora_layers
+from ..families import Family
+from ..families.checks import component_from
+from ..families.settings import PipelineSettings
+from ..lora import add_adapter, lora_layers
 
 
 @dataclass(frozen=True)
