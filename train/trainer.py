@@ -253,6 +253,7 @@ class Trainer:
             BETA_PROBE: beta_for_dpo_weight(tables[0], config),
             "diagnoses": [asdict(diagnosis) for diagnosis in diagnose(*tables, config=config)],
             "output_dir": str(self.output),
+            "kohya_file": config.kohya_file,
         }
         if self.accelerator.is_main_process:
             plot_training(self.output, config)
