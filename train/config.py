@@ -201,7 +201,8 @@ class TrainConfig:
     vae: str | None = None
     """VAE to encode with instead of the model's own: a folder or a hub id."""
     init_from: str | None = None
-    """U-Net or transformer to start from, and to use as the reference, instead of the model's own: a folder or a hub id."""
+    """What to start from, and to use as the reference: a LoRA in a .safetensors file, which is added to the model; or a U-Net or
+    transformer instead of the model's own, a folder or a hub id."""
     reference: str | None = None
     """Frozen model of the same kind that the loss compares with, instead of the one that training starts from: shapes or
     shapes-flow, a folder, or a hub id."""

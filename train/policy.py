@@ -23,9 +23,9 @@ from ..models.lora import (
     combined,
     fuse,
     lora_layers,
-    read_adapter,
     write_peft_adapter,
 )
+from ..models.lora_file import read_loras
 from ..models.model import Model
 from ..models.resolve import LORA_FILE, with_parts
 from .config import TrainConfig
@@ -203,9 +203,17 @@ class Policy:
         """The LoRA with its current weights."""
         return adapter_of(self.component, self.family.component)
 
+    def refuse_nameless(self, model: Model) -> None:
+        """
+        Raises:
+            UsageError: if a LoRA that the model has is on a layer without a kohya name.
+        """
+        for adapter in read_loras(model, self.component):
+            refuse_nameless_layers(self.component, list(adapter.layers))
+
     def save_kohya(self, path: Path, model: Model) -> None:
         """The LoRA in kohya's format, combined with any LoRAs it was trained on."""
-        adapters = [*(read_adapter(folder) for folder in model.composition.loras), self.adapter()]
+        adapters = [*read_loras(model, self.component), self.adapter()]
         adapter = combined(adapters) if len(adapters) > 1 else adapters[0]
         velocity = self.family.noise().prediction_type == "v_prediction"
         save_kohya(self.component, adapter, path, v_prediction=velocity)

@@ -92,6 +92,8 @@ class Trainer:
             self.data.family,
             None if reference is None else load_component(reference),
         ).to(device)
+        if config.kohya_file:
+            self.policy.refuse_nameless(self.model)
         if self.main:
             print(self.policy.description(), file=sys.stderr)
         self.rate = learning_rate(config, self.accelerator.num_processes)
