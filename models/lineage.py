@@ -105,7 +105,7 @@ def lineage(model: Model, result: Path) -> dict[str, Any]:
         result: the folder of the prefloop.json; the relative path from there is recorded too if the two are close.
     """
     if model.kind == "parts" and model.base is not None:
-        parts = {"init_from": model.component, "vae": model.vae}
+        parts = {"init_from": model.lora or model.component, "vae": model.vae}
         return lineage(model.base, result) | {
             name: {
                 **_location(part.source, part.revision, part.subfolder, result),
@@ -120,21 +120,27 @@ def lineage(model: Model, result: Path) -> dict[str, Any]:
 
 
 def _location(source: str, revision: str | None, subfolder: str | None, result: Path) -> dict[str, Any]:
-    if not Path(source).is_dir():
+    kind = "file" if Path(source).is_file() else "folder"
+    if kind == "folder" and not Path(source).is_dir():
         return {"hub": source, "revision": revision, "commit": commit_of(source, revision, subfolder)}
     folder = Path(source).resolve()
     relative = os.path.relpath(folder, result.resolve())
-    return {"folder": str(folder)} | ({"relative": relative} if relative.count("..") <= _MOST_PARENTS else {})
+    return {kind: str(folder)} | ({"relative": relative} if relative.count("..") <= _MOST_PARENTS else {})
 
 
-def read_place(result: Path, place: Mapping[str, Any], what: str) -> tuple[list[str], str | None, UUID]:
+def read_place(
+    result: Path, place: Mapping[str, Any], what: str, *, file: bool = False
+) -> tuple[list[str], str | None, UUID]:
     """The folders where it may be, or its hub id; the revision of a hub id; and its id.
+
+    Args:
+        file: whether it is a file, not a folder.
 
     Raises:
         IntegrityError: if none of the folders exists.
     """
     path = result / RESULT_FILE
-    texts = {name: place.get(name) for name in ("folder", "relative", "hub", "revision", "commit", "id")}
+    texts = {name: place.get(name) for name in ("folder", "file", "relative", "hub", "revision", "commit", "id")}
     for name, value in texts.items():
         if not isinstance(value, str | None) or "\0" in (value or ""):
             raise _unexpected(path, f"{what}.{name}", value)
@@ -142,7 +148,8 @@ def read_place(result: Path, place: Mapping[str, Any], what: str) -> tuple[list[
         identity = UUID(texts["id"] or "")
     except ValueError as error:
         raise _unexpected(path, f"{what}.id", texts["id"]) from error
-    if hub := texts["hub"]:
+    named = texts["file" if file else "folder"]
+    if (hub := texts["hub"]) and not file:
         if not HUB_ID.fullmatch(hub):
             raise _unexpected(path, f"{what}.hub", hub)
         if Path(hub).exists():
@@ -150,12 +157,12 @@ def read_place(result: Path, place: Mapping[str, Any], what: str) -> tuple[list[
                 f"{path} names {hub} on the hub, but here is a folder with that name; run from another folder"
             )
         return [hub], texts["commit"] or texts["revision"], identity
-    if not texts["folder"]:
+    if not named:
         raise _unexpected(path, what, dict(place))
-    places = [Path(texts["folder"])] + ([result / texts["relative"]] if texts["relative"] else [])
-    folders = [str(folder) for folder in places if folder.is_dir()]
+    places = [Path(named)] + ([result / texts["relative"]] if texts["relative"] else [])
+    folders = [str(folder) for folder in places if (folder.is_file() if file else folder.is_dir())]
     if not folders:
         raise IntegrityError(
-            f"{result} needs {texts['folder']}, which does not exist; restore it, or put it beside {result} as it was"
+            f"{result} needs {named}, which does not exist; restore it, or put it beside {result} as it was"
         )
     return folders, None, identity

@@ -12,6 +12,7 @@ from ..core.progress import quiet_libraries
 from .config_files import INDEX, read_settings
 from .families import Family, supported_family
 from .lora import Adapter, attach, fuse, read_adapter
+from .lora_file import read_lora_file
 from .model import TITLES, Model, Part, PartName
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def load_component(model: Model) -> Any:
 def _component(root: Model, replacement: Part | None, loras: tuple[str, ...]) -> Any:
     import diffusers
 
-    adapters = [read_adapter(folder) for folder in loras]
+    adapters = [None if Path(lora).is_file() else read_adapter(lora) for lora in loras]
     family = supported_family(root)
     model_class: Any = getattr(diffusers, family.model_class)
     if replacement is None:
@@ -87,7 +88,8 @@ def _component(root: Model, replacement: Part | None, loras: tuple[str, ...]) ->
             component = model_class.from_pretrained(replacement.source, use_safetensors=True, **replacement.loading())
         _require_alike(family.component, component.config, root, replacement)
     component = component.float()
-    for adapter in adapters:
+    for lora, read in zip(loras, adapters, strict=True):
+        adapter = read or read_lora_file(Path(lora), component, family.component)
         _require_component(adapter, family, root)
         fuse(component, adapter)
     return component
@@ -126,7 +128,9 @@ def load_pipeline(model: Model, dtype: "torch.dtype", **parts: Any) -> Any:
         IntegrityError: if the parts do not fit together.
     """
     made = model.composition
-    earlier, last = made.loras[:-1], made.loras[-1:]
+    # a LoRA of another program may be on layers that peft cannot put one beside
+    n_fused = len(made.loras) if made.loras and Path(made.loras[-1]).is_file() else len(made.loras) - 1
+    earlier, last = made.loras[: max(0, n_fused)], made.loras[max(0, n_fused) :]
     adapters = [read_adapter(folder) for folder in last]
     if made.component is not None or earlier:
         parts[supported_family(made.root).component] = _component(made.root, made.component, earlier).to(dtype)

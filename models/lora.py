@@ -43,7 +43,8 @@ class Adapter:
     """The weights of a LoRA: each layer gains B A alpha / rank."""
 
     layers: "dict[str, tuple[Tensor, Tensor]]"
-    """The layer's name in the component → A (rank, inputs), B (outputs, rank); float32."""
+    """The layer's name in the component → A (rank, inputs), B (outputs, rank); float32. Inputs of a convolution are those of its
+    whole kernel."""
     rank: int
     alpha: float
     component: Component = "unet"
@@ -177,9 +178,9 @@ def read_adapter(folder: str | Path) -> Adapter:
     (rank,) = ranks
     if in_pefts_layout:
         path = Path(folder) / PEFT_SETTINGS
-        alpha = _alpha(path, _text(path), "", rank)
+        alpha = settings_alpha(path, _text(path), "", rank)
     else:
-        alpha = _alpha(path, metadata.get("lora_adapter_metadata"), f"{component}.", rank)
+        alpha = settings_alpha(path, metadata.get("lora_adapter_metadata"), f"{component}.", rank)
     layers = {name: (part["A"], part["B"]) for name, part in sorted(parts.items())}
     return Adapter(layers, rank, alpha, component, str(path))
 
@@ -191,7 +192,7 @@ def _text(path: Path) -> str:
         raise IntegrityError(f"{path} cannot be read, and holds the scale of the LoRA: {str(error)[:200]}") from error
 
 
-def _alpha(path: Path, text: str | None, prefix: str, rank: int) -> float:
+def settings_alpha(path: Path, text: str | None, prefix: str, rank: int) -> float:
     """The only number of peft's settings that is used; without settings it is the rank, as in diffusers."""
     if text is None:
         return float(rank)
@@ -211,7 +212,7 @@ def _alpha(path: Path, text: str | None, prefix: str, rank: int) -> float:
     return number
 
 
-def _require_fit(module: Any, adapter: Adapter) -> None:
+def _require_fit(module: Any, adapter: Adapter, *, convolutions: bool = False) -> None:
     """
     Raises:
         IntegrityError: if a layer is not in the component or has another shape there.
@@ -221,7 +222,8 @@ def _require_fit(module: Any, adapter: Adapter) -> None:
     modules = dict(module.named_modules())
     for name, (a, b) in adapter.layers.items():
         layer = modules.get(name)
-        if not isinstance(layer, nn.Linear) or tuple(layer.weight.shape) != (b.shape[0], a.shape[1]):
+        kinds = (nn.Linear, nn.Conv2d) if convolutions else nn.Linear
+        if not isinstance(layer, kinds) or tuple(layer.weight.flatten(1).shape) != (b.shape[0], a.shape[1]):
             raise IntegrityError(
                 f"{adapter.source} does not fit the {type(module).__name__} it is put on: {name} is not in it with that shape"
             )
@@ -235,11 +237,11 @@ def fuse(module: Any, adapter: Adapter) -> None:
     """
     import torch
 
-    _require_fit(module, adapter)
+    _require_fit(module, adapter, convolutions=True)
     with torch.no_grad():
         for name, (a, b) in adapter.layers.items():
             weight = module.get_submodule(name).weight
-            weight += ((b @ a) * adapter.scaling).to(weight.device)
+            weight += ((b @ a) * adapter.scaling).view_as(weight).to(weight.device)
 
 
 def attach(module: Any, adapter: Adapter) -> None:

@@ -21,10 +21,10 @@ TITLES: dict[PartName, str] = {"unet": "U-Net", "transformer": "transformer", "v
 
 @dataclass(frozen=True)
 class Part:
-    """A U-Net, a transformer or a VAE that replaces a pipeline's own."""
+    """A U-Net, a transformer or a VAE that replaces a pipeline's own, or a LoRA that another program made."""
 
     source: str
-    """A local folder, or a hub id."""
+    """A local folder, or a hub id; of a LoRA, its file."""
     subfolder: str | None
     part_id: UUID
     revision: str | None = None
@@ -44,6 +44,7 @@ class Composition:
     """The U-Net or transformer."""
     vae: Part | None = None
     loras: tuple[str, ...] = ()
+    """The folders of results, and files of other programs."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,14 @@ class Model:
     model_id: UUID
     kind: Kind = "pipeline"
     """What its folder contains: a whole pipeline, or a U-Net, a transformer or a LoRA that needs its base. `parts` is
-    a base with another component or VAE, named in the settings of a run."""
+    a base with another component, LoRA or VAE, named in the settings of a run."""
     base: "Model | None" = None
     """The model it is loaded on top of; None for a whole pipeline."""
     component: Part | None = None
     """The U-Net or transformer that replaces the base's."""
     vae: Part | None = None
+    lora: Part | None = None
+    """A LoRA in one file, made by another program, that is added to the base."""
     trained_with: dict | None = None
     """What `train` wrote beside the weights; None if another program made them."""
     revision: str | None = None
@@ -106,6 +109,8 @@ class Model:
             return Composition(below.root, below.component, below.vae, (*below.loras, self.source))
         own = Part(self.source, self.kind, self.model_id) if self.kind in COMPONENTS else self.component
         loras = below.loras if own is None else ()
+        if self.lora is not None:
+            loras = (*loras, self.lora.source)
         return Composition(below.root, own or below.component, self.vae or below.vae, loras)
 
     def loading(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from ..core.errors import IntegrityError, PrefloopError, UsageError
-from ..core.hashing import RESULT_FILE, digests, fingerprint
+from ..core.hashing import RESULT_FILE, digests, fingerprint, sha256
 from ..core.hub import HUB_ID, commit_of, hub_id
 from ..core.ids import canonical, content_id
 from .config_files import refuse_code
@@ -22,6 +22,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 PEFT_LORA_FILE = "adapter_model.safetensors"
 PEFT_SETTINGS = "adapter_config.json"
 LORA_FILES = (LORA_FILE, PEFT_LORA_FILE, PEFT_SETTINGS)
+_PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 BEST = "checkpoint-best"
 """Folder in that of a training run: the best of its checkpoints, by a sweep."""
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
@@ -99,24 +100,62 @@ def _hub_subfolder(part: PartName) -> str | None:
 
 
 def with_parts(model: Model, init_from: str | None = None, vae: str | None = None) -> Model:
-    """The model with another U-Net or transformer, or another VAE; the model itself if neither is named."""
+    """The model with another U-Net or transformer or with a LoRA, or another VAE; the model itself if none is named.
+
+    Args:
+        init_from: a folder, a hub id, or the file of a LoRA.
+    """
+    lora = None if init_from is None else find_lora_file(init_from)
     return _with(
         model,
-        None if init_from is None else find_part(init_from, model.settings.component),
+        None if init_from is None or lora is not None else find_part(init_from, model.settings.component),
         None if vae is None else find_part(vae, "vae"),
+        lora,
     )
 
 
-def _with(model: Model, component: Part | None, vae: Part | None) -> Model:
-    if component is None and vae is None:
+def find_lora_file(name: str) -> Part | None:
+    """The LoRA in a file; None if the name is not that of a file.
+
+    Raises:
+        UsageError: if it is not a safetensors file.
+        PrefloopError: if it does not exist.
+    """
+    path = Path(name).expanduser()
+    suffix = path.suffix.lower()
+    try:
+        exists = "\0" not in name and path.is_file()
+    except OSError:
+        exists = False
+    if suffix in _PICKLES and (exists or not HUB_ID.fullmatch(name)):
+        raise UsageError(
+            f"{name} is a pickle, which can run code when it is loaded; get or save the LoRA as a .safetensors file"
+        )
+    if suffix == ".safetensors" and not exists and not path.is_dir():
+        raise PrefloopError(f"cannot find the LoRA {name}: no such file")
+    if not exists:
+        return None
+    if suffix != ".safetensors":
+        raise UsageError(f"{name} is a file, but not a .safetensors file; name a LoRA's file or the folder of a model")
+    return lora_file(path)
+
+
+def lora_file(path: Path) -> Part:
+    return Part(str(path), None, content_id(sha256(path).encode()))
+
+
+def _with(model: Model, component: Part | None, vae: Part | None, lora: Part | None = None) -> Model:
+    if component is None and vae is None and lora is None:
         return model
     named: tuple[tuple[PartName, Part | None], ...] = ((model.settings.component, component), ("vae", vae))
     parts: dict[PartName, Part] = {name: part for name, part in named if part is not None}
     ids = {name: part.part_id.hex for name, part in parts.items()}
+    ids |= {} if lora is None else {"lora": lora.part_id.hex}
     identity = content_id(canonical({"base": model.model_id.hex} | ids).encode())
-    described = ", ".join(f"{TITLES[name]} {part.source}" for name, part in parts.items())
+    titles = [f"{TITLES[name]} {part.source}" for name, part in parts.items()]
+    described = ", ".join(titles + ([] if lora is None else [f"the LoRA {lora.source}"]))
     name = f"{model.name} with {described}"
-    return Model(name, name, identity, "parts", model, component, vae)
+    return Model(name, name, identity, "parts", model, component, vae, lora)
 
 
 def _from_folder(name: str, folder: Path, chain: tuple[Path, ...]) -> Model:
@@ -208,8 +247,22 @@ def _parent(folder: Path, trained_with: Mapping[str, Any], chain: tuple[Path, ..
         return _parent_of_0_1(folder, trained_with, chain)
     base = _base(folder, on, chain)
     names: dict[str, PartName] = {"init_from": base.settings.component, "vae": "vae"}
-    parts = {name: _part(folder, on[name], name, part) for name, part in names.items() if on.get(name) is not None}
-    return _with(base, parts.get("init_from"), parts.get("vae"))
+    start = on.get("init_from")
+    lora = _lora_file(folder, start) if isinstance(start, dict) and start.get("file") else None
+    parts = {
+        name: _part(folder, on[name], name, part)
+        for name, part in names.items()
+        if on.get(name) is not None and not (lora is not None and name == "init_from")
+    }
+    return _with(base, parts.get("init_from"), parts.get("vae"), lora)
+
+
+def _lora_file(folder: Path, place: Mapping[str, Any]) -> Part:
+    files, _, identity = read_place(folder, place, "trained_on.init_from", file=True)
+    for file in files:
+        if Path(file).suffix == ".safetensors" and (candidate := lora_file(Path(file))).part_id == identity:
+            return candidate
+    raise _changed(folder, files[0])
 
 
 def _base(folder: Path, on: Mapping[str, Any], chain: tuple[Path, ...]) -> Model:

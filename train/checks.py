@@ -92,7 +92,7 @@ def refuse_contradictions(config: "TrainConfig") -> None:
         raise UsageError("reference-draws and min-snr-gamma cannot be combined; leave one out")
     if config.output == "lora" and not config.lora_rank:
         raise UsageError("output lora needs a --lora-rank above 0")
-    if config.kohya and not config.lora_rank:
+    if config.kohya_file and not config.lora_rank:
         raise UsageError("kohya is a format for LoRAs; give a --lora-rank above 0")
     if config.push_to_hub is not None:
         from .export.hub import refuse_bad_name  # the hub's client takes a while to import

@@ -191,4 +191,7 @@ def summary_text(summary: dict) -> str:
     lines += [f"{verdict['name']}: {verdict['reason']}. {verdict['advice']}" for verdict in summary["diagnoses"]]
     if (beta_probe := summary[KEY]) is not None:
         lines.append(probe_line(beta_probe))
+    if summary.get("kohya_file"):
+        file = Path(summary["output_dir"]) / summary["kohya_file"]
+        lines.append(f"for ComfyUI (models/loras) and AUTOMATIC1111 (models/Lora): {file}")
     return "\n".join([*lines, f"the model is in {summary['output_dir']}; training.png shows how training went"])

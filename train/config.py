@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..core.errors import UsageError
@@ -14,7 +15,7 @@ from .methods import METHODS, Method
 
 Optimizer = Literal["auto", "adamw", "adafactor", "adamw8bit"]
 MixedPrecision = Literal["no", "fp16", "bf16"]
-Output = Literal["auto", "pipeline", "unet", "transformer", "lora"]
+Output = Literal["auto", "pipeline", "unet", "transformer", "lora", "kohya"]
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 TRACKERS = ("tensorboard", "wandb", "trackio")
 MAX_LORA_RANK = 4096
@@ -32,6 +33,9 @@ NEEDED = (
     "mixed_precision",
 )
 """Settings that no model but the built-in ones has a default for, beside beta."""
+KOHYA_FILE = "kohya.safetensors"
+_TAKEN = ("pytorch_lora_weights", "adapter_model")
+"""Names of the files that diffusers and peft read, without the extension."""
 # settings that may differ when a run is resumed
 _MAY_CHANGE = (
     "output_dir",
@@ -191,10 +195,11 @@ class TrainConfig:
     tracker_project_name: str = "prefloop"
     """Project name for the tracker."""
     output: Output = "auto"
-    """What to write: pipeline, lora, or unet or transformer, the part that was trained. auto writes the LoRA if one is trained,
-    otherwise the pipeline. In all others the LoRA is fused."""
+    """What to write: pipeline, lora, kohya, or unet or transformer, the part that was trained. kohya is the LoRA, also as one file
+    for ComfyUI and AUTOMATIC1111, named as the folder. auto writes the LoRA if one is trained, otherwise the pipeline. In all
+    others the LoRA is fused."""
     kohya: bool = False
-    """Also write the LoRA in kohya's format."""
+    """Also write the LoRA in kohya's format, as kohya.safetensors."""
     push_to_hub: str | None = None
     """Hub repository to upload the result to."""
     mixed_precision: MixedPrecision = "no"
@@ -210,7 +215,8 @@ class TrainConfig:
     vae: str | None = None
     """VAE to encode with instead of the model's own: a folder or a hub id."""
     init_from: str | None = None
-    """U-Net or transformer to start from, and to use as the reference, instead of the model's own: a folder or a hub id."""
+    """What to start from, and to use as the reference: a LoRA in a .safetensors file, which is added to the model; or a U-Net or
+    transformer instead of the model's own, a folder or a hub id."""
     reference: str | None = None
     """Frozen model of the same kind that the loss compares with, instead of the one that training starts from: shapes or
     shapes-flow, a folder, or a hub id."""
@@ -296,6 +302,14 @@ class TrainConfig:
                 f"timestep-shift must be model, none or a number above 0 and at most {MAX_SHIFT}, got {self.timestep_shift}"
             )
         return shift
+
+    @property
+    def kohya_file(self) -> str | None:
+        """The name of the LoRA's file in kohya's format; None if none is written."""
+        if self.output == "kohya":  # a folder of LoRAs shows nothing but file names
+            name = Path(self.output_dir).resolve().name
+            return f"{name}.safetensors" if name not in ("", *_TAKEN) else KOHYA_FILE
+        return KOHYA_FILE if self.kohya else None
 
     @property
     def method(self) -> Method:

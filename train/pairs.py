@@ -131,6 +131,11 @@ def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
         raise UsageError(f"--where {config.where!r} cannot be used: {error}") from error
     texts = store.prompts_by_id(rows["prompt_id"])
     train, held_out = _split(rows, texts)
+    if not train and held_out:
+        raise UsageError(
+            f"{', '.join(config.labeler_weights)} has {len(held_out)} decided pairs, all of prompts that are held out for "
+            "validation, as one prompt in twenty is, by its text; label pairs of more prompts"
+        )
     if not train:
         condition_text = f" where {config.where}; relax --where or" if config.where else ";"
         raise UsageError(

@@ -23,15 +23,14 @@ from ..models.lora import (
     combined,
     fuse,
     lora_layers,
-    read_adapter,
     write_peft_adapter,
 )
+from ..models.lora_file import read_loras
 from ..models.model import Model
 from ..models.resolve import LORA_FILE, with_parts
 from .config import TrainConfig
 from .export.kohya import refuse_nameless_layers, save_kohya
 
-KOHYA_FILE = "kohya.safetensors"
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -89,7 +88,7 @@ class Policy:
                 component.to(HALF[config.mixed_precision])  # frozen: both models round it the same way
             self.lora_layers = lora_layers(component, config.lora_targets, family.lora_targets)
             """Names of the layers that the LoRA is put on."""
-            if config.kohya:
+            if config.kohya_file:
                 refuse_nameless_layers(component, self.lora_layers)
             with torch.random.fork_rng():
                 torch.manual_seed(config.seed)
@@ -204,12 +203,20 @@ class Policy:
         """The LoRA with its current weights."""
         return adapter_of(self.component, self.family.component)
 
-    def save_kohya(self, output: Path, model: Model) -> None:
-        """The LoRA in kohya's format, in kohya.safetensors; combined with any LoRAs it was trained on."""
-        adapters = [*(read_adapter(folder) for folder in model.composition.loras), self.adapter()]
+    def refuse_nameless(self, model: Model) -> None:
+        """
+        Raises:
+            UsageError: if a LoRA that the model has is on a layer without a kohya name.
+        """
+        for adapter in read_loras(model, self.component):
+            refuse_nameless_layers(self.component, list(adapter.layers))
+
+    def save_kohya(self, path: Path, model: Model) -> None:
+        """The LoRA in kohya's format, combined with any LoRAs it was trained on."""
+        adapters = [*read_loras(model, self.component), self.adapter()]
         adapter = combined(adapters) if len(adapters) > 1 else adapters[0]
         velocity = self.family.noise().prediction_type == "v_prediction"
-        save_kohya(self.component, adapter, output / KOHYA_FILE, v_prediction=velocity)
+        save_kohya(self.component, adapter, path, v_prediction=velocity)
 
     def whole_component(self, model: Model) -> Any:
         """The component alone; if a LoRA was trained, a float32 copy with it fused.

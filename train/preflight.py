@@ -40,7 +40,7 @@ def refuse_unsuitable(config: TrainConfig, family: Family) -> None:
     model, component = family.settings.model, family.component
     if config.output in COMPONENTS and config.output != component:
         raise UsageError(f"{model}, a {family.pipeline_class}, has a {component}; give --output {component}")
-    if config.kohya and component != "unet":
+    if config.kohya_file and component != "unet":
         raise UsageError(
             f"kohya is a format for the LoRAs of U-Nets; {model} has a {component}, whose LoRA diffusers' own format holds"
         )

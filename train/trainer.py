@@ -92,6 +92,8 @@ class Trainer:
             self.data.family,
             None if reference is None else load_component(reference),
         ).to(device)
+        if config.kohya_file:
+            self.policy.refuse_nameless(self.model)
         if self.main:
             print(self.policy.description(), file=sys.stderr)
         self.rate = learning_rate(config, self.accelerator.num_processes)
@@ -253,6 +255,7 @@ class Trainer:
             BETA_PROBE: beta_for_dpo_weight(tables[0], config),
             "diagnoses": [asdict(diagnosis) for diagnosis in diagnose(*tables, config=config)],
             "output_dir": str(self.output),
+            "kohya_file": config.kohya_file,
         }
         if self.accelerator.is_main_process:
             plot_training(self.output, config)

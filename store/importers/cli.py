@@ -1,6 +1,7 @@
 """`prefloop store import`."""
 
 import json
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -19,8 +20,8 @@ def import_(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be imported, and exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Import preference pairs, or images without labels. What the store has is skipped; after an interruption, repeat the
-    same command.
+    """Import preference pairs, images in two folders (FOLDER/good and FOLDER/bad, with a .txt beside each image or one
+    --prompt for all), or images without labels. What the store has is skipped; after an interruption, repeat the same command.
 
     Example: prefloop store import pickapic.parquet --store prefloop-store
     """
@@ -51,8 +52,13 @@ def import_(
         if not summary["new_pairs"] and not summary["new_labels"] and not summary["new_generations"]:
             line = f"nothing to do: {line}"
     say(json.dumps(summary) if as_json else line)
-    if opened.labeler is None and not dry_run and not as_json:
-        say(f"next: `prefloop pair --store {store}`")
+    if not dry_run and not as_json:
+        if opened.labeler is None:
+            say(f"next: `prefloop pair --store {store}`")
+        elif opened.format == "folders":
+            say(
+                f"next: `prefloop train --labeler {shlex.quote(opened.labeler)} --store {store}`, see docs/for-artists.md"
+            )
     for example in summary["examples"]:
         say(example, err=True)
     refuse_unreadable(summary, config.max_unreadable)

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 
 from ...core.errors import UsageError
 from ...core.text import refuse_invisible
-from ...core.validate import positive
+from ...core.validate import positive, unknown
+
+PAIRINGS = ("auto", "name", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,13 +17,20 @@ class ImportConfig:
     """auto, pickapic, preferences, hpd, imagereward, folders, simpletuner, flow-factory, kohya, jsonl, webdataset or table.
     For images without labels: images, or prompt-folders, where a folder's name is the prompt of its images."""
     map: dict[str, str] = field(default_factory=dict)
-    """OURS=THEIRS: which column holds prompt, chosen, rejected, …; repeat for several."""
+    """OURS=THEIRS: which column holds prompt, chosen, rejected, …, or which folder chosen and rejected; repeat for several."""
     labeler: str | None = None
     """Name of the labeler, if the data does not say; by default it follows from the format."""
     prompt: str | None = None
-    """The prompt of all images, for images without labels and captions."""
+    """The prompt of all images, for folders of images without captions."""
     model: str | None = None
     """Name of the model that generated the images, for images without labels whose data does not say."""
+    pairing: str = "auto"
+    """Pairs of two folders: by equal file name; all, the images of a prompt in one folder with those in the other; or auto: name
+    if most images have a partner with their name, otherwise all."""
+    max_pairs: int = 200
+    """Maximum number of pairs per prompt if all are paired with all; each image is in about equally many."""
+    seed: int = 0
+    """Seed for the choice of those pairs."""
     limit: int | None = None
     """Read only the first N rows."""
     where: str | None = None
@@ -31,6 +40,9 @@ class ImportConfig:
 
     def __post_init__(self) -> None:
         positive("max-unreadable", self.max_unreadable, 1, allow_zero=True)
+        positive("max-pairs", self.max_pairs)
+        if self.pairing not in PAIRINGS:
+            raise unknown("pairing", self.pairing, PAIRINGS)
         if self.limit is not None:
             positive("limit", self.limit)
         if self.labeler is not None and not self.labeler.strip():

@@ -1,27 +1,28 @@
 """The import formats, and the detection of a source's format."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
 from ...core.errors import PrefloopError, UsageError
+from ...core.ids import prompt_id, split_of
 from ...core.validate import unknown
 from .batches import Batch, select_rows
 from .config import ImportConfig
 from .flow_factory import flow_factory_records, is_flow_factory, read_flow_factory
-from .folders import image_folders, read_folders
+from .folders import FolderPair, as_batches, folder_records, image_folders, layout, one_of_two, read_folders
 from .hub import fetch_dataset
 from .json_rows import read_json
 from .kohya import kohya_folders, read_kohya
 from .pairs import CHOSEN_REJECTED, PICKAPIC, column_map, pair_records
 from .parquet import column_names, n_rows, read_parquet
 from .ranked import SelectedRows, hpd_records, imagereward_records
-from .record import Excluded, Record
+from .record import Excluded, Record, prompt_problem
 from .simpletuner import find_simpletuner, read_simpletuner
 from .unlabelled import FORMATS as UNLABELLED
-from .unlabelled import has_images, metadata_files, unlabelled_images
+from .unlabelled import has_images, listed_images, metadata_files, unlabelled_images
 from .webdataset import read_shards
 
 LABELERS = {
@@ -65,16 +66,14 @@ def open_source(config: ImportConfig) -> Source:
         raise unknown("format", config.format, ("auto", *LABELERS, *UNLABELLED))
     path = _find(config.source)
     files = _files(path)
-    form = _format(path, files, config.prompt) if config.format == "auto" else config.format
+    form = _format(path, files, config) if config.format == "auto" else config.format
+    _refuse_unfit(form, config)
     if form in UNLABELLED:
         records = unlabelled_images(path, form, config)
         return Source(form, None, iter(records), len(records))
-    for option, value in (("--prompt", config.prompt), ("--model", config.model)):
-        if value is not None:
-            raise UsageError(f"{option} is for images without labels; leave it out for the format {form}")
     if config.map and form in ("hpd", "imagereward"):
         raise UsageError(f"the format {form} has fixed columns; leave out --map")
-    batches, total = _batches(form, path, files)
+    batches, total = _batches(form, path, files, config)
     first = next(batches, None)
     if first is None:
         raise UsageError(f"{path} holds no rows in the format {form}; give another --format or folder")
@@ -97,6 +96,30 @@ def _find(source: str) -> Path:
     return fetch_dataset(source)
 
 
+def _refuse_unfit(form: str, config: ImportConfig) -> None:
+    """
+    Raises:
+        UsageError: if an option is for other formats, or the prompt of all pairs leaves none to train on.
+    """
+    if config.model is not None and form not in UNLABELLED:
+        raise UsageError(f"--model is for images without labels; leave it out for the format {form}")
+    if config.prompt is not None and form not in ("folders", *UNLABELLED):
+        raise UsageError(f"--prompt is for folders of images; leave it out for the format {form}")
+    for option in ("pairing", "max_pairs"):
+        if form != "folders" and getattr(config, option) != getattr(ImportConfig, option):
+            raise UsageError(
+                f"--{option.replace('_', '-')} is for two folders, of good and of bad images, not for the format {form}"
+            )
+    if form == "folders" and config.prompt is not None:
+        if problem := prompt_problem(config.prompt):
+            raise UsageError(f"--prompt cannot be used: {problem}")
+        if split_of(prompt_id(config.prompt)) != "train":
+            raise UsageError(
+                "--prompt would be held out for validation, as one prompt in twenty is, by its text, and nothing would be left "
+                "to train on; change it a little, for example add a full stop"
+            )
+
+
 def _files(path: Path) -> dict[str, list[Path]]:
     """The source's files by extension, in order, without caches and hidden files."""
     files: dict[str, list[Path]] = {}
@@ -107,9 +130,13 @@ def _files(path: Path) -> dict[str, list[Path]]:
     return files
 
 
-def _format(path: Path, files: dict[str, list[Path]], prompt: str | None) -> str:
-    if prompt is not None:
+def _format(path: Path, files: dict[str, list[Path]], config: ImportConfig) -> str:
+    two_folders = image_folders(path, config.map) is not None
+    if config.prompt is not None and not two_folders:
+        _refuse_one_of_two(path, config)
         return "images"
+    if two_folders and config.prompt is not None:
+        return "folders"
     if find_simpletuner(path):
         return "simpletuner"
     if tables := _tables(files):
@@ -121,7 +148,7 @@ def _format(path: Path, files: dict[str, list[Path]], prompt: str | None) -> str
         return "preferences" if {"chosen", "rejected", "chosen_model"} <= names else "table"
     if ".tar" in files:
         return "webdataset"
-    if path.is_dir() and image_folders(path):
+    if two_folders:
         return "folders"
     if kohya_folders(path):
         return "kohya"
@@ -132,11 +159,29 @@ def _format(path: Path, files: dict[str, list[Path]], prompt: str | None) -> str
     if ".json" in files:
         return _json_format(files[".json"])
     if path.is_dir() and has_images(path):
+        _refuse_one_of_two(path, config)
         return "images"
     raise UsageError(
-        f"unknown format of {path}: it has no Parquet, Arrow, JSON or tar files, no images, and no folders chosen and "
-        "rejected (or winner and loser, or w and l)"
+        f"unknown format of {path}: it has no Parquet, Arrow, JSON or tar files, no images, and no folders good and bad, "
+        "chosen and rejected, winner and loser, or w and l"
     )
+
+
+def _refuse_one_of_two(path: Path, config: ImportConfig) -> None:
+    """
+    Raises:
+        UsageError: if there is only a folder of good images, or only one of bad ones.
+    """
+    if not path.is_dir():
+        return
+    if {"chosen", "rejected"} & config.map.keys():
+        raise UsageError(f"{path} has no folders {' and '.join(_names(config.map))}; {layout(path)}")
+    names = one_of_two(path)
+    if names is not None:
+        raise UsageError(
+            f"{path} has a folder {names[0]} but no folder {names[1]}; {layout(path)}. For images without labels give "
+            "--format images"
+        )
 
 
 def _json_format(paths: list[Path]) -> str:
@@ -160,13 +205,13 @@ def _tables(files: dict[str, list[Path]]) -> list[Path]:
     return files.get(".parquet") or files.get(".arrow") or []
 
 
-def _batches(form: str, path: Path, files: dict[str, list[Path]]) -> tuple[Iterator[Batch], int | None]:
+def _batches(
+    form: str, path: Path, files: dict[str, list[Path]], config: ImportConfig
+) -> tuple[Iterator[Batch], int | None]:
     root = path if path.is_dir() else path.parent
     if form == "folders":
-        sides = image_folders(path)
-        if sides is None:
-            raise UsageError(f"{path} has no folders chosen and rejected, or winner and loser")
-        return read_folders(path, *sides), None
+        pairs = _folder_pairs(path, config)
+        return as_batches(path.name, path.resolve(), pairs), len(pairs)
     if form == "simpletuner":
         file = find_simpletuner(path)
         if file is None:
@@ -189,11 +234,29 @@ def _batches(form: str, path: Path, files: dict[str, list[Path]]) -> tuple[Itera
     return read_parquet(tables), n_rows(tables)
 
 
+def _folder_pairs(path: Path, config: ImportConfig) -> list[FolderPair]:
+    sides = image_folders(path, config.map)
+    if sides is None:
+        raise UsageError(f"{path} has no folders {' and '.join(_names(config.map))}; {layout(path)}")
+    columns = {ours: theirs for ours, theirs in config.map.items() if ours not in ("chosen", "rejected")}
+    if config.prompt is not None and columns:
+        raise UsageError("--map names the columns of captions; leave it out with --prompt")
+    listed = None if config.prompt is not None else listed_images(path, replace(config, map=columns))
+    captions = {file: row.get("prompt") for file, row in (listed or {}).items()}
+    return read_folders(path, sides, captions, config)
+
+
+def _names(mapping: Mapping[str, str]) -> tuple[str, str]:
+    return mapping.get("chosen", "good"), mapping.get("rejected", "bad")
+
+
 def _records(form: str, first: Batch, batches: SelectedRows, config: ImportConfig) -> Iterator[Record | Excluded]:
     if form == "hpd":
         return hpd_records(batches)
     if form == "imagereward":
         return imagereward_records(batches)
+    if form == "folders":
+        return (record for batch, rows in batches for record in folder_records(batch, rows))
     columns = column_map(PICKAPIC if form == "pickapic" else _ALL_COLUMNS, config.map, first.table.column_names)
     if form == "flow-factory":
         return flow_factory_records(batches, columns)

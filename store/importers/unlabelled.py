@@ -69,7 +69,7 @@ def unlabelled_images(path: Path, form: str, config: ImportConfig) -> list[Recor
 def _rows(path: Path, root: Path, form: str, config: ImportConfig) -> list[dict[str, Any]]:
     """A row for each image file and each file that a metadata file lists, sorted by name."""
     files = sorted(image.relative_to(path).as_posix() for image in images(path, True) if _is_shown(path, image))
-    listed = {} if config.prompt is not None or form == "prompt-folders" else _listed(path, config)
+    listed = {} if config.prompt is not None or form == "prompt-folders" else listed_images(path, config)
     if listed is None:
         listed = {}
         captions = {file: caption(root, [(root / file).with_suffix(".txt")]) for file in files}
@@ -88,7 +88,7 @@ def _rows(path: Path, root: Path, form: str, config: ImportConfig) -> list[dict[
     return rows
 
 
-def _listed(path: Path, config: ImportConfig) -> dict[str, dict[str, Any]] | None:
+def listed_images(path: Path, config: ImportConfig) -> dict[str, dict[str, Any]] | None:
     """Image below the path → its row of a metadata file; None if no file has such rows."""
     found: dict[str, dict[str, Any]] = {}
     files = metadata_files(path)

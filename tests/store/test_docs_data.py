@@ -32,6 +32,11 @@ def test_every_command_runs_as_written(tmp_path: Path, monkeypatch: pytest.Monke
     little.jsonl(Path("lines")).rename("pairs.jsonl")
     Path("lines/pictures").rename("pictures")
     little.unlabelled(Path())
+    for names in (("good", "bad"), ("keep", "drop")):
+        little.folders(Path("sorted"), names=names)
+        (Path("sorted") / names[1] / "0.txt").write_text("prompt 0")  # each prompt in both, for --pairing all
+        (Path("sorted") / names[1] / "1.txt").write_text("prompt 1")
+        (Path("sorted") / names[1] / "2.txt").write_text("prompt 2")
     rows = [{"text": "one", "good": little.first(9), "bad": little.second(9), "style": "x", "year": 1}]
     pq.write_table(pa.Table.from_pylist(rows), "my.parquet")
     lines = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S) for line in block.splitlines()]

@@ -207,7 +207,7 @@ def test_images_without_partner_or_caption_are_excluded(store: PairStore, tmp_pa
     (source / "loser" / "0.png").unlink()
     (source / "winner" / "1.txt").unlink()
     summary = imported(store, source)
-    assert (summary["pairs"], summary["excluded"]) == (1, {"no image": 1, "no prompt": 1})
+    assert (summary["pairs"], summary["excluded"]) == (1, {"no partner": 1, "no prompt": 1})
 
 
 def test_json_lines_name_images_below_their_folder(store: PairStore, tmp_path: Path):
@@ -307,7 +307,8 @@ def test_a_caption_that_leaves_the_folder_is_never_read(store: PairStore, tmp_pa
     source = little.folders(tmp_path / "mine", n=1)
     (source / "winner" / "0.txt").unlink()
     (source / "winner" / "0.txt").symlink_to(tmp_path / "secret.txt")
-    assert imported(store, source)["excluded"] == {"no prompt": 1}
+    with pytest.raises(UsageError, match=r"no image in .* has a prompt"):
+        imported(store, source)
 
 
 def test_imported_labels_never_join_those_of_a_scorer(store: PairStore, tmp_path: Path):
@@ -368,7 +369,7 @@ REFUSED = [
     ("x.parquet --map prompt=captoin", 2, "no column 'captoin'; the columns are are_different"),
     ("x.parquet --where user_id=99", 2, "holds no pairs where user_id=99"),
     ("x.parquet --where user_idd=9", 2, "--where 'user_idd=9' cannot be used"),
-    ("x.parquet --format folders", 2, "has no folders chosen and rejected"),
+    ("x.parquet --format folders", 2, "has no folders good and bad; put the images into"),
     (
         "x.parquet --format simpletuner",
         2,

@@ -225,7 +225,7 @@ def test_no_file_outside_the_folder_is_opened(tmp_path: Path):
         ("--where nothing=1", "--where 'nothing=1' cannot be used"),
         ("--where false", "holds no images where false"),
         ("--prompt x --format prompt-folders", "give --prompt or --format prompt-folders, not both"),
-        ("--prompt x --format folders", "--prompt is for images without labels; leave it out for the format folders"),
+        ("--prompt x --format jsonl", "--prompt is for folders of images; leave it out for the format jsonl"),
         ("--model x --format folders", "--model is for images without labels; leave it out for the format folders"),
         ("--format image", "unknown format 'image'; choose from auto, pickapic"),
     ],

@@ -110,7 +110,7 @@ def save_everything(model_folder: Path, output: Path) -> None:
     config = TrainConfig(output_dir="x", labelers=("me",), lora_rank=2, seed=1)
     policy = Policy(load_component(model), config, family_of(model))
     policy.save_weights(output)
-    policy.save_kohya(output, model)
+    policy.save_kohya(output / "kohya.safetensors", model)
     policy.save_pipeline(output, model)
     canonicalize_files(output)
     (output / "hash").write_text(str(hash("prefloop") % 1000))

@@ -17,6 +17,7 @@ from ...models.model import COMPONENTS, TITLES, Model
 from ...models.resolve import LORA_FILE
 from ...store.pairstore import PairStore
 from ...store.query import visible
+from ..config import KOHYA_FILE
 from ..methods import METHODS
 from .snippet import snippet
 
@@ -95,6 +96,12 @@ def model_card(record: dict, evaluations: list[dict], trained_on: Model | None =
         parts.append(needs)
     if record["output"] == "kohya":
         parts.append(f"`{LORA_FILE}` also works in programs that read kohya's layout, such as ComfyUI.")
+    elif record.get("kohya"):
+        file = _code(record.get("kohya_file") or KOHYA_FILE)
+        parts.append(
+            f"In ComfyUI put {file} into `models/loras`, in AUTOMATIC1111's web UI into `models/Lora`; use it at strength 1 with "
+            "the base model above. It has no trigger words."
+        )
     parts += ["## Training", "\n".join(f"- {line}" for line in _provenance(record, trained_on))]
     if best is not None:
         parts.append(
@@ -144,7 +151,7 @@ def _requirements(record: dict, trained_on: Model | None) -> str | None:
             if component is not None
             else _code(composition.root.name)
         )
-        text += f" `kohya.safetensors` {contents}, for {target}."
+        text += f" {_code(record.get('kohya_file') or KOHYA_FILE)} {contents}, for {target}."
     return f"{text} `prefloop train --output pipeline` writes a result that needs nothing else."
 
 

@@ -53,7 +53,7 @@ def save_kohya(unet: Any, adapter: Adapter, path: Path, *, v_prediction: bool = 
         ValueError: if an SDXL adapter has layers outside the attention blocks.
     """
     state: dict[str, Tensor] = convert_state_dict_to_kohya(
-        {f"unet.{name}": weight for name, weight in adapter.state().items()}
+        {f"unet.{name}": weight for name, weight in _of_convolutions(unet, adapter).items()}
     )
     if unet.config.addition_embed_type == "text_time":
         state = {_original_name(name, unet.config.layers_per_block): weight for name, weight in state.items()}
@@ -73,6 +73,17 @@ def save_kohya(unet: Any, adapter: Adapter, path: Path, *, v_prediction: bool = 
         metadata["ss_v2"] = str(base == "sd_v2")
         metadata["ss_base_model_version"] = f"{base}_v" if v_prediction and base != "sdxl_base_v1-0" else base
     save_file(tensors, path, metadata)
+
+
+def _of_convolutions(unet: Any, adapter: Adapter) -> dict[str, Tensor]:
+    """The weights by peft's names, those of convolutions with the shape of the layer's kernel."""
+    state = adapter.state()
+    for name in adapter.layers:
+        kernel = unet.get_submodule(name).weight.shape[1:]
+        if len(kernel) == 3:
+            a, b = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
+            state |= {a: state[a].reshape(-1, *kernel), b: state[b][:, :, None, None]}
+    return state
 
 
 def _original_name(name: str, layers_per_block: int) -> str:

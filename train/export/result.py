@@ -44,7 +44,8 @@ def result_record(config: TrainConfig, model: Model, data: TrainingData, provena
             "pipeline_class": data.family.pipeline_class,
             "kind": "lora" if config.lora_rank else "full",
             "output": output_of(config),
-            "kohya": config.kohya,
+            "kohya": config.kohya_file is not None,
+            "kohya_file": config.kohya_file,
             "objective": config.loss,
             "optimizer": optimizer_name(config, data.family),
             "absolute_learning_rate": learning_rate(config, provenance.n_processes),
@@ -59,7 +60,7 @@ def result_record(config: TrainConfig, model: Model, data: TrainingData, provena
 
 
 def output_of(config: TrainConfig) -> str:
-    if config.output != "auto":
+    if config.output not in ("auto", "kohya"):
         return config.output
     return "lora" if config.lora_rank else "pipeline"
 
@@ -90,8 +91,8 @@ def write_result(
             policy.whole_component(model).save_pretrained(folder / data.family.component)
         else:
             policy.save_weights(folder)
-        if config.kohya:
-            policy.save_kohya(folder, model)
+        if config.kohya_file is not None:
+            policy.save_kohya(folder / config.kohya_file, model)
         canonicalize_files(folder)
         write_trained_prompts(folder, data.trained_prompts(record["steps"] * record["effective_batch"]))
         write_readme(folder, model_card(record, [], model))
@@ -137,8 +138,8 @@ def write_card(folder: Path, store: PairStore) -> int:
     return len(evaluations)
 
 
-_OF_THE_END = ("loss", "implicit_accuracy", "validation", "diagnoses", "seconds")
-"""What prefloop.json says about the last step of a run, and not about its checkpoints."""
+_OF_THE_END = ("loss", "implicit_accuracy", "validation", "diagnoses", "seconds", "kohya", "kohya_file")
+"""What prefloop.json says about the last step of a run and its files, and not about its checkpoints."""
 
 
 def write_checkpoint_as_result(target: Path, model: Model, store: PairStore) -> None:

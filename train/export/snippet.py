@@ -65,10 +65,14 @@ def _loras(earlier_folders: Sequence[str]) -> list[str]:
     loading = f'weight_name="{LORA_FILE}")'
     lines = []
     if earlier_folders:
+        # load_lora_weights takes a file's own path too, and then no name
         folders = ", ".join(repr(str(Path(folder).resolve())) for folder in earlier_folders)
+        with_files = any(Path(folder).is_file() for folder in earlier_folders)
         lines = [
             f"for earlier in [{folders}]:  # the LoRAs it was trained on, in this order",
-            f"    pipeline.load_lora_weights(earlier, {loading}",
+            "    pipeline.load_lora_weights(earlier)"
+            if with_files
+            else f"    pipeline.load_lora_weights(earlier, {loading}",
             "    pipeline.fuse_lora()",
             "    pipeline.unload_lora_weights()",
         ]
