@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,15 +35,11 @@ def read_lora_file(path: Path, module: Any, component: Component) -> Adapter:
         UsageError: if it is not a LoRA, is of another kind, or is on something else too.
     """
     import torch
-    from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"{path} cannot be read as safetensors: {str(error)[:200]}") from error
-    _refuse_others(path, list(state))
+    refuse_other_files(path)
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     names, parts, alphas = _names(module), {}, {}
     for key, tensor in state.items():
         layer, part = _split(path, key, component)
@@ -76,11 +73,25 @@ def read_lora_file(path: Path, module: Any, component: Component) -> Adapter:
     return Adapter(layers, rank, float(rank), component, str(path))
 
 
-def _refuse_others(path: Path, keys: list[str]) -> None:
-    """
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as safetensors: {str(error)[:200]}") from error
+
+
+def refuse_other_files(path: Path) -> None:
+    """Look at the names in a file, before anything slow is done.
+
     Raises:
         UsageError: if the file is not a LoRA of one component alone.
     """
+    with _opened(path) as file:
+        keys = list(file.keys())
     if any(".lora_te" in f".{key}" or key.startswith("text_encoder") for key in keys):
         raise UsageError(
             f"{path} is a LoRA for the text encoder too, which training does not start from; load it in diffusers with "

@@ -2,9 +2,11 @@
 
 import importlib.util
 import sys
+from pathlib import Path
 
 from ..core.errors import PrefloopError, UsageError
 from ..models.families import Family
+from ..models.lora_file import refuse_other_files
 from ..models.model import COMPONENTS
 from .config import TrainConfig
 from .data import noise_of
@@ -38,6 +40,8 @@ def refuse_unsuitable(config: TrainConfig, family: Family) -> None:
         UsageError: if a setting cannot be used with the model.
     """
     model, component = family.settings.model, family.component
+    if config.init_from is not None and Path(config.init_from).expanduser().is_file():
+        refuse_other_files(Path(config.init_from).expanduser())
     if config.output in COMPONENTS and config.output != component:
         raise UsageError(f"{model}, a {family.pipeline_class}, has a {component}; give --output {component}")
     if config.kohya_file and component != "unet":

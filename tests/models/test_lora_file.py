@@ -15,9 +15,12 @@ from prefloop.core.errors import PrefloopError, UsageError
 from prefloop.models.lora import adapter_of
 from prefloop.models.pipelines import load_pipeline
 from prefloop.models.resolve import find_model, with_parts
-from prefloop.store import IntegrityError
+from prefloop.store import IntegrityError, PairStore
+from prefloop.train import TrainConfig
+from prefloop.train.cost.dry_run import dry_run
 from prefloop.train.export.kohya import save_kohya
 from prefloop.train.policy import load_component
+from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -265,6 +268,31 @@ def test_what_is_not_a_plain_lora_for_the_model_is_refused(
     save_file(state, tmp_path / "mine.safetensors")
     with pytest.raises(UsageError, match=message):
         load_component(with_parts(find_model(str(tiny_pipeline)), init_from=str(tmp_path / "mine.safetensors")))
+
+
+def test_a_file_that_cannot_be_used_is_refused_before_the_images_are_encoded(
+    tmp_path: Path, tiny_pipeline: Path, labelled: PairStore
+):
+    save_file(REFUSED[0][0], tmp_path / "mine.safetensors")
+    settings: dict[str, Any] = {"labelers": ("redder",), "model": str(tiny_pipeline), "resolution": 32, "cpu": True}
+    config = TrainConfig(output_dir=str(tmp_path / "out"), init_from=str(tmp_path / "mine.safetensors"), **settings)
+    for run in (train, dry_run):
+        with pytest.raises(UsageError, match="is a LoRA for the text encoder too"):
+            run(config, labelled)
+    assert not (tmp_path / "out").exists()
+    assert not list((labelled.path / "cache").iterdir())
+
+
+def test_a_run_does_not_replace_the_folder_that_its_lora_is_in(
+    tmp_path: Path, tiny_pipeline: Path, labelled: PairStore
+):
+    (tmp_path / "mine").mkdir()
+    file = kohya_of(adapted(tiny_pipeline), tmp_path / "mine" / "mine.safetensors")
+    settings: dict[str, Any] = {"labelers": ("redder",), "model": str(tiny_pipeline), "resolution": 32, "cpu": True}
+    config = TrainConfig(output_dir=str(tmp_path / "mine"), init_from=str(file), **settings)
+    with pytest.raises(UsageError, match=r"is, contains or lies in init-from .*, which this run reads"):
+        train(config, labelled, overwrite=True)
+    assert file.is_file()
 
 
 @pytest.mark.parametrize("name", ["mine.pt", "mine.ckpt", "mine.bin"])

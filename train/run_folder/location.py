@@ -39,12 +39,12 @@ def refuse_overlap(config: TrainConfig, store: Path, model: Model) -> None:
 
 
 def _sources(config: TrainConfig, model: Model) -> Iterator[tuple[str, Path]]:
-    """The folders that the run reads, each with a name for messages."""
+    """The folders and files that the run reads, each with a name for messages."""
     named = [("vae", config.vae), ("init-from", config.init_from), ("reference", config.reference)]
     level: Model | None = model
     while level is not None:
         named.append(("the model", level.source))
         level = level.base
     for what, name in named:
-        if name is not None and Path(name).expanduser().is_dir():
+        if name is not None and Path(name).expanduser().exists():
             yield f"{what} {name}", Path(name).expanduser().resolve()
