@@ -70,8 +70,6 @@ def test_the_recipe_for_a_model_of_ones_own_runs(tiny_pipeline: Path, tmp_path: 
             words += ["--checkpoint", "shapes"]
         if words[0] == "train":
             words += [
-                "--model",
-                str(tiny_pipeline),
                 "--max-train-steps",
                 "2",
                 "--train-batch-size",
