@@ -20,7 +20,7 @@ DEFAULT = Path("prefloop-store")
 def say_next(*words: object, store: Path) -> None:
     """Tell what to type next."""
     where = () if store == Path(os.environ.get("PREFLOOP_STORE", DEFAULT)) else ("--store", store)
-    typer.echo(visible_lines(f"next: {shlex.join(map(str, ('prefloop', *words, *where)))}"), err=True)
+    say(f"next: {shlex.join(map(str, ('prefloop', *words, *where)))}", err=True)
 
 
 def say(text: str, *, err: bool = False) -> None:
