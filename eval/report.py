@@ -44,17 +44,20 @@ class Shown:
 
     def marks(self, judge: str | None) -> list[bool | None]:
         """Of each image: whether it satisfies its prompt, by a judge that says so; else the best of them, if it is one."""
-        if judge is None or judge == HUMAN:
-            tuned = None if judge is None or self.votes in (0.5, math.nan) else self.votes > 0.5
-            return [tuned or None, tuned is False or None] if len(self.images) == 2 else [None] * len(self.images)
+        if judge is None or (judge == HUMAN and (math.isnan(self.votes) or self.votes == 0.5)):
+            return [None] * len(self.images)
+        if judge == HUMAN:
+            return [True, None] if self.votes > 0.5 else [None, True]
         scores = self.scores[judge]
         if judge == ORACLE:
             return [None if math.isnan(score) else score == 1 for score in scores]
         best = max((score for score in scores if math.isfinite(score)), default=math.nan)
         return [(score == best and scores.count(best) == 1) or None for score in scores]
 
-    def spread(self, judge: str) -> float:
-        return abs(self.votes - 0.5) if judge == HUMAN else max(self.scores[judge]) - min(self.scores[judge])
+    def spread(self, scorer: str) -> float:
+        """The best score minus the worst; nan if one is missing."""
+        scores = self.scores[scorer]
+        return max(scores) - min(scores) if all(map(math.isfinite, scores)) else math.nan
 
 
 def marks_text(judge: str) -> str:

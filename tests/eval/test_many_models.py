@@ -1,10 +1,12 @@
 """Several models, and people, compared through the real code on tiny pipelines that paint ever redder."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import content
 import pytest
@@ -14,6 +16,7 @@ from prefloop.core.hashing import RESULT_FILE
 from prefloop.eval import EvalConfig
 from prefloop.eval.cli import table
 from prefloop.eval.lineup import find_lineup
+from prefloop.eval.report import Shown
 from prefloop.eval.stage import report_again, run_evaluation
 from prefloop.store import PairStore, UsageError
 from prefloop.store.check import check
@@ -236,3 +239,31 @@ def test_bad_names_are_refused_in_one_line(store: PairStore, words: list[str], l
     ended = CliRunner().invoke(app, ["eval", *words, "--store", str(store.path)])
     assert ended.exit_code == 2
     assert line in ended.stderr.splitlines()[-1]
+
+
+def shown(votes: float = float("nan"), **scores: tuple[float, ...]) -> Shown:
+    images = tuple(UUID(int=number) for number in range(len(next(iter(scores.values()), (0, 0)))))
+    return Shown("a prompt", images, scores, votes)
+
+
+def test_marks_say_which_image_is_better_and_nothing_where_the_judge_says_nothing():
+    nan = float("nan")
+    # the tuned model's image is the first
+    assert [shown(votes).marks("human") for votes in (0.75, 0.25, 0.5, nan)] == [
+        [True, None],
+        [None, True],
+        [None, None],
+        [None, None],
+    ]
+    assert shown(hps=(0.2, 0.9, nan)).marks("hps") == [None, True, None]
+    assert shown(hps=(0.9, 0.9, 0.1)).marks("hps") == [None, None, None]
+    assert shown(oracle=(1.0, 0.0, nan)).marks("oracle") == [True, False, None]
+    assert shown(oracle=(1.0, 0.0)).marks(None) == [None, None]
+
+
+def test_a_prompt_with_a_missing_score_is_not_among_the_largest_differences():
+    nan = float("nan")
+    assert shown(hps=(0.1, 0.9, 0.4)).spread("hps") == pytest.approx(0.8)
+    assert all(
+        math.isnan(shown(hps=scores).spread("hps")) for scores in ((nan, 1.0, 2.0), (1.0, nan, 2.0), (1.0, 2.0, nan))
+    )
