@@ -166,6 +166,7 @@ def test_peoples_labels_are_a_judge_and_an_evaluation_is_reported_again_with_the
         content.add_label(store, pair, "human:ann", tuned if number < 8 else "tie")
         if number < 8:
             content.add_label(store, pair, "human:bob", tuned if number < 6 else base)
+    content.add_label(store, pairs[9][0], "human:ann", "skip")  # as if nobody had seen it
     store.ingest()
     for folder in (second, first):
         shutil.move(folder, f"{folder}-gone")  # no model is needed, and no scorer
