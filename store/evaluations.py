@@ -37,6 +37,14 @@ def add_evaluation(store: PairStore, generations: Mapping[UUID, tuple[int, Mappi
     return identity
 
 
+def evaluations(store: PairStore) -> list[tuple[UUID, str]]:
+    """The evaluations of the store and what they are called, the newest first: the last --name, or the first digits of the id."""
+    names: dict[UUID, str | None] = {}
+    for identity, name in store.rows(_RUNS):
+        names[identity] = names.get(identity) or name
+    return [(identity, name or identity.hex[:12]) for identity, name in names.items()]
+
+
 def find_evaluation(store: PairStore, name: str) -> UUID:
     """The evaluation that a name means: the last one with that --name, or the one whose id begins so.
 

@@ -15,10 +15,11 @@ from ...core.signals import StopSignal
 from ...core.stats import estimate_text
 from ...core.text import json_text
 from ...store import PairStore, PrefloopError
+from ...store.evaluations import evaluations
 from . import browse_queries as queries
 from .config import BrowseConfig
 from .filters import Filters
-from .outcome import comparisons, evaluations
+from .outcome import comparisons
 from .pages import Pages
 from .rater_text import alpha_line, between_columns, rater_columns, rater_notes
 from .raters import raters

@@ -61,11 +61,6 @@ _TIES = """
     from current_labels join labelers using (labeler)
     where kind = 'human' and choice <> 'skip' and ($pairs is null or pair_id in (select unnest($pairs)))
 """
-_EVALUATIONS = """
-    select summary ->> '$.evaluation_id', config ->> '$.name', started from runs
-    where kind = 'eval' and summary ->> '$.evaluation_id' is not null
-    order by started desc
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,13 +219,3 @@ def outcome_line(each: Comparison) -> str:
 
 def outcome_lines(compared: Iterable[Comparison]) -> list[str]:
     return [outcome_line(each) for each in compared]
-
-
-def evaluations(store: PairStore) -> list[tuple[UUID, str]]:
-    """The evaluations of the store and what they are called, the newest first."""
-    named: dict[UUID, str] = {}
-    for identity, name, _ in store.rows(_EVALUATIONS):
-        evaluation = UUID(identity)
-        if not named.get(evaluation):
-            named[evaluation] = name or ""
-    return [(evaluation, name or evaluation.hex[:12]) for evaluation, name in named.items()]

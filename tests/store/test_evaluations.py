@@ -6,7 +6,7 @@ import pytest
 from content import add_generation, add_image, add_pair, add_prompt
 from prefloop.store import PairStore, UsageError
 from prefloop.store.check import check
-from prefloop.store.evaluations import add_evaluation, find_evaluation
+from prefloop.store.evaluations import add_evaluation, evaluations, find_evaluation
 from prefloop.store.runs import run
 
 MODELS = [UUID(int=1), UUID(int=2), UUID(int=3)]
@@ -53,6 +53,7 @@ def test_an_evaluation_is_found_by_its_name_or_the_beginning_of_its_id(store: Pa
             eval_run.summary["evaluation_id"] = str(identity)
     with run(store, "eval", {"name": "failed"}):  # without a result
         pass
+    assert evaluations(store) == [(evaluation, "first"), (other, "first")]  # each by the last name it was given
     assert find_evaluation(store, "first") == other  # the last one with that name
     assert find_evaluation(store, "second") == other
     assert find_evaluation(store, str(evaluation).upper()) == evaluation
