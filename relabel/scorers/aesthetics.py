@@ -53,6 +53,7 @@ class Aesthetics(EmbeddingScoreMixin):
         self.revision = files.revision(digest, self.backbone)
         self.files = [self.head, self.folder / "model.safetensors"]
         self.sources = {"checkpoint": checkpoint, "sha256": digest, "backbone_sha256": backbone}
+        self.digest, self.backbone_digest = digest, backbone
 
     @staticmethod
     def check_weights(checkpoint: str | None) -> str:
@@ -79,11 +80,13 @@ class Aesthetics(EmbeddingScoreMixin):
 
     @cached_property
     def _head(self) -> tuple[NDArray[np.float32], float]:
-        return collapsed(files.load_tensors(self.head), self.head)
+        return collapsed(files.load_tensors(self.head, self.digest), self.head)
 
     @cached_property
     def _model(self) -> Any:
-        model = load_clip_vision(self.settings, self.folder / "model.safetensors", torch_dtype(self.dtype))
+        model = load_clip_vision(
+            self.settings, self.folder / "model.safetensors", torch_dtype(self.dtype), self.backbone_digest
+        )
         return model.to(best_device(self.device))
 
     def preprocess(self, image: "Image") -> Any:

@@ -143,12 +143,16 @@ def revision(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
-def load_tensors(path: Path) -> dict[str, Any]:
+def load_tensors(path: Path, digest: str | None = None) -> dict[str, Any]:
     """A state dict from a .safetensors file, or from a torch file that contains only tensors.
 
+    Args:
+        digest: the sha256 that the scorer's revision was made from.
+
     Raises:
-        IntegrityError: if the file is anything else.
+        IntegrityError: if the file is anything else, or no longer has this sha256.
     """
+    _refuse_changed(path, digest)
     import pickle
 
     import torch
@@ -167,8 +171,9 @@ def load_tensors(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_tensor(path: Path, name: str) -> Any:
-    """One tensor of a .safetensors file, without reading the others."""
+def load_tensor(path: Path, name: str, digest: str | None = None) -> Any:
+    """One tensor of a .safetensors file, without reading the others; `digest` as for `load_tensors`."""
+    _refuse_changed(path, digest)
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -180,6 +185,15 @@ def load_tensor(path: Path, name: str) -> Any:
                 f"{path} has no tensor {name}: it is not this scorer's file; give another --checkpoint"
             ) from error
         raise _unloadable(path) from error
+
+
+def _refuse_changed(path: Path, digest: str | None) -> None:
+    """A scorer is created when a stage starts and loads its weights at the first image, which can be hours later."""
+    if digest is not None and checked(path, {}) != digest:
+        raise IntegrityError(
+            f"{path} has changed since this run began, so that its scores would be stored under the revision of the "
+            "earlier file; start the command again"
+        )
 
 
 def _unloadable(path: Path) -> IntegrityError:

@@ -53,7 +53,7 @@ class ImageReward:
         self.weights_file = _weights_in(path) if path.is_dir() else path
         self.vocabulary = read_vocabulary(path if path.is_dir() else files.from_hub(self.name, TOKENIZER), "BERT")
         self.device, self.dtype = device, dtype
-        digest = files.checked(self.weights_file, {})
+        digest = self.digest = files.checked(self.weights_file, {})
         self.revision = files.revision(
             digest, "shortest side, crop as torchvision, 35 words, 1", dtype, self.vocabulary.digest
         )
@@ -63,7 +63,7 @@ class ImageReward:
     @cached_property
     def _parts(self) -> tuple[Any, Any, Any, Any]:
         quiet_libraries()
-        state = files.load_tensors(self.weights_file)
+        state = files.load_tensors(self.weights_file, self.digest)
         try:
             vision_model, text_model, head = _models(state)
         except (KeyError, RuntimeError, ValueError, IndexError, TypeError, ZeroDivisionError) as error:

@@ -60,7 +60,7 @@ class OpenCLIPScorer(EmbeddingScoreMixin):
         self.folder = path if path.is_dir() else None
         self.weights_file = _weights_in(path) if path.is_dir() else path
         self.device, self.dtype = device, dtype
-        digest = files.checked(self.weights_file, {})
+        digest = self.digest = files.checked(self.weights_file, {})
         self.settings, self.vocabulary = _read_settings(self.folder) if self.folder else (None, None)
         parts = [] if self.settings is None else [canonical(self.settings)]
         parts += [] if self.vocabulary is None else [self.vocabulary.digest]
@@ -80,7 +80,9 @@ class OpenCLIPScorer(EmbeddingScoreMixin):
         import open_clip
         from open_clip.tokenizer import SimpleTokenizer
 
-        state = files.load_tensors(self.weights_file)  # before the model is built: a bad file fails at once
+        state = files.load_tensors(
+            self.weights_file, self.digest
+        )  # before the model is built: a bad file fails at once
         settings: Any = open_clip.get_model_config(ARCHITECTURE) if self.settings is None else self.settings
         name = ARCHITECTURE if self.settings is None else str(self.folder)
         try:

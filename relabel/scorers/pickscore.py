@@ -36,7 +36,7 @@ class PickScore(EmbeddingScoreMixin):
             (self.folder / name).exists() for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json")
         )
         self.device, self.dtype = device, dtype
-        digest = files.checked(self.folder / "model.safetensors", {})
+        digest = self.digest = files.checked(self.folder / "model.safetensors", {})
         self.settings = clip_settings(self.folder / "config.json")
         self.vocabulary = read_vocabulary(
             self.folder if has_tokenizer else files.from_hub(self.name, TOKENIZER), "CLIP"
@@ -53,11 +53,12 @@ class PickScore(EmbeddingScoreMixin):
 
     @cached_property
     def scale(self) -> float:
-        return float(np.exp(np.float64(files.load_tensor(self.folder / "model.safetensors", "logit_scale"))))
+        path = self.folder / "model.safetensors"
+        return float(np.exp(np.float64(files.load_tensor(path, "logit_scale", self.digest))))
 
     @cached_property
     def _parts(self) -> tuple[Any, Any]:
-        model = load_clip(self.settings, self.folder / "model.safetensors", torch_dtype(self.dtype))
+        model = load_clip(self.settings, self.folder / "model.safetensors", torch_dtype(self.dtype), self.digest)
         tokenizer = self.vocabulary.tokenizer(model.config.text_config.vocab_size)
         return model.to(best_device(self.device)), tokenizer
 
