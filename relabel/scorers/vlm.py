@@ -33,6 +33,8 @@ class VLM:
     name = "vlm"
     needs_prompt = True
     reads: tuple[str, ...] = ()
+    is_endpoint = True
+    wants_gpu = False  # the server may
     checkpoint_needed = "serve a model and give --checkpoint vlm=http://localhost:8000/v1#MODEL"
 
     def __init__(self, checkpoint: str | None = None) -> None:
