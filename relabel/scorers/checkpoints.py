@@ -1,6 +1,7 @@
 """Find a scorer's files, hash them, and load them without executing anything in them."""
 
 import hashlib
+import os
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -144,7 +145,8 @@ def download_file(repository: str, file: str, *, optional: bool) -> Path | None:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(repository, file, etag_timeout=10))
+        endpoint = os.environ.get("HF_ENDPOINT") or None  # that which `hub_reachable` asks
+        return Path(hf_hub_download(repository, file, endpoint=endpoint, etag_timeout=10))
     except Exception as error:  # of the HTTP library that this version of the client uses
         if optional and isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             return None

@@ -9,8 +9,7 @@ from ...core.errors import UsageError, WriteError
 from ...core.files import user_cache
 from ...core.text import size
 from .availability import availability
-from .registry import scorer_class
-from .sources import MissingWeights, Source, as_source, offline
+from .sources import MissingWeights, Source, offline, sources_of
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,7 @@ def needed(names: Sequence[str]) -> list[Needed]:
 
 
 def _sources(name: str) -> list[Source]:
-    kind = scorer_class(name)
-    sources = [as_source(item) for item in getattr(kind, "reads", None) or ()]
+    sources = sources_of(name)
     if not sources:
         scorer = availability(name)
         why = {

@@ -35,17 +35,22 @@ def _row(scorer: Availability) -> tuple[str, ...]:
 
 def _notes(scorers: Sequence[Availability]) -> list[str]:
     notes = []
-    fetchable = [scorer.name for scorer in scorers if not scorer.runs and scorer.n_missing_bytes]
+    fetchable = [scorer for scorer in scorers if not scorer.runs and scorer.n_missing_bytes]
     if fetchable:
-        notes.append(f"download with: prefloop scorers fetch {' '.join(fetchable)}")
-    if built_in := [scorer.name for scorer in scorers if scorer.has_built_in]:
+        notes.append(f"download with: prefloop scorers fetch {' '.join(_names(fetchable))}")
+    if built_in := _names([scorer for scorer in scorers if scorer.has_built_in]):
         notes.append(f"small weights for the built-in world, with --checkpoint shapes: {', '.join(built_in)}")
     notes += [
         f"{scorer.name}: {scorer.cure}"
         for scorer in scorers
-        if not scorer.runs and scorer.name not in fetchable and scorer.cure
+        if not scorer.runs and scorer not in fetchable and scorer.cure
     ]
     return notes
+
+
+def _names(scorers: Sequence[Availability]) -> list[str]:
+    """Of scorers that have two names the first."""
+    return list({scorer.source: scorer.name for scorer in reversed(scorers)}.values())[::-1]
 
 
 def _wrapped(note: str) -> str:

@@ -13,6 +13,7 @@ from ...core.hashing import sha256
 from ...core.hub import hub_reachable
 from ...core.text import size
 from . import checkpoints
+from .registry import scorer_class
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -127,6 +128,15 @@ def as_source(item: Source | str) -> Source:
         raise UsageError(f"what a scorer reads must be owner/name or owner/name/file of the hub, got {item!r}")
     owner, repository, *file = item.split("/", 2)
     return Source(repository=f"{owner}/{repository}", files=tuple(file))
+
+
+def sources_of(name: str) -> list[Source]:
+    """What an installed scorer reads if no checkpoint is given; empty if it reads nothing or does not say.
+
+    Raises:
+        UsageError: if the scorer is not known.
+    """
+    return [as_source(item) for item in getattr(scorer_class(name), "reads", None) or ()]
 
 
 def offline(source: Source | None = None) -> str | None:
