@@ -50,7 +50,10 @@ def _notes(scorers: Sequence[Availability]) -> list[str]:
 
 def _names(scorers: Sequence[Availability]) -> list[str]:
     """Of scorers that have two names the first."""
-    return list({scorer.source: scorer.name for scorer in reversed(scorers)}.values())[::-1]
+    names: dict[str, str] = {}
+    for scorer in scorers:
+        names.setdefault(scorer.source, scorer.name)
+    return list(names.values())
 
 
 def _wrapped(note: str) -> str:

@@ -47,7 +47,8 @@ def test_judges_without_weights_are_left_out_and_if_none_is_left_nothing_starts(
         assert "HF_HUB_OFFLINE is set" in left_out["hps"]
 
 
-def test_a_judge_that_is_named_or_has_a_checkpoint_is_never_left_out(cache: Path, tiny_pipeline: Path):
+@pytest.mark.usefixtures("cache")
+def test_a_judge_that_is_named_or_has_a_checkpoint_is_never_left_out(tiny_pipeline: Path):
     model = find_model(str(tiny_pipeline))
     named = EvalConfig(models=("m",), scorers=("clip", "hps"))
     assert choose_scorers(named, model, fetch=True) == (named, {})
@@ -58,7 +59,7 @@ def test_a_judge_that_is_named_or_has_a_checkpoint_is_never_left_out(cache: Path
 
 
 def test_missing_weights_are_downloaded_and_what_the_hub_lacks_is_left_out(
-    cache: Path, tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     model = find_model(str(tiny_pipeline))
     with little_hub.serving() as hub:

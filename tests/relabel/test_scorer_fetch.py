@@ -77,7 +77,8 @@ def test_fetched_weights_are_used_without_a_network(
     assert len(hub.requests) == n_requests
 
 
-def test_another_file_than_the_published_one_is_refused(hub: little_hub.Hub):
+@pytest.mark.usefixtures("hub")
+def test_another_file_than_the_published_one_is_refused():
     ended = run("fetch", "pickscore")
     assert ended.exit_code == 5
     assert "model.safetensors is not the published file: sha256" in ended.stderr
@@ -121,7 +122,8 @@ def test_without_a_network_there_is_one_line(monkeypatch: pytest.MonkeyPatch, tm
         assert why in ended.stderr
 
 
-def test_what_the_hub_does_not_have_is_named(hub: little_hub.Hub):
+@pytest.mark.usefixtures("hub")
+def test_what_the_hub_does_not_have_is_named():
     ended = run("fetch", "hps")
     assert ended.exit_code == 1
     assert "cannot download HPS_v2.1_compressed.pt of xswu/HPSv2: 404" in ended.stderr
