@@ -40,6 +40,8 @@ class Availability:
     eval_only: bool = False
     has_built_in: bool = False
     """Whether the built-in world has weights for it: --checkpoint NAME=shapes."""
+    can_fetch: bool = False
+    """Whether `scorers fetch` downloads what is missing."""
     is_endpoint: bool = False
     reachable: bool | None = None
     """Whether the server that a checkpoint names answers; None if none is named."""
@@ -76,6 +78,7 @@ def availability(name: str, checkpoint: str | None = None, cache: Path | None = 
     try:
         kind = scorer_class(name)
         reads = getattr(kind, "reads", None)
+        needed: str | None = getattr(kind, "checkpoint_needed", None)
         sources = [as_source(item) for item in reads or ()]
     except PrefloopError as error:
         return Availability(name=name, runs=False, weights="broken", cure=str(error))
@@ -86,16 +89,16 @@ def availability(name: str, checkpoint: str | None = None, cache: Path | None = 
         "wants_gpu": getattr(kind, "wants_gpu", None),
         "eval_only": is_eval_only(kind),
         "has_built_in": checkpoints.built_in(getattr(kind, "name", name)).is_dir(),
-        "is_endpoint": bool(getattr(kind, "is_endpoint", False)),
+        "is_endpoint": bool(getattr(kind, "is_endpoint", reads == () and "http" in str(needed))),
         "source": f"{kind.__module__}:{kind.__qualname__}",
     }
     missing = [source for source in sources if source.local(cache) is None]
     facts |= {"n_bytes": _sum(sources) if sources else None, "n_missing_bytes": _sum(missing) if sources else None}
     if facts["is_endpoint"]:
-        return _of_endpoint(facts, checkpoint if checkpoint != "shapes" else None, kind)
+        is_address = checkpoint is not None and checkpoint.startswith(("http://", "https://"))
+        return _of_endpoint(facts, checkpoint if is_address else None, kind)
     if checkpoint and reads != ():
         return _of_checkpoint(facts, getattr(kind, "name", name), checkpoint, cache)
-    needed: str | None = getattr(kind, "checkpoint_needed", None)
     if reads is None and needed is None:
         return Availability(**facts, runs=True, weights="unknown")
     if not missing and needed is None:
@@ -104,7 +107,8 @@ def availability(name: str, checkpoint: str | None = None, cache: Path | None = 
     if facts["has_built_in"]:
         cures.append(f"for the built-in world give --checkpoint {name}=shapes")
     lacking = (*(source.name for source in missing), *["a checkpoint"] * (needed is not None))
-    return Availability(**facts, runs=False, weights="missing", missing=lacking, cure="; ".join(map(str, cures)))
+    cure = "; ".join(map(str, cures))
+    return Availability(**facts, runs=False, weights="missing", missing=lacking, can_fetch=bool(missing), cure=cure)
 
 
 def _sum(sources: list[Source]) -> int | None:

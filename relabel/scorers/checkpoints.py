@@ -20,8 +20,8 @@ def built_in(scorer: str) -> Path:
     return Path(str(files("prefloop").joinpath("shapes", "weights", scorer)))
 
 
-def find(scorer: str, checkpoint: str, default: str = "") -> Path:
-    """The folder or file that a checkpoint means: "shapes", a path, a hub id, or the default hub id if it is empty.
+def find(scorer: str, checkpoint: str | None, default: str = "") -> Path:
+    """The folder or file that a checkpoint means: "shapes", a path, a hub id, or the default hub id for None.
 
     A hub id may name one file: owner/name/file.pt.
 

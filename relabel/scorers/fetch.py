@@ -57,7 +57,7 @@ def download_all(items: Sequence[Needed]) -> None:
     """Download what is missing; what is complete already stays if a later one fails.
 
     Raises:
-        MissingWeights: if there is no network.
+        MissingWeights: if nothing can be downloaded now.
         WriteError: if the disk has less free than is known to be needed.
         PrefloopError, IntegrityError: as `Source.fetch`.
     """

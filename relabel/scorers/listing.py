@@ -35,7 +35,7 @@ def _row(scorer: Availability) -> tuple[str, ...]:
 
 def _notes(scorers: Sequence[Availability]) -> list[str]:
     notes = []
-    fetchable = [scorer for scorer in scorers if not scorer.runs and scorer.n_missing_bytes]
+    fetchable = [scorer for scorer in scorers if scorer.can_fetch]
     if fetchable:
         notes.append(f"download with: prefloop scorers fetch {' '.join(_names(fetchable))}")
     if built_in := _names([scorer for scorer in scorers if scorer.has_built_in]):
@@ -43,7 +43,7 @@ def _notes(scorers: Sequence[Availability]) -> list[str]:
     notes += [
         f"{scorer.name}: {scorer.cure}"
         for scorer in scorers
-        if not scorer.runs and scorer not in fetchable and scorer.cure
+        if not scorer.runs and not scorer.can_fetch and scorer.cure
     ]
     return notes
 

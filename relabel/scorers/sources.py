@@ -81,7 +81,7 @@ class Source:
             As `local`.
 
         Raises:
-            MissingWeights: if there is no network.
+            MissingWeights: if nothing can be downloaded now.
             PrefloopError: if the server refuses or breaks off.
             IntegrityError: if a file has another hash than the published one.
         """

@@ -33,7 +33,6 @@ class VLM:
     name = "vlm"
     needs_prompt = True
     reads: tuple[str, ...] = ()
-    is_endpoint = True
     wants_gpu = False  # the server may
     checkpoint_needed = "serve a model and give --checkpoint vlm=http://localhost:8000/v1#MODEL"
 

@@ -102,7 +102,7 @@ def test_an_entry_of_a_file_is_part_of_the_revision_or_changes_no_score(tmp_path
     for path in sorted(folder.glob("*.json")):
         kept = json.loads(path.read_text())
         for entry in [*entries(kept), ("new entry",)]:
-            old = kept
+            old: Any = kept
             for key in entry:
                 old = old.get(key) if isinstance(old, dict) else old[key]
             path.write_text(json.dumps(with_entry(kept, entry, changed(old))))
