@@ -41,6 +41,12 @@ class Source:
     sha256: Mapping[str, str] = field(default_factory=dict)
     """File → hash of the published one, as hex."""
 
+    def __post_init__(self) -> None:
+        if bool(self.url) == bool(self.repository):
+            raise ValueError(f"a source is of a repository or of a url, got {self.repository!r} and {self.url!r}")
+        if self.url and (len(self.files) != 1 or self.files[0] not in self.sha256):
+            raise ValueError(f"{self.url} needs the name and the sha256 of its one file")
+
     @property
     def name(self) -> str:
         """As people name it: owner/name, owner/name/file, or the file of another server."""

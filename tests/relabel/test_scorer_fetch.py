@@ -143,6 +143,12 @@ def test_a_file_of_another_server_is_kept_under_its_hash_with_a_manifest(
     assert manifest == {"url": url, "file": "head.pth", "sha256": SHA256, "bytes": 10_240}
 
 
+def test_a_source_is_of_one_place_and_a_file_of_another_server_has_a_hash():
+    for wrong in ({}, {"repository": "a/b", "url": "http://c"}, {"url": "http://c", "files": ("d",)}):
+        with pytest.raises(ValueError, match="source is of|needs the name and the sha256"):
+            Source(**wrong)
+
+
 def test_an_interrupted_download_is_continued(hub: little_hub.Hub, tmp_path: Path):
     hub.breaks_after = 1000
     target = tmp_path / "new" / "head.pth"
