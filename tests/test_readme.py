@@ -48,8 +48,8 @@ def small(words: list[str]) -> list[str]:
     return words
 
 
-def run(words: list[str], cwd: Path, store: str | None = None) -> str:
-    code, printed = content.finished(*words, cwd=cwd, **({"PREFLOOP_STORE": store} if store else {}))
+def run(words: list[str], cwd: Path, store: str = "prefloop-store") -> str:
+    code, printed = content.finished(*words, cwd=cwd, PREFLOOP_STORE=store)
     assert code == 0, (words, printed[-2000:])
     return printed
 
