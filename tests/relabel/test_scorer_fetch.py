@@ -145,7 +145,7 @@ def test_a_file_of_another_server_is_kept_under_its_hash_with_a_manifest(
 
 def test_a_source_is_of_one_place_and_a_file_of_another_server_has_a_hash():
     for wrong in ({}, {"repository": "a/b", "url": "http://c"}, {"url": "http://c", "files": ("d",)}):
-        with pytest.raises(ValueError, match="source is of|needs the name and the sha256"):
+        with pytest.raises(ValueError, match=r"source is of|needs the name and the sha256"):
             Source(**wrong)
 
 
