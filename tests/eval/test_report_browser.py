@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 
 
 @pytest.fixture
-def page_file(store: PairStore, tiny_pipeline: Path, tmp_path: Path) -> Path:
+def page_file(store: PairStore, tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The report of an evaluation of two prompts, by a scorer that prefers the second model."""
     tuned = tmp_path / "tuned"
     shutil.copytree(tiny_pipeline, tuned)
@@ -34,9 +34,12 @@ def page_file(store: PairStore, tiny_pipeline: Path, tmp_path: Path) -> Path:
         scorers=("little_scorers:Redness",),
         num_inference_steps=1,
         n_resamples=10,
-        report=str(report),
+        report="report",
     )
-    evaluate(config, store)
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(config, store)["report"] == "report"
+    # from another folder `browse` finds it by what the store keeps
+    assert store.rows("select config ->> '$.report' from runs where kind = 'eval'") == [(str(report),)]
     return report / "report.html"
 
 
