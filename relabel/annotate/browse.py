@@ -144,7 +144,7 @@ def browse_app(config: BrowseConfig, store: PairStore, invites: InviteLinks[str]
         raise HTTPException(404, "this run has no report")
 
     def rater_statistics(request: Request) -> Response:
-        result = raters(store)
+        result = overview.once("raters", lambda: raters(store))
         values = {
             "raters": rater_columns(result),
             "notes": rater_notes(result),

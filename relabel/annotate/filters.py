@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Self
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -120,7 +121,7 @@ class Filters:
                 chips.append((label, names.get(value, text), self.url(**{name: "", "page": 1})))
         return chips
 
-    def without_each(self) -> list["Filters"]:
+    def without_each(self) -> list[Self]:
         """These filters without one that is set, for each of them; the order and the page are not filters."""
         return [replace(self, **{name: "", "page": 1}) for name in _LABELS if getattr(self, name)]
 

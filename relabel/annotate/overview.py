@@ -43,20 +43,20 @@ class Overview:
     def __init__(self, store: PairStore) -> None:
         self.store = store
         self._kept: dict[str, tuple[tuple[int, int], Any]] = {}
-        self._locks = {name: threading.Lock() for name in ("counts", "labelers", "agreement", "evaluations", "runs")}
+        self._locks: dict[str, threading.Lock] = {}
 
     def counts(self) -> dict[str, int]:
         """Rows of prompts, images, pairs and labels."""
         names = ("prompts", "images", "pairs", "labels")
-        return self._once("counts", lambda: dict(zip(names, self.store.rows(_COUNTS)[0], strict=True)))
+        return self.once("counts", lambda: dict(zip(names, self.store.rows(_COUNTS)[0], strict=True)))
 
     def labelers(self) -> list[dict[str, Any]]:
         """labeler, kind, labels, and of these decided (a or b) and ties; those of evaluations last."""
-        return self._once("labelers", lambda: self.store.sql(_LABELERS).to_pylist())
+        return self.once("labelers", lambda: self.store.sql(_LABELERS).to_pylist())
 
     def agreement(self) -> list[dict[str, Any]]:
         """The rows of `prefloop store agreement`, numbers and intervals as text."""
-        return self._once("agreement", lambda: [_agreement_row(row) for row in agreement(self.store).to_pylist()])
+        return self.once("agreement", lambda: [_agreement_row(row) for row in agreement(self.store).to_pylist()])
 
     def evaluations(self, limit: int) -> list[dict[str, Any]]:
         """The newest evaluations, as they were reported last: evaluation_id, run_id, and rows of models and judges."""
@@ -69,11 +69,11 @@ class Overview:
                     newest[identity] = {"id": UUID(identity).hex, "run": run.hex} | _win_rates(json.loads(summary))
             return list(newest.values())
 
-        return self._once(f"evaluations {limit}", read)
+        return self.once(f"evaluations {limit}", read)
 
     def runs(self, limit: int) -> tuple[list[dict[str, Any]], int]:
         """The newest runs, as `prefloop store ls` lists them, with their result, settings and output; and how many there are."""
-        listed = self._once("runs", lambda: listing(self.store, ["runs"])["runs"].to_pylist())
+        listed = self.once("runs", lambda: listing(self.store, ["runs"])["runs"].to_pylist())
         rows = [dict(row) for row in listed[::-1][:limit]]
         ids = [UUID(str(row["run_id"])) for row in rows]
         details = {
@@ -96,9 +96,9 @@ class Overview:
             row["model_title"] = models.get(row["model"], "")
         return rows, len(listed)
 
-    def _once(self, name: str, compute: Callable[[], Any]) -> Any:
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
         """The value for the present state of the database. Nobody computes it twice at the same time."""
-        with self._locks[name.split()[0]]:
+        with self._locks.setdefault(name, threading.Lock()):
             status = self.store.database.stat()
             state = status.st_mtime_ns, status.st_size
             if name not in self._kept or self._kept[name][0] != state:

@@ -39,7 +39,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[PairStore, list[UUI
         for image, model in zip(images, (OLD, NEW if kind == "even" else OLD), strict=True):
             add_generation(store, prompt, model, image)
         source = "eval" if number == 4 else "generate"
-        pairs.append(add_pair(store, prompt, *images, source=source, run=RUN if number < 2 else None))
+        pairs.append(add_pair(store, prompt, *images, source=source, run_id=RUN if number < 2 else None))
         choice = ("a", "b", "tie")[number % 3]
         add_label(store, pairs[-1], "one", choice, margin=number + 0.5, p_a=0.25)
         if number < 4:

@@ -33,6 +33,7 @@ def known(store: PairStore) -> PairStore:
     store.append("models", [{"model_id": m, "name": n, "config": "{}"} for m, n in ((OLD, "x/old"), (NEW, "x/new"))])
     for labeler in ("human:ann", "human:bob"):
         add_labeler(store, labeler)
+    of_models: list[UUID] = []
     for number, choice in enumerate(("a", "b", "tie", "a")):
         prompt = add_prompt(store, f"prompt {number}")
         images = sorted(add_image(store, (40 * number, shade, 0)) for shade in (10, 200))
