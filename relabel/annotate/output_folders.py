@@ -24,7 +24,7 @@ class Output:
     page: str
     folder: Path | None
     problem: str
-    """Why there is no folder; empty if there is one."""
+    """Why the folder was not found; else empty."""
 
 
 def find_output(

@@ -228,7 +228,7 @@ def test_an_empty_page_says_which_filter_to_drop(client: TestClient):
     ]
     text = client.get("/pairs?labeler=nobody&text=no+such&source=import").text
     assert "Removing one filter does not help" in text
-    assert "There is no page 7" in client.get("/pairs?page=7").text
+    assert "Page 7 does not exist" in client.get("/pairs?page=7").text
 
 
 def test_prompts_and_names_are_shown_as_text(known: tuple[PairStore, list[UUID]], client: TestClient):
