@@ -98,6 +98,7 @@ def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folde
     page = template.render(
         script=SCRIPT,
         script_source=SCRIPT_SOURCE,
+        judge=judge,
         oracle=judge == ORACLE,
         side=min(MAX_SIDE, max(MIN_SIDE, 4 * widest)),
         result=result,
