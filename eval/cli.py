@@ -10,11 +10,12 @@ from ..core.cli import DEFAULT, StoreOption, options_of, say, say_next
 from ..core.errors import BadDataError, UsageError
 from ..core.power import sample_sentence
 from ..core.stats import no_interval
+from ..core.text import short_names
 from ..relabel.config import installed_scorers, parse_checkpoints
 from ..store.pairstore import PairStore
 from .benchmarks import benchmarks, read_benchmark
 from .config import HUMAN, EvalConfig
-from .verdict import headline, short_names, sweep_verdict, verdict
+from .verdict import headline, sweep_verdict, verdict
 
 
 @options_of(

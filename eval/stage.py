@@ -86,7 +86,7 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
     with (
         store.stage_lock("eval", key.hex[:16]),
         StopSignal().listening() as stop,
-        run(store, "eval", config) as eval_run,
+        run(store, "eval", _with_absolute_report(config)) as eval_run,
     ):
         for planned in plans:
             generate_missing(planned, store, eval_run, stop)
@@ -140,10 +140,15 @@ def report_again(name: str, report: str | None, store: PairStore) -> tuple[Evalu
     config, lineup, pairs, backgrounds, about = recorded(store, name)
     config = replace(config, report=report)
     _refuse_other_report(report)
-    with run(store, "eval", config) as eval_run:
+    with run(store, "eval", _with_absolute_report(config)) as eval_run:
         evaluation = _judge(config, lineup, pairs, backgrounds, about, store)
         result = _report(evaluation, about, store, eval_run)
     return evaluation, result
+
+
+def _with_absolute_report(config: EvalConfig) -> EvalConfig:
+    """The settings as the store keeps them: `browse` looks for the report from any folder."""
+    return config if config.report is None else replace(config, report=str(Path(config.report).absolute()))
 
 
 def _refuse_other_report(report: str | None) -> None:

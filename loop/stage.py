@@ -154,7 +154,9 @@ def run_round(settings: LoopSettings, number: int, store: PairStore, images: str
         seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - start
         stop.check(f"{stage} of round {number} is done")
 
-    with run(store, "round", {"round": number, "loop": identity(settings), "images": images}) as this_round:
+    # `browse` looks for the report in the folder, from wherever it is started
+    record = {"round": number, "loop": identity(settings), "images": images, "dir": str(Path(loop.dir).absolute())}
+    with run(store, "round", record) as this_round:
         with timed("generate"):
             generated = _generate(settings, number, store)
         with timed("relabel"):

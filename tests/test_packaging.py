@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DATA = (
     "py.typed",
+    "core/*.js",
     "store/*.sql",
     "store/queries/*.sql",
     "eval/*.html",

@@ -1,5 +1,7 @@
 """Evaluation through the real code, on a tiny pipeline against a copy with other weights."""
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -10,6 +12,7 @@ from uuid import UUID
 import content
 import pytest
 import torch
+from PIL import Image
 from prefloop.cli import app
 from prefloop.core.hashing import RESULT_FILE
 from prefloop.eval import EvalConfig
@@ -113,6 +116,24 @@ def test_the_report_opens_from_disk_and_shows_prompts_as_text(store: PairStore, 
     images = set(re.findall(r'src="([^"]+)"', page))
     assert len(images) > 3
     assert all((folder / name).is_file() for name in images)
+    # in the dark another plot of the same size
+    (dark,) = re.findall(r'<source srcset="([^"]+)" media="\(prefers-color-scheme: dark\)">', page)
+    light_plot, dark_plot = (Image.open(folder / name).convert("L") for name in ("win_rates.png", dark))
+    assert light_plot.size == dark_plot.size
+    assert light_plot.getpixel((0, 0)) == 255
+    assert dark_plot.getpixel((0, 0)) < 40  # type: ignore[operator]  # gray is one number
+    # the policy allows this script alone
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+    # the tuned model is the redder one, and its image, the second, is marked; no pair is a tie
+    first = re.findall(r'<div class="views">(.*?)</figure>', page, re.S)[0]
+    assert re.findall(r'<b class="yes">✓ better</b>|<span class="name">(.*?)</span>', first) == [
+        Path(config.baseline or "").name,
+        "",
+        "tuned",
+    ]
+    assert 'class="tie"' not in page
     assert f"<title>tuned compared with {Path(config.baseline or '').name}</title>" in page
     assert json.loads((folder / "results.json").read_text())["n_pairs"] == 20
 

@@ -67,7 +67,15 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def paths(site: Site) -> list[str]:
     ((pair, image),) = site.store.rows("select pair_id, image_a from pairs limit 1")
     own = (
-        [f"/pair/{pair.hex}", "/runs", "/raters", "/evaluations", f"/thumbnail/{image.hex}", "/?text=prompt"]
+        [
+            f"/pair/{pair.hex}",
+            "/runs",
+            "/raters",
+            "/evaluations",
+            f"/thumbnail/{image.hex}",
+            "/pairs?text=prompt",
+            "/agreement",
+        ]
         if site.kind == "browse"
         else []
     )
