@@ -5,8 +5,10 @@ import re
 from dataclasses import dataclass
 
 from ...core.errors import UsageError
+from ...core.text import refuse_invisible
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MAX_QUESTION = 200
 _NAME = re.compile(r"\w[\w.@-]{0,63}")
 
 
@@ -34,6 +36,8 @@ class LabelConfig(ServeConfig):
     queue: str = "random"
     """Which pairs, in order: random, disagreements (of scorers), close (smallest score differences), eval, eval:NAME (of one
     evaluation), or a query that selects pair_id."""
+    question: str = "Which image is better for this prompt?"
+    """What people are asked on every screen; stored with the run."""
     labelers: tuple[str, ...] = ()
     """Who labels, each with a link; repeat for several. If not given, the page asks for a name."""
     limit: int | None = None
@@ -49,6 +53,9 @@ class LabelConfig(ServeConfig):
         super().__post_init__()
         if not self.queue.strip():
             raise UsageError("queue is empty; give a query with a column pair_id, or leave it out")
+        refuse_invisible(self.question, "question")
+        if not 0 < len(self.question.strip()) <= MAX_QUESTION:
+            raise UsageError(f"question must have 1 to {MAX_QUESTION} characters, got {len(self.question)}")
         names = [labeler_name(name) for name in self.labelers]
         if len(set(names)) < len(names):
             raise UsageError(f"a labeler is named twice: {', '.join(names)}")

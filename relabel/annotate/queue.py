@@ -8,6 +8,7 @@ from ...store import PairStore, UsageError
 from ...store.evaluations import find_evaluation
 from ...store.query import ask
 from .config import LabelConfig
+from .notes import Label, Notes
 
 _TRAINING = "source <> 'eval'"
 # Score differences of every training pair, by every scorer that has scored both images.
@@ -59,9 +60,9 @@ _BLIND_PAIRS = """
     join images b on b.image_id = p.image_b
     where p.pair_id in (select unnest($pairs))
 """
-# The latest choice of each person on each pair. A skip with no side shown undoes a label.
+# The latest label of each person on each pair. A skip with no side shown undoes a label.
 _STANDING = """
-    select l.labeler, l.pair_id, l.revision, case when l.choice = 'skip' and l.shown_left is null then null else l.choice end
+    select l.labeler, l.pair_id, l.revision, case when l.choice = 'skip' and l.shown_left is null then null else l.choice end, l.notes
     from labels l
     join labelers r using (labeler)
     where r.kind = 'human' and (l.labeler = $labeler or ($labeler is null and not json_exists(r.config, '$.imported')))
@@ -147,12 +148,13 @@ def blind_pairs(store: PairStore, pairs: Sequence[UUID]) -> dict[UUID, BlindPair
     }
 
 
-def current_choices(store: PairStore, labeler: str | None = None) -> list[tuple[str, UUID, int, str | None]]:
-    """Labeler, pair, latest revision, and the current choice; None if it was undone.
+def current_labels(store: PairStore, labeler: str | None = None) -> list[tuple[str, UUID, int, Label | None]]:
+    """Labeler, pair, latest revision, and the current label; None if it was undone.
 
     Args:
         labeler: one person; None means everybody whose labels were not imported.
     """
     return [
-        (name, pair, revision, choice) for name, pair, revision, choice in store.rows(_STANDING, {"labeler": labeler})
+        (name, pair, revision, None if choice is None else Label(choice, Notes.from_json(notes)))
+        for name, pair, revision, choice, notes in store.rows(_STANDING, {"labeler": labeler})
     ]
