@@ -14,7 +14,7 @@ from starlette.routing import Route
 from ...store import ImageError, PairStore, UsageError
 from .annotations import Annotations
 from .assignment import Answer, Assignment, LabelQueue, Session
-from .config import LabelConfig, labeler_name
+from .config import LOOPBACK, LabelConfig, labeler_name
 from .notes import BOTH_BAD, FLAGS, MAX_COMMENT, Label, Notes
 from .pages import STORE_ERRORS, Pages, sentence
 from .queue import BlindPair, blind_pairs, current_labels, pairs_to_label
@@ -145,8 +145,12 @@ def _is_count(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 12
 
 
-def label_app(page: LabelPage, port: int) -> SecurityMiddleware:
-    """The page as an ASGI application."""
+def label_app(page: LabelPage, port: int, root: str = "") -> SecurityMiddleware:
+    """The page as an ASGI application.
+
+    Args:
+        root: the URL by which other machines reach it; nothing if they cannot.
+    """
     pages = Pages("prefloop label")
     cookie = cookie_name("label", port)
 
@@ -162,6 +166,7 @@ def label_app(page: LabelPage, port: int) -> SecurityMiddleware:
             "flags": FLAGS,
             "max_comment": MAX_COMMENT,
             "draft": draft or (pairs[0][0].draft if pairs else Notes()),
+            "device_link": device_link(request),
             "labeler": session.labeler,
             "progress": page.queue.progress(session.labeler),
             "message": message,
@@ -173,6 +178,14 @@ def label_app(page: LabelPage, port: int) -> SecurityMiddleware:
             "next_pairs": [_by_side(*pair) for pair in pairs[1:]],
         }
         return pages.render(request, template, values, status)
+
+    def device_link(request: Request) -> str:
+        """A link for another device of the same person; nothing if only this machine can reach the page."""
+        is_local = request.url.hostname in LOOPBACK
+        if is_local and not root:
+            return ""
+        token = page.invites.for_device(request.state.session.labeler)
+        return f"{root if is_local else request.base_url}".rstrip("/") + f"/enter?token={token}"
 
     def show(request: Request) -> Response:
         with request.state.session.lock:

@@ -35,7 +35,8 @@ def run_label(config: LabelConfig, store: PairStore, *, as_json: bool = False) -
 
     def announce(link: str, name: str | None) -> None:
         who = f"for {name}" if name else "for one person"
-        say(json.dumps({"link": link, "labeler": name}) if as_json else f"link {who}, works once: {link}")
+        where = ", on any device in this network" if config.is_exposed else ""
+        say(json.dumps({"link": link, "labeler": name}) if as_json else f"link {who}, works once{where}: {link}")
 
     evaluation = evaluation_of(store, config)
     pairs = pairs_to_label(store, config) if evaluation else []

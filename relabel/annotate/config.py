@@ -8,6 +8,8 @@ from ...core.errors import UsageError
 from ...core.text import refuse_invisible
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EVERYWHERE = ("0.0.0.0", "::")
+"""Hosts that mean every address of this machine."""
 MAX_QUESTION = 200
 _NAME = re.compile(r"\w[\w.@-]{0,63}")
 
@@ -27,6 +29,11 @@ class ServeConfig:
         for host in (self.host, *self.allow_hosts):
             if not re.fullmatch(r"[A-Za-z0-9.:-]+", host):
                 raise UsageError(f"host must be a name or an address without a port, got {host!r}")
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether other machines can connect."""
+        return self.host not in LOOPBACK
 
 
 @dataclass(frozen=True, kw_only=True)

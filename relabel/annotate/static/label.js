@@ -87,7 +87,14 @@
     action();
   });
 
-  const start = () => { fit(); refresh(); };
+  // behind a proxy only the browser knows the address and whether it is https
+  function addressDevice() {
+    const link = element("device-link");
+    if (!link || ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname)) return;
+    link.textContent = location.origin + link.textContent.slice(link.textContent.indexOf("/enter"));
+  }
+
+  const start = () => { fit(); refresh(); addressDevice(); };
   document.addEventListener("DOMContentLoaded", start);
   document.addEventListener("htmx:after:swap", start);
   addEventListener("resize", fit);

@@ -64,7 +64,8 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-    if (event.target.closest && event.target.closest("input, select, textarea, dialog")) return;
+    if (event.target.closest && event.target.closest("input, select, textarea")) return;
+    if (document.querySelector("dialog[open]")) return;
     const pressed = button(KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key]);
     if (!pressed) return;
     event.preventDefault();
