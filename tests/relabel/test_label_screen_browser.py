@@ -356,7 +356,7 @@ def test_the_link_for_a_phone_works_there_and_fits_its_screen(store: PairStore, 
     server = label_server(store, labelers=("me",))
     with serving(lambda port: label_app(server.page, port, f"http://127.0.0.1:{port}")) as root:
         page = open_link(browser, f"{root}/enter?token={server.links[-1][0]}", viewport={"width": 400, "height": 844})
-        page.get_by_text("Link for").click()
+        page.locator(".device summary").click()
         code = page.locator("#device-link")
         box = code.bounding_box()
         assert box is not None
