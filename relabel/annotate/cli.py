@@ -30,7 +30,7 @@ def run_label(config: LabelConfig, store: PairStore, *, as_json: bool = False) -
     """Serve the labelling page, then print a summary."""
     from .label import label as serve_label
     from .outcome import Comparison, comparisons, outcome_lines, plan_lines
-    from .queue import evaluation_of, pairs_to_label
+    from .queue import evaluation_of, other_questions, pairs_to_label
     from .serve import try_or_warn
 
     def announce(link: str, name: str | None) -> None:
@@ -42,6 +42,8 @@ def run_label(config: LabelConfig, store: PairStore, *, as_json: bool = False) -
     pairs = pairs_to_label(store, config) if evaluation else []
     if evaluation:
         say("\n".join(plan_lines(store, evaluation, pairs)), err=True)
+    for line in other_questions(store, config):
+        say(line, err=True)
     summary = serve_label(config, store, announce)
     compared: list[Comparison] = []
     if evaluation:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from ...core.text import plural
 from ...store import PairStore, UsageError
 from ...store.evaluations import find_evaluation
 from ...store.query import ask
-from .config import LabelConfig
+from .config import LabelConfig, labeler_name
 from .notes import Label, Notes
 
 _TRAINING = "source <> 'eval'"
@@ -67,6 +68,12 @@ _STANDING = """
     join labelers r using (labeler)
     where r.kind = 'human' and (l.labeler = $labeler or ($labeler is null and not json_exists(r.config, '$.imported')))
     qualify row_number() over (partition by l.pair_id, l.labeler order by l.revision desc) = 1
+"""
+
+_OTHER_QUESTIONS = """
+    select labeler, question, count(*) from human_labels
+    where question <> $question and ($everybody or labeler in (select unnest($labelers)))
+    group by all order by all
 """
 
 
@@ -157,4 +164,16 @@ def current_labels(store: PairStore, labeler: str | None = None) -> list[tuple[s
     return [
         (name, pair, revision, None if choice is None else Label(choice, Notes.from_json(notes)))
         for name, pair, revision, choice, notes in store.rows(_STANDING, {"labeler": labeler})
+    ]
+
+
+def other_questions(store: PairStore, config: LabelConfig) -> list[str]:
+    """A line for each labeler of this run, or of the store, whose labels answer another question: a labeler has one label that
+    counts for a pair, and whoever trains on it gets both questions mixed."""
+    labelers = [labeler_name(name) for name in config.labelers]
+    values = {"question": config.question, "everybody": not labelers, "labelers": labelers}
+    return [
+        f"{labeler} has {plural(n, 'label')} that answer another question, {question!r}; those pairs are not shown again. "
+        f"To keep the answers apart, use another name: --labeler {labeler.removeprefix('human:')}-2"
+        for labeler, question, n in store.rows(_OTHER_QUESTIONS, values)
     ]

@@ -4,14 +4,16 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import unescape
+from typing import NoReturn
 
 import pytest
 from content import add_image, add_pair, add_prompt, fill
 from pages import ROOT, LabelServer, Person, label_server, labels
 from prefloop.relabel.annotate.app import LabelPage, label_app
-from prefloop.relabel.annotate.config import LabelConfig, ServeConfig
+from prefloop.relabel.annotate.browse import browse_app
+from prefloop.relabel.annotate.config import BrowseConfig, LabelConfig, ServeConfig
 from prefloop.relabel.annotate.notes import MAX_COMMENT, Label, Notes
-from prefloop.relabel.annotate.queue import current_labels
+from prefloop.relabel.annotate.queue import current_labels, other_questions
 from prefloop.relabel.annotate.security import InviteLinks, SecurityMiddleware
 from prefloop.relabel.annotate.serve import base_url
 from prefloop.store import PairStore, UsageError
@@ -156,7 +158,7 @@ def test_a_repetition_keeps_what_was_noted_before_unless_it_is_noted_differently
         if both in seen:
             repeated += 1
             assert (comment_of(person), flag_of(person)) == ("", "")  # nothing tells that it is shown again
-            person.choose("tie", **({"comment": "second thoughts"} if repeated == 2 else {}))
+            person.choose("tie", comment="second thoughts" if repeated == 2 else "")
         else:
             seen.add(both)
             person.choose("bad", flag="unsafe", comment="first")
@@ -175,6 +177,22 @@ def test_a_repetition_keeps_what_was_noted_before_unless_it_is_noted_differently
     assert noted(store).count(("tie", True, "unsafe", "first")) == len(seen) - 1
 
 
+def test_notes_are_on_the_page_of_their_pair(store: PairStore):
+    (pair,) = fill(store, n_prompts=1)
+    label_server(store).enter().choose("bad", flag="other", comment="<i>odd</i>\nhands")
+    store.ingest()
+    tokens: list[str] = []
+    invites: InviteLinks[str] = InviteLinks(lambda token, _: tokens.append(token))
+    invites.create()
+    client = TestClient(browse_app(BrowseConfig(), store, invites, 8420), base_url=ROOT)
+    client.post("/enter", data={"token": tokens[0]}, headers={"origin": ROOT})
+    text = client.get(f"/pair/{pair.hex}").text
+    assert "<td>both bad</td>" in text
+    (note,) = [line for line in text.split("<p ") if line.startswith('class="noted"')]
+    assert "<b>human:ann</b> flags: other" in note
+    assert "&lt;i&gt;odd&lt;/i&gt;\nhands" in note
+
+
 def test_notes_of_a_later_prefloop_are_read():
     assert Notes.from_json('{"both_bad":true,"stars":5,"flag":null}') == Notes(both_bad=True)
     assert Notes.from_json(None) == Notes()
@@ -182,6 +200,22 @@ def test_notes_of_a_later_prefloop_are_read():
 
 
 # The question
+
+
+def test_labels_of_another_question_under_the_same_name_are_announced(store: PairStore):
+    fill(store, n_prompts=5)
+    assert other_questions(store, LabelConfig(question="Safer?")) == []
+    for name, question, n in (("ann", "Safer?", 2), ("bob", "Nicer?", 1)):
+        with asking(store, question=question) as server:
+            person = server.enter(name)
+            for _ in range(n):
+                person.choose("left")
+    store.ingest()
+    (line,) = other_questions(store, LabelConfig(question="Nicer?"))
+    assert line.startswith("human:ann has 2 labels that answer another question, 'Safer?'")
+    assert "--labeler" in line
+    assert other_questions(store, LabelConfig(question="Nicer?", labelers=("bob",))) == []
+    assert len(other_questions(store, LabelConfig(question="Other?"))) == 2
 
 
 def test_the_question_is_on_every_screen_and_stored_with_the_labels(store: PairStore):
@@ -277,5 +311,5 @@ def test_the_address_of_a_link_is_one_that_the_server_accepts(host: str):
     assert config.is_exposed == (host == "0.0.0.0")
 
 
-def _unused(*_: object) -> None:
+def _unused(*_: object) -> NoReturn:
     raise AssertionError
