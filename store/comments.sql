@@ -51,6 +51,7 @@ comment on column labels.p_a is 'Probability that image_a is preferred.';
 comment on column labels.margin is 'Chosen minus rejected in the scorer''s own unit; never negative.';
 comment on column labels.shown_left is 'Which image a person saw on the left: a or b.';
 comment on column labels.response_ms is 'Milliseconds a person took to answer.';
+comment on column labels.notes is 'What a person noted: JSON object with both_bad (true; the choice is tie), flag and comment, or null.';
 
 comment on table evaluations is 'The images of each evaluation: of every model the same prompts and indices.';
 comment on column evaluations.evaluation_id is 'Derived from the generations: the same evaluation again has the same id.';
@@ -67,6 +68,10 @@ comment on view evaluation_pairs is 'The comparisons of an evaluation: every two
 comment on column evaluation_pairs.pair_id is 'null if both models generated the same image.';
 comment on view pair_scores is 'Both scores of every pair, for each scorer that has scored both images.';
 comment on view current_labels is 'The label that counts for each pair and labeler: the latest revision.';
+comment on view human_labels is 'The labels of people that count, with what they were asked and what they noted; no undone labels.';
+comment on column human_labels.both_bad is 'The person called both images bad; the choice is tie.';
+comment on column human_labels.flag is 'What is wrong with the pair: broken image, unsafe or other; else null.';
+comment on column human_labels.question is 'What the page asked; null for imported labels and for those of earlier versions.';
 comment on view preferences is 'Pairs that a labeler has decided, by its current label: no ties, no skips; evaluation pairs included.';
 comment on column preferences.p_chosen is 'Probability that the chosen image is preferred.';
 comment on column preferences.margin is 'Chosen minus rejected in the scorer''s own unit; never negative.';

@@ -10,6 +10,7 @@ from uuid import UUID
 from ...store import PairStore
 from ...store.evaluations import evaluations
 from .filters import PAGE, Filters
+from .notes import Notes
 
 _PAIRS = """
     select p.pair_id, q.prompt, q.tags, q.split, p.source, p.prompt_id, p.image_a, p.image_b, a.width, a.height, b.width, b.height
@@ -36,7 +37,7 @@ _GENERATIONS = """
     order by g.image_id, m.name, g.seed, g.image_index
 """
 _HISTORY = """
-    select labeler, revision, choice, p_a, margin, shown_left, response_ms, choice = 'skip' and shown_left is null as taken_back
+    select labeler, revision, choice, p_a, margin, shown_left, response_ms, choice = 'skip' and shown_left is null as taken_back, notes
     from labels where pair_id = $pair order by labeler, revision
 """
 # In an evaluation several models may have generated the same image.
@@ -126,7 +127,10 @@ def pair_details(store: PairStore, pair_ids: Sequence[UUID]) -> list[PairDetails
 def label_history(store: PairStore, pair: UUID) -> list[dict[str, Any]]:
     """Every label of a pair, including those that later ones replaced."""
     names = ("labeler", "revision", "choice", "p_a", "margin", "shown_left", "response_ms", "taken_back")
-    return [dict(zip(names, row, strict=True)) for row in store.rows(_HISTORY, {"pair": pair})]
+    return [
+        dict(zip(names, row, strict=True)) | {"notes": Notes.from_json(notes)}
+        for *row, notes in store.rows(_HISTORY, {"pair": pair})
+    ]
 
 
 def generations(store: PairStore, pair: PairDetails) -> dict[UUID, list[tuple[str, int, int, str]]]:

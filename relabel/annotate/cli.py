@@ -30,17 +30,20 @@ def run_label(config: LabelConfig, store: PairStore, *, as_json: bool = False) -
     """Serve the labelling page, then print a summary."""
     from .label import label as serve_label
     from .outcome import Comparison, comparisons, outcome_lines, plan_lines
-    from .queue import evaluation_of, pairs_to_label
+    from .queue import evaluation_of, other_questions, pairs_to_label
     from .serve import try_or_warn
 
     def announce(link: str, name: str | None) -> None:
         who = f"for {name}" if name else "for one person"
-        say(json.dumps({"link": link, "labeler": name}) if as_json else f"link {who}, works once: {link}")
+        where = ", on any device in this network" if config.is_exposed else ""
+        say(json.dumps({"link": link, "labeler": name}) if as_json else f"link {who}, works once{where}: {link}")
 
     evaluation = evaluation_of(store, config)
     pairs = pairs_to_label(store, config) if evaluation else []
     if evaluation:
         say("\n".join(plan_lines(store, evaluation, pairs)), err=True)
+    for line in other_questions(store, config):
+        say(line, err=True)
     summary = serve_label(config, store, announce)
     compared: list[Comparison] = []
     if evaluation:
