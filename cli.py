@@ -4,11 +4,10 @@ import sys
 from typing import Annotated
 
 import typer
-import typer.core
 
 from . import __version__
-from .core.cli import App, renamed, say
-from .core.errors import PrefloopError
+from .core.cli import say
+from .core.commands import App, Root, renamed
 from .core.options import config_fields
 from .doctor.cli import doctor
 from .eval.cli import evaluate
@@ -37,25 +36,8 @@ _SCORING = {
 }
 
 
-class _Group(typer.core.TyperGroup):
-    """Ends with one line and the exit code of the error, if the cause is known."""
-
-    def invoke(self, ctx):
-        try:
-            return super().invoke(ctx)
-        except PrefloopError as error:
-            say(f"prefloop: {' '.join(str(error).splitlines())}", err=True)
-            raise typer.Exit(error.exit_code) from None
-        except BrokenPipeError:  # the reader has closed the pipe: typer ends silently
-            raise
-        except OSError as error:
-            path = f"{error.filename}: " if error.filename else ""
-            say(f"prefloop: {path}{error.strerror or error}", err=True)
-            raise typer.Exit(1) from None
-
-
 app = App(
-    cls=_Group,
+    cls=Root,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -1,19 +1,20 @@
-"""Shared by all commands: the --store option, safe output, and options derived from a config's fields."""
+"""Shared by all commands: the options --store and --json, safe output, and options derived from a config's fields."""
 
 import inspect
 import os
 import shlex
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import typer.core
 
+from .document import answer
 from .options import Field, config_fields
 from .text import visible_lines
 
 StoreOption = Annotated[Path, typer.Option("--store", envvar="PREFLOOP_STORE", help="Folder of the store.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, also of an error.")]
 DEFAULT = Path("prefloop-store")
 
 
@@ -26,6 +27,15 @@ def say_next(*words: object, store: Path) -> None:
 def say(text: str, *, err: bool = False) -> None:
     """Print text whose names and prompts cannot control the terminal."""
     typer.echo(visible_lines(text), err=err)
+
+
+def say_recipes(recipes: Mapping[str, str], as_json: bool) -> None:
+    """Print the names of recipes and what each is for."""
+    if as_json:
+        answer([{"name": name, "description": line} for name, line in recipes.items()])
+        return
+    for name, line in recipes.items():
+        say(f"{name:20} {line}")
 
 
 def options_of(
@@ -111,54 +121,3 @@ def _parameter(
 def _completion(values: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
     """What a shell offers for the beginning of a value."""
     return lambda incomplete: [value for value in values() if value.startswith(incomplete)]
-
-
-class Command(typer.core.TyperCommand):
-    """A command whose help leaves out what a switch does not need: that it is a <bool>, and --no-X of one that is off anyway, whose
-    column would take a third of 80."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        negative = [(parameter, parameter.secondary_opts) for parameter in self.params if not parameter.default]
-        switches: list[Any] = [parameter for parameter in self.get_params(ctx) if getattr(parameter, "is_flag", False)]
-        for parameter, _ in negative:
-            parameter.secondary_opts = []
-        for switch in switches:
-            switch.metavar = ""
-        try:
-            super().format_help(ctx, formatter)
-        finally:
-            for parameter, options in negative:
-                parameter.secondary_opts = options
-            for switch in switches:
-                switch.metavar = None
-
-
-class App(typer.Typer):
-    """An app, or a group of commands, whose commands have the help above."""
-
-    def command(self, *args: Any, cls: type[Any] | None = None, **settings: Any) -> Any:
-        return super().command(*args, cls=cls or Command, **settings)
-
-
-def renamed(old: Mapping[str, str]) -> type[Command]:
-    """A command that takes options by earlier names too, which its help does not show.
-
-    Args:
-        old: earlier name → name, such as --labels → --labeler.
-    """
-
-    class Renamed(Command):
-        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-            return super().parse_args(ctx, current_names(args, old))
-
-    return Renamed
-
-
-def current_names(args: Sequence[str], old: Mapping[str, str]) -> list[str]:
-    """Arguments with earlier names of options replaced, up to `--`."""
-    end = args.index("--") if "--" in args else len(args)
-    renamed_args = []
-    for argument in args[:end]:
-        name, equals, value = argument.partition("=")
-        renamed_args.append(old.get(name, name) + equals + value)
-    return [*renamed_args, *args[end:]]

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..core.cli import DEFAULT, StoreOption, options_of, say, say_next
+from ..core.cli import DEFAULT, JsonOption, StoreOption, options_of, say, say_next
+from ..core.document import answer
 from ..core.errors import BadDataError, UsageError
 from ..core.power import sample_sentence
 from ..core.stats import no_interval
@@ -43,7 +44,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure how often tuned models win, with intervals, and write a report.
 
@@ -56,7 +57,6 @@ def evaluate(
     settings = {} if benchmark is None else read_benchmark(benchmark)
     config = None if again is not None else EvalConfig(**settings | given)
     from ..models.resolve import BEST
-    from .stage import as_json as strict_json
     from .stage import refuse_impossible, report_again, run_evaluation
 
     if config is None or PairStore(Path(store)).exists():
@@ -69,7 +69,10 @@ def evaluate(
         evaluation, result = report_again(again or "", given.get("report"), opened)
     else:
         evaluation, result = run_evaluation(config, opened)
-    say(strict_json(result) if as_json else table(result))
+    if as_json:
+        answer(result)
+    else:
+        say(table(result))
     if result["sweep"] is not None and config is not None and not as_json:
         say(f"it is in {config.sweep}/{BEST}: prefloop generate --model {config.sweep}/{BEST}")
     if evaluation.config.asks_people and not as_json:

@@ -1,6 +1,5 @@
 """Generate with every model, score the images, and report how often each model wins."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -191,7 +190,3 @@ def _pair_images(lineup: Lineup, plans: Sequence[Plan], store: PairStore, run_id
         pairs.append(of_two)
     store.append_new("pairs", rows.values())
     return pairs
-
-
-def as_json(result: dict) -> str:
-    return json.dumps(result, allow_nan=False)

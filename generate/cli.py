@@ -1,13 +1,13 @@
 """`prefloop generate` and `prefloop pair`."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..core.cli import DEFAULT, StoreOption, options_of, say, say_next
+from ..core.cli import DEFAULT, JsonOption, StoreOption, options_of, say, say_next
+from ..core.document import answer
 from ..core.text import plural
 from ..store.pairstore import PairStore
 from .config import GenerateConfig
@@ -27,7 +27,7 @@ def generate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be generated, and the time and disk it takes, and exit.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Generate candidate images for prompts, and pair them. Only missing images are generated.
 
@@ -79,7 +79,10 @@ def generate(
     if config.images_per_prompt == 1:
         say("no pairs from one image per prompt; give --images-per-prompt 2 or more to get some", err=True)
     summary = {**summary, "sampling": planned.config.sampling()}
-    say(json.dumps(summary) if as_json else f"{line} ({describe_sampling(planned.config)})")
+    if as_json:
+        answer(summary)
+    else:
+        say(f"{line} ({describe_sampling(planned.config)})")
     if not dry_run and not as_json and summary["pairs"]:
         weights = () if built_in_base(planned.model) is None else ("--checkpoint", "shapes")
         say_next("relabel", "--scorer", "pickscore", *weights, store=store)
@@ -90,7 +93,7 @@ def pair(
     given: dict[str, Any],
     store: StoreOption = DEFAULT,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how many pairs there would be, and exit.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Pair images that are in the store, of any models and rounds. Pairs that exist are not added again.
 
@@ -103,7 +106,7 @@ def pair(
     opened = PairStore.open(store)
     summary = plan_pairs(config, opened) if dry_run else add_pairs(config, opened)
     if as_json:
-        say(json.dumps(summary))
+        answer(summary)
     else:
         _print_pairs(summary, config, store, dry_run)
 

@@ -1,15 +1,15 @@
 """`prefloop relabel` and `prefloop scorers`."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from ..core.cli import DEFAULT, App, StoreOption, options_of, renamed, say, say_next
+from ..core.cli import DEFAULT, JsonOption, StoreOption, options_of, say, say_next
+from ..core.commands import App, renamed
+from ..core.document import answer
 from ..core.errors import PrefloopError, UsageError
-from ..core.json import plain
 from ..store.pairstore import PairStore
 from .config import RelabelConfig, installed_scorers, parse_checkpoints, parse_scorer_weights
 
@@ -33,7 +33,7 @@ def relabel(
         bool,
         typer.Option("--dry-run", help="Print how many images are unscored and what scoring them will take, and exit."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Score images and label pairs. Each image is scored once; another rule uses the same scores.
 
@@ -53,7 +53,7 @@ def relabel(
 
     summary = score_and_label(config, opened)
     if as_json:
-        say(json.dumps(summary))
+        answer(summary)
         return
     _print_summary(summary)
     if summary["labels"]["a"] + summary["labels"]["b"]:
@@ -97,7 +97,7 @@ def _print_plan(config: RelabelConfig, store: PairStore, as_json: bool) -> None:
 
     plans = plan(config, store)
     if as_json:
-        say(json.dumps([asdict(scoring) for scoring in plans]))
+        answer([asdict(scoring) for scoring in plans])
         return
     for scoring in plans:
         seconds = scoring.seconds
@@ -109,7 +109,7 @@ def _print_plan(config: RelabelConfig, store: PairStore, as_json: bool) -> None:
 
 
 @scorers_app.command()
-def ls(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+def ls(as_json: JsonOption = False) -> None:
     """List the installed scorers.
 
     Example: prefloop scorers ls
@@ -118,7 +118,7 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] =
 
     rows = installed_scorers()
     if as_json:
-        say(json.dumps(rows))
+        answer(rows)
         return
     for row in rows:
         kind = "evaluation only" if row["eval_only"] else "labels and evaluation"
@@ -131,6 +131,7 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] =
 def check(
     names: Annotated[Optional[list[str]], typer.Argument(help="Scorers; all installed ones if none is named.")] = None,
     checkpoint: Annotated[Optional[list[str]], typer.Option(help=_CHECKPOINT)] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Load scorers and check that they rank a right image above a wrong one. Exit code 5 if one does not.
 
@@ -140,25 +141,28 @@ def check(
     from .scorers.registry import scorer_names
     from .validation.check import check_checkpoint, check_scorer
 
-    checkpoints, failed = parse_checkpoints(checkpoint or []), []
+    checkpoints, rows = parse_checkpoints(checkpoint or []), []
     for name in names or scorer_names():
         own = {key: path for key, path in checkpoints.items() if key in ("", name)}
         try:
             line = check_checkpoint(name, own)
-            if line:
+            if line and not as_json:
                 say(f"{name:<14}{line}")
             result = check_scorer(name, own)
         except PrefloopError as error:
             if names:
                 raise
-            say(f"{name:<14}cannot be loaded: {error}")
-            failed.append(name)
+            rows.append({"name": name, "passed": False, "reason": str(error)})
+            if not as_json:
+                say(f"{name:<14}cannot be loaded: {error}")
             continue
-        word = "pass" if result.passed else "FAIL"
-        say(f"{name:<14}{word}  right {result.right:.4f}  wrong {result.wrong:.4f}  {result.scorer}")
-        if not result.passed:
-            failed.append(name)
-    if failed:
+        rows.append({"name": name, "checkpoint": line, "passed": result.passed} | asdict(result))
+        if not as_json:
+            word = "pass" if result.passed else "FAIL"
+            say(f"{name:<14}{word}  right {result.right:.4f}  wrong {result.wrong:.4f}  {result.scorer}")
+    if as_json:
+        answer({"scorers": rows})
+    if failed := [row["name"] for row in rows if not row["passed"]]:
         raise IntegrityError(f"not passed: {', '.join(failed)}")
 
 
@@ -169,7 +173,7 @@ def quality(
     output_dir: Annotated[
         Optional[Path], typer.Option(help="Folder for a page with curves and the pairs that labelers disagree on.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure scorers against somebody's choices: accuracy and kappa on decided pairs with their intervals, calibration.
 
@@ -180,7 +184,7 @@ def quality(
     opened = PairStore.open(store)
     measured = validate_scorers(opened, labeler)
     if as_json:
-        say(json.dumps(plain([asdict(one) for one in measured]), allow_nan=False))
+        answer([asdict(one) for one in measured])
     else:
         say("\n".join(line for one in measured for line in quality_lines(one)))
     if output_dir is not None:

@@ -4,6 +4,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from ..core.cli import JsonOption, say
+from ..core.document import answer
 from .demo import DemoConfig, demo_settings
 
 
@@ -21,22 +23,20 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="A minute; too few prompts to prove anything.")
     ] = DemoConfig.quick,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run one round of the loop on the built-in world: no network, no GPU, about five minutes on two cores.
 
     Example: prefloop demo --quick
     """
     settings = demo_settings(DemoConfig(model=model, dir=dir, seed=seed, quick=quick))
-    from ..core.cli import say
     from ..eval.cli import table
-    from ..eval.stage import as_json as strict_json
     from ..loop.stage import run_loop
 
     result = run_loop(settings, say=lambda _: None)  # the table says all that the round's line would
     evaluation = result["rounds"][0]["against_base"]
     if as_json:
-        say(strict_json(evaluation))
+        answer(evaluation)
         return
     say(table(evaluation))
     say(f"the model is in {result['result']}; report of the loop: {result['report']}")

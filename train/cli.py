@@ -1,27 +1,18 @@
 """`prefloop train`."""
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from ..core.cli import DEFAULT, StoreOption, options_of, say, say_next
+from ..core.cli import DEFAULT, JsonOption, StoreOption, options_of, say, say_next, say_recipes
+from ..core.document import answer
 from ..core.errors import UsageError
 from ..core.stats import interval_text
 from ..core.text import plural
 from ..store.pairstore import PairStore
 from .config import NEEDED, TrainConfig
-
-
-def _list_recipes(flag: bool) -> None:
-    if flag:
-        from .recipes import recipes
-
-        for name, line in recipes().items():
-            say(f"{name:12} {line}")
-        raise typer.Exit
 
 
 @options_of(
@@ -50,9 +41,7 @@ def train(
             "command line take precedence; --no-kohya and the like turn a switch off."
         ),
     ] = None,
-    recipes: Annotated[
-        bool, typer.Option("--recipes", is_eager=True, callback=_list_recipes, help="List the recipes and exit.")
-    ] = False,
+    recipes: Annotated[bool, typer.Option("--recipes", help="List the recipes and exit.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved settings, estimated memory and time, and exit.")
     ] = False,
@@ -74,12 +63,17 @@ def train(
             rich_help_panel="Run",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Tune a model on the labels of a store. The same command resumes an interrupted run.
 
     Example: prefloop train --labeler pickscore --output-dir tuned --where "margin > 0.1"
     """
+    if recipes:
+        from .recipes import recipes as train_recipes
+
+        say_recipes(train_recipes(), as_json)
+        return
     if pairs is not None and not dry_run:
         raise UsageError("--pairs assumes pairs for --dry-run; --max-train-samples limits those to train on")
     given_settings: dict[str, Any] = _settings(given, config)
@@ -116,7 +110,10 @@ def train(
 
             text, values = estimate(settings, opened, selected, n_pairs=pairs)
             lines = describe_sources(settings, origins)
-            say(json.dumps(values | {"sources": origins}) if as_json else "\n".join([*lines, "", text]))
+            if as_json:
+                answer(values | {"sources": origins})
+            else:
+                say("\n".join([*lines, "", text]))
             return
         stop.check("nothing was trained yet")
         from .distributed import is_main
@@ -128,8 +125,10 @@ def train(
         )
     if not is_main():
         return
-    say(json.dumps(summary) if as_json else summary_text(summary))
-    if not as_json:
+    if as_json:
+        answer(summary)
+    else:
+        say(summary_text(summary))
         built_in = find_model(settings.model, settings.revision).root.built_in
         prompts = () if built_in else ("--prompts", "held-out.txt")
         say_next("eval", "--model", settings.output_dir, *prompts, store=store)
@@ -142,6 +141,7 @@ def card(
     store: StoreOption = DEFAULT,
     push_to_hub: Annotated[Optional[str], typer.Option(help="Then upload the folder to this repository.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Rewrite the model card of a result with the win rates of its evaluations.
 
@@ -151,7 +151,10 @@ def card(
     from .export.result import write_card
 
     n = write_card(folder, opened)
-    say(f"wrote {folder / 'README.md'} with {n} evaluation{'' if n == 1 else 's'}")
+    if as_json:
+        answer({"file": folder / "README.md", "evaluations": n})
+    else:
+        say(f"wrote {folder / 'README.md'} with {n} evaluation{'' if n == 1 else 's'}")
     if push_to_hub is not None:
         _push(str(folder), push_to_hub, private)
 

@@ -1,12 +1,12 @@
 """`prefloop store export`."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from ...core.cli import DEFAULT, StoreOption, options_of, say
+from ...core.cli import DEFAULT, JsonOption, StoreOption, options_of, say
+from ...core.document import answer
 from ...core.text import plural
 from ..pairstore import PairStore
 from .config import ExportConfig
@@ -18,7 +18,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="Folder to create.")],
     store: StoreOption = DEFAULT,
     push_to_hub: Annotated[Optional[str], typer.Option(help="Upload the folder to this dataset repository.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write labeled pairs as a dataset, with a card that says where they came from.
 
@@ -36,5 +36,7 @@ def export(
     summary = export_pairs(config, opened)
     if push_to_hub:
         summary["address"] = push(out, push_to_hub)
-    line = f"{plural(summary['labels'], 'label')} of {plural(summary['pairs'], 'pair')} in {out}"
-    say(json.dumps(summary) if as_json else line)
+    if as_json:
+        answer(summary)
+    else:
+        say(f"{plural(summary['labels'], 'label')} of {plural(summary['pairs'], 'pair')} in {out}")

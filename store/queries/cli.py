@@ -1,12 +1,12 @@
 """`prefloop store query` and `prefloop store schema`."""
 
-import json
 import sys
 from typing import Annotated, Optional
 
 import typer
 
-from ...core.cli import DEFAULT, StoreOption, say
+from ...core.cli import DEFAULT, JsonOption, StoreOption, say
+from ...core.document import answer
 from ...core.errors import UsageError
 from ..pairstore import PairStore
 
@@ -25,6 +25,7 @@ def query(
         typer.Option("--format", help="table, json, jsonl, csv or parquet. Table on a terminal, else JSON."),
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds after which the query is interrupted.")] = 60.0,
+    as_json: JsonOption = False,
 ) -> None:
     """Query a store in SQL. A query can only read, and only the store.
 
@@ -32,11 +33,13 @@ def query(
     """
     from typing import get_args
 
-    from ..query import Format, ask, write
+    from ..query import Format, ask, json_rows, write
     from .parameters import parameters
     from .saved import saved_query
 
-    chosen = format_ or ("table" if sys.stdout.isatty() else "json")
+    if as_json and format_ not in (None, "json"):
+        raise UsageError(f"--json and --format {format_} are two formats; leave out one")
+    chosen = "json" if as_json else format_ or ("table" if sys.stdout.isatty() else "json")
     if chosen not in get_args(Format):
         raise UsageError(f"unknown format {chosen!r}; choose from {', '.join(get_args(Format))}")
     if sum((sql is not None, named is not None, listed)) != 1:
@@ -50,6 +53,9 @@ def query(
     else:
         assert sql is not None
         result = ask(PairStore.open(store), _from_stdin() if sql == "-" else sql, timeout, values)
+    if as_json:
+        answer(json_rows(result))
+        return
     write(result, chosen, sys.stdout.buffer)
     sys.stdout.buffer.flush()
 
@@ -80,7 +86,7 @@ def _listed():
 def schema(
     name: Annotated[Optional[str], typer.Argument(help="Table or view; all if omitted.")] = None,
     store: StoreOption = DEFAULT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Describe the tables and views of a store and their columns.
 
@@ -92,7 +98,7 @@ def schema(
 
     relations = describe(PairStore.open(store), name)
     if as_json:
-        say(json.dumps([asdict(relation) for relation in relations], indent=1))
+        answer([asdict(relation) for relation in relations])
         return
     for number, relation in enumerate(relations):
         say(("\n" if number else "") + f"{relation.kind} {relation.name}: {relation.comment or ''}".rstrip(": "))
