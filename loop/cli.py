@@ -43,7 +43,7 @@ def loop(
 
     Example: prefloop loop shapes --dir my-loop
     """
-    from .settings_file import read_loop, recipe_text
+    from .settings_file import read_loop, recipe_text, refuse_early
     from .settings_file import recipes as loop_recipes
 
     if recipes:
@@ -71,6 +71,7 @@ def loop(
         else:
             say(plan_text(plan))
         return
+    refuse_early(settings)
     from .stage import run_loop
 
     result = run_loop(settings, say=lambda line: say(line, err=as_json))

@@ -153,6 +153,13 @@ def claimed(settings: LoopSettings) -> Iterator[None]:
                 folder.rmdir()
 
 
+def refuse_early(settings: LoopSettings) -> None:
+    """Refuse at once a folder that `claimed` would refuse after seconds of imports."""
+    if Path(settings.loop.dir).exists():
+        with claimed(settings):
+            pass
+
+
 def write_settings(settings: LoopSettings) -> None:
     """Keep the settings in the loop's folder; a loop that goes on there must have the same."""
     write_atomic(Path(settings.loop.dir) / SETTINGS, json.dumps(plain(asdict(settings)), indent=1).encode())

@@ -30,6 +30,9 @@ def demo(
     Example: prefloop demo --quick
     """
     settings = demo_settings(DemoConfig(model=model, dir=dir, seed=seed, quick=quick))
+    from ..loop.settings_file import refuse_early
+
+    refuse_early(settings)
     from ..eval.cli import table
     from ..loop.stage import run_loop
 

@@ -88,9 +88,12 @@ def train(
     settings = TrainConfig(**given_settings)
     # mistakes in the store or in names are found before anything slow is imported
     from ..core.signals import StopSignal
+    from ..models.families import supported_family
     from ..models.resolve import find_model
     from .defaults import describe_sources, resolve_settings, sources
     from .pairs import select_pairs
+    from .preflight import refuse_impossible, refuse_other_component
+    from .run_folder.claim import refuse_early
     from .run_folder.location import refuse_overlap, refuse_resume_with_overwrite
     from .run_folder.saved_pairs import has_saved_pairs
 
@@ -103,6 +106,10 @@ def train(
         selected = None  # those that the run in the folder began with
         if opened is not None:
             refuse_overlap(settings, opened.path, find_model(settings.model, settings.revision))
+            if not dry_run:
+                refuse_impossible(settings)
+                refuse_other_component(settings, supported_family(find_model(settings.model, settings.revision)))
+                refuse_early(Path(settings.output_dir), settings, resume, overwrite)
             if dry_run or overwrite or not has_saved_pairs(Path(settings.output_dir), settings):
                 selected = select_pairs(opened, settings)
         if opened is None or dry_run:
@@ -148,7 +155,7 @@ def card(
     Example: prefloop card tuned
     """
     opened = PairStore.open(store)
-    from .export.result import write_card
+    from .export.write_card import write_card
 
     n = write_card(folder, opened)
     if as_json:

@@ -9,7 +9,6 @@ from ..models.families import Family
 from ..models.lora_file import refuse_other_files
 from ..models.model import COMPONENTS
 from .config import TrainConfig
-from .data import noise_of
 
 
 def refuse_impossible(config: TrainConfig) -> None:
@@ -42,14 +41,15 @@ def refuse_unsuitable(config: TrainConfig, family: Family) -> None:
     model, component = family.settings.model, family.component
     if config.init_from is not None and Path(config.init_from).expanduser().is_file():
         refuse_other_files(Path(config.init_from).expanduser())
-    if config.output in COMPONENTS and config.output != component:
-        raise UsageError(f"{model}, a {family.pipeline_class}, has a {component}; give --output {component}")
+    refuse_other_component(config, family)
     if config.kohya_file and component != "unet":
         raise UsageError(
             f"kohya is a format for the LoRAs of U-Nets; {model} has a {component}, whose LoRA diffusers' own format holds"
         )
     if config.sample_steps and family.starts_from_image:
         raise UsageError("sample-steps cannot generate with a refiner, which starts from an image; leave it out")
+    from .data import noise_of  # needs torch
+
     if noise_of(family, config).prediction_type == "flow" and config.min_snr_gamma is not None:
         raise UsageError("min-snr-gamma is for diffusion models; flow matching weighs timesteps by --timestep-density")
     if (side := config.resolution) is not None and side % family.image_multiple:
@@ -68,6 +68,17 @@ def refuse_unsuitable(config: TrainConfig, family: Family) -> None:
         )
 
 
+def refuse_other_component(config: TrainConfig, family: Family) -> None:
+    """
+    Raises:
+        UsageError: if the part to write is one that the model does not have.
+    """
+    if config.output in COMPONENTS and config.output != family.component:
+        raise UsageError(
+            f"{family.settings.model}, a {family.pipeline_class}, has a {family.component}; give --output {family.component}"
+        )
+
+
 def _on_cpu(config: TrainConfig) -> bool:
     import torch
     from accelerate.utils import parse_flag_from_env
@@ -76,12 +87,16 @@ def _on_cpu(config: TrainConfig) -> bool:
 
 
 def _refuse_missing_tracker(name: str) -> None:
-    from accelerate.utils import LoggerType
-
-    if not _installed(name) or name not in LoggerType.list():
+    if not _installed(name) or not _knows(name):
         raise PrefloopError(
             f"{name} is not installed, or accelerate is too old to know it: pip install 'prefloop[{name}]'"
         )
+
+
+def _knows(tracker: str) -> bool:
+    from accelerate.utils import LoggerType
+
+    return tracker in LoggerType.list()
 
 
 def _installed(package: str) -> bool:

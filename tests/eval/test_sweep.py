@@ -18,7 +18,7 @@ from prefloop.models.resolve import find_model
 from prefloop.models.trained_prompts import read_trained_prompts
 from prefloop.store import IntegrityError, PairStore, UsageError
 from prefloop.train import TrainConfig
-from prefloop.train.export.result import write_card
+from prefloop.train.export.write_card import write_card
 from prefloop.train.stage import train
 from typer.testing import CliRunner
 

@@ -13,7 +13,7 @@ from prefloop.models.lineage import lineage
 from prefloop.models.loading import load_component
 from prefloop.models.resolve import find_model, with_parts
 from prefloop.store import PairStore
-from prefloop.train.export.result import write_card
+from prefloop.train.export.write_card import write_card
 from results import refused, rewrite
 
 
