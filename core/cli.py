@@ -10,11 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from .document import answer
+from .errors import UsageError
 from .options import Field, config_fields
 from .text import visible_lines
 
 StoreOption = Annotated[Path, typer.Option("--store", envvar="PREFLOOP_STORE", help="Folder of the store.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, also of an error.")]
+OutputDirOption = Annotated[Path | None, typer.Option("--output-dir", help="Folder to create.", show_default=False)]
+OutputDirArgument = Annotated[Path | None, typer.Argument(help="Earlier form of --output-dir.", hidden=True)]
 DEFAULT = Path("prefloop-store")
 
 
@@ -27,6 +30,22 @@ def say_next(*words: object, store: Path) -> None:
 def say(text: str, *, err: bool = False) -> None:
     """Print text whose names and prompts cannot control the terminal."""
     typer.echo(visible_lines(text), err=err)
+
+
+def folder_to_write(option: Path | None, argument: Path | None) -> Path:
+    """The folder of --output-dir, which earlier versions took as an argument.
+
+    Raises:
+        UsageError: if there is none, or two.
+    """
+    if option is not None and argument is not None:
+        raise UsageError(
+            f"two folders to write are named, {option} and {argument}; leave out the one without --output-dir"
+        )
+    folder = option or argument
+    if folder is None:
+        raise UsageError("name a folder to create with --output-dir")
+    return folder
 
 
 def say_recipes(recipes: Mapping[str, str], as_json: bool) -> None:
@@ -107,6 +126,7 @@ def _parameter(
     info = typer.Option(
         names,
         help=field.help,
+        hidden=field.hidden,
         rich_help_panel=panel,
         show_default=f"{field.default} for shapes, else the recipe's"
         if built_in_only

@@ -27,6 +27,10 @@ class Command(typer.core.TyperCommand):
         with naming_context(ctx):
             return super().parse_args(ctx, args)
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        shown = [parameter for parameter in self.get_params(ctx) if not getattr(parameter, "hidden", False)]
+        return ["[OPTIONS]", *(piece for parameter in shown for piece in parameter.get_usage_pieces(ctx))]
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         negative = [(parameter, parameter.secondary_opts) for parameter in self.params if not parameter.default]
         switches: list[Any] = [parameter for parameter in self.get_params(ctx) if getattr(parameter, "is_flag", False)]
@@ -98,6 +102,7 @@ def naming_context(ctx: Any) -> Iterator[None]:
 @contextmanager
 def _reported() -> Iterator[None]:
     """Turn an error into what is printed, and an exit code."""
+    cause: Any
     try:
         yield
     except PrefloopError as error:

@@ -50,7 +50,7 @@ def evaluate(
 
     Example: prefloop eval --model tuned --scorer hps --scorer oracle --checkpoint shapes
     """
-    if again is not None and (others := given.keys() - {"report"} | ({"benchmark"} if benchmark else set())):
+    if again is not None and (others := given.keys() - {"output_dir"} | ({"benchmark"} if benchmark else set())):
         raise UsageError(f"--again takes its settings from the evaluation; leave out {', '.join(sorted(others))}")
     if given.get("models") and given.get("sweep") is not None:
         raise UsageError("--sweep evaluates the checkpoints of one run; leave out --model")
@@ -66,7 +66,7 @@ def evaluate(
         opened = PairStore.create(store)
         say(f"created the store {store}", err=True)
     if config is None:
-        evaluation, result = report_again(again or "", given.get("report"), opened)
+        evaluation, result = report_again(again or "", given.get("output_dir"), opened)
     else:
         evaluation, result = run_evaluation(config, opened)
     if as_json:

@@ -73,7 +73,7 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
     places = {prompt.text: (place, prompt.tags) for place, prompt in enumerate(prompts)}
     generations = {item.generation_id: places[item.prompt] for planned in plans for item in planned.generations}
     key = evaluation_id(generations)
-    _refuse_other_report(config.report)
+    _refuse_other_report(config.output_dir)
     with (
         store.stage_lock("eval", key.hex[:16]),
         StopSignal().listening() as stop,
@@ -128,7 +128,7 @@ def report_again(name: str, report: str | None, store: PairStore) -> tuple[Evalu
         UsageError: if the evaluation does not exist, or the report would overwrite other files.
     """
     config, lineup, pairs, backgrounds, about = recorded(store, name)
-    config = replace(config, report=report)
+    config = replace(config, output_dir=report)
     _refuse_other_report(report)
     with run(store, "eval", config) as eval_run:
         evaluation = _judge(config, lineup, pairs, backgrounds, about, store)
@@ -163,7 +163,7 @@ def _report(evaluation: Evaluation, about: dict, store: PairStore, eval_run: Run
     from .report import write_report
 
     config = evaluation.config
-    folder = Path(config.report) if config.report else store.path / "reports" / about["name"]
+    folder = Path(config.output_dir) if config.output_dir else store.path / "reports" / about["name"]
     sweep = None if about["steps"] is None else sweep_of(evaluation, about["steps"])
     human = counts_of(store, UUID(about["evaluation_id"]))
     result = summary_of(evaluation) | about | {"sweep": sweep, "human": human, "report": str(folder)}

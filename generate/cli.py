@@ -97,7 +97,7 @@ def pair(
 ) -> None:
     """Pair images that are in the store, of any models and rounds. Pairs that exist are not added again.
 
-    Example: prefloop pair --strategy close --scorer pickscore --pairs-per-prompt 2
+    Example: prefloop pair --pairing close --scorer pickscore --pairs-per-prompt 2
     """
     config = PairConfig(**given)
     from .pair_stage import pair as add_pairs
@@ -131,7 +131,7 @@ def _print_pairs(summary: dict[str, int], config: PairConfig, store: Path, dry_r
             err=True,
         )
     if not summary["pairs"] and summary["images"]:
-        say(_WITHOUT_PAIRS.get(config.strategy, "no prompt has two images that can be paired"), err=True)
+        say(_WITHOUT_PAIRS.get(config.pairing, "no prompt has two images that can be paired"), err=True)
     if summary["pairs"] and not dry_run:
         say(f"next: `prefloop label --store {store}` for people, or `prefloop relabel --store {store}` for a scorer")
 

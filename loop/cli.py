@@ -41,7 +41,7 @@ def loop(
 ) -> None:
     """Generate, label, train and evaluate, round after round. The same command resumes an interrupted loop.
 
-    Example: prefloop loop shapes --dir my-loop
+    Example: prefloop loop shapes --output-dir my-loop
     """
     from .settings_file import read_loop, recipe_text, refuse_early
     from .settings_file import recipes as loop_recipes

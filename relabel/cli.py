@@ -14,7 +14,9 @@ from ..store.pairstore import PairStore
 from .config import RelabelConfig, installed_scorers, parse_checkpoints, parse_scorer_weights
 
 scorers_app = App(no_args_is_help=True, help="List and check the installed scorers.")
-_CHECKPOINT = "PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official one."
+_CHECKPOINT = (
+    "Scorer's checkpoint: PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official one."
+)
 
 
 @options_of(
@@ -131,6 +133,8 @@ def ls(as_json: JsonOption = False) -> None:
 def check(
     names: Annotated[Optional[list[str]], typer.Argument(help="Scorers; all installed ones if none is named.")] = None,
     checkpoint: Annotated[Optional[list[str]], typer.Option(help=_CHECKPOINT)] = None,
+    device: Annotated[Optional[str], typer.Option(help="cuda, mps or cpu; the best available if not given.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: what the models run in.")] = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Load scorers and check that they rank a right image above a wrong one. Exit code 5 if one does not.
@@ -148,7 +152,7 @@ def check(
             line = check_checkpoint(name, own)
             if line and not as_json:
                 say(f"{name:<14}{line}")
-            result = check_scorer(name, own)
+            result = check_scorer(name, own, device, dtype)
         except PrefloopError as error:
             if names:
                 raise

@@ -10,26 +10,29 @@ from .demo import DemoConfig, demo_settings
 
 
 def demo(
-    dir: Annotated[
+    output_dir: Annotated[
         Optional[str],
         typer.Option(
             help="Folder of the loop: its store, result and reports; "
             "prefloop-demo if not given, followed by -flow, -seed-N or -quick as the other options ask.",
             show_default=False,
         ),
-    ] = DemoConfig.dir,
+    ] = DemoConfig.output_dir,
     model: Annotated[str, typer.Option(help="shapes, or shapes-flow, a flow-matching model.")] = DemoConfig.model,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = DemoConfig.seed,
     quick: Annotated[
         bool, typer.Option("--quick", help="A minute; too few prompts to prove anything.")
     ] = DemoConfig.quick,
+    device: Annotated[
+        Optional[str], typer.Option(help="cuda, mps or cpu; the best available if not given.", show_default=False)
+    ] = DemoConfig.device,
     as_json: JsonOption = False,
 ) -> None:
     """Run one round of the loop on the built-in world: no network, no GPU, about five minutes on two cores.
 
     Example: prefloop demo --quick
     """
-    settings = demo_settings(DemoConfig(model=model, dir=dir, seed=seed, quick=quick))
+    settings = demo_settings(DemoConfig(model=model, output_dir=output_dir, seed=seed, quick=quick, device=device))
     from ..loop.settings_file import refuse_early
 
     refuse_early(settings)

@@ -25,8 +25,8 @@ from .config import NEEDED, TrainConfig
         "Data": "max_train_samples proportion_empty_prompts resolution random_crop aspect_buckets random_flip noise_offset "
         "input_perturbation reference_draws dataloader_num_workers seed",
         "Monitoring": "validation_steps early_stopping sample_steps n_samples report_to tracker_project_name",
-        "Output": "output kohya push_to_hub",
-        "Machine": "mixed_precision gradient_checkpointing allow_tf32 cpu",
+        "Output": "format kohya push_to_hub",
+        "Machine": "device mixed_precision gradient_checkpointing allow_tf32 cpu",
         "Run": "revision vae init_from reference checkpointing_steps checkpoints_total_limit",
     },
     other_models=NEEDED,
@@ -105,10 +105,11 @@ def train(
         settings, origins = TrainConfig(**resolved.settings), sources(resolved, given, config)
         selected = None  # those that the run in the folder began with
         if opened is not None:
-            refuse_overlap(settings, opened.path, find_model(settings.model, settings.revision))
+            model = find_model(settings.model, settings.revision)
+            refuse_overlap(settings, opened.path, model)
             if not dry_run:
                 refuse_impossible(settings)
-                refuse_other_component(settings, supported_family(find_model(settings.model, settings.revision)))
+                refuse_other_component(settings, supported_family(model))
                 refuse_early(Path(settings.output_dir), settings, resume, overwrite)
             if dry_run or overwrite or not has_saved_pairs(Path(settings.output_dir), settings):
                 selected = select_pairs(opened, settings)

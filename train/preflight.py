@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from ..core.device import best_device
 from ..core.errors import PrefloopError, UsageError
 from ..models.families import Family
 from ..models.lora_file import refuse_other_files
@@ -18,6 +19,8 @@ def refuse_impossible(config: TrainConfig) -> None:
         UsageError: if the settings need a GPU and the run would be on the CPU.
         PrefloopError: if a package is not installed, no user is logged in to the hub, or the hub cannot be reached.
     """
+    if config.device not in (None, "cpu"):
+        best_device(config.device)
     if config.mixed_precision == "fp16" and _on_cpu(config):
         raise UsageError(
             "mixed-precision fp16 needs a GPU and this run is on the CPU; give --mixed-precision bf16 or no"
@@ -62,6 +65,8 @@ def refuse_unsuitable(config: TrainConfig, family: Family) -> None:
             "train the base model, and use the LoRA on the distilled one",
             file=sys.stderr,
         )
+    if config.device not in (None, "cpu"):
+        best_device(config.device)
     if config.mixed_precision == "fp16" and family.dtype == "bfloat16":
         print(
             f"{model} was made for bfloat16 and may overflow in fp16; --mixed-precision bf16 is safer", file=sys.stderr
@@ -73,9 +78,9 @@ def refuse_other_component(config: TrainConfig, family: Family) -> None:
     Raises:
         UsageError: if the part to write is one that the model does not have.
     """
-    if config.output in COMPONENTS and config.output != family.component:
+    if config.format in COMPONENTS and config.format != family.component:
         raise UsageError(
-            f"{family.settings.model}, a {family.pipeline_class}, has a {family.component}; give --output {family.component}"
+            f"{family.settings.model}, a {family.pipeline_class}, has a {family.component}; give --format {family.component}"
         )
 
 
@@ -83,7 +88,7 @@ def _on_cpu(config: TrainConfig) -> bool:
     import torch
     from accelerate.utils import parse_flag_from_env
 
-    return config.cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return config.on_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
 
 
 def _refuse_missing_tracker(name: str) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ...core.cli import DEFAULT, JsonOption, StoreOption, say
+from ...core.cli import DEFAULT, JsonOption, OutputDirArgument, OutputDirOption, StoreOption, folder_to_write, say
 from ...core.document import answer
 from ...core.errors import IntegrityError
 from ..pairstore import PairStore
@@ -42,24 +42,26 @@ def merge(
 
 
 def backup(
-    out: Annotated[Path, typer.Argument(help="Folder to create.")],
+    out: OutputDirArgument = None,
+    output_dir: OutputDirOption = None,
     store: StoreOption = DEFAULT,
     as_json: JsonOption = False,
 ) -> None:
     """Copy a store, also while it is in use. The copy is a store.
 
-    Example: prefloop store backup /backups/prefloop-store --store prefloop-store
+    Example: prefloop store backup --output-dir /backups/prefloop-store --store prefloop-store
     """
     from .backup import backup as copy_store
 
-    summary = copy_store(PairStore.open(store), out)
+    folder = folder_to_write(output_dir, out)
+    summary = copy_store(PairStore.open(store), folder)
     if as_json:
         answer(summary)
     else:
-        say(f"copied {summary['parts']} journal parts and {summary['images']} images to {out}")
+        say(f"copied {summary['parts']} journal parts and {summary['images']} images to {folder}")
     if lost := summary["lost"]:
         raise IntegrityError(
-            f"{len(lost)} images are missing or have changed, and are not in {out}: {', '.join(lost[:3])}"
+            f"{len(lost)} images are missing or have changed, and are not in {folder}: {', '.join(lost[:3])}"
         )
 
 

@@ -60,8 +60,8 @@ def result_record(config: TrainConfig, model: Model, data: TrainingData, provena
 
 
 def output_of(config: TrainConfig) -> str:
-    if config.output not in ("auto", "kohya"):
-        return config.output
+    if config.format not in ("auto", "kohya"):
+        return config.format
     return "lora" if config.lora_rank else "pipeline"
 
 
