@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .device import DEVICES
 from .document import answer
 from .errors import UsageError
 from .options import Field, config_fields
@@ -64,7 +65,7 @@ def options_of(
     names: Mapping[str, str] | None = None,
     parsers: Mapping[str, Callable[[list[str]], object]] | None = None,
     skip: Collection[str] = (),
-    values: Mapping[str, Callable[[], Iterable[str]]] | None = None,
+    values: Mapping[str, Callable[[Path], Iterable[str]]] | None = None,
     other_models: Collection[str] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add an option to a command for each field of `config`. Its first argument is a dict of the fields given on the command line.
@@ -76,7 +77,7 @@ def options_of(
         names: field → option, if it is not the field's own name.
         parsers: dict field → function that makes the dict from the strings given.
         skip: fields without an option.
-        values: field → function that lists what a shell completes; those of a Literal are known.
+        values: field → function from the store's folder to what a shell completes; those of a Literal are known.
         other_models: fields whose default is for the built-in models only; the help says so.
     """
     chosen = [field for field in config_fields(config) if field.name not in skip]
@@ -99,7 +100,7 @@ def options_of(
                 field,
                 (names or {}).get(field.name),
                 panel_of.get(field.name),
-                (values or {}).get(field.name),
+                (values or {}).get(field.name, (lambda _: DEVICES) if field.name == "device" else None),
                 field.name in other_models,
             )
             for field in chosen
@@ -117,7 +118,11 @@ def options_of(
 
 
 def _parameter(
-    field: Field, name: str | None, panel: str | None, values: Callable[[], Iterable[str]] | None, built_in_only: bool
+    field: Field,
+    name: str | None,
+    panel: str | None,
+    values: Callable[[Path], Iterable[str]] | None,
+    built_in_only: bool,
 ) -> inspect.Parameter:
     option = name or field.option
     is_switch = field.type is bool
@@ -132,12 +137,21 @@ def _parameter(
         if built_in_only
         else not is_switch or field.default,
         metavar="<str>" if field.repeated else None,
-        autocompletion=_completion(values or (lambda: field.choices)),
+        autocompletion=completing(values or (lambda _: field.choices)),
     )
     annotation = Annotated[field.type, info]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
 
 
-def _completion(values: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """What a shell offers for the beginning of a value."""
-    return lambda incomplete: [value for value in values() if value.startswith(incomplete)]
+def completing(values: Callable[[Path], Iterable[str]]) -> Callable[..., list[str]]:
+    """What a shell offers for the beginning of a value.
+
+    Args:
+        values: from the folder of the command's store, which need not exist, to all that could be meant.
+    """
+
+    def offered(ctx: typer.Context, incomplete: str) -> list[str]:
+        store = Path(ctx.params.get("store") or os.environ.get("PREFLOOP_STORE", DEFAULT))
+        return [value for value in values(store) if value.startswith(incomplete)]
+
+    return offered

@@ -6,12 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from ..core.cli import DEFAULT, JsonOption, StoreOption, options_of, say, say_next
+from ..core.cli import DEFAULT, JsonOption, StoreOption, completing, options_of, say, say_next
 from ..core.document import answer
 from ..core.errors import BadDataError, UsageError
 from ..core.power import sample_sentence
 from ..core.stats import no_interval
+from ..generate.prompt_sets.names import known_prompts
+from ..models.names import known_models
 from ..relabel.config import installed_scorers, parse_checkpoints
+from ..store import completion
 from ..store.pairstore import PairStore
 from .benchmarks import benchmarks, read_benchmark
 from .config import HUMAN, EvalConfig
@@ -25,7 +28,13 @@ from .verdict import headline, short_names, sweep_verdict, verdict
         "Machine": "batch_size dtype device",
     },
     parsers={"checkpoints": parse_checkpoints},
-    values={"scorers": installed_scorers},
+    values={
+        "scorers": lambda _: installed_scorers(),
+        "models": known_models,
+        "baseline": known_models,
+        "sweep": known_models,
+        "prompts": known_prompts,
+    },
 )
 def evaluate(
     given: dict[str, Any],
@@ -33,12 +42,15 @@ def evaluate(
     benchmark: Annotated[
         str | None,
         typer.Option(
-            help=f"{', '.join(benchmarks())}, or a TOML file: prompts and other options to use.", show_default=False
+            autocompletion=completing(lambda _: benchmarks()),
+            help=f"{', '.join(benchmarks())}, or a TOML file: prompts and other options to use.",
+            show_default=False,
         ),
     ] = None,
     again: Annotated[
         str | None,
         typer.Option(
+            autocompletion=completing(completion.evaluations),
             help="Report an evaluation again, by its name or the first digits of its id, with the labels that people have "
             "given since; nothing is generated or scored.",
             show_default=False,

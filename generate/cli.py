@@ -9,9 +9,12 @@ import typer
 from ..core.cli import DEFAULT, JsonOption, StoreOption, options_of, say, say_next
 from ..core.document import answer
 from ..core.text import plural
+from ..models.names import known_models
+from ..store import completion
 from ..store.pairstore import PairStore
 from .config import GenerateConfig
 from .pair_config import PairConfig
+from .prompt_sets.names import known_prompts
 
 
 @options_of(
@@ -20,6 +23,7 @@ from .pair_config import PairConfig
         "Sampling": "num_inference_steps guidance_scale resolution scheduler negative_prompt",
         "Machine": "batch_size dtype device",
     },
+    values={"model": known_models, "prompts": known_prompts},
 )
 def generate(
     given: dict[str, Any],
@@ -88,7 +92,7 @@ def generate(
         say_next("relabel", "--scorer", "pickscore", *weights, store=store)
 
 
-@options_of(PairConfig)
+@options_of(PairConfig, values={"models": known_models, "scorer": completion.scorers})
 def pair(
     given: dict[str, Any],
     store: StoreOption = DEFAULT,

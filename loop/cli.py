@@ -5,20 +5,28 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..core.cli import JsonOption, options_of, say, say_recipes
+from ..core.cli import JsonOption, completing, options_of, say, say_recipes
 from ..core.document import answer
 from ..core.errors import UsageError
 from ..core.files import refuse_existing, write_atomic
+from ..models.names import known_models
 from .config import LoopConfig
 
 
-@options_of(LoopConfig)
+def _recipes() -> dict[str, str]:
+    from .settings_file import recipes
+
+    return recipes()
+
+
+@options_of(LoopConfig, values={"model": known_models})
 def loop(
     given: dict[str, Any],
     file: Annotated[
         Optional[str],
         typer.Argument(
             metavar="FILE",
+            autocompletion=completing(lambda _: _recipes()),
             help="A recipe's name, or a TOML file with the sections loop, generate, relabel, train, eval.",
         ),
     ] = None,
@@ -44,10 +52,9 @@ def loop(
     Example: prefloop loop shapes --output-dir my-loop
     """
     from .settings_file import read_loop, recipe_text, refuse_early
-    from .settings_file import recipes as loop_recipes
 
     if recipes:
-        say_recipes(loop_recipes(), as_json)
+        say_recipes(_recipes(), as_json)
         return
     if init is not None:
         text = recipe_text(file or "shapes")

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..core.cli import DEFAULT, JsonOption, StoreOption, options_of, say, say_next
+from ..core.cli import DEFAULT, JsonOption, StoreOption, completing, options_of, say, say_next
 from ..core.commands import App, renamed
 from ..core.document import answer
 from ..core.errors import PrefloopError, UsageError
+from ..store import completion
 from ..store.pairstore import PairStore
 from .config import RelabelConfig, installed_scorers, parse_checkpoints, parse_scorer_weights
 
@@ -26,7 +27,11 @@ _CHECKPOINT = (
         "Machine": "batch_size device dtype",
     },
     parsers={"checkpoints": parse_checkpoints, "scorer_weights": parse_scorer_weights},
-    values={"scorers": installed_scorers},
+    values={
+        "scorers": lambda _: installed_scorers(),
+        "labeler": completion.labelers,
+        "fit_temperature": completion.labelers,
+    },
 )
 def relabel(
     given: dict[str, Any],
@@ -131,7 +136,13 @@ def ls(as_json: JsonOption = False) -> None:
 
 @scorers_app.command(cls=renamed({"--weights": "--checkpoint"}))
 def check(
-    names: Annotated[Optional[list[str]], typer.Argument(help="Scorers; all installed ones if none is named.")] = None,
+    names: Annotated[
+        Optional[list[str]],
+        typer.Argument(
+            help="Scorers; all installed ones if none is named.",
+            autocompletion=completing(lambda _: installed_scorers()),
+        ),
+    ] = None,
     checkpoint: Annotated[Optional[list[str]], typer.Option(help=_CHECKPOINT)] = None,
     device: Annotated[Optional[str], typer.Option(help="cuda, mps or cpu; the best available if not given.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: what the models run in.")] = "float32",
@@ -172,7 +183,13 @@ def check(
 
 @scorers_app.command(cls=renamed({"--against": "--labeler"}))
 def quality(
-    labeler: Annotated[str, typer.Option(help="Labeler whose choices the scorers should predict, such as human:me.")],
+    labeler: Annotated[
+        str,
+        typer.Option(
+            help="Labeler whose choices the scorers should predict, such as human:me.",
+            autocompletion=completing(completion.labelers),
+        ),
+    ],
     store: StoreOption = DEFAULT,
     output_dir: Annotated[
         Optional[Path], typer.Option(help="Folder for a page with curves and the pairs that labelers disagree on.")

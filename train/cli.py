@@ -6,13 +6,21 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..core.cli import DEFAULT, JsonOption, StoreOption, options_of, say, say_next, say_recipes
+from ..core.cli import DEFAULT, JsonOption, StoreOption, completing, options_of, say, say_next, say_recipes
 from ..core.document import answer
 from ..core.errors import UsageError
 from ..core.stats import interval_text
 from ..core.text import plural
+from ..models.names import known_models
+from ..store import completion
 from ..store.pairstore import PairStore
 from .config import NEEDED, TrainConfig
+
+
+def _recipes() -> dict[str, str]:
+    from .recipes import recipes
+
+    return recipes()
 
 
 @options_of(
@@ -30,6 +38,7 @@ from .config import NEEDED, TrainConfig
         "Run": "revision vae init_from reference checkpointing_steps checkpoints_total_limit",
     },
     other_models=NEEDED,
+    values={"labelers": completion.labelers, "model": known_models, "reference": known_models},
 )
 def train(
     given: dict[str, Any],
@@ -37,8 +46,9 @@ def train(
     config: Annotated[
         Optional[str],
         typer.Option(
+            autocompletion=completing(lambda _: _recipes()),
             help="A recipe's name or a TOML file of options; by default the recipe for the model's family. Options on the "
-            "command line take precedence; --no-kohya and the like turn a switch off."
+            "command line take precedence; --no-kohya and the like turn a switch off.",
         ),
     ] = None,
     recipes: Annotated[bool, typer.Option("--recipes", help="List the recipes and exit.")] = False,
@@ -70,9 +80,7 @@ def train(
     Example: prefloop train --labeler pickscore --output-dir tuned --where "margin > 0.1"
     """
     if recipes:
-        from .recipes import recipes as train_recipes
-
-        say_recipes(train_recipes(), as_json)
+        say_recipes(_recipes(), as_json)
         return
     if pairs is not None and not dry_run:
         raise UsageError("--pairs assumes pairs for --dry-run; --max-train-samples limits those to train on")

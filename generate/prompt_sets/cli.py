@@ -6,7 +6,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ...core.cli import JsonOption, say
+from ...core.cli import JsonOption, completing, say
 from ...core.commands import App
 from ...core.document import answer
 from ...core.errors import PrefloopError
@@ -14,6 +14,7 @@ from ...core.text import plural
 from ...store.pairstore import PairStore
 from .check import SIMILARITY, Overlap, PromptCheck, check_prompts
 from .files import cached_files, find_files
+from .names import known_prompts
 from .registry import prompt_set, set_names
 
 app = App(no_args_is_help=True, help="List, fetch and check sets of prompts.")
@@ -63,7 +64,10 @@ def _row(name: str) -> dict[str, Any]:
 
 @app.command()
 def fetch(
-    names: Annotated[list[str], typer.Argument(help="Prompt sets of `prefloop prompts ls`.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(help="Prompt sets of `prefloop prompts ls`.", autocompletion=completing(lambda _: set_names())),
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Fetch prompt sets into the cache of the hub, and print where they are.
@@ -83,7 +87,13 @@ def fetch(
 
 @app.command()
 def check(
-    prompts: Annotated[str, typer.Argument(help="Prompt file, set, or SET=PATH, as for --prompts of generate.")],
+    prompts: Annotated[
+        str,
+        typer.Argument(
+            help="Prompt file, set, or SET=PATH, as for --prompts of generate.",
+            autocompletion=completing(known_prompts),
+        ),
+    ],
     store: Annotated[Optional[Path], typer.Option(help="Store whose training prompts are looked for.")] = None,
     model: Annotated[
         Optional[str],

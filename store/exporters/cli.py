@@ -16,11 +16,12 @@ from ...core.cli import (
 )
 from ...core.document import answer
 from ...core.text import plural
+from .. import completion
 from ..pairstore import PairStore
-from .config import ExportConfig
+from .config import FORMATS, ExportConfig
 
 
-@options_of(ExportConfig, skip=("output_dir",))
+@options_of(ExportConfig, skip=("output_dir",), values={"labelers": completion.labelers, "format": lambda _: FORMATS})
 def export(
     given: dict[str, Any],
     out: OutputDirArgument = None,

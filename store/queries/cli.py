@@ -1,20 +1,33 @@
 """`prefloop store query` and `prefloop store schema`."""
 
 import sys
-from typing import Annotated, Optional
+from typing import Annotated, Optional, get_args
 
 import typer
 
-from ...core.cli import DEFAULT, JsonOption, StoreOption, say
+from ...core.cli import DEFAULT, JsonOption, StoreOption, completing, say
 from ...core.document import answer
 from ...core.errors import UsageError
+from .. import completion
 from ..pairstore import PairStore
+from ..query import Format
+
+
+def _saved_names() -> list[str]:
+    from .saved import saved_queries
+
+    return list(saved_queries())
 
 
 def query(
     sql: Annotated[Optional[str], typer.Argument(help="A query, or - to read it from stdin.")] = None,
     store: StoreOption = DEFAULT,
-    named: Annotated[Optional[str], typer.Option("--name", help="Name of a saved query; see --list.")] = None,
+    named: Annotated[
+        Optional[str],
+        typer.Option(
+            "--name", help="Name of a saved query; see --list.", autocompletion=completing(lambda _: _saved_names())
+        ),
+    ] = None,
     arguments: Annotated[
         Optional[list[str]],
         typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Value of $NAME in the query: JSON, else text."),
@@ -22,7 +35,11 @@ def query(
     listed: Annotated[bool, typer.Option("--list", help="List the saved queries, and exit.")] = False,
     format_: Annotated[
         Optional[str],
-        typer.Option("--format", help="table, json, jsonl, csv or parquet. Table on a terminal, else JSON."),
+        typer.Option(
+            "--format",
+            autocompletion=completing(lambda _: get_args(Format)),
+            help="table, json, jsonl, csv or parquet. Table on a terminal, else JSON.",
+        ),
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds after which the query is interrupted.")] = 60.0,
     as_json: JsonOption = False,
@@ -31,9 +48,7 @@ def query(
 
     Example: prefloop store query "select labeler, count(*) from preferences where margin > \\$least group by all" -p least=1
     """
-    from typing import get_args
-
-    from ..query import Format, ask, json_rows, write
+    from ..query import ask, json_rows, write
     from .parameters import parameters
     from .saved import saved_query
 
@@ -84,7 +99,10 @@ def _listed():
 
 
 def schema(
-    name: Annotated[Optional[str], typer.Argument(help="Table or view; all if omitted.")] = None,
+    name: Annotated[
+        Optional[str],
+        typer.Argument(help="Table or view; all if omitted.", autocompletion=completing(completion.tables)),
+    ] = None,
     store: StoreOption = DEFAULT,
     as_json: JsonOption = False,
 ) -> None:
