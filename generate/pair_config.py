@@ -16,7 +16,7 @@ class PairConfig:
     pairing: str = field(default="all", metadata={"help": _STRATEGY_HELP, "choices": tuple(STRATEGIES)})
     scorer: str | None = field(default=None, metadata={"help": _SCORER_HELP})
     where: str | None = None
-    """SQL condition over the images: prompt, tags, model, round, seed, image_index, width, height, …"""
+    """SQL condition over the images, such as "model = 'tuned' and width >= 512"; docs/pairing.md lists the columns."""
     models: tuple[str, ...] = ()
     """Pair only images of this model; repeat for several."""
     pairs_per_prompt: int | None = None
