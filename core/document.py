@@ -1,5 +1,6 @@
 """What a command prints with --json: one document on stdout, which also says what failed."""
 
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -48,7 +49,7 @@ def failed(message: str, exit_code: int, kind: str) -> None:
         kind: name of the error's class, such as UsageError.
     """
     value, _Document.value = _Document.value, _NOTHING
-    if _Document.wanted:
+    if _Document.wanted and os.environ.get("RANK", "") in ("", "0"):  # of torchrun's processes only the first
         known = value if isinstance(value, Mapping) else {}
         _print({**known, "error": {"message": message, "exit_code": exit_code, "type": kind}})
     _Document.wanted = False

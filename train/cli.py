@@ -116,9 +116,9 @@ def train(
             model = find_model(settings.model, settings.revision)
             refuse_overlap(settings, opened.path, model)
             if not dry_run:
-                refuse_impossible(settings)
                 refuse_other_component(settings, supported_family(model))
                 refuse_early(Path(settings.output_dir), settings, resume, overwrite)
+                refuse_impossible(settings)
             if dry_run or overwrite or not has_saved_pairs(Path(settings.output_dir), settings):
                 selected = select_pairs(opened, settings)
         if opened is None or dry_run:

@@ -19,12 +19,6 @@ def refuse_impossible(config: TrainConfig) -> None:
         UsageError: if the settings need a GPU and the run would be on the CPU.
         PrefloopError: if a package is not installed, no user is logged in to the hub, or the hub cannot be reached.
     """
-    if config.device not in (None, "cpu"):
-        best_device(config.device)
-    if config.mixed_precision == "fp16" and _on_cpu(config):
-        raise UsageError(
-            "mixed-precision fp16 needs a GPU and this run is on the CPU; give --mixed-precision bf16 or no"
-        )
     if config.optimizer == "adamw8bit" and not _installed("bitsandbytes"):
         raise PrefloopError("optimizer adamw8bit needs bitsandbytes: pip install 'prefloop[bitsandbytes]'")
     if config.report_to is not None:
@@ -33,6 +27,12 @@ def refuse_impossible(config: TrainConfig) -> None:
         from .export.hub import refuse_unpushable
 
         refuse_unpushable(config.push_to_hub, config.output_dir)
+    if config.device not in (None, "cpu"):
+        best_device(config.device)
+    if config.mixed_precision == "fp16" and _on_cpu(config):
+        raise UsageError(
+            "mixed-precision fp16 needs a GPU and this run is on the CPU; give --mixed-precision bf16 or no"
+        )
 
 
 def refuse_unsuitable(config: TrainConfig, family: Family) -> None:
