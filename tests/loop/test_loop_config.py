@@ -64,7 +64,7 @@ def test_the_reference_is_the_round_before_or_the_base():
     ("section", "option", "cure"),
     [
         ("generate", "model", "give model in \\[loop\\] instead"),
-        ("train", "output_dir", "give dir in \\[loop\\] instead"),
+        ("train", "output_dir", "give output_dir in \\[loop\\] instead"),
         ("train", "labelers", "leave it out"),
         ("eval", "baseline", "give model in \\[loop\\] instead"),
     ],
