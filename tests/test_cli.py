@@ -113,7 +113,7 @@ def occupied(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("loop shapes --output-dir mine", 2, "mine is not empty and holds no loop"),
         ("demo --output-dir mine", 2, "mine is not empty and holds no loop"),
         ("card mine", 2, "mine has no finished result"),
-        ("eval --model tiny", 2, "name the prompts with --prompts"),
+        ("eval --model finished", 2, "name the prompts with --prompts"),
         ("eval --again nope", 2, "holds no evaluation"),
     ],
 )
