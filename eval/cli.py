@@ -12,7 +12,7 @@ from ..core.errors import BadDataError, UsageError
 from ..core.power import sample_sentence
 from ..core.stats import no_interval
 from ..generate.prompt_sets.names import known_prompts
-from ..models.names import known_models
+from ..models.completion import known_models
 from ..relabel.config import installed_scorers, parse_checkpoints
 from ..store import completion
 from ..store.pairstore import PairStore
@@ -68,7 +68,7 @@ def evaluate(
         raise UsageError("--sweep evaluates the checkpoints of one run; leave out --model")
     settings = {} if benchmark is None else read_benchmark(benchmark)
     config = None if again is not None else EvalConfig(**settings | given)
-    from ..models.resolve import BEST
+    from ..models.checkpoints import BEST
     from .stage import refuse_impossible, report_again, run_evaluation
 
     if config is None or PairStore(Path(store)).exists():

@@ -9,7 +9,7 @@ import typer
 from ..core.cli import DEFAULT, JsonOption, StoreOption, options_of, say, say_next
 from ..core.document import answer
 from ..core.text import plural
-from ..models.names import known_models
+from ..models.completion import known_models
 from ..store import completion
 from ..store.pairstore import PairStore
 from .config import GenerateConfig
@@ -38,7 +38,7 @@ def generate(
     Example: prefloop generate --prompts shapes --images-per-prompt 4 --store prefloop-store
     """
     config = GenerateConfig(**given)
-    from ..models.resolve import best_checkpoint
+    from ..models.checkpoints import best_checkpoint
     from .defaults import built_in_base, describe_sampling
     from .stage import plan, run_plan
 

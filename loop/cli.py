@@ -9,7 +9,7 @@ from ..core.cli import JsonOption, completing, options_of, say, say_recipes
 from ..core.document import answer
 from ..core.errors import UsageError
 from ..core.files import refuse_existing, write_atomic
-from ..models.names import known_models
+from ..models.completion import known_models
 from .config import LoopConfig
 
 

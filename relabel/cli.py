@@ -116,22 +116,51 @@ def _print_plan(config: RelabelConfig, store: PairStore, as_json: bool) -> None:
 
 
 @scorers_app.command()
-def ls(as_json: JsonOption = False) -> None:
-    """List the installed scorers.
+def ls(
+    checkpoint: Annotated[Optional[list[str]], typer.Option(help=_CHECKPOINT)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the installed scorers and which of them can run on this machine.
 
     Example: prefloop scorers ls
     """
-    from .validation.check import installed_scorers
+    from .scorers.availability import installed
+    from .scorers.listing import as_table
 
-    rows = installed_scorers()
+    scorers = installed(parse_checkpoints(checkpoint or []))
     if as_json:
-        answer(rows)
-        return
-    for row in rows:
-        kind = "evaluation only" if row["eval_only"] else "labels and evaluation"
-        say(
-            f"{row['name']:<14}{'reads the prompt' if row['needs_prompt'] else 'blind to prompts':<18}{kind:<23}{row['source']}"
-        )
+        answer([asdict(scorer) for scorer in scorers])
+    else:
+        say(as_table(scorers))
+
+
+@scorers_app.command()
+def fetch(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="Scorers of `prefloop scorers ls`.", autocompletion=completing(lambda _: installed_scorers())
+        ),
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be downloaded and how much, and exit.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Download the official weights of scorers. An interrupted download is continued.
+
+    Example: prefloop scorers fetch pickscore hps --dry-run
+    """
+    from .scorers.fetch import as_lines, download_all, needed
+
+    wanted = needed(names)
+    if not dry_run:
+        download_all(wanted)
+        wanted = needed(names)
+    if as_json:
+        answer([asdict(item) for item in wanted])
+    else:
+        say(as_lines(wanted))
 
 
 @scorers_app.command(cls=renamed({"--weights": "--checkpoint"}))
@@ -150,14 +179,21 @@ def check(
 ) -> None:
     """Load scorers and check that they rank a right image above a wrong one. Exit code 5 if one does not.
 
+    If no scorer is named, those that cannot run here are left out; `prefloop scorers ls` lists them.
+
     Example: prefloop scorers check pickscore --checkpoint shapes
     """
     from ..core.errors import IntegrityError
-    from .scorers.registry import scorer_names
+    from .scorers.availability import installed
     from .validation.check import check_checkpoint, check_scorer
 
     checkpoints, rows = parse_checkpoints(checkpoint or []), []
-    for name in names or scorer_names():
+    here = [] if names else installed(checkpoints)
+    left_out = {scorer.name: f"{scorer.lacks}; {scorer.cure}" for scorer in here if not scorer.runs}
+    for name, reason in left_out.items():
+        if not as_json:
+            say(f"{name:<14}left out: {reason}")
+    for name in names or [scorer.name for scorer in here if scorer.runs]:
         own = {key: path for key, path in checkpoints.items() if key in ("", name)}
         try:
             line = check_checkpoint(name, own)
@@ -176,7 +212,7 @@ def check(
             word = "pass" if result.passed else "FAIL"
             say(f"{name:<14}{word}  right {result.right:.4f}  wrong {result.wrong:.4f}  {result.scorer}")
     if as_json:
-        answer({"scorers": rows})
+        answer({"scorers": rows, "left_out": left_out})
     if failed := [row["name"] for row in rows if not row["passed"]]:
         raise IntegrityError(f"not passed: {', '.join(failed)}")
 

@@ -136,9 +136,26 @@ def test_a_refusal_imports_no_slow_library(filled: PairStore, occupied: Path, li
 def test_a_card_is_written_without_a_slow_library(filled: PairStore, occupied: Path):
     import shutil
 
-    shutil.copytree(occupied / "finished", occupied / "carded")
+    folder = Path(shutil.copytree(occupied / "finished", occupied / "carded"))
+    facts = {
+        "pipeline_class": "StableDiffusionPipeline",
+        "objective": "dpo",
+        "optimizer": "adamw",
+        "absolute_learning_rate": 1e-5,
+        "n_pairs": 8,
+        "effective_batch": 4,
+        "beta_mean": 5000.0,
+        "beta_sum": 78.1,
+        "labelers": {"people": {}},
+        "run_id": "5f0d",
+        "versions": {"python": "3.11.2"},
+        "config": {"lora_rank": 2, "resolution": 32, "seed": 3, "where": None, "lr_scheduler": "cosine"},
+    }
+    record = json.loads((folder / "prefloop.json").read_text())
+    (folder / "prefloop.json").write_text(json.dumps(facts | record))
     assert slow_imports("card", "carded", "--store", filled.path, cwd=occupied) == (0, "")
-    shutil.rmtree(occupied / "carded")
+    assert "StableDiffusionPipeline.from_pretrained" in (folder / "README.md").read_text()
+    shutil.rmtree(folder)
 
 
 def test_a_scorer_without_torch_labels_without_torch(store: PairStore, tmp_path: Path):

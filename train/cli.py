@@ -11,7 +11,7 @@ from ..core.document import answer
 from ..core.errors import UsageError
 from ..core.stats import interval_text
 from ..core.text import plural
-from ..models.names import known_models
+from ..models.completion import known_models
 from ..store import completion
 from ..store.pairstore import PairStore
 from .config import NEEDED, TrainConfig

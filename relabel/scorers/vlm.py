@@ -33,6 +33,7 @@ class VLM:
     name = "vlm"
     needs_prompt = True
     reads: tuple[str, ...] = ()
+    wants_gpu = False  # the server may
     checkpoint_needed = "serve a model and give --checkpoint vlm=http://localhost:8000/v1#MODEL"
 
     def __init__(self, checkpoint: str | None = None) -> None:

@@ -11,7 +11,7 @@ from ...core.hashing import RESULT_FILE, digests
 from ...core.json import plain
 from ...models.lineage import lineage
 from ...models.model import COMPONENTS, Model
-from ...models.resolve import LORA_FILES
+from ...models.names import LORA_FILES
 from ...models.trained_prompts import read_trained_prompts, write_trained_prompts
 from ...store import PairStore
 from ...store.runs import versions

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from ...core.errors import IntegrityError, UsageError
 from ...core.hashing import RESULT_FILE
-from ...models.resolve import best_checkpoint, find_model
+from ...models.checkpoints import best_checkpoint
+from ...models.resolve import find_model
 from ...store.pairstore import PairStore
 from ..run_folder.readme import write_readme
 from .card import evaluations_of, model_card
