@@ -113,7 +113,7 @@ def occupied(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("loop shapes --output-dir mine", 2, "mine is not empty and holds no loop"),
         ("demo --output-dir mine", 2, "mine is not empty and holds no loop"),
         ("card mine", 2, "mine has no finished result"),
-        ("eval --model finished", 2, "name the prompts with --prompts"),
+        ("eval --model finished --scorer oracle", 2, "name the prompts with --prompts"),
         ("eval --again nope", 2, "holds no evaluation"),
     ],
 )
@@ -149,7 +149,14 @@ def test_a_card_is_written_without_a_slow_library(filled: PairStore, occupied: P
         "labelers": {"people": {}},
         "run_id": "5f0d",
         "versions": {"python": "3.11.2"},
-        "config": {"lora_rank": 2, "resolution": 32, "seed": 3, "where": None, "lr_scheduler": "cosine"},
+        "config": {
+            "lora_rank": 2,
+            "lora_alpha": None,
+            "learning_rate": 1e-5,
+            "lr_scheduler": "cosine",
+            "where": None,
+            "seed": 3,
+        },
     }
     record = json.loads((folder / "prefloop.json").read_text())
     (folder / "prefloop.json").write_text(json.dumps(facts | record))
