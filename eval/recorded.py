@@ -12,7 +12,7 @@ from ..core.errors import UsageError
 from ..core.settings import settings_of
 from ..store import PairStore, prompt_id
 from ..store.evaluations import find_evaluation
-from .config import HUMAN, EvalConfig
+from .config import HUMAN, RENAMED, EvalConfig
 from .lineup import Lineup
 from .people import votes_of
 from .result import Background, ImagePair
@@ -46,7 +46,7 @@ def recorded(store: PairStore, name: str) -> Recorded:
         raise UsageError(f"the evaluation {name} was never finished; repeat the command that began it")
     settings, result = map(json.loads, rows[0])
     given = {key: value for key, value in settings.items() if value is not None}
-    config = EvalConfig(**settings_of(f"the run of the evaluation {name}", given, EvalConfig, "eval"))
+    config = EvalConfig(**settings_of(f"the run of the evaluation {name}", given, EvalConfig, "eval", RENAMED))
     names = [place["model"] for place in result["models"]]
     ids = [UUID(place["model_id"]) for place in result["models"]]
     place_of = {model: place for place, model in enumerate(names)}

@@ -1,6 +1,5 @@
 """Generate with every model, score the images, and report how often each model wins."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -82,7 +81,7 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
     places = {prompt.text: (place, prompt.tags) for place, prompt in enumerate(prompts)}
     generations = {item.generation_id: places[item.prompt] for planned in plans for item in planned.generations}
     key = evaluation_id(generations)
-    _refuse_other_report(config.report)
+    _refuse_other_report(config.output_dir)
     with (
         store.stage_lock("eval", key.hex[:16]),
         StopSignal().listening() as stop,
@@ -138,7 +137,7 @@ def report_again(name: str, report: str | None, store: PairStore) -> tuple[Evalu
         UsageError: if the evaluation does not exist, or the report would overwrite other files.
     """
     config, lineup, pairs, backgrounds, about = recorded(store, name)
-    config = replace(config, report=report)
+    config = replace(config, output_dir=report)
     _refuse_other_report(report)
     with run(store, "eval", _with_absolute_report(config)) as eval_run:
         evaluation = _judge(config, lineup, pairs, backgrounds, about, store)
@@ -178,7 +177,7 @@ def _report(evaluation: Evaluation, about: dict, store: PairStore, eval_run: Run
     from .report import write_report
 
     config = evaluation.config
-    folder = Path(config.report) if config.report else store.path / "reports" / about["name"]
+    folder = Path(config.output_dir) if config.output_dir else store.path / "reports" / about["name"]
     sweep = None if about["steps"] is None else sweep_of(evaluation, about["steps"])
     human = counts_of(store, UUID(about["evaluation_id"]))
     result = summary_of(evaluation) | about | {"sweep": sweep, "human": human, "report": str(folder)}
@@ -205,7 +204,3 @@ def _pair_images(lineup: Lineup, plans: Sequence[Plan], store: PairStore, run_id
         pairs.append(of_two)
     store.append_new("pairs", rows.values())
     return pairs
-
-
-def as_json(result: dict) -> str:
-    return json.dumps(result, allow_nan=False)

@@ -67,7 +67,7 @@ def refuse_impossible_loop(
     if rounds and held_out != {judged.prompt for judged in rounds[0].prompts}:
         raise UsageError(
             f"the evaluation prompts, {evaluated.prompts}, have changed since round 1, and rounds are compared on the same; "
-            "restore them, or begin another loop with another --dir"
+            "restore them, or begin another loop with another --output-dir"
         )
     if not rounds and (n_both := len(held_out.intersection(prompts))):
         say(
@@ -108,7 +108,7 @@ def open_store(settings: LoopSettings, rounds: Sequence[RoundResult]) -> PairSto
     for result in rounds:
         if str(result.number) not in kept:
             raise UsageError(
-                f"the store {path} does not hold round {result.number} of the loop {settings.loop.dir}; name the store it began "
+                f"the store {path} does not hold round {result.number} of the loop {settings.loop.output_dir}; name the store it began "
                 "with, --store"
             )
     return store
@@ -130,7 +130,7 @@ def refuse_other_loop(settings: LoopSettings, store: PairStore, images: str) -> 
         if loop == identity(settings) and made_from != images:
             raise UsageError(
                 f"the model {settings.loop.model} or the prompts of [generate] have changed since this loop began; restore them, "
-                "or begin another loop with another --dir and --store"
+                "or begin another loop with another --output-dir and --store"
             )
         if loop != identity(settings) and (is_kept or made_from != images):
             raise UsageError(

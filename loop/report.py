@@ -30,7 +30,7 @@ def write_report(
     settings: LoopSettings, rounds: Sequence[RoundResult], best: Best, stopped: str, store: PairStore
 ) -> Path:
     """Write report.html into the loop's folder, and its images beside it; returns the page's path."""
-    folder = Path(settings.loop.dir)
+    folder = Path(settings.loop.output_dir)
     assets = folder / ASSETS
     # a scorer may have no result in some rounds; of the rest, the base's images are the same
     scorers = {name: row for result in reversed(rounds) for name, row in result.against_base["scorers"].items()}

@@ -1,20 +1,23 @@
 """`prefloop relabel` and `prefloop scorers`."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from ..core.cli import DEFAULT, App, StoreOption, options_of, renamed, say, say_next
+from ..core.cli import DEFAULT, JsonOption, StoreOption, completing, options_of, say, say_next
+from ..core.commands import App, renamed
+from ..core.document import answer
 from ..core.errors import PrefloopError, UsageError
-from ..core.json import plain
+from ..store import completion
 from ..store.pairstore import PairStore
 from .config import RelabelConfig, installed_scorers, parse_checkpoints, parse_scorer_weights
 
 scorers_app = App(no_args_is_help=True, help="List and check the installed scorers.")
-_CHECKPOINT = "PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official one."
+_CHECKPOINT = (
+    "Scorer's checkpoint: PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official one."
+)
 
 
 @options_of(
@@ -24,7 +27,11 @@ _CHECKPOINT = "PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; 
         "Machine": "batch_size device dtype",
     },
     parsers={"checkpoints": parse_checkpoints, "scorer_weights": parse_scorer_weights},
-    values={"scorers": installed_scorers},
+    values={
+        "scorers": lambda _: installed_scorers(),
+        "labeler": completion.labelers,
+        "fit_temperature": completion.labelers,
+    },
 )
 def relabel(
     given: dict[str, Any],
@@ -33,7 +40,7 @@ def relabel(
         bool,
         typer.Option("--dry-run", help="Print how many images are unscored and what scoring them will take, and exit."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Score images and label pairs. Each image is scored once; another rule uses the same scores.
 
@@ -53,7 +60,7 @@ def relabel(
 
     summary = score_and_label(config, opened)
     if as_json:
-        say(json.dumps(summary))
+        answer(summary)
         return
     _print_summary(summary)
     if summary["labels"]["a"] + summary["labels"]["b"]:
@@ -97,7 +104,7 @@ def _print_plan(config: RelabelConfig, store: PairStore, as_json: bool) -> None:
 
     plans = plan(config, store)
     if as_json:
-        say(json.dumps([asdict(scoring) for scoring in plans]))
+        answer([asdict(scoring) for scoring in plans])
         return
     for scoring in plans:
         seconds = scoring.seconds
@@ -111,7 +118,7 @@ def _print_plan(config: RelabelConfig, store: PairStore, as_json: bool) -> None:
 @scorers_app.command()
 def ls(
     checkpoint: Annotated[Optional[list[str]], typer.Option(help=_CHECKPOINT)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the installed scorers and which of them can run on this machine.
 
@@ -121,16 +128,24 @@ def ls(
     from .scorers.listing import as_table
 
     scorers = installed(parse_checkpoints(checkpoint or []))
-    say(json.dumps([asdict(scorer) for scorer in scorers]) if as_json else as_table(scorers))
+    if as_json:
+        answer([asdict(scorer) for scorer in scorers])
+    else:
+        say(as_table(scorers))
 
 
 @scorers_app.command()
 def fetch(
-    names: Annotated[list[str], typer.Argument(help="Scorers.", autocompletion=installed_scorers)],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="Scorers of `prefloop scorers ls`.", autocompletion=completing(lambda _: installed_scorers())
+        ),
+    ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be downloaded and how much, and exit.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Download the official weights of scorers. An interrupted download is continued.
 
@@ -142,13 +157,25 @@ def fetch(
     if not dry_run:
         download_all(wanted)
         wanted = needed(names)
-    say(json.dumps([asdict(item) for item in wanted]) if as_json else as_lines(wanted))
+    if as_json:
+        answer([asdict(item) for item in wanted])
+    else:
+        say(as_lines(wanted))
 
 
 @scorers_app.command(cls=renamed({"--weights": "--checkpoint"}))
 def check(
-    names: Annotated[Optional[list[str]], typer.Argument(help="Scorers; all installed ones if none is named.")] = None,
+    names: Annotated[
+        Optional[list[str]],
+        typer.Argument(
+            help="Scorers; all installed ones if none is named.",
+            autocompletion=completing(lambda _: installed_scorers()),
+        ),
+    ] = None,
     checkpoint: Annotated[Optional[list[str]], typer.Option(help=_CHECKPOINT)] = None,
+    device: Annotated[Optional[str], typer.Option(help="cuda, mps or cpu; the best available if not given.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: what the models run in.")] = "float32",
+    as_json: JsonOption = False,
 ) -> None:
     """Load scorers and check that they rank a right image above a wrong one. Exit code 5 if one does not.
 
@@ -160,40 +187,50 @@ def check(
     from .scorers.availability import installed
     from .validation.check import check_checkpoint, check_scorer
 
-    checkpoints, failed = parse_checkpoints(checkpoint or []), []
+    checkpoints, rows = parse_checkpoints(checkpoint or []), []
     here = [] if names else installed(checkpoints)
-    for scorer in here:
-        if not scorer.runs:
-            say(f"{scorer.name:<14}left out: {scorer.lacks}; {scorer.cure}")
+    left_out = {scorer.name: f"{scorer.lacks}; {scorer.cure}" for scorer in here if not scorer.runs}
+    for name, reason in left_out.items():
+        if not as_json:
+            say(f"{name:<14}left out: {reason}")
     for name in names or [scorer.name for scorer in here if scorer.runs]:
         own = {key: path for key, path in checkpoints.items() if key in ("", name)}
         try:
             line = check_checkpoint(name, own)
-            if line:
+            if line and not as_json:
                 say(f"{name:<14}{line}")
-            result = check_scorer(name, own)
+            result = check_scorer(name, own, device, dtype)
         except PrefloopError as error:
             if names:
                 raise
-            say(f"{name:<14}cannot be loaded: {error}")
-            failed.append(name)
+            rows.append({"name": name, "passed": False, "reason": str(error)})
+            if not as_json:
+                say(f"{name:<14}cannot be loaded: {error}")
             continue
-        word = "pass" if result.passed else "FAIL"
-        say(f"{name:<14}{word}  right {result.right:.4f}  wrong {result.wrong:.4f}  {result.scorer}")
-        if not result.passed:
-            failed.append(name)
-    if failed:
+        rows.append({"name": name, "checkpoint": line, "passed": result.passed} | asdict(result))
+        if not as_json:
+            word = "pass" if result.passed else "FAIL"
+            say(f"{name:<14}{word}  right {result.right:.4f}  wrong {result.wrong:.4f}  {result.scorer}")
+    if as_json:
+        answer({"scorers": rows, "left_out": left_out})
+    if failed := [row["name"] for row in rows if not row["passed"]]:
         raise IntegrityError(f"not passed: {', '.join(failed)}")
 
 
 @scorers_app.command(cls=renamed({"--against": "--labeler"}))
 def quality(
-    labeler: Annotated[str, typer.Option(help="Labeler whose choices the scorers should predict, such as human:me.")],
+    labeler: Annotated[
+        str,
+        typer.Option(
+            help="Labeler whose choices the scorers should predict, such as human:me.",
+            autocompletion=completing(completion.labelers),
+        ),
+    ],
     store: StoreOption = DEFAULT,
     output_dir: Annotated[
         Optional[Path], typer.Option(help="Folder for a page with curves and the pairs that labelers disagree on.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure scorers against somebody's choices: accuracy and kappa on decided pairs with their intervals, calibration.
 
@@ -204,7 +241,7 @@ def quality(
     opened = PairStore.open(store)
     measured = validate_scorers(opened, labeler)
     if as_json:
-        say(json.dumps(plain([asdict(one) for one in measured]), allow_nan=False))
+        answer([asdict(one) for one in measured])
     else:
         say("\n".join(line for one in measured for line in quality_lines(one)))
     if output_dir is not None:

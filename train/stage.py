@@ -78,7 +78,7 @@ def train(
         )
         distributed = DistributedDataParallelKwargs(find_unused_parameters=family.has_unused_weights)
         accelerator = Accelerator(
-            mixed_precision=config.mixed_precision, cpu=on_cpu(config.cpu), kwargs_handlers=[distributed], **tracker
+            mixed_precision=config.mixed_precision, cpu=on_cpu(config.on_cpu), kwargs_handlers=[distributed], **tracker
         )
         main = accelerator.is_main_process
         on_main_process(

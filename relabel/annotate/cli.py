@@ -7,7 +7,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ...core.cli import DEFAULT, StoreOption, options_of, say
+from ...core.cli import DEFAULT, JsonOption, StoreOption, options_of, say
+from ...core.document import answer
 from ...core.json import plain
 from ...store.pairstore import PairStore
 from .config import BrowseConfig, LabelConfig
@@ -87,7 +88,7 @@ def raters(
     queue: Annotated[
         Optional[str], typer.Option(help="Only labels of these pairs: a queue of `prefloop label`, or a query.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure the people who label: position bias, ties, repeats, time, agreement, and who may answer at random.
 
@@ -101,7 +102,7 @@ def raters(
     opened = PairStore.open(store)
     result = measure(opened, None if queue is None else pairs_to_label(opened, LabelConfig(queue=queue)))
     if as_json:
-        say(json.dumps(plain(asdict(result)), allow_nan=False))
+        answer(asdict(result))
         return
     if not result.raters:
         say("no person has labelled these pairs; `prefloop label` opens a page for it")

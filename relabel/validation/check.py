@@ -34,10 +34,12 @@ def check_checkpoint(name: str, checkpoints: Mapping[str, str] | None = None) ->
     return check((checkpoints or {}).get(name, (checkpoints or {}).get(""))) if check else None
 
 
-def check_scorer(name: str, checkpoints: Mapping[str, str] | None = None) -> CheckResult:
+def check_scorer(
+    name: str, checkpoints: Mapping[str, str] | None = None, device: str | None = None, dtype: str = "float32"
+) -> CheckResult:
     """Score the shipped examples: an image of the prompt and one of another prompt, or, for a scorer that does not read
     prompts, a well-filled image and a nearly empty one."""
-    (scorer,) = load_scorers([name], checkpoints or {})
+    (scorer,) = load_scorers([name], checkpoints or {}, device, dtype)
     pair = ("right.png", "wrong.png") if scorer.needs_prompt else ("full.png", "empty.png")
     images = [load_image(EXAMPLES / file) for file in pair]
     with own_code(scorer):

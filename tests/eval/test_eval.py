@@ -55,7 +55,7 @@ def config(tiny_pipeline: Path, tuned: Path, tmp_path: Path) -> EvalConfig:
         images_per_prompt=2,
         num_inference_steps=2,
         n_resamples=500,
-        report=str(tmp_path / "report"),
+        output_dir=str(tmp_path / "report"),
     )
 
 
@@ -108,7 +108,7 @@ def test_a_second_call_generates_and_scores_nothing(store: PairStore, config: Ev
 
 def test_the_report_opens_from_disk_and_shows_prompts_as_text(store: PairStore, config: EvalConfig):
     evaluate(config, store)
-    folder = Path(config.report or "")
+    folder = Path(config.output_dir or "")
     page = (folder / "report.html").read_text()
     assert "<b>&" not in page
     assert "&lt;b&gt;" in page
@@ -146,7 +146,7 @@ def test_too_few_prompts_have_a_win_rate_and_words_instead_of_an_interval(store:
     line = table(result).splitlines()[2]
     assert line.startswith("redness        100.0%  –  ")
     assert line.endswith("no interval: 3 prompts, at least 10 are needed")
-    folder = Path(config.report or "")
+    folder = Path(config.output_dir or "")
     assert json.loads((folder / "results.json").read_text()) == result
     page = " ".join((folder / "report.html").read_text().split())
     assert "there are none here, because they need at least 10 prompts" in page
@@ -178,7 +178,7 @@ def test_the_prompts_that_count_as_trained_on_are_those_of_the_run(store: PairSt
     write_trained_prompts(Path(config.models[0]), [prompt_id(prompts[0]), prompt_id("of another evaluation")])
     result = evaluate(config, store)
     assert result["n_trained_prompts"] == 1
-    page = " ".join((Path(config.report or "") / "report.html").read_text().split())
+    page = " ".join((Path(config.output_dir or "") / "report.html").read_text().split())
     assert "<strong>the tuned model was trained on 1 of these prompts</strong>" in page[: page.index("<table>")]
     headline = table(result).splitlines()[0]
     assert "20 pairs for 10 prompts of" in headline
@@ -226,7 +226,7 @@ def test_a_group_without_a_finite_score_has_no_result_and_the_others_are_reporte
     assert (result["scorers"]["speechless"]["n_pairs"], result["scorers"]["speechless"]["n_excluded"]) == (10, 10)
     assert result["tags"]["parity"]["odd"] == {"speechless": None}
     assert result["tags"]["parity"]["even"]["speechless"]["win_rate"] == 1.0
-    page = (Path(config.report or "") / "report.html").read_text()
+    page = (Path(config.output_dir or "") / "report.html").read_text()
     assert "no result" in page[page.index("By parity") :]
 
 
@@ -242,13 +242,13 @@ def test_a_scorer_without_a_finite_score_is_named_at_the_end_and_the_others_are_
     store: PairStore, config: EvalConfig
 ):
     words = ["eval", "--model", config.models[0], "--prompts", str(config.prompts), "--num-inference-steps", "2"]
-    words += ["--report", str(config.report), "--store", str(store.path)]
+    words += ["--output-dir", str(config.output_dir), "--store", str(store.path)]
     both = ["--scorer", "little_scorers:Redness", "--scorer", "little_scorers:Blank"]
     ended = CliRunner().invoke(app, [*words, *both])
     assert ended.exit_code == 3
     assert ended.stderr.splitlines()[-1].startswith("prefloop: blank gave no finite score")
     assert ended.stdout.splitlines()[2].startswith("redness")
-    assert "No result: blank" in (Path(config.report or "") / "report.html").read_text()
+    assert "No result: blank" in (Path(config.output_dir or "") / "report.html").read_text()
     ((status, summary),) = store.rows("select status, summary from runs")
     assert (status, json.loads(summary)["without_result"]) == ("done", ["blank"])
     assert list(json.loads(summary)["scorers"]) == ["redness"]
@@ -264,7 +264,7 @@ def test_the_oracle_evaluates_only_prompts_it_can_read(store: PairStore, config:
 
 @pytest.mark.parametrize("name", ["report.html", "results.json", "samples.png"])
 def test_a_report_is_not_written_over_files_of_others(store: PairStore, config: EvalConfig, name: str):
-    folder = Path(config.report or "")
+    folder = Path(config.output_dir or "")
     folder.mkdir()
     (folder / name).write_text("mine")
     with pytest.raises(UsageError, match=f"{name} is not part of a report that prefloop wrote"):
@@ -281,5 +281,5 @@ def test_a_folder_that_cannot_hold_a_report_is_refused_before_anything_is_genera
 ):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UsageError, match=line):
-        evaluate(replace(config, report=str(tmp_path / name)), store)
+        evaluate(replace(config, output_dir=str(tmp_path / name)), store)
     assert store.rows("select * from generations") == []

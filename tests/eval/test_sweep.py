@@ -18,7 +18,7 @@ from prefloop.models.resolve import find_model
 from prefloop.models.trained_prompts import read_trained_prompts
 from prefloop.store import IntegrityError, PairStore, UsageError
 from prefloop.train import TrainConfig
-from prefloop.train.export.result import write_card
+from prefloop.train.export.write_card import write_card
 from prefloop.train.stage import train
 from typer.testing import CliRunner
 
@@ -38,7 +38,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("kind", [{"lora_rank": 2}, {"lora_rank": 0}, {"lora_rank": 0, "output": "unet"}])
+@pytest.mark.parametrize("kind", [{"lora_rank": 2}, {"lora_rank": 0}, {"lora_rank": 0, "format": "unet"}])
 def test_a_checkpoint_has_the_weights_that_a_run_of_as_many_steps_ends_with(
     labelled: PairStore, config: TrainConfig, tmp_path: Path, kind: dict[str, Any]
 ):
