@@ -62,7 +62,7 @@ def tokenizer(text: str, added: list[str] = SPECIAL) -> Tokenizer:
         ]
     )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator([text], BpeTrainer(vocab_size=900, initial_alphabet=alphabet, show_progress=False))
+    made.train_from_iterator([text], BpeTrainer(vocab_size=3000, initial_alphabet=alphabet, show_progress=False))
     made.add_special_tokens(added)
     return made
 
