@@ -230,4 +230,4 @@ def _refuse_other_head(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
-    return "missing" if shape is None else " x ".join(map(str, shape))
+    return "absent" if shape is None else " x ".join(map(str, shape))
