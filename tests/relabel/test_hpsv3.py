@@ -34,8 +34,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     plain = kind(tokenizer_file=str(folder / "tokenizer.json"))
     assert plain.add_special_tokens({"additional_special_tokens": ["<|Reward|>"]}) == 1
     settings = tiny.CONFIG | {"vocab_size": n_tokens, "image_token_id": plain.convert_tokens_to_ids("<|image_pad|>")}
-    model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**settings | {"bos_token_id": None, "eos_token_id": None}))
-    names = {name: name.replace("model.visual.", "visual.").replace("language_model.", "") for name in model.state_dict()}
+    config: Any = Qwen2VLConfig
+    model = Qwen2VLForConditionalGeneration(config(**settings | {"bos_token_id": None, "eos_token_id": None}))
+    names = {
+        name: name.replace("model.visual.", "visual.").replace("language_model.", "") for name in model.state_dict()
+    }
     model.load_state_dict({name: state[old] for name, old in names.items()})
     return SimpleNamespace(folder=folder, state=state, tokenizer=tokenizer, plain=plain, model=model.eval())
 
@@ -46,7 +49,9 @@ def scorer(made: SimpleNamespace) -> HPSv3:
 
 
 @torch.inference_mode()
-def expected(made: SimpleNamespace, prompt: str, image: Image.Image, *, image_positions: bool = False) -> tuple[float, float]:
+def expected(
+    made: SimpleNamespace, prompt: str, image: Image.Image, *, image_positions: bool = False
+) -> tuple[float, float]:
     """Mean and standard deviation, for one image alone.
 
     Args:
@@ -224,5 +229,7 @@ def test_the_built_in_world_has_no_hpsv3():
 
 
 def test_a_checkpoint_that_is_a_file_needs_the_base_models_files(made: SimpleNamespace):
-    with pytest.raises(Exception, match="Qwen/Qwen2-VL-7B-Instruct/config.json for hpsv3 is neither a local path nor"):
+    with pytest.raises(
+        Exception, match=r"Qwen/Qwen2-VL-7B-Instruct/config\.json for hpsv3 is neither a local path nor"
+    ):
         HPSv3(str(Path(made.folder) / "HPSv3.safetensors"), "cpu")

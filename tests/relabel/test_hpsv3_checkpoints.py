@@ -64,9 +64,17 @@ def test_the_names_of_newer_versions_of_transformers_score_the_same(made: Simple
             return name.replace("model.", "model.language_model.", 1)
         return f"model.{name}" if name.startswith("visual.") else name
 
-    text = {name: CONFIG[name] for name in CONFIG if name not in ("vision_config", "model_type", "rope_scaling", "rope_theta")}
+    text = {
+        name: CONFIG[name]
+        for name in CONFIG
+        if name not in ("vision_config", "model_type", "rope_scaling", "rope_theta")
+    }
     rope = {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [1, 1, 2]}
-    config = {"model_type": "qwen2_vl", "vision_config": CONFIG["vision_config"], "text_config": text | {"rope_parameters": rope}}
+    config = {
+        "model_type": "qwen2_vl",
+        "vision_config": CONFIG["vision_config"],
+        "text_config": text | {"rope_parameters": rope},
+    }
     state = {newer(name): value for name, value in made.state.items() if name != "lm_head.weight"}
     assert score(tiny.save(tmp_path, state, made.tokenizer, config)) == made.score
 
@@ -130,14 +138,20 @@ def test_a_plain_qwen2_vl_is_refused(made: SimpleNamespace, folder: Path):
         ("rm_head.3.bias", None, "rm_head.3.bias is absent, expected 16"),
         ("rm_head.7.weight", torch.zeros(2, 2), "rm_head.7.weight is 2 x 2, expected absent"),
         ("rm_head.0.weight", torch.zeros(1024, 8), "the head in .* does not fit the settings' hidden_size"),
-        ("model.layers.1.mlp.up_proj.weight", None, "missing or with another shape: language_model.layers.1.mlp.up_proj"),
+        (
+            "model.layers.1.mlp.up_proj.weight",
+            None,
+            "missing or with another shape: language_model.layers.1.mlp.up_proj",
+        ),
         ("visual.merger.mlp.2.bias", torch.zeros(3), "missing or with another shape: visual.merger.mlp.2.bias"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(
     made: SimpleNamespace, folder: Path, name: str, value: torch.Tensor | None, message: str
 ):
-    state = {key: tensor for key, tensor in made.state.items() if key != name} | ({} if value is None else {name: value})
+    state = {key: tensor for key, tensor in made.state.items() if key != name} | (
+        {} if value is None else {name: value}
+    )
     save_file(state, folder / "HPSv3.safetensors")
     refused(folder, message)
 
@@ -146,10 +160,13 @@ def test_weights_that_do_not_fit_are_named(
 def test_a_reward_token_without_an_embedding_of_its_own_is_refused(made: SimpleNamespace, folder: Path, further: int):
     rows = made.tokenizer.get_vocab_size() + 1 + further  # 400 more: not resized, as in a plain Qwen2-VL
     save_file(made.state | {"model.embed_tokens.weight": torch.zeros(rows, tiny.HIDDEN)}, folder / "HPSv3.safetensors")
-    refused(folder, rf"has {rows} token embeddings, .* tokens, <\|Reward\|> not among them: the reward token has no embedding")
+    refused(
+        folder,
+        rf"has {rows} token embeddings, .* tokens, <\|Reward\|> not among them: the reward token has no embedding",
+    )
 
 
-def test_a_vocabulary_of_another_model_is_refused(made: SimpleNamespace, folder: Path):
+def test_a_vocabulary_of_another_model_is_refused(folder: Path):
     change_json(folder / "tokenizer.json", lambda content: content.update(added_tokens=content["added_tokens"][:2]))
     refused(folder, "tokenizer.json is not the tokenizer of a Qwen2-VL; put the tokenizer.json of Qwen/Qwen2-VL-7B")
     (folder / "tokenizer.json").unlink()
@@ -218,7 +235,9 @@ def test_no_setting_of_a_folder_runs_code(made: SimpleNamespace, folder: Path):
     code = "raise SystemExit('this was run')"
     (folder / "evil.py").write_text(code)
     naming = {"auto_map": {"AutoModel": "evil.Evil", "AutoTokenizer": ["evil.Evil", None]}, "trust_remote_code": True}
-    change_json(folder / "config.json", lambda content: content.update(naming | {"_attn_implementation": "someone/kernel"}))
+    change_json(
+        folder / "config.json", lambda content: content.update(naming | {"_attn_implementation": "someone/kernel"})
+    )
     (folder / "tokenizer_config.json").write_text(json.dumps(naming | {"chat_template": "{{ 1 / 0 }}"}))
     (folder / "preprocessor_config.json").write_text(json.dumps(naming))
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "x", "peft_type": "LORA"}))
