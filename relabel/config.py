@@ -102,8 +102,8 @@ class RelabelConfig:
                 raise UsageError(f"the weight of {name} must be finite and above 0, got {weight}")
         if self.select not in SELECTIONS:
             raise UsageError(f"unknown select {self.select!r}; choose from {', '.join(SELECTIONS)}")
-        if self.dtype not in (AUTO, *DTYPES):
-            raise UsageError(f"unknown dtype {self.dtype!r}; choose from {', '.join((AUTO, *DTYPES))}")
+        if self.dtype not in (*DTYPES, AUTO):
+            raise UsageError(f"unknown dtype {self.dtype!r}; choose from {', '.join((*DTYPES, AUTO))}")
         if not 0 < self.batch_size <= 100_000:
             raise UsageError(f"batch-size must be between 1 and 100000, got {self.batch_size}")
         if not 0 <= self.max_unreadable <= 1:

@@ -52,7 +52,7 @@ class HPSv3:
         self.dtype = _automatic(device) if dtype == "auto" else dtype
         digests = {path.name: files.checked(path, {}) for path in self.files}
         self.revision = files.revision(
-            canonical(digests),
+            canonical(sorted(digests.values())),
             canonical(self.settings),
             self.vocabulary.digest,
             TEMPLATE,

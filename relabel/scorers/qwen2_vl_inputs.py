@@ -11,6 +11,7 @@ from ...core.errors import IntegrityError, PrefloopError
 from . import checkpoints as files
 from .pixels import MEAN, STD
 from .settings import read_json
+from .vocabulary import byte_pair
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -126,12 +127,10 @@ def read_qwen_vocabulary(path: Path, needed: tuple[str, ...]) -> QwenVocabulary:
     try:
         content = read_json(path)
         model = content["model"]
-        pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+        pairs = [byte_pair(merge) for merge in model["merges"]]
         added = {token["content"]: token["id"] for token in content["added_tokens"]}
         numbers = [*model["vocab"].values(), *added.values()]
         if model["type"] != "BPE" or not model["vocab"] or not all(type(number) is int for number in numbers):
-            raise ValueError
-        if not all(len(pair) == 2 and all(isinstance(half, str) for half in pair) for pair in pairs):
             raise ValueError
         if not added.keys() >= set(needed) or min(numbers) < 0:
             raise ValueError

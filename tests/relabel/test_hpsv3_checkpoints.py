@@ -107,6 +107,7 @@ def test_the_revision_depends_on_all_that_can_change_a_score(made: SimpleNamespa
 
     changes: dict[str, Callable[[Path], None]] = {
         "nothing": lambda folder: None,  # noqa: ARG005
+        "a file's name": lambda folder: (folder / "HPSv3.safetensors").rename(folder / "model.safetensors") and None,
         "weights": with_weight,
         "settings": lambda folder: with_json(folder, "config.json", "rms_norm_eps", 1e-5),
         "rope": lambda folder: with_json(folder, "config.json", "rope_theta", 10_000.0),
@@ -119,10 +120,10 @@ def test_the_revision_depends_on_all_that_can_change_a_score(made: SimpleNamespa
         folder = Path(shutil.copytree(made.folder, tmp_path / name))
         change(folder)
         revisions[name] = HPSv3(str(folder), "cpu").revision
-    same = {revisions.pop("nothing"), revisions.pop("nothing that is read")}
+    same = {revisions.pop(name) for name in ("nothing", "a file's name", "nothing that is read")}
     revisions["dtype"] = HPSv3(str(made.folder), "cpu", "bfloat16").revision
     assert len(same) == 1
-    assert len({*same, *revisions.values()}) == 1 + 5
+    assert len({*same, *revisions.values()}) == 1 + 5, (same, revisions)
 
 
 def test_a_plain_qwen2_vl_is_refused(made: SimpleNamespace, folder: Path):
