@@ -149,7 +149,7 @@ class HPSv3:
         return token_ids(prompt, n_image_tokens, self.vocabulary.encode, added.__getitem__)
 
     def score(self, prompts: Sequence[str], images: "Sequence[Image]") -> Any:
-        """float32 (B,), the mean of the preference; published averages of models are about -2 to 11."""
+        """float32 (B,), the mean of the preference; its authors' averages of models are about -1 to 12."""
         return self.score_columns(prompts, images)[:, 0]
 
     def score_columns(self, prompts: Sequence[str], images: "Sequence[Image]") -> Any:
