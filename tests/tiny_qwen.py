@@ -1,5 +1,6 @@
 """Checkpoints of HPSv3 and Qwen2-VL in the published layouts, small enough for tests."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ def tokenizer(text: str, added: list[str] = SPECIAL) -> Tokenizer:
 
 def weights(n_tokens: int) -> dict[str, Tensor]:
     """A state dict of HPSv3 under the names of the published file, which are those of transformers 4.45."""
-    config = Qwen2VLConfig(**json.loads(json.dumps(CONFIG | {"vocab_size": n_tokens})))
+    kind: Any = Qwen2VLConfig
+    config = kind(**copy.deepcopy(CONFIG) | {"vocab_size": n_tokens})  # a copy, since the class changes it
     generator = torch.Generator().manual_seed(3)
     state = {}
     for name, value in Qwen2VLForConditionalGeneration(config).state_dict().items():

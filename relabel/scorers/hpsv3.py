@@ -82,7 +82,7 @@ class HPSv3:
         """The tokenizer's number of the reward token, or else the next one, which HPSv3's training gave it.
 
         Raises:
-            IntegrityError: if there is no embedding of it.
+            IntegrityError: if it has no embedding of its own.
         """
         shape = next((tensor.shape for name, tensor in self.tensors.items() if renamed(name) == _EMBEDDINGS), ())
         n_embeddings = shape[0] if len(shape) == 2 else 0

@@ -1,5 +1,6 @@
 """HPSv3 equals a plain implementation: the tokens, pixels and model of transformers, the head worked by hand."""
 
+import copy
 import hashlib
 import re
 from pathlib import Path
@@ -33,7 +34,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     kind: Any = PreTrainedTokenizerFast
     plain = kind(tokenizer_file=str(folder / "tokenizer.json"))
     assert plain.add_special_tokens({"additional_special_tokens": ["<|Reward|>"]}) == 1
-    settings = tiny.CONFIG | {"vocab_size": n_tokens, "image_token_id": plain.convert_tokens_to_ids("<|image_pad|>")}
+    # a copy, since the class changes what it is given
+    settings = copy.deepcopy(tiny.CONFIG) | {
+        "vocab_size": n_tokens,
+        "image_token_id": plain.convert_tokens_to_ids("<|image_pad|>"),
+    }
     config: Any = Qwen2VLConfig
     model = Qwen2VLForConditionalGeneration(config(**settings | {"bos_token_id": None, "eos_token_id": None}))
     names = {
