@@ -37,6 +37,8 @@ class HPSv3:
     temperature = 1.0  # trained on the sigmoid of the difference of two scores
     reads = (OFFICIAL, f"{BASE}/config.json", f"{BASE}/tokenizer.json")
     columns = ("sigma",)
+    weights_license = "MIT"  # HPSv3's repository; the settings and the tokenizer of Qwen2-VL are Apache-2.0
+    wants_gpu = True
 
     def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = "auto") -> None:
         self.path = files.find(self.name, checkpoint, OFFICIAL)

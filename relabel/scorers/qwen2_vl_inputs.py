@@ -83,7 +83,7 @@ class QwenVocabulary:
     @property
     def next_id(self) -> int:
         """The number that a further token gets."""
-        return 1 + max(*self.tokens.values(), *self.added.values())
+        return 1 + max(max(numbers.values()) for numbers in (self.tokens, self.added))
 
     @cached_property
     def _tokenizer(self) -> Any:
