@@ -52,16 +52,19 @@ class HPSv3:
         self.reward_id = self._reward_id()
         self.device = device
         self.dtype = _automatic(device) if dtype == "auto" else dtype
-        digests = {path.name: files.checked(path, {}) for path in self.files}
+        self.digests = {path: files.checked(path, {}) for path in self.files}
         self.revision = files.revision(
-            canonical(sorted(digests.values())),
+            canonical(sorted(self.digests.values())),
             canonical(self.settings),
             self.vocabulary.digest,
             TEMPLATE,
             f"{PIXELS} pixels, bicubic on 8 bits, positions in a row, head float32, 1",
             self.dtype,
         )
-        self.sources = {"checkpoint": checkpoint or OFFICIAL, "sha256": digests}
+        self.sources = {
+            "checkpoint": checkpoint or OFFICIAL,
+            "sha256": {path.name: digest for path, digest in self.digests.items()},
+        }
 
     @staticmethod
     def check_weights(checkpoint: str | None) -> str:
