@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ..core.errors import UsageError
 from ..core.text import refuse_invisible
 from .rules import RULES
-from .scorers.precision import DTYPES
+from .scorers.precision import AUTO, DTYPES
 from .selection import SELECTIONS
 
 
@@ -64,8 +64,9 @@ class RelabelConfig:
     exit code is 3."""
     device: str | None = None
     """cuda, mps or cpu; the best available if not given."""
-    dtype: str = "float32"
-    """float32, bfloat16 or float16: what the models run in. Scores are float32 either way."""
+    dtype: str = AUTO
+    """float32, bfloat16 or float16: what the models run in; by default float32, for hpsv3 on CUDA bfloat16. Scores are
+    float32 either way."""
 
     def __post_init__(self) -> None:
         if not self.scorers:
@@ -101,8 +102,8 @@ class RelabelConfig:
                 raise UsageError(f"the weight of {name} must be finite and above 0, got {weight}")
         if self.select not in SELECTIONS:
             raise UsageError(f"unknown select {self.select!r}; choose from {', '.join(SELECTIONS)}")
-        if self.dtype not in DTYPES:
-            raise UsageError(f"unknown dtype {self.dtype!r}; choose from {', '.join(DTYPES)}")
+        if self.dtype not in (*DTYPES, AUTO):
+            raise UsageError(f"unknown dtype {self.dtype!r}; choose from {', '.join((*DTYPES, AUTO))}")
         if not 0 < self.batch_size <= 100_000:
             raise UsageError(f"batch-size must be between 1 and 100000, got {self.batch_size}")
         if not 0 <= self.max_unreadable <= 1:

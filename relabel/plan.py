@@ -31,7 +31,8 @@ class ScoringPlan:
     seconds: float | None
     """From the speed of the last run in this store that scored; None without one."""
     memory: int
-    """Bytes of the weights and of the batches decoded ahead; activations come on top."""
+    """Bytes of the weights and of the batches decoded ahead, and for hpsv3 of a layer's activations; the others' activations
+    come on top."""
 
 
 def plan(config: RelabelConfig, store: PairStore) -> list[ScoringPlan]:
@@ -57,7 +58,7 @@ def _plan(config: RelabelConfig, store: PairStore, scorer: Scorer) -> ScoringPla
         embedded=embedded,
         batches=-(-forward // config.batch_size),
         seconds=0.0 if not forward else None if per_image is None else per_image * forward,
-        memory=_weights_bytes(scorer, config.dtype) + IMAGE_BYTES * config.batch_size * BATCHES_AHEAD,
+        memory=_model_bytes(scorer, config.batch_size) + IMAGE_BYTES * config.batch_size * BATCHES_AHEAD,
     )
 
 
@@ -71,7 +72,10 @@ def _seconds_per_image(store: PairStore, name: str) -> float | None:
     return None
 
 
-def _weights_bytes(scorer: Scorer, dtype: str) -> int:
-    """Size of a scorer's files; half of it in half precision."""
+def _model_bytes(scorer: Scorer, batch_size: int) -> int:
+    """What a scorer says it takes, or else the size of its files; half of it in half precision."""
+    memory = getattr(scorer, "memory", None)
+    if memory is not None:
+        return int(memory(batch_size))
     size = sum(path.stat().st_size for path in getattr(scorer, "files", ()))
-    return size if dtype == "float32" else size // 2
+    return size if getattr(scorer, "dtype", "float32") == "float32" else size // 2

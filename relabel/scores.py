@@ -20,13 +20,15 @@ from .auto_batch import AutoBatch
 from .embedding_cache import EmbeddingCache
 from .image_loader import Item, image_batches
 from .scorers.dual_encoder import DualEncoderScorer
-from .scorers.own_code import as_embeddings, as_scores, own_code
+from .scorers.own_code import as_columns, as_embeddings, as_scores, own_code
 from .scorers.registry import Scorer, identity
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 CACHED_BATCH = 4096  # images whose embeddings are in the cache
+COLUMN_OF = "column_of"
+"""In the config of a name@revision whose numbers are not scores but a further column of another's."""
 
 _UNSCORED = """
     select i.prompt_id, i.image_id, f.format
@@ -78,25 +80,34 @@ def score_images(
     """
     counts: Counter[str] = Counter()
     key = identity(scorer)
+    further = () if isinstance(scorer, DualEncoderScorer) else getattr(scorer, "columns", ())
+    columns = [f"{scorer.name}-{column}@{scorer.revision}" for column in further]
     config = {"temperature": getattr(scorer, "temperature", 1.0), "needs_prompt": scorer.needs_prompt}
     config |= {"sources": getattr(scorer, "sources", {})}
     with own_code(scorer):
-        config_json = canonical(config)
+        configs = {key: canonical(config)} | {column: canonical(config | {COLUMN_OF: key}) for column in columns}
     known = {name for (name,) in store.rows("select scorer from scorers")}
-    if key not in known:
-        store.append("scorers", [{"scorer": key, "name": scorer.name, "config": config_json}])
+    new = [
+        {"scorer": name, "name": name.split("@")[0], "config": configs[name]} for name in configs if name not in known
+    ]
+    if new:
+        store.append("scorers", new)
     if not items:
         store.ingest()
         return counts
     if isinstance(scorer, DualEncoderScorer):
         scored = _score_embeddings(store, scorer, items, batch_size, counts)
     else:
-        scored = _score_images(store, scorer, items, batch_size, counts)
+        scored = _score_images(store, scorer, items, batch_size, counts, len(columns))
     with progress(len(items), f"scoring by {scorer.name}") as bar, closing(scored) as batches:
         for batch, scores in batches:
+            by_name = dict(zip(configs, scores.reshape(len(batch), -1).T, strict=True))
             counts["scored"] += len(batch)
-            counts["not finite"] += int((~np.isfinite(scores)).sum())
-            store.append("scores", [_row(key, item, score, run_id) for item, score in zip(batch, scores, strict=True)])
+            counts["not finite"] += int((~np.isfinite(by_name[key])).sum())
+            rows = [
+                _row(name, *one, run_id) for name, values in by_name.items() for one in zip(batch, values, strict=True)
+            ]
+            store.append("scores", rows)  # of all columns in one part: an image has either all of them or none
             bar.update(len(batch))
             stop.check(f"{counts['scored']} scores of {scorer.name} are in {store.path}")
     store.ingest()
@@ -114,17 +125,21 @@ def _row(scorer: str, item: Item, score: float, run_id: UUID) -> dict:
 
 
 Batches = Generator[tuple[list[Item], NDArray[np.float32]]]
+"""Items with their scores (B,), or (B, 1 + columns)."""
 
 
 def _score_images(
-    store: PairStore, scorer: Scorer, items: LazyRows[Item], batch_size: int, counts: Counter[str]
+    store: PairStore, scorer: Any, items: LazyRows[Item], batch_size: int, counts: Counter[str], n_columns: int
 ) -> Batches:
-    """Items with their scores, from the scorer's `score`."""
+    """Items with their scores, from the scorer's `score`, or with its further columns from `score_columns`."""
     auto_batch = AutoBatch(scorer.name)
     _count_truncated(scorer, list({item.prompt for item in items}), counts)
 
     def score(batch: Sequence[Item], images: Sequence) -> np.ndarray:
-        return as_scores(scorer, scorer.score([item.prompt for item in batch], images), len(batch))
+        prompts = [item.prompt for item in batch]
+        if n_columns:
+            return as_columns(scorer, scorer.score_columns(prompts, images), len(batch), 1 + n_columns)
+        return as_scores(scorer, scorer.score(prompts, images), len(batch))
 
     for batch, images in image_batches(store.path, items, batch_size, counts):
         if batch:

@@ -408,7 +408,7 @@ def test_every_option_has_words_and_no_help_shows_the_type_of_a_switch():
     [
         ("prefloop relabel --rule m", {"mean-rank", "majority"}),
         ("prefloop relabel --scorer pick", {"pickscore"}),
-        ("prefloop eval --scorer hps", {"hps", "hpsv2", "hpsv2.1"}),
+        ("prefloop eval --scorer hps", {"hps", "hpsv2", "hpsv2.1", "hpsv3"}),
         ("prefloop generate --pairing a", {"all", "adjacent"}),
         ("prefloop pair --pairing ac", {"across-models"}),
         ("prefloop train --loss k", {"kto"}),

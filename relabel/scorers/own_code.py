@@ -68,6 +68,17 @@ def as_scores(scorer: Any, values: Any, n: int) -> NDArray[np.float32]:
     return scores
 
 
+def as_columns(scorer: Any, values: Any, n: int, n_columns: int) -> NDArray[np.float32]:
+    """Scores of n images with the scorer's further columns (B, columns)."""
+    columns = as_floats(values)
+    if columns.shape != (n, n_columns):
+        raise PrefloopError(
+            f"{scorer.name} gave columns of shape {columns.shape} for {n} images; score_columns() must give {n_columns} "
+            "numbers for each"
+        )
+    return columns
+
+
 def as_embeddings(scorer: Any, values: Any, n: int) -> NDArray[np.float32]:
     """Embeddings (B, E) of n images or prompts."""
     embeddings = as_floats(values)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ...core.errors import PrefloopError, UsageError
 from .own_code import describe_error
+from .precision import AUTO
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,6 +44,9 @@ class Scorer(Protocol):
         nothing and `checkpoint_needed` names an http address.
     checkpoint_needed: what to do if it cannot do without a checkpoint.
     files: the paths of its weights, for `--dry-run`.
+    memory: method from the batch size to the bytes of weights and activations, for `--dry-run`; by default the size of files.
+    columns: names of further numbers for each image. `score_columns(prompts, images)` then gives them after the score,
+        float32 (B, 1 + their number), and the store keeps them as scores of NAME-COLUMN@REVISION.
     n_truncated: method from prompts to how many of them are longer than the scorer reads.
     check_weights: static method from `checkpoint` to a line for `prefloop scorers check`; IntegrityError if they are wrong.
     """
@@ -157,10 +161,14 @@ def scorer_objects(scorers: Sequence[Scorer]) -> Iterator[None]:
         _objects.reset(before)
 
 
-def load_scorer(name: str, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> Scorer:
-    """A scorer, ready to score. Built-in ones load their weights at the first image, not here."""
+def load_scorer(name: str, checkpoint: str | None = None, device: str | None = None, dtype: str = AUTO) -> Scorer:
+    """A scorer, ready to score. Built-in ones load their weights at the first image, not here.
+
+    Args:
+        dtype: one of DTYPES, or auto for the scorer's own default.
+    """
     if (existing := _objects.get().get(name)) is not None:
-        if checkpoint is not None or dtype != "float32":
+        if checkpoint is not None or dtype not in (AUTO, "float32"):
             raise UsageError(f"{name} is an object with weights of its own; leave checkpoints and dtype out")
         return existing
     cls = scorer_class(name)
@@ -168,9 +176,12 @@ def load_scorer(name: str, checkpoint: str | None = None, device: str | None = N
     checkpoint_name = _checkpoint_name(cls)
     if checkpoint is not None and checkpoint_name is None:
         raise UsageError(f"the scorer {name!r} takes no checkpoint; leave --checkpoint out")
-    if dtype != "float32" and "dtype" not in parameters:
+    if dtype not in (AUTO, "float32") and "dtype" not in parameters:
         raise UsageError(f"the scorer {name!r} takes no dtype; leave --dtype out")
     arguments = {checkpoint_name: checkpoint, "device": device, "dtype": dtype}
+    if dtype == AUTO and "dtype" in parameters:
+        default = parameters["dtype"].default
+        arguments["dtype"] = "float32" if default is inspect.Parameter.empty else default
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     required = [
         parameter.name
@@ -193,7 +204,7 @@ def load_scorer(name: str, checkpoint: str | None = None, device: str | None = N
 
 
 def load_scorers(
-    names: Sequence[str], checkpoints: Mapping[str, str], device: str | None = None, dtype: str = "float32"
+    names: Sequence[str], checkpoints: Mapping[str, str], device: str | None = None, dtype: str = AUTO
 ) -> list[Scorer]:
     """Several scorers. The checkpoint under "" is for all that take one and are not named."""
     for name in checkpoints.keys() - {"", *names}:

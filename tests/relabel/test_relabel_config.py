@@ -16,7 +16,7 @@ from test_relabel import REDNESS
     [
         (
             "nope",
-            "unknown scorer 'nope'; choose from aesthetics, clip, hps, hpsv2, hpsv2.1, imagereward, oracle, pickscore, vlm",
+            "unknown scorer 'nope'; choose from aesthetics, clip, hps, hpsv2, hpsv2.1, hpsv3, imagereward, oracle, pickscore, vlm",
         ),
         ("little_scorers:Gone", "the scorer 'little_scorers:Gone' cannot be imported: AttributeError"),
         ("no.such.module:X", "cannot be imported: ModuleNotFoundError: No module named 'no'"),
