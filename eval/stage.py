@@ -15,6 +15,7 @@ from ..generate.prompts import read_prompts
 from ..generate.stage import Plan, generate_missing, image_ids, plan_generations
 from ..relabel.config import RelabelConfig
 from ..relabel.labels import write_labels
+from ..relabel.scorers.calls import refuse_without_tags
 from ..relabel.scorers.registry import identity, load_scorers
 from ..relabel.scores import score_images, unscored_images
 from ..store import PairStore, prompt_id
@@ -70,6 +71,7 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
     if len(models) == 2:
         config = replace(config, baseline=lineup.names[lineup.comparisons[0][1]])
     prompts = read_prompts(config.prompts or "", config.limit)
+    refuse_without_tags(scorers, (prompt.tags for prompt in prompts), config.prompts or "")
     plans = [plan_generations(config.generate_config(model.name), model, prompts, store) for model in models]
     places = {prompt.text: (place, prompt.tags) for place, prompt in enumerate(prompts)}
     generations = {item.generation_id: places[item.prompt] for planned in plans for item in planned.generations}

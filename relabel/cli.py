@@ -131,6 +131,10 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] =
 def check(
     names: Annotated[Optional[list[str]], typer.Argument(help="Scorers; all installed ones if none is named.")] = None,
     checkpoint: Annotated[Optional[list[str]], typer.Option(help=_CHECKPOINT)] = None,
+    tags: Annotated[
+        Optional[str],
+        typer.Option(help="The prompt's tags as JSON, for a scorer that needs others than the usual ones."),
+    ] = None,
 ) -> None:
     """Load scorers and check that they rank a right image above a wrong one. Exit code 5 if one does not.
 
@@ -147,7 +151,7 @@ def check(
             line = check_checkpoint(name, own)
             if line:
                 say(f"{name:<14}{line}")
-            result = check_scorer(name, own)
+            result = check_scorer(name, own, _parse_tags(tags))
         except PrefloopError as error:
             if names:
                 raise
@@ -160,6 +164,18 @@ def check(
             failed.append(name)
     if failed:
         raise IntegrityError(f"not passed: {', '.join(failed)}")
+
+
+def _parse_tags(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        tags = json.loads(text)
+    except ValueError:
+        tags = None
+    if not isinstance(tags, dict):
+        raise UsageError(f'--tags must be JSON such as {{"question": "Is it red?"}}, got {text!r}')
+    return tags
 
 
 @scorers_app.command(cls=renamed({"--against": "--labeler"}))

@@ -1,7 +1,7 @@
 """Score the images that have no score yet, once each, decoding ahead of the model."""
 
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,7 @@ from ..store.lazy_rows import LazyRows
 from .auto_batch import AutoBatch
 from .embedding_cache import EmbeddingCache
 from .image_loader import Item, image_batches
+from .scorers.calls import needs_tags, parse_tags, refuse_without_tags, scores_of
 from .scorers.dual_encoder import DualEncoderScorer
 from .scorers.own_code import as_embeddings, as_scores, own_code
 from .scorers.registry import Scorer, identity
@@ -74,7 +75,11 @@ def score_images(
     """Score the items and put the scores into the store.
 
     Returns:
-        Counts: scored, not finite, unreadable images by reason, and truncated prompts, each counted when first read.
+        Counts: scored, not finite, unreadable images by reason, images left out because the scorer needs tags and their
+        prompt has none, and truncated prompts, each counted when first read.
+
+    Raises:
+        UsageError: if the scorer needs tags, has no scores yet, and none of the prompts has any.
     """
     counts: Counter[str] = Counter()
     key = identity(scorer)
@@ -88,10 +93,14 @@ def score_images(
     if not items:
         store.ingest()
         return counts
-    if isinstance(scorer, DualEncoderScorer):
+    if needs_tags(scorer):
+        tagged, tags = _tagged(store, scorer, items)
+        counts["images whose prompt has no tags"] += len(items) - len(tagged)
+        items, scored = tagged, _score_images(store, scorer, tagged, batch_size, counts, tags)
+    elif isinstance(scorer, DualEncoderScorer):
         scored = _score_embeddings(store, scorer, items, batch_size, counts)
     else:
-        scored = _score_images(store, scorer, items, batch_size, counts)
+        scored = _score_images(store, scorer, items, batch_size, counts, {})
     with progress(len(items), f"scoring by {scorer.name}") as bar, closing(scored) as batches:
         for batch, scores in batches:
             counts["scored"] += len(batch)
@@ -113,18 +122,35 @@ def _row(scorer: str, item: Item, score: float, run_id: UUID) -> dict:
     }
 
 
+def _tagged(store: PairStore, scorer: Scorer, items: LazyRows[Item]) -> tuple[LazyRows[Item], dict[bytes, str]]:
+    """The items whose prompt has tags, and the tags in JSON by the prompt's id."""
+    column = items.table["prompt_id"]
+    every = store.prompts_by_id(column, "tags")
+    tags = {prompt: text for prompt, text in every.items() if parse_tags(text)}
+    key = identity(scorer)
+    if not tags and not store.rows("select 1 from scores where scorer = ? limit 1", [key]):
+        refuse_without_tags([scorer], [], str(store.path))
+    return items.select(row for row, prompt in enumerate(column.to_pylist()) if prompt in tags), tags
+
+
 Batches = Generator[tuple[list[Item], NDArray[np.float32]]]
 
 
 def _score_images(
-    store: PairStore, scorer: Scorer, items: LazyRows[Item], batch_size: int, counts: Counter[str]
+    store: PairStore,
+    scorer: Scorer,
+    items: LazyRows[Item],
+    batch_size: int,
+    counts: Counter[str],
+    tags: Mapping[bytes, str],
 ) -> Batches:
     """Items with their scores, from the scorer's `score`."""
     auto_batch = AutoBatch(scorer.name)
     _count_truncated(scorer, list({item.prompt for item in items}), counts)
 
     def score(batch: Sequence[Item], images: Sequence) -> np.ndarray:
-        return as_scores(scorer, scorer.score([item.prompt for item in batch], images), len(batch))
+        batch_tags = [parse_tags(tags.get(item.prompt_id.bytes)) for item in batch]
+        return scores_of(scorer, [item.prompt for item in batch], images, batch_tags)
 
     for batch, images in image_batches(store.path, items, batch_size, counts):
         if batch:

@@ -42,13 +42,16 @@ def describe_error(error: BaseException, cls: type | None = None) -> str:
 
 
 def as_floats(values: Any) -> NDArray[np.float32]:
-    """float32 numbers from whatever numpy reads, or from tensors of any dtype, on any device, with a gradient too.
+    """float32 numbers from whatever numpy reads, or from tensors of any dtype, on any device, with a gradient too. None in a
+    list is nan.
 
     Raises:
         TypeError: if they are not numbers.
     """
     if isinstance(values, (list, tuple)):
-        values = [as_floats(value) if hasattr(value, "detach") else value for value in values]
+        values = [
+            np.nan if value is None else as_floats(value) if hasattr(value, "detach") else value for value in values
+        ]
     elif hasattr(values, "detach"):  # a tensor, without importing torch
         values = values.detach().float().cpu().numpy()
     array = np.asarray(values)

@@ -35,6 +35,8 @@ class Scorer(Protocol):
 
     temperature: the difference of scores that makes one logit; 1.0 if absent.
     eval_only: true if it may not make training labels.
+    needs_tags: true if it is called `score(prompts, images, tags)`, with a dict of each prompt's tags, or None for one
+        without any.
     sources: JSON that names the files it read, kept in the store.
     reads: what it reads if no checkpoint is given: owner/name or owner/name/file of the hub, for `prefloop doctor`.
     checkpoint_needed: what to do if it cannot do without a checkpoint.
