@@ -21,7 +21,7 @@ from .embedding_cache import EmbeddingCache
 from .image_loader import Item, image_batches
 from .scorers.calls import needs_tags, parse_tags, refuse_without_tags, scores_of
 from .scorers.dual_encoder import DualEncoderScorer
-from .scorers.own_code import as_embeddings, as_scores, own_code
+from .scorers.own_code import as_embeddings, as_scores, own_code, prints_to_stderr
 from .scorers.registry import Scorer, identity
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def _items(store: PairStore, images: str, parameters: dict) -> LazyRows[Item]:
     return LazyRows(rows, item)
 
 
+@prints_to_stderr()
 def score_images(
     store: PairStore, scorer: Scorer, items: LazyRows[Item], *, batch_size: int, run_id: UUID, stop: StopSignal
 ) -> Counter[str]:

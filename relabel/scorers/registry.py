@@ -4,6 +4,7 @@ import importlib
 import inspect
 import math
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,12 +15,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ...core.errors import PrefloopError, UsageError
-from .own_code import describe_error
+from .own_code import describe_error, own_code, prints_to_stderr
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 GROUP = "prefloop.scorers"
+_NAME = re.compile(r"(?!human:)[^@]{1,100}")
 _objects: ContextVar[Mapping[str, "Scorer"]] = ContextVar("objects", default=MappingProxyType({}))
 """Scorers that exist already, by their names."""
 
@@ -85,6 +87,7 @@ def is_eval_only(scorer: Scorer | type) -> bool:
     return bool(getattr(scorer, "eval_only", False) or getattr(scorer, "judge_only", False))  # judge_only: as in 0.1
 
 
+@prints_to_stderr()
 def _import(what: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
@@ -127,8 +130,13 @@ def _refuse_others(scorer: Any, name: str) -> None:
     ]
     if missing:
         raise UsageError(f"{name!r} is not a scorer: it has no {', '.join(missing)}")
-    if not isinstance(scorer.name, str) or "@" in scorer.name or not scorer.name or not scorer.name.isprintable():
-        raise UsageError(f"a scorer's name must be a printable text without @, got {scorer.name!r}")
+    if not isinstance(scorer.name, str) or not _NAME.fullmatch(scorer.name) or not scorer.name.isprintable():
+        raise UsageError(
+            f"a scorer's name must be a printable text without @, at most 100 characters, not human:…; got {scorer.name!r}"
+        )
+    revision = scorer.revision
+    if revision is None or not str(revision).strip() or not str(revision).isprintable():
+        raise UsageError(f"the revision of {scorer.name} must be a printable text, got {revision!r}")
     temperature = getattr(scorer, "temperature", 1.0)
     if not (isinstance(temperature, (int, float)) and 0 < temperature < math.inf):
         raise UsageError(f"the temperature of {scorer.name} must be a finite number above 0, got {temperature!r}")
@@ -144,7 +152,8 @@ def scorer_objects(scorers: Sequence[Scorer]) -> Iterator[None]:
     for scorer in scorers:
         if isinstance(scorer, type):
             raise UsageError(f"{scorer.__name__} is a class; give an object of it, {scorer.__name__}()")
-        _refuse_others(scorer, type(scorer).__name__)
+        with own_code(scorer):
+            _refuse_others(scorer, type(scorer).__name__)
     twice = [name for name, count in Counter(scorer.name for scorer in scorers).items() if count > 1]
     if twice:
         raise UsageError(f"two scorers are named {twice[0]}; give one another name")
@@ -155,6 +164,7 @@ def scorer_objects(scorers: Sequence[Scorer]) -> Iterator[None]:
         _objects.reset(before)
 
 
+@prints_to_stderr()
 def load_scorer(name: str, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> Scorer:
     """A scorer, ready to score. Built-in ones load their weights at the first image, not here."""
     if (existing := _objects.get().get(name)) is not None:
@@ -182,11 +192,11 @@ def load_scorer(name: str, checkpoint: str | None = None, device: str | None = N
         )
     try:
         scorer = cls(**{key: value for key, value in arguments.items() if key in parameters})
+        _refuse_others(scorer, name)
     except PrefloopError:
         raise
     except (Exception, SystemExit) as error:  # anybody's code can raise anything
         raise PrefloopError(f"the scorer {name!r} cannot be created: {describe_error(error, cls)}") from error
-    _refuse_others(scorer, name)
     return cast("Scorer", scorer)
 
 
@@ -209,4 +219,5 @@ def load_scorers(
 
 def identity(scorer: Scorer) -> str:
     """name@revision, the key of its scores."""
-    return f"{scorer.name}@{scorer.revision}"
+    with own_code(scorer):
+        return f"{scorer.name}@{scorer.revision}"

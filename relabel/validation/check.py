@@ -9,7 +9,7 @@ import numpy as np
 
 from ...store import load_image
 from ..scorers.calls import Tags, scores_of
-from ..scorers.own_code import own_code
+from ..scorers.own_code import own_code, prints_to_stderr
 from ..scorers.registry import Scorer, identity, is_eval_only, load_scorers, scorer_class, scorer_names
 
 EXAMPLES = Path(str(files("prefloop.relabel.validation") / "examples"))
@@ -64,6 +64,7 @@ def check_scorer(name: str, checkpoints: Mapping[str, str] | None = None, tags: 
     return CheckResult(identity(scorer), *example_scores(scorer, tags))
 
 
+@prints_to_stderr()
 def example_scores(scorer: Scorer, tags: Tags | None = None) -> tuple[float, float]:
     """The scores of the right image and of the wrong one."""
     pair = ("right.png", "wrong.png") if scorer.needs_prompt else ("full.png", "empty.png")

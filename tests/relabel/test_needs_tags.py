@@ -101,9 +101,7 @@ def test_check_gives_the_example_tags_or_those_that_are_asked_for():
     assert (refused.exit_code, "--tags must be JSON" in refused.stderr) == (2, True)
 
 
-def test_the_documented_scorer_reads_tags_as_written(
-    store: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_documented_scorer_reads_tags_as_written(store: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ((file, code),) = re.findall(r"```python\n# (named_\w+\.py)\n(.*?)```", PAGE, re.S)
     assert f"--scorer {file.removesuffix('.py')}:NamedColor" in PAGE
     (tmp_path / file).write_text(code)
