@@ -12,6 +12,7 @@ from ..core.errors import PrefloopError, UsageError
 from ..core.json import plain
 from ..store.pairstore import PairStore
 from .config import RelabelConfig, installed_scorers, parse_checkpoints, parse_scorer_weights
+from .scorer_server_config import ScorerServerConfig
 
 scorers_app = App(no_args_is_help=True, help="List and check the installed scorers.")
 _CHECKPOINT = "PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official one."
@@ -164,6 +165,34 @@ def check(
             failed.append(name)
     if failed:
         raise IntegrityError(f"not passed: {', '.join(failed)}")
+
+
+@scorers_app.command()
+@options_of(
+    ScorerServerConfig,
+    skip=("scorer", "allow_hosts"),
+    panels={"Server": "host port", "Machine": "batch_size device dtype"},
+    parsers={"checkpoints": parse_checkpoints},
+)
+def serve(
+    given: dict[str, Any],
+    name: Annotated[str, typer.Argument(help="Scorer's name, or module:Class.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the URL and the summary as JSON lines.")] = False,
+) -> None:
+    """Serve a scorer over HTTP to another trainer, or to relabel --scorer URL. Ctrl-C ends it.
+
+    Clients must send the bearer token that the environment variable PREFLOOP_SCORER_TOKEN contains, if it is set.
+
+    Example: prefloop scorers serve pickscore --checkpoint shapes
+    """
+    from .scorer_server import serve_scorer
+
+    def announce(url: str, scorer: Any) -> None:
+        key = f"{scorer.name}@{scorer.revision}"
+        say(json.dumps({"url": url, "scorer": key}) if as_json else f"serving {key} at {url}")
+
+    summary = serve_scorer(ScorerServerConfig(scorer=name, **given), announce)
+    say(json.dumps(summary) if as_json else f"scored {summary['images']} images in {summary['requests']} requests")
 
 
 def _parse_tags(text: str | None) -> dict[str, Any] | None:

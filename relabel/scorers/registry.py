@@ -62,11 +62,15 @@ def scorer_names() -> list[str]:
 
 
 def scorer_class(name: str) -> type:
-    """The class of an entry point's name or of `module:Class`.
+    """The class of an entry point's name, of `module:Class`, or of the scorer behind a URL.
 
     Raises:
         UsageError: if there is none, or it is not a scorer.
     """
+    if name.lower().startswith(("http://", "https://")):
+        from .http_scorer import scorer_at
+
+        return scorer_at(name)
     points = {point.name: point for point in entry_points(group=GROUP)}
     if name in points:
         cls = _import(f"the scorer {name!r} of {points[name].value}", points[name].load)
@@ -74,7 +78,9 @@ def scorer_class(name: str) -> type:
         module, _, attribute = name.partition(":")
         cls = _import(f"the scorer {name!r}", lambda: getattr(_module(module), attribute))
     else:
-        raise UsageError(f"unknown scorer {name!r}; choose from {', '.join(scorer_names())}, or give module:Class")
+        raise UsageError(
+            f"unknown scorer {name!r}; choose from {', '.join(scorer_names())}, or give module:Class or a URL"
+        )
     if not isinstance(cls, type) or not callable(getattr(cls, "score", None)):
         what = "a class without a method score" if isinstance(cls, type) else f"a {type(cls).__name__}"
         raise UsageError(
@@ -214,6 +220,9 @@ def load_scorers(
     twice = [key for key, count in Counter(map(identity, scorers)).items() if count > 1]
     if twice:
         raise UsageError(f"two of {', '.join(names)} are the same scorer, {twice[0]}; name it once")
+    same = [name for name, count in Counter(scorer.name for scorer in scorers).items() if count > 1]
+    if same:  # results are given by name
+        raise UsageError(f"two of {', '.join(names)} are named {same[0]}; name one of them at a time")
     return scorers
 
 
