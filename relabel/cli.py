@@ -151,16 +151,16 @@ def check(
         try:
             line = check_checkpoint(name, own)
             if line:
-                say(f"{name:<14}{line}")
+                say(f"{name:<13} {line}")
             result = check_scorer(name, own, _parse_tags(tags))
         except PrefloopError as error:
             if names:
                 raise
-            say(f"{name:<14}cannot be loaded: {error}")
+            say(f"{name:<13} cannot be loaded: {error}")
             failed.append(name)
             continue
         word = "pass" if result.passed else "FAIL"
-        say(f"{name:<14}{word}  right {result.right:.4f}  wrong {result.wrong:.4f}  {result.scorer}")
+        say(f"{name:<13} {word}  right {result.right:.4f}  wrong {result.wrong:.4f}  {result.scorer}")
         if not result.passed:
             failed.append(name)
     if failed:

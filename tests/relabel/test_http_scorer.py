@@ -61,7 +61,7 @@ def test_check_and_the_python_api_take_a_url(store: PairStore, far: ScriptedServ
     ended = RUNNER.invoke(app, ["scorers", "check", far.url])
     assert (ended.exit_code, "FAIL  right " in ended.stdout, "far@1" in ended.stdout) == (5, True, True)
     fill(store, 1)
-    assert prefloop.Store.open(store.path).relabel(scorers=far.url)["scored"] == {"far": 2}
+    assert prefloop.open_store(store.path).relabel(scorers=far.url)["scored"] == {"far": 2}
 
 
 def test_an_evaluation_takes_a_url(store: PairStore, far: ScriptedServer, tiny_pipeline: Path, tmp_path: Path):
@@ -72,7 +72,7 @@ def test_an_evaluation_takes_a_url(store: PairStore, far: ScriptedServer, tiny_p
     other = shutil.copytree(tiny_pipeline, tmp_path / "other")
     (other / "note.json").write_text("{}")
     (tmp_path / "prompts.txt").write_text("one\ntwo\n")
-    result = prefloop.Store.open(store.path).evaluate(
+    result = prefloop.open_store(store.path).evaluate(
         models=str(other),
         baseline=str(tiny_pipeline),
         scorers=far.url,

@@ -244,7 +244,8 @@ def test_tags_reach_a_served_scorer(store: PairStore):
     prompt = add_prompt(store, "one", factor="-2")
     add_pair(store, prompt, add_image(store, (10, 0, 0)), add_image(store, (20, 0, 0)))
     store.ingest()
-    with served(Tagged()) as url:
+    tagged: Any = Tagged()  # its score takes tags too
+    with served(tagged) as url:
         relabel(RelabelConfig(scorers=(url,)), store)
         for tags, message in ((None, "this scorer needs tags"), ([], "0 tags for 1 images"), ([3], "needs tags")):
             body = {"prompts": ["x"], "images": [RED]} | ({} if tags is None else {"tags": tags})
