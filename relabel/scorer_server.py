@@ -39,7 +39,7 @@ class ScorerServer:
         self._in_memory, self._turn = asyncio.Semaphore(2), asyncio.Lock()
 
     async def __call__(self, scope, receive, send) -> None:  # an ASGI application
-        from starlette.requests import Request
+        from starlette.requests import ClientDisconnect, Request
         from starlette.responses import JSONResponse
 
         if scope["type"] != "http":
@@ -54,6 +54,10 @@ class ScorerServer:
         except PrefloopError as error:
             status, content = 400 if error.exit_code == 2 else 500, {"error": visible(str(error))}
             print(f"prefloop: {content['error']}", file=sys.stderr, flush=True)
+        except ClientDisconnect:  # nobody waits for the answer
+            return
+        except asyncio.CancelledError:  # a batch took longer than the server waits for it after a signal
+            status, content = 503, {"error": "the server is stopping"}
         await JSONResponse(content, status, headers)(scope, receive, send)
 
     async def _answer(self, request) -> dict:  # starlette's
