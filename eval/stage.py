@@ -16,6 +16,7 @@ from ..generate.prompts import read_prompts
 from ..generate.stage import Plan, generate_missing, image_ids, plan_generations
 from ..relabel.config import RelabelConfig
 from ..relabel.labels import write_labels
+from ..relabel.scorers.calls import refuse_without_tags
 from ..relabel.scorers.registry import identity, load_scorers
 from ..relabel.scores import score_images, unscored_images
 from ..store import PairStore, prompt_id
@@ -77,6 +78,7 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
     if len(models) == 2:
         config = replace(config, baseline=lineup.names[lineup.comparisons[0][1]])
     prompts = read_prompts(config.prompts or "", config.limit)
+    refuse_without_tags(scorers, (prompt.tags for prompt in prompts), config.prompts or "")
     plans = [plan_generations(config.generate_config(model.name), model, prompts, store) for model in models]
     places = {prompt.text: (place, prompt.tags) for place, prompt in enumerate(prompts)}
     generations = {item.generation_id: places[item.prompt] for planned in plans for item in planned.generations}
@@ -85,7 +87,7 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
     with (
         store.stage_lock("eval", key.hex[:16]),
         StopSignal().listening() as stop,
-        run(store, "eval", _with_absolute_report(config)) as eval_run,
+        run(store, "eval", _with_absolute_folder(config)) as eval_run,
     ):
         for planned in plans:
             generate_missing(planned, store, eval_run, stop)
@@ -139,15 +141,15 @@ def report_again(name: str, report: str | None, store: PairStore) -> tuple[Evalu
     config, lineup, pairs, backgrounds, about = recorded(store, name)
     config = replace(config, output_dir=report)
     _refuse_other_report(report)
-    with run(store, "eval", _with_absolute_report(config)) as eval_run:
+    with run(store, "eval", _with_absolute_folder(config)) as eval_run:
         evaluation = _judge(config, lineup, pairs, backgrounds, about, store)
         result = _report(evaluation, about, store, eval_run)
     return evaluation, result
 
 
-def _with_absolute_report(config: EvalConfig) -> EvalConfig:
+def _with_absolute_folder(config: EvalConfig) -> EvalConfig:
     """The settings as the store keeps them: `browse` looks for the report from any folder."""
-    return config if config.report is None else replace(config, report=str(Path(config.report).absolute()))
+    return config if config.output_dir is None else replace(config, output_dir=str(Path(config.output_dir).absolute()))
 
 
 def _refuse_other_report(report: str | None) -> None:

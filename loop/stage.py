@@ -155,7 +155,12 @@ def run_round(settings: LoopSettings, number: int, store: PairStore, images: str
         stop.check(f"{stage} of round {number} is done")
 
     # `browse` looks for the report in the folder, from wherever it is started
-    record = {"round": number, "loop": identity(settings), "images": images, "dir": str(Path(loop.dir).absolute())}
+    record = {
+        "round": number,
+        "loop": identity(settings),
+        "images": images,
+        "output_dir": str(Path(loop.output_dir).absolute()),
+    }
     with run(store, "round", record) as this_round:
         with timed("generate"):
             generated = _generate(settings, number, store)

@@ -1,5 +1,6 @@
 """`prefloop relabel` and `prefloop scorers`."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -13,6 +14,8 @@ from ..core.errors import PrefloopError, UsageError
 from ..store import completion
 from ..store.pairstore import PairStore
 from .config import RelabelConfig, installed_scorers, parse_checkpoints, parse_scorer_weights
+from .scorer_server_config import ScorerServerConfig
+from .scorers.precision import AUTO
 
 scorers_app = App(no_args_is_help=True, help="List and check the installed scorers.")
 _CHECKPOINT = (
@@ -174,7 +177,11 @@ def check(
     ] = None,
     checkpoint: Annotated[Optional[list[str]], typer.Option(help=_CHECKPOINT)] = None,
     device: Annotated[Optional[str], typer.Option(help="cuda, mps or cpu; the best available if not given.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: what the models run in.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16: what the models run in.")] = AUTO,
+    tags: Annotated[
+        Optional[str],
+        typer.Option(help="The prompt's tags as JSON, for a scorer that needs others than the usual ones."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Load scorers and check that they rank a right image above a wrong one. Exit code 5 if one does not.
@@ -192,29 +199,69 @@ def check(
     left_out = {scorer.name: f"{scorer.lacks}; {scorer.cure}" for scorer in here if not scorer.runs}
     for name, reason in left_out.items():
         if not as_json:
-            say(f"{name:<14}left out: {reason}")
+            say(f"{name:<13} left out: {reason}")
     for name in names or [scorer.name for scorer in here if scorer.runs]:
         own = {key: path for key, path in checkpoints.items() if key in ("", name)}
         try:
             line = check_checkpoint(name, own)
             if line and not as_json:
-                say(f"{name:<14}{line}")
-            result = check_scorer(name, own, device, dtype)
+                say(f"{name:<13} {line}")
+            result = check_scorer(name, own, device, dtype, _parse_tags(tags))
         except PrefloopError as error:
             if names:
                 raise
             rows.append({"name": name, "passed": False, "reason": str(error)})
             if not as_json:
-                say(f"{name:<14}cannot be loaded: {error}")
+                say(f"{name:<13} cannot be loaded: {error}")
             continue
         rows.append({"name": name, "checkpoint": line, "passed": result.passed} | asdict(result))
         if not as_json:
             word = "pass" if result.passed else "FAIL"
-            say(f"{name:<14}{word}  right {result.right:.4f}  wrong {result.wrong:.4f}  {result.scorer}")
+            say(f"{name:<13} {word}  right {result.right:.4f}  wrong {result.wrong:.4f}  {result.scorer}")
     if as_json:
         answer({"scorers": rows, "left_out": left_out})
     if failed := [row["name"] for row in rows if not row["passed"]]:
         raise IntegrityError(f"not passed: {', '.join(failed)}")
+
+
+@scorers_app.command()
+@options_of(
+    ScorerServerConfig,
+    skip=("scorer", "allow_hosts"),
+    panels={"Server": "host port", "Machine": "batch_size device dtype"},
+    parsers={"checkpoints": parse_checkpoints},
+)
+def serve(
+    given: dict[str, Any],
+    name: Annotated[str, typer.Argument(help="Scorer's name, or module:Class.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the URL and the summary as JSON lines.")] = False,
+) -> None:
+    """Serve a scorer over HTTP to another trainer, or to relabel --scorer URL. Ctrl-C ends it.
+
+    Clients must send the bearer token that the environment variable PREFLOOP_SCORER_TOKEN contains, if it is set.
+
+    Example: prefloop scorers serve pickscore --checkpoint shapes
+    """
+    from .scorer_server import serve_scorer
+
+    def announce(url: str, scorer: Any) -> None:
+        key = f"{scorer.name}@{scorer.revision}"
+        say(json.dumps({"url": url, "scorer": key}) if as_json else f"serving {key} at {url}")
+
+    summary = serve_scorer(ScorerServerConfig(scorer=name, **given), announce)
+    say(json.dumps(summary) if as_json else f"scored {summary['images']} images in {summary['requests']} requests")
+
+
+def _parse_tags(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        tags = json.loads(text)
+    except ValueError:
+        tags = None
+    if not isinstance(tags, dict):
+        raise UsageError(f'--tags must be JSON such as {{"question": "Is it red?"}}, got {text!r}')
+    return tags
 
 
 @scorers_app.command(cls=renamed({"--against": "--labeler"}))

@@ -10,7 +10,7 @@ from ..core.signals import StopSignal
 from ..store import ImageError, PairStore, PrefloopError, load_image
 from .config import RelabelConfig
 from .labelers import add_labeler
-from .scorers.own_code import own_code
+from .scorers.own_code import own_code, prints_to_stderr
 from .scorers.registry import Scorer
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def unjudged(store: PairStore, labeler: str, sources: Sequence[str]) -> list[tup
     return store.rows(_UNJUDGED, {"labeler": labeler, "sources": list(sources)})
 
 
+@prints_to_stderr()
 def judge_pairs(
     store: PairStore,
     judge: PairwiseJudge,

@@ -1,7 +1,7 @@
 """Score the images that have no score yet, once each, decoding ahead of the model."""
 
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,8 +19,9 @@ from ..store.lazy_rows import LazyRows
 from .auto_batch import AutoBatch
 from .embedding_cache import EmbeddingCache
 from .image_loader import Item, image_batches
+from .scorers.calls import needs_tags, parse_tags, refuse_without_tags, scores_of
 from .scorers.dual_encoder import DualEncoderScorer
-from .scorers.own_code import as_columns, as_embeddings, as_scores, own_code
+from .scorers.own_code import as_columns, as_embeddings, as_scores, own_code, prints_to_stderr
 from .scorers.registry import Scorer, identity
 
 if TYPE_CHECKING:
@@ -70,13 +71,18 @@ def _items(store: PairStore, images: str, parameters: dict) -> LazyRows[Item]:
     return LazyRows(rows, item)
 
 
+@prints_to_stderr()
 def score_images(
     store: PairStore, scorer: Scorer, items: LazyRows[Item], *, batch_size: int, run_id: UUID, stop: StopSignal
 ) -> Counter[str]:
     """Score the items and put the scores into the store.
 
     Returns:
-        Counts: scored, not finite, unreadable images by reason, and truncated prompts, each counted when first read.
+        Counts: scored, not finite, unreadable images by reason, images left out because the scorer needs tags and their
+        prompt has none, and truncated prompts, each counted when first read.
+
+    Raises:
+        UsageError: if the scorer needs tags, has no scores yet, and none of the prompts has any.
     """
     counts: Counter[str] = Counter()
     key = identity(scorer)
@@ -95,10 +101,14 @@ def score_images(
     if not items:
         store.ingest()
         return counts
-    if isinstance(scorer, DualEncoderScorer):
+    if needs_tags(scorer):
+        tagged, tags = _tagged(store, scorer, items)
+        counts["images whose prompt has no tags"] += len(items) - len(tagged)
+        items, scored = tagged, _score_images(store, scorer, tagged, batch_size, counts, tags)
+    elif isinstance(scorer, DualEncoderScorer):
         scored = _score_embeddings(store, scorer, items, batch_size, counts)
     else:
-        scored = _score_images(store, scorer, items, batch_size, counts, len(columns))
+        scored = _score_images(store, scorer, items, batch_size, counts, {}, len(columns))
     with progress(len(items), f"scoring by {scorer.name}") as bar, closing(scored) as batches:
         for batch, scores in batches:
             by_name = dict(zip(configs, scores.reshape(len(batch), -1).T, strict=True))
@@ -124,12 +134,29 @@ def _row(scorer: str, item: Item, score: float, run_id: UUID) -> dict:
     }
 
 
+def _tagged(store: PairStore, scorer: Scorer, items: LazyRows[Item]) -> tuple[LazyRows[Item], dict[bytes, str]]:
+    """The items whose prompt has tags, and the tags in JSON by the prompt's id."""
+    column = items.table["prompt_id"]
+    every = store.prompts_by_id(column, "tags")
+    tags = {prompt: text for prompt, text in every.items() if parse_tags(text)}
+    key = identity(scorer)
+    if not tags and not store.rows("select 1 from scores where scorer = ? limit 1", [key]):
+        refuse_without_tags([scorer], [], str(store.path))
+    return items.select(row for row, prompt in enumerate(column.to_pylist()) if prompt in tags), tags
+
+
 Batches = Generator[tuple[list[Item], NDArray[np.float32]]]
 """Items with their scores (B,), or (B, 1 + columns)."""
 
 
 def _score_images(
-    store: PairStore, scorer: Any, items: LazyRows[Item], batch_size: int, counts: Counter[str], n_columns: int
+    store: PairStore,
+    scorer: Any,
+    items: LazyRows[Item],
+    batch_size: int,
+    counts: Counter[str],
+    tags: Mapping[bytes, str],
+    n_columns: int = 0,
 ) -> Batches:
     """Items with their scores, from the scorer's `score`, or with its further columns from `score_columns`."""
     auto_batch = AutoBatch(scorer.name)
@@ -139,7 +166,8 @@ def _score_images(
         prompts = [item.prompt for item in batch]
         if n_columns:
             return as_columns(scorer, scorer.score_columns(prompts, images), len(batch), 1 + n_columns)
-        return as_scores(scorer, scorer.score(prompts, images), len(batch))
+        batch_tags = [parse_tags(tags.get(item.prompt_id.bytes)) for item in batch]
+        return scores_of(scorer, prompts, images, batch_tags)
 
     for batch, images in image_batches(store.path, items, batch_size, counts):
         if batch:

@@ -1,11 +1,13 @@
 """From scores in the store to labels in the store."""
 
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
 
+from ..core.ids import content_id
 from ..core.signals import StopSignal
 from ..store import BadDataError, PairStore, UsageError
 from ..store.runs import run
@@ -50,7 +52,7 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
         )
     labeler = config.labeler or default_labeler(config.rule, scorers)
     with (
-        store.stage_lock("relabel", "-".join(sorted(scorer.name for scorer in scorers))),
+        store.stage_lock("relabel", _lock_key(scorers)),
         StopSignal().listening() as stop,
     ):
         ((n_pairs,),) = store.rows("select count(*) from pairs where source <> 'eval'")
@@ -68,6 +70,12 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
             else:
                 _score_and_label(config, store, scorers, labeler, run_id, stop, summary)
     return summary
+
+
+def _lock_key(scorers: Sequence[Scorer]) -> str:
+    """For a file's name, which a scorer's name may not suit."""
+    key = "-".join(sorted(scorer.name for scorer in scorers))
+    return key if re.fullmatch(r"[\w.+-]{1,80}", key) else content_id(key.encode()).hex
 
 
 def _score_and_label(

@@ -64,9 +64,10 @@ def find_output(
 def _recorded(kind: str, config: Mapping[str, Any], summary: Mapping[str, Any]) -> Path | None:
     """The folder that the store names. Runs of an earlier prefloop may have a relative one."""
     names = {
-        "eval": config.get("report") or summary.get("report"),
+        "eval": config.get("output_dir") or config.get("report") or summary.get("report"),
         "train": config.get("output_dir"),
-        "round": config.get("dir") or (isinstance(model := summary.get("model"), str) and str(Path(model).parent)),
+        "round": config.get("output_dir")
+        or (isinstance(model := summary.get("model"), str) and str(Path(model).parent)),
     }
     name = names.get(kind)
     return Path(name) if isinstance(name, str) and name and "\0" not in name else None
