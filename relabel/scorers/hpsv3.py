@@ -58,7 +58,7 @@ class HPSv3:
             canonical(self.settings),
             self.vocabulary.digest,
             TEMPLATE,
-            f"{PIXELS} pixels, bicubic on 8 bits, positions in a row, head float32, 1",
+            f"{PIXELS} pixels, bicubic on 8 bits, positions in a row, bfloat16 frequencies, head float32, 1",
             self.dtype,
         )
         self.sources = {
@@ -146,6 +146,9 @@ class HPSv3:
         n_tokens = next(tensor.shape[0] for name, tensor in self.tensors.items() if renamed(name) == _EMBEDDINGS)
         image_id = self.vocabulary.added[IMAGE]
         model = load_qwen(self.settings, state, n_tokens, image_id, self.path, torch_dtype(self.dtype))
+        for name, buffer in model.named_buffers():
+            if name.endswith("inv_freq"):  # HPSv3's code casts the rotary frequencies too, in training and after it
+                buffer.copy_(buffer.bfloat16())
         device = best_device(self.device)
         return model.to(device), head.eval().to(device)
 

@@ -40,12 +40,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         "image_token_id": plain.convert_tokens_to_ids("<|image_pad|>"),
     }
     config: Any = Qwen2VLConfig
-    model = Qwen2VLForConditionalGeneration(config(**settings | {"bos_token_id": None, "eos_token_id": None}))
+    model: Any = Qwen2VLForConditionalGeneration(config(**settings | {"bos_token_id": None, "eos_token_id": None}))
     names = {
         name: name.replace("model.visual.", "visual.").replace("language_model.", "") for name in model.state_dict()
     }
-    model.load_state_dict({name: state[old] for name, old in names.items()})
-    return SimpleNamespace(folder=folder, state=state, tokenizer=tokenizer, plain=plain, model=model.eval())
+    # HPSv3's code calls model.to(bfloat16), which rounds the rotary frequencies too, before it trains and before it scores
+    exact, rounded = copy.deepcopy(model), model.to(torch.bfloat16).float()
+    for one in (exact, rounded):
+        one.load_state_dict({name: state[old] for name, old in names.items()})
+    return SimpleNamespace(
+        folder=folder, state=state, plain=plain, model=rounded.eval(), exact=SimpleNamespace(model=exact.eval())
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,19 +60,28 @@ def scorer(made: SimpleNamespace) -> HPSv3:
 
 @torch.inference_mode()
 def expected(
-    made: SimpleNamespace, prompt: str, image: Image.Image, *, image_positions: bool = False
+    made: SimpleNamespace,
+    prompt: str,
+    image: Image.Image,
+    *,
+    image_positions: bool = False,
+    exact_frequencies: bool = False,
 ) -> tuple[float, float]:
     """Mean and standard deviation, for one image alone.
 
     Args:
         image_positions: number the tokens of the image by row and column, as Qwen2-VL does and HPSv3 does not.
+        exact_frequencies: do not round the rotary frequencies to bfloat16.
     """
     processor: Any = Qwen2VLImageProcessorPil(size={"shortest_edge": PIXELS, "longest_edge": PIXELS})
     seen = processor(image, return_tensors="pt")
     n_tokens = int(seen.image_grid_thw.prod()) // 4
     text = TEMPLATE.replace("<|image_pad|>", "<|image_pad|>" * n_tokens).replace("{text_prompt}", prompt)
     ids = made.plain(text, return_tensors="pt").input_ids
-    core, is_image = made.model.model, ids == made.plain.convert_tokens_to_ids("<|image_pad|>")
+    core, is_image = (
+        (made.exact if exact_frequencies else made).model.model,
+        ids == made.plain.convert_tokens_to_ids("<|image_pad|>"),
+    )
     if image_positions:
         hidden = core(ids, **seen, mm_token_type_ids=is_image.int()).last_hidden_state
     else:
@@ -153,6 +167,13 @@ def test_tokens_of_the_image_are_in_one_row_with_the_others(made: SimpleNamespac
     (score,) = scorer.score(["a cat"], [image])
     assert score == pytest.approx(expected(made, "a cat", image)[0], abs=1e-5)
     assert abs(score - expected(made, "a cat", image, image_positions=True)[0]) > 1e-3
+
+
+def test_the_rotary_frequencies_are_rounded_as_in_training(made: SimpleNamespace, scorer: HPSv3):
+    image = noise(300, 200)
+    (score,) = scorer.score(["a cat"], [image])
+    assert score == pytest.approx(expected(made, "a cat", image)[0], abs=1e-5)
+    assert abs(score - expected(made, "a cat", image, exact_frequencies=True)[0]) > 1e-3
 
 
 def test_a_score_does_not_depend_on_the_batch(scorer: HPSv3):
