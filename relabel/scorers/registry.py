@@ -38,6 +38,8 @@ class Scorer(Protocol):
     sources: JSON that names the files it read, kept in the store.
     reads: what it reads if no checkpoint is given: owner/name or owner/name/file of the hub, for `prefloop doctor`.
     checkpoint_needed: what to do if it cannot do without a checkpoint.
+    variant: static method from the text after NAME: to the class of that variant.
+    limit: method that takes the stage's `RequestLimits`, if it sends requests.
     files: the paths of its weights, for `--dry-run`.
     n_truncated: method from prompts to how many of them are longer than the scorer reads.
     check_weights: static method from `checkpoint` to a line for `prefloop scorers check`; IntegrityError if they are wrong.
@@ -58,7 +60,7 @@ def scorer_names() -> list[str]:
 
 
 def scorer_class(name: str) -> type:
-    """The class of an entry point's name or of `module:Class`.
+    """The class of an entry point's name, of NAME:VARIANT such as vlm:pair, or of `module:Class`.
 
     Raises:
         UsageError: if there is none, or it is not a scorer.
@@ -68,7 +70,8 @@ def scorer_class(name: str) -> type:
         cls = _import(f"the scorer {name!r} of {points[name].value}", points[name].load)
     elif ":" in name:
         module, _, attribute = name.partition(":")
-        cls = _import(f"the scorer {name!r}", lambda: getattr(_module(module), attribute))
+        variant = getattr(scorer_class(module), "variant", None) if module in points else None
+        cls = variant(attribute) if variant else _import(f"the scorer {name!r}", lambda: getattr(_module(module), attribute))
     else:
         raise UsageError(f"unknown scorer {name!r}; choose from {', '.join(scorer_names())}, or give module:Class")
     if not isinstance(cls, type) or not callable(getattr(cls, "score", None)):
