@@ -11,6 +11,7 @@ from ..core.errors import BadDataError, UsageError
 from ..core.power import sample_sentence
 from ..core.stats import no_interval
 from ..relabel.config import installed_scorers, parse_checkpoints
+from ..relabel.scorers.request_limits import LIMITS
 from ..store.pairstore import PairStore
 from .benchmarks import benchmarks, read_benchmark
 from .config import HUMAN, EvalConfig
@@ -22,6 +23,7 @@ from .verdict import headline, short_names, sweep_verdict, verdict
     panels={
         "Sampling": "num_inference_steps guidance_scale resolution scheduler negative_prompt",
         "Machine": "batch_size dtype device",
+        "Endpoint": " ".join(LIMITS),
     },
     parsers={"checkpoints": parse_checkpoints},
     values={"scorers": installed_scorers},

@@ -16,6 +16,7 @@ from ..generate.stage import Plan, generate_missing, image_ids, plan_generations
 from ..relabel.config import RelabelConfig
 from ..relabel.labels import write_labels
 from ..relabel.scorers.registry import identity, load_scorers
+from ..relabel.scorers.request_limits import limit_requests
 from ..relabel.scores import score_images, unscored_images
 from ..store import PairStore, prompt_id
 from ..store.evaluations import add_evaluation, evaluation_id
@@ -67,6 +68,7 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
     models, lineup = find_lineup(config)
     config = resolve_settings(with_scorers(config, models[0]), models, store)
     scorers = load_scorers(config.scorer_names, config.checkpoints, config.device)
+    limit_requests(scorers, config)
     if len(models) == 2:
         config = replace(config, baseline=lineup.names[lineup.comparisons[0][1]])
     prompts = read_prompts(config.prompts or "", config.limit)

@@ -16,6 +16,7 @@ from ..core.json import plain
 from ..core.locks import locked
 from ..core.recipes import find_recipe
 from ..core.settings import parse_option, read_toml, settings_of
+from ..relabel.scorers.request_limits import LIMITS
 from ..train.config import RENAMED
 from ..train.defaults import describe_sources, resolve_settings, sources
 from ..train.recipes import merge_settings, read_settings
@@ -27,6 +28,7 @@ SETTINGS = "loop.json"
 # may differ when a loop goes on: where it lies, how much of it is wanted, and what does not affect its results
 _MAY_CHANGE = {"loop": ("dir", "store", "rounds")}
 _MAY_CHANGE |= dict.fromkeys(STAGES, ("device",))
+_MAY_CHANGE |= dict.fromkeys(("relabel", "eval"), ("device", *LIMITS))
 
 
 def recipes() -> dict[str, str]:

@@ -8,6 +8,7 @@ from ..core.errors import UsageError
 from ..core.text import refuse_invisible
 from .rules import RULES
 from .scorers.precision import DTYPES
+from .scorers.request_limits import RequestLimits
 from .selection import SELECTIONS
 
 
@@ -40,7 +41,7 @@ _SELECT_HELP = f"Which pairs to label: {_summaries((name, how.summary) for name,
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelabelConfig:
+class RelabelConfig(RequestLimits):
     scorers: tuple[str, ...] = ("pickscore",)
     """Scorer's name, module:Class, or human for the labelling page; repeat for several. Defaults to pickscore."""
     checkpoints: dict[str, str] = field(default_factory=dict)
@@ -68,6 +69,7 @@ class RelabelConfig:
     """float32, bfloat16 or float16: what the models run in. Scores are float32 either way."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.scorers:
             raise UsageError("name at least one --scorer")
         if len(set(self.scorers)) < len(self.scorers):

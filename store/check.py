@@ -12,7 +12,7 @@ import duckdb
 
 from ..core.ids import image_id
 from . import journal
-from .ingest import ingested_parts
+from .ingest import has_table, ingested_parts
 from .pairstore import PairStore
 from .parts import damage, missing
 from .rebuild import build_database
@@ -129,5 +129,7 @@ def _hashes(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
 
 
 def _table_hash(connection: duckdb.DuckDBPyConnection, table: str) -> str:
+    if not has_table(connection, table):
+        return "0:None"  # as an empty one
     ((n, combined),) = connection.execute(f"select count(*), bit_xor(md5_number(t::varchar)) from {table} t").fetchall()
     return f"{n}:{combined}"

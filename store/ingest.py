@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 
 import duckdb
@@ -22,8 +23,18 @@ def ingested_parts(connection: duckdb.DuckDBPyConnection) -> set[str]:
 
 def row_count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
     """Rows of a table."""
+    if not has_table(connection, table):
+        return 0
     ((count,),) = connection.execute(f"select count(*) from {table}").fetchall()
     return count
+
+
+def has_table(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
+    """False only for a table that stores of this schema version may lack."""
+    if table not in journal.CREATED_LATER:
+        return True
+    query = "select 1 from duckdb_tables() where database_name = current_database() and table_name = ?"
+    return bool(connection.execute(query, [table]).fetchall())
 
 
 def ingest_parts(connection: duckdb.DuckDBPyConnection, folder: Path, parts: Mapping[str, str]) -> int:
@@ -44,6 +55,8 @@ def ingest_parts(connection: duckdb.DuckDBPyConnection, folder: Path, parts: Map
         connection.execute("begin")
         for table in journal.TABLES:
             rows = {name: footers[name].n_rows for name, part_table in parts.items() if part_table == table}
+            if rows and not has_table(connection, table):
+                connection.execute((files("prefloop.store") / f"{table}.sql").read_text())
             for names in _batches(rows):
                 before = row_count(connection, table)
                 insert, paths = _insert(table, {folder / name: footers[name] for name in names})

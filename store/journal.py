@@ -68,7 +68,23 @@ TABLES: dict[str, pa.Schema] = {
         run_id=_ID,
     ),
     "evaluations": _schema(evaluation_id=_ID, generation_id=_ID, place=pa.int32(), tags=_TEXT),
+    "answers": _schema(
+        answer_id=_ID,
+        judge=_TEXT,
+        prompt_id=_ID,
+        image_id=_ID,
+        pair_id=_ID,
+        answer=_TEXT,
+        value=pa.float32(),
+        model=_TEXT,
+        template=_TEXT,
+        template_hash=_TEXT,
+        details=_TEXT,
+        run_id=_ID,
+    ),
 }
+CREATED_LATER = ("answers",)
+"""Tables that a database lacks until they have rows: stores of this schema version existed before them."""
 
 CHECKSUM_LENGTH = 32
 """Hexadecimal digits of a part's sha256 in its name; the first parts that prefloop 0.1 wrote have 8 random digits there."""

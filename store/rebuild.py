@@ -141,4 +141,6 @@ def _keep(database: Path, temporary: Path, kept: Path) -> Path | None:
 
 def schema_sql() -> str:
     """Tables, views and macros, with the comments on them."""
-    return "\n".join((files("prefloop.store") / name).read_text() for name in ("schema.sql", "comments.sql"))
+    return "\n".join(
+        (files("prefloop.store") / name).read_text() for name in ("schema.sql", "comments.sql", "answers.sql")
+    )

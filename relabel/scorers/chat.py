@@ -96,8 +96,7 @@ class ChatEndpoint:
             budget = self.limits.max_requests
             if budget is not None and self._reserved + n > budget:
                 raise BudgetSpent(
-                    f"stopped after {self.sent} requests to {self.url} (--max-requests {budget}): everything answered so "
-                    "far is kept, and the same command continues"
+                    f"stopped at --max-requests {budget}: what {self.url} has answered is kept, and the same command continues"
                 )
             self._reserved += n
 

@@ -10,7 +10,13 @@ from ...core.errors import UsageError
 
 Logprobs = Sequence[tuple[str, float]]
 """The most probable first tokens of an answer, each with the logarithm of its probability."""
-_NUMBERS = dict(zip("one two three four five six seven eight nine ten".split(), map(str, range(1, 11)), strict=True))
+_NUMBERS = dict(
+    zip(
+        ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
+        map(str, range(1, 11)),
+        strict=True,
+    )
+)
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,7 @@ class Template:
     digest: str
     """12 hex digits that change with everything that can change an answer or how it is read."""
 
-    def messages(
-        self, prompt: str, images: Sequence[str], question: str | None = None
-    ) -> list[dict[str, Any]]:
+    def messages(self, prompt: str, images: Sequence[str], question: str | None = None) -> list[dict[str, Any]]:
         """The chat's messages.
 
         Args:

@@ -71,7 +71,11 @@ def scorer_class(name: str) -> type:
     elif ":" in name:
         module, _, attribute = name.partition(":")
         variant = getattr(scorer_class(module), "variant", None) if module in points else None
-        cls = variant(attribute) if variant else _import(f"the scorer {name!r}", lambda: getattr(_module(module), attribute))
+        cls = (
+            variant(attribute)
+            if variant
+            else _import(f"the scorer {name!r}", lambda: getattr(_module(module), attribute))
+        )
     else:
         raise UsageError(f"unknown scorer {name!r}; choose from {', '.join(scorer_names())}, or give module:Class")
     if not isinstance(cls, type) or not callable(getattr(cls, "score", None)):

@@ -1,6 +1,6 @@
 """Settings of requests to endpoints, which the stages that use scorers share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -29,6 +29,17 @@ class RequestLimits:
 
 
 LIMITS = tuple(field.name for field in fields(RequestLimits))
+
+
+def describe_usage(usage: Mapping[str, float]) -> str:
+    """Requests, tokens and cost in words; what the endpoint does not tell is left out."""
+    parts = [f"{usage['requests']:.0f} requests"]
+    if "prompt_tokens" in usage or "completion_tokens" in usage:
+        read, written = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+        parts.append(f"{read:.0f} tokens read and {written:.0f} written")
+    if "cost" in usage:
+        parts.append(f"{usage['cost']:.4f} credits")
+    return ", ".join(parts)
 
 
 def limit_requests(scorers: Sequence[Any], limits: RequestLimits) -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ...core.errors import PrefloopError, UsageError
@@ -88,6 +89,9 @@ class ChatJudge:
     def usage(self) -> dict[str, float]:
         """requests, and the tokens and the cost of their answers as far as the endpoint tells them."""
         return {"requests": self.endpoint.sent, **self.endpoint.usage}
+
+    def score(self, prompts: Sequence[str], images: "Sequence[Image]") -> Any:
+        raise NotImplementedError
 
     def _ask(
         self,
@@ -186,14 +190,18 @@ class PointJudge(ChatJudge):
             return Judgement(answer.value, (answer,))
         questions = self.questions(tags)
         if not questions:
-            raise UsageError(f"{self.name} reads questions from a prompt's tags: {_FORMAT.format(reader.tag)}")
+            raise UsageError(f"the prompt {prompt[:80]!r} has no questions for {self.name}; {self.questions_needed}")
         self.endpoint.reserve(len(questions))
         answers = tuple(
-            self._ask(lambda reply, right=right: reader.probability(right, reply.logprobs or ()), prompt, urls, question)
-            for question, right in questions
+            self._ask(partial(_probability, reader, right), prompt, urls, question) for question, right in questions
         )
         values = [answer.value for answer in answers if answer.value is not None]
         return Judgement(reader.score(values) if len(values) == len(answers) else None, answers)
+
+    @property
+    def questions_needed(self) -> str:
+        """What prompts need, for messages."""
+        return _FORMAT.format(cast("QuestionReader", self.template.reader).tag)
 
     def _read(self, reply: Reply) -> float | None:
         reader = self.template.reader
@@ -222,6 +230,10 @@ class PointJudge(ChatJudge):
 
 
 _FORMAT = 'give each prompt a tag {} such as [["Is the fox red?", "Yes"], ["How many foxes are in the image?", "two"]]'
+
+
+def _probability(reader: QuestionReader, right: str, reply: Reply) -> float:
+    return reader.probability(right, reply.logprobs or ())
 
 
 def _is_question(item: Any) -> bool:

@@ -4,6 +4,7 @@ from ...core.errors import IntegrityError, UsageError
 from ...core.ids import content_id
 from .. import journal
 from ..dedupe import in_schema, new_rows
+from ..ingest import has_table
 from ..pairstore import PairStore
 
 _KEYS = {"runs": ["run_id", "status"]}  # another row of a run says how it ended
@@ -32,9 +33,13 @@ def merge(store: PairStore, other: PairStore) -> dict[str, int]:
     conflicts = 0
     for table in journal.TABLES:
         with other.session() as connection:
+            if not has_table(connection, table):
+                continue
             rows = in_schema(connection, table, f"select * from {table}")
         with store.session() as connection:
-            new = new_rows(connection, table, rows, _KEYS.get(table, journal.key(table)))
+            new = rows
+            if has_table(connection, table):
+                new = new_rows(connection, table, rows, _KEYS.get(table, journal.key(table)))
             if table in _CONFLICTS:
                 connection.register("fresh", rows)
                 key = ", ".join(journal.key(table))
