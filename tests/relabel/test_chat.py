@@ -63,7 +63,7 @@ def test_a_server_that_never_recovers_is_named_after_the_last_retry(server: Chat
 
 def test_a_closed_port_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(chat, "FIRST_DELAY", 0.001)
-    with pytest.raises(PrefloopError, match="http://127.0.0.1:9/v1/chat/completions does not answer: ConnectionError"):
+    with pytest.raises(PrefloopError, match=r"http://127\.0\.0\.1:9/v1/chat/completions does not answer: ConnectionError"):
         ChatEndpoint("http://127.0.0.1:9/v1").ask(BODY)
 
 
@@ -172,7 +172,7 @@ def test_retries_are_taken_from_the_budget(server: ChatServer, endpoint: ChatEnd
     assert len(server.asked) == 3
 
 
-def test_requests_are_sent_no_faster_than_the_rate(server: ChatServer, endpoint: ChatEndpoint):
+def test_requests_are_sent_no_faster_than_the_rate(endpoint: ChatEndpoint):
     endpoint.limits = RequestLimits(requests_per_minute=600)  # one in 0.1 s
     start = time.monotonic()
     for _ in range(4):

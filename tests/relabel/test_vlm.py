@@ -213,7 +213,7 @@ def test_a_pair_that_the_endpoint_refuses_is_left_out_but_one_that_refuses_all_e
     assert (summary["new_labels"], summary["excluded"]) == (9, {"without an answer": 1})
     assert store.rows("select count(*) from answers where answer like '%content filter%' and value is null") == [(2,)]
     server.asked[:], server.answer = [], lambda _: filtered
-    with pytest.raises(PrefloopError, match="content filter.*it refuses every request"):
+    with pytest.raises(PrefloopError, match=r"content filter.*it refuses every request"):
         relabel(judge(server, concurrency=1, labeler="again"), store)
     assert len(server.asked) == 8
 
