@@ -11,7 +11,7 @@ from ..core.errors import BadDataError, UsageError
 from ..core.power import sample_sentence
 from ..core.stats import no_interval
 from ..relabel.config import installed_scorers, parse_checkpoints
-from ..relabel.scorers.request_limits import LIMITS
+from ..relabel.scorers.request_limits import LIMITS, describe_usage
 from ..store.pairstore import PairStore
 from .benchmarks import benchmarks, read_benchmark
 from .config import HUMAN, EvalConfig
@@ -72,6 +72,8 @@ def evaluate(
     else:
         evaluation, result = run_evaluation(config, opened)
     say(strict_json(result) if as_json else table(result))
+    for name, usage in result.get("usage", {}).items():
+        say(f"{name}: {describe_usage(usage)}", err=True)
     if result["sweep"] is not None and config is not None and not as_json:
         say(f"it is in {config.sweep}/{BEST}: prefloop generate --model {config.sweep}/{BEST}")
     if evaluation.config.asks_people and not as_json:

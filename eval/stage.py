@@ -16,7 +16,7 @@ from ..generate.stage import Plan, generate_missing, image_ids, plan_generations
 from ..relabel.config import RelabelConfig
 from ..relabel.labels import write_labels
 from ..relabel.scorers.registry import identity, load_scorers
-from ..relabel.scorers.request_limits import limit_requests
+from ..relabel.scorers.request_limits import limit_requests, recording_usage, usage_of
 from ..relabel.scores import score_images, unscored_images
 from ..store import PairStore, prompt_id
 from ..store.evaluations import add_evaluation, evaluation_id
@@ -55,8 +55,8 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
         without_result (judges that have no result), tags, n_trained_prompts; other_comparisons (likewise); models, ranks
         (judge → models from the strongest to the weakest); evaluation_id, name, scorer_ids, steps and sweep
         (of checkpoints, and the best one), human (counts of pairs and
-        labels), sampling (the settings that all models used), report (its folder). Intervals are None below MIN_PROMPTS
-        prompts.
+        labels), usage (of judges behind an endpoint), sampling (the settings that all models used), report (its folder).
+        Intervals are None below MIN_PROMPTS prompts.
 
     Raises:
         UsageError: if no baseline is known, models cannot be compared, or the report would overwrite other files.
@@ -81,6 +81,7 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
         store.stage_lock("eval", key.hex[:16]),
         StopSignal().listening() as stop,
         run(store, "eval", config) as eval_run,
+        recording_usage(scorers, eval_run.summary),
     ):
         for planned in plans:
             generate_missing(planned, store, eval_run, stop)
@@ -111,6 +112,8 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
             }
             evaluation = _judge(config, lineup, pairs, backgrounds, about, store)
         result = _report(evaluation, about, store, eval_run)
+    if usage := usage_of(scorers):
+        result["usage"] = usage
     if result["sweep"] is not None:
         keep_best(Path(config.sweep or ""), result["sweep"]["best"], store)
     return evaluation, result

@@ -43,7 +43,8 @@ _SELECT_HELP = f"Which pairs to label: {_summaries((name, how.summary) for name,
 @dataclass(frozen=True, kw_only=True)
 class RelabelConfig(RequestLimits):
     scorers: tuple[str, ...] = ("pickscore",)
-    """Scorer's name, module:Class, or human for the labelling page; repeat for several. Defaults to pickscore."""
+    """Scorer's name, vlm:TEMPLATE, module:Class, or human for the labelling page; repeat for several. Defaults to
+    pickscore."""
     checkpoints: dict[str, str] = field(default_factory=dict)
     """Scorer's checkpoint: PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official
     one."""

@@ -14,8 +14,7 @@ from .labelers import default_labeler, labeler_exists
 from .labels import write_labels
 from .pairwise import PairwiseJudge, judge_pairs, unjudged
 from .scorers.registry import Scorer, identity, is_eval_only, load_scorers
-from .scorers.request_limits import limit_requests
-from .scorers.vlm import ChatJudge
+from .scorers.request_limits import limit_requests, recording_usage
 from .scores import IN_PAIRS, score_images, unscored
 from .temperature import labeler_temperature
 
@@ -66,14 +65,11 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
         with run(store, "relabel", config) as current_run:
             summary, run_id = current_run.summary, current_run.run_id
             summary |= {"labeler": labeler, "pairs": n_pairs}
-            try:
+            with recording_usage(scorers, summary):
                 if judges:
                     _judge(config, store, judges[0], labeler, run_id, stop, summary)
                 else:
                     _score_and_label(config, store, scorers, labeler, run_id, stop, summary)
-            finally:  # what was spent is known however the run ends
-                if asked := [scorer for scorer in scorers if isinstance(scorer, ChatJudge)]:
-                    summary["usage"] = {scorer.name: scorer.usage() for scorer in asked}
     return summary
 
 

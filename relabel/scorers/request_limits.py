@@ -1,6 +1,7 @@
 """Settings of requests to endpoints, which the stages that use scorers share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -29,6 +30,21 @@ class RequestLimits:
 
 
 LIMITS = tuple(field.name for field in fields(RequestLimits))
+
+
+def usage_of(scorers: Sequence[Any]) -> dict[str, dict[str, float]]:
+    """What the scorers that send requests have used, by name; empty if none does."""
+    return {scorer.name: scorer.usage() for scorer in scorers if callable(getattr(scorer, "usage", None))}
+
+
+@contextmanager
+def recording_usage(scorers: Sequence[Any], summary: dict[str, Any]) -> Iterator[None]:
+    """Put what the scorers' requests have used into a run's summary, however the block ends."""
+    try:
+        yield
+    finally:
+        if usage := usage_of(scorers):
+            summary["usage"] = usage
 
 
 def describe_usage(usage: Mapping[str, float]) -> str:

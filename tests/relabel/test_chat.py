@@ -63,7 +63,9 @@ def test_a_server_that_never_recovers_is_named_after_the_last_retry(server: Chat
 
 def test_a_closed_port_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(chat, "FIRST_DELAY", 0.001)
-    with pytest.raises(PrefloopError, match=r"http://127\.0\.0\.1:9/v1/chat/completions does not answer: ConnectionError"):
+    with pytest.raises(
+        PrefloopError, match=r"http://127\.0\.0\.1:9/v1/chat/completions does not answer: ConnectionError"
+    ):
         ChatEndpoint("http://127.0.0.1:9/v1").ask(BODY)
 
 
