@@ -66,18 +66,19 @@ class ChatEndpoint:
         if "@" in url.split("://", 1)[-1].split("/", 1)[0] or "?" in url:
             raise UsageError(f"an endpoint's URL is stored, so it cannot contain a key; give it in {API_KEY}")
         self.url = f"{url.rstrip('/')}/chat/completions"
-        self.limits = RequestLimits()
-        self.sent = 0
-        self.answered = 0
-        self.refused = 0
-        self.usage: dict[str, float] = {}
-        self._reserved = 0
         self._free_at = 0.0  # on time.monotonic's clock: when the next request may be sent
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self.begin(RequestLimits())
 
     def __str__(self) -> str:
         return self.url
+
+    def begin(self, limits: RequestLimits) -> None:
+        """Count requests, and what they use, from here."""
+        self.limits = limits
+        self.sent = self.answered = self.refused = self._reserved = 0
+        self.usage: dict[str, float] = {}
 
     def stop(self) -> None:
         """End the waits of all threads; what has been sent is still read."""
@@ -169,7 +170,7 @@ class ChatEndpoint:
         timeout = self.limits.request_timeout
         try:
             answer = session.post(self.url, json=body, timeout=(min(timeout, 10), timeout), allow_redirects=False)
-            text = answer.text
+            text = answer.content.decode("utf-8", "replace")  # JSON is UTF-8, whatever the header says
         except requests.Timeout:
             return f"{self.url} does not answer within {timeout:g} s (--request-timeout)", None
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:

@@ -39,8 +39,8 @@ class Scorer(Protocol):
     reads: what it reads if no checkpoint is given: owner/name or owner/name/file of the hub, for `prefloop doctor`.
     checkpoint_needed: what to do if it cannot do without a checkpoint.
     variant: static method from the text after NAME: to the class of that variant.
-    limit: method that takes the stage's `RequestLimits`, if it sends requests.
-    usage: method that gives what its requests have used: requests, prompt_tokens, completion_tokens, cost.
+    limit_requests: method that takes the stage's `RequestLimits`, if it sends requests.
+    requests_used: method that gives what its requests have used: requests, prompt_tokens, completion_tokens, cost.
     files: the paths of its weights, for `--dry-run`.
     n_truncated: method from prompts to how many of them are longer than the scorer reads.
     check_weights: static method from `checkpoint` to a line for `prefloop scorers check`; IntegrityError if they are wrong.

@@ -34,7 +34,8 @@ LIMITS = tuple(field.name for field in fields(RequestLimits))
 
 def usage_of(scorers: Sequence[Any]) -> dict[str, dict[str, float]]:
     """What the scorers that send requests have used, by name; empty if none does."""
-    return {scorer.name: scorer.usage() for scorer in scorers if callable(getattr(scorer, "usage", None))}
+    limited = [scorer for scorer in scorers if callable(getattr(scorer, "requests_used", None))]
+    return {scorer.name: scorer.requests_used() for scorer in limited}
 
 
 @contextmanager
@@ -64,9 +65,9 @@ def limit_requests(scorers: Sequence[Any], limits: RequestLimits) -> None:
     Raises:
         UsageError: if there are limits, and no scorer sends requests.
     """
-    limited = [scorer for scorer in scorers if callable(getattr(scorer, "limit", None))]
+    limited = [scorer for scorer in scorers if callable(getattr(scorer, "limit_requests", None))]
     for scorer in limited:
-        scorer.limit(limits)
+        scorer.limit_requests(limits)
     changed = [field.name for field in fields(RequestLimits) if getattr(limits, field.name) != field.default]
     if changed and not limited:
         raise UsageError(

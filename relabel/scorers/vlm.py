@@ -70,9 +70,9 @@ class ChatJudge:
         template = {"name": self.template.name, "hash": self.template.digest}
         self.sources = {"url": url, "model": self.model, "template": template}
 
-    def limit(self, limits: RequestLimits) -> None:
-        """How many requests to send, how fast, and how long to wait for each."""
-        self.endpoint.limits = limits
+    def limit_requests(self, limits: RequestLimits) -> None:
+        """How many requests to send from here on, how fast, and how long to wait for each."""
+        self.endpoint.begin(limits)
 
     def n_requests(self, tags: Mapping[str, Any] | None = None) -> int:
         """Requests for one item, of a prompt with these tags, if none has to be repeated."""
@@ -86,7 +86,7 @@ class ChatJudge:
         """
         raise NotImplementedError
 
-    def usage(self) -> dict[str, float]:
+    def requests_used(self) -> dict[str, float]:
         """requests, and the tokens and the cost of their answers as far as the endpoint tells them."""
         return {"requests": self.endpoint.sent, **self.endpoint.usage}
 

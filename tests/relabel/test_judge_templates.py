@@ -20,7 +20,7 @@ from prefloop.relabel.scorers.registry import identity, load_scorer
 URL = "http://localhost:1/v1#m"
 IDENTITIES = {
     "pair": "vlm@ae70ed457722",
-    "rationalrewards": "vlm:rationalrewards@94fb8017f6a5",
+    "rationalrewards": "vlm:rationalrewards@03ddc09a3b2b",
     "soft-tifa": "vlm:soft-tifa@b3769ecf87c0",
     "unifiedreward-pair": "vlm:unifiedreward-pair@e59a520ac615",
     "unifiedreward-point": "vlm:unifiedreward-point@c13d0fc537ca",
@@ -139,6 +139,7 @@ def test_rationalrewards_averages_the_aspects_that_apply():
     # 3.5 and 0.7, which counts as 1, the lowest: (2.5/3 + 0) / 2
     assert reader.score(RATIONAL) == pytest.approx(2.5 / 3 / 2)
     assert reader.score(RATIONAL.replace("N/A", "4")) == pytest.approx((2.5 / 3 + 0 + 1) / 3)
+    assert reader.score(RATIONAL.replace("## Score: 3.5", "")) is None  # and not the next aspect's
     cut = RATIONAL.split("3. Text Rendering")[0]
     assert reader.score(cut) is None  # it ended at max_tokens
 

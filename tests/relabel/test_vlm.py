@@ -1,8 +1,11 @@
 """A judge behind an endpoint: asked in both orders, and never asked again about a pair or an image it has answered."""
 
 import json
+import os
+import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +14,12 @@ import pytest
 from chat_server import Asked, ChatServer, Said, redder
 from content import add_image, add_pair, add_prompt, command, environment, fill
 from prefloop.cli import app
+from prefloop.core.errors import Interrupted
 from prefloop.relabel import RelabelConfig
 from prefloop.relabel.plan import plan
 from prefloop.relabel.scorers import chat
 from prefloop.relabel.scorers.chat import API_KEY
+from prefloop.relabel.scorers.registry import load_scorer, scorer_objects
 from prefloop.relabel.stage import relabel
 from prefloop.store import BadDataError, PairStore, PrefloopError, UsageError
 from prefloop.store.check import check
@@ -141,6 +146,34 @@ def test_a_killed_run_asks_only_about_the_rest(store: PairStore, server: ChatSer
     assert relabel(judge(server), store)["new_labels"] == 2
     assert len(server.asked) == 4
     assert check(store) == []
+
+
+def test_a_signal_ends_asking_and_keeps_what_is_answered(store: PairStore, server: ChatServer):
+    fill(store, 6)
+
+    def interrupts(asked: Asked) -> Said:
+        if len(server.asked) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)  # until the judge's thread is told: the third pair's other order is not asked for
+        return redder(asked)
+
+    server.answer = interrupts
+    with pytest.raises(Interrupted, match=r"2 pairs judged by vlm are in .*the same command continues") as raised:
+        relabel(judge(server, concurrency=1, batch_size=64), store)
+    assert raised.value.exit_code == 130
+    assert len(server.asked) == 5
+    server.answer, server.asked[:] = redder, []
+    assert relabel(judge(server), store)["new_labels"] == 4
+    assert len(server.asked) == 8
+
+
+def test_a_judge_that_is_used_again_has_its_budget_again(store: PairStore, server: ChatServer):
+    fill(store, 2)
+    scorer = load_scorer("vlm", f"{server.url}#little")
+    for labeler in ("one", "two"):
+        with scorer_objects([scorer]):
+            config = RelabelConfig(scorers=("vlm",), labeler=labeler, max_requests=4)
+            assert relabel(config, store)["usage"] == {"vlm": {"requests": 4}}
 
 
 def test_a_budget_of_requests_keeps_what_is_done_and_the_same_command_continues(store: PairStore, server: ChatServer):
