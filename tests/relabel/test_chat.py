@@ -78,6 +78,7 @@ def test_the_wait_that_an_endpoint_asks_for_is_kept_by_all_threads(server: ChatS
     one = threading.Thread(target=endpoint.ask, args=[BODY])
     one.start()
     while not endpoint._free_at:
+        assert time.monotonic() < start + 10
         time.sleep(0.01)
     endpoint.ask(BODY)  # another thread's request waits too
     assert time.monotonic() - start > (0.9 if as_time else 0.39)
