@@ -83,6 +83,11 @@ def atomic_folder(path: Path, n_bytes: int = 0) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def user_cache() -> Path:
+    """The folder for what can be computed or downloaded again; it may not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "prefloop"
+
+
 _MARK = '<meta name="generator" content="prefloop">'
 
 

@@ -1,14 +1,13 @@
 """The sha256 of files and folders. An unchanged file is not read again."""
 
 import hashlib
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
 from .errors import WriteError
-from .files import write_atomic
+from .files import user_cache, write_atomic
 from .ids import canonical, content_id
 
 REMEMBERED_FROM = 64 << 20  # bytes; hashing 4 GB takes seconds
@@ -24,7 +23,7 @@ def sha256(path: Path) -> str:
     entry = f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
     if entry in _known:
         return _known[entry]
-    memory = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "prefloop" / "sha256"
+    memory = user_cache() / "sha256"
     note = memory / hashlib.sha256(entry.encode()).hexdigest()
     large = state.st_size >= REMEMBERED_FROM
     digest = _remembered(note, entry) if large else None

@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -147,46 +147,18 @@ def disk(store: Path) -> Fact:
 
 
 def scorers(cache: Path | None = None) -> list[Fact]:
-    """Each installed scorer, and whether the weights that it reads by default are here."""
-    from ..core.errors import PrefloopError
-    from ..relabel.scorers.checkpoints import built_in, in_cache
-    from ..relabel.scorers.registry import scorer_class, scorer_names
+    """Each installed scorer, and whether the weights that it reads by default are here: as `prefloop scorers ls`."""
+    from ..relabel.scorers.availability import installed
 
     facts = []
-    for name in scorer_names():
-        try:
-            cls = scorer_class(name)
-        except PrefloopError as error:
-            facts.append(_scorer(name, False, "cannot be imported", str(error), []))
-            continue
-        reads = getattr(cls, "reads", None)
-        if reads is None:
-            facts.append(
-                _scorer(name, True, "what it reads is not known", f"`prefloop scorers check {name}` loads it", [])
-            )
-            continue
-        missing = [item for item in reads if not in_cache(item, cache)]
-        needed: str | None = getattr(cls, "checkpoint_needed", None)
-        lacking = [*missing, *["a checkpoint"] * (needed is not None)]
-        text = f"lacks {', '.join(lacking)}" if lacking else "ready"
-        cures = [*map(_download, missing), *[needed] * (needed is not None)]
-        if lacking and built_in(getattr(cls, "name", name)).is_dir():
-            cures.append(f"for the built-in world give --checkpoint {name}=shapes")
-        facts.append(_scorer(name, not lacking, text, "; ".join(map(str, cures)) or None, missing))
+    for scorer in installed(cache=cache):
+        if scorer.weights == "unknown":
+            text, cure = "what it reads is not known", f"`prefloop scorers check {scorer.name}` loads it"
+        else:
+            text, cure = "ready" if scorer.runs else scorer.lacks, scorer.cure
+        values = asdict(scorer) | {"missing": list(scorer.missing)}
+        facts.append(Fact(section="scorers", name=scorer.name, ok=scorer.runs, text=text, cure=cure, values=values))
     return facts
-
-
-def _scorer(name: str, ok: bool, text: str, cure: str | None, missing: list[str]) -> Fact:
-    return Fact(section="scorers", name=name, ok=ok, text=text, cure=cure, values={"missing": missing})
-
-
-def _download(name: str) -> str:
-    """
-    Args:
-        name: owner/name or owner/name/file.
-    """
-    owner, repository, *file = name.split("/", 2)
-    return f"`{' '.join(['hf download', f'{owner}/{repository}', *file])}`"
 
 
 def hub(network: bool = False) -> Fact:

@@ -57,7 +57,7 @@ def evaluate(
         raise UsageError("--sweep evaluates the checkpoints of one run; leave out --model")
     settings = {} if benchmark is None else read_benchmark(benchmark)
     config = None if again is not None else EvalConfig(**settings | given)
-    from ..models.resolve import BEST
+    from ..models.checkpoints import BEST
     from .stage import as_json as strict_json
     from .stage import refuse_impossible, report_again, run_evaluation
 

@@ -24,8 +24,8 @@ class EvalConfig(RequestLimits):
     """Prompt file as for generate, a published set such as parti, shapes or shapes-heldout. Defaults to shapes-heldout for the built-in model and what was
     trained on it; any other model needs its own."""
     scorers: tuple[str, ...] = ()
-    """Scorer's name or module:Class, or human; repeat for several. Defaults to pickscore, hps, clip and aesthetics; for the
-    built-in model and what was trained on it to its own ones, and the oracle."""
+    """Scorer's name or module:Class, or human; repeat for several. Defaults to those of pickscore, hps, clip and aesthetics whose weights are here or
+    can be downloaded; for the built-in model and what was trained on it to its own ones, and the oracle."""
     checkpoints: dict[str, str] = field(default_factory=dict)
     """Scorer's weights: PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official ones."""
     images_per_prompt: int = 1

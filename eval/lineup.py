@@ -4,14 +4,13 @@ from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from uuid import UUID
 
-from ..generate.defaults import FROM_A_RUN, built_in_base, resolve_defaults, training_chain
+from ..generate.defaults import FROM_A_RUN, resolve_defaults, training_chain
 from ..models.families import PipelineTraits, traits_of
 from ..models.model import Model
 from ..models.resolve import find_model
 from ..store import PairStore, UsageError
 from .config import EvalConfig
 
-SCORERS = ("pickscore", "hps", "clip", "aesthetics")
 _WORDS = {
     "name": "kind",
     "pipeline_class": "pipeline",
@@ -72,15 +71,6 @@ def find_lineup(config: EvalConfig) -> tuple[list[Model], Lineup]:
             comparisons.append((second, first) if trained_on_second else (first, second))
     names, ids = [model.name for model in models], [model.model_id for model in models]
     return models, Lineup(names, ids, comparisons, baselines)
-
-
-def with_scorers(config: EvalConfig, model: Model) -> EvalConfig:
-    """The config with the scorers that suit a model, if it names none."""
-    if config.scorers:
-        return config
-    if built_in_base(model) is None:
-        return replace(config, scorers=SCORERS)
-    return replace(config, scorers=("oracle", *SCORERS), checkpoints={"": "shapes"} | config.checkpoints)
 
 
 def _place(models: list[Model], identity: UUID) -> int | None:

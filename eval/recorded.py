@@ -61,7 +61,7 @@ def recorded(store: PairStore, name: str) -> Recorded:
         Background({judge for judge, row in c["scorers"].items() if row["in_sample"]}, c["n_trained_prompts"])
         for c in compared
     ]
-    about = {key: result[key] for key in _ABOUT}
+    about = {key: result[key] for key in _ABOUT} | {"left_out": result.get("left_out", {})}
     return config, lineup, _pairs(store, evaluation, lineup), backgrounds, about
 
 

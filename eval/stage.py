@@ -1,6 +1,7 @@
 """Generate with every model, score the images, and report how often each model wins."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from uuid import UUID
 from ..core.files import refuse_report_over_others
 from ..core.json import plain
 from ..core.signals import StopSignal
+from ..core.text import visible
 from ..generate.defaults import describe_sampling
 from ..generate.prompts import read_prompts
 from ..generate.stage import Plan, generate_missing, image_ids, plan_generations
@@ -23,14 +25,15 @@ from ..store.evaluations import add_evaluation, evaluation_id
 from ..store.pairstore import new_pair
 from ..store.runs import Run, run
 from .config import EvalConfig
-from .lineup import Lineup, find_lineup, resolve_settings, with_scorers
+from .judges import choose_scorers, left_out_lines
+from .lineup import Lineup, find_lineup, resolve_settings
 from .recorded import judgements, judges_of, recorded
 from .result import Background, Evaluation, ImagePair, background_of, evaluation_of, summary_of
 from .sweep import checkpoints_of, keep_best, sweep_of
 
 
 def refuse_impossible(config: EvalConfig) -> None:
-    """Look up the models and the prompts, before a store is created for them.
+    """Look up the models, the judges and the prompts, before a store is created for them.
 
     Raises:
         UsageError, PrefloopError: as `run_evaluation` would.
@@ -38,6 +41,7 @@ def refuse_impossible(config: EvalConfig) -> None:
     if config.sweep is not None:
         config = replace(config, models=tuple(checkpoints_of(Path(config.sweep))))
     models, _ = find_lineup(config)
+    choose_scorers(config, models[0], fetch=False)
     read_prompts(resolve_settings(config, models, None).prompts or "", config.limit)
 
 
@@ -52,7 +56,7 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
     Returns:
         The evaluation, and as JSON: of the first model against its baseline model, baseline, n_prompts, n_pairs, scorers (judge
         → win_rate, win_rate_low, win_rate_high, base_mean, tuned_mean, diff, diff_low, diff_high, in_sample …),
-        without_result (judges that have no result), tags, n_trained_prompts; other_comparisons (likewise); models, ranks
+        without_result (judges that have no result), left_out (default judges that cannot run here, with the reason), tags, n_trained_prompts; other_comparisons (likewise); models, ranks
         (judge → models from the strongest to the weakest); evaluation_id, name, scorer_ids, steps and sweep
         (of checkpoints, and the best one), human (counts of pairs and
         labels), usage (of judges behind an endpoint), sampling (the settings that all models used), report (its folder).
@@ -60,13 +64,17 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
 
     Raises:
         UsageError: if no baseline is known, models cannot be compared, or the report would overwrite other files.
+        MissingWeights: if no scorer is named and none of the usual ones can run here.
         BadDataError: if no scorer has a result.
     """
     steps = None if config.sweep is None else checkpoints_of(Path(config.sweep))
     if steps is not None:
         config = replace(config, models=tuple(steps))
     models, lineup = find_lineup(config)
-    config = resolve_settings(with_scorers(config, models[0]), models, store)
+    config, left_out = choose_scorers(config, models[0], fetch=True)
+    for line in left_out_lines(left_out):
+        print(visible(line), file=sys.stderr)
+    config = resolve_settings(config, models, store)
     scorers = load_scorers(config.scorer_names, config.checkpoints, config.device)
     limit_requests(scorers, config)
     if len(models) == 2:
@@ -109,6 +117,7 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
                 "sampling": plans[0].config.sampling(),
                 "settings": describe_sampling(plans[0].config),
                 "steps": steps,
+                "left_out": left_out,
             }
             evaluation = _judge(config, lineup, pairs, backgrounds, about, store)
         result = _report(evaluation, about, store, eval_run)

@@ -7,8 +7,9 @@ from typing import Any
 
 from ..core.errors import UsageError, cannot_write
 from ..core.json import plain
+from ..models.checkpoints import BEST
 from ..models.lineage import read_result
-from ..models.resolve import BEST, find_model
+from ..models.resolve import find_model
 from ..store import PairStore
 from .best import choose, judged_prompts
 from .result import Evaluation

@@ -34,7 +34,7 @@ def generate(
     Example: prefloop generate --prompts shapes --images-per-prompt 4 --store prefloop-store
     """
     config = GenerateConfig(**given)
-    from ..models.resolve import best_checkpoint
+    from ..models.checkpoints import best_checkpoint
     from .defaults import built_in_base, describe_sampling
     from .stage import plan, run_plan
 

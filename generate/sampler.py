@@ -11,8 +11,8 @@ from ..core.device import best_device
 from ..core.errors import PrefloopError, UsageError
 from ..core.ids import noise_seed
 from ..models.families import known_family
+from ..models.model import Model
 from ..models.pipelines import dtype_of, load_pipeline
-from ..models.resolve import Model
 from ..models.text_to_image import (
     call_arguments,
     family_with_sizes,

@@ -8,7 +8,8 @@ from uuid import UUID
 from ..core.ids import canonical, content_id
 from ..core.progress import progress
 from ..core.signals import StopSignal
-from ..models.resolve import Model, find_model
+from ..models.model import Model
+from ..models.resolve import find_model
 from ..store import PairStore, generation_id, prompt_id
 from ..store.images import png_bytes
 from ..store.runs import Run, run

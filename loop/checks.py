@@ -7,7 +7,7 @@ from typing import Any
 from ..core.errors import IntegrityError, UsageError
 from ..core.ids import canonical, content_id
 from ..core.text import plural
-from ..eval.lineup import with_scorers
+from ..eval.judges import choose_scorers
 from ..generate.defaults import resolve_defaults
 from ..generate.prompts import read_prompts
 from ..generate.stage import Plan
@@ -51,7 +51,8 @@ def refuse_impossible_loop(
     training = settings.train_config(1, "labeler")
     refuse_impossible(training)
     refuse_unsuitable(training, family_of(model))
-    relabelling, evaluation = settings.relabel_config(), with_scorers(settings.eval_config(1, loop.model), model)
+    relabelling = settings.relabel_config()
+    evaluation, _ = choose_scorers(settings.eval_config(1, loop.model), model, fetch=True)
     for scorer in load_scorers(relabelling.scorers, relabelling.checkpoints, relabelling.device, relabelling.dtype):
         if is_eval_only(scorer):
             raise UsageError(

@@ -9,7 +9,7 @@ import torch
 from ..core.device import best_device
 from ..core.json import plain
 from ..core.text import duration, plural, size
-from ..eval.lineup import with_scorers
+from ..eval.judges import choose_scorers
 from ..generate.config import GenerateConfig
 from ..generate.defaults import resolve_defaults
 from ..generate.estimate import flops_per_image, png_bytes, precision_of
@@ -108,7 +108,8 @@ def plan_loop(settings: LoopSettings) -> LoopPlan:
                 n_images=n_images,
                 n_eval_images=n_eval,
                 n_scores=n_images * len(settings.relabel_config().scorers)
-                + n_eval_images * len(with_scorers(settings.eval_config(number, loop.model), model).scorers),
+                + n_eval_images
+                * len(choose_scorers(settings.eval_config(number, loop.model), model, fetch=False)[0].scorer_names),
                 n_pairs=n_pairs,
                 n_steps=training.max_train_steps,
                 flops=flops,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import IntegrityError, UsageError
 from .model import Component
-from .resolve import LORA_FILE, PEFT_LORA_FILE, PEFT_SETTINGS
+from .names import LORA_FILE, PEFT_LORA_FILE, PEFT_SETTINGS
 
 if TYPE_CHECKING:
     from torch import Tensor

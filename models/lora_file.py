@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import UsageError
 from .lora import Adapter, read_adapter, settings_alpha
 from .model import TITLES, Component, Model
-from .resolve import PEFT_SETTINGS
+from .names import PEFT_SETTINGS
 
 if TYPE_CHECKING:
     from torch import Tensor

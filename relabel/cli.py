@@ -118,22 +118,40 @@ def _print_plan(config: RelabelConfig, store: PairStore, as_json: bool) -> None:
 
 
 @scorers_app.command()
-def ls(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """List the installed scorers.
+def ls(
+    checkpoint: Annotated[Optional[list[str]], typer.Option(help=_CHECKPOINT)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List the installed scorers and which of them can run on this machine.
 
     Example: prefloop scorers ls
     """
-    from .validation.check import installed_scorers
+    from .scorers.availability import installed
+    from .scorers.listing import as_table
 
-    rows = installed_scorers()
-    if as_json:
-        say(json.dumps(rows))
-        return
-    for row in rows:
-        kind = "evaluation only" if row["eval_only"] else "labels and evaluation"
-        say(
-            f"{row['name']:<14}{'reads the prompt' if row['needs_prompt'] else 'blind to prompts':<18}{kind:<23}{row['source']}"
-        )
+    scorers = installed(parse_checkpoints(checkpoint or []))
+    say(json.dumps([asdict(scorer) for scorer in scorers]) if as_json else as_table(scorers))
+
+
+@scorers_app.command()
+def fetch(
+    names: Annotated[list[str], typer.Argument(help="Scorers.", autocompletion=installed_scorers)],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be downloaded and how much, and exit.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Download the official weights of scorers. An interrupted download is continued.
+
+    Example: prefloop scorers fetch pickscore hps --dry-run
+    """
+    from .scorers.fetch import as_lines, download_all, needed
+
+    wanted = needed(names)
+    if not dry_run:
+        download_all(wanted)
+        wanted = needed(names)
+    say(json.dumps([asdict(item) for item in wanted]) if as_json else as_lines(wanted))
 
 
 @scorers_app.command(cls=renamed({"--weights": "--checkpoint"}))
@@ -143,14 +161,20 @@ def check(
 ) -> None:
     """Load scorers and check that they rank a right image above a wrong one. Exit code 5 if one does not.
 
+    If no scorer is named, those that cannot run here are left out; `prefloop scorers ls` lists them.
+
     Example: prefloop scorers check pickscore --checkpoint shapes
     """
     from ..core.errors import IntegrityError
-    from .scorers.registry import scorer_names
+    from .scorers.availability import installed
     from .validation.check import check_checkpoint, check_scorer
 
     checkpoints, failed = parse_checkpoints(checkpoint or []), []
-    for name in names or scorer_names():
+    here = [] if names else installed(checkpoints)
+    for scorer in here:
+        if not scorer.runs:
+            say(f"{scorer.name:<14}left out: {scorer.lacks}; {scorer.cure}")
+    for name in names or [scorer.name for scorer in here if scorer.runs]:
         own = {key: path for key, path in checkpoints.items() if key in ("", name)}
         try:
             line = check_checkpoint(name, own)

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..core.validate import unknown
 from ..loop.config import LoopConfig, LoopSettings
-from ..models.resolve import BUILT_IN
+from ..models.names import BUILT_IN
 
 N_PROMPTS = 350
 CLEAR = 3.0  # logits of PickScore: pairs whose winner is clear to it

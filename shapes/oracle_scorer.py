@@ -16,6 +16,7 @@ class Oracle:
     revision = "1"
     needs_prompt = True
     reads: tuple[str, ...] = ()
+    wants_gpu = False
     eval_only = True
 
     def score(self, prompts: Sequence[str], images: Sequence[Image]) -> np.ndarray:

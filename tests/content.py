@@ -81,6 +81,17 @@ def add_scores(store: PairStore, scorer: str, scores: Mapping[tuple[UUID, UUID],
     store.append("scores", rows)
 
 
+def two_folders(folder: Path, names: tuple[str, str] = ("good", "bad"), *, captions: bool = True) -> None:
+    """Two prompts, with two good and two bad images each."""
+    for side, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for number in range(4):
+            path = folder / name / f"{name}-{number}.png"
+            path.write_bytes(image_bytes((200 * side, 60 * number, 0), 32))
+            if captions:
+                path.with_suffix(".txt").write_text(f"prompt {number % 2}\n")
+
+
 def fill(store: PairStore, n_prompts: int = 3, images_per_prompt: int = 2) -> list[UUID]:
     """Prompts 'prompt 0', 'prompt 1', … with images that are ever redder, neighbors paired; the pairs."""
     texts = [f"prompt {number}" for number in range(n_prompts)]

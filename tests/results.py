@@ -10,8 +10,9 @@ from peft import LoraConfig
 from prefloop.core.hashing import RESULT_FILE, digests
 from prefloop.models.lineage import lineage
 from prefloop.models.loading import load_component
+from prefloop.models.names import LORA_FILE
 from prefloop.models.pipelines import load_pipeline
-from prefloop.models.resolve import LORA_FILE, find_model
+from prefloop.models.resolve import find_model
 from prefloop.store import IntegrityError
 from safetensors.torch import load_file, save_file
 

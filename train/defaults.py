@@ -7,7 +7,8 @@ from typing import Any
 from ..core.errors import UsageError
 from ..models.families import supported_family
 from ..models.model import Model, built_in_base
-from ..models.resolve import BUILT_IN, find_model
+from ..models.names import BUILT_IN
+from ..models.resolve import find_model
 from .config import NEEDED, TrainConfig
 from .methods import METHODS
 from .recipes import merge_settings, read_settings

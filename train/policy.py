@@ -27,7 +27,8 @@ from ..models.lora import (
 )
 from ..models.lora_file import read_loras
 from ..models.model import Model
-from ..models.resolve import LORA_FILE, with_parts
+from ..models.names import LORA_FILE
+from ..models.parts import with_parts
 from .config import TrainConfig
 from .export.kohya import refuse_nameless_layers, save_kohya
 

@@ -14,7 +14,7 @@ from ..core.ids import canonical, content_id
 from ..core.signals import StopSignal
 from ..models.families import family_of
 from ..models.model import Model
-from ..models.resolve import with_parts
+from ..models.parts import with_parts
 from ..store import IntegrityError, PairStore
 from .cache import Rows, TensorCache, cache_latents, cache_prompt_embeds
 from .config import TrainConfig

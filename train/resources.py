@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from ..models.resolve import Model
+from ..models.model import Model
 from .config import TrainConfig
 
 _WEIGHTS = re.compile(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors")  # not a variant such as .fp16

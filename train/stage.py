@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from ..core.errors import cannot_write, is_full
 from ..core.signals import StopSignal
 from ..models.families import family_of
-from ..models.resolve import find_model, with_parts
+from ..models.parts import with_parts
+from ..models.resolve import find_model
 from ..store import PairStore, PrefloopError
 from ..store.runs import Run, run
 from .checkpoint import write_error

@@ -22,7 +22,8 @@ from ..core.json import plain
 from ..core.progress import progress, quiet_libraries
 from ..core.signals import StopSignal
 from ..models.model import Model
-from ..models.resolve import find_model, with_parts
+from ..models.parts import with_parts
+from ..models.resolve import find_model
 from ..store import NumericalError, PairStore
 from .config import TrainConfig
 from .data import Batch

@@ -15,17 +15,24 @@ from . import checkpoints as files
 from .dual_encoder import Embeddings, EmbeddingScoreMixin, normalized
 from .pixels import center_cropped
 from .precision import torch_dtype
+from .sources import Source, official
 from .transformers_clip import load_clip_vision, vision_settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-BACKBONE = "openai/clip-vit-large-patch14"
+BACKBONE = Source(
+    repository="openai/clip-vit-large-patch14",
+    files=("config.json", "model.safetensors"),
+    n_bytes=1_710_540_580,  # size and sha256: the hub's pages of two unchanged copies of the file
+    sha256={"model.safetensors": "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb"},
+)
 HEAD = "sac+logos+ava1-l14-linearMSE.pth"
 PINS = {HEAD: "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0"}
 HEAD_URL = (
     "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/sac%2Blogos%2Bava1-l14-linearMSE.pth"
 )
+PUBLISHED_HEAD = Source(files=(HEAD,), url=HEAD_URL, n_bytes=3_712_000, sha256=PINS)  # 927,969 float32 parameters
 
 
 class Aesthetics(EmbeddingScoreMixin):
@@ -34,15 +41,16 @@ class Aesthetics(EmbeddingScoreMixin):
     name = "aesthetics"
     needs_prompt = False
     temperature = 1.0
-    reads = (BACKBONE,)
-    checkpoint_needed = f"download {HEAD_URL} and give --checkpoint aesthetics=FILE"
+    reads = (PUBLISHED_HEAD, BACKBONE)
+    # no weights_license: neither the head's repository nor the backbone's card was seen to name one
+    wants_gpu = True
 
     def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
         path = _find(checkpoint)
         if path.is_dir():
             self.head, self.folder = _head_in(path), path
         else:
-            self.head, self.folder = path, files.from_hub(self.name, BACKBONE)
+            self.head, self.folder = path, official(self.name, BACKBONE)
         self.device, self.dtype = device, dtype
         digest = files.checked(self.head, PINS)
         backbone = files.checked(self.folder / "model.safetensors", {})
@@ -53,6 +61,7 @@ class Aesthetics(EmbeddingScoreMixin):
         self.revision = files.revision(digest, self.backbone)
         self.files = [self.head, self.folder / "model.safetensors"]
         self.sources = {"checkpoint": checkpoint, "sha256": digest, "backbone_sha256": backbone}
+        self.digest, self.backbone_digest = digest, backbone
 
     @staticmethod
     def check_weights(checkpoint: str | None) -> str:
@@ -79,11 +88,13 @@ class Aesthetics(EmbeddingScoreMixin):
 
     @cached_property
     def _head(self) -> tuple[NDArray[np.float32], float]:
-        return collapsed(files.load_tensors(self.head), self.head)
+        return collapsed(files.load_tensors(self.head, self.digest), self.head)
 
     @cached_property
     def _model(self) -> Any:
-        model = load_clip_vision(self.settings, self.folder / "model.safetensors", torch_dtype(self.dtype))
+        model = load_clip_vision(
+            self.settings, self.folder / "model.safetensors", torch_dtype(self.dtype), self.backbone_digest
+        )
         return model.to(best_device(self.device))
 
     def preprocess(self, image: "Image") -> Any:
@@ -105,7 +116,7 @@ class Aesthetics(EmbeddingScoreMixin):
         if images.shape[1] != len(weight):
             raise IntegrityError(
                 f"the head {self.head} takes embeddings of {len(weight)} values, but the backbone {self.folder} "
-                f"gives {images.shape[1]}; the published head belongs to {BACKBONE}"
+                f"gives {images.shape[1]}; the published head belongs to {BACKBONE.name}"
             )
         return (images.astype(np.float64) @ weight + bias).astype(np.float32)
 
@@ -122,12 +133,7 @@ def known_values(weight: NDArray[np.float32], bias: float) -> dict[str, float]:
 
 
 def _find(checkpoint: str | None) -> Path:
-    if checkpoint is None:
-        raise PrefloopError(
-            f"aesthetics needs the file of its head: {Aesthetics.checkpoint_needed}; "
-            "`--checkpoint shapes` uses the built-in world's"
-        )
-    return files.find("aesthetics", checkpoint, "")
+    return files.find("aesthetics", checkpoint) if checkpoint else official("aesthetics", PUBLISHED_HEAD)
 
 
 def collapsed(state: dict[str, Any], path: Path) -> tuple[NDArray[np.float32], float]:

@@ -1,10 +1,11 @@
 """Find a scorer's files, hash them, and load them without executing anything in them."""
 
 import hashlib
+import os
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ...core.errors import IntegrityError, PrefloopError, UsageError
 from ...core.hashing import sha256
@@ -19,7 +20,7 @@ def built_in(scorer: str) -> Path:
     return Path(str(files("prefloop").joinpath("shapes", "weights", scorer)))
 
 
-def find(scorer: str, checkpoint: str | None, default: str) -> Path:
+def find(scorer: str, checkpoint: str | None, default: str = "") -> Path:
     """The folder or file that a checkpoint means: "shapes", a path, a hub id, or the default hub id for None.
 
     A hub id may name one file: owner/name/file.pt.
@@ -35,15 +36,23 @@ def find(scorer: str, checkpoint: str | None, default: str) -> Path:
         return folder
     if not checkpoint:
         return from_hub(scorer, default)
-    local = Path(checkpoint).expanduser()
-    if _exists(local):
-        return local
-    if not _may_be_on_hub(checkpoint):
-        raise PrefloopError(
-            f"no checkpoint at {checkpoint!r} for {scorer}; give a folder, a file, a hub id such as owner/name, "
-            "or shapes"
-        )
-    return from_hub(scorer, checkpoint)
+    kind = kind_of(checkpoint)
+    if kind is None:
+        raise PrefloopError(nothing_at(checkpoint, scorer))
+    return Path(checkpoint).expanduser() if kind == "local" else from_hub(scorer, checkpoint)
+
+
+def kind_of(checkpoint: str) -> Literal["local", "hub"] | None:
+    """Whether a checkpoint is a folder or file that exists, or else can be a hub id; None if it is neither."""
+    if _exists(Path(checkpoint).expanduser()):
+        return "local"
+    return "hub" if _may_be_on_hub(checkpoint) else None
+
+
+def nothing_at(checkpoint: str, scorer: str) -> str:
+    return (
+        f"no checkpoint at {checkpoint!r} for {scorer}; give a folder, a file, a hub id such as owner/name, or shapes"
+    )
 
 
 def _exists(path: Path) -> bool:
@@ -90,32 +99,59 @@ def from_hub(scorer: str, name: str) -> Path:
             line = (str(error).splitlines() or [type(error).__name__])[0]
             raise PrefloopError(f"cannot download {name} for {scorer}: {line}") from error
     why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub does not answer"
-    command = " ".join(["hf download", repository, *([file] if file else [])])
     raise PrefloopError(
         f"{name} for {scorer} is neither a local path nor in the hub's cache, and prefloop is offline: {why}. "
-        f"With a network, `{command}` downloads it; `--checkpoint shapes` uses the built-in world's"
+        f"With a network, {hub_command(name)} downloads it; `--checkpoint shapes` uses the built-in world's"
     )
 
 
-def in_cache(name: str, cache: Path | None = None) -> bool:
-    """Whether `from_hub` has a name's files without a network.
+def hub_command(name: str) -> str:
+    """What downloads owner/name or owner/name/file, in backquotes."""
+    owner, repository, *file = name.split("/", 2)
+    return f"`{' '.join(['hf download', f'{owner}/{repository}', *file])}`"
+
+
+def cached(name: str, cache: Path | None = None) -> Path | None:
+    """The folder or file in the hub's local cache that `from_hub` gives without a network; None if it is not there.
 
     Args:
+        name: owner/name, or owner/name/file.
         cache: of the hub; the one that its client uses if not given.
     """
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     owner, repository, *file = name.split("/", 2)
     try:
         if file:
-            return Path(
-                hf_hub_download(f"{owner}/{repository}", *file, cache_dir=cache, local_files_only=True)
-            ).is_file()
-        folder = snapshot_download(f"{owner}/{repository}", cache_dir=cache, local_files_only=True)
-        return any(Path(folder).glob("*.safetensors"))
-    except (LocalEntryNotFoundError, FileNotFoundError):
-        return False
+            path = try_to_load_from_cache(f"{owner}/{repository}", *file, cache_dir=cache)
+            return Path(path) if isinstance(path, str) and Path(path).is_file() else None
+        folder = Path(snapshot_download(f"{owner}/{repository}", cache_dir=cache, local_files_only=True))
+        return folder if any(folder.glob("*.safetensors")) else None
+    except (LocalEntryNotFoundError, FileNotFoundError, HFValidationError):
+        return None
+
+
+def download_file(repository: str, file: str, *, optional: bool) -> Path | None:
+    """One file of the hub in its local cache, downloaded or continued if it is not whole.
+
+    Returns:
+        None if it is optional and the repository does not have it.
+
+    Raises:
+        PrefloopError: if the hub refuses or breaks off.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        endpoint = os.environ.get("HF_ENDPOINT") or None  # that which `hub_reachable` asks
+        return Path(hf_hub_download(repository, file, endpoint=endpoint, etag_timeout=10))
+    except Exception as error:  # of the HTTP library that this version of the client uses
+        if optional and isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return None
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise PrefloopError(f"cannot download {file} of {repository}: {line}") from error
 
 
 def checked(path: Path, pins: dict[str, str]) -> str:
@@ -143,12 +179,16 @@ def revision(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
-def load_tensors(path: Path) -> dict[str, Any]:
+def load_tensors(path: Path, digest: str | None = None) -> dict[str, Any]:
     """A state dict from a .safetensors file, or from a torch file that contains only tensors.
 
+    Args:
+        digest: the sha256 that the scorer's revision was made from.
+
     Raises:
-        IntegrityError: if the file is anything else.
+        IntegrityError: if the file is anything else, or no longer has this sha256.
     """
+    _refuse_changed(path, digest)
     import pickle
 
     import torch
@@ -167,8 +207,9 @@ def load_tensors(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_tensor(path: Path, name: str) -> Any:
-    """One tensor of a .safetensors file, without reading the others."""
+def load_tensor(path: Path, name: str, digest: str | None = None) -> Any:
+    """One tensor of a .safetensors file, without reading the others; `digest` as for `load_tensors`."""
+    _refuse_changed(path, digest)
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -180,6 +221,15 @@ def load_tensor(path: Path, name: str) -> Any:
                 f"{path} has no tensor {name}: it is not this scorer's file; give another --checkpoint"
             ) from error
         raise _unloadable(path) from error
+
+
+def _refuse_changed(path: Path, digest: str | None) -> None:
+    """A scorer is created when a stage starts and loads its weights at the first image, which can be hours later."""
+    if digest is not None and checked(path, {}) != digest:
+        raise IntegrityError(
+            f"{path} has changed since this run began, so that its scores would be stored under the revision of the "
+            "earlier file; start the command again"
+        )
 
 
 def _unloadable(path: Path) -> IntegrityError:

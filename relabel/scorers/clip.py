@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from .openclip import OpenCLIPScorer
 from .pixels import center_cropped
+from .sources import Source
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -11,8 +12,13 @@ if TYPE_CHECKING:
 
 class CLIP(OpenCLIPScorer):
     name = "clip"
-    official = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K/open_clip_model.safetensors"
+    official = Source(
+        repository="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        files=("open_clip_model.safetensors",),
+        n_bytes=3_944_000_000,  # 986 million parameters in float32
+    )
     reads = (official,)
+    weights_license = "MIT"  # the repository's card, and open_clip's issue 177
     preprocessing = "open_clip default: shortest side, crop, 1"
 
     def preprocess(self, image: "Image") -> Any:

@@ -16,13 +16,23 @@ from . import checkpoints as files
 from .dual_encoder import n_longer
 from .pixels import center_cropped
 from .precision import torch_dtype
+from .sources import Source, official
 from .vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-OFFICIAL = "zai-org/ImageReward/ImageReward.pt"
-TOKENIZER = "google-bert/bert-base-uncased"
+WEIGHTS = Source(
+    repository="zai-org/ImageReward",
+    files=("ImageReward.pt",),
+    n_bytes=1_786_880_927,  # size and sha256: the hub's commit 7a9e21f, which added the file
+    sha256={"ImageReward.pt": "d71dc8d4912bc633c06ab8ef1ef6a81e8199d4369f14b47b29baf1d19de561f6"},
+)
+TOKENIZER = Source(
+    repository="google-bert/bert-base-uncased",
+    files=("tokenizer.json",),
+    n_bytes=466_000,  # as the hub shows it
+)
 MAX_TOKENS = 35
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the rewards on its authors' test set
 HEAD_WIDTH = 64
@@ -46,24 +56,26 @@ class ImageReward:
     name = "imagereward"
     needs_prompt = True
     temperature = 1.0
-    reads = (OFFICIAL, TOKENIZER)
+    reads = (WEIGHTS, TOKENIZER)
+    weights_license = "Apache-2.0"  # the cards of both repositories
+    wants_gpu = True
 
     def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
-        path = files.find(self.name, checkpoint, OFFICIAL)
+        path = files.find(self.name, checkpoint) if checkpoint else official(self.name, WEIGHTS)
         self.weights_file = _weights_in(path) if path.is_dir() else path
-        self.vocabulary = read_vocabulary(path if path.is_dir() else files.from_hub(self.name, TOKENIZER), "BERT")
+        self.vocabulary = read_vocabulary(path if path.is_dir() else official(self.name, TOKENIZER).parent, "BERT")
         self.device, self.dtype = device, dtype
-        digest = files.checked(self.weights_file, {})
+        digest = self.digest = files.checked(self.weights_file, {})
         self.revision = files.revision(
             digest, "shortest side, crop as torchvision, 35 words, 1", dtype, self.vocabulary.digest
         )
         self.files = [self.weights_file]
-        self.sources = {"checkpoint": checkpoint or OFFICIAL, "sha256": digest}
+        self.sources = {"checkpoint": checkpoint or WEIGHTS.name, "sha256": digest}
 
     @cached_property
     def _parts(self) -> tuple[Any, Any, Any, Any]:
         quiet_libraries()
-        state = files.load_tensors(self.weights_file)
+        state = files.load_tensors(self.weights_file, self.digest)
         try:
             vision_model, text_model, head = _models(state)
         except (KeyError, RuntimeError, ValueError, IndexError, TypeError, ZeroDivisionError) as error:

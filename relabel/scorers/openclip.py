@@ -14,6 +14,7 @@ from . import checkpoints as files
 from . import settings as s
 from .dual_encoder import Embeddings, EmbeddingScoreMixin, cosines, n_longer, normalized
 from .precision import torch_dtype
+from .sources import Source, official
 from .vocabulary import Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
@@ -50,23 +51,24 @@ class OpenCLIPScorer(EmbeddingScoreMixin):
     """
 
     name: str
-    official: str
+    official: Source
     preprocessing: str
     needs_prompt = True
     temperature = 0.01
+    wants_gpu = True
 
     def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
-        path = files.find(self.name, checkpoint, self.official)
+        path = files.find(self.name, checkpoint) if checkpoint else official(self.name, self.official)
         self.folder = path if path.is_dir() else None
         self.weights_file = _weights_in(path) if path.is_dir() else path
         self.device, self.dtype = device, dtype
-        digest = files.checked(self.weights_file, {})
+        digest = self.digest = files.checked(self.weights_file, {})
         self.settings, self.vocabulary = _read_settings(self.folder) if self.folder else (None, None)
         parts = [] if self.settings is None else [canonical(self.settings)]
         parts += [] if self.vocabulary is None else [self.vocabulary.digest]
         self.backbone = self.revision = files.revision(digest, self.preprocessing, dtype, *parts)
         self.files = [self.weights_file]
-        self.sources = {"checkpoint": checkpoint or self.official, "sha256": digest}
+        self.sources = {"checkpoint": checkpoint or self.official.name, "sha256": digest}
 
     def preprocess(self, image: "Image") -> Any:
         raise NotImplementedError
@@ -80,7 +82,9 @@ class OpenCLIPScorer(EmbeddingScoreMixin):
         import open_clip
         from open_clip.tokenizer import SimpleTokenizer
 
-        state = files.load_tensors(self.weights_file)  # before the model is built: a bad file fails at once
+        state = files.load_tensors(
+            self.weights_file, self.digest
+        )  # before the model is built: a bad file fails at once
         settings: Any = open_clip.get_model_config(ARCHITECTURE) if self.settings is None else self.settings
         name = ARCHITECTURE if self.settings is None else str(self.folder)
         try:

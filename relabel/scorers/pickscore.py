@@ -12,6 +12,7 @@ from . import checkpoints as files
 from .dual_encoder import Embeddings, EmbeddingScoreMixin, cosines, n_longer, normalized
 from .pixels import center_cropped
 from .precision import torch_dtype
+from .sources import Source, official
 from .transformers_clip import clip_settings, load_clip
 from .vocabulary import read_vocabulary
 
@@ -19,7 +20,19 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 OFFICIAL = "yuvalkirstain/PickScore_v1"
-TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+WEIGHTS = Source(
+    repository=OFFICIAL,
+    files=("config.json", "model.safetensors"),
+    optional=("tokenizer.json",),
+    n_bytes=3_940_000_000,  # size and sha256: the hub's page of the file, at commit a4e4367
+    sha256={"model.safetensors": "ef31ef6fc5ff4d9bb90dd232df4e145887ba62c5a03aa2841415f8c25f18d52e"},
+)
+TOKENIZER = Source(
+    repository="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    files=("tokenizer.json",),
+    same_in=(OFFICIAL,),
+    n_bytes=2_220_000,  # as the hub shows it for this tokenizer
+)
 
 
 class PickScore(EmbeddingScoreMixin):
@@ -28,18 +41,20 @@ class PickScore(EmbeddingScoreMixin):
     name = "pickscore"
     needs_prompt = True
     temperature = 1.0
-    reads = (OFFICIAL, TOKENIZER)
+    reads = (WEIGHTS, TOKENIZER)
+    # no weights_license: neither the model's card nor its authors' repository names one
+    wants_gpu = True
 
     def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
-        self.folder = files.find(self.name, checkpoint, OFFICIAL)
+        self.folder = files.find(self.name, checkpoint) if checkpoint else official(self.name, WEIGHTS)
         has_tokenizer = any(
             (self.folder / name).exists() for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json")
         )
         self.device, self.dtype = device, dtype
-        digest = files.checked(self.folder / "model.safetensors", {})
+        digest = self.digest = files.checked(self.folder / "model.safetensors", {})
         self.settings = clip_settings(self.folder / "config.json")
         self.vocabulary = read_vocabulary(
-            self.folder if has_tokenizer else files.from_hub(self.name, TOKENIZER), "CLIP"
+            self.folder if has_tokenizer else official(self.name, TOKENIZER).parent, "CLIP"
         )
         self.backbone = self.revision = files.revision(
             digest, "pil, shortest side, crop, 1", dtype, canonical(self.settings), self.vocabulary.digest
@@ -53,11 +68,12 @@ class PickScore(EmbeddingScoreMixin):
 
     @cached_property
     def scale(self) -> float:
-        return float(np.exp(np.float64(files.load_tensor(self.folder / "model.safetensors", "logit_scale"))))
+        path = self.folder / "model.safetensors"
+        return float(np.exp(np.float64(files.load_tensor(path, "logit_scale", self.digest))))
 
     @cached_property
     def _parts(self) -> tuple[Any, Any]:
-        model = load_clip(self.settings, self.folder / "model.safetensors", torch_dtype(self.dtype))
+        model = load_clip(self.settings, self.folder / "model.safetensors", torch_dtype(self.dtype), self.digest)
         tokenizer = self.vocabulary.tokenizer(model.config.text_config.vocab_size)
         return model.to(best_device(self.device)), tokenizer
 

@@ -36,7 +36,11 @@ class Scorer(Protocol):
     temperature: the difference of scores that makes one logit; 1.0 if absent.
     eval_only: true if it may not make training labels.
     sources: JSON that names the files it read, kept in the store.
-    reads: what it reads if no checkpoint is given: owner/name or owner/name/file of the hub, for `prefloop doctor`.
+    reads: what it reads if no checkpoint is given: each a `sources.Source`, or owner/name or owner/name/file of the hub.
+    weights_license: of what it reads, such as "MIT"; absent if it is not known.
+    wants_gpu: true if it is slow without one.
+    is_endpoint: true if its checkpoint is a server's address, then # and anything else. If absent, it is one if it reads
+        nothing and `checkpoint_needed` names an http address.
     checkpoint_needed: what to do if it cannot do without a checkpoint.
     variant: static method from the text after NAME: to the class of that variant.
     limit_requests: method that takes the stage's `RequestLimits`, if it sends requests.

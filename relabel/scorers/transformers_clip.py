@@ -45,27 +45,31 @@ def _part(path: Path, content: dict[str, Any], name: str, checks: dict[str, s.Ch
     return s.known(path, content.get(name, {}) if old is None else old, checks, name)
 
 
-def load_clip(settings: dict[str, Any], path: Path, dtype: Any) -> Any:
-    """The CLIPModel of `clip_settings` with the tensors of a file, on the CPU; every weight must exist."""
+def load_clip(settings: dict[str, Any], path: Path, dtype: Any, digest: str) -> Any:
+    """The CLIPModel of `clip_settings` with the tensors of a file, on the CPU; every weight must exist.
+
+    Args:
+        digest: sha256 of the file when `settings` were read.
+    """
     from transformers import CLIPConfig, CLIPModel
 
-    return _load(CLIPModel, CLIPConfig, settings, path, dtype)
+    return _load(CLIPModel, CLIPConfig, settings, path, dtype, digest)
 
 
-def load_clip_vision(settings: dict[str, Any], path: Path, dtype: Any) -> Any:
+def load_clip_vision(settings: dict[str, Any], path: Path, dtype: Any, digest: str) -> Any:
     """The CLIPVisionModelWithProjection of `vision_settings`, loaded in the same way."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    return _load(CLIPVisionModelWithProjection, CLIPVisionConfig, settings, path, dtype)
+    return _load(CLIPVisionModelWithProjection, CLIPVisionConfig, settings, path, dtype, digest)
 
 
-def _load(kind: Any, config: Any, settings: dict[str, Any], path: Path, dtype: Any) -> Any:
+def _load(kind: Any, config: Any, settings: dict[str, Any], path: Path, dtype: Any, digest: str) -> Any:
     """
     Raises:
         IntegrityError: if a weight is missing or has another shape, or the settings contradict each other.
     """
     quiet_libraries()
-    state = files.load_tensors(path)
+    state = files.load_tensors(path, digest)
     try:
         model, info = kind.from_pretrained(
             None,  # no folder: neither its settings nor an adapter in it are read

@@ -56,6 +56,8 @@ class ChatJudge:
     needs_prompt = True
     needs_tags = False
     reads: tuple[str, ...] = ()
+    wants_gpu = False  # the server may
+    is_endpoint = True
     checkpoint_needed = "serve a model and give --checkpoint vlm=http://localhost:8000/v1#MODEL"
 
     def __init__(self, checkpoint: str | None = None) -> None:

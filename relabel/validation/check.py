@@ -9,7 +9,7 @@ import numpy as np
 
 from ...store import load_image
 from ..scorers.own_code import as_scores, own_code
-from ..scorers.registry import identity, is_eval_only, load_scorers, scorer_class, scorer_names
+from ..scorers.registry import identity, load_scorers, scorer_class
 
 EXAMPLES = Path(str(files("prefloop.relabel.validation") / "examples"))
 PROMPT = "a red circle left of a blue square"
@@ -26,22 +26,6 @@ class CheckResult:
     @property
     def passed(self) -> bool:
         return bool(np.isfinite([self.right, self.wrong]).all()) and self.right > self.wrong
-
-
-def installed_scorers() -> list[dict]:
-    """Each installed scorer as its class describes it; nothing is loaded."""
-    rows = []
-    for name in scorer_names():
-        kind = scorer_class(name)
-        rows.append(
-            {
-                "name": name,
-                "needs_prompt": bool(getattr(kind, "needs_prompt", True)),
-                "eval_only": is_eval_only(kind),
-                "source": f"{kind.__module__}:{kind.__qualname__}",
-            }
-        )
-    return rows
 
 
 def check_checkpoint(name: str, checkpoints: Mapping[str, str] | None = None) -> str | None:

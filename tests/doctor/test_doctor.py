@@ -31,6 +31,7 @@ def cache(tmp_path: Path) -> Path:
     folder = tmp_path / "hub"
     cached(folder, "xswu/HPSv2", "HPS_v2.1_compressed.pt", 3 << 20)
     cached(folder, "yuvalkirstain/PickScore_v1", "model.safetensors", 5 << 20)
+    cached(folder, "yuvalkirstain/PickScore_v1", "config.json", 0)
     return folder
 
 
@@ -38,22 +39,35 @@ def by_name(facts: list[Fact]) -> dict[str, Fact]:
     return {fact.name: fact for fact in facts}
 
 
-def test_scorers_are_ready_if_all_that_they_read_is_in_the_cache(cache: Path):
+def test_scorers_are_ready_if_all_that_they_read_is_in_the_cache(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     found = by_name(scorers(cache))
     assert {name for name, fact in found.items() if fact.ok} == {"hps", "hpsv2.1", "oracle"}
     assert (found["hps"].text, found["hps"].cure) == ("ready", None)
-    assert found["hpsv2"].cure == "`hf download xswu/HPSv2 HPS_v2_compressed.pt`"
-    tokenizer = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-    assert found["pickscore"].text == f"lacks {tokenizer}"
+    assert found["hpsv2"].text == "lacks xswu/HPSv2/HPS_v2_compressed.pt"
+    assert found["hpsv2"].cure == "`prefloop scorers fetch hpsv2`"
+    clip = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+    assert found["pickscore"].text == f"lacks {clip}/tokenizer.json"
     assert found["pickscore"].cure == (
-        f"`hf download {tokenizer}`; for the built-in world give --checkpoint pickscore=shapes"
+        "`prefloop scorers fetch pickscore`; for the built-in world give --checkpoint pickscore=shapes"
     )
-    assert found["pickscore"].values == {"missing": [tokenizer]}
-    cached(cache, tokenizer, "model.safetensors", 1)
+    assert found["pickscore"].values["missing"] == [f"{clip}/tokenizer.json"]
+    assert (found["pickscore"].values["n_bytes"], found["pickscore"].values["n_missing_bytes"]) == (
+        3_942_220_000,  # 3.94 GB and 2.22 MB
+        2_220_000,
+    )
+    cached(cache, clip, "tokenizer.json", 1)
     assert by_name(scorers(cache))["pickscore"].ok
-    assert found["aesthetics"].text == "lacks openai/clip-vit-large-patch14, a checkpoint"
-    assert "give --checkpoint aesthetics=FILE" in str(found["aesthetics"].cure)
+    assert found["aesthetics"].text == "lacks sac+logos+ava1-l14-linearMSE.pth, openai/clip-vit-large-patch14"
     assert found["vlm"].text == "lacks a checkpoint"
+    assert "give --checkpoint vlm=http" in str(found["vlm"].cure)
+
+
+def test_a_tokenizer_that_the_weights_repository_has_too_is_not_missing(cache: Path):
+    cached(cache, "yuvalkirstain/PickScore_v1", "tokenizer.json", 1)
+    assert by_name(scorers(cache))["pickscore"].ok
 
 
 def test_a_link_to_a_blob_that_is_gone_is_not_a_cached_file(cache: Path):

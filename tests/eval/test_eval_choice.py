@@ -13,7 +13,8 @@ import tiny
 from prefloop.cli import app
 from prefloop.core.hashing import RESULT_FILE
 from prefloop.eval import EvalConfig
-from prefloop.eval.lineup import find_lineup, resolve_settings, with_scorers
+from prefloop.eval.judges import choose_scorers
+from prefloop.eval.lineup import find_lineup, resolve_settings
 from prefloop.eval.stage import evaluate
 from prefloop.generate import GenerateConfig
 from prefloop.generate.defaults import resolve_defaults, usual_settings
@@ -246,13 +247,15 @@ def trained_prompts(config: TrainConfig) -> set:
 
 def test_without_a_scorer_those_that_suit_the_model_are_used(settings: Path, result: Callable[..., Path]):
     config = EvalConfig(models=("m",), checkpoints={"hps": "mine"})
-    built_in = with_scorers(config, find_model("shapes"))
+    built_in, left_out = choose_scorers(config, find_model("shapes"), fetch=True)
+    assert left_out == {}
     assert built_in.scorers == ("oracle", "pickscore", "hps", "clip", "aesthetics")
     assert built_in.checkpoints == {"": "shapes", "hps": "mine"}
     tuned = result(Path(find_model("shapes").source), base_model="shapes")
     (tuned / "note.json").write_text("{}")  # another model
-    assert with_scorers(config, find_model(str(tuned))) == built_in
-    foreign = with_scorers(config, find_model(str(settings / "sd15")))
-    assert (foreign.scorers, foreign.checkpoints) == (("pickscore", "hps", "clip", "aesthetics"), {"hps": "mine"})
+    assert choose_scorers(config, find_model(str(tuned)), fetch=True) == (built_in, {})
     named = replace(config, scorers=("human",))
-    assert with_scorers(named, find_model("shapes")) == named
+    assert choose_scorers(named, find_model("shapes"), fetch=True) == (named, {})
+    foreign = find_model(str(settings / "sd15"))
+    theirs = replace(config, checkpoints={"": "mine"})
+    assert choose_scorers(theirs, foreign, fetch=True)[0].scorers == ("pickscore", "hps", "clip", "aesthetics")

@@ -13,8 +13,9 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from prefloop.core.errors import PrefloopError, UsageError
 from prefloop.models.lora import adapter_of
+from prefloop.models.parts import with_parts
 from prefloop.models.pipelines import load_pipeline
-from prefloop.models.resolve import find_model, with_parts
+from prefloop.models.resolve import find_model
 from prefloop.store import IntegrityError, PairStore
 from prefloop.train import TrainConfig
 from prefloop.train.cost.dry_run import dry_run

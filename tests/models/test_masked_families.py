@@ -24,8 +24,9 @@ from prefloop.generate.stage import Generation
 from prefloop.models.config_files import refuse_code
 from prefloop.models.families import family_of, family_of_class, traits_of
 from prefloop.models.lora import Adapter, lora_layers, read_adapter, write_peft_adapter
+from prefloop.models.names import PEFT_LORA_FILE, PEFT_SETTINGS
 from prefloop.models.pipelines import load_pipeline
-from prefloop.models.resolve import PEFT_LORA_FILE, PEFT_SETTINGS, find_model
+from prefloop.models.resolve import find_model
 from prefloop.store import IntegrityError, PairStore, UsageError
 from prefloop.store.images import png_bytes
 from prefloop.train import TrainConfig

@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import ModelCard
 from peft import LoraConfig
 from prefloop.models.lora import adapter_of
-from prefloop.models.resolve import LORA_FILE
+from prefloop.models.names import LORA_FILE
 from prefloop.store import PairStore
 from prefloop.train.export.card import evaluations_of, model_card
 from prefloop.train.export.kohya import save_kohya

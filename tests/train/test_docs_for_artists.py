@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from content import image_bytes
+from content import two_folders
 from diffusers import StableDiffusionPipeline
 from prefloop.cli import app
 from prefloop.models.pipelines import load_pipeline
@@ -32,17 +32,6 @@ def run(*words: str) -> str:
     ended = CliRunner().invoke(app, list(words))
     assert ended.exit_code == 0, (words, ended.output)
     return ended.stdout
-
-
-def two_folders(folder: Path, names: tuple[str, str] = ("good", "bad"), *, captions: bool = True) -> None:
-    """Two prompts, with two good and two bad images each."""
-    for side, name in enumerate(names):
-        (folder / name).mkdir(parents=True)
-        for number in range(4):
-            path = folder / name / f"{name}-{number}.png"
-            path.write_bytes(image_bytes((200 * side, 60 * number, 0), 32))
-            if captions:
-                path.with_suffix(".txt").write_text(f"prompt {number % 2}\n")
 
 
 def images(pipeline: Any) -> torch.Tensor:

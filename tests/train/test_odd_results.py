@@ -13,8 +13,9 @@ from prefloop.core.hashing import RESULT_FILE, digests
 from prefloop.core.hub import hub_id
 from prefloop.models.lineage import DEEPEST
 from prefloop.models.loading import load_component
+from prefloop.models.names import LORA_FILE
 from prefloop.models.pipelines import load_pipeline
-from prefloop.models.resolve import LORA_FILE, find_model
+from prefloop.models.resolve import find_model
 from results import refused, respell, rewrite
 from safetensors.torch import load_file
 

@@ -11,7 +11,8 @@ from prefloop.core.ids import content_id
 from prefloop.eval.result import training_scorers
 from prefloop.models.lineage import lineage
 from prefloop.models.loading import load_component
-from prefloop.models.resolve import find_model, with_parts
+from prefloop.models.parts import with_parts
+from prefloop.models.resolve import find_model
 from prefloop.store import PairStore
 from prefloop.train.export.result import write_card
 from results import refused, rewrite

@@ -16,8 +16,10 @@ from prefloop.core.hashing import RESULT_FILE, digests, sha256
 from prefloop.core.hub import hub_id
 from prefloop.models.families import family_of
 from prefloop.models.lineage import lineage
+from prefloop.models.names import LORA_FILE
+from prefloop.models.parts import with_parts
 from prefloop.models.pipelines import load_pipeline
-from prefloop.models.resolve import LORA_FILE, find_model, with_parts
+from prefloop.models.resolve import find_model
 from prefloop.store import IntegrityError, PairStore, PrefloopError
 from prefloop.train import TrainConfig
 from prefloop.train.export.result import canonicalize_files, write_card

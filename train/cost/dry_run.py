@@ -13,7 +13,8 @@ from ...models.cost.components import with_text_defaults
 from ...models.cost.speed import measured_speed
 from ...models.families import Family, family_of
 from ...models.noise import RectifiedFlow
-from ...models.resolve import find_model, with_parts
+from ...models.parts import with_parts
+from ...models.resolve import find_model
 from ...store import PairStore
 from ..cache import encode_batch
 from ..config import TrainConfig

@@ -14,7 +14,7 @@ from ...core.hub import HUB_ID
 from ...core.stats import no_interval
 from ...models.families import PIPELINES, family_of_class
 from ...models.model import COMPONENTS, TITLES, Model
-from ...models.resolve import LORA_FILE
+from ...models.names import LORA_FILE
 from ...store.pairstore import PairStore
 from ...store.query import visible
 from ..config import KOHYA_FILE

@@ -9,9 +9,11 @@ from typing import Any
 
 from ...core.hashing import RESULT_FILE, digests
 from ...core.json import plain
+from ...models.checkpoints import best_checkpoint
 from ...models.lineage import lineage
 from ...models.model import COMPONENTS, Model
-from ...models.resolve import LORA_FILES, best_checkpoint, find_model
+from ...models.names import LORA_FILES
+from ...models.resolve import find_model
 from ...models.trained_prompts import read_trained_prompts, write_trained_prompts
 from ...store import IntegrityError, PairStore, UsageError
 from ...store.runs import versions

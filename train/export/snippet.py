@@ -8,7 +8,7 @@ from uuid import UUID
 from ...core.errors import PrefloopError
 from ...models.families import Family, family_of_class, known_family
 from ...models.model import COMPONENTS, Composition, Model, Part
-from ...models.resolve import BUILT_IN, LORA_FILE
+from ...models.names import BUILT_IN, LORA_FILE
 from ...models.text_to_image import pipeline_class
 
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ...core.signals import StopSignal
-from ...models.resolve import Model
+from ...models.model import Model
 from ..config import TrainConfig
 from ..data import Batch, TrainingData
 from ..objective import BATCH_METRICS

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.errors import UsageError
-from ...models.resolve import Model
+from ...models.model import Model
 from ..config import TrainConfig
 
 _STORE_FOLDERS = ("journal", "images", "cache")
