@@ -6,6 +6,7 @@ import json
 import math
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -74,12 +75,13 @@ class ChatServer:
 
             def reply(self, said: Said) -> None:
                 data = (said.body if isinstance(said.body, str) else json.dumps(_completion(said))).encode()
-                self.send_response(said.status)
-                for name, value in said.headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data[: said.cut] if said.cut else data)
+                with suppress(ConnectionError):  # who has timed out is gone
+                    self.send_response(said.status)
+                    for name, value in said.headers.items():
+                        self.send_header(name, value)
+                    self.send_header("Content-Length", str(len(data)))
+                    self.end_headers()
+                    self.wfile.write(data[: said.cut] if said.cut else data)
                 if said.cut:
                     self.close_connection = True
 

@@ -125,7 +125,7 @@ class ChatEndpoint:
             if retry_after is not None:
                 with self._lock:  # the other threads would be refused too
                     self._free_at = max(self._free_at, time.monotonic() + retry_after)
-                delay = max(retry_after, 0.0)
+                delay = max(retry_after, delay)
             self._sleep(delay)
         raise AssertionError
 

@@ -99,6 +99,16 @@ def test_the_delay_doubles_and_half_of_it_is_random(server: ChatServer, monkeypa
         assert longest / 2 <= delay <= longest
 
 
+def test_a_wait_of_zero_seconds_does_not_shorten_the_delay(server: ChatServer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(chat, "FIRST_DELAY", 8.0)
+    waits: list[float] = []
+    endpoint = ChatEndpoint(server.url)
+    monkeypatch.setattr(endpoint, "_sleep", waits.append)
+    server.answer = first(Said(status=429, headers={"Retry-After": "0"}))
+    endpoint.ask(BODY)
+    assert [4 <= wait <= 8 for wait in waits if wait] == [True]
+
+
 def test_a_wait_of_hours_is_not_kept(server: ChatServer, endpoint: ChatEndpoint):
     server.answer = lambda _: Said(status=429, headers={"Retry-After": "7200"}, body="quota")
     with pytest.raises(PrefloopError, match="answers 429: 'quota' and asks to wait 7200 s; run the same command"):
