@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 
 from ..store import PairStore
+from .answer_scores import tags_of
 from .config import RelabelConfig
 from .embedding_cache import EmbeddingCache
 from .image_loader import BATCHES_AHEAD
@@ -12,7 +13,7 @@ from .scorers.dual_encoder import DualEncoderScorer
 from .scorers.registry import Scorer, identity, load_scorers
 from .scorers.request_limits import limit_requests
 from .scorers.vlm import ChatJudge, PointJudge
-from .scores import tags_of, unscored
+from .scores import unscored
 from .stage import TRAINING_SOURCES
 
 IMAGE_BYTES = 224 * 224 * 3 * 4  # of a preprocessed image

@@ -1,8 +1,7 @@
 """Score the images that have no score yet, once each, decoding ahead of the model."""
 
-import json
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,14 +13,13 @@ from numpy.typing import NDArray
 from ..core.ids import canonical
 from ..core.progress import progress
 from ..core.signals import StopSignal
-from ..store import ImageError, PairStore, UsageError, load_image
+from ..store import PairStore
 from ..store.images import stored_at
 from ..store.lazy_rows import LazyRows
-from ..store.maintenance.compact import compact_small
+from .answer_scores import score_answers
 from .auto_batch import AutoBatch
 from .embedding_cache import EmbeddingCache
 from .image_loader import Item, image_batches
-from .judge_pool import answer_rows, hopeless, judged
 from .scorers.dual_encoder import DualEncoderScorer
 from .scorers.own_code import as_embeddings, as_scores, own_code
 from .scorers.registry import Scorer, identity
@@ -88,7 +86,8 @@ def score_images(
         max_unreadable: fraction of a judge's answers that may be unreadable; once more are, the others are not asked for.
 
     Returns:
-        Counts: scored, not finite, images without an answer, unreadable images by reason, and truncated prompts, each counted when first read.
+        Counts: scored, not finite, images without an answer, unreadable images by reason, and truncated prompts, each
+        counted when first read.
     """
     counts: Counter[str] = Counter()
     key = identity(scorer)
@@ -103,7 +102,7 @@ def score_images(
         store.ingest()
         return counts
     if isinstance(scorer, PointJudge):
-        scored = _score_answers(store, scorer, items, batch_size, counts, run_id, stop, max_unreadable)
+        scored = score_answers(store, scorer, items, batch_size, counts, run_id, stop, max_unreadable)
     elif isinstance(scorer, DualEncoderScorer):
         scored = _score_embeddings(store, scorer, items, batch_size, counts)
     else:
@@ -149,57 +148,6 @@ def _score_images(
             with own_code(scorer):
                 scores = auto_batch(score, batch, images)
             yield batch, scores
-
-
-def _score_answers(
-    store: PairStore,
-    judge: PointJudge,
-    items: LazyRows[Item],
-    batch_size: int,
-    counts: Counter[str],
-    run_id: UUID,
-    stop: StopSignal,
-    max_unreadable: float,
-) -> Batches:
-    """Items with their scores, from a judge behind an endpoint; its answers go into the store first."""
-    tags = tags_of(store, items) if judge.needs_tags else {}
-    asked = items
-    if judge.needs_tags:
-        asked = [item for item in items if judge.questions(tags.get(item.prompt_id))]
-        counts["images whose prompt has no questions"] += len(items) - len(asked)
-        if not asked:
-            raise UsageError(f"no prompt of {store.path} has questions for {judge.name}; {judge.questions_needed}")
-
-    def load(item: Item) -> "tuple[str, list[Image], Mapping[str, Any] | None]":
-        return item.prompt, [load_image(store.path / item.path, item.image_id)], tags.get(item.prompt_id)
-
-    finished = judged(judge, asked, load, batch_size=batch_size, stop=stop)
-    with closing(finished) as groups:
-        for group in groups:
-            batch, scores, answers = [], [], []
-            for item, judgement in group:
-                if isinstance(judgement, ImageError):
-                    counts[f"image {judgement.reason}"] += 1
-                    continue
-                ids = {"prompt": item.prompt_id, "images": [item.image_id], "pair": None, "run_id": run_id}
-                answers += answer_rows(judge, judgement, **ids)
-                if judgement.value is None:
-                    counts["without an answer"] += 1
-                    continue
-                batch.append(item)
-                scores.append(judgement.value)
-            store.append("answers", answers)
-            yield batch, np.asarray(scores, np.float32)
-            if hopeless(counts, len(asked), max_unreadable):
-                break
-    compact_small(store, "answers")
-
-
-def tags_of(store: PairStore, items: LazyRows[Item]) -> dict[UUID, Mapping[str, Any]]:
-    """The tags of the items' prompts, by the prompt's id."""
-    prompts = list({item.prompt_id for item in items})
-    query = "select prompt_id, tags from prompts semi join (select unnest($ids::uuid[]) as prompt_id) using (prompt_id)"
-    return {prompt: json.loads(tags) for prompt, tags in store.rows(query, {"ids": prompts})}
 
 
 def _count_truncated(scorer: Scorer, prompts: list[str], counts: Counter[str]) -> None:

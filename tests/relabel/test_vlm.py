@@ -374,6 +374,9 @@ def test_soft_tifa_asks_the_questions_in_the_prompts_tags(store: PairStore, serv
     scores = store.rows("select score from scores order by score desc")
     assert [score for (score,) in scores] == pytest.approx([0.5760**0.5, 0.1040**0.5])
     assert store.rows("select chosen from preferences") == [(bright,)]
+    n_asked = len(server.asked)
+    assert relabel(config, store)["excluded"] == {"images whose prompt has no questions": 2}
+    assert len(server.asked) == n_asked
     asked = store.rows("select distinct details ->> '$.question' as question from answers order by all")
     assert [question for (question,) in asked] == ["Are the foxes red?", "How many foxes are in the image?"]
 
