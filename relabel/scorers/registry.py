@@ -203,13 +203,14 @@ def load_scorer(name: str, checkpoint: str | None = None, device: str | None = N
 def load_scorers(
     names: Sequence[str], checkpoints: Mapping[str, str], device: str | None = None, dtype: str = "float32"
 ) -> list[Scorer]:
-    """Several scorers. The checkpoint under "" is for all that take one and are not named."""
-    for name in checkpoints.keys() - {"", *names}:
+    """Several scorers. The checkpoint under "" is for all that take one and are not named; one under NAME is for NAME:VARIANT
+    too."""
+    for name in checkpoints.keys() - {"", *names, *(name.partition(":")[0] for name in names)}:
         raise UsageError(f"--checkpoint names {name!r}, which is not one of the scorers: {', '.join(names)}")
     scorers = []
     for name in names:
         takes_one = name not in _objects.get() and _checkpoint_name(scorer_class(name))
-        default = checkpoints.get("") if takes_one else None
+        default = checkpoints.get(name.partition(":")[0], checkpoints.get("")) if takes_one else None
         scorers.append(load_scorer(name, checkpoints.get(name, default), device, dtype))
     twice = [key for key, count in Counter(map(identity, scorers)).items() if count > 1]
     if twice:

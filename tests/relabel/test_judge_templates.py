@@ -15,7 +15,8 @@ from prefloop.relabel.scorers.judge_readers import (
     probability_of,
 )
 from prefloop.relabel.scorers.judge_template import read_template, template_names
-from prefloop.relabel.scorers.registry import identity, load_scorer
+from prefloop.relabel.scorers.registry import identity, load_scorer, load_scorers
+from prefloop.relabel.scorers.vlm import ChatJudge
 
 URL = "http://localhost:1/v1#m"
 IDENTITIES = {
@@ -234,6 +235,11 @@ def test_a_mistake_in_ones_own_template_is_named(tmp_path: Path, old: str, new: 
     with pytest.raises(UsageError) as raised:
         load_scorer(written(tmp_path, OWN.replace(old, new, 1)), URL)
     assert message in str(raised.value)
+
+
+def test_an_endpoint_that_is_named_for_vlm_serves_its_templates():
+    both = load_scorers(["vlm:vqascore", "vlm:rationalrewards"], {"vlm": URL, "vlm:rationalrewards": f"{URL}2"})
+    assert [scorer.model for scorer in both if isinstance(scorer, ChatJudge)] == ["m", "m2"]
 
 
 def test_an_unknown_template_names_those_that_exist():
