@@ -83,6 +83,8 @@ def options_of(
     chosen = [field for field in config_fields(config) if field.name not in skip]
     panel_of = {name: panel for panel, listed in (panels or {}).items() for name in listed.split()}
     assert panel_of.keys() <= {field.name for field in chosen}, panel_of
+    headings = [None, *(panels or {})]  # in this order, also for fields that a config inherits, which come first in it
+    chosen.sort(key=lambda field: headings.index(panel_of.get(field.name)))
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(context: typer.Context, **values: Any) -> None:

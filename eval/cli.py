@@ -15,6 +15,7 @@ from ..core.text import short_names
 from ..generate.prompt_sets.names import known_prompts
 from ..models.completion import known_models
 from ..relabel.config import installed_scorers, parse_checkpoints
+from ..relabel.scorers.request_limits import LIMITS, describe_usage
 from ..store import completion
 from ..store.pairstore import PairStore
 from .benchmarks import benchmarks, read_benchmark
@@ -27,6 +28,7 @@ from .verdict import headline, sweep_verdict, verdict
     panels={
         "Sampling": "num_inference_steps guidance_scale resolution scheduler negative_prompt",
         "Machine": "batch_size dtype device",
+        "Endpoint": " ".join(LIMITS),
     },
     parsers={"checkpoints": parse_checkpoints},
     values={
@@ -86,6 +88,8 @@ def evaluate(
         answer(result)
     else:
         say(table(result))
+    for name, usage in result.get("usage", {}).items():
+        say(f"{name}: {describe_usage(usage)}", err=True)
     if result["sweep"] is not None and config is not None and not as_json:
         say(f"it is in {config.sweep}/{BEST}: prefloop generate --model {config.sweep}/{BEST}")
     if evaluation.config.asks_people and not as_json:

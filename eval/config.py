@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from ..core.errors import UsageError
 from ..generate.config import Dtype, GenerateConfig, positive
+from ..relabel.scorers.request_limits import RequestLimits
 
 HUMAN = "human"
 """The judge whose choices are people's."""
@@ -14,7 +15,7 @@ _NAME = re.compile(r"\w[\w.-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig:
+class EvalConfig(RequestLimits):
     models: tuple[str, ...] = ()
     """Tuned model: a folder or a hub id; repeat for several, which are compared with one another too."""
     sweep: str | None = None
@@ -61,6 +62,7 @@ class EvalConfig:
     """cuda, mps or cpu; the best available if not given."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.models and self.sweep is None:
             raise UsageError("name the tuned model with --model")
         if self.name is not None and not _NAME.fullmatch(self.name):

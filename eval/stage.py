@@ -18,6 +18,7 @@ from ..relabel.config import RelabelConfig
 from ..relabel.labels import write_labels
 from ..relabel.scorers.calls import refuse_without_tags
 from ..relabel.scorers.registry import identity, load_scorers
+from ..relabel.scorers.request_limits import limit_requests, recording_usage, usage_of
 from ..relabel.scores import score_images, unscored_images
 from ..store import PairStore, prompt_id
 from ..store.evaluations import add_evaluation, evaluation_id
@@ -58,8 +59,8 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
         without_result (judges that have no result), left_out (default judges that cannot run here, with the reason), tags, n_trained_prompts; other_comparisons (likewise); models, ranks
         (judge → models from the strongest to the weakest); evaluation_id, name, scorer_ids, steps and sweep
         (of checkpoints, and the best one), human (counts of pairs and
-        labels), sampling (the settings that all models used), report (its folder). Intervals are None below MIN_PROMPTS
-        prompts.
+        labels), usage (of judges behind an endpoint), sampling (the settings that all models used), report (its folder).
+        Intervals are None below MIN_PROMPTS prompts.
 
     Raises:
         UsageError: if no baseline is known, models cannot be compared, or the report would overwrite other files.
@@ -75,6 +76,7 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
         print(visible(line), file=sys.stderr)
     config = resolve_settings(config, models, store)
     scorers = load_scorers(config.scorer_names, config.checkpoints, config.device)
+    limit_requests(scorers, config)
     if len(models) == 2:
         config = replace(config, baseline=lineup.names[lineup.comparisons[0][1]])
     prompts = read_prompts(config.prompts or "", config.limit)
@@ -88,6 +90,7 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
         store.stage_lock("eval", key.hex[:16]),
         StopSignal().listening() as stop,
         run(store, "eval", _with_absolute_folder(config)) as eval_run,
+        recording_usage(scorers, eval_run.summary),
     ):
         for planned in plans:
             generate_missing(planned, store, eval_run, stop)
@@ -119,6 +122,8 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
             }
             evaluation = _judge(config, lineup, pairs, backgrounds, about, store)
         result = _report(evaluation, about, store, eval_run)
+    if usage := usage_of(scorers):
+        result["usage"] = usage
     if result["sweep"] is not None:
         keep_best(Path(config.sweep or ""), result["sweep"]["best"], store)
     return evaluation, result

@@ -16,6 +16,7 @@ from ..models.lineage import read_result
 from ..models.resolve import find_model
 from ..relabel.scorers.calls import refuse_without_tags
 from ..relabel.scorers.registry import is_eval_only, load_scorers
+from ..relabel.scorers.request_limits import limit_requests
 from ..store import PairStore
 from ..store.condition import condition
 from ..store.query import ask
@@ -62,6 +63,8 @@ def refuse_impossible_loop(
                 "name another scorer in [relabel], and this one in [eval]"
             )
     judges = load_scorers(evaluation.scorers, evaluation.checkpoints, evaluation.device)
+    limit_requests(scorers, relabelling)
+    limit_requests(judges, evaluation)
     generation = resolve_defaults(settings.generate_config(1), model, None)
     evaluated = resolve_defaults(evaluation.generate_config(loop.model), model, None, "shapes-heldout")
     generated = read_prompts(generation.prompts or "", generation.limit)

@@ -16,6 +16,7 @@ from ..store.pairstore import PairStore
 from .config import RelabelConfig, installed_scorers, parse_checkpoints, parse_scorer_weights
 from .scorer_server_config import ScorerServerConfig
 from .scorers.precision import AUTO
+from .scorers.request_limits import LIMITS, describe_usage
 
 scorers_app = App(no_args_is_help=True, help="List and check the installed scorers.")
 _CHECKPOINT = (
@@ -28,6 +29,7 @@ _CHECKPOINT = (
     panels={
         "Rule": "rule scorer_weights tie_band tie_quantile select temperature fit_temperature",
         "Machine": "batch_size device dtype",
+        "Endpoint": " ".join(LIMITS),
     },
     parsers={"checkpoints": parse_checkpoints, "scorer_weights": parse_scorer_weights},
     values={
@@ -89,6 +91,8 @@ def _print_summary(summary: dict) -> None:
         )
     for reason, count in summary["excluded"].items():
         say(f"{count} {reason}", err=True)
+    for name, usage in summary.get("usage", {}).items():
+        say(f"{name}: {describe_usage(usage)}", err=True)
     for name, count in summary["truncated_prompts"].items():
         say(f"{count} prompts are longer than {name} reads, and were truncated", err=True)
 
@@ -110,6 +114,11 @@ def _print_plan(config: RelabelConfig, store: PairStore, as_json: bool) -> None:
         answer([asdict(scoring) for scoring in plans])
         return
     for scoring in plans:
+        if scoring.requests is not None:
+            say(
+                f"{scoring.scorer:<14}{scoring.unscored} to judge, in {scoring.requests} requests, and more if some fail"
+            )
+            continue
         seconds = scoring.seconds
         time = "time unknown: it has not scored here yet" if seconds is None else f"about {seconds:.0f} s"
         say(

@@ -8,6 +8,7 @@ from ..core.errors import UsageError
 from ..core.text import refuse_invisible
 from .rules import RULES
 from .scorers.precision import AUTO, DTYPES
+from .scorers.request_limits import RequestLimits
 from .selection import SELECTIONS
 
 
@@ -40,9 +41,9 @@ _SELECT_HELP = f"Which pairs to label: {_summaries((name, how.summary) for name,
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelabelConfig:
+class RelabelConfig(RequestLimits):
     scorers: tuple[str, ...] = ("pickscore",)
-    """Scorer's name, module:Class, the URL of one, or human for the labelling page; repeat for several. Defaults to
+    """Scorer's name, vlm:TEMPLATE, module:Class, the URL of one, or human for the labelling page; repeat for several. Defaults to
     pickscore."""
     checkpoints: dict[str, str] = field(default_factory=dict)
     """Scorer's checkpoint: PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official
@@ -70,6 +71,7 @@ class RelabelConfig:
     float32 either way."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.scorers:
             raise UsageError("name at least one --scorer")
         if len(set(self.scorers)) < len(self.scorers):

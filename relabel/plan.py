@@ -4,12 +4,15 @@ import json
 from dataclasses import dataclass
 
 from ..store import PairStore
+from .answer_scores import tags_of
 from .config import RelabelConfig
 from .embedding_cache import EmbeddingCache
 from .image_loader import BATCHES_AHEAD
 from .pairwise import PairwiseJudge, unjudged
 from .scorers.dual_encoder import DualEncoderScorer
 from .scorers.registry import Scorer, identity, load_scorers
+from .scorers.request_limits import limit_requests
+from .scorers.vlm import ChatJudge, PointJudge
 from .scores import unscored
 from .stage import TRAINING_SOURCES
 
@@ -33,20 +36,28 @@ class ScoringPlan:
     memory: int
     """Bytes of the weights and of the batches decoded ahead, and for hpsv3 of a layer's activations; the others' activations
     come on top."""
+    requests: int | None = None
+    """That a judge behind an endpoint would send, without retries; None for other scorers."""
 
 
 def plan(config: RelabelConfig, store: PairStore) -> list[ScoringPlan]:
     """One plan per scorer. Loads no weights and writes nothing."""
     scorers = load_scorers(config.scorers, config.checkpoints, config.device, config.dtype)
+    limit_requests(scorers, config)
     return [_plan(config, store, scorer) for scorer in scorers]
 
 
 def _plan(config: RelabelConfig, store: PairStore, scorer: Scorer) -> ScoringPlan:
     if isinstance(scorer, PairwiseJudge):
         pairs = len(unjudged(store, config.labeler or scorer.name, TRAINING_SOURCES))
-        return ScoringPlan(scorer.name, pairs, 0, -(-pairs // config.batch_size), None, 0)
+        requests = pairs * scorer.n_requests() if isinstance(scorer, ChatJudge) else None
+        return ScoringPlan(scorer.name, pairs, 0, -(-pairs // config.batch_size), None, 0, requests)
     items = unscored(store, identity(scorer), TRAINING_SOURCES)
     embedded, forward = 0, len(items)
+    if isinstance(scorer, PointJudge):
+        tags = tags_of(store, items) if scorer.needs_tags else {}
+        requests = sum(scorer.n_requests(tags.get(item.prompt_id)) for item in items)
+        return ScoringPlan(scorer.name, len(items), 0, -(-len(items) // config.batch_size), None, 0, requests)
     if isinstance(scorer, DualEncoderScorer):
         cached = EmbeddingCache(store.path / "cache" / "embeddings" / scorer.backbone / "images")
         embedded = sum(item.image_id in cached for item in items)

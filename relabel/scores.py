@@ -16,6 +16,7 @@ from ..core.signals import StopSignal
 from ..store import PairStore
 from ..store.images import stored_at
 from ..store.lazy_rows import LazyRows
+from .answer_scores import score_answers
 from .auto_batch import AutoBatch
 from .embedding_cache import EmbeddingCache
 from .image_loader import Item, image_batches
@@ -23,6 +24,7 @@ from .scorers.calls import needs_tags, parse_tags, refuse_without_tags, scores_o
 from .scorers.dual_encoder import DualEncoderScorer
 from .scorers.own_code import as_columns, as_embeddings, as_scores, own_code, prints_to_stderr
 from .scorers.registry import Scorer, identity
+from .scorers.vlm import PointJudge
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,13 +75,23 @@ def _items(store: PairStore, images: str, parameters: dict) -> LazyRows[Item]:
 
 @prints_to_stderr()
 def score_images(
-    store: PairStore, scorer: Scorer, items: LazyRows[Item], *, batch_size: int, run_id: UUID, stop: StopSignal
+    store: PairStore,
+    scorer: Scorer,
+    items: LazyRows[Item],
+    *,
+    batch_size: int,
+    run_id: UUID,
+    stop: StopSignal,
+    max_unreadable: float = 1.0,
 ) -> Counter[str]:
     """Score the items and put the scores into the store.
 
+    Args:
+        max_unreadable: fraction of a judge's answers that may be unreadable; once more are, the others are not asked for.
+
     Returns:
-        Counts: scored, not finite, unreadable images by reason, images left out because the scorer needs tags and their
-        prompt has none, and truncated prompts, each counted when first read.
+        Counts: scored, not finite, images without an answer, unreadable images by reason, images left out because the scorer
+        needs tags and their prompt has none, and truncated prompts, each counted when first read.
 
     Raises:
         UsageError: if the scorer needs tags, has no scores yet, and none of the prompts has any.
@@ -101,7 +113,9 @@ def score_images(
     if not items:
         store.ingest()
         return counts
-    if needs_tags(scorer):
+    if isinstance(scorer, PointJudge):
+        scored = score_answers(store, scorer, items, batch_size, counts, run_id, stop, max_unreadable)
+    elif needs_tags(scorer):
         tagged, tags = _tagged(store, scorer, items)
         counts["images whose prompt has no tags"] += len(items) - len(tagged)
         items, scored = tagged, _score_images(store, scorer, tagged, batch_size, counts, tags)
@@ -119,7 +133,9 @@ def score_images(
             ]
             store.append("scores", rows)  # of all columns in one part: an image has either all of them or none
             bar.update(len(batch))
-            stop.check(f"{counts['scored']} scores of {scorer.name} are in {store.path}")
+            if not isinstance(scorer, PointJudge):  # which hands on what it has been answered before it ends
+                stop.check(f"{counts['scored']} scores of {scorer.name} are in {store.path}")
+    stop.check(f"{counts['scored']} scores of {scorer.name} are in {store.path}")
     store.ingest()
     return counts
 

@@ -69,7 +69,22 @@ TABLES: dict[str, pa.Schema] = {
         notes=_TEXT,
     ),
     "evaluations": _schema(evaluation_id=_ID, generation_id=_ID, place=pa.int32(), tags=_TEXT),
+    "answers": _schema(
+        answer_id=_ID,
+        judge=_TEXT,
+        prompt_id=_ID,
+        image_id=_ID,
+        pair_id=_ID,
+        answer=_TEXT,
+        value=pa.float32(),
+        model=_TEXT,
+        template=_TEXT,
+        template_hash=_TEXT,
+        details=_TEXT,
+        run_id=_ID,
+    ),
 }
+
 
 CHECKSUM_LENGTH = 32
 """Hexadecimal digits of a part's sha256 in its name; the first parts that prefloop 0.1 wrote have 8 random digits there."""

@@ -110,6 +110,21 @@ create table evaluations (
     primary key (evaluation_id, generation_id)
 );
 
+create table answers (
+    answer_id uuid primary key,
+    judge varchar not null,
+    prompt_id uuid not null,
+    image_id uuid not null,
+    pair_id uuid,
+    answer varchar not null,
+    value float,
+    model varchar not null,
+    template varchar not null,
+    template_hash varchar not null,
+    details json not null,
+    run_id uuid
+);
+
 -- Views. A change here needs a new schema version, as a change of the tables does.
 
 -- The path of each image file, relative to the store's folder.

@@ -47,6 +47,9 @@ class Scorer(Protocol):
     is_endpoint: true if its checkpoint is a server's address, then # and anything else. If absent, it is one if it reads
         nothing and `checkpoint_needed` names an http address.
     checkpoint_needed: what to do if it cannot do without a checkpoint.
+    variant: static method from the text after NAME: to the class of that variant.
+    limit_requests: method that takes the stage's `RequestLimits`, if it sends requests.
+    requests_used: method that gives what its requests have used: requests, prompt_tokens, completion_tokens, cost.
     files: the paths of its weights, for `--dry-run`.
     memory: method from the batch size to the bytes of weights and activations, for `--dry-run`; by default the size of files.
     columns: names of further numbers for each image. `score_columns(prompts, images)` then gives them after the score,
@@ -70,7 +73,7 @@ def scorer_names() -> list[str]:
 
 
 def scorer_class(name: str) -> type:
-    """The class of an entry point's name, of `module:Class`, or of the scorer behind a URL.
+    """The class of an entry point's name, of NAME:VARIANT such as vlm:pair, of `module:Class`, or of the scorer behind a URL.
 
     Raises:
         UsageError: if there is none, or it is not a scorer.
@@ -84,7 +87,12 @@ def scorer_class(name: str) -> type:
         cls = _import(f"the scorer {name!r} of {points[name].value}", points[name].load)
     elif ":" in name:
         module, _, attribute = name.partition(":")
-        cls = _import(f"the scorer {name!r}", lambda: getattr(_module(module), attribute))
+        variant = getattr(scorer_class(module), "variant", None) if module in points else None
+        cls = (
+            variant(attribute)
+            if variant
+            else _import(f"the scorer {name!r}", lambda: getattr(_module(module), attribute))
+        )
     else:
         raise UsageError(
             f"unknown scorer {name!r}; choose from {', '.join(scorer_names())}, or give module:Class or a URL"
@@ -224,13 +232,14 @@ def load_scorer(name: str, checkpoint: str | None = None, device: str | None = N
 def load_scorers(
     names: Sequence[str], checkpoints: Mapping[str, str], device: str | None = None, dtype: str = AUTO
 ) -> list[Scorer]:
-    """Several scorers. The checkpoint under "" is for all that take one and are not named."""
-    for name in checkpoints.keys() - {"", *names}:
+    """Several scorers. The checkpoint under "" is for all that take one and are not named; one under NAME is for NAME:VARIANT
+    too."""
+    for name in checkpoints.keys() - {"", *names, *(name.partition(":")[0] for name in names)}:
         raise UsageError(f"--checkpoint names {name!r}, which is not one of the scorers: {', '.join(names)}")
     scorers = []
     for name in names:
         takes_one = name not in _objects.get() and _checkpoint_name(scorer_class(name))
-        default = checkpoints.get("") if takes_one else None
+        default = checkpoints.get(name.partition(":")[0], checkpoints.get("")) if takes_one else None
         scorers.append(load_scorer(name, checkpoints.get(name, default), device, dtype))
     twice = [key for key, count in Counter(map(identity, scorers)).items() if count > 1]
     if twice:

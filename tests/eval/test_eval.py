@@ -12,6 +12,7 @@ from uuid import UUID
 import content
 import pytest
 import torch
+from chat_server import ChatServer
 from PIL import Image
 from prefloop.cli import app
 from prefloop.core.hashing import RESULT_FILE
@@ -22,6 +23,7 @@ from prefloop.eval.stage import evaluate
 from prefloop.generate import read_prompts
 from prefloop.models.resolve import find_model
 from prefloop.models.trained_prompts import FILE, write_trained_prompts
+from prefloop.relabel.scorers.chat import BudgetSpent
 from prefloop.store import PairStore, PrefloopError, UsageError, prompt_id
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -74,6 +76,29 @@ def test_the_redder_model_wins_by_redness(store: PairStore, config: EvalConfig):
         "select n, case when model = ? then win_rate else 1 - win_rate end from win_rates", [config.models[0]]
     )
     assert (n, rate) == (20, 1.0)
+
+
+def test_a_judge_behind_an_endpoint_evaluates_within_its_budget(store: PairStore, config: EvalConfig, tmp_path: Path):
+    server = ChatServer()  # says how red an image is
+    template = tmp_path / "redness.toml"
+    template.write_text("""
+        kind = "point"
+        prompt = "{image}How red is it? {prompt}"
+        [answer]
+        numbers = ['Score: (\\d+)']
+        scale = [0, 255]
+    """)
+    scorer = f"vlm:{template}"
+    judged = replace(config, scorers=(scorer,), checkpoints={scorer: f"{server.url}#m"}, limit=2, max_requests=5)
+    with pytest.raises(BudgetSpent):
+        evaluate(judged, store)
+    assert len(server.asked) == 5
+    result = evaluate(judged, store)
+    server.close()
+    assert result["usage"] == {"vlm:redness": {"requests": 3}}
+    assert len(server.asked) == 8  # two models, two prompts, two images of each
+    assert result["scorers"]["vlm:redness"]["win_rate"] == 1.0
+    assert store.rows("select count(*) from answers") == [(8,)]
 
 
 def test_both_models_start_from_the_same_noise(

@@ -34,7 +34,7 @@ def page_file(store: PairStore, tiny_pipeline: Path, tmp_path: Path, monkeypatch
         scorers=("little_scorers:Redness",),
         num_inference_steps=1,
         n_resamples=10,
-        report="report",
+        output_dir="report",
     )
     monkeypatch.chdir(tmp_path)
     assert evaluate(config, store)["report"] == "report"

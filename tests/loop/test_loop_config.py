@@ -318,3 +318,20 @@ def test_the_identity_of_a_loop_does_not_depend_on_its_folder_or_the_number_of_r
     assert one == identity(settings(LoopConfig(output_dir="b", rounds=4, store="c")))
     assert one != identity(settings(LoopConfig(seed=1)))
     assert one != identity(settings(train={"learning_rate": 2e-4}))
+
+
+def test_limits_of_requests_are_settings_of_relabel_and_eval_that_a_loop_may_change(tmp_path: Path):
+    text = """
+        [relabel]
+        scorers = ["vlm:vqascore"]
+        checkpoints = { "vlm:vqascore" = "http://localhost:8000/v1#m" }
+        max_requests = 500
+        concurrency = 4
+        [eval]
+        requests_per_minute = 60
+    """
+    first = read_loop(written(tmp_path, text))
+    assert (first.relabel_config().max_requests, first.relabel_config().concurrency) == (500, 4)
+    assert first.eval_config(1, "base").requests_per_minute == 60
+    assert identity(first) == identity(read_loop(written(tmp_path, text.replace("500", "900").replace("60", "90"))))
+    assert identity(first) != identity(read_loop(written(tmp_path, text.replace("#m", "#n"))))

@@ -74,7 +74,7 @@ def eval_config(pipeline: Path, folder: Path, lines: str) -> EvalConfig:
         images_per_prompt=1,
         num_inference_steps=1,
         n_resamples=100,
-        report=str(folder / "report"),
+        output_dir=str(folder / "report"),
     )
 
 
