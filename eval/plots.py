@@ -157,7 +157,7 @@ def draw_sheet(
             if mark is not None:
                 sign, color = ("✓", "#1a7f37") if mark else ("✗", "#b3261e")
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-                at = {"ha": "right", "va": "top", "fontweight": "bold"}
+                at: dict[str, Any] = {"ha": "right", "va": "top", "fontweight": "bold"}
                 inset = 0.03 * side
                 axes.text(right - inset, upper - inset, sign, color=color, fontsize=10, bbox=box, **at)
             if row == 0:
