@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from ..core.text import visible
 from ..store import PairStore
 from .plots import plain_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from PIL.Image import Image
 
 
 def draw_sheet(
@@ -36,7 +41,10 @@ def draw_sheet(
     width, height = columns * (item_width + between), n_rows * row_height + top
     figure = Figure(figsize=(width, height), dpi=150)
     canvas = FigureCanvasAgg(figure)
-    figure.text(between / 2 / width, 1 - 0.2 / height, plain_text(heading), fontsize=9, va="center")
+    # one pair of axes in inches for everything: one for each image takes three times as long
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
+    axes.set_axis_off()
+    axes.text(between / 2, height - 0.2, plain_text(heading), fontsize=9, va="center")
     for number, (text, images, marks) in enumerate(items):
         row, column = divmod(number, columns)
         x = between / 2 + column * (item_width + between)
@@ -44,23 +52,30 @@ def draw_sheet(
         prompt = visible(text)
         longest = int(item_width * 17)  # characters that fit at this size
         short = prompt if len(prompt) <= longest else prompt[: longest - 1] + "…"
-        figure.text(x / width, (y + side + 0.06) / height, plain_text(short), fontsize=8, va="bottom")
+        axes.text(x, y + side + 0.06, plain_text(short), fontsize=8, va="bottom")
         for place, (image, mark) in enumerate(zip(images, marks, strict=True)):
             left = x + place * (side + gap)
-            axes = figure.add_axes((left / width, y / height, side / width, side / height))
-            axes.imshow(load_image(store.image_path(image)))
-            axes.set_xticks([])
-            axes.set_yticks([])
-            for spine in axes.spines.values():
-                spine.set_color("#cccccc")
+            right, upper = _draw_image(axes, load_image(store.image_path(image)), (left, y), side)
             if mark is not None:
                 sign, color = ("✓", "#1a7f37") if mark else ("✗", "#b3261e")
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-                at = {"transform": axes.transAxes, "ha": "right", "va": "top", "fontweight": "bold"}
-                axes.text(0.97, 0.97, sign, color=color, fontsize=10, bbox=box, **at)
+                at: dict[str, Any] = {"ha": "right", "va": "top", "fontweight": "bold"}
+                inset = 0.03 * side
+                axes.text(right - inset, upper - inset, sign, color=color, fontsize=10, bbox=box, **at)
             if row == 0:
                 title = plain_text(titles[place])
-                figure.text(
-                    (left + side / 2) / width, 1 - 0.5 / height, title, fontsize=8, ha="center", color="#666666"
-                )
+                axes.text(left + side / 2, height - 0.5, title, fontsize=8, ha="center", color="#666666")
     canvas.print_png(path)
+
+
+def _draw_image(axes: "Axes", image: "Image", corner: tuple[float, float], side: float) -> tuple[float, float]:
+    """Draw an image, framed, in the middle of a square; its upper right corner."""
+    from matplotlib.patches import Rectangle
+
+    scale = side / max(image.size)
+    width, height = image.width * scale, image.height * scale
+    left, bottom = corner[0] + (side - width) / 2, corner[1] + (side - height) / 2
+    extent = (left, left + width, bottom, bottom + height)
+    axes.imshow(image, extent=extent, aspect="auto")
+    axes.add_patch(Rectangle((left, bottom), width, height, fill=False, edgecolor="#cccccc", linewidth=0.8))
+    return left + width, bottom + height

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import train_config
 from prefloop.cli import app
 from prefloop.core.hashing import RESULT_FILE
 from prefloop.eval import EvalConfig
@@ -60,11 +61,20 @@ def test_a_checkpoint_has_the_weights_that_a_run_of_as_many_steps_ends_with(
     assert (model.trained_with or {})["labelers"] == (result.trained_with or {})["labelers"]
 
 
+@pytest.fixture(scope="module")
+def _run(tiny_pipeline: Path, _labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    store = PairStore(shutil.copytree(_labelled, folder / "store"))
+    config = train_config(tiny_pipeline, folder)
+    train(replace(config, lora_rank=2, learning_rate=5e-2, max_train_steps=4, **STEPS), store)
+    return folder
+
+
 @pytest.fixture
-def run(labelled: PairStore, config: TrainConfig) -> Path:
-    """A finished run of four steps with all of its checkpoints."""
-    train(replace(config, lora_rank=2, learning_rate=5e-2, max_train_steps=4, **STEPS), labelled)
-    return Path(config.output_dir)
+def run(_run: Path, labelled: PairStore, config: TrainConfig) -> Path:
+    """A finished run of four steps with all of its checkpoints, trained once and copied; the store knows of it."""
+    shutil.copytree(_run / "store", labelled.path, dirs_exist_ok=True)
+    return Path(shutil.copytree(_run / "tuned", config.output_dir))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 import shlex
 import shutil
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,14 @@ class World:
 
 
 @pytest.fixture
-def world(store: PairStore) -> World:
+def world(_world: World, tmp_path: Path) -> World:
     """Model a generated four images of a fox and two of a cat, model b later two of the fox. Nothing is paired."""
+    return replace(_world, store=PairStore(shutil.copytree(_world.store.path, tmp_path / "store")))
+
+
+@pytest.fixture(scope="module")
+def _world(_empty: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
+    store = PairStore(shutil.copytree(_empty, tmp_path_factory.mktemp("world") / "store"))
     models = {"a": UUID(int=1), "b": UUID(int=2)}
     store.append(
         "models", [{"model_id": identity, "name": f"model-{name}", "config": "{}"} for name, identity in models.items()]
