@@ -136,7 +136,6 @@ class State:
             for table in TABLES:
                 truncate_table(self.output / f"{table}.csv", step)
             print(f"resuming from step {step} in {self.output}", file=sys.stderr)
-        self.accelerator.wait_for_everyone()
         return step
 
     def _refuse_other(self, path: Path, manifest: dict) -> None:
