@@ -93,8 +93,10 @@ def _pairs_of_run(config: TrainConfig, store: PairStore, pairs: Pairs | None, ra
 
     def find() -> None:
         kept = load_pairs(Path(config.output_dir), config, store)
-        begins = kept is None
-        found.append((begins, kept or pairs or select_pairs(store, config)))
+        if kept is not None:
+            found.append((False, kept))
+        else:
+            found.append((True, select_pairs(store, config) if pairs is None else pairs))
 
     ranks.on_main(find)
     if ranks.world == 1:

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from uuid import UUID
@@ -193,18 +193,18 @@ class TensorCache:
         ranks.together(lambda: [self.add_file(name) for of in written for name in of if name not in names])
 
 
-def open_cache(folder: Path, ids: Iterable[UUID], ranks: Ranks = ALONE) -> tuple[TensorCache, list[UUID]]:
+def open_cache(folder: Path, ids: Collection[UUID], ranks: Ranks = ALONE) -> tuple[TensorCache, list[UUID]]:
     """A cache and which of the ids have no row in it, as the main process finds it: the others open the folder when it has
     removed what is damaged."""
     opened: list[TensorCache] = []
 
-    def missing() -> bytes:
+    def open_and_verify() -> bytes:
         opened.append(TensorCache(folder))
         return b"".join(identity.bytes for identity in opened[0].missing(ids))
 
-    found = ranks.from_main(ranks.together(lambda: missing() if ranks.is_main else b""))
-    cache = opened[0] if opened else TensorCache(folder)
-    return cache, [UUID(bytes=found[at : at + 16]) for at in range(0, len(found), 16)]
+    found = ranks.from_main(ranks.together(lambda: open_and_verify() if ranks.is_main else b""))
+    ranks.together(lambda: None if ranks.is_main else open_and_verify())
+    return opened[0], [UUID(bytes=found[at : at + 16]) for at in range(0, len(found), 16)]
 
 
 def joined(parts: Sequence[Mapping[str, Tensor | list[Tensor]]]) -> dict[str, Tensor]:
