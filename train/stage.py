@@ -22,7 +22,7 @@ from ..store import PairStore, PrefloopError
 from ..store.runs import Run, run
 from .checkpoint import write_error
 from .config import TrainConfig
-from .distributed import TIMEOUT, on_cpu, refuse_sharding, refuse_unshared
+from .distributed import TIMEOUT, on_cpu, refuse_unshared
 from .pairs import Pairs
 from .preflight import refuse_impossible, refuse_unsuitable
 from .ranks import Ranks, is_lost_process, lost_process
@@ -67,7 +67,6 @@ def train(
     refuse_resume_with_overwrite(resume, overwrite)
     output = Path(config.output_dir)
     refuse_impossible(config)
-    refuse_sharding()
     with (stop or StopSignal()).listening() as stop, ExitStack() as held:
         model = with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
         family = family_of(model)

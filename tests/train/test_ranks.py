@@ -16,11 +16,14 @@ import torch
 from PIL import Image
 from prefloop.core.errors import BadDataError, IntegrityError, Interrupted, PrefloopError, UsageError
 from prefloop.core.signals import StopSignal
+from prefloop.store import PairStore
+from prefloop.train import TrainConfig
 from prefloop.train.crops import Crop
 from prefloop.train.distributed import refuse_sharding, refuse_unshared
 from prefloop.train.prepare import on_first_use
 from prefloop.train.ranks import Ranks
 from prefloop.train.read_ahead import CropReader
+from prefloop.train.stage import train
 from prefloop.train.tensor_cache import Rows, TensorCache, open_cache
 
 IDS = [UUID(int=number) for number in range(1, 21)]
@@ -203,10 +206,12 @@ def test_an_image_is_decoded_once_for_all_its_crops():
 @pytest.mark.parametrize(
     ("variable", "name"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")]
 )
-def test_a_model_split_over_processes_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, name: str):
-    refuse_sharding()
+def test_a_model_split_over_processes_is_refused_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch, variable: str, name: str, labelled: PairStore, config: TrainConfig
+):
     monkeypatch.setenv(variable, "false")
     refuse_sharding()
-    monkeypatch.setenv(variable, "true")
+    monkeypatch.setenv(variable, "true")  # as `accelerate launch` sets it from its configuration
     with pytest.raises(UsageError, match=f"configured for {name}.*torchrun"):
-        refuse_sharding()
+        train(config, labelled)
+    assert not Path(config.output_dir).exists()

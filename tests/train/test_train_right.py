@@ -293,7 +293,8 @@ def test_two_processes_with_half_the_batch_each_take_the_steps_of_one_and_are_re
     codes, printed = two_processes([*words, "--max-train-steps", 1], tmp_path)
     assert codes == [0, 0], printed
     with pytest.raises(
-        UsageError, match=r"began with 2 processes and this is 1; use 2, .* `torchrun --nproc-per-node 2`.*steps 2 keeps the pairs"
+        UsageError,
+        match=r"began with 2 processes and this is 1; use 2, .* `torchrun --nproc-per-node 2`.*steps 2 keeps the pairs",
     ):
         train(two, labelled, resume=True)
     codes, printed = two_processes(words, tmp_path)
