@@ -44,3 +44,17 @@ def die_while_encoding() -> None:
         write(*arguments)
 
     tensor_cache.write_tensors = killed
+
+
+def die_while_training() -> None:
+    """The second process is killed in its second step."""
+    from prefloop.train.trainer import Trainer
+
+    step = Trainer.step
+
+    def killed(self: Trainer, micro_batches: Any = None) -> Any:
+        if os.environ["RANK"] == "1" and self.global_step == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, micro_batches)
+
+    Trainer.step = killed

@@ -13,7 +13,7 @@ from prefloop.train.stage import train
 from prefloop.train.tensor_cache import TensorCache
 from run_options import decided
 from safetensors.torch import load_file
-from two_processes import die_while_encoding, two_processes
+from two_processes import die_while_encoding, die_while_training, two_processes
 
 pytestmark = [
     pytest.mark.slow,  # processes load torch and connect
@@ -61,3 +61,12 @@ def test_two_processes_of_which_one_was_killed_go_on_and_cache_what_one_process_
                 assert torch.allclose(one, both, rtol=1e-5)
             else:
                 assert torch.equal(one, both), (name, tensor)
+
+
+def test_a_process_that_dies_in_a_step_ends_the_others_in_words(
+    labelled: PairStore, config: TrainConfig, tmp_path: Path
+):
+    codes, printed = two_processes(words(config, labelled.path), tmp_path, die_while_training)
+    assert codes == [1, -9], printed
+    assert "another process of this training has ended" in printed[0]
+    assert "Traceback" not in printed[0]
