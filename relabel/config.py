@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from ..core.errors import UsageError
 from ..core.text import refuse_invisible
+from .judges.request_limits import RequestLimits
 from .rules import RULES
 from .scorers.precision import AUTO, DTYPES
-from .scorers.request_limits import RequestLimits
 from .selection import SELECTIONS
 
 
