@@ -4,29 +4,33 @@ The cache is keyed by what made it (weights of the encoder, crop of the image), 
 """
 
 import json
-import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core.errors import cannot_write
+from ..core.id_columns import IdColumn, Keys, as_keys
 from ..core.ids import content_id
 from ..core.progress import progress
 from ..core.signals import StopSignal
 from ..store import BadDataError, ImageError, PairStore, load_image
-from .crops import Crop, resize_and_crop
+from .crop_plan import ImageCrops, uses_any
+from .crops import resize_and_crop
 from .pairs import Pairs
-from .tensor_file import DamagedError, read_about, read_tensors, write_tensors
+from .shards import Shards
+from .tensor_file import write_tensors
 
 ENCODE_PIXELS = 16 * 512 * 512  # at once; sixteen images of 1024² would need more memory than training
 SHARD = 1024  # rows per file
 CROP_COORDINATES = "frame"  # the tensor's name in files of version 0.1, whose latents are still used
 EMPTY_PROMPT_ID = content_id(b"empty prompt")
-_NAME = re.compile("[0-9a-f]{32}")  # stems of our files; others are left alone
 LENGTH = ".length"  # ends the name of the tensor with the lengths of ragged rows
 Rows = tuple[list[UUID], Mapping[str, Tensor | list[Tensor]]]
 
@@ -44,67 +48,51 @@ class TensorCache:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(folder, error) from error
-        self._place: dict[UUID, tuple[Path, int]] = {}
-        self._open: dict[Path, dict[str, Tensor]] = {}
-        """Verified files."""
-        self._damaged: list[Path] = []
-        for path in sorted(folder.glob("*.safetensors")):
-            if _NAME.fullmatch(path.stem):
-                self._index(path)
-
-    def _index(self, path: Path) -> None:
-        try:
-            ids = [UUID(identity) for identity in json.loads(read_about(path)["ids"])]
-        except (DamagedError, KeyError, ValueError, TypeError, AttributeError):
-            self._damaged.append(path)
-        except FileNotFoundError:
-            pass  # another run found it damaged and removed it
-        else:
-            self._place |= {identity: (path, at) for at, identity in enumerate(ids)}
+        self._shards = Shards(folder)
 
     def missing(self, ids: Iterable[UUID]) -> list[UUID]:
         """The ids that have no row, or whose file is damaged."""
         ids = list(ids)
-        for path in {self._place[identity][0] for identity in ids if identity in self._place}:
-            self._verify(path)
-        if self._damaged:
-            n, names = len(self._damaged), {path.name for path in self._damaged}
-            self._place = {identity: place for identity, place in self._place.items() if place[0].name not in names}
-            for path in self._damaged:
-                path.unlink(missing_ok=True)
-            self._damaged.clear()
+        return [ids[at] for at in np.flatnonzero(self.lacks(as_keys(ids))).tolist()]
+
+    def lacks(self, keys: Keys) -> NDArray[np.bool_]:
+        """Whether each id has no row, or its file is damaged."""
+        shards = self._shards
+        number, _ = shards.rows.find(keys)
+        for used in np.unique(number[number >= 0]).tolist():
+            shards.open(shards.rows.names[used])
+        if n := shards.remove_damaged():
             files = "1 file is" if n == 1 else f"{n} files are"
             print(
                 f"{files} damaged, or without a checksum, in {self.folder}; removed, and what is needed of it is computed again",
                 file=sys.stderr,
             )
-        return [identity for identity in ids if identity not in self._place]
-
-    def _verify(self, path: Path) -> None:
-        if path in self._open:
-            return
-        try:
-            self._open[path], _ = read_tensors(path)
-        except (DamagedError, FileNotFoundError):
-            self._damaged.append(path)
+            number, _ = shards.rows.find(keys)
+        shards.write_index()
+        return number < 0
 
     def add(self, ids: Sequence[UUID], tensors: dict[str, Tensor]) -> None:
         """Write rows as one file."""
         path = self.folder / f"{content_id(''.join(identity.hex for identity in ids).encode()).hex}.safetensors"
         write_tensors(path, tensors, {"ids": json.dumps([str(identity) for identity in ids])})
-        self._open[path], _ = read_tensors(path)
-        self._index(path)
+        self._shards.add(path.name, as_keys(ids))
+
+    def _places(self, ids: Sequence[UUID]) -> Iterator[tuple[dict[str, Tensor], int]]:
+        """The tensors of the file of each id, and its row in them; KeyError if it has none."""
+        rows = self._shards.rows
+        for identity, number, row in zip(ids, *(found.tolist() for found in rows.find(as_keys(ids))), strict=True):
+            if number < 0:
+                raise KeyError(identity)
+            yield self._shards.tensors(rows.names[number]), row
 
     def rows(self, name: str, ids: Sequence[UUID]) -> Tensor:
         """The tensor `name` of the ids, stacked in their order; none may be missing."""
-        places = [self._place[identity] for identity in ids]
-        return torch.stack([self._open[path][name][at] for path, at in places])
+        return torch.stack([tensors[name][at] for tensors, at in self._places(ids)])
 
     def ragged(self, name: str, ids: Sequence[UUID]) -> list[Tensor]:
         """The tensor `name` of the ids, whose lengths may differ, without padding."""
         rows = []
-        for path, at in (self._place[identity] for identity in ids):
-            tensors = self._open[path]
+        for tensors, at in self._places(ids):
             length = tensors[f"{name}{LENGTH}"][at] if f"{name}{LENGTH}" in tensors else None
             rows.append(tensors[name][at] if length is None else tensors[name][at, : int(length)])
         return rows
@@ -140,8 +128,11 @@ class TensorCache:
                         break
                 if ids:
                     self.add(ids, joined(parts))
+                if stop is not None and stop.requested:
+                    self._shards.write_index()
                 if stop is not None:
                     stop.check(f"{what}: {bar.n} of {len(missing)} are kept")
+        self._shards.write_index()
 
 
 def joined(parts: Sequence[Mapping[str, Tensor | list[Tensor]]]) -> dict[str, Tensor]:
@@ -165,7 +156,7 @@ def encode_batch(height: int, width: int) -> int:
 def cache_latents(
     store: PairStore,
     pairs: Pairs,
-    crops: Mapping[UUID, set[Crop]],
+    crops: ImageCrops,
     encode: Callable[[Tensor], tuple[Tensor, Tensor]],
     key: str,
     stop: StopSignal | None = None,
@@ -174,7 +165,7 @@ def cache_latents(
     """Encode the crops of the pairs' images that are not in the cache yet.
 
     Args:
-        crops: of each image.
+        crops: those of the pairs' images, from `image_crops`.
         encode: from pixels (N, 3, H, W) to mean and standard deviation of their scaled latents, each (N, C, h, w).
         key: hash of the encoder's weights.
 
@@ -187,16 +178,15 @@ def cache_latents(
         Interrupted: after a signal.
     """
     cache = TensorCache(store.path / "cache" / f"latents-{key[:16]}")
-    paths = pairs.image_paths()
-    work = {crop.key(image): (image, crop) for image, used in crops.items() for crop in used}
+    work = crops.select(np.flatnonzero(cache.lacks(crops.keys)))
+    work = work.select(np.argsort(work.keys))
     unreadable: dict[UUID, str] = {}
 
     def encoded(ids: Sequence[UUID]) -> Rows:
         pixels, coordinates, readable = [], [], []
-        for identity in ids:
-            image, crop = work[identity]
+        for identity, (image, path, crop) in zip(ids, work.sources(ids), strict=True):
             try:
-                cropped, crop_coordinates = resize_and_crop(load_image(store.path / paths[image], image), crop)
+                cropped, crop_coordinates = resize_and_crop(load_image(store.path / path, image), crop)
             except ImageError as error:
                 unreadable[image] = error.reason
                 continue
@@ -210,23 +200,20 @@ def cache_latents(
         rows = {"mean": mean.half().cpu(), "std": std.half().cpu(), CROP_COORDINATES: torch.tensor(coordinates)}
         return readable, rows
 
-    missing = cache.missing(sorted(work))
-    for size in sorted({work[identity][1].size for identity in missing}):
-        alike = [identity for identity in missing if work[identity][1].size == size]
-        cache.fill(alike, encoded, "encoding images", encode_batch(*size), stop)
+    for size, rows in work.by_size():
+        cache.fill(IdColumn(work.keys[rows]), encoded, "encoding images", encode_batch(*size), stop)
     if not unreadable:
         return cache, pairs
-    if len(unreadable) > max_unreadable * len(paths):
+    if len(unreadable) > max_unreadable * crops.n_images:
         reasons = ", ".join(sorted(set(unreadable.values())))
         raise BadDataError(
-            f"{len(unreadable)} of {len(paths)} images cannot be used ({reasons}); `prefloop store check` names them"
+            f"{len(unreadable)} of {crops.n_images} images cannot be used ({reasons}); `prefloop store check` names them"
         )
     print(f"{len(unreadable)} images cannot be used; their pairs are excluded", file=sys.stderr)
-    readable = (
-        part.select(at for at, pair in enumerate(part) if not {pair.chosen, pair.rejected} & unreadable.keys())
-        for part in (pairs.train, pairs.validation)
+    train, validation = (
+        part.select(np.flatnonzero(~uses_any(part.table, list(unreadable)))) for part in (pairs.train, pairs.validation)
     )
-    return cache, Pairs(*readable)
+    return cache, replace(pairs, train=train, validation=validation)
 
 
 def _kept(rows: Tensor | list[Tensor], dtype: torch.dtype) -> Tensor | list[Tensor]:
@@ -258,5 +245,6 @@ def cache_prompt_embeds(
             embeds = encode([prompts[identity] for identity in ids])
         return list(ids), {name: _kept(rows, dtype) for name, rows in embeds.items()}
 
-    cache.fill(cache.missing(sorted(prompts)), encoded, "encoding prompts", 64, stop)
+    ids = np.sort(as_keys(prompts))
+    cache.fill(IdColumn(ids[cache.lacks(ids)]), encoded, "encoding prompts", 64, stop)
     return cache

@@ -18,7 +18,8 @@ from ..models.parts import with_parts
 from ..store import IntegrityError, PairStore
 from .cache import Rows, TensorCache, cache_latents, cache_prompt_embeds
 from .config import TrainConfig
-from .data import TrainingData, image_crops
+from .crop_plan import image_crops
+from .data import TrainingData
 from .pair_denoiser import PairDenoiser
 from .pairs import Pairs, select_pairs
 from .policy import load_text_encoders, load_vae
@@ -151,7 +152,7 @@ def with_reference_errors(
         # the batches come crop size by crop size
         by_size: dict[tuple[int, int], list[UUID]] = {}
         for draw_id in ids:
-            by_size.setdefault(data.crops[draws[draw_id].pair.pair_id].size, []).append(draw_id)
+            by_size.setdefault(data.crop(draws[draw_id].pair).size, []).append(draw_id)
         return [draw_id for alike in by_size.values() for draw_id in alike], {"errors": torch.cat(rows)}
 
     missing = cache.missing(sorted(draws))
