@@ -21,7 +21,7 @@ from .verdict import headline, short_names, sweep_verdict, verdict
     EvalConfig,
     panels={
         "Sampling": "num_inference_steps guidance_scale resolution scheduler negative_prompt",
-        "Machine": "batch_size dtype device",
+        "Machine": "batch_size dtype device workers",
     },
     parsers={"checkpoints": parse_checkpoints},
     values={"scorers": installed_scorers},

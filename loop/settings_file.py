@@ -26,7 +26,7 @@ _SECTIONS = {"loop": LoopConfig, **STAGES}
 SETTINGS = "loop.json"
 # may differ when a loop goes on: where it lies, how much of it is wanted, and what does not affect its results
 _MAY_CHANGE = {"loop": ("dir", "store", "rounds")}
-_MAY_CHANGE |= dict.fromkeys(STAGES, ("device",))
+_MAY_CHANGE |= dict.fromkeys(STAGES, ("device", "workers"))
 
 
 def recipes() -> dict[str, str]:

@@ -21,7 +21,7 @@ _CHECKPOINT = "PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; 
     RelabelConfig,
     panels={
         "Rule": "rule scorer_weights tie_band tie_quantile select temperature fit_temperature",
-        "Machine": "batch_size device dtype",
+        "Machine": "batch_size device dtype workers",
     },
     parsers={"checkpoints": parse_checkpoints, "scorer_weights": parse_scorer_weights},
     values={"scorers": installed_scorers},

@@ -22,6 +22,7 @@ from .image_loader import Item, image_batches
 from .scorers.dual_encoder import DualEncoderScorer
 from .scorers.own_code import as_embeddings, as_scores, own_code
 from .scorers.registry import Scorer, identity
+from .scoring_pool import Workers, pooled_embeddings, pooled_prompts, pooled_scores
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,9 +70,19 @@ def _items(store: PairStore, images: str, parameters: dict) -> LazyRows[Item]:
 
 
 def score_images(
-    store: PairStore, scorer: Scorer, items: LazyRows[Item], *, batch_size: int, run_id: UUID, stop: StopSignal
+    store: PairStore,
+    scorer: Scorer,
+    items: LazyRows[Item],
+    *,
+    batch_size: int,
+    run_id: UUID,
+    stop: StopSignal,
+    workers: Workers | None = None,
 ) -> Counter[str]:
     """Score the items and put the scores into the store.
+
+    Args:
+        workers: of this scorer; None if this process scores.
 
     Returns:
         Counts: scored, not finite, unreadable images by reason, and truncated prompts, each counted when first read.
@@ -89,7 +100,9 @@ def score_images(
         store.ingest()
         return counts
     if isinstance(scorer, DualEncoderScorer):
-        scored = _score_embeddings(store, scorer, items, batch_size, counts)
+        scored = _score_embeddings(store, scorer, items, batch_size, counts, workers, stop)
+    elif workers is not None:
+        scored = pooled_scores(workers, store.path, items, batch_size, counts, stop)
     else:
         scored = _score_images(store, scorer, items, batch_size, counts)
     with progress(len(items), f"scoring by {scorer.name}") as bar, closing(scored) as batches:
@@ -141,7 +154,13 @@ def _count_truncated(scorer: Scorer, prompts: list[str], counts: Counter[str]) -
 
 
 def _score_embeddings(
-    store: PairStore, scorer: DualEncoderScorer, items: LazyRows[Item], batch_size: int, counts: Counter[str]
+    store: PairStore,
+    scorer: DualEncoderScorer,
+    items: LazyRows[Item],
+    batch_size: int,
+    counts: Counter[str],
+    workers: Workers | None,
+    stop: StopSignal,
 ) -> Batches:
     """Items with their scores, from embeddings: cached ones first, then the others, each image once."""
     folder = store.path / "cache" / "embeddings" / scorer.backbone
@@ -158,12 +177,18 @@ def _score_embeddings(
         with own_code(scorer):
             return auto_batch[kind](lambda batch: as_embeddings(scorer, embed(batch), len(batch)), inputs)
 
+    def items_of(ids: Sequence[UUID]) -> list[Item]:
+        return list(items.select([row for image in ids for row in (first[image.bytes], *more.get(image.bytes, ()))]))
+
     def scored(ids: Sequence[UUID]) -> tuple[list[Item], NDArray[np.float32]]:
-        rows = [row for image in ids for row in (first[image.bytes], *more.get(image.bytes, ()))]
-        batch = list(items.select(rows))
+        batch = items_of(ids)
         image_embeddings, prompt_embeddings = images.get([item.image_id for item in batch]), None
         if scorer.needs_prompt:
             new = list({item.prompt_id: item.prompt for item in batch if item.prompt_id not in prompts}.items())
+            if workers is not None:
+                for prompt_ids, embeddings in pooled_prompts(workers, new, batch_size, counts, stop):
+                    prompts.add(prompt_ids, embeddings)
+                new = []
             for start in range(0, len(new), batch_size):
                 prompt_ids, texts = zip(*new[start : start + batch_size], strict=True)
                 _count_truncated(scorer, list(texts), counts)
@@ -181,6 +206,13 @@ def _score_embeddings(
         while ids := list(islice(cached, CACHED_BATCH)):
             yield scored(ids)
         uncached = items.select(row for image, row in first.items() if _as_uuid(image) not in images)
+        if workers is not None:
+            of_prompts = prompts if scorer.needs_prompt else None
+            for ids in pooled_embeddings(
+                workers, store.path, uncached, items_of, images, of_prompts, batch_size, counts, stop
+            ):
+                yield scored(ids)
+            return
         for batch, pixels in image_batches(store.path, uncached, batch_size, counts, preprocess):
             if batch:
                 ids = [item.image_id for item in batch]
