@@ -11,14 +11,15 @@ from .validate import positive
 
 MAX_WORKERS = 10_000
 W = TypeVar("W")
+W_co = TypeVar("W_co", covariant=True)
 J = TypeVar("J")
 R = TypeVar("R")
 
 
-class Pool(Protocol[W]):
+class Pool(Protocol[W_co]):
     """One or several workers, each with one object, such as a loaded model."""
 
-    def done(self, function: Callable[[W, J], R], jobs: Iterable[J], stop: StopSignal) -> Iterator[tuple[J, R]]:
+    def done(self, function: Callable[[W_co, J], R], jobs: Iterable[J], stop: StopSignal) -> Iterator[tuple[J, R]]:
         """Each job with what the function makes of it, in any order. Jobs are drawn from the iterable as they are needed.
 
         Args:

@@ -83,7 +83,8 @@ class RayPool(Generic[W]):
                 self._add_actor()
 
     def _add_actor(self) -> None:
-        actor = ray.remote(_Worker).options(**self._options).remote(self._make, os.getcwd())
+        kind: Any = ray.remote(_Worker)
+        actor = kind.options(**self._options).remote(self._make, os.getcwd())
         self._loading[actor.load.remote()] = actor
 
     def _take_loaded(self) -> None:

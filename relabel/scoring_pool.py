@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,7 @@ def scorer_workers(
 
 def pooled_scores(
     workers: Workers, folder: Path, items: LazyRows[Item], batch_size: int, counts: Counter[str], stop: StopSignal
-) -> Iterator[tuple[list[Item], NDArray[np.float32]]]:
+) -> Generator[tuple[list[Item], NDArray[np.float32]]]:
     """Items with their scores."""
     prompts = list({item.prompt for item in items})
     ((_, n_truncated),) = workers.done(ScorerWorker.n_truncated, [prompts], stop)
@@ -88,10 +88,11 @@ def pooled_embeddings(
     def jobs() -> Iterator[ScoringJob]:
         # the batches of images and of prompts are those of a single process, so that rounding is the same
         for start in range(0, len(items), batch_size):
-            batch, new = list(items[start : start + batch_size]), dict[UUID, str]()
-            for item in items_of([item.image_id for item in batch]) if prompts is not None else ():
-                if item.prompt_id not in handed_out and item.prompt_id not in prompts:
-                    new[item.prompt_id] = item.prompt
+            batch, new = list(items[start : start + batch_size]), {}
+            if prompts is not None:
+                every = items_of([item.image_id for item in batch])
+                known = (i.prompt_id in handed_out or i.prompt_id in prompts for i in every)
+                new = {i.prompt_id: i.prompt for i, is_known in zip(every, known, strict=True) if not is_known}
             handed_out.update(new)
             ids_of[batch[0].image_id] = list(new)
             texts = list(new.values())
