@@ -229,15 +229,18 @@ def _connect(n: int, device: str | None) -> dict[str, Any]:
     """Connect to RAY_ADDRESS, or start Ray on this machine until the process ends; the options of an actor.
 
     Raises:
-        UsageError: if this machine has fewer GPUs than workers.
+        UsageError: if this machine has fewer GPUs than workers, or RAY_ADDRESS is for Ray's client.
         PrefloopError: if no cluster answers.
     """
     address = os.environ.get("RAY_ADDRESS")
+    if address and address.startswith("ray://"):
+        raise UsageError(f"RAY_ADDRESS={address} is for Ray's client; run the command with `ray job submit` instead")
     if not ray.is_initialized():
         quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         own = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         # Ray would report its use to its makers, and give way to every other process
-        os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"})
+        for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}.items():
+            os.environ.setdefault(name, value)
         handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address or "local", **quiet, **({} if address else own))

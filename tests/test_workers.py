@@ -33,6 +33,7 @@ from prefloop.store.check import check
 
 ray = pytest.importorskip("ray")
 STOP = StopSignal()
+ON_SIGTERM = signal.getsignal(signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,7 @@ def test_jobs_are_drawn_two_per_worker_ahead_and_all_are_done(folder: Path):
             ahead.append(drawn - len(results))
     assert results == {job: 2 * job for job in range(12)}
     assert max(ahead) <= 4
+    assert signal.getsignal(signal.SIGTERM) is ON_SIGTERM  # Ray's own would end the process
     assert 1 <= events(folder, "made") <= 2
 
 
