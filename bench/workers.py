@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m prefloop.bench.workers --images 200
 
-Prints a row for each case. Nodes are three `ray start` on 127.0.0.1, GPUs are faked. It takes minutes.
+Prints a row for each case. Nodes are three `ray start` on 127.0.0.2 to 4, GPUs are faked. It takes minutes.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from prefloop.core.executor import pool_of
 from prefloop.core.signals import StopSignal
 
 PORT = 46379
+HEAD = f"127.0.0.2:{PORT}"
 BATCH = 8
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -38,7 +39,7 @@ class Processes:
     """Processor time by process, as last seen."""
 
     def environment(self, **more: str) -> dict[str, str]:
-        return os.environ | {"PREFLOOP_BENCH": self.mark, "RAY_TMPDIR": tempfile.gettempdir()} | more
+        return os.environ | {"PREFLOOP_BENCH": self.mark, "RAY_AUTH_MODE": "token"} | more
 
     def living(self, word: str = "") -> list[int]:
         """Those with a word in their command line."""
@@ -110,14 +111,20 @@ def signal_driver(number: int, case: Case, process: subprocess.Popen) -> None:
     os.kill(process.pid, number)
     began = time.monotonic()
     code = process.wait()
-    left = case.processes.left_after(30)
-    print(f"    exit {code}; {left} processes left {time.monotonic() - began:.0f} s after the signal")
+    while case.processes.living("_Worker"):
+        time.sleep(0.2)
+    workers = time.monotonic() - began
+    left = case.processes.left_after(120)
+    took = time.monotonic() - began
+    print(
+        f"    exit {code}; the last worker ended {workers:.0f} s after the signal; {left} processes left after {took:.0f} s"
+    )
     case.start(2).wait()
 
 
 @contextmanager
-def node(processes: Processes, *words: str) -> Iterator[subprocess.Popen]:
-    words = ("--node-ip-address", "127.0.0.1", "--disable-usage-stats", "--block", *words)
+def node(processes: Processes, host: int, *words: str) -> Iterator[subprocess.Popen]:
+    words = ("--node-ip-address", f"127.0.0.{host}", "--disable-usage-stats", "--block", *words)
     started = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", *words],
         env=processes.environment(RAY_worker_niceness="0"),
@@ -134,7 +141,7 @@ def node(processes: Processes, *words: str) -> Iterator[subprocess.Popen]:
 
 @contextmanager
 def cluster(processes: Processes, *words: str) -> Iterator[None]:
-    with node(processes, "--head", "--port", str(PORT), "--include-dashboard", "false", *words):
+    with node(processes, 2, "--head", "--port", str(PORT), "--include-dashboard", "false", *words):
         time.sleep(10)
         yield
 
@@ -142,8 +149,10 @@ def cluster(processes: Processes, *words: str) -> Iterator[None]:
 def lose_node(lost: subprocess.Popen, case: Case, _: subprocess.Popen) -> None:
     """Its raylet and its workers at once, as if the machine were switched off."""
     raylets = [pid for pid in case.processes.living("raylet/raylet") if _parent(pid) == lost.pid]
-    for pid in [*(child for child in case.processes.living("_Worker") if _parent(child) in raylets), *raylets]:
+    workers = [pid for pid in case.processes.living("_Worker") if _parent(pid) in raylets]
+    for pid in [*workers, *raylets]:
         os.kill(pid, signal.SIGKILL)
+    print(f"    {len(raylets)} node lost with {len(workers)} of {len(case.processes.living('_Worker'))} workers")
 
 
 def _parent(pid: int) -> int:
@@ -216,7 +225,7 @@ def run_cases(root: Path, n_images: int, only: str) -> None:
 
     first = case("one")
     run_case("one process", first, None, workers=1)
-    expected, here = first.images(), f"127.0.0.1:{PORT}"
+    expected = first.images()
     cases: list[tuple[str, Callable[[Case, subprocess.Popen], None] | None]] = [
         ("2 workers", None),
         ("a worker killed", kill_worker),
@@ -230,13 +239,13 @@ def run_cases(root: Path, n_images: int, only: str) -> None:
         one = case("nodes")
         with (
             cluster(one.processes, "--num-cpus", "1"),
-            node(one.processes, "--address", here, "--num-cpus", "1") as lost,
+            node(one.processes, 3, "--address", HEAD, "--num-cpus", "1") as lost,
         ):
             began = time.monotonic()
             with one.processes.watched():
-                process = one.start(3, RAY_ADDRESS=here)
+                process = one.start(3, RAY_ADDRESS=HEAD)
                 one.wait_for(n_images // 4, process)
-                with node(one.processes, "--address", here, "--num-cpus", "1"):
+                with node(one.processes, 4, "--address", HEAD, "--num-cpus", "1"):
                     one.wait_for(n_images // 2, process)
                     lose_node(lost, one, process)
                     process.wait()
@@ -245,7 +254,7 @@ def run_cases(root: Path, n_images: int, only: str) -> None:
         processes = Processes()
         os.environ.update(processes.environment())
         with cluster(processes, "--num-gpus", "2", "--num-cpus", "4"):
-            os.environ["RAY_ADDRESS"] = here
+            os.environ["RAY_ADDRESS"] = HEAD
             with pool_of(2, partial(Counted, root / "gpus")) as pool:
                 used = {gpus for _, gpus in pool.done(visible_gpus, range(8), StopSignal())}
             print(f"faked GPUs: workers see {sorted(used)}", flush=True)

@@ -11,6 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic
 
+if "RAY_ADDRESS" not in os.environ:
+    # on systems that Ray has no clusters for it listens on 127.0.0.1 alone; read when Ray is imported
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
 import ray
 from ray.exceptions import RayError, RayTaskError
 
@@ -246,7 +250,8 @@ def _connect(n: int, device: str | None) -> dict[str, Any]:
             ray.init(address or "local", **quiet, **({} if address else own))
         except (ConnectionError, RayError, RuntimeError, ValueError) as error:
             at = f"no Ray cluster answers at RAY_ADDRESS={address}" if address else "Ray cannot be started"
-            raise PrefloopError(f"{at}: {_reason(error)}") from error
+            cure = "; if the cluster wants a token, set RAY_AUTH_MODE=token" if address else ""
+            raise PrefloopError(f"{at}: {_reason(error)}{cure}") from error
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray ends the process; the stage ends between two batches
     resources = ray.cluster_resources()

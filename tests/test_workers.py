@@ -31,7 +31,7 @@ from prefloop.relabel.stage import relabel
 from prefloop.store import ImageError, PairStore
 from prefloop.store.check import check
 
-ray = pytest.importorskip("ray")
+ray = pytest.importorskip("prefloop.core.ray_workers").ray
 STOP = StopSignal()
 ON_SIGTERM = signal.getsignal(signal.SIGTERM)
 
@@ -125,6 +125,7 @@ def test_jobs_are_drawn_two_per_worker_ahead_and_all_are_done(folder: Path):
     assert results == {job: 2 * job for job in range(12)}
     assert max(ahead) <= 4
     assert signal.getsignal(signal.SIGTERM) is ON_SIGTERM  # Ray's own would end the process
+    assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]  # nothing listens on another
     assert 1 <= events(folder, "made") <= 2
 
 
