@@ -149,10 +149,11 @@ def cluster(processes: Processes, *words: str) -> Iterator[None]:
 def lose_node(lost: subprocess.Popen, case: Case, _: subprocess.Popen) -> None:
     """Its raylet and its workers at once, as if the machine were switched off."""
     raylets = [pid for pid in case.processes.living("raylet/raylet") if _parent(pid) == lost.pid]
-    workers = [pid for pid in case.processes.living("_Worker") if _parent(pid) in raylets]
+    every = case.processes.living("_Worker")
+    workers = [pid for pid in every if _parent(pid) in raylets]
     for pid in [*workers, *raylets]:
         os.kill(pid, signal.SIGKILL)
-    print(f"    {len(raylets)} node lost with {len(workers)} of {len(case.processes.living('_Worker'))} workers")
+    print(f"    {len(raylets)} node lost with {len(workers)} of {len(every)} workers")
 
 
 def _parent(pid: int) -> int:
