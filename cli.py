@@ -4,11 +4,10 @@ import sys
 from typing import Annotated
 
 import typer
-import typer.core
 
 from . import __version__
-from .core.cli import App, renamed, say
-from .core.errors import PrefloopError
+from .core.cli import say
+from .core.commands import App, Root, renamed
 from .core.options import config_fields
 from .doctor.cli import doctor
 from .eval.cli import evaluate
@@ -29,6 +28,7 @@ from .train.config import RENAMED, TrainConfig
 # earlier names of options, which keep working
 _TRAIN_OPTIONS = {field.name: field.option for field in config_fields(TrainConfig)}
 _TRAIN = {f"--{old.replace('_', '-')}": _TRAIN_OPTIONS[new] for old, new in RENAMED.items()}
+_TRAIN |= {"--lora-targets": "--lora-target"}
 _SCORING = {
     "--weights": "--checkpoint",
     "--share": "--scorer-weight",
@@ -37,34 +37,17 @@ _SCORING = {
 }
 
 
-class _Group(typer.core.TyperGroup):
-    """Ends with one line and the exit code of the error, if the cause is known."""
-
-    def invoke(self, ctx):
-        try:
-            return super().invoke(ctx)
-        except PrefloopError as error:
-            say(f"prefloop: {' '.join(str(error).splitlines())}", err=True)
-            raise typer.Exit(error.exit_code) from None
-        except BrokenPipeError:  # the reader has closed the pipe: typer ends silently
-            raise
-        except OSError as error:
-            path = f"{error.filename}: " if error.filename else ""
-            say(f"prefloop: {path}{error.strerror or error}", err=True)
-            raise typer.Exit(1) from None
-
-
 app = App(
-    cls=_Group,
+    cls=Root,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="A preference loop for text-to-image diffusion models: generate, relabel, train, eval, around one store.",
 )
-app.command()(demo)
-app.command()(loop)
+app.command(cls=renamed({"--dir": "--output-dir"}))(demo)
+app.command(cls=renamed({"--dir": "--output-dir"}))(loop)
 app.command(cls=renamed({"--pairs": "--pairing"}))(generate)
-app.command()(pair)
+app.command(cls=renamed({"--strategy": "--pairing"}))(pair)
 app.command(cls=renamed(_SCORING))(relabel)
 app.command(cls=renamed({"--pairs": "--queue"}))(label)
 app.command()(browse)
@@ -72,12 +55,16 @@ app.command()(raters)
 app.command(cls=renamed(_TRAIN))(train)
 app.command()(card)
 app.command()(doctor)
-app.command("eval", cls=renamed({"--against": "--baseline", "--weights": "--checkpoint"}))(evaluate)
+app.command("eval", cls=renamed({"--against": "--baseline", "--weights": "--checkpoint", "--report": "--output-dir"}))(
+    evaluate
+)
 for command in (query, schema):
     store_app.command()(command)
-store_app.command("import", rich_help_panel="Import and export", cls=renamed({"--max-bad": "--max-unreadable"}))(
-    import_
-)
+store_app.command(
+    "import",
+    rich_help_panel="Import and export",
+    cls=renamed({"--max-bad": "--max-unreadable", "--max-pairs": "--pairs-per-prompt"}),
+)(import_)
 store_app.command(rich_help_panel="Import and export", cls=renamed({"--labels": "--labeler"}))(export)
 for command in (merge, backup, gc, compact, migrate):
     store_app.command(rich_help_panel="Maintenance")(command)

@@ -1,19 +1,24 @@
-"""Shared by all commands: the --store option, safe output, and options derived from a config's fields."""
+"""Shared by all commands: the options --store and --json, safe output, and options derived from a config's fields."""
 
 import inspect
 import os
 import shlex
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import typer.core
 
+from .device import DEVICES
+from .document import answer
+from .errors import UsageError
 from .options import Field, config_fields
 from .text import visible_lines
 
 StoreOption = Annotated[Path, typer.Option("--store", envvar="PREFLOOP_STORE", help="Folder of the store.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, also of an error.")]
+OutputDirOption = Annotated[Path | None, typer.Option("--output-dir", help="Folder to create.", show_default=False)]
+OutputDirArgument = Annotated[Path | None, typer.Argument(help="Earlier form of --output-dir.", hidden=True)]
 DEFAULT = Path("prefloop-store")
 
 
@@ -28,6 +33,31 @@ def say(text: str, *, err: bool = False) -> None:
     typer.echo(visible_lines(text), err=err)
 
 
+def folder_to_write(option: Path | None, argument: Path | None) -> Path:
+    """The folder of --output-dir, which earlier versions took as an argument.
+
+    Raises:
+        UsageError: if there is none, or two.
+    """
+    if option is not None and argument is not None:
+        raise UsageError(
+            f"two folders to write are named, {option} and {argument}; leave out the one without --output-dir"
+        )
+    folder = option or argument
+    if folder is None:
+        raise UsageError("name a folder to create with --output-dir")
+    return folder
+
+
+def say_recipes(recipes: Mapping[str, str], as_json: bool) -> None:
+    """Print the names of recipes and what each is for."""
+    if as_json:
+        answer([{"name": name, "description": line} for name, line in recipes.items()])
+        return
+    for name, line in recipes.items():
+        say(f"{name:20} {line}")
+
+
 def options_of(
     config: type,
     *,
@@ -35,7 +65,7 @@ def options_of(
     names: Mapping[str, str] | None = None,
     parsers: Mapping[str, Callable[[list[str]], object]] | None = None,
     skip: Collection[str] = (),
-    values: Mapping[str, Callable[[], Iterable[str]]] | None = None,
+    values: Mapping[str, Callable[[Path], Iterable[str]]] | None = None,
     other_models: Collection[str] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add an option to a command for each field of `config`. Its first argument is a dict of the fields given on the command line.
@@ -47,12 +77,14 @@ def options_of(
         names: field → option, if it is not the field's own name.
         parsers: dict field → function that makes the dict from the strings given.
         skip: fields without an option.
-        values: field → function that lists what a shell completes; those of a Literal are known.
+        values: field → function from the store's folder to what a shell completes; those of a Literal are known.
         other_models: fields whose default is for the built-in models only; the help says so.
     """
     chosen = [field for field in config_fields(config) if field.name not in skip]
     panel_of = {name: panel for panel, listed in (panels or {}).items() for name in listed.split()}
     assert panel_of.keys() <= {field.name for field in chosen}, panel_of
+    headings = [None, *(panels or {})]  # in this order, also for fields that a config inherits, which come first in it
+    chosen.sort(key=lambda field: headings.index(panel_of.get(field.name)))
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(context: typer.Context, **values: Any) -> None:
@@ -70,7 +102,7 @@ def options_of(
                 field,
                 (names or {}).get(field.name),
                 panel_of.get(field.name),
-                (values or {}).get(field.name),
+                (values or {}).get(field.name, (lambda _: DEVICES) if field.name == "device" else None),
                 field.name in other_models,
             )
             for field in chosen
@@ -88,7 +120,11 @@ def options_of(
 
 
 def _parameter(
-    field: Field, name: str | None, panel: str | None, values: Callable[[], Iterable[str]] | None, built_in_only: bool
+    field: Field,
+    name: str | None,
+    panel: str | None,
+    values: Callable[[Path], Iterable[str]] | None,
+    built_in_only: bool,
 ) -> inspect.Parameter:
     option = name or field.option
     is_switch = field.type is bool
@@ -97,68 +133,27 @@ def _parameter(
     info = typer.Option(
         names,
         help=field.help,
+        hidden=field.hidden,
         rich_help_panel=panel,
         show_default=f"{field.default} for shapes, else the recipe's"
         if built_in_only
         else not is_switch or field.default,
         metavar="<str>" if field.repeated else None,
-        autocompletion=_completion(values or (lambda: field.choices)),
+        autocompletion=completing(values or (lambda _: field.choices)),
     )
     annotation = Annotated[field.type, info]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
 
 
-def _completion(values: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """What a shell offers for the beginning of a value."""
-    return lambda incomplete: [value for value in values() if value.startswith(incomplete)]
-
-
-class Command(typer.core.TyperCommand):
-    """A command whose help leaves out what a switch does not need: that it is a <bool>, and --no-X of one that is off anyway, whose
-    column would take a third of 80."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        negative = [(parameter, parameter.secondary_opts) for parameter in self.params if not parameter.default]
-        switches: list[Any] = [parameter for parameter in self.get_params(ctx) if getattr(parameter, "is_flag", False)]
-        for parameter, _ in negative:
-            parameter.secondary_opts = []
-        for switch in switches:
-            switch.metavar = ""
-        try:
-            super().format_help(ctx, formatter)
-        finally:
-            for parameter, options in negative:
-                parameter.secondary_opts = options
-            for switch in switches:
-                switch.metavar = None
-
-
-class App(typer.Typer):
-    """An app, or a group of commands, whose commands have the help above."""
-
-    def command(self, *args: Any, cls: type[Any] | None = None, **settings: Any) -> Any:
-        return super().command(*args, cls=cls or Command, **settings)
-
-
-def renamed(old: Mapping[str, str]) -> type[Command]:
-    """A command that takes options by earlier names too, which its help does not show.
+def completing(values: Callable[[Path], Iterable[str]]) -> Callable[..., list[str]]:
+    """What a shell offers for the beginning of a value.
 
     Args:
-        old: earlier name → name, such as --labels → --labeler.
+        values: from the folder of the command's store, which need not exist, to all that could be meant.
     """
 
-    class Renamed(Command):
-        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-            return super().parse_args(ctx, current_names(args, old))
+    def offered(ctx: typer.Context, incomplete: str) -> list[str]:
+        store = Path(ctx.params.get("store") or os.environ.get("PREFLOOP_STORE", DEFAULT))
+        return [value for value in values(store) if value.startswith(incomplete)]
 
-    return Renamed
-
-
-def current_names(args: Sequence[str], old: Mapping[str, str]) -> list[str]:
-    """Arguments with earlier names of options replaced, up to `--`."""
-    end = args.index("--") if "--" in args else len(args)
-    renamed_args = []
-    for argument in args[:end]:
-        name, equals, value = argument.partition("=")
-        renamed_args.append(old.get(name, name) + equals + value)
-    return [*renamed_args, *args[end:]]
+    return offered

@@ -2,6 +2,9 @@
 
 from .errors import UsageError
 
+DEVICES = ("cuda", "mps", "cpu")
+"""What --device is usually set to; torch knows more, such as cuda:1."""
+
 
 def best_device(requested: str | None = None) -> str:
     """The requested device, or else the best available.

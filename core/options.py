@@ -22,6 +22,8 @@ class Field:
     """A tuple or a dict: the option may be given several times."""
     choices: tuple[str, ...] = ()
     """Of a Literal, or in the metadata: what a shell completes."""
+    hidden: bool = False
+    """An earlier option that still works: not in the help."""
 
     @property
     def option(self) -> str:
@@ -37,7 +39,7 @@ def config_fields(config: type) -> list[Field]:
     options = []
     for field in fields(config):
         hint = types[field.name]
-        repeated = get_origin(hint) in (tuple, dict)
+        repeated = container(hint) is not None
         default = None if repeated or field.default is MISSING else field.default
         choices: tuple[str, ...] = tuple(field.metadata.get("choices", ()))
         if repeated:
@@ -48,8 +50,14 @@ def config_fields(config: type) -> list[Field]:
         elif field.default is MISSING:
             hint = hint | None
         text = field.metadata.get("help") or docs.get(field.name, "")
-        options.append(Field(field.name, text, hint, default, repeated, choices))
+        options.append(Field(field.name, text, hint, default, repeated, choices, bool(field.metadata.get("hidden"))))
     return options
+
+
+def container(hint: Any) -> type | None:
+    """tuple or dict for a setting of several values, also for one that may be None; None for one value."""
+    kinds = (hint,) if get_origin(hint) in (tuple, dict) else get_args(hint)
+    return next((kind for kind in map(get_origin, kinds) if kind in (tuple, dict)), None)
 
 
 def _docs(config: type) -> dict[str, str]:

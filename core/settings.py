@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from .errors import PrefloopError, UsageError
+from .options import container
 
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
@@ -44,7 +45,7 @@ def settings_of(
     """
     types = get_type_hints(config)
     names = {field.name: field.name for field in fields(config)}
-    names |= {name.removesuffix("s"): name for name in names if get_origin(types[name]) in (tuple, dict)}
+    names |= {name.removesuffix("s"): name for name in names if container(types[name]) is not None}
     names |= aliases or {}
     settings: dict[str, Any] = {}
     for key, value in table.items():
@@ -87,7 +88,7 @@ def _items(value: Any) -> list[Any]:
 
 
 def _value(source: Path | str, key: str, value: Any, hint: Any) -> Any:
-    kind = get_origin(hint) or hint
+    kind = container(hint) or hint
     if kind is tuple:
         if isinstance(value, str):
             return (value,)

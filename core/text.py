@@ -3,6 +3,8 @@
 import json
 import re
 import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
@@ -54,6 +56,12 @@ def duration(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.3g} h" if seconds < 48 * 3600 else f"{seconds / 86400:,.0f} days"
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Names of models without their folders, unless that makes two the same."""
+    short = [Path(name).name or name for name in names]
+    return {name: title if short.count(title) == 1 else name for name, title in zip(names, short, strict=True)}
 
 
 def refuse_invisible(name: str, what: str) -> None:

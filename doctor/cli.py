@@ -1,17 +1,17 @@
 """`prefloop doctor`."""
 
-import json
 from typing import Annotated
 
 import typer
 
-from ..core.cli import DEFAULT, StoreOption, say
+from ..core.cli import DEFAULT, JsonOption, StoreOption, say
+from ..core.document import answer
 
 
 def doctor(
     store: StoreOption = DEFAULT,
     network: Annotated[bool, typer.Option("--network", help="Also try whether the hub answers.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what this machine has: versions, devices, disk, scorers, cached models, and how to get what is missing.
 
@@ -19,8 +19,10 @@ def doctor(
     """
     from dataclasses import asdict
 
-    from ..core.json import plain
     from .facts import all_facts, as_text
 
     facts = all_facts(store, network=network)
-    say(json.dumps(plain([asdict(fact) for fact in facts])) if as_json else as_text(facts))
+    if as_json:
+        answer([asdict(fact) for fact in facts])
+    else:
+        say(as_text(facts))

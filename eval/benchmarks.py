@@ -11,7 +11,7 @@ from ..core.settings import read_toml, settings_of
 from .config import EvalConfig
 
 _FOLDER = Path(str(files("prefloop.eval").joinpath("benchmarks")))
-_OF_THE_MODEL = ("models", "sweep", "baseline", "name", "report")
+_OF_THE_MODEL = ("models", "sweep", "baseline", "name", "output_dir")
 
 
 def benchmarks() -> dict[str, str]:

@@ -6,15 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
-from ..core.cli import DEFAULT, StoreOption, options_of, say, say_next
+from ..core.cli import DEFAULT, JsonOption, StoreOption, completing, options_of, say, say_next
+from ..core.document import answer
 from ..core.errors import BadDataError, UsageError
 from ..core.power import sample_sentence
 from ..core.stats import no_interval
+from ..core.text import short_names
+from ..generate.prompt_sets.names import known_prompts
+from ..models.completion import known_models
 from ..relabel.config import installed_scorers, parse_checkpoints
+from ..relabel.scorers.request_limits import LIMITS, describe_usage
+from ..store import completion
 from ..store.pairstore import PairStore
 from .benchmarks import benchmarks, read_benchmark
 from .config import HUMAN, EvalConfig
-from .verdict import headline, short_names, sweep_verdict, verdict
+from .verdict import headline, sweep_verdict, verdict
 
 
 @options_of(
@@ -22,9 +28,16 @@ from .verdict import headline, short_names, sweep_verdict, verdict
     panels={
         "Sampling": "num_inference_steps guidance_scale resolution scheduler negative_prompt",
         "Machine": "batch_size dtype device workers",
+        "Endpoint": " ".join(LIMITS),
     },
     parsers={"checkpoints": parse_checkpoints},
-    values={"scorers": installed_scorers},
+    values={
+        "scorers": lambda _: installed_scorers(),
+        "models": known_models,
+        "baseline": known_models,
+        "sweep": known_models,
+        "prompts": known_prompts,
+    },
 )
 def evaluate(
     given: dict[str, Any],
@@ -32,31 +45,33 @@ def evaluate(
     benchmark: Annotated[
         str | None,
         typer.Option(
-            help=f"{', '.join(benchmarks())}, or a TOML file: prompts and other options to use.", show_default=False
+            autocompletion=completing(lambda _: benchmarks()),
+            help=f"{', '.join(benchmarks())}, or a TOML file: prompts and other options to use.",
+            show_default=False,
         ),
     ] = None,
     again: Annotated[
         str | None,
         typer.Option(
+            autocompletion=completing(completion.evaluations),
             help="Report an evaluation again, by its name or the first digits of its id, with the labels that people have "
             "given since; nothing is generated or scored.",
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure how often tuned models win, with intervals, and write a report.
 
     Example: prefloop eval --model tuned --scorer hps --scorer oracle --checkpoint shapes
     """
-    if again is not None and (others := given.keys() - {"report"} | ({"benchmark"} if benchmark else set())):
+    if again is not None and (others := given.keys() - {"output_dir"} | ({"benchmark"} if benchmark else set())):
         raise UsageError(f"--again takes its settings from the evaluation; leave out {', '.join(sorted(others))}")
     if given.get("models") and given.get("sweep") is not None:
         raise UsageError("--sweep evaluates the checkpoints of one run; leave out --model")
     settings = {} if benchmark is None else read_benchmark(benchmark)
     config = None if again is not None else EvalConfig(**settings | given)
     from ..models.checkpoints import BEST
-    from .stage import as_json as strict_json
     from .stage import refuse_impossible, report_again, run_evaluation
 
     if config is None or PairStore(Path(store)).exists():
@@ -66,10 +81,15 @@ def evaluate(
         opened = PairStore.create(store)
         say(f"created the store {store}", err=True)
     if config is None:
-        evaluation, result = report_again(again or "", given.get("report"), opened)
+        evaluation, result = report_again(again or "", given.get("output_dir"), opened)
     else:
         evaluation, result = run_evaluation(config, opened)
-    say(strict_json(result) if as_json else table(result))
+    if as_json:
+        answer(result)
+    else:
+        say(table(result))
+    for name, usage in result.get("usage", {}).items():
+        say(f"{name}: {describe_usage(usage)}", err=True)
     if result["sweep"] is not None and config is not None and not as_json:
         say(f"it is in {config.sweep}/{BEST}: prefloop generate --model {config.sweep}/{BEST}")
     if evaluation.config.asks_people and not as_json:

@@ -5,14 +5,17 @@ from dataclasses import dataclass, field
 
 from ..core.errors import UsageError
 from ..generate.config import Dtype, GenerateConfig, positive
+from ..relabel.scorers.request_limits import RequestLimits
 
 HUMAN = "human"
 """The judge whose choices are people's."""
+RENAMED = {"report": "output_dir", "against": "baseline", "weights": "checkpoints"}
+"""Earlier names of settings, which options, files and stores may still use."""
 _NAME = re.compile(r"\w[\w.-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig:
+class EvalConfig(RequestLimits):
     models: tuple[str, ...] = ()
     """Tuned model: a folder or a hub id; repeat for several, which are compared with one another too."""
     sweep: str | None = None
@@ -26,7 +29,7 @@ class EvalConfig:
     """Scorer's name or module:Class, or human; repeat for several. Defaults to those of pickscore, hps, clip and aesthetics whose weights are here or
     can be downloaded; for the built-in model and what was trained on it to its own ones, and the oracle."""
     checkpoints: dict[str, str] = field(default_factory=dict)
-    """Scorer's weights: PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official ones."""
+    """Scorer's checkpoint: PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official one."""
     images_per_prompt: int = 1
     """Images of each model per prompt; all models start from the same noise."""
     human: bool = False
@@ -37,7 +40,7 @@ class EvalConfig:
     """Use only the first N prompts."""
     seed: int = 1
     """Seed of the noise, the same for all models."""
-    report: str | None = None
+    output_dir: str | None = None
     """Folder for the report; by default below the store's reports/."""
     n_resamples: int = 10_000
     """Bootstrap resamples over prompts."""
@@ -62,6 +65,7 @@ class EvalConfig:
     RAY_ADDRESS."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.models and self.sweep is None:
             raise UsageError("name the tuned model with --model")
         if self.name is not None and not _NAME.fullmatch(self.name):

@@ -12,7 +12,7 @@ from ..core.errors import UsageError
 from ..core.settings import settings_of
 from ..store import PairStore, prompt_id
 from ..store.evaluations import find_evaluation
-from .config import HUMAN, EvalConfig
+from .config import HUMAN, RENAMED, EvalConfig
 from .lineup import Lineup
 from .people import votes_of
 from .result import Background, ImagePair
@@ -47,7 +47,7 @@ def recorded(store: PairStore, name: str) -> Recorded:
     settings, result = map(json.loads, rows[0])
     # how many workers it had decides nothing, and Ray may be missing here
     given = {key: value for key, value in settings.items() if value is not None and key != "workers"}
-    config = EvalConfig(**settings_of(f"the run of the evaluation {name}", given, EvalConfig, "eval"))
+    config = EvalConfig(**settings_of(f"the run of the evaluation {name}", given, EvalConfig, "eval", RENAMED))
     names = [place["model"] for place in result["models"]]
     ids = [UUID(place["model_id"]) for place in result["models"]]
     place_of = {model: place for place, model in enumerate(names)}

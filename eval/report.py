@@ -1,9 +1,10 @@
-"""A report that is one folder and opens from disk: the answer, tables, a plot, images side by side."""
+"""A report that is one folder and opens from disk: the answer, tables, a plot, and images to compare."""
 
 import json
 import math
 import random
 import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,18 +14,22 @@ from uuid import UUID
 import jinja2
 
 from ..core.errors import cannot_write
+from ..core.report_script import SCRIPT, SCRIPT_SOURCE
 from ..core.stats import MIN_PROMPTS, no_interval
+from ..core.text import short_names, visible
 from ..store import PairStore
-from ..store.query import visible
 from .config import HUMAN
-from .plots import draw_sheet, plot_curves, plot_win_rates
-from .verdict import ORACLE, headline, short_names, sweep_verdict, trained_prompts, verdict
+from .plots import plot_curves, plot_win_rates
+from .sheet import draw_sheet
+from .verdict import ORACLE, headline, sweep_verdict, trained_prompts, verdict
 
 if TYPE_CHECKING:
     from .result import Evaluation
 
 N_SHOWN, N_SHEET = 12, 24
-PAGE, FILES = "report.html", ("results.json", "win_rates.png", "samples.png")
+PAGE, FILES = "report.html", ("results.json", "win_rates.png", "win_rates-dark.png", "samples.png")
+MIN_SIDE, MAX_SIDE = 256, 512
+"""Pixels of a wide page that an image takes: four times its own width, within these bounds."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,12 @@ class Shown:
         best = max((score for score in scores if math.isfinite(score)), default=math.nan)
         return [(score == best and scores.count(best) == 1) or None for score in scores]
 
+    def is_tie(self, judge: str | None) -> bool:
+        """Whether the judge finds no difference between the images."""
+        if judge is None:
+            return False
+        return self.votes == 0.5 if judge == HUMAN else self.spread(judge) == 0
+
     def spread(self, scorer: str) -> float:
         """The best score minus the worst; nan if one is missing."""
         scores = self.scores[scorer]
@@ -63,11 +74,11 @@ class Shown:
 def marks_text(judge: str) -> str:
     if judge == ORACLE:
         return "✓ shows everything its prompt asks for, ✗ does not"
-    return f"✓ preferred by {judge}"
+    return f"✓ better by {judge}"
 
 
 def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folder: Path) -> None:
-    """Write report.html, results.json, win_rates.png, samples.png and the images they show into the folder, the page first."""
+    """Write report.html, results.json, the plot, samples.png and the images they show into the folder, the page first."""
     try:
         (folder / "images").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -82,12 +93,19 @@ def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folde
     titles = {name: visible(title) for name, title in short_names(evaluation.lineup.names).items()}
     names = [titles[name] for name in evaluation.lineup.names]
     comparisons, first = [result, *result["other_comparisons"]], headline(result)
+    sizes = _sizes(store, {image for items in sections.values() for item in items for image in item.images})
+    widest = max((width for width, _ in sizes.values()), default=MAX_SIDE)
     page = template.render(
+        script=SCRIPT,
+        script_source=SCRIPT_SOURCE,
+        judge=judge,
+        oracle=judge == ORACLE,
+        side=min(MAX_SIDE, max(MIN_SIDE, 4 * widest)),
         result=result,
         others=[c for c in comparisons if c not in first],
         answer=lambda compared: verdict(compared, titles),
         headline=first,
-        sections={title: [_card(item, judge) for item in items] for title, items in sections.items()},
+        sections={title: [_card(item, judge, names, sizes) for item in items] for title, items in sections.items()},
         config=evaluation.config,
         titles=titles,
         names=names,
@@ -114,7 +132,9 @@ def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folde
         for compared in comparisons:
             for name, row in compared["scorers"].items():
                 curves[name].append((steps[compared["model"]], row))
-        plot_curves(curves, folder / "win_rates.png", "win rate against the baseline", x_label="step")
+        baselines = {titles[c["baseline"]] for c in comparisons}
+        title = f"Win rate against {' and '.join(sorted(baselines))}, by training step"
+        plot_curves(curves, folder / "win_rates.png", title, x_label="training step")
     else:
         plot_win_rates(first, titles, folder / "win_rates.png")
     draw_sheet(
@@ -185,11 +205,32 @@ def _matrices(result: dict) -> dict[str, list[list[dict | None]]]:
     return {judge: [[cells.get((judge, a, b)) for b in models] for a in models] for judge, models in ordered.items()}
 
 
-def _card(item: Shown, judge: str | None) -> dict[str, Any]:
+def _sizes(store: PairStore, images: Iterable[UUID]) -> dict[UUID, tuple[int, int]]:
+    """Width and height in pixels."""
+    query = "select image_id, width, height from images where image_id in (select unnest($images))"
+    return {image: (width, height) for image, width, height in store.rows(query, {"images": list(images)})}
+
+
+def _card(
+    item: Shown, judge: str | None, names: Sequence[str], sizes: Mapping[UUID, tuple[int, int]]
+) -> dict[str, Any]:
+    """What the page shows of one prompt; baselines come first, since they are named last."""
+    images = [
+        {
+            "source": f"images/{image.hex}.png",
+            "name": name,
+            "mark": mark,
+            "width": sizes[image][0],
+            "height": sizes[image][1],
+        }
+        for image, name, mark in zip(item.images, names, item.marks(judge), strict=True)
+    ]
+    scores = {name: [(score, score == max(of)) for score in of[::-1]] for name, of in item.scores.items()}
     return {
         "prompt": visible(item.prompt),
-        "images": [f"images/{image.hex}.png" for image in item.images],
-        "scores": item.scores,
+        "images": images[::-1],
+        "same": len(set(item.images)) == 1,
+        "tie": item.is_tie(judge),
+        "scores": {name: (of, len({score for score, _ in of}) == 1) for name, of in scores.items()},
         "votes": item.votes,
-        "marks": item.marks(judge),
     }

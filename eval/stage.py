@@ -1,6 +1,5 @@
 """Generate with every model, score the images, and report how often each model wins."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +16,9 @@ from ..generate.prompts import read_prompts
 from ..generate.stage import Plan, generate_missing, image_ids, plan_generations
 from ..relabel.config import RelabelConfig
 from ..relabel.labels import write_labels
+from ..relabel.scorers.calls import refuse_without_tags
 from ..relabel.scorers.registry import identity, load_scorers
+from ..relabel.scorers.request_limits import limit_requests, recording_usage, usage_of
 from ..relabel.scores import score_images, unscored_images
 from ..relabel.scoring_pool import scorer_workers
 from ..store import PairStore, prompt_id
@@ -59,8 +60,8 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
         without_result (judges that have no result), left_out (default judges that cannot run here, with the reason), tags, n_trained_prompts; other_comparisons (likewise); models, ranks
         (judge → models from the strongest to the weakest); evaluation_id, name, scorer_ids, steps and sweep
         (of checkpoints, and the best one), human (counts of pairs and
-        labels), sampling (the settings that all models used), report (its folder). Intervals are None below MIN_PROMPTS
-        prompts.
+        labels), usage (of judges behind an endpoint), sampling (the settings that all models used), report (its folder).
+        Intervals are None below MIN_PROMPTS prompts.
 
     Raises:
         UsageError: if no baseline is known, models cannot be compared, or the report would overwrite other files.
@@ -76,18 +77,21 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
         print(visible(line), file=sys.stderr)
     config = resolve_settings(config, models, store)
     scorers = load_scorers(config.scorer_names, config.checkpoints, config.device)
+    limit_requests(scorers, config)
     if len(models) == 2:
         config = replace(config, baseline=lineup.names[lineup.comparisons[0][1]])
     prompts = read_prompts(config.prompts or "", config.limit)
+    refuse_without_tags(scorers, (prompt.tags for prompt in prompts), config.prompts or "")
     plans = [plan_generations(config.generate_config(model.name), model, prompts, store) for model in models]
     places = {prompt.text: (place, prompt.tags) for place, prompt in enumerate(prompts)}
     generations = {item.generation_id: places[item.prompt] for planned in plans for item in planned.generations}
     key = evaluation_id(generations)
-    _refuse_other_report(config.report)
+    _refuse_other_report(config.output_dir)
     with (
         store.stage_lock("eval", key.hex[:16]),
         StopSignal().listening() as stop,
-        run(store, "eval", config) as eval_run,
+        run(store, "eval", _with_absolute_folder(config)) as eval_run,
+        recording_usage(scorers, eval_run.summary),
     ):
         for planned in plans:
             generate_missing(planned, store, eval_run, stop)
@@ -122,6 +126,8 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
             }
             evaluation = _judge(config, lineup, pairs, backgrounds, about, store)
         result = _report(evaluation, about, store, eval_run)
+    if usage := usage_of(scorers):
+        result["usage"] = usage
     if result["sweep"] is not None:
         keep_best(Path(config.sweep or ""), result["sweep"]["best"], store)
     return evaluation, result
@@ -142,12 +148,17 @@ def report_again(name: str, report: str | None, store: PairStore) -> tuple[Evalu
         UsageError: if the evaluation does not exist, or the report would overwrite other files.
     """
     config, lineup, pairs, backgrounds, about = recorded(store, name)
-    config = replace(config, report=report)
+    config = replace(config, output_dir=report)
     _refuse_other_report(report)
-    with run(store, "eval", config) as eval_run:
+    with run(store, "eval", _with_absolute_folder(config)) as eval_run:
         evaluation = _judge(config, lineup, pairs, backgrounds, about, store)
         result = _report(evaluation, about, store, eval_run)
     return evaluation, result
+
+
+def _with_absolute_folder(config: EvalConfig) -> EvalConfig:
+    """The settings as the store keeps them: `browse` looks for the report from any folder."""
+    return config if config.output_dir is None else replace(config, output_dir=str(Path(config.output_dir).absolute()))
 
 
 def _refuse_other_report(report: str | None) -> None:
@@ -177,7 +188,7 @@ def _report(evaluation: Evaluation, about: dict, store: PairStore, eval_run: Run
     from .report import write_report
 
     config = evaluation.config
-    folder = Path(config.report) if config.report else store.path / "reports" / about["name"]
+    folder = Path(config.output_dir) if config.output_dir else store.path / "reports" / about["name"]
     sweep = None if about["steps"] is None else sweep_of(evaluation, about["steps"])
     human = counts_of(store, UUID(about["evaluation_id"]))
     result = summary_of(evaluation) | about | {"sweep": sweep, "human": human, "report": str(folder)}
@@ -204,7 +215,3 @@ def _pair_images(lineup: Lineup, plans: Sequence[Plan], store: PairStore, run_id
         pairs.append(of_two)
     store.append_new("pairs", rows.values())
     return pairs
-
-
-def as_json(result: dict) -> str:
-    return json.dumps(result, allow_nan=False)

@@ -1,7 +1,6 @@
 """The answer of an evaluation: its first comparisons, each in one sentence."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from ..core.stats import MIN_PROMPTS
@@ -93,9 +92,3 @@ def _rates(rows: Mapping[str, Any]) -> str:
         interval = "" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})"
         texts.append(f"{100 * row['win_rate']:.1f} %{interval} by {name}")
     return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else texts[0]
-
-
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Names of models without their folders, unless that makes two the same."""
-    short = [Path(name).name or name for name in names]
-    return {name: title if short.count(title) == 1 else name for name, title in zip(names, short, strict=True)}

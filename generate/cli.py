@@ -1,18 +1,21 @@
 """`prefloop generate` and `prefloop pair`."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..core.cli import DEFAULT, StoreOption, options_of, say, say_next
+from ..core.cli import DEFAULT, JsonOption, StoreOption, options_of, say, say_next
+from ..core.document import answer
 from ..core.signals import StopSignal
 from ..core.text import plural
+from ..models.completion import known_models
+from ..store import completion
 from ..store.pairstore import PairStore
 from .config import GenerateConfig
 from .pair_config import PairConfig
+from .prompt_sets.names import known_prompts
 
 
 @options_of(
@@ -21,6 +24,7 @@ from .pair_config import PairConfig
         "Sampling": "num_inference_steps guidance_scale resolution scheduler negative_prompt",
         "Machine": "batch_size dtype device workers",
     },
+    values={"model": known_models, "prompts": known_prompts},
 )
 def generate(
     given: dict[str, Any],
@@ -28,7 +32,7 @@ def generate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be generated, and the time and disk it takes, and exit.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Generate candidate images for prompts, and pair them. Only missing images are generated.
 
@@ -80,22 +84,25 @@ def generate(
     if config.images_per_prompt == 1:
         say("no pairs from one image per prompt; give --images-per-prompt 2 or more to get some", err=True)
     summary = {**summary, "sampling": planned.config.sampling()}
-    say(json.dumps(summary) if as_json else f"{line} ({describe_sampling(planned.config)})")
+    if as_json:
+        answer(summary)
+    else:
+        say(f"{line} ({describe_sampling(planned.config)})")
     if not dry_run and not as_json and summary["pairs"]:
         weights = () if built_in_base(planned.model) is None else ("--checkpoint", "shapes")
         say_next("relabel", "--scorer", "pickscore", *weights, store=store)
 
 
-@options_of(PairConfig)
+@options_of(PairConfig, values={"models": known_models, "scorer": completion.scorers})
 def pair(
     given: dict[str, Any],
     store: StoreOption = DEFAULT,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how many pairs there would be, and exit.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Pair images that are in the store, of any models and rounds. Pairs that exist are not added again.
 
-    Example: prefloop pair --strategy close --scorer pickscore --pairs-per-prompt 2
+    Example: prefloop pair --pairing close --scorer pickscore --pairs-per-prompt 2
     """
     config = PairConfig(**given)
     from .pair_stage import pair as add_pairs
@@ -104,7 +111,7 @@ def pair(
     opened = PairStore.open(store)
     summary = plan_pairs(config, opened) if dry_run else add_pairs(config, opened)
     if as_json:
-        say(json.dumps(summary))
+        answer(summary)
     else:
         _print_pairs(summary, config, store, dry_run)
 
@@ -129,7 +136,7 @@ def _print_pairs(summary: dict[str, int], config: PairConfig, store: Path, dry_r
             err=True,
         )
     if not summary["pairs"] and summary["images"]:
-        say(_WITHOUT_PAIRS.get(config.strategy, "no prompt has two images that can be paired"), err=True)
+        say(_WITHOUT_PAIRS.get(config.pairing, "no prompt has two images that can be paired"), err=True)
     if summary["pairs"] and not dry_run:
         say(f"next: `prefloop label --store {store}` for people, or `prefloop relabel --store {store}` for a scorer")
 

@@ -127,14 +127,14 @@ def find_scorer(store: PairStore, name: str) -> str:
         raise unknown("scorer", name, stored)
     raise UsageError(
         f"there are no scores by {name} in {store.path}; `prefloop relabel --scorer {name} --store {store.path}` scores the "
-        "images of pairs, and --strategy adjacent pairs every image"
+        "images of pairs, and --pairing adjacent pairs every image"
     )
 
 
 def _without_excluded(rows: pa.Table, config: PairConfig) -> Selection:
     evaluated, no_score = [], []
     kept = []
-    needs_scores = STRATEGIES[config.strategy].needs_scores
+    needs_scores = STRATEGIES[config.pairing].needs_scores
     columns = [rows[name].to_pylist() for name in ("prompt_id", "image_id", "score", "is_evaluated")]
     for number, (prompt, image, score, is_evaluated) in enumerate(zip(*columns, strict=True)):
         if is_evaluated and not config.include_eval:

@@ -64,7 +64,7 @@ def _batches(selection: Selection, config: PairConfig, run_id: UUID | None):
     rows: dict[UUID, dict] = {}
     n_prompts = 0
     for prompt, candidates in selection.of_prompts():
-        rows |= pair_rows(prompt, candidates, config.strategy, config.seed, SOURCE, run_id, config.pairs_per_prompt)
+        rows |= pair_rows(prompt, candidates, config.pairing, config.seed, SOURCE, run_id, config.pairs_per_prompt)
         n_prompts += 1
         if len(rows) >= ROWS:
             yield rows, n_prompts

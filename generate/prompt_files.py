@@ -107,12 +107,17 @@ def _record(
     if not isinstance(item[column], str):
         raise UsageError(f"{path}, {where}: the prompt is not a string")
     filled = {
-        str(key): str(value) for key, value in item.items() if key not in (column, None) and value not in (None, "")
+        str(key): _tag(value) for key, value in item.items() if key not in (column, None) and value not in (None, "")
     }
     if tags is None:
         return item[column], filled
     names = {name.lower(): name for name in tags}
     return item[column], {names[key.lower()]: value for key, value in filled.items() if key.lower() in names}
+
+
+def _tag(value: object) -> str:
+    """A column's value as text; lists and objects as JSON."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -31,6 +31,6 @@ def best_round(rounds: Sequence[RoundResult]) -> Best:
     except BadDataError:
         raise BadDataError(
             "no scorer has a finite score in every round, so that the rounds cannot be compared; name other scorers in [eval], "
-            "and begin another loop with another --dir"
+            "and begin another loop with another --output-dir"
         ) from None
     return Best(**vars(choice), number=rounds[choice.index].number)

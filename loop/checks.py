@@ -14,7 +14,9 @@ from ..generate.stage import Plan
 from ..models.families import family_of
 from ..models.lineage import read_result
 from ..models.resolve import find_model
+from ..relabel.scorers.calls import refuse_without_tags
 from ..relabel.scorers.registry import is_eval_only, load_scorers
+from ..relabel.scorers.request_limits import limit_requests
 from ..store import PairStore
 from ..store.condition import condition
 from ..store.query import ask
@@ -53,21 +55,27 @@ def refuse_impossible_loop(
     refuse_unsuitable(training, family_of(model))
     relabelling = settings.relabel_config()
     evaluation, _ = choose_scorers(settings.eval_config(1, loop.model), model, fetch=True)
-    for scorer in load_scorers(relabelling.scorers, relabelling.checkpoints, relabelling.device, relabelling.dtype):
+    scorers = load_scorers(relabelling.scorers, relabelling.checkpoints, relabelling.device, relabelling.dtype)
+    for scorer in scorers:
         if is_eval_only(scorer):
             raise UsageError(
                 f"{scorer.name} is reserved for evaluation, so that one judge stays independent of the training labels; "
                 "name another scorer in [relabel], and this one in [eval]"
             )
-    load_scorers(evaluation.scorers, evaluation.checkpoints, evaluation.device)
+    judges = load_scorers(evaluation.scorers, evaluation.checkpoints, evaluation.device)
+    limit_requests(scorers, relabelling)
+    limit_requests(judges, evaluation)
     generation = resolve_defaults(settings.generate_config(1), model, None)
     evaluated = resolve_defaults(evaluation.generate_config(loop.model), model, None, "shapes-heldout")
-    prompts = [prompt.text for prompt in read_prompts(generation.prompts or "", generation.limit)]
-    held_out = {prompt.text for prompt in read_prompts(evaluated.prompts or "", evaluated.limit)}
+    generated = read_prompts(generation.prompts or "", generation.limit)
+    to_evaluate = read_prompts(evaluated.prompts or "", evaluated.limit)
+    refuse_without_tags(scorers, (prompt.tags for prompt in generated), generation.prompts or "")
+    refuse_without_tags(judges, (prompt.tags for prompt in to_evaluate), evaluated.prompts or "")
+    prompts, held_out = [prompt.text for prompt in generated], {prompt.text for prompt in to_evaluate}
     if rounds and held_out != {judged.prompt for judged in rounds[0].prompts}:
         raise UsageError(
             f"the evaluation prompts, {evaluated.prompts}, have changed since round 1, and rounds are compared on the same; "
-            "restore them, or begin another loop with another --dir"
+            "restore them, or begin another loop with another --output-dir"
         )
     if not rounds and (n_both := len(held_out.intersection(prompts))):
         say(
@@ -108,7 +116,7 @@ def open_store(settings: LoopSettings, rounds: Sequence[RoundResult]) -> PairSto
     for result in rounds:
         if str(result.number) not in kept:
             raise UsageError(
-                f"the store {path} does not hold round {result.number} of the loop {settings.loop.dir}; name the store it began "
+                f"the store {path} does not hold round {result.number} of the loop {settings.loop.output_dir}; name the store it began "
                 "with, --store"
             )
     return store
@@ -130,7 +138,7 @@ def refuse_other_loop(settings: LoopSettings, store: PairStore, images: str) -> 
         if loop == identity(settings) and made_from != images:
             raise UsageError(
                 f"the model {settings.loop.model} or the prompts of [generate] have changed since this loop began; restore them, "
-                "or begin another loop with another --dir and --store"
+                "or begin another loop with another --output-dir and --store"
             )
         if loop != identity(settings) and (is_kept or made_from != images):
             raise UsageError(

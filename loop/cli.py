@@ -1,33 +1,32 @@
 """`prefloop loop`."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from ..core.cli import options_of, say
+from ..core.cli import JsonOption, completing, options_of, say, say_recipes
+from ..core.document import answer
 from ..core.errors import UsageError
 from ..core.files import refuse_existing, write_atomic
+from ..models.completion import known_models
 from .config import LoopConfig
 
 
-def _list_recipes(flag: bool) -> None:
-    if flag:
-        from .settings_file import recipes
+def _recipes() -> dict[str, str]:
+    from .settings_file import recipes
 
-        for name, line in recipes().items():
-            say(f"{name:16} {line}")
-        raise typer.Exit
+    return recipes()
 
 
-@options_of(LoopConfig)
+@options_of(LoopConfig, values={"model": known_models})
 def loop(
     given: dict[str, Any],
     file: Annotated[
         Optional[str],
         typer.Argument(
             metavar="FILE",
+            autocompletion=completing(lambda _: _recipes()),
             help="A recipe's name, or a TOML file with the sections loop, generate, relabel, train, eval.",
         ),
     ] = None,
@@ -39,30 +38,34 @@ def loop(
             help="An option of a stage, such as train.learning_rate=1e-4; repeat.",
         ),
     ] = None,
-    recipes: Annotated[  # noqa: ARG001
-        bool, typer.Option("--recipes", is_eager=True, callback=_list_recipes, help="List the recipes and exit.")
-    ] = False,
+    recipes: Annotated[bool, typer.Option("--recipes", help="List the recipes and exit.")] = False,
     init: Annotated[
         Optional[Path], typer.Option("--init", help="Write the recipe to this file, with comments, and exit.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan of all rounds and what it will cost, and exit.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Generate, label, train and evaluate, round after round. The same command resumes an interrupted loop.
 
-    Example: prefloop loop shapes --dir my-loop
+    Example: prefloop loop shapes --output-dir my-loop
     """
-    from .settings_file import read_loop, recipe_text
+    from .settings_file import read_loop, recipe_text, refuse_early
 
+    if recipes:
+        say_recipes(_recipes(), as_json)
+        return
     if init is not None:
         text = recipe_text(file or "shapes")
         if given or assignments:
             raise UsageError("--init writes a recipe as it is; leave out the other options, and edit the file")
         refuse_existing(init)
         write_atomic(init, text.encode())
-        say(f"wrote {init}; edit it, then run `prefloop loop {init}`")
+        if as_json:
+            answer({"file": init})
+        else:
+            say(f"wrote {init}; edit it, then run `prefloop loop {init}`")
         return
     settings = read_loop(file, given, assignments or (), say=lambda line: say(line, err=True))
     if dry_run:
@@ -70,12 +73,19 @@ def loop(
         from .plan import plan_loop, plan_text
 
         plan = plan_loop(settings)
-        say(json.dumps(plan_json(plan)) if as_json else plan_text(plan))
+        if as_json:
+            answer(plan_json(plan))
+        else:
+            say(plan_text(plan))
         return
+    refuse_early(settings)
     from .stage import run_loop
 
     result = run_loop(settings, say=lambda line: say(line, err=as_json))
-    say(json.dumps(result, allow_nan=False) if as_json else summary_text(result))
+    if as_json:
+        answer(result)
+    else:
+        say(summary_text(result))
 
 
 def summary_text(result: dict) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ..core.device import DEVICES
 from ..core.errors import UsageError
 from ..core.ids import canonical, content_id
 from ..core.validate import positive, unknown
@@ -23,8 +24,8 @@ STAGES: dict[str, type] = {
 }
 _SET_BY_LOOP = {
     "generate": {"model": "model", "seed": "seed"},
-    "train": {"model": "model", "seed": "seed", "output_dir": "dir", "labelers": None, "reference": "reference"},
-    "eval": {"models": "model", "baseline": "model", "report": "dir", "name": None, "human": None},
+    "train": {"model": "model", "seed": "seed", "output_dir": "output_dir", "labelers": None, "reference": "reference"},
+    "eval": {"models": "model", "baseline": "model", "output_dir": "output_dir", "name": None, "human": None},
 }
 """Section → option that the loop sets itself → the option of [loop] to use instead, if there is one."""
 MAX_ROUNDS = 100
@@ -36,7 +37,7 @@ _OWN = re.compile(r"round-\d+|result|reports|report-images")
 class LoopConfig:
     model: str = "shapes"
     """Model to start from: shapes or shapes-flow (built in), a folder, or a hub id."""
-    dir: str = "prefloop-loop"
+    output_dir: str = "prefloop-loop"
     """Folder of the rounds, the report and the result."""
     store: str | None = None
     """Folder of the store; store in the loop's folder if not given."""
@@ -57,6 +58,10 @@ class LoopConfig:
     """Seed of all rounds; each has its own, which follows from this one."""
     patience: int = 2
     """Stop after this many rounds in a row whose interval against the round before contains ½; 0 disables this."""
+    device: str | None = field(
+        default=None,
+        metadata={"help": "cuda, mps or cpu, for all stages; the best available if not given.", "choices": DEVICES},
+    )
     guards: bool = field(
         default=True,
         metadata={
@@ -78,21 +83,21 @@ class LoopConfig:
             raise UsageError(f"replay must be a fraction from 0 to 1, got {self.replay}")
         if self.reference not in get_args(Reference):
             raise unknown("reference", self.reference, get_args(Reference))
-        if "\0" in self.dir or not self.dir:
-            raise UsageError(f"dir must be the name of a folder, got {self.dir!r}")
+        if "\0" in self.output_dir or not self.output_dir:
+            raise UsageError(f"output-dir must be the name of a folder, got {self.output_dir!r}")
 
         if self.store is not None:
-            folder, store = Path(self.dir).resolve(), Path(self.store).resolve()
+            folder, store = Path(self.output_dir).resolve(), Path(self.store).resolve()
             if store == folder or (folder in store.parents and _OWN.fullmatch(store.relative_to(folder).parts[0])):
                 raise UsageError(f"the loop writes {self.store} itself; name another folder with --store")
 
     @property
     def store_path(self) -> Path:
-        return Path(self.dir) / "store" if self.store is None else Path(self.store)
+        return Path(self.output_dir) / "store" if self.store is None else Path(self.store)
 
     def round_dir(self, number: int) -> Path:
         """Folder of the model that a round trains."""
-        return Path(self.dir) / f"round-{number}"
+        return Path(self.output_dir) / f"round-{number}"
 
     def model_before(self, number: int) -> str:
         """What a round generates with and trains on."""
@@ -135,10 +140,12 @@ class LoopSettings:
 
     def generate_config(self, number: int) -> GenerateConfig:
         loop = self.loop
-        return GenerateConfig(model=loop.model_before(number), seed=loop.round_seed(number), **self.generate)
+        return GenerateConfig(
+            model=loop.model_before(number), seed=loop.round_seed(number), **self._with_device("generate")
+        )
 
     def relabel_config(self) -> RelabelConfig:
-        return RelabelConfig(**self.relabel)
+        return RelabelConfig(**self._with_device("relabel"))
 
     def train_config(self, number: int, labeler: str) -> TrainConfig:
         """
@@ -153,16 +160,24 @@ class LoopSettings:
             output_dir=str(loop.round_dir(number)),
             labelers=(labeler,),
             seed=loop.round_seed(number),
-            **{**self.train, **options},
+            **{**self._with_device("train"), **options},
         )
 
     def eval_config(self, number: int, baseline: str) -> EvalConfig:
         """A round's result against another model."""
         name = "base" if baseline == self.loop.model else Path(baseline).name
-        report = Path(self.loop.dir) / "reports" / f"round-{number}-against-{name}"
+        report = Path(self.loop.output_dir) / "reports" / f"round-{number}-against-{name}"
         return EvalConfig(
-            models=(str(self.loop.round_dir(number)),), baseline=baseline, report=str(report), **self.eval
+            models=(str(self.loop.round_dir(number)),),
+            baseline=baseline,
+            output_dir=str(report),
+            **self._with_device("eval"),
         )
+
+    def _with_device(self, section: str) -> dict[str, Any]:
+        """The options of a stage, with the loop's device unless the stage has its own."""
+        device = {} if self.loop.device is None else {"device": self.loop.device}
+        return device | dict(getattr(self, section))
 
     def condition(self, number: int) -> str:
         """Which pairs a round trains on, in SQL on the view `preferences`."""

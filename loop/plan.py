@@ -85,7 +85,7 @@ def plan_loop(settings: LoopSettings) -> LoopPlan:
     n_images = n_prompts * generation.images_per_prompt
     n_eval = len(read_prompts(evaluation.prompts or "", evaluation.limit)) * evaluation.images_per_prompt
     n_pairs = n_prompts * _pairs_per_prompt(generation, loop.pairs_per_prompt)
-    use_cuda = not training.cpu and torch.cuda.is_available()
+    use_cuda = not training.on_cpu and torch.cuda.is_available()
     speed = measured_speed(torch.device("cuda" if use_cuda else "cpu"))
     data = DatasetSize(n_pairs=n_pairs, n_images=n_images, n_prompts=n_prompts)
     # a reference other than the round before takes memory from the second round on

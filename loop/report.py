@@ -12,11 +12,12 @@ import jinja2
 from ..core.errors import cannot_write, reading
 from ..core.files import write_atomic
 from ..core.stats import MIN_PROMPTS
-from ..eval.plots import draw_sheet, plot_curves
+from ..core.text import visible
+from ..eval.plots import dark, plot_curves
 from ..eval.report import marks_text
+from ..eval.sheet import draw_sheet
 from ..eval.verdict import ORACLE
 from ..store import PairStore
-from ..store.query import visible
 from .best import Best
 from .config import LoopSettings
 from .guards import GUARDS
@@ -29,7 +30,7 @@ def write_report(
     settings: LoopSettings, rounds: Sequence[RoundResult], best: Best, stopped: str, store: PairStore
 ) -> Path:
     """Write report.html into the loop's folder, and its images beside it; returns the page's path."""
-    folder = Path(settings.loop.dir)
+    folder = Path(settings.loop.output_dir)
     assets = folder / ASSETS
     # a scorer may have no result in some rounds; of the rest, the base's images are the same
     scorers = {name: row for result in reversed(rounds) for name, row in result.against_base["scorers"].items()}
@@ -39,7 +40,7 @@ def write_report(
             with reading(source := store.image_path(UUID(image))):
                 data = source.read_bytes()
             (assets / f"{UUID(image).hex}.png").write_bytes(data)
-        plot_win_rates(rounds, assets / PLOT)
+        plot_win_rates(rounds, visible(settings.loop.model), assets / PLOT)
         draw_rounds(rounds, store, assets / SHEET)
         template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
             (files("prefloop.loop") / "report.html").read_text()
@@ -62,6 +63,7 @@ def write_report(
             min_prompts=MIN_PROMPTS,
             assets=ASSETS,
             plot=PLOT,
+            dark_plot=dark(Path(PLOT)).name,
         )
     except OSError as error:
         raise cannot_write(folder / PAGE, error) from error
@@ -105,7 +107,7 @@ def _samples(rounds: Sequence[RoundResult]) -> list[dict[str, Any]]:
     ]
 
 
-def plot_win_rates(rounds: Sequence[RoundResult], path: Path) -> None:
+def plot_win_rates(rounds: Sequence[RoundResult], model: str, path: Path) -> None:
     """Each scorer's win rate against the base, by round, with intervals."""
     names = dict.fromkeys(name for result in rounds for name in result.against_base["scorers"])
     curves = {
@@ -116,8 +118,8 @@ def plot_win_rates(rounds: Sequence[RoundResult], path: Path) -> None:
         ]
         for name in names
     }
-    ticks = {0: "base"} | {result.number: f"round {result.number}" for result in rounds}
-    plot_curves(curves, path, "win rate against the base", ticks)
+    ticks = {0: "base"} | {result.number: str(result.number) for result in rounds}
+    plot_curves(curves, path, f"Win rate against {Path(model).name or model}, by round", ticks, "round")
 
 
 def draw_rounds(rounds: Sequence[RoundResult], store: PairStore, path: Path) -> None:

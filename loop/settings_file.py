@@ -16,6 +16,8 @@ from ..core.json import plain
 from ..core.locks import locked
 from ..core.recipes import find_recipe
 from ..core.settings import parse_option, read_toml, settings_of
+from ..eval.config import RENAMED as EVAL_RENAMED
+from ..relabel.scorers.request_limits import LIMITS
 from ..train.config import RENAMED
 from ..train.defaults import describe_sources, resolve_settings, sources
 from ..train.recipes import merge_settings, read_settings
@@ -24,9 +26,12 @@ from .config import STAGES, LoopConfig, LoopSettings
 _RECIPES = Path(str(files("prefloop.loop").joinpath("recipes")))
 _SECTIONS = {"loop": LoopConfig, **STAGES}
 SETTINGS = "loop.json"
+_RENAMED = {"loop": {"dir": "output_dir"}, "train": RENAMED, "eval": EVAL_RENAMED}
+"""Section → earlier name of an option → its name."""
 # may differ when a loop goes on: where it lies, how much of it is wanted, and what does not affect its results
-_MAY_CHANGE = {"loop": ("dir", "store", "rounds")}
-_MAY_CHANGE |= dict.fromkeys(STAGES, ("device", "workers"))
+_MAY_CHANGE = {"loop": ("output_dir", "store", "rounds", "device")}
+_MAY_CHANGE |= {"generate": ("device", "workers"), "train": ("device",)}
+_MAY_CHANGE |= dict.fromkeys(("relabel", "eval"), ("device", "workers", *LIMITS))
 
 
 def recipes() -> dict[str, str]:
@@ -109,7 +114,7 @@ def _names() -> str:
 
 
 def _aliases(section: str) -> Mapping[str, str]:
-    return RENAMED if section == "train" else {}
+    return _RENAMED.get(section, {})
 
 
 def _checked(source: str, section: str, table: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,9 +134,9 @@ def claimed(settings: LoopSettings) -> Iterator[None]:
         UsageError: if the folder holds a loop with other settings, or files that no loop wrote.
         BusyError: if another process runs a loop there.
     """
-    folder = Path(settings.loop.dir)
+    folder = Path(settings.loop.output_dir)
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; name a folder with --dir")
+        raise UsageError(f"{folder} is a file; name a folder with --output-dir")
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +146,7 @@ def claimed(settings: LoopSettings) -> Iterator[None]:
     # a process that was killed may leave the lock and half of the settings
     foreign = {name for name in names if name != ".lock" and not name.startswith(f".{SETTINGS}.")}
     if foreign and SETTINGS not in names:
-        raise UsageError(f"{folder} is not empty and holds no loop; name another folder with --dir")
+        raise UsageError(f"{folder} is not empty and holds no loop; name another folder with --output-dir")
     with locked(folder / ".lock", f"the loop {folder}"):
         try:
             if (folder / SETTINGS).exists():
@@ -153,19 +158,29 @@ def claimed(settings: LoopSettings) -> Iterator[None]:
                 folder.rmdir()
 
 
+def refuse_early(settings: LoopSettings) -> None:
+    """Refuse at once a folder that `claimed` would refuse after seconds of imports."""
+    if Path(settings.loop.output_dir).exists():
+        with claimed(settings):
+            pass
+
+
 def write_settings(settings: LoopSettings) -> None:
     """Keep the settings in the loop's folder; a loop that goes on there must have the same."""
-    write_atomic(Path(settings.loop.dir) / SETTINGS, json.dumps(plain(asdict(settings)), indent=1).encode())
+    write_atomic(Path(settings.loop.output_dir) / SETTINGS, json.dumps(plain(asdict(settings)), indent=1).encode())
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
         if isinstance(values, dict) and all(isinstance(values.get(section), dict) for section in _SECTIONS):
-            return values
+            return values | {
+                section: {_aliases(section).get(name, name): value for name, value in values[section].items()}
+                for section in _SECTIONS
+            }
     except (OSError, ValueError, RecursionError):
         pass
-    raise IntegrityError(f"{path} cannot be read; restore it, or begin another loop with another --dir")
+    raise IntegrityError(f"{path} cannot be read; restore it, or begin another loop with another --output-dir")
 
 
 def refuse_differences(settings: LoopSettings, before: Mapping[str, Any], folder: Path) -> None:
@@ -186,7 +201,7 @@ def refuse_differences(settings: LoopSettings, before: Mapping[str, Any], folder
                 differences.append(f"{section}.{name} was {_text(old)} and is {_text(new)}")
     if differences:
         raise UsageError(
-            f"{folder} holds a loop with other settings: {'; '.join(differences)}; use those, or name another folder with --dir"
+            f"{folder} holds a loop with other settings: {'; '.join(differences)}; use those, or name another folder with --output-dir"
         )
     store = Path(before["loop"].get("store") or folder / "store")
     if store.resolve() != settings.loop.store_path.resolve() and (store / "journal").is_dir():

@@ -62,7 +62,7 @@ def run_loop(settings: LoopSettings, say: Callable[[str], None] = print) -> dict
         UsageError: if the folder holds a loop with other settings or something else, or a stage refuses its settings.
     """
     loop = settings.loop
-    folder = Path(loop.dir)
+    folder = Path(loop.output_dir)
     with claimed(settings), StopSignal().listening() as stop:
         rounds = finished_rounds(folder)
         stopped = stop_reason(rounds, loop) if rounds else None
@@ -119,7 +119,7 @@ def _run_rounds(
     say: Callable[[str], None],
 ) -> str:
     """Add rounds until there is a reason to stop, and return it."""
-    folder = Path(settings.loop.dir)
+    folder = Path(settings.loop.output_dir)
     while True:
         number = len(rounds) + 1
         try:
@@ -154,7 +154,14 @@ def run_round(settings: LoopSettings, number: int, store: PairStore, images: str
         seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - start
         stop.check(f"{stage} of round {number} is done")
 
-    with run(store, "round", {"round": number, "loop": identity(settings), "images": images}) as this_round:
+    # `browse` looks for the report in the folder, from wherever it is started
+    record = {
+        "round": number,
+        "loop": identity(settings),
+        "images": images,
+        "output_dir": str(Path(loop.output_dir).absolute()),
+    }
+    with run(store, "round", record) as this_round:
         with timed("generate"):
             generated = _generate(settings, number, store)
         with timed("relabel"):

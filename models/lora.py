@@ -255,6 +255,7 @@ def attach(module: Any, adapter: Adapter) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     _require_fit(module, adapter)
+    dtype = module.dtype  # diffusers goes through all modules to tell it
     settings: dict[str, Any] = {"r": adapter.rank, "lora_alpha": adapter.alpha}  # a float alpha works
     with torch.random.fork_rng(devices=[]):
         add_adapter(module, LoraConfig(**settings, target_modules=sorted(adapter.layers)))
@@ -266,7 +267,7 @@ def attach(module: Any, adapter: Adapter) -> None:
     with torch.no_grad():
         for name, (a, b) in adapter.layers.items():
             for matrix, value in ((adapted[name].lora_A, a), (adapted[name].lora_B, b)):
-                matrix["default"].to(module.dtype).weight.copy_(value)
+                matrix["default"].to(dtype).weight.copy_(value)
     module.requires_grad_(False)
 
 

@@ -8,7 +8,8 @@ from ..core.errors import UsageError
 from ..core.executor import check_workers
 from ..core.text import refuse_invisible
 from .rules import RULES
-from .scorers.precision import DTYPES
+from .scorers.precision import AUTO, DTYPES
+from .scorers.request_limits import RequestLimits
 from .selection import SELECTIONS
 
 
@@ -41,9 +42,10 @@ _SELECT_HELP = f"Which pairs to label: {_summaries((name, how.summary) for name,
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelabelConfig:
+class RelabelConfig(RequestLimits):
     scorers: tuple[str, ...] = ("pickscore",)
-    """Scorer's name, module:Class, or human for the labelling page; repeat for several. Defaults to pickscore."""
+    """Scorer's name, vlm:TEMPLATE, module:Class, the URL of one, or human for the labelling page; repeat for several. Defaults to
+    pickscore."""
     checkpoints: dict[str, str] = field(default_factory=dict)
     """Scorer's checkpoint: PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official
     one."""
@@ -65,12 +67,14 @@ class RelabelConfig:
     exit code is 3."""
     device: str | None = None
     """cuda, mps or cpu; the best available if not given."""
-    dtype: str = "float32"
-    """float32, bfloat16 or float16: what the models run in. Scores are float32 either way."""
+    dtype: str = AUTO
+    """float32, bfloat16 or float16: what the models run in; by default float32, for hpsv3 on CUDA bfloat16. Scores are
+    float32 either way."""
     workers: int = 1
     """Processes that score, each with the model: one for each GPU, of this machine or of the Ray cluster at RAY_ADDRESS."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_workers(self.workers)
         if not self.scorers:
             raise UsageError("name at least one --scorer")
@@ -105,8 +109,8 @@ class RelabelConfig:
                 raise UsageError(f"the weight of {name} must be finite and above 0, got {weight}")
         if self.select not in SELECTIONS:
             raise UsageError(f"unknown select {self.select!r}; choose from {', '.join(SELECTIONS)}")
-        if self.dtype not in DTYPES:
-            raise UsageError(f"unknown dtype {self.dtype!r}; choose from {', '.join(DTYPES)}")
+        if self.dtype not in (*DTYPES, AUTO):
+            raise UsageError(f"unknown dtype {self.dtype!r}; choose from {', '.join((*DTYPES, AUTO))}")
         if not 0 < self.batch_size <= 100_000:
             raise UsageError(f"batch-size must be between 1 and 100000, got {self.batch_size}")
         if not 0 <= self.max_unreadable <= 1:

@@ -158,6 +158,7 @@ def _changed(store: PairStore, labeler: str, labels: pa.Table, run_id: UUID) -> 
         "shown_left": pa.nulls(n, pa.string()),
         "response_ms": pa.nulls(n, pa.int32()),
         "run_id": pa.array([run_id.bytes] * n, pa.uuid()),
+        "notes": pa.nulls(n, pa.string()),
     }
     schema = TABLES["labels"]
     return pa.table({name: columns[name] for name in schema.names}).cast(schema)

@@ -2,22 +2,26 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from uuid import UUID
 
 from ..core.progress import progress
 from ..core.signals import StopSignal
 from ..store import ImageError, PairStore, PrefloopError, load_image
+from ..store.maintenance.compact import compact_small
 from .config import RelabelConfig
+from .judge_pool import answer_rows, hopeless, judged
 from .labelers import add_labeler
-from .scorers.own_code import own_code
+from .scorers.own_code import own_code, prints_to_stderr
 from .scorers.registry import Scorer
+from .scorers.vlm import ChatJudge
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _UNJUDGED = """
-    select p.pair_id, q.prompt, p.image_a, fa.path, p.image_b, fb.path
+    select p.pair_id, q.prompt, p.image_a, fa.path, p.image_b, fb.path, p.prompt_id
     from pairs p
     join prompts q using (prompt_id)
     join image_files fa on fa.image_id = p.image_a
@@ -45,6 +49,7 @@ def unjudged(store: PairStore, labeler: str, sources: Sequence[str]) -> list[tup
     return store.rows(_UNJUDGED, {"labeler": labeler, "sources": list(sources)})
 
 
+@prints_to_stderr()
 def judge_pairs(
     store: PairStore,
     judge: PairwiseJudge,
@@ -62,11 +67,14 @@ def judge_pairs(
     """
     counts: Counter[str] = Counter()
     rows, known = unjudged(store, labeler, sources), False
+    if isinstance(judge, ChatJudge):
+        _ask_pairs(store, judge, labeler, rows, config=config, run_id=run_id, stop=stop, counts=counts)
+        return +counts
     with progress(len(rows), f"judging by {judge.name}") as bar:
         for start in range(0, len(rows), config.batch_size):
             batch = rows[start : start + config.batch_size]
             pairs, prompts, first, second = [], [], [], []
-            for pair, prompt, image_a, path_a, image_b, path_b in batch:
+            for pair, prompt, image_a, path_a, image_b, path_b, _ in batch:
                 try:
                     images = load_image(store.path / path_a, image_a), load_image(store.path / path_b, image_b)
                 except ImageError as error:
@@ -77,11 +85,7 @@ def judge_pairs(
                 first.append(images[0])
                 second.append(images[1])
             answers = _answers(judge, prompts, first, second) if pairs else []
-            labels = [
-                {"pair_id": pair, "labeler": labeler, "revision": 0, "choice": _CHOICE[p], "p_a": p, "run_id": run_id}
-                for pair, p in zip(pairs, answers, strict=True)
-                if p is not None
-            ]
+            labels = [_label(pair, labeler, p, run_id) for pair, p in zip(pairs, answers, strict=True) if p is not None]
             if labels and not known:
                 add_labeler(store, labeler, config, [judge])
                 known = True
@@ -92,6 +96,66 @@ def judge_pairs(
             stop.check(f"{start + len(batch)} pairs judged by {judge.name} are in {store.path}")
     store.ingest()
     return +counts
+
+
+def _label(pair: UUID, labeler: str, p_a: float, run_id: UUID) -> dict[str, Any]:
+    return {
+        "pair_id": pair,
+        "labeler": labeler,
+        "revision": 0,
+        "choice": _CHOICE[p_a],
+        "p_a": p_a,
+        "run_id": run_id,
+    }
+
+
+def _ask_pairs(
+    store: PairStore,
+    judge: ChatJudge,
+    labeler: str,
+    rows: Sequence[tuple[Any, ...]],
+    *,
+    config: RelabelConfig,
+    run_id: UUID,
+    stop: StopSignal,
+    counts: Counter[str],
+) -> None:
+    """Like `judge_pairs`, for a judge behind an endpoint: many pairs at once, its answers beside the labels."""
+
+    def load(row: tuple[Any, ...]) -> "tuple[str, list[Image], None]":
+        _, prompt, image_a, path_a, image_b, path_b, _ = row
+        return prompt, [load_image(store.path / path_a, image_a), load_image(store.path / path_b, image_b)], None
+
+    known = False
+    finished = judged(judge, rows, load, batch_size=config.batch_size, stop=stop)
+    try:
+        with progress(len(rows), f"judging by {judge.name}") as bar, closing(finished) as groups:
+            for group in groups:
+                labels, answers = [], []
+                for (pair, _, image_a, _, image_b, _, prompt), judgement in group:
+                    if isinstance(judgement, ImageError):
+                        counts[f"image {judgement.reason}"] += 1
+                        continue
+                    images = (image_a, image_b)
+                    answers += answer_rows(judge, judgement, prompt=prompt, images=images, pair=pair, run_id=run_id)
+                    if judgement.value is None:
+                        counts["without an answer"] += 1
+                    else:
+                        labels.append(_label(pair, labeler, judgement.value, run_id))
+                if labels and not known:
+                    add_labeler(store, labeler, config, [judge])
+                    known = True
+                store.append("answers", answers)  # first: no label is without its answers
+                store.append("labels", labels)
+                counts.update(label["choice"] for label in labels)
+                bar.update(len(group))
+                if hopeless(counts, len(rows), config.max_unreadable):
+                    break
+    finally:
+        store.try_ingest()
+    stop.check(f"{sum(counts[choice] for choice in _CHOICE.values())} pairs judged by {judge.name} are in {store.path}")
+    for table in ("answers", "labels"):
+        compact_small(store, table)
 
 
 def _answers(

@@ -4,12 +4,15 @@ import json
 from dataclasses import dataclass
 
 from ..store import PairStore
+from .answer_scores import tags_of
 from .config import RelabelConfig
 from .embedding_cache import EmbeddingCache
 from .image_loader import BATCHES_AHEAD
 from .pairwise import PairwiseJudge, unjudged
 from .scorers.dual_encoder import DualEncoderScorer
 from .scorers.registry import Scorer, identity, load_scorers
+from .scorers.request_limits import limit_requests
+from .scorers.vlm import ChatJudge, PointJudge
 from .scores import unscored
 from .stage import TRAINING_SOURCES
 
@@ -31,21 +34,30 @@ class ScoringPlan:
     seconds: float | None
     """From the speed of the last run in this store that scored; None without one."""
     memory: int
-    """Bytes of the weights and of the batches decoded ahead; activations come on top."""
+    """Bytes of the weights and of the batches decoded ahead, and for hpsv3 of a layer's activations; the others' activations
+    come on top."""
+    requests: int | None = None
+    """That a judge behind an endpoint would send, without retries; None for other scorers."""
 
 
 def plan(config: RelabelConfig, store: PairStore) -> list[ScoringPlan]:
     """One plan per scorer. Loads no weights and writes nothing."""
     scorers = load_scorers(config.scorers, config.checkpoints, config.device, config.dtype)
+    limit_requests(scorers, config)
     return [_plan(config, store, scorer) for scorer in scorers]
 
 
 def _plan(config: RelabelConfig, store: PairStore, scorer: Scorer) -> ScoringPlan:
     if isinstance(scorer, PairwiseJudge):
         pairs = len(unjudged(store, config.labeler or scorer.name, TRAINING_SOURCES))
-        return ScoringPlan(scorer.name, pairs, 0, -(-pairs // config.batch_size), None, 0)
+        requests = pairs * scorer.n_requests() if isinstance(scorer, ChatJudge) else None
+        return ScoringPlan(scorer.name, pairs, 0, -(-pairs // config.batch_size), None, 0, requests)
     items = unscored(store, identity(scorer), TRAINING_SOURCES)
     embedded, forward = 0, len(items)
+    if isinstance(scorer, PointJudge):
+        tags = tags_of(store, items) if scorer.needs_tags else {}
+        requests = sum(scorer.n_requests(tags.get(item.prompt_id)) for item in items)
+        return ScoringPlan(scorer.name, len(items), 0, -(-len(items) // config.batch_size), None, 0, requests)
     if isinstance(scorer, DualEncoderScorer):
         cached = EmbeddingCache(store.path / "cache" / "embeddings" / scorer.backbone / "images")
         embedded = sum(item.image_id in cached for item in items)
@@ -57,7 +69,7 @@ def _plan(config: RelabelConfig, store: PairStore, scorer: Scorer) -> ScoringPla
         embedded=embedded,
         batches=-(-forward // config.batch_size),
         seconds=0.0 if not forward else None if per_image is None else per_image * forward,
-        memory=_weights_bytes(scorer, config.dtype) + IMAGE_BYTES * config.batch_size * BATCHES_AHEAD,
+        memory=_model_bytes(scorer, config.batch_size) + IMAGE_BYTES * config.batch_size * BATCHES_AHEAD,
     )
 
 
@@ -71,7 +83,10 @@ def _seconds_per_image(store: PairStore, name: str) -> float | None:
     return None
 
 
-def _weights_bytes(scorer: Scorer, dtype: str) -> int:
-    """Size of a scorer's files; half of it in half precision."""
+def _model_bytes(scorer: Scorer, batch_size: int) -> int:
+    """What a scorer says it takes, or else the size of its files; half of it in half precision."""
+    memory = getattr(scorer, "memory", None)
+    if memory is not None:
+        return int(memory(batch_size))
     size = sum(path.stat().st_size for path in getattr(scorer, "files", ()))
-    return size if dtype == "float32" else size // 2
+    return size if getattr(scorer, "dtype", "float32") == "float32" else size // 2

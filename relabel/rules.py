@@ -102,6 +102,13 @@ def unanimous(scores: PairScores) -> Floats:
     return np.where(np.abs(share) == 1, share, 0.0)
 
 
+def pareto(scores: PairScores) -> Floats:
+    """Pareto dominance: better by at least one scorer and worse by none; anything else is a tie."""
+    votes = scores.votes
+    opposed = (votes == 1).any(1) & (votes == -1).any(1)
+    return np.where(opposed, 0.0, votes.mean(1))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     signed_margin: Callable[[PairScores], Floats]
@@ -132,6 +139,9 @@ RULES = {
     "majority": Rule(signed_margin=majority, summary="most of the scorers' votes", unit="share of votes", votes=True),
     "unanimous": Rule(
         signed_margin=unanimous, summary="votes, only where all scorers agree", unit="share of votes", votes=True
+    ),
+    "pareto": Rule(
+        signed_margin=pareto, summary="better by one scorer or more, worse by none", unit="share of votes", votes=True
     ),
 }
 

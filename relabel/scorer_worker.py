@@ -16,8 +16,9 @@ from ..core.errors import IntegrityError
 from ..store import ImageError, load_image
 from .auto_batch import AutoBatch
 from .image_loader import N_THREADS, Item
+from .scorers.calls import scores_and_columns
 from .scorers.dual_encoder import DualEncoderScorer
-from .scorers.own_code import as_embeddings, as_scores, own_code
+from .scorers.own_code import as_embeddings, own_code
 from .scorers.registry import identity, load_scorers
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class ScoringJob:
     items: list[Item]
     data: list[bytes | None] | None = None
     """What the B files contain, None for one that cannot be read; without it the worker reads them."""
+    tags: list[str | None] = field(default_factory=list)
+    """Of the B prompts, in JSON; empty if the scorer needs none."""
     prompts: list[list[str]] = field(default_factory=list)
     """To be embedded besides, in batches."""
 
@@ -48,7 +51,7 @@ class ScoringResult:
     readable: list[Item]
     """R items; the images of the others cannot be used."""
     values: NDArray[np.float32]
-    """Scores (R,) or embeddings (R, E)."""
+    """Scores (R,), or (R, 1 + columns), or embeddings (R, E)."""
     unreadable: Counter[str]
     """Images by reason."""
     prompts: NDArray[np.float32] | None = None
@@ -79,9 +82,11 @@ class ScorerWorker:
     def scores(self, job: ScoringJob) -> ScoringResult | None:
         """None if the store's files are not on this machine."""
 
+        tags = dict(zip((item.prompt_id for item in job.items), job.tags, strict=False))
+
         def score(batch: Sequence[Item], images: Sequence) -> NDArray[np.float32]:
-            prompts = [item.prompt for item in batch]
-            return as_scores(self.scorer, self.scorer.score(prompts, images), len(batch))
+            batch_tags = [tags.get(item.prompt_id) for item in batch]
+            return scores_and_columns(self.scorer, [item.prompt for item in batch], images, batch_tags)
 
         read = _read(job)
         if read is None:

@@ -1,7 +1,7 @@
 """Score the images that have no score yet, once each, decoding ahead of the model."""
 
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,18 +16,23 @@ from ..core.signals import StopSignal
 from ..store import PairStore
 from ..store.images import stored_at
 from ..store.lazy_rows import LazyRows
+from .answer_scores import score_answers
 from .auto_batch import AutoBatch
 from .embedding_cache import EmbeddingCache
 from .image_loader import Item, image_batches
+from .scorers.calls import columns_of, needs_tags, parse_tags, refuse_without_tags, scores_and_columns
 from .scorers.dual_encoder import DualEncoderScorer
-from .scorers.own_code import as_embeddings, as_scores, own_code
+from .scorers.own_code import as_embeddings, as_scores, own_code, prints_to_stderr
 from .scorers.registry import Scorer, identity
+from .scorers.vlm import PointJudge
 from .scoring_pool import Workers, pooled_embeddings, pooled_prompts, pooled_scores
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 CACHED_BATCH = 4096  # images whose embeddings are in the cache
+COLUMN_OF = "column_of"
+"""In the config of a name@revision whose numbers are not scores but a further column of another's."""
 
 _UNSCORED = """
     select i.prompt_id, i.image_id, f.format
@@ -69,6 +74,7 @@ def _items(store: PairStore, images: str, parameters: dict) -> LazyRows[Item]:
     return LazyRows(rows, item)
 
 
+@prints_to_stderr()
 def score_images(
     store: PairStore,
     scorer: Scorer,
@@ -77,41 +83,65 @@ def score_images(
     batch_size: int,
     run_id: UUID,
     stop: StopSignal,
+    max_unreadable: float = 1.0,
     workers: Workers | None = None,
 ) -> Counter[str]:
     """Score the items and put the scores into the store.
 
     Args:
+        max_unreadable: fraction of a judge's answers that may be unreadable; once more are, the others are not asked for.
         workers: of this scorer; None if this process scores.
 
     Returns:
-        Counts: scored, not finite, unreadable images by reason, and truncated prompts, each counted when first read.
+        Counts: scored, not finite, images without an answer, unreadable images by reason, images left out because the scorer
+        needs tags and their prompt has none, and truncated prompts, each counted when first read.
+
+    Raises:
+        UsageError: if the scorer needs tags, has no scores yet, and none of the prompts has any.
     """
     counts: Counter[str] = Counter()
     key = identity(scorer)
+    columns = [f"{scorer.name}-{column}@{scorer.revision}" for column in columns_of(scorer)]
     config = {"temperature": getattr(scorer, "temperature", 1.0), "needs_prompt": scorer.needs_prompt}
     config |= {"sources": getattr(scorer, "sources", {})}
     with own_code(scorer):
-        config_json = canonical(config)
+        configs = {key: canonical(config)} | {column: canonical(config | {COLUMN_OF: key}) for column in columns}
     known = {name for (name,) in store.rows("select scorer from scorers")}
-    if key not in known:
-        store.append("scorers", [{"scorer": key, "name": scorer.name, "config": config_json}])
+    new = [
+        {"scorer": name, "name": name.split("@")[0], "config": configs[name]} for name in configs if name not in known
+    ]
+    if new:
+        store.append("scorers", new)
     if not items:
         store.ingest()
         return counts
-    if isinstance(scorer, DualEncoderScorer):
+    if isinstance(scorer, PointJudge):
+        scored = score_answers(store, scorer, items, batch_size, counts, run_id, stop, max_unreadable)
+    elif isinstance(scorer, DualEncoderScorer) and not needs_tags(scorer):
         scored = _score_embeddings(store, scorer, items, batch_size, counts, workers, stop)
-    elif workers is not None:
-        scored = pooled_scores(workers, store.path, items, batch_size, counts, stop)
     else:
-        scored = _score_images(store, scorer, items, batch_size, counts)
+        tags: Mapping[bytes, str] = {}
+        if needs_tags(scorer):
+            every = items
+            items, tags = _tagged(store, scorer, every)
+            counts["images whose prompt has no tags"] += len(every) - len(items)
+        if workers is not None:
+            scored = pooled_scores(workers, store.path, items, tags, batch_size, counts, stop)
+        else:
+            scored = _score_images(store, scorer, items, batch_size, counts, tags)
     with progress(len(items), f"scoring by {scorer.name}") as bar, closing(scored) as batches:
         for batch, scores in batches:
+            by_name = dict(zip(configs, scores.reshape(len(batch), -1).T, strict=True))
             counts["scored"] += len(batch)
-            counts["not finite"] += int((~np.isfinite(scores)).sum())
-            store.append("scores", [_row(key, item, score, run_id) for item, score in zip(batch, scores, strict=True)])
+            counts["not finite"] += int((~np.isfinite(by_name[key])).sum())
+            rows = [
+                _row(name, *one, run_id) for name, values in by_name.items() for one in zip(batch, values, strict=True)
+            ]
+            store.append("scores", rows)  # of all columns in one part: an image has either all of them or none
             bar.update(len(batch))
-            stop.check(f"{counts['scored']} scores of {scorer.name} are in {store.path}")
+            if not isinstance(scorer, PointJudge):  # which hands on what it has been answered before it ends
+                stop.check(f"{counts['scored']} scores of {scorer.name} are in {store.path}")
+    stop.check(f"{counts['scored']} scores of {scorer.name} are in {store.path}")
     store.ingest()
     return counts
 
@@ -126,18 +156,36 @@ def _row(scorer: str, item: Item, score: float, run_id: UUID) -> dict:
     }
 
 
+def _tagged(store: PairStore, scorer: Scorer, items: LazyRows[Item]) -> tuple[LazyRows[Item], dict[bytes, str]]:
+    """The items whose prompt has tags, and the tags in JSON by the prompt's id."""
+    column = items.table["prompt_id"]
+    every = store.prompts_by_id(column, "tags")
+    tags = {prompt: text for prompt, text in every.items() if parse_tags(text)}
+    key = identity(scorer)
+    if not tags and not store.rows("select 1 from scores where scorer = ? limit 1", [key]):
+        refuse_without_tags([scorer], [], str(store.path))
+    return items.select(row for row, prompt in enumerate(column.to_pylist()) if prompt in tags), tags
+
+
 Batches = Generator[tuple[list[Item], NDArray[np.float32]]]
+"""Items with their scores (B,), or (B, 1 + columns)."""
 
 
 def _score_images(
-    store: PairStore, scorer: Scorer, items: LazyRows[Item], batch_size: int, counts: Counter[str]
+    store: PairStore,
+    scorer: Any,
+    items: LazyRows[Item],
+    batch_size: int,
+    counts: Counter[str],
+    tags: Mapping[bytes, str],
 ) -> Batches:
-    """Items with their scores, from the scorer's `score`."""
+    """Items with their scores, from the scorer's `score`, or with its further columns from `score_columns`."""
     auto_batch = AutoBatch(scorer.name)
     _count_truncated(scorer, list({item.prompt for item in items}), counts)
 
     def score(batch: Sequence[Item], images: Sequence) -> np.ndarray:
-        return as_scores(scorer, scorer.score([item.prompt for item in batch], images), len(batch))
+        batch_tags = [tags.get(item.prompt_id.bytes) for item in batch]
+        return scores_and_columns(scorer, [item.prompt for item in batch], images, batch_tags)
 
     for batch, images in image_batches(store.path, items, batch_size, counts):
         if batch:

@@ -19,7 +19,9 @@ from ..store.lazy_rows import LazyRows
 from .embedding_cache import EmbeddingCache
 from .image_loader import Item
 from .scorer_worker import ScorerWorker, ScoringJob, ScoringResult
+from .scorers.http_scorer import HTTPScorer
 from .scorers.registry import Scorer, identity, is_object
+from .scorers.vlm import ChatJudge
 
 Workers = Pool[ScorerWorker]
 
@@ -41,7 +43,7 @@ def scorer_workers(
         raise UsageError(
             f"{name} is an object of this process; score with workers=1, or name its class as module:Class"
         )
-    if getattr(scorer, "is_endpoint", False) or hasattr(scorer, "choose"):
+    if isinstance(scorer, ChatJudge | HTTPScorer):
         print(f"{name} is asked by this process alone, without workers", file=sys.stderr)
         return nullcontext()
     own = {key: path for key, path in checkpoints.items() if key in ("", name)}
@@ -49,14 +51,25 @@ def scorer_workers(
 
 
 def pooled_scores(
-    workers: Workers, folder: Path, items: LazyRows[Item], batch_size: int, counts: Counter[str], stop: StopSignal
+    workers: Workers,
+    folder: Path,
+    items: LazyRows[Item],
+    tags: Mapping[bytes, str],
+    batch_size: int,
+    counts: Counter[str],
+    stop: StopSignal,
 ) -> Generator[tuple[list[Item], NDArray[np.float32]]]:
     """Items with their scores."""
+    if not items:
+        return
     prompts = list({item.prompt for item in items})
     ((_, n_truncated),) = workers.done(ScorerWorker.n_truncated, [prompts], stop)
     counts["truncated prompts"] += n_truncated
     batches = (list(items[start : start + batch_size]) for start in range(0, len(items), batch_size))
-    jobs = (ScoringJob(folder.resolve(), batch) for batch in batches)
+    jobs = (
+        ScoringJob(folder.resolve(), batch, tags=[tags.get(item.prompt_id.bytes) for item in batch] if tags else [])
+        for batch in batches
+    )
     for _, result in _results(workers, ScorerWorker.scores, jobs, counts, stop):
         if result.readable:
             yield result.readable, result.values

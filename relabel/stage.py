@@ -1,5 +1,6 @@
 """From scores in the store to labels in the store."""
 
+import re
 import sys
 import time
 from collections import Counter
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
 
+from ..core.ids import content_id
 from ..core.signals import StopSignal
 from ..store import BadDataError, PairStore, UsageError
 from ..store.runs import run
@@ -15,6 +17,7 @@ from .labelers import default_labeler, labeler_exists
 from .labels import write_labels
 from .pairwise import PairwiseJudge, judge_pairs, unjudged
 from .scorers.registry import Scorer, identity, is_eval_only, load_scorers
+from .scorers.request_limits import limit_requests, recording_usage
 from .scores import IN_PAIRS, score_images, unscored
 from .scoring_pool import scorer_workers
 from .temperature import labeler_temperature
@@ -31,7 +34,7 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
         labeler; pairs; scored (images by scorer); labels (pairs by what the rule says now: a, b, tie, undecided,
         not_selected); new_labels; no_longer_selected (pairs not selected that keep the label of an earlier run);
         excluded (images, scores and answers that decide nothing, by reason); truncated_prompts, seconds and temperatures
-        (by scorer).
+        (by scorer); usage (of judges behind an endpoint: requests, prompt_tokens, completion_tokens, cost).
 
     Raises:
         UsageError: if a scorer is reserved for evaluation, or the labeler exists with another rule.
@@ -45,6 +48,7 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
                 f"{scorer.name} is reserved for evaluation, so that one judge stays independent of the training labels; "
                 f"give `--scorer {scorer.name}` to `prefloop eval` instead"
             )
+    limit_requests(scorers, config)
     judges = [scorer for scorer in scorers if isinstance(scorer, PairwiseJudge)]
     if judges and (len(scorers) > 1 or config != replace(config, **_WITHOUT_RULE)):
         raise UsageError(
@@ -54,7 +58,7 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
         print(f"{judges[0].name} compares pairs in this process; --workers is not used", file=sys.stderr)
     labeler = config.labeler or default_labeler(config.rule, scorers)
     with (
-        store.stage_lock("relabel", "-".join(sorted(scorer.name for scorer in scorers))),
+        store.stage_lock("relabel", _lock_key(scorers)),
         StopSignal().listening() as stop,
     ):
         ((n_pairs,),) = store.rows("select count(*) from pairs where source <> 'eval'")
@@ -67,11 +71,18 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
         with run(store, "relabel", config) as current_run:
             summary, run_id = current_run.summary, current_run.run_id
             summary |= {"labeler": labeler, "pairs": n_pairs}
-            if judges:
-                _judge(config, store, judges[0], labeler, run_id, stop, summary)
-            else:
-                _score_and_label(config, store, scorers, labeler, run_id, stop, summary)
+            with recording_usage(scorers, summary):
+                if judges:
+                    _judge(config, store, judges[0], labeler, run_id, stop, summary)
+                else:
+                    _score_and_label(config, store, scorers, labeler, run_id, stop, summary)
     return summary
+
+
+def _lock_key(scorers: Sequence[Scorer]) -> str:
+    """For a file's name, which a scorer's name may not suit."""
+    key = "-".join(sorted(scorer.name for scorer in scorers))
+    return key if re.fullmatch(r"[\w.+-]{1,80}", key) else content_id(key.encode()).hex
 
 
 def _score_and_label(
@@ -84,20 +95,22 @@ def _score_and_label(
     summary: dict,
 ) -> None:
     excluded: Counter[str] = Counter()
-    scored, truncated, seconds, not_finite = {}, {}, {}, 0
+    scored, truncated, seconds, not_finite, unanswered, silent = {}, {}, {}, 0, 0, []
     for name, scorer in zip(config.scorers, scorers, strict=True):
         items = unscored(store, identity(scorer), TRAINING_SOURCES)
         start = time.monotonic()
+        settings = {"batch_size": config.batch_size, "max_unreadable": config.max_unreadable}
         with scorer_workers(config.workers, name, scorer, config.checkpoints, config.device, config.dtype) as workers:
-            counts = score_images(
-                store, scorer, items, batch_size=config.batch_size, run_id=run_id, stop=stop, workers=workers
-            )
+            counts = score_images(store, scorer, items, run_id=run_id, stop=stop, workers=workers, **settings)
         seconds[scorer.name] = time.monotonic() - start
         scored[scorer.name] = counts.pop("scored", 0)
         truncated[scorer.name] = counts.pop("truncated prompts", 0)
         not_finite += counts.pop("not finite", 0)
+        if (n := counts.pop("without an answer", 0)) > config.max_unreadable * (n + scored[scorer.name]):
+            silent.append(_silent(scorer, n, n + scored[scorer.name], "images", config.max_unreadable))
+        unanswered += n
         excluded |= counts  # the larger count of the two: every scorer meets the same unreadable images
-    excluded += Counter({"not finite": not_finite})
+    excluded += Counter({"not finite": not_finite, "without an answer": unanswered})
     too_many = _too_many_not_finite(store, scorers, config.max_unreadable)
     temperatures = _temperatures(config, store, scorers)
     written = write_labels(store, labeler, config, scorers, TRAINING_SOURCES, run_id, list(temperatures.values()))
@@ -112,8 +125,8 @@ def _score_and_label(
         "temperatures": temperatures,
     }
     _refuse_unreadable(excluded, store, config.max_unreadable)
-    if too_many:
-        raise BadDataError(too_many)
+    for message in filter(None, [*silent, too_many]):
+        raise BadDataError(message)
 
 
 def _judge(
@@ -137,10 +150,15 @@ def _judge(
     silent = counts["without an answer"]
     n_asked = new + silent
     if silent > config.max_unreadable * n_asked:
-        raise BadDataError(
-            f"{judge.name} gave no readable answer for {silent} of {n_asked} pairs, more than --max-unreadable "
-            f"{config.max_unreadable:g}; its other answers are kept, and the same command asks again for these pairs"
-        )
+        raise BadDataError(_silent(judge, silent, n_asked, "pairs", config.max_unreadable))
+
+
+def _silent(judge: Scorer, n: int, n_asked: int, what: str, max_unreadable: float) -> str:
+    """The error message for a judge whose answers cannot be read."""
+    return (
+        f"{judge.name} gave no readable answer for {n} of {n_asked} {what}, more than --max-unreadable {max_unreadable:g}; "
+        f"its other answers are kept, and the same command asks again for these {what}"
+    )
 
 
 def _temperatures(config: RelabelConfig, store: PairStore, scorers: Sequence[Scorer]) -> dict[str, float]:

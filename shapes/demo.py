@@ -15,9 +15,11 @@ CLEAR = 3.0  # logits of PickScore: pairs whose winner is clear to it
 class DemoConfig:
     model: str = "shapes"
     """shapes, a diffusion model, or shapes-flow, a flow-matching one."""
-    dir: str | None = None
+    output_dir: str | None = None
     """Folder of the loop; prefloop-demo if not given, followed by what other options ask for, such as -flow."""
     seed: int = 0
+    device: str | None = None
+    """cuda, mps or cpu; the best available if not given."""
     quick: bool = False
     """A minute instead of five, with too few prompts to prove anything."""
 
@@ -28,8 +30,8 @@ class DemoConfig:
     @property
     def folder(self) -> str:
         """Where the loop is: unless a folder is given, every model, seed and amount of work has its own."""
-        if self.dir is not None:
-            return self.dir
+        if self.output_dir is not None:
+            return self.output_dir
         seed = f"-seed-{self.seed}" if self.seed else ""
         return f"prefloop-demo{self.model.removeprefix('shapes')}{seed}{'-quick' if self.quick else ''}"
 
@@ -40,7 +42,12 @@ def demo_settings(config: DemoConfig) -> LoopSettings:
     training: dict[str, Any] = {"max_train_steps": 4, "train_batch_size": 8, "lr_warmup_steps": 2} if quick else {}
     return LoopSettings(
         LoopConfig(
-            model=config.model, dir=config.folder, rounds=1, min_margin=0.0 if quick else CLEAR, seed=config.seed
+            model=config.model,
+            output_dir=config.folder,
+            rounds=1,
+            min_margin=0.0 if quick else CLEAR,
+            seed=config.seed,
+            device=config.device,
         ),
         generate={"limit": 16 if quick else N_PROMPTS, "images_per_prompt": 2 if quick else 4},
         relabel={"scorers": ("pickscore",), "checkpoints": {"pickscore": "shapes"}},

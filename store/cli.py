@@ -1,12 +1,13 @@
 """`prefloop store`: look into a store and maintain it."""
 
-import json
 import sys
 from typing import Annotated
 
 import typer
 
-from ..core.cli import DEFAULT, App, StoreOption, renamed, say
+from ..core.cli import DEFAULT, JsonOption, StoreOption, say
+from ..core.commands import App, renamed
+from ..core.document import answer
 from ..core.errors import IntegrityError
 from .pairstore import PairStore
 
@@ -14,20 +15,17 @@ app = App(no_args_is_help=True, help="Look into a store, query it in SQL, check 
 
 
 @app.command()
-def ls(
-    store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False
-) -> None:
+def ls(store: StoreOption = DEFAULT, as_json: JsonOption = False) -> None:
     """List the runs of a store with what each added and how long it took, and its models, scorers and labelers.
 
     Example: prefloop store ls --store prefloop-store
     """
-    from ..core.text import json_text
     from .listing import for_terminal, listing
     from .query import json_rows, write
 
     tables = listing(PairStore.open(store))
     if as_json:
-        say(json_text({name: json_rows(table) for name, table in tables.items()}, indent=1))
+        answer({name: json_rows(table) for name, table in tables.items()})
         return
     for name, table in tables.items():
         say(name)
@@ -37,9 +35,7 @@ def ls(
 
 
 @app.command()
-def stats(
-    store: StoreOption = DEFAULT, as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False
-) -> None:
+def stats(store: StoreOption = DEFAULT, as_json: JsonOption = False) -> None:
     """Count the rows of a store, and the bytes it takes.
 
     Example: prefloop store stats --store prefloop-store --json
@@ -52,7 +48,7 @@ def stats(
     ).to_pylist()[0]
     row["database_bytes"] = opened.database.stat().st_size
     if as_json:
-        say(json.dumps(row))
+        answer(row)
     else:
         for name, value in row.items():
             say(f"{name:<16}{value:>14,}")
@@ -65,7 +61,7 @@ def agreement(
         bool, typer.Option("--evaluations", help="Also the labelers of evaluations, eval:SCORER, after the others.")
     ] = False,
     by_round: Annotated[bool, typer.Option("--by-round", help="A row for each round of a loop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare labelers with each other: how often they agree, with and without ties, and Cohen's kappa, with 95 % intervals.
 
@@ -75,10 +71,13 @@ def agreement(
     """
     from .agreement import agreement as compared
     from .agreement import for_terminal
-    from .query import write
+    from .query import json_rows, write
 
     table = compared(PairStore.open(store), evaluations=evaluations, by_round=by_round)
-    write(table if as_json else for_terminal(table), "json" if as_json else "table", sys.stdout.buffer)
+    if as_json:
+        answer(json_rows(table))
+        return
+    write(for_terminal(table), "table", sys.stdout.buffer)
     sys.stdout.buffer.flush()
 
 
@@ -86,20 +85,27 @@ def agreement(
 def check(
     store: StoreOption = DEFAULT,
     images: Annotated[bool, typer.Option(help="Read every image file and compare its hash.")] = True,
+    as_json: JsonOption = False,
 ) -> None:
     """Verify references, images and the journal. Exit code 5 if there is a problem.
 
     Example: prefloop store check --store prefloop-store
     """
+    from dataclasses import asdict
+
     from .check import check as check_store
     from .journal import parts
     from .parts import has_checksum
 
     opened = PairStore.open(store)
     problems = check_store(opened, images=images)
-    for problem in problems:
-        say(f"{problem.what}: {problem.where} ({problem.n})")
-    if n := sum(not has_checksum(name) for name in parts(opened.journal)):
+    n = sum(not has_checksum(name) for name in parts(opened.journal))
+    if as_json:
+        answer({"problems": [asdict(problem) for problem in problems], "parts_without_checksum": n})
+    else:
+        for problem in problems:
+            say(f"{problem.what}: {problem.where} ({problem.n})")
+    if n and not as_json:
         say(f"{n} journal parts of an earlier prefloop have no checksum; `prefloop store compact` adds it")
     if any(problem.what.endswith(("image", "journal part")) for problem in problems):
         cure = "restore missing and damaged files from a backup"
@@ -108,7 +114,8 @@ def check(
     if problems:
         n = len(problems)
         raise IntegrityError(f"{n} kind{'s' * (n > 1)} of problem in {store}; {cure}")
-    say(f"{store} is intact")
+    if not as_json:
+        say(f"{store} is intact")
 
 
 @app.command()
@@ -117,6 +124,7 @@ def rebuild(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Continue without missing journal parts; their rows are lost.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Build the database again from the journal; the old one is kept as pairs.duckdb.old.
 
@@ -129,6 +137,16 @@ def rebuild(
     if not rebuilt.compared:
         line = "prefloop: no previous database could be read, so it is not known whether journal parts are missing"
         say(f"{line}; compare the counts of `prefloop store stats --store {store}` with a backup", err=True)
+    if as_json:
+        answer(
+            {
+                "parts": rebuilt.n_parts,
+                "missing": rebuilt.missing,
+                "compared": rebuilt.compared,
+                "kept": rebuilt.kept,
+            }
+        )
+        return
     line = f"built {store / 'pairs.duckdb'} from {rebuilt.n_parts} journal parts"
     if gone := rebuilt.missing:
         line += f", without {len(gone)} missing part{'s' * (len(gone) > 1)}: {', '.join(gone)}"

@@ -15,7 +15,7 @@ comment on column runs.summary is 'The stage''s result.';
 
 comment on table prompts is 'Prompt texts; the id is derived from the exact UTF-8 text.';
 comment on column prompts.split is 'train, or validation for one in twenty; derived from the id.';
-comment on column prompts.tags is 'JSON object of strings, such as {"category": "animals"}.';
+comment on column prompts.tags is 'JSON object of strings and lists, such as {"category": "animals"}.';
 
 comment on table models is 'Models that generated images.';
 comment on column models.model_id is 'Derived from the weight and config files; for an imported model from its name.';
@@ -51,11 +51,21 @@ comment on column labels.p_a is 'Probability that image_a is preferred.';
 comment on column labels.margin is 'Chosen minus rejected in the scorer''s own unit; never negative.';
 comment on column labels.shown_left is 'Which image a person saw on the left: a or b.';
 comment on column labels.response_ms is 'Milliseconds a person took to answer.';
+comment on column labels.notes is 'What a person noted: JSON object with both_bad (true; the choice is tie), flag and comment, or null.';
 
 comment on table evaluations is 'The images of each evaluation: of every model the same prompts and indices.';
 comment on column evaluations.evaluation_id is 'Derived from the generations: the same evaluation again has the same id.';
 comment on column evaluations.place is 'Of the prompt among the evaluation''s prompts, from 0.';
 comment on column evaluations.tags is 'Of the prompt, as the evaluation''s prompt file gave them.';
+
+comment on table answers is 'What judges behind an endpoint answered: a row for each request.';
+comment on column answers.judge is 'name@revision; a labeler''s config names it, and it is the scorer of scores.';
+comment on column answers.image_id is 'Of a pair, the image that was shown first.';
+comment on column answers.pair_id is 'Null if the judge was shown one image.';
+comment on column answers.answer is 'As the model wrote it.';
+comment on column answers.value is 'As it was read: a score, or for a pair 1 if the image shown first is better, 0.5 or 0. Null if it cannot be read.';
+comment on column answers.model is 'As the endpoint named it.';
+comment on column answers.details is 'question, usage, finish_reason, logprobs of the first token; as far as there are any.';
 
 comment on view image_files is 'Path of each image file, relative to the store''s folder.';
 comment on view image_models is 'Which model generated which image for which prompt; several rows if several models did.';
@@ -67,6 +77,10 @@ comment on view evaluation_pairs is 'The comparisons of an evaluation: every two
 comment on column evaluation_pairs.pair_id is 'null if both models generated the same image.';
 comment on view pair_scores is 'Both scores of every pair, for each scorer that has scored both images.';
 comment on view current_labels is 'The label that counts for each pair and labeler: the latest revision.';
+comment on view human_labels is 'The labels of people that count, with what they were asked and what they noted; no undone labels.';
+comment on column human_labels.both_bad is 'The person called both images bad; the choice is tie.';
+comment on column human_labels.flag is 'What is wrong with the pair: broken image, unsafe or other; else null.';
+comment on column human_labels.question is 'What the page asked; null for imported labels and for those of earlier versions.';
 comment on view preferences is 'Pairs that a labeler has decided, by its current label: no ties, no skips; evaluation pairs included.';
 comment on column preferences.p_chosen is 'Probability that the chosen image is preferred.';
 comment on column preferences.margin is 'Chosen minus rejected in the scorer''s own unit; never negative.';

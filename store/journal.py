@@ -66,9 +66,25 @@ TABLES: dict[str, pa.Schema] = {
         shown_left=_TEXT,
         response_ms=pa.int32(),
         run_id=_ID,
+        notes=_TEXT,
     ),
     "evaluations": _schema(evaluation_id=_ID, generation_id=_ID, place=pa.int32(), tags=_TEXT),
+    "answers": _schema(
+        answer_id=_ID,
+        judge=_TEXT,
+        prompt_id=_ID,
+        image_id=_ID,
+        pair_id=_ID,
+        answer=_TEXT,
+        value=pa.float32(),
+        model=_TEXT,
+        template=_TEXT,
+        template_hash=_TEXT,
+        details=_TEXT,
+        run_id=_ID,
+    ),
 }
+
 
 CHECKSUM_LENGTH = 32
 """Hexadecimal digits of a part's sha256 in its name; the first parts that prefloop 0.1 wrote have 8 random digits there."""
@@ -82,6 +98,8 @@ _OLD_NAMES: dict[str, dict[str, str]] = {
     "labels": {"revision": "rep", "response_ms": "ms"},
 }
 """Columns that have another name in the parts that prefloop 0.1 wrote. Parts are never rewritten for it."""
+_ADDED = {"labels": {"notes"}}
+"""Columns that parts of earlier schema versions lack; they are null there."""
 
 
 def key(table: str) -> list[str]:
@@ -91,8 +109,9 @@ def key(table: str) -> list[str]:
 
 def selection(table: str, columns: Collection[str]) -> str:
     """The table's columns, as a select list over a part that has these columns."""
-    old = {name: before for name, before in _OLD_NAMES.get(table, {}).items() if before in columns}
-    return ", ".join(f"{old[name]} as {name}" if name in old else name for name in TABLES[table].names)
+    sources = {name: before for name, before in _OLD_NAMES.get(table, {}).items() if before in columns}
+    sources |= {name: "null::varchar" for name in _ADDED.get(table, ()) if name not in columns}
+    return ", ".join(f"{sources[name]} as {name}" if name in sources else name for name in TABLES[table].names)
 
 
 def append(folder: Path, table: str, rows: Iterable[Mapping] | pa.Table) -> Path | None:

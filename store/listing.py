@@ -1,5 +1,6 @@
 """The runs, models, scorers and labelers of a store, as tables."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .pairstore import PairStore
@@ -65,9 +66,9 @@ _TABLES = {
 }
 
 
-def listing(store: PairStore) -> "dict[str, pa.Table]":
-    """Tables by name: runs, models, scorers, labelers."""
-    return {name: store.sql(sql) for name, sql in _TABLES.items()}
+def listing(store: PairStore, names: Iterable[str] = tuple(_TABLES)) -> "dict[str, pa.Table]":
+    """Tables by name: runs, models, scorers, labelers; or only some of them."""
+    return {name: store.sql(_TABLES[name]) for name in names}
 
 
 def for_terminal(runs: "pa.Table") -> "pa.Table":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import duckdb
@@ -190,14 +190,15 @@ class PairStore:
         with self.session() as connection:
             return connection.execute(query, parameters).fetchall()
 
-    def prompts_by_id(self, ids: pa.ChunkedArray) -> dict[bytes, str]:
-        """The prompts that have one of these ids (Arrow UUIDs, or their 16 bytes), by the 16 bytes of the id."""
+    def prompts_by_id(self, ids: pa.ChunkedArray, column: Literal["prompt", "tags"] = "prompt") -> dict[bytes, str]:
+        """The prompts that have one of these ids (Arrow UUIDs, or their 16 bytes), or their tags in JSON, by the 16 bytes of
+        the id."""
         with self.session() as connection:
             connection.register("wanted", pa.table({"prompt_id": ids.cast(pa.uuid())}))
-            query = "select prompt_id, prompt from prompts semi join wanted using (prompt_id)"
+            query = f"select prompt_id, {column} from prompts semi join wanted using (prompt_id)"
             table = table_with_ids(connection, query)
         ids = (chunk.storage for chunk in table["prompt_id"].chunks)
-        return dict(zip(chain.from_iterable(map(pa.Array.to_pylist, ids)), table["prompt"].to_pylist(), strict=True))
+        return dict(zip(chain.from_iterable(map(pa.Array.to_pylist, ids)), table[column].to_pylist(), strict=True))
 
     # Writing
 

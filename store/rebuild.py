@@ -21,9 +21,10 @@ from .parts import missing
 if TYPE_CHECKING:
     from .pairstore import PairStore
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """1: prefloop 0.1, with other column names and fewer views. 2: without the view run_rounds, and preferences without round and
-margin_rank. 3: without the table evaluations and its views; a pair's source could not be pair."""
+margin_rank. 3: without the table evaluations and its views; a pair's source could not be pair.
+4: without labels.notes and the view human_labels."""
 _KEPT, _DAMAGED = "pairs.duckdb.old", "pairs.duckdb.damaged"
 TEMPORARY = ".pairs."
 _READABLE_SINCE = "v1.2.0"  # version of DuckDB: a shell need not be as new as the package

@@ -97,6 +97,7 @@ create table labels (
     shown_left varchar check (shown_left in ('a', 'b')),
     response_ms integer,
     run_id uuid,
+    notes json,
     primary key (pair_id, labeler, revision)
 );
 
@@ -107,6 +108,21 @@ create table evaluations (
     place integer not null,
     tags json not null,
     primary key (evaluation_id, generation_id)
+);
+
+create table answers (
+    answer_id uuid primary key,
+    judge varchar not null,
+    prompt_id uuid not null,
+    image_id uuid not null,
+    pair_id uuid,
+    answer varchar not null,
+    value float,
+    model varchar not null,
+    template varchar not null,
+    template_hash varchar not null,
+    details json not null,
+    run_id uuid
 );
 
 -- Views. A change here needs a new schema version, as a change of the tables does.
@@ -190,6 +206,25 @@ create view current_labels as
 select l.* from labels l
 anti join (select pair_id, labeler, revision from labels where revision > 0) later
     on later.pair_id = l.pair_id and later.labeler = l.labeler and later.revision > l.revision;
+
+-- The labels of people that count, with what they were asked and what they noted. Undone labels are not in it.
+create view human_labels as
+select
+    l.labeler,
+    l.pair_id,
+    l.revision,
+    l.choice,
+    coalesce((l.notes ->> '$.both_bad')::boolean, false) as both_bad,
+    l.notes ->> '$.flag' as flag,
+    l.notes ->> '$.comment' as comment,
+    r.config ->> '$.question' as question,
+    l.shown_left,
+    l.response_ms,
+    l.run_id
+from current_labels l
+join labelers h using (labeler)
+left join runs r on r.run_id = l.run_id
+where h.kind = 'human' and not (l.choice = 'skip' and l.shown_left is null);
 
 -- One row for each pair that a labeler has decided, by its current label: no ties, no skips. Evaluation pairs are included;
 -- their split is eval, whichever split their prompt is in. The ranks are below the other joins: DuckDB then leaves them out of

@@ -1,5 +1,6 @@
 """Shared by tests: one thread, no network, an empty store, and a tiny pipeline made from a config."""
 
+import gc
 import os
 import shutil
 import zipfile
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 
     from prefloop.train import TrainConfig
     from prefloop.train.trainer import Trainer
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Take what collection has loaded out of garbage collection, which would visit all of torch again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

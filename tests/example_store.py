@@ -25,6 +25,14 @@ PROMPTS = {
 DAYS = (datetime.datetime(2026, 3, 2, 9), datetime.datetime(2026, 3, 3, 14), datetime.datetime(2026, 3, 9, 10))
 
 
+NOTES = {
+    ("human:ben", "a baker at work", 0): '{"both_bad":true,"comment":"six fingers on each hand"}',
+    ("human:ann", "two sailors playing chess", 1): '{"both_bad":true}',
+    ("human:ann", "a lighthouse at night", 1): '{"flag":"broken image"}',
+}
+"""By labeler, prompt and number of the pair."""
+
+
 class _Builder:
     def __init__(self, store: PairStore) -> None:
         self.store, self.random, self.n_images = store, random.Random(7), 0
@@ -82,7 +90,7 @@ def example_store(path: Path) -> PairStore:
         builder.add("labelers", labeler=labeler, kind=kind, config="{}")
     sessions = [UUID(int=100 + number) for number in range(len(DAYS))]
     for session, started in zip(sessions, DAYS, strict=True):
-        _add_run(builder, session, "label", started, {})
+        _add_run(builder, session, "label", started, {}, {"question": "Which image is better for this prompt?"})
     scored = UUID(int=200)
     summary = {"scored": {"pickscore": 24, "hps": 16}, "seconds": {"pickscore": 3.6, "hps": 1.2}}
     _add_run(builder, scored, "relabel", DAYS[0], summary)
@@ -121,11 +129,13 @@ def example_store(path: Path) -> PairStore:
 def _add_people(builder: _Builder, pair: dict, difference: float, sessions: list[UUID], number: int) -> None:
     """Ann labels every pair and some twice; Ben only the first pair of each prompt, and often differently."""
     chance = builder.random
+    notes = {(labeler, prompt_id(prompt), number): text for (labeler, prompt, number), text in NOTES.items()}
 
     def answer(labeler: str, weight: float, session: UUID, revision: int = 0) -> None:
         opinion = difference * weight + chance.gauss(0, 0.8)
         choice = "tie" if abs(opinion) < 0.2 else "a" if opinion > 0 else "b"
-        more = {"shown_left": chance.choice("ab"), "response_ms": chance.randint(900, 4000)}
+        more: dict[str, object] = {"shown_left": chance.choice("ab"), "response_ms": chance.randint(900, 4000)}
+        more["notes"] = notes.get((labeler, pair["prompt_id"], number))
         builder.label(pair, labeler, choice, revision=revision, run_id=session, **more)
 
     first = sessions[chance.randrange(2)]

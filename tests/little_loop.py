@@ -37,7 +37,7 @@ limit = 12
 num_inference_steps = 2
 scorers = ["little_scorers:Darkness", "little_scorers:Redness"]
 """
-WORDS = ("loop", "loop.toml", "--dir", "loop")
+WORDS = ("loop", "loop.toml", "--output-dir", "loop")
 CONTENT = {
     "prompts": "select *",
     "models": "select model_id, name",

@@ -111,3 +111,17 @@ class WrongShape:
 
 class NoScorer:
     """Has none of the attributes."""
+
+
+class Tagged:
+    """Mean of red times the prompt's tag `factor`."""
+
+    name, revision, needs_prompt, needs_tags = "tagged", "1", True, True
+
+    def score(
+        self,
+        prompts: Sequence[str],  # noqa: ARG002
+        images: Sequence[Image],
+        tags: Sequence[dict[str, str]],
+    ) -> np.ndarray:
+        return channel_means(images)[:, 0] * [float(of_prompt["factor"]) for of_prompt in tags]

@@ -165,3 +165,82 @@ class Judges(Redness):
 
 class JudgesTwice(Judges):
     name, answers = "judges-twice", (1.0, 0.0)
+
+
+class Generates(Redness):
+    name = "generates"
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
+        yield from super().score(prompts, images)
+
+
+class Complex(Redness):
+    name = "complex"
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
+        return torch.ones(len(images), dtype=torch.complex64)
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+class RaisesTheUnprintable(Redness):
+    name = "unprintable"
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
+        raise UnprintableError
+
+
+class RevisionFails(Redness):
+    @property
+    def revision(self) -> str:  # type: ignore[override]  # computed, as that of the built-in ones
+        raise RuntimeError("no weights")
+
+
+class RevisionFailsLater(Redness):
+    """Its file is gone when it is asked a third time."""
+
+    name, asked = "fails-later", 0
+
+    @property
+    def revision(self) -> str:  # type: ignore[override]
+        self.asked += 1
+        if self.asked > 2:
+            raise RuntimeError("no weights")
+        return "1"
+
+
+class NoRevision(Redness):
+    revision = None  # type: ignore[assignment]  # on purpose
+
+
+class Person(Redness):
+    name = "human:me"
+
+
+class Noise(Redness):
+    """A name such as the hub's, and prints wherever it can."""
+
+    name = "owner/noise"
+
+    def __init__(self) -> None:
+        print("loading weights")
+
+    def n_truncated(self, prompts: Sequence[str]) -> int:
+        print("counting")
+        return 0
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
+        print("100 %", flush=True)
+        return super().score(prompts, images)
+
+
+class SomeNones(Redness):
+    """None for the darker images."""
+
+    name = "some-nones"
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
+        return [None if score < 50 else torch.tensor(score) for score in super().score(prompts, images)]

@@ -82,6 +82,89 @@ def test_fast_commands_import_no_slow_library(filled: PairStore, arguments: list
     assert slow_imports(*arguments, *store, cwd=filled.path.parent) == (0, "")
 
 
+@pytest.fixture(scope="module")
+def occupied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, the folder of a finished result on it, and a folder that is somebody else's."""
+    import results
+    import tiny
+
+    folder = tmp_path_factory.mktemp("occupied")
+    model = tiny.saved("sd15", folder / "tiny")
+    results.lora_on(model, folder / "finished")
+    record = json.loads((folder / "finished" / "prefloop.json").read_text())
+    (folder / "finished" / "prefloop.json").write_text(json.dumps(record | {"steps": 7}))
+    (folder / "mine").mkdir()
+    (folder / "mine" / "notes.txt").write_text("mine")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "message"),
+    [
+        ("train --labeler me --model tiny --output-dir finished", 2, "finished holds a finished run of 7 steps"),
+        ("train --labeler me --model tiny --output-dir finished --resume --max-train-steps 3", 2, "nothing to do"),
+        ("train --labeler me --model tiny --output-dir mine", 2, "mine is not empty and holds no run of train"),
+        ("train --labeler me --model tiny --output-dir mine --overwrite", 2, "no run of train began in mine"),
+        ("train --labeler me --model tiny --output-dir new --report-to trackio", 1, "trackio is not installed"),
+        ("train --labeler me --model tiny --output-dir new --optimizer adamw8bit", 1, "needs bitsandbytes"),
+        ("train --labeler me --model tiny --output-dir new --format transformer", 2, "give --format unet"),
+        ("train --labeler me --model tiny --output-dir new --cpu --device cuda", 2, "--cpu is --device cpu"),
+        ("train --labeler me --model tiny --output-dir new --device cuda:1", 2, "choose from cuda, mps, cpu"),
+        ("loop shapes --output-dir mine", 2, "mine is not empty and holds no loop"),
+        ("demo --output-dir mine", 2, "mine is not empty and holds no loop"),
+        ("card mine", 2, "mine has no finished result"),
+        ("eval --model finished --scorer oracle", 2, "name the prompts with --prompts"),
+        ("eval --again nope", 2, "holds no evaluation"),
+    ],
+)
+def test_a_refusal_imports_no_slow_library(filled: PairStore, occupied: Path, line: str, code: int, message: str):
+    before = sorted(occupied.rglob("*"))
+    words = line.split() if line.split()[0] in ("loop", "demo") else [*line.split(), "--store", str(filled.path)]
+    ended = subprocess.run(
+        [sys.executable, "-c", _REPORTING, ",".join(SLOW), *words],
+        cwd=occupied,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ended.returncode, message in ended.stderr) == (code, True), ended.stderr
+    assert ended.stderr.split("IMPORTED ")[1].split("\n")[0] == ""
+    assert sorted(path for path in occupied.rglob("*") if path.name != ".lock") == before
+
+
+def test_a_card_is_written_without_a_slow_library(filled: PairStore, occupied: Path):
+    import shutil
+
+    folder = Path(shutil.copytree(occupied / "finished", occupied / "carded"))
+    facts = {
+        "pipeline_class": "StableDiffusionPipeline",
+        "objective": "dpo",
+        "optimizer": "adamw",
+        "absolute_learning_rate": 1e-5,
+        "n_pairs": 8,
+        "effective_batch": 4,
+        "beta_mean": 5000.0,
+        "beta_sum": 78.1,
+        "labelers": {"people": {}},
+        "run_id": "5f0d",
+        "versions": {"python": "3.11.2"},
+        "config": {
+            "lora_rank": 2,
+            "lora_alpha": None,
+            "learning_rate": 1e-5,
+            "lr_scheduler": "cosine",
+            "where": None,
+            "seed": 3,
+        },
+    }
+    record = json.loads((folder / "prefloop.json").read_text())
+    (folder / "prefloop.json").write_text(json.dumps(facts | record))
+    assert slow_imports("card", "carded", "--store", filled.path, cwd=occupied) == (0, "")
+    assert "StableDiffusionPipeline.from_pretrained" in (folder / "README.md").read_text()
+    shutil.rmtree(folder)
+
+
 def test_a_scorer_without_torch_labels_without_torch(store: PairStore, tmp_path: Path):
     fill(store, n_prompts=1)
     words = ["relabel", "--scorer", "little_scorers:Redness", "--store", store.path]
@@ -264,17 +347,21 @@ EARLIER_NAMES = {
         "--beta-dpo": "--beta",
         "--unet-init": "--init-from",
         "--cache-reference": "--reference-draws",
+        "--output": "--format",
     },
+    "demo": {"--dir": "--output-dir"},
+    "loop": {"--dir": "--output-dir"},
+    "pair": {"--strategy": "--pairing"},
     "relabel": {
         "--weights": "--checkpoint",
         "--share": "--scorer-weight",
         "--pairs": "--select",
         "--max-bad": "--max-unreadable",
     },
-    "eval": {"--against": "--baseline", "--weights": "--checkpoint"},
+    "eval": {"--against": "--baseline", "--weights": "--checkpoint", "--report": "--output-dir"},
     "generate": {"--pairs": "--pairing"},
     "label": {"--pairs": "--queue"},
-    "store import": {"--max-bad": "--max-unreadable"},
+    "store import": {"--max-bad": "--max-unreadable", "--max-pairs": "--pairs-per-prompt"},
     "store export": {"--labels": "--labeler"},
 }
 REQUIRED = {"store import": ["source"], "store export": ["out"]}
@@ -321,9 +408,9 @@ def test_every_option_has_words_and_no_help_shows_the_type_of_a_switch():
     [
         ("prefloop relabel --rule m", {"mean-rank", "majority"}),
         ("prefloop relabel --scorer pick", {"pickscore"}),
-        ("prefloop eval --scorer hps", {"hps", "hpsv2", "hpsv2.1"}),
+        ("prefloop eval --scorer hps", {"hps", "hpsv2", "hpsv2.1", "hpsv3"}),
         ("prefloop generate --pairing a", {"all", "adjacent"}),
-        ("prefloop pair --strategy ac", {"across-models"}),
+        ("prefloop pair --pairing ac", {"across-models"}),
         ("prefloop train --loss k", {"kto"}),
     ],
 )

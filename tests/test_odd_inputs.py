@@ -100,7 +100,7 @@ NUL = [
     ["relabel", "--scorer", "clip", "--checkpoint", "clip=a\0b"],
     ["scorers", "quality", "--labeler", "nobody", "--output-dir", "a\0b"],
     ["card", "a\0b"],
-    ["demo", "--dir", "a\0b"],
+    ["demo", "--output-dir", "a\0b"],
 ]
 
 

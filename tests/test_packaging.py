@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DATA = (
     "py.typed",
+    "core/*.js",
     "store/*.sql",
     "store/queries/*.sql",
     "eval/*.html",
@@ -20,6 +21,7 @@ DATA = (
     "relabel/validation/*.html",
     "relabel/annotate/templates/*",
     "relabel/annotate/static/*",
+    "relabel/scorers/*.LICENSE",
     "train/recipes/*.toml",
     "loop/*.html",
     "loop/recipes/*.toml",
@@ -73,6 +75,7 @@ def test_the_wheel_has_the_command_and_the_scorers(wheel: zipfile.ZipFile):
         "hps",
         "hpsv2",
         "hpsv2.1",
+        "hpsv3",
         "imagereward",
         "oracle",
         "pickscore",

@@ -1,27 +1,26 @@
 """`prefloop train`."""
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from ..core.cli import DEFAULT, StoreOption, options_of, say, say_next
+from ..core.cli import DEFAULT, JsonOption, StoreOption, completing, options_of, say, say_next, say_recipes
+from ..core.document import answer
 from ..core.errors import UsageError
 from ..core.stats import interval_text
 from ..core.text import plural
+from ..models.completion import known_models
+from ..store import completion
 from ..store.pairstore import PairStore
 from .config import NEEDED, TrainConfig
 
 
-def _list_recipes(flag: bool) -> None:
-    if flag:
-        from .recipes import recipes
+def _recipes() -> dict[str, str]:
+    from .recipes import recipes
 
-        for name, line in recipes().items():
-            say(f"{name:12} {line}")
-        raise typer.Exit
+    return recipes()
 
 
 @options_of(
@@ -34,11 +33,12 @@ def _list_recipes(flag: bool) -> None:
         "Data": "max_train_samples proportion_empty_prompts resolution random_crop aspect_buckets random_flip noise_offset "
         "input_perturbation reference_draws dataloader_num_workers seed",
         "Monitoring": "validation_steps early_stopping sample_steps n_samples report_to tracker_project_name",
-        "Output": "output kohya push_to_hub",
-        "Machine": "mixed_precision gradient_checkpointing allow_tf32 cpu",
+        "Output": "format kohya push_to_hub",
+        "Machine": "device mixed_precision gradient_checkpointing allow_tf32 cpu",
         "Run": "revision vae init_from reference checkpointing_steps checkpoints_total_limit",
     },
     other_models=NEEDED,
+    values={"labelers": completion.labelers, "model": known_models, "reference": known_models},
 )
 def train(
     given: dict[str, Any],
@@ -46,13 +46,12 @@ def train(
     config: Annotated[
         Optional[str],
         typer.Option(
+            autocompletion=completing(lambda _: _recipes()),
             help="A recipe's name or a TOML file of options; by default the recipe for the model's family. Options on the "
-            "command line take precedence; --no-kohya and the like turn a switch off."
+            "command line take precedence; --no-kohya and the like turn a switch off.",
         ),
     ] = None,
-    recipes: Annotated[
-        bool, typer.Option("--recipes", is_eager=True, callback=_list_recipes, help="List the recipes and exit.")
-    ] = False,
+    recipes: Annotated[bool, typer.Option("--recipes", help="List the recipes and exit.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved settings, estimated memory and time, and exit.")
     ] = False,
@@ -74,12 +73,15 @@ def train(
             rich_help_panel="Run",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Tune a model on the labels of a store. The same command resumes an interrupted run.
 
     Example: prefloop train --labeler pickscore --output-dir tuned --where "margin > 0.1"
     """
+    if recipes:
+        say_recipes(_recipes(), as_json)
+        return
     if pairs is not None and not dry_run:
         raise UsageError("--pairs assumes pairs for --dry-run; --max-train-samples limits those to train on")
     given_settings: dict[str, Any] = _settings(given, config)
@@ -94,9 +96,12 @@ def train(
     settings = TrainConfig(**given_settings)
     # mistakes in the store or in names are found before anything slow is imported
     from ..core.signals import StopSignal
+    from ..models.families import supported_family
     from ..models.resolve import find_model
     from .defaults import describe_sources, resolve_settings, sources
     from .pairs import select_pairs
+    from .preflight import refuse_impossible, refuse_other_component
+    from .run_folder.claim import refuse_early
     from .run_folder.location import refuse_overlap, refuse_resume_with_overwrite
     from .run_folder.saved_pairs import has_saved_pairs
 
@@ -108,7 +113,12 @@ def train(
         settings, origins = TrainConfig(**resolved.settings), sources(resolved, given, config)
         selected = None  # those that the run in the folder began with
         if opened is not None:
-            refuse_overlap(settings, opened.path, find_model(settings.model, settings.revision))
+            model = find_model(settings.model, settings.revision)
+            refuse_overlap(settings, opened.path, model)
+            if not dry_run:
+                refuse_other_component(settings, supported_family(model))
+                refuse_early(Path(settings.output_dir), settings, resume, overwrite)
+                refuse_impossible(settings)
             if dry_run or overwrite or not has_saved_pairs(Path(settings.output_dir), settings):
                 selected = select_pairs(opened, settings)
         if opened is None or dry_run:
@@ -116,7 +126,10 @@ def train(
 
             text, values = estimate(settings, opened, selected, n_pairs=pairs)
             lines = describe_sources(settings, origins)
-            say(json.dumps(values | {"sources": origins}) if as_json else "\n".join([*lines, "", text]))
+            if as_json:
+                answer(values | {"sources": origins})
+            else:
+                say("\n".join([*lines, "", text]))
             return
         stop.check("nothing was trained yet")
         from .distributed import is_main
@@ -128,8 +141,10 @@ def train(
         )
     if not is_main():
         return
-    say(json.dumps(summary) if as_json else summary_text(summary))
-    if not as_json:
+    if as_json:
+        answer(summary)
+    else:
+        say(summary_text(summary))
         built_in = find_model(settings.model, settings.revision).root.built_in
         prompts = () if built_in else ("--prompts", "held-out.txt")
         say_next("eval", "--model", settings.output_dir, *prompts, store=store)
@@ -142,16 +157,20 @@ def card(
     store: StoreOption = DEFAULT,
     push_to_hub: Annotated[Optional[str], typer.Option(help="Then upload the folder to this repository.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Rewrite the model card of a result with the win rates of its evaluations.
 
     Example: prefloop card tuned
     """
     opened = PairStore.open(store)
-    from .export.result import write_card
+    from .export.write_card import write_card
 
     n = write_card(folder, opened)
-    say(f"wrote {folder / 'README.md'} with {n} evaluation{'' if n == 1 else 's'}")
+    if as_json:
+        answer({"file": folder / "README.md", "evaluations": n})
+    else:
+        say(f"wrote {folder / 'README.md'} with {n} evaluation{'' if n == 1 else 's'}")
     if push_to_hub is not None:
         _push(str(folder), push_to_hub, private)
 

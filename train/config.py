@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ..core.device import DEVICES
 from ..core.errors import UsageError
 from ..core.ids import canonical
 from ..models.density import DENSITIES
@@ -15,7 +16,7 @@ from .methods import METHODS, Method
 
 Optimizer = Literal["auto", "adamw", "adafactor", "adamw8bit"]
 MixedPrecision = Literal["no", "fp16", "bf16"]
-Output = Literal["auto", "pipeline", "unet", "transformer", "lora", "kohya"]
+Format = Literal["auto", "pipeline", "unet", "transformer", "lora", "kohya"]
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 TRACKERS = ("tensorboard", "wandb", "trackio")
 MAX_LORA_RANK = 4096
@@ -49,9 +50,10 @@ _MAY_CHANGE = (
     "dataloader_num_workers",
     "report_to",
     "tracker_project_name",
-    "output",
+    "format",
     "kohya",
     "push_to_hub",
+    "device",
     "cpu",
 )
 _OFF = {
@@ -73,6 +75,7 @@ RENAMED = {
     "beta_dpo": "beta",
     "unet_init": "init_from",
     "cache_reference": "reference_draws",
+    "output": "format",
 }
 """Earlier names of settings, of version 0.1 and the Diffusion-DPO code, which options and files may still use."""
 
@@ -194,7 +197,7 @@ class TrainConfig:
     """Log to tensorboard, wandb or trackio as well as to CSV files."""
     tracker_project_name: str = "prefloop"
     """Project name for the tracker."""
-    output: Output = "auto"
+    format: Format = "auto"
     """What to write: pipeline, lora, kohya, or unet or transformer, the part that was trained. kohya is the LoRA, also as one file
     for ComfyUI and AUTOMATIC1111, named as the folder. auto writes the LoRA if one is trained, otherwise the pipeline. In all
     others the LoRA is fused."""
@@ -208,8 +211,10 @@ class TrainConfig:
     """Recompute activations in the backward pass: saves memory, costs time."""
     allow_tf32: bool = False
     """Use TF32 for float32 products: faster on NVIDIA Ampere GPUs and later."""
-    cpu: bool = False
-    """Train on the CPU even if there is a GPU."""
+    device: str | None = field(
+        default=None, metadata={"help": "cuda, mps or cpu; the best available if not given.", "choices": DEVICES}
+    )
+    cpu: bool = field(default=False, metadata={"help": "Earlier form of --device cpu.", "hidden": True})
     revision: str | None = None
     """Revision of a hub id."""
     vae: str | None = None
@@ -233,9 +238,10 @@ class TrainConfig:
             "loss": METHODS,
             "mixed_precision": get_args(MixedPrecision),
             "optimizer": get_args(Optimizer),
-            "output": get_args(Output),
+            "format": get_args(Format),
             "lr_scheduler": LR_SCHEDULERS,
             "report_to": TRACKERS,
+            "device": DEVICES,
         }
         for name, allowed in choices.items():
             check_choice(name, getattr(self, name), allowed)
@@ -267,6 +273,8 @@ class TrainConfig:
         check_range("label_smoothing", self.label_smoothing, at_least=0, at_most=0.5)
         if self.resolution is not None and not (0 < self.resolution <= MAX_RESOLUTION and self.resolution % 8 == 0):
             raise UsageError(f"resolution must be a multiple of 8 from 8 to {MAX_RESOLUTION}, got {self.resolution}")
+        if self.cpu and self.device not in (None, "cpu"):
+            raise UsageError(f"--cpu is --device cpu, and the device is {self.device}; leave out one of them")
         refuse_contradictions(self)
 
     @property
@@ -306,7 +314,7 @@ class TrainConfig:
     @property
     def kohya_file(self) -> str | None:
         """The name of the LoRA's file in kohya's format; None if none is written."""
-        if self.output == "kohya":  # a folder of LoRAs shows nothing but file names
+        if self.format == "kohya":  # a folder of LoRAs shows nothing but file names
             name = Path(self.output_dir).resolve().name
             return f"{name}.safetensors" if name not in ("", *_TAKEN) else KOHYA_FILE
         return KOHYA_FILE if self.kohya else None
@@ -315,6 +323,11 @@ class TrainConfig:
     def method(self) -> Method:
         """The record of the loss."""
         return METHODS[self.loss]
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the CPU was asked for."""
+        return self.cpu or self.device == "cpu"
 
     @property
     def needs_reference(self) -> bool:

@@ -2,23 +2,29 @@
 
 import os
 from collections.abc import Callable
-
-import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list
+from typing import TYPE_CHECKING
 
 from ..core.errors import PrefloopError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # torchrun's and mpirun's
 
 
 def on_cpu(cpu: bool) -> bool:
     """True if asked, and for several processes without a GPU: accelerate connects those only if it is told to use the CPU."""
-    several = any(os.environ.get(name, "").strip() not in ("", "1") for name in _WORLD_SIZES)
-    return cpu or (several and not torch.accelerator.is_available())
+    import torch
+
+    return cpu or (several_processes() and not torch.accelerator.is_available())
 
 
-def on_main_process(accelerator: Accelerator, action: Callable[[], object]) -> None:
+def several_processes() -> bool:
+    """Whether this is one of several processes that train together."""
+    return any(os.environ.get(name, "").strip() not in ("", "1") for name in _WORLD_SIZES)
+
+
+def on_main_process(accelerator: "Accelerator", action: Callable[[], object]) -> None:
     """Run an action in the main process alone; if it fails, every process raises its error, so that none waits for another."""
     failed: list[PrefloopError | None] = [None]
     if accelerator.is_main_process:
@@ -27,6 +33,8 @@ def on_main_process(accelerator: Accelerator, action: Callable[[], object]) -> N
         except PrefloopError as error:
             failed = [error]
     if accelerator.num_processes > 1:
+        from accelerate.utils import broadcast_object_list
+
         broadcast_object_list(failed)
     if failed[0] is not None:
         raise failed[0]
@@ -34,4 +42,6 @@ def on_main_process(accelerator: Accelerator, action: Callable[[], object]) -> N
 
 def is_main() -> bool:
     """Whether this is the main process, which prints for all of them."""
+    from accelerate import PartialState
+
     return PartialState().is_main_process

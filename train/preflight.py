@@ -4,12 +4,12 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from ..core.device import best_device
 from ..core.errors import PrefloopError, UsageError
 from ..models.families import Family
 from ..models.lora_file import refuse_other_files
 from ..models.model import COMPONENTS
 from .config import TrainConfig
-from .data import noise_of
 
 
 def refuse_impossible(config: TrainConfig) -> None:
@@ -19,10 +19,6 @@ def refuse_impossible(config: TrainConfig) -> None:
         UsageError: if the settings need a GPU and the run would be on the CPU.
         PrefloopError: if a package is not installed, no user is logged in to the hub, or the hub cannot be reached.
     """
-    if config.mixed_precision == "fp16" and _on_cpu(config):
-        raise UsageError(
-            "mixed-precision fp16 needs a GPU and this run is on the CPU; give --mixed-precision bf16 or no"
-        )
     if config.optimizer == "adamw8bit" and not _installed("bitsandbytes"):
         raise PrefloopError("optimizer adamw8bit needs bitsandbytes: pip install 'prefloop[bitsandbytes]'")
     if config.report_to is not None:
@@ -31,6 +27,12 @@ def refuse_impossible(config: TrainConfig) -> None:
         from .export.hub import refuse_unpushable
 
         refuse_unpushable(config.push_to_hub, config.output_dir)
+    if config.device not in (None, "cpu"):
+        best_device(config.device)
+    if config.mixed_precision == "fp16" and _on_cpu(config):
+        raise UsageError(
+            "mixed-precision fp16 needs a GPU and this run is on the CPU; give --mixed-precision bf16 or no"
+        )
 
 
 def refuse_unsuitable(config: TrainConfig, family: Family) -> None:
@@ -42,14 +44,15 @@ def refuse_unsuitable(config: TrainConfig, family: Family) -> None:
     model, component = family.settings.model, family.component
     if config.init_from is not None and Path(config.init_from).expanduser().is_file():
         refuse_other_files(Path(config.init_from).expanduser())
-    if config.output in COMPONENTS and config.output != component:
-        raise UsageError(f"{model}, a {family.pipeline_class}, has a {component}; give --output {component}")
+    refuse_other_component(config, family)
     if config.kohya_file and component != "unet":
         raise UsageError(
             f"kohya is a format for the LoRAs of U-Nets; {model} has a {component}, whose LoRA diffusers' own format holds"
         )
     if config.sample_steps and family.starts_from_image:
         raise UsageError("sample-steps cannot generate with a refiner, which starts from an image; leave it out")
+    from .data import noise_of  # needs torch
+
     if noise_of(family, config).prediction_type == "flow" and config.min_snr_gamma is not None:
         raise UsageError("min-snr-gamma is for diffusion models; flow matching weighs timesteps by --timestep-density")
     if (side := config.resolution) is not None and side % family.image_multiple:
@@ -62,9 +65,22 @@ def refuse_unsuitable(config: TrainConfig, family: Family) -> None:
             "train the base model, and use the LoRA on the distilled one",
             file=sys.stderr,
         )
+    if config.device not in (None, "cpu"):
+        best_device(config.device)
     if config.mixed_precision == "fp16" and family.dtype == "bfloat16":
         print(
             f"{model} was made for bfloat16 and may overflow in fp16; --mixed-precision bf16 is safer", file=sys.stderr
+        )
+
+
+def refuse_other_component(config: TrainConfig, family: Family) -> None:
+    """
+    Raises:
+        UsageError: if the part to write is one that the model does not have.
+    """
+    if config.format in COMPONENTS and config.format != family.component:
+        raise UsageError(
+            f"{family.settings.model}, a {family.pipeline_class}, has a {family.component}; give --format {family.component}"
         )
 
 
@@ -72,16 +88,20 @@ def _on_cpu(config: TrainConfig) -> bool:
     import torch
     from accelerate.utils import parse_flag_from_env
 
-    return config.cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return config.on_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
 
 
 def _refuse_missing_tracker(name: str) -> None:
-    from accelerate.utils import LoggerType
-
-    if not _installed(name) or name not in LoggerType.list():
+    if not _installed(name) or not _knows(name):
         raise PrefloopError(
             f"{name} is not installed, or accelerate is too old to know it: pip install 'prefloop[{name}]'"
         )
+
+
+def _knows(tracker: str) -> bool:
+    from accelerate.utils import LoggerType
+
+    return tracker in LoggerType.list()
 
 
 def _installed(package: str) -> bool:

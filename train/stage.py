@@ -78,7 +78,7 @@ def train(
         )
         distributed = DistributedDataParallelKwargs(find_unused_parameters=family.has_unused_weights)
         accelerator = Accelerator(
-            mixed_precision=config.mixed_precision, cpu=on_cpu(config.cpu), kwargs_handlers=[distributed], **tracker
+            mixed_precision=config.mixed_precision, cpu=on_cpu(config.on_cpu), kwargs_handlers=[distributed], **tracker
         )
         main = accelerator.is_main_process
         on_main_process(
@@ -90,8 +90,9 @@ def train(
         if main:
             for line in about:
                 print(line, file=sys.stderr)
+        settings = config.resolved() | {"output_dir": str(output.absolute())}  # `browse` looks there from any folder
         # one row for the run, however many processes train
-        with run(store, "train", config.resolved()) if main else nullcontext(Run(uuid4(), "train", {})) as record:
+        with run(store, "train", settings) if main else nullcontext(Run(uuid4(), "train", {})) as record:
             try:
                 trainer = Trainer(config, store, stop, accelerator, model, overwrite, pairs)
                 record.summary |= trainer.train(str(record.run_id))

@@ -70,7 +70,7 @@ class Trainer:
         self.output = Path(config.output_dir)
         if accelerator is None:
             AcceleratorState._reset_state()  # otherwise the precision of the process's previous run would stay
-            accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=config.cpu)
+            accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=config.on_cpu)
         self.accelerator = accelerator
         self.main = self.accelerator.is_main_process
         if config.allow_tf32:

@@ -1,35 +1,36 @@
 """`prefloop prompts`."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from ...core.cli import App, say
+from ...core.cli import JsonOption, completing, say
+from ...core.commands import App
+from ...core.document import answer
 from ...core.errors import PrefloopError
 from ...core.text import plural
 from ...store.pairstore import PairStore
 from .check import SIMILARITY, Overlap, PromptCheck, check_prompts
 from .files import cached_files, find_files
+from .names import known_prompts
 from .registry import prompt_set, set_names
 
 app = App(no_args_is_help=True, help="List, fetch and check sets of prompts.")
-_JSON = typer.Option("--json", help="Print as JSON.")
 _N_VALUES = 20  # of a tag, and of the scripts, that are printed
 _WIDTH = 80  # characters of a prompt that are printed
 
 
 @app.command()
-def ls(as_json: Annotated[bool, _JSON] = False) -> None:
+def ls(as_json: JsonOption = False) -> None:
     """List the prompt sets that --prompts takes by name.
 
     Example: prefloop prompts ls
     """
     rows = [_row(name) for name in set_names()]
     if as_json:
-        say(json.dumps(rows))
+        answer(rows)
         return
     for row in rows:
         if row["error"] is not None:
@@ -63,25 +64,36 @@ def _row(name: str) -> dict[str, Any]:
 
 @app.command()
 def fetch(
-    names: Annotated[list[str], typer.Argument(help="Prompt sets of `prefloop prompts ls`.")],
-    as_json: Annotated[bool, _JSON] = False,
+    names: Annotated[
+        list[str],
+        typer.Argument(help="Prompt sets of `prefloop prompts ls`.", autocompletion=completing(lambda _: set_names())),
+    ],
+    as_json: JsonOption = False,
 ) -> None:
     """Fetch prompt sets into the cache of the hub, and print where they are.
 
     Example: prefloop prompts fetch parti geneval
     """
+    rows = []
     for chosen in [prompt_set(name) for name in names]:
         files = find_files(chosen)
-        if as_json:
-            say(json.dumps({"name": chosen.name, "n_prompts": chosen.n_prompts, "files": list(map(str, files))}))
-        else:
+        rows.append({"name": chosen.name, "n_prompts": chosen.n_prompts, "files": files})
+        if not as_json:
             place = files[0] if len(files) == 1 else files[0].parent
             say(f"{chosen.name}: {plural(chosen.n_prompts, 'prompt')} in {place}")
+    if as_json:
+        answer(rows)
 
 
 @app.command()
 def check(
-    prompts: Annotated[str, typer.Argument(help="Prompt file, set, or SET=PATH, as for --prompts of generate.")],
+    prompts: Annotated[
+        str,
+        typer.Argument(
+            help="Prompt file, set, or SET=PATH, as for --prompts of generate.",
+            autocompletion=completing(known_prompts),
+        ),
+    ],
     store: Annotated[Optional[Path], typer.Option(help="Store whose training prompts are looked for.")] = None,
     model: Annotated[
         Optional[str],
@@ -90,7 +102,7 @@ def check(
     similarity: Annotated[
         float, typer.Option(help="Jaccard similarity of words and word pairs from which two prompts are similar.")
     ] = SIMILARITY,
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Count prompts by tag, find repeated ones and those that were trained on, and measure lengths and scripts.
 
@@ -98,7 +110,10 @@ def check(
     """
     opened = None if store is None else PairStore.open(store)
     checked = check_prompts(prompts, opened, model, similarity)
-    say(json.dumps(asdict(checked)) if as_json else "\n".join(_lines(checked)))
+    if as_json:
+        answer(asdict(checked))
+    else:
+        say("\n".join(_lines(checked)))
 
 
 def _lines(checked: PromptCheck) -> list[str]:

@@ -1,7 +1,10 @@
 """Checks that every family makes of a pipeline's settings before anything is loaded."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import lru_cache
 from typing import Any
 
 from ...core.errors import IntegrityError, UsageError
@@ -41,19 +44,22 @@ def complete_parts(settings: PipelineSettings, classes: Mapping[str, str]) -> di
             raise IntegrityError(
                 f"cannot load the model {settings.model}: its {part} is missing; fetch or save the model again"
             )
-        parts[part] = _complete(settings.model, part, getattr(diffusers, kind), parts[part])
+        try:
+            parts[part] = deepcopy(_completed(part, getattr(diffusers, kind), json.dumps(parts[part])))
+        except Exception as error:  # a constructor may raise anything
+            line = (" ".join(str(error).split()) or type(error).__name__)[:300]
+            raise IntegrityError(
+                f"the {part} of the model {settings.model} cannot be made from its settings: {line}"
+            ) from error
     return parts
 
 
-def _complete(model: str, part: str, kind: Any, settings: dict[str, Any]) -> dict[str, Any]:
+@lru_cache(maxsize=64)  # a run asks twice, and a loop in every round; making a large U-Net takes a second
+def _completed(part: str, kind: Any, settings: str) -> dict[str, Any]:
     import torch
 
-    try:
-        with torch.device("cpu" if part == "scheduler" else "meta"):
-            return dict(kind.from_config(settings).config)
-    except Exception as error:  # a constructor may raise anything
-        line = (" ".join(str(error).split()) or type(error).__name__)[:300]
-        raise IntegrityError(f"the {part} of the model {model} cannot be made from its settings: {line}") from error
+    with torch.device("cpu" if part == "scheduler" else "meta"):
+        return dict(kind.from_config(json.loads(settings)).config)
 
 
 def refuse_others(model: str, allowed: Mapping[str, tuple[Any, Sequence[Any]]]) -> None:

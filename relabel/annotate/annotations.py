@@ -7,6 +7,7 @@ from uuid import UUID
 from ...core.ids import canonical
 from ...store import PairStore, UsageError
 from ...store.maintenance.compact import compact_small
+from .notes import NO_NOTES, Label, Notes
 
 MAX_MS = 86_400_000
 
@@ -33,7 +34,9 @@ class Annotations:
         if not known:
             self.store.append("labelers", [{"labeler": labeler, "kind": "human", "config": canonical({})}])
 
-    def write(self, labeler: str, pair: UUID, rep: int, choice: str, left: str, ms: int | None) -> None:
+    def write(
+        self, labeler: str, pair: UUID, rep: int, choice: str, left: str, ms: int | None, notes: Notes = NO_NOTES
+    ) -> None:
         """Write one label; it is on disk when this returns.
 
         Args:
@@ -48,17 +51,19 @@ class Annotations:
             "choice": choice,
             "shown_left": left,
             "response_ms": shown,
+            "notes": notes.to_json(),
         }
         self._append(row)
         self.counts[labeler] += 1
 
-    def undo(self, labeler: str, pair: UUID, rep: int, before: str | None) -> None:
-        """Restore the previous choice as a new revision, without a side shown.
+    def undo(self, labeler: str, pair: UUID, rep: int, before: Label | None) -> None:
+        """Restore the previous label as a new revision, without a side shown.
 
         Args:
-            before: the choice to restore; None if there was none, which is stored as a skip.
+            before: the label to restore; None if there was none, which is stored as a skip.
         """
-        self._append({"pair_id": pair, "labeler": labeler, "revision": rep, "choice": before or "skip"})
+        restored = {"choice": before.choice, "notes": before.notes.to_json()} if before else {"choice": "skip"}
+        self._append({"pair_id": pair, "labeler": labeler, "revision": rep} | restored)
         self.counts[labeler] -= 1
 
     def _append(self, row: dict) -> None:

@@ -13,10 +13,11 @@ from starlette.routing import Route
 
 from ...store import ImageError, PairStore, UsageError
 from .annotations import Annotations
-from .assignment import Assignment, LabelQueue, Session
-from .config import LabelConfig, labeler_name
+from .assignment import Answer, Assignment, LabelQueue, Session
+from .config import LOOPBACK, LabelConfig, labeler_name
+from .notes import BOTH_BAD, FLAGS, MAX_COMMENT, Label, Notes
 from .pages import STORE_ERRORS, Pages, sentence
-from .queue import BlindPair, blind_pairs, current_choices, pairs_to_label
+from .queue import BlindPair, blind_pairs, current_labels, pairs_to_label
 from .security import InviteLinks, SecurityMiddleware, cookie_name
 from .thumbnails import ImageCache
 
@@ -24,7 +25,13 @@ _PREFETCH = 64
 """Pairs whose prompts and images are looked up in one query."""
 _SIDES = {"left": {"a": "a", "b": "b"}, "right": {"a": "b", "b": "a"}}
 """Side chosen → image on the left → image chosen."""
-_SAVED = {"left": "the first image", "right": "the second image", "tie": "a tie", "skip": "skipped"}
+_SAVED = {
+    "left": "the first image",
+    "right": "the second image",
+    "tie": "a tie",
+    BOTH_BAD: "both bad",
+    "skip": "skipped",
+}
 
 
 class LabelPage:
@@ -36,7 +43,7 @@ class LabelPage:
         self.config, self.store = config, store
         store.ingest()  # labels that an earlier run of the page wrote last
         self.queue = LabelQueue(config, pairs_to_label(store, config))
-        self.queue.load(current_choices(store))
+        self.queue.load(current_labels(store))
         self.annotations = Annotations(store, run_id)
         self.images = ImageCache(store)
         self.invites: InviteLinks[Session] = InviteLinks(announce)
@@ -56,7 +63,7 @@ class LabelPage:
         labeler = labeler_name(typed)
         if not self.queue.knows(labeler):
             self.annotations.add_labeler(labeler)
-            self.queue.load(current_choices(self.store, labeler))
+            self.queue.load(current_labels(self.store, labeler))
         return self.queue.open_session(labeler)
 
     # Showing
@@ -97,21 +104,22 @@ class LabelPage:
         choice = form.get("choice", "")
         if choice == "undo":
             return self._undo(session)
-        if choice not in ("left", "right", "tie", "skip"):
-            raise UsageError("choose left, right, tie, skip or undo")
+        if choice not in _SAVED:
+            raise UsageError("choose left, right, tie, bad, skip or undo")
+        notes = Notes.from_form(form)
         assignments = self.queue.assignments(session)
         if not assignments or form.get("ticket") != assignments[0].ticket:
             return "That pair is no longer assigned to you; this choice was not saved."
         assignment, labeler = assignments[0], session.labeler
-        previous = self.queue.current_choice(labeler, assignment.pair)
-        chosen = _SIDES[choice][assignment.left] if choice in _SIDES else choice
-        ms = form.get("ms", "")
+        previous = self.queue.current_label(labeler, assignment.pair)
+        chosen = _SIDES[choice][assignment.left] if choice in _SIDES else "tie" if notes.both_bad else choice
+        kept = notes.kept_from(previous.notes) if previous and assignment.is_repeat else notes
+        ms = int(form["ms"]) if _is_count(form.get("ms", "")) else None
         revision = self.queue.next_revision(labeler, assignment.pair)
-        self.annotations.write(
-            labeler, assignment.pair, revision, chosen, assignment.left, int(ms) if _is_count(ms) else None
-        )
-        self.queue.record_answer(session, assignment, chosen, previous)
-        return f"Saved: {_SAVED[choice]}."
+        self.annotations.write(labeler, assignment.pair, revision, chosen, assignment.left, ms, kept)
+        self.queue.record_answer(session, Answer(assignment, notes, previous), Label(chosen, kept))
+        flagged, commented = f", flagged: {notes.flag}" * bool(notes.flag), ", with a comment" * bool(notes.comment)
+        return f"Saved: {_SAVED[choice]}{flagged}{commented}."
 
     def _undo(self, session: Session) -> str:
         if not session.answers:
@@ -137,12 +145,16 @@ def _is_count(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 12
 
 
-def label_app(page: LabelPage, port: int) -> SecurityMiddleware:
-    """The page as an ASGI application."""
+def label_app(page: LabelPage, port: int, root: str = "") -> SecurityMiddleware:
+    """The page as an ASGI application.
+
+    Args:
+        root: the URL by which other machines reach it; nothing if they cannot.
+    """
     pages = Pages("prefloop label")
     cookie = cookie_name("label", port)
 
-    def workspace(request: Request, message: str = "", status: int = 200) -> Response:
+    def workspace(request: Request, message: str = "", status: int = 200, draft: Notes | None = None) -> Response:
         session: Session = request.state.session
         template = "workspace.html" if _from_script(request) else "label.html"
         try:
@@ -150,6 +162,11 @@ def label_app(page: LabelPage, port: int) -> SecurityMiddleware:
         except STORE_ERRORS as error:
             return pages.problem(request, f"{message} {sentence(error)}".strip(), 503)
         values: dict[str, Any] = {
+            "question": page.config.question,
+            "flags": FLAGS,
+            "max_comment": MAX_COMMENT,
+            "draft": draft or (pairs[0][0].draft if pairs else Notes()),
+            "device_link": device_link(request),
             "labeler": session.labeler,
             "progress": page.queue.progress(session.labeler),
             "message": message,
@@ -162,6 +179,14 @@ def label_app(page: LabelPage, port: int) -> SecurityMiddleware:
         }
         return pages.render(request, template, values, status)
 
+    def device_link(request: Request) -> str:
+        """A link for another device of the same person; nothing if only this machine can reach the page."""
+        is_local = request.url.hostname in LOOPBACK
+        if is_local and not root:
+            return ""
+        token = page.invites.for_device(request.state.session.labeler)
+        return f"{root if is_local else request.base_url}".rstrip("/") + f"/enter?token={token}"
+
     def show(request: Request) -> Response:
         with request.state.session.lock:
             return workspace(request)
@@ -172,16 +197,18 @@ def label_app(page: LabelPage, port: int) -> SecurityMiddleware:
             try:
                 message = page.choose(session, request.state.form)
             except UsageError as error:
-                return workspace(request, str(error), 400)
+                return workspace(request, str(error), 400, Notes.draft(request.state.form))
             except STORE_ERRORS as error:
                 retry = "Retrying; leave this page open." if _from_script(request) else "Choose again later."
-                return workspace(request, f"Not saved yet: {sentence(error)}. {retry}", 503)
+                return workspace(
+                    request, f"Not saved yet: {sentence(error)}. {retry}", 503, Notes.draft(request.state.form)
+                )
             if not _from_script(request):
                 return RedirectResponse("/", 303)
             return workspace(request, message)
 
     def enter(request: Request) -> Response:
-        return pages.enter(request, page.invites, cookie, page.open_session, named=True)
+        return pages.enter(request, page.invites, cookie, page.open_session, named=True, question=page.config.question)
 
     def image(request: Request) -> Response:
         return page.images.respond(request.path_params["name"])

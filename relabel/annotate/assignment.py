@@ -6,11 +6,12 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from uuid import UUID
 
 from .config import LabelConfig
+from .notes import Label, Notes
 
 LEASE = 900.0
 """Seconds without a request after which a person's pairs go to others."""
@@ -29,6 +30,8 @@ class Assignment:
     """This person has already decided the pair."""
     ticket: str = field(default_factory=lambda: secrets.token_hex(8))
     """Unique, so that a choice sent twice counts once."""
+    draft: Notes = field(default_factory=Notes)
+    """What this person noted before undoing the answer."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,10 @@ class Answer:
     """An answer, with what it takes to undo it."""
 
     assignment: Assignment
-    choice: str
-    previous: str | None
-    """The choice it replaced."""
+    draft: Notes
+    """What was noted with it."""
+    previous: Label | None
+    """The label it replaced."""
 
 
 @dataclass(eq=False)
@@ -63,25 +67,25 @@ class LabelQueue:
         self._random = random.Random(config.seed)
         self._lock = threading.Lock()
         self._sessions: list[Session] = []
-        self._choices: dict[str, dict[UUID, str]] = defaultdict(dict)
+        self._labels: dict[str, dict[UUID, Label]] = defaultdict(dict)
         self._revisions: dict[tuple[str, UUID], int] = {}
         self._n_answers: Counter[tuple[str, UUID]] = Counter()
         self._deciders: dict[UUID, set[str]] = defaultdict(set)
         self._open = dict.fromkeys(pairs)
 
-    # Current choices
+    # Current labels
 
-    def load(self, current: Iterable[tuple[str, UUID, int, str | None]]) -> None:
+    def load(self, current: Iterable[tuple[str, UUID, int, Label | None]]) -> None:
         """Add the labels that the store holds of labelers who are not loaded yet."""
         with self._lock:
-            loaded = set(self._choices)
-            for labeler, pair, revision, choice in current:
+            loaded = set(self._labels)
+            for labeler, pair, revision, label in current:
                 if labeler in loaded:
                     continue
                 self._revisions[labeler, pair] = revision
-                if choice is not None:
+                if label is not None:
                     self._n_answers[labeler, pair] = revision + 1
-                self._set_choice(labeler, pair, choice)
+                self._set_label(labeler, pair, label)
 
     def extend(self, pairs: Iterable[UUID]) -> int:
         """Append the pairs that are new; returns how many."""
@@ -101,12 +105,12 @@ class LabelQueue:
             for session in self._sessions:
                 session.assignments = [assignment for assignment in session.assignments if assignment.pair != pair]
 
-    def _set_choice(self, labeler: str, pair: UUID, choice: str | None) -> None:
-        if choice is None:
-            self._choices[labeler].pop(pair, None)
+    def _set_label(self, labeler: str, pair: UUID, label: Label | None) -> None:
+        if label is None:
+            self._labels[labeler].pop(pair, None)
             self._deciders[pair].discard(labeler)
         else:
-            self._choices[labeler][pair] = choice
+            self._labels[labeler][pair] = label
             self._deciders[pair].add(labeler)
         if pair not in self.pairs:
             return
@@ -120,13 +124,13 @@ class LabelQueue:
     def open_session(self, labeler: str) -> Session:
         session = Session(labeler)
         with self._lock:
-            self._choices[labeler]  # creates the entry: from now on memory is newer than the tables
+            self._labels[labeler]  # creates the entry: from now on memory is newer than the tables
             self._sessions.append(session)
         return session
 
     def knows(self, labeler: str) -> bool:
         with self._lock:
-            return labeler in self._choices
+            return labeler in self._labels
 
     def assignments(self, session: Session) -> list[Assignment]:
         """The current pair and the next one, fewer at the end. They stay the same until one is answered."""
@@ -153,7 +157,7 @@ class LabelQueue:
         )
 
     def _is_available(self, session: Session, pair: UUID, ignore: Assignment | None = None) -> bool:
-        if pair in self._choices[session.labeler]:
+        if pair in self._labels[session.labeler]:
             return False
         taken = len(self._deciders[pair])
         for other in self._sessions:
@@ -172,8 +176,11 @@ class LabelQueue:
         recent |= {one.pair for other in self._sessions if other.labeler == labeler for one in other.assignments}
         once = [
             pair
-            for pair, choice in self._choices[labeler].items()
-            if choice != "skip" and self._n_answers[labeler, pair] == 1 and pair not in recent and pair in self.pairs
+            for pair, label in self._labels[labeler].items()
+            if label.choice != "skip"
+            and self._n_answers[labeler, pair] == 1
+            and pair not in recent
+            and pair in self.pairs
         ]
         return self._random.choice(once) if once else None
 
@@ -186,33 +193,36 @@ class LabelQueue:
             self._revisions[labeler, pair] = revision
         return revision
 
-    def current_choice(self, labeler: str, pair: UUID) -> str | None:
+    def current_label(self, labeler: str, pair: UUID) -> Label | None:
         with self._lock:
-            return self._choices[labeler].get(pair)
+            return self._labels[labeler].get(pair)
 
-    def record_answer(self, session: Session, assignment: Assignment, choice: str, previous: str | None) -> None:
+    def record_answer(self, session: Session, answer: Answer, label: Label) -> None:
         """Call when the label is on disk."""
+        assignment = answer.assignment
         with self._lock:
             session.assignments = [other for other in session.assignments if other is not assignment]
-            session.answers.append(Answer(assignment, choice, previous))
+            session.answers.append(answer)
             self._n_answers[session.labeler, assignment.pair] += 1
-            self._set_choice(session.labeler, assignment.pair, choice)
+            self._set_label(session.labeler, assignment.pair, label)
 
     def record_undo(self, session: Session) -> None:
-        """Call when the undo of the last answer is on disk. Its pair is shown again, with the sides at random again."""
+        """Call when the undo of the last answer is on disk. Its pair is shown again, with the sides at random again and what was
+        noted."""
         with self._lock:
             answer = session.answers.pop()
             pair = answer.assignment.pair
             self._n_answers[session.labeler, pair] -= 1
-            self._set_choice(session.labeler, pair, answer.previous)
-            session.assignments.insert(0, self._assign(pair, is_repeat=answer.assignment.is_repeat))
+            self._set_label(session.labeler, pair, answer.previous)
+            again = self._assign(pair, is_repeat=answer.assignment.is_repeat)
+            session.assignments.insert(0, replace(again, draft=answer.draft))
 
     # Counts
 
     def progress(self, labeler: str) -> dict[str, int]:
         """Pairs in the queue (total), pairs that need no further answer (done), and pairs this person decided (own)."""
         with self._lock:
-            own = sum(pair in self.pairs for pair in self._choices[labeler]) if labeler in self._choices else 0
+            own = sum(pair in self.pairs for pair in self._labels[labeler]) if labeler in self._labels else 0
             return {"done": len(self.pairs) - len(self._open), "total": len(self.pairs), "own": own}
 
     def upcoming(self, n: int) -> list[UUID]:

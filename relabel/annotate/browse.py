@@ -13,13 +13,15 @@ from starlette.routing import Route
 
 from ...core.signals import StopSignal
 from ...core.stats import estimate_text
-from ...core.text import json_text
+from ...core.text import json_text, short_names
 from ...store import PairStore, PrefloopError
 from ...store.evaluations import evaluations
 from . import browse_queries as queries
 from .config import BrowseConfig
 from .filters import Filters
 from .outcome import comparisons
+from .output_folders import find_output
+from .overview import Overview
 from .pages import Pages
 from .rater_text import alpha_line, between_columns, rater_columns, rater_notes
 from .raters import raters
@@ -28,8 +30,10 @@ from .security import InviteLinks, SecurityMiddleware, cookie_name
 from .serve import base_url, listen, open_browser, serve, warn_if_exposed
 from .thumbnails import HEX, ImageCache
 
-MAX_EVALUATIONS = 20
+MAX_EVALUATIONS, MAX_RUNS = 20, 100
 """The newest ones are shown."""
+FIRST_EVALUATIONS, FIRST_RUNS = 4, 12
+"""The newest ones are shown on the first page."""
 
 
 def browse(config: BrowseConfig, store: PairStore, say: Callable[[str], None]) -> None:
@@ -62,8 +66,24 @@ def browse(config: BrowseConfig, store: PairStore, say: Callable[[str], None]) -
 def browse_app(config: BrowseConfig, store: PairStore, invites: InviteLinks[str], port: int) -> SecurityMiddleware:
     """The pages as an ASGI application."""
     pages = Pages("prefloop browse")
-    images = ImageCache(store)
+    images, overview = ImageCache(store), Overview(store)
     cookie = cookie_name("browse", port)
+
+    def first_page(request: Request) -> Response:
+        listed, n_runs = overview.runs(FIRST_RUNS)
+        values = {
+            "store": str(store.path.absolute()),
+            "counts": overview.counts(),
+            "labelers": overview.labelers(),
+            "evaluations": overview.evaluations(FIRST_EVALUATIONS),
+            "runs": listed,
+            "n_runs": n_runs,
+        }
+        return pages.render(request, "overview.html", values)
+
+    def labeler_agreement(request: Request) -> Response:
+        template = "agreement_part.html" if request.headers.get("hx-request") else "agreement.html"
+        return pages.render(request, template, {"rows": overview.agreement()})
 
     def pairs(request: Request) -> Response:
         filters, error, status = Filters(), "", 200
@@ -72,6 +92,9 @@ def browse_app(config: BrowseConfig, store: PairStore, invites: InviteLinks[str]
         except PrefloopError as invalid:
             error, status = str(invalid), 400
         page, total = ([], 0) if error else queries.page_of_pairs(store, filters)
+        choices = queries.filter_values(store)
+        chips = filters.chips(queries.names_of_ids(store, filters, choices))
+        drops = queries.drops(store, filters) if chips and not total and not error else []
         values: dict[str, Any] = {
             "filters": filters,
             "requested": request.query_params if error else {},
@@ -79,7 +102,10 @@ def browse_app(config: BrowseConfig, store: PairStore, invites: InviteLinks[str]
             "pairs": page,
             "total": total,
             "n_pages": queries.n_pages(total),
-            "filter_values": queries.filter_values(store),
+            "filter_values": choices,
+            "chips": chips,
+            "drops": list(zip(chips, drops, strict=True)) if drops else [],
+            "titles": short_names(sorted({name for pair in page for of in pair.models for name in of})),
         }
         return pages.render(request, "pairs.html", values, status)
 
@@ -91,28 +117,34 @@ def browse_app(config: BrowseConfig, store: PairStore, invites: InviteLinks[str]
         values = {
             "pair": details,
             "tags": json.loads(details.tags),
+            "labeler": request.query_params.get("labeler", ""),
             "labels": queries.label_history(store, details.pair_id),
             "generations": queries.generations(store, details),
             "siblings": queries.siblings(store, details),
+            "titles": short_names(sorted({name for of in details.models for name in of})),
         }
         return pages.render(request, "pair.html", values)
 
     def runs(request: Request) -> Response:
-        listed = queries.runs(store)
-        reports = {run["run_id"] for run in listed if run["report"] and queries.report_folder(store, run["run_id"])}
+        listed, n_runs = overview.runs(MAX_RUNS)
         for run in listed:
             for name in ("config", "summary"):
-                run[name] = json_text(json.loads(run[name] or "{}"), indent=1)
-        return pages.render(request, "runs.html", {"runs": listed, "reports": reports})
+                run[name] = json_text(run[name], indent=1)
+        return pages.render(request, "runs.html", {"runs": listed, "n_runs": n_runs})
 
     def report(request: Request) -> Response:
-        folder = queries.report_folder(store, _id(request))
-        if folder is None:
-            raise HTTPException(404, "the report of this run is not on this machine")
-        return report_file(folder, request.path_params["path"])
+        run = _id(request)
+        query = "select kind, status, config, summary from runs where run_id = ?"
+        for kind, status, config, summary in store.rows(query, [run]):
+            output = find_output(store, run, kind, status, json.loads(config or "{}"), json.loads(summary or "{}"))
+            if output and output.folder:
+                return report_file(output.folder, kind, request.path_params["path"])
+            if output:
+                raise HTTPException(404, output.problem)
+        raise HTTPException(404, "this run has no report")
 
     def rater_statistics(request: Request) -> Response:
-        result = raters(store)
+        result = overview.once("raters", lambda: raters(store))
         values = {
             "raters": rater_columns(result),
             "notes": rater_notes(result),
@@ -122,10 +154,13 @@ def browse_app(config: BrowseConfig, store: PairStore, invites: InviteLinks[str]
         return pages.render(request, "raters.html", values)
 
     def evaluation_outcomes(request: Request) -> Response:
-        listed = [
-            {"name": name, "comparisons": comparisons(store, evaluation)}
-            for evaluation, name in evaluations(store)[:MAX_EVALUATIONS]
-        ]
+        reported = {each["id"]: each for each in overview.evaluations(MAX_EVALUATIONS)}
+        listed = []
+        for evaluation, name in evaluations(store)[:MAX_EVALUATIONS]:
+            compared = comparisons(store, evaluation)
+            titles = short_names(list(dict.fromkeys(model for each in compared for model in (each.model, each.other))))
+            each = {"id": evaluation.hex, "name": name, "comparisons": compared, "titles": titles}
+            listed.append(each | {"reported": reported.get(evaluation.hex)})
         return pages.render(request, "evaluations.html", {"evaluations": listed, "estimate_text": estimate_text})
 
     def image(request: Request) -> Response:
@@ -138,7 +173,9 @@ def browse_app(config: BrowseConfig, store: PairStore, invites: InviteLinks[str]
         return pages.enter(request, invites, cookie, str, named=False)
 
     routes = [
-        Route("/", pairs, methods=["GET"]),
+        Route("/", first_page, methods=["GET"]),
+        Route("/agreement", labeler_agreement, methods=["GET"]),
+        Route("/pairs", pairs, methods=["GET"]),
         Route("/pair/{name}", pair, methods=["GET"]),
         Route("/runs", runs, methods=["GET"]),
         Route("/runs/{name}/{path:path}", report, methods=["GET"]),

@@ -1,15 +1,16 @@
-"""Queries of `browse`: pairs with their scores, labels and origin; runs; and the values of the filters."""
+"""Queries of `browse`: pairs with their scores, labels and origin, and the values of the filters."""
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from ...store import PairStore
+from ...store.evaluations import evaluations
 from .filters import PAGE, Filters
+from .notes import Notes
 
 _PAIRS = """
     select p.pair_id, q.prompt, q.tags, q.split, p.source, p.prompt_id, p.image_a, p.image_b, a.width, a.height, b.width, b.height
@@ -36,12 +37,17 @@ _GENERATIONS = """
     order by g.image_id, m.name, g.seed, g.image_index
 """
 _HISTORY = """
-    select labeler, revision, choice, p_a, margin, shown_left, response_ms, choice = 'skip' and shown_left is null as taken_back
+    select labeler, revision, choice, p_a, margin, shown_left, response_ms, choice = 'skip' and shown_left is null as taken_back, notes
     from labels where pair_id = $pair order by labeler, revision
 """
-_RUNS = """
-    select run_id, kind, status, started, updated, config, summary, error, json_extract_string(summary, '$.report')
-    from runs order by started desc limit 500
+# In an evaluation several models may have generated the same image.
+_MODELS = """
+    select p.pair_id, g.image_id, list(distinct m.name order by m.name)
+    from pairs p
+    join generations g on g.prompt_id = p.prompt_id and (g.image_id = p.image_a or g.image_id = p.image_b)
+    join models m using (model_id)
+    where p.pair_id in (select unnest($pairs))
+    group by all
 """
 MAX_TAGS = 200
 
@@ -64,6 +70,12 @@ class PairDetails:
     """Labeler, choice, p_a, margin."""
     scores: list[tuple[str, float, float]] = field(default_factory=list)
     """Scorer, score of a, score of b."""
+    models: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    """Of a pair of an evaluation: the models that generated a and b."""
+
+    def choice_of(self, labeler: str) -> str:
+        """a, b, tie or skip; empty without a label."""
+        return next((choice for name, choice, *_ in self.labels if name == labeler), "")
 
 
 def page_of_pairs(store: PairStore, filters: Filters) -> tuple[list[PairDetails], int]:
@@ -84,16 +96,29 @@ def n_pages(total: int) -> int:
 def pair_details(store: PairStore, pair_ids: Sequence[UUID]) -> list[PairDetails]:
     """Pairs by their ids, in any order."""
     values = {"pairs": list(pair_ids)}
-    labels, scores = defaultdict(list), defaultdict(list)
+    labels, scores, models = defaultdict(list), defaultdict(list), {}
     with store.session() as connection:
         rows = connection.execute(_PAIRS, values).fetchall()
         for pair, *label in connection.execute(_LABELS, values).fetchall():
             labels[pair].append(tuple(label))
         for pair, *score in connection.execute(_SCORES, values).fetchall():
             scores[pair].append(tuple(score))
+        if of_evaluations := [pair for pair, _, _, _, source, *_ in rows if source == "eval"]:
+            for pair, image, names in connection.execute(_MODELS, {"pairs": of_evaluations}).fetchall():
+                models[pair, image] = tuple(names)
     return [
         PairDetails(
-            pair, prompt, tags, split, source, prompt_id, (a, b), ((wa, ha), (wb, hb)), labels[pair], scores[pair]
+            pair,
+            prompt,
+            tags,
+            split,
+            source,
+            prompt_id,
+            (a, b),
+            ((wa, ha), (wb, hb)),
+            labels[pair],
+            scores[pair],
+            (models.get((pair, a), ()), models.get((pair, b), ())),
         )
         for pair, prompt, tags, split, source, prompt_id, a, b, wa, ha, wb, hb in rows
     ]
@@ -102,7 +127,10 @@ def pair_details(store: PairStore, pair_ids: Sequence[UUID]) -> list[PairDetails
 def label_history(store: PairStore, pair: UUID) -> list[dict[str, Any]]:
     """Every label of a pair, including those that later ones replaced."""
     names = ("labeler", "revision", "choice", "p_a", "margin", "shown_left", "response_ms", "taken_back")
-    return [dict(zip(names, row, strict=True)) for row in store.rows(_HISTORY, {"pair": pair})]
+    return [
+        dict(zip(names, row, strict=True)) | {"notes": Notes.from_json(notes)}
+        for *row, notes in store.rows(_HISTORY, {"pair": pair})
+    ]
 
 
 def generations(store: PairStore, pair: PairDetails) -> dict[UUID, list[tuple[str, int, int, str]]]:
@@ -121,23 +149,6 @@ def siblings(store: PairStore, pair: PairDetails) -> list[UUID]:
     return [sibling for (sibling,) in store.rows(query, [pair.prompt_id, pair.pair_id])]
 
 
-def runs(store: PairStore) -> list[dict[str, Any]]:
-    """Runs, the latest first."""
-    names = ("run_id", "kind", "status", "started", "updated", "config", "summary", "error", "report")
-    return [dict(zip(names, row, strict=True)) for row in store.rows(_RUNS)]
-
-
-def report_folder(store: PairStore, run: UUID) -> Path | None:
-    """Folder of an evaluation's report; None if it is not on this machine."""
-    query = "select json_extract_string(summary, '$.report') from runs where run_id = ? and kind = 'eval'"
-    for (stored,) in store.rows(query, [run]):
-        if stored:
-            # relative to where the evaluation ran, or below the store
-            folders = (Path(stored), store.path / "reports" / Path(stored).name)
-            return next((folder for folder in folders if (folder / "report.html").is_file()), None)
-    return None
-
-
 def filter_values(store: PairStore) -> dict[str, list]:
     """The values that the filters can be set to."""
     with store.session() as connection:
@@ -148,5 +159,30 @@ def filter_values(store: PairStore) -> dict[str, list]:
     return {
         "labelers": [(name, name) for (name,) in labelers],
         "models": [(model.hex, name) for model, name in models],
+        "evaluations": [(identity.hex, name) for identity, name in evaluations(store)],
         "tags": sorted(key_values)[:MAX_TAGS],
     }
+
+
+def names_of_ids(store: PairStore, filters: Filters, values: Mapping[str, list]) -> dict[str, str]:
+    """What the ids in the filters are called.
+
+    Args:
+        values: from filter_values.
+    """
+    names = {identity: name for kind in ("models", "evaluations") for identity, name in values[kind]}
+    if filters.run:
+        for kind, started in store.rows("select kind, started from runs where run_id = ?", [UUID(filters.run)]):
+            names[filters.run] = f"{kind} of {started:%Y-%m-%d %H:%M} UTC"
+    return names
+
+
+def drops(store: PairStore, filters: Filters) -> list[int]:
+    """If nothing matches: how many pairs do without one of the filters, for each that is set."""
+    counts = []
+    with store.session() as connection:
+        for fewer in filters.without_each():
+            query, values = fewer.sql()
+            ((n,),) = connection.execute(f"select count(*) {query}", values).fetchall()
+            counts.append(n)
+    return counts

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ...core.cli import DEFAULT, StoreOption, options_of, say
+from ...core.cli import DEFAULT, JsonOption, StoreOption, options_of, say
+from ...core.document import answer
 from ...core.json import plain
 from ...store.pairstore import PairStore
 from .config import BrowseConfig, LabelConfig
@@ -30,17 +31,20 @@ def run_label(config: LabelConfig, store: PairStore, *, as_json: bool = False) -
     """Serve the labelling page, then print a summary."""
     from .label import label as serve_label
     from .outcome import Comparison, comparisons, outcome_lines, plan_lines
-    from .queue import evaluation_of, pairs_to_label
+    from .queue import evaluation_of, other_questions, pairs_to_label
     from .serve import try_or_warn
 
     def announce(link: str, name: str | None) -> None:
         who = f"for {name}" if name else "for one person"
-        say(json.dumps({"link": link, "labeler": name}) if as_json else f"link {who}, works once: {link}")
+        where = ", on any device in this network" if config.is_exposed else ""
+        say(json.dumps({"link": link, "labeler": name}) if as_json else f"link {who}, works once{where}: {link}")
 
     evaluation = evaluation_of(store, config)
     pairs = pairs_to_label(store, config) if evaluation else []
     if evaluation:
         say("\n".join(plan_lines(store, evaluation, pairs)), err=True)
+    for line in other_questions(store, config):
+        say(line, err=True)
     summary = serve_label(config, store, announce)
     compared: list[Comparison] = []
     if evaluation:
@@ -84,7 +88,7 @@ def raters(
     queue: Annotated[
         Optional[str], typer.Option(help="Only labels of these pairs: a queue of `prefloop label`, or a query.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure the people who label: position bias, ties, repeats, time, agreement, and who may answer at random.
 
@@ -98,7 +102,7 @@ def raters(
     opened = PairStore.open(store)
     result = measure(opened, None if queue is None else pairs_to_label(opened, LabelConfig(queue=queue)))
     if as_json:
-        say(json.dumps(plain(asdict(result)), allow_nan=False))
+        answer(asdict(result))
         return
     if not result.raters:
         say("no person has labelled these pairs; `prefloop label` opens a page for it")

@@ -5,8 +5,12 @@ import re
 from dataclasses import dataclass
 
 from ...core.errors import UsageError
+from ...core.text import refuse_invisible
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EVERYWHERE = ("0.0.0.0", "::")
+"""Hosts that mean every address of this machine."""
+MAX_QUESTION = 200
 _NAME = re.compile(r"\w[\w.@-]{0,63}")
 
 
@@ -26,6 +30,11 @@ class ServeConfig:
             if not re.fullmatch(r"[A-Za-z0-9.:-]+", host):
                 raise UsageError(f"host must be a name or an address without a port, got {host!r}")
 
+    @property
+    def is_exposed(self) -> bool:
+        """Whether other machines can connect."""
+        return self.host not in LOOPBACK
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig(ServeConfig):
@@ -34,6 +43,8 @@ class LabelConfig(ServeConfig):
     queue: str = "random"
     """Which pairs, in order: random, disagreements (of scorers), close (smallest score differences), eval, eval:NAME (of one
     evaluation), or a query that selects pair_id."""
+    question: str = "Which image is better for this prompt?"
+    """What people are asked on every screen; stored with the run."""
     labelers: tuple[str, ...] = ()
     """Who labels, each with a link; repeat for several. If not given, the page asks for a name."""
     limit: int | None = None
@@ -49,6 +60,9 @@ class LabelConfig(ServeConfig):
         super().__post_init__()
         if not self.queue.strip():
             raise UsageError("queue is empty; give a query with a column pair_id, or leave it out")
+        refuse_invisible(self.question, "question")
+        if not 0 < len(self.question.strip()) <= MAX_QUESTION:
+            raise UsageError(f"question must have 1 to {MAX_QUESTION} characters, got {len(self.question)}")
         names = [labeler_name(name) for name in self.labelers]
         if len(set(names)) < len(names):
             raise UsageError(f"a labeler is named twice: {', '.join(names)}")

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Self
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -11,6 +12,21 @@ from ...core.errors import UsageError
 
 PAGE = 24
 """Pairs on one page."""
+SOURCES = ("generate", "pair", "import", "eval")
+_LABELS = {
+    "text": "prompt contains",
+    "labeler": "labeler",
+    "choice": "choice",
+    "differs": "differs from",
+    "min_margin": "margin from",
+    "max_margin": "margin to",
+    "model": "model",
+    "source": "source",
+    "run": "run",
+    "evaluation": "evaluation",
+    "tag": "tag",
+}
+"""The filters, in the order of the form, and their names for people."""
 _HEX = re.compile(r"[0-9a-f]{32}")
 _ORDERS = {
     "": "p.pair_id",
@@ -50,6 +66,10 @@ class Filters:
     model: str = ""
     """Hex digits of the id of a model that generated either image."""
     source: str = ""
+    run: str = ""
+    """Hex digits of the id of the run that added the pairs."""
+    evaluation: str = ""
+    """Hex digits of the id of an evaluation that compared the images."""
     tag: str = ""
     """KEY=VALUE of the prompt."""
     text: str = ""
@@ -70,13 +90,14 @@ class Filters:
         if not re.fullmatch(r"[1-9]\d{0,8}", page, re.ASCII):
             raise UsageError("page must be a number from 1")
         filters = cls(**values, page=int(page))  # type: ignore[arg-type]  # all but page are text
-        for name, known in (("choice", _CHOICES), ("order", _ORDERS), ("source", ("", "generate", "eval", "import"))):
+        for name, known in (("choice", _CHOICES), ("order", _ORDERS), ("source", ("", *SOURCES))):
             if getattr(filters, name) not in known:
                 raise UsageError(f"{name} must be one of {', '.join(filter(None, known))}")
         for name in ("min_margin", "max_margin"):
             _number(name, getattr(filters, name))
-        if filters.model and not _HEX.fullmatch(filters.model):
-            raise UsageError("model must be the 32 hex digits of a model's id")
+        for name in ("model", "run", "evaluation"):
+            if (value := getattr(filters, name)) and not _HEX.fullmatch(value):
+                raise UsageError(f"{name} must be the 32 hex digits of its id")
         if filters.tag and "=" not in filters.tag:
             raise UsageError("tag must be KEY=VALUE")
         return filters
@@ -85,7 +106,24 @@ class Filters:
         """Address of the page with these filters, some of them changed."""
         changed = replace(self, **changes)  # type: ignore[arg-type]  # names are checked by the dataclass
         values = {f.name: getattr(changed, f.name) for f in fields(changed) if getattr(changed, f.name) != f.default}
-        return "/?" + urlencode(values) if values else "/"
+        return "/pairs?" + urlencode(values) if values else "/pairs"
+
+    def chips(self, names: Mapping[str, str]) -> list[tuple[str, str, str]]:
+        """The filters that are set: a name for people, the value, and the address of the page without it.
+
+        Args:
+            names: hex digits of the ids of models, runs and evaluations → what they are called.
+        """
+        chips = []
+        for name, label in _LABELS.items():
+            if value := getattr(self, name):
+                text = {"decided": "a or b", "none": "no label"}.get(value, value) if name == "choice" else value
+                chips.append((label, names.get(value, text), self.url(**{name: "", "page": 1})))
+        return chips
+
+    def without_each(self) -> list[Self]:
+        """These filters without one that is set, for each of them; the order and the page are not filters."""
+        return [replace(self, **{name: "", "page": 1}) for name in _LABELS if getattr(self, name)]
 
     def sql(self) -> tuple[str, dict]:
         """What follows `select …`, without an order, and the values to bind."""
@@ -119,6 +157,14 @@ class Filters:
         if self.source:
             where.append("p.source = $source")
             values["source"] = self.source
+        if self.run:
+            where.append("p.run_id = $run")
+            values["run"] = UUID(self.run)
+        if self.evaluation:
+            where.append(
+                "p.pair_id in (select pair_id from evaluation_pairs where evaluation_id = $evaluation and pair_id is not null)"
+            )
+            values["evaluation"] = UUID(self.evaluation)
         if self.tag:
             key, _, value = self.tag.partition("=")
             where.append("json_extract_string(q.tags, $key) = $value")

@@ -41,7 +41,8 @@ def label(config: LabelConfig, store: PairStore, say: Callable[[str, str | None]
                 for name in config.labelers or (None,):
                     page.invites.create(name and labeler_name(name))
                 open_browser(links[0])
-                serve(label_app(page, bound.getsockname()[1]), bound, stop, page.flush)
+                app = label_app(page, bound.getsockname()[1], root if config.is_exposed else "")
+                serve(app, bound, stop, page.flush)
                 labels = {labeler: n for labeler, n in page.annotations.counts.items() if n}
                 this.summary |= {"labels": labels, "excluded": dict(page.excluded)}
         finally:

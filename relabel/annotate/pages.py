@@ -12,11 +12,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from ...core.text import visible
+from ...core.text import visible, visible_lines
 from ...store import PrefloopError, UsageError
 from .security import InviteLinks, set_cookie
 
-_STATIC = ("page.css", "page.js", "htmx.min.js", "icon.svg")
+_STATIC = ("page.css", "page.js", "label.css", "label.js", "zoom.js", "htmx.min.js", "icon.svg")
 STORE_ERRORS = (PrefloopError, OSError, duckdb.Error)
 """Caused by a full disk, a missing disk or another process; the next request may succeed."""
 _INVALID_LINK = "This link is invalid or already used. The terminal shows a new one."
@@ -33,7 +33,7 @@ class Pages:
     def __init__(self, title: str) -> None:
         loader = jinja2.PackageLoader("prefloop.relabel.annotate", "templates")
         self._templates = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-        self._templates.filters["visible"] = lambda text: visible(str(text))
+        self._templates.filters |= {"visible": lambda text: visible(str(text)), "visible_lines": visible_lines}
         self._title = title
 
     def render(self, request: Request, template: str, values: Mapping[str, Any], status: int = 200) -> Response:
@@ -66,12 +66,14 @@ class Pages:
         open_session: Callable[[str], Any],
         *,
         named: bool,
+        question: str = "",
     ) -> Response:
         """The page behind a link. Only sending its form uses the link up.
 
         Args:
             open_session: makes a session for a name, "" if nobody is asked for one.
             named: a session needs a name; the page asks for it if the link has none.
+            question: what people are asked.
         """
         form = request.state.form if request.method == "POST" else request.query_params
         token = form.get("token", "")
@@ -81,14 +83,15 @@ class Pages:
             if request.state.session is not None:
                 return RedirectResponse("/", 303)
             return self.problem(request, _INVALID_LINK, 403)
+        shown = {"token": token, "name": name, "named": named, "question": question}
         if request.method != "POST":
-            values = {"token": token, "name": name, "named": named, "typed": "", "error": ""}
+            values = shown | {"typed": "", "error": ""}
             return self.render(request, "enter.html", values)
         typed = name or form.get("name", "")
         try:
             session = open_session(typed)
         except STORE_ERRORS as error:
-            values = {"token": token, "name": name, "named": named, "typed": typed, "error": sentence(error)}
+            values = shown | {"typed": typed, "error": sentence(error)}
             template = "enter_part.html" if request.headers.get("hx-request") else "enter.html"
             return self.render(request, template, values, 400 if isinstance(error, UsageError) else 503)
         try:

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from ...core.text import plural
 from ...store import PairStore, UsageError
 from ...store.evaluations import find_evaluation
 from ...store.query import ask
-from .config import LabelConfig
+from .config import LabelConfig, labeler_name
+from .notes import Label, Notes
 
 _TRAINING = "source <> 'eval'"
 # Score differences of every training pair, by every scorer that has scored both images.
@@ -59,13 +61,19 @@ _BLIND_PAIRS = """
     join images b on b.image_id = p.image_b
     where p.pair_id in (select unnest($pairs))
 """
-# The latest choice of each person on each pair. A skip with no side shown undoes a label.
+# The latest label of each person on each pair. A skip with no side shown undoes a label.
 _STANDING = """
-    select l.labeler, l.pair_id, l.revision, case when l.choice = 'skip' and l.shown_left is null then null else l.choice end
+    select l.labeler, l.pair_id, l.revision, case when l.choice = 'skip' and l.shown_left is null then null else l.choice end, l.notes
     from labels l
     join labelers r using (labeler)
     where r.kind = 'human' and (l.labeler = $labeler or ($labeler is null and not json_exists(r.config, '$.imported')))
     qualify row_number() over (partition by l.pair_id, l.labeler order by l.revision desc) = 1
+"""
+
+_OTHER_QUESTIONS = """
+    select labeler, question, count(*) from human_labels
+    where question <> $question and ($everybody or labeler in (select unnest($labelers)))
+    group by all order by all
 """
 
 
@@ -147,12 +155,25 @@ def blind_pairs(store: PairStore, pairs: Sequence[UUID]) -> dict[UUID, BlindPair
     }
 
 
-def current_choices(store: PairStore, labeler: str | None = None) -> list[tuple[str, UUID, int, str | None]]:
-    """Labeler, pair, latest revision, and the current choice; None if it was undone.
+def current_labels(store: PairStore, labeler: str | None = None) -> list[tuple[str, UUID, int, Label | None]]:
+    """Labeler, pair, latest revision, and the current label; None if it was undone.
 
     Args:
         labeler: one person; None means everybody whose labels were not imported.
     """
     return [
-        (name, pair, revision, choice) for name, pair, revision, choice in store.rows(_STANDING, {"labeler": labeler})
+        (name, pair, revision, None if choice is None else Label(choice, Notes.from_json(notes)))
+        for name, pair, revision, choice, notes in store.rows(_STANDING, {"labeler": labeler})
+    ]
+
+
+def other_questions(store: PairStore, config: LabelConfig) -> list[str]:
+    """A line for each labeler of this run, or of the store, whose labels answer another question: a labeler has one label that
+    counts for a pair, and whoever trains on it gets both questions mixed."""
+    labelers = [labeler_name(name) for name in config.labelers]
+    values = {"question": config.question, "everybody": not labelers, "labelers": labelers}
+    return [
+        f"{labeler} has {plural(n, 'label')} that answer another question, {question!r}; those pairs are not shown again. "
+        f"To keep the answers apart, use another name: --labeler {labeler.removeprefix('human:')}-2"
+        for labeler, question, n in store.rows(_OTHER_QUESTIONS, values)
     ]

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .config import LOOPBACK, ServeConfig
+from .config import EVERYWHERE, LOOPBACK, ServeConfig
 
 MAX_BODY = 16_384
 """Maximum size of a request's body in bytes."""
@@ -48,12 +48,22 @@ class InviteLinks(Generic[S]):
         self._announce = announce
         self._tokens: dict[str, str | None] = {}
         self._sessions: dict[str, S] = {}
+        self._of_devices: dict[str, str] = {}
+        """The unused link for another device of each name."""
 
     def create(self, name: str | None = None) -> str:
         """Create and announce a link; returns its token. Whoever uses it is `name`, or is asked for a name."""
         token = secrets.token_urlsafe(32)
         self._tokens[token] = name
         self._announce(token, name)
+        return token
+
+    def for_device(self, name: str) -> str:
+        """The token of a link for another device of somebody who is in; the same one until it is used. It is not announced."""
+        token = self._of_devices.get(name)
+        if token not in self._tokens:
+            token = self._of_devices[name] = secrets.token_urlsafe(32)
+            self._tokens[token] = name
         return token
 
     def name_of(self, token: str) -> str | None:
@@ -68,7 +78,7 @@ class InviteLinks(Generic[S]):
         return self._tokens[matches[0]]
 
     def redeem(self, token: str, session: S) -> str:
-        """Use a token up; returns the cookie's value. A new link replaces it, for another browser.
+        """Use a token up; returns the cookie's value. A new link replaces one that was announced, for another browser.
 
         Raises:
             KeyError: if another browser was quicker.
@@ -76,7 +86,8 @@ class InviteLinks(Generic[S]):
         name = self._tokens.pop(token)
         key = secrets.token_urlsafe(32)
         self._sessions[key] = session
-        self.create(name)
+        if name is None or self._of_devices.get(name) != token:
+            self.create(name)
         return key
 
     def session(self, key: str | None) -> S | None:
@@ -97,7 +108,7 @@ class SecurityMiddleware:
         self.app, self.invites, self.cookie, self.unauthorized = app, invites, cookie, unauthorized
         self.hosts = _hosts(config)
         # DNS rebinding needs a name; addresses are safe, and browsers send them when all interfaces are listened on
-        self.any_address = config.host in ("0.0.0.0", "::")
+        self.any_address = config.host in EVERYWHERE
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from ...core.signals import StopSignal
 from ...core.text import visible
 from ...store import PrefloopError
-from .config import LOOPBACK, ServeConfig
+from .config import EVERYWHERE, LOOPBACK, ServeConfig
 
 FLUSH_INTERVAL = 10.0
 """Seconds between two calls of `flush`."""
@@ -53,8 +53,18 @@ def listen(config: ServeConfig) -> socket.socket:
 
 def base_url(config: ServeConfig, bound: socket.socket) -> str:
     """The URL for browsers, without a path."""
-    host = socket.gethostname() if config.host in ("0.0.0.0", "::") else config.host
+    host = network_address() if config.host in EVERYWHERE else config.host
     return f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
+
+
+def network_address() -> str:
+    """This machine's address for others on its network, such as a phone; 127.0.0.1 without a network. Nothing is sent."""
+    # connecting a datagram socket only chooses the interface; the targets are reserved for documentation
+    for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((target, 9))
+            return probe.getsockname()[0]
+    return LOOPBACK[0]
 
 
 def serve(app: ASGIApp, bound: socket.socket, stop: StopSignal, flush: Callable[[], None] | None = None) -> None:
@@ -114,7 +124,7 @@ def try_or_warn(call: Callable[[], object], consequence: str) -> None:
 
 
 def warn_if_exposed(config: ServeConfig) -> None:
-    if config.host not in LOOPBACK:
+    if config.is_exposed:
         message = (
             "others on this network can read everything: nothing is encrypted; an ssh tunnel to 127.0.0.1 is safer"
         )

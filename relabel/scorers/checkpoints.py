@@ -232,6 +232,19 @@ def _refuse_changed(path: Path, digest: str | None) -> None:
         )
 
 
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name → shape of the tensors of a .safetensors file, from its header alone."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise PrefloopError(f"no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no dict
+    except (SafetensorError, OSError) as error:
+        raise _unloadable(path) from error
+
+
 def _unloadable(path: Path) -> IntegrityError:
     what = "is an HTML page" if _looks_like_html(path) else "does not contain weights that can be loaded safely"
     return IntegrityError(f"{path} {what}; download it again")

@@ -4,7 +4,7 @@ import importlib
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,21 @@ def own_code(scorer: Any) -> Iterator[None]:
     except PrefloopError:
         raise
     except (Exception, SystemExit) as error:  # foreign code can raise anything
-        raise PrefloopError(f"the scorer {scorer.name} failed: {describe_error(error, type(scorer))}") from error
+        raise PrefloopError(f"the scorer {_name(scorer)} failed: {describe_error(error, type(scorer))}") from error
+
+
+@contextmanager
+def prints_to_stderr() -> Iterator[None]:
+    """What a scorer prints goes to stderr, so that stdout has only results. For the main thread: it changes sys.stdout."""
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def _name(scorer: Any) -> str:
+    try:
+        return str(scorer.name)
+    except Exception:  # a property, which can raise anything
+        return type(scorer).__name__
 
 
 def describe_error(error: BaseException, cls: type | None = None) -> str:
@@ -37,19 +51,28 @@ def describe_error(error: BaseException, cls: type | None = None) -> str:
     own = [frame for frame in frames if frame.filename == file]
     own = own or [frame for frame in frames if not frame.filename.startswith(_NOT_OWN)]
     location = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-    line = (str(error).strip().splitlines() or ["no message"])[0][:200]
+    try:
+        text = str(error)
+    except Exception:  # its own code too
+        text = ""
+    line = (text.strip().splitlines() or ["no message"])[0][:200]
     return f"{type(error).__name__}: {line}{location}"
 
 
 def as_floats(values: Any) -> NDArray[np.float32]:
-    """float32 numbers from whatever numpy reads, or from tensors of any dtype, on any device, with a gradient too.
+    """float32 numbers from whatever numpy reads, or from tensors of any dtype, on any device, with a gradient too. None in a
+    list is nan.
 
     Raises:
         TypeError: if they are not numbers.
     """
     if isinstance(values, (list, tuple)):
-        values = [as_floats(value) if hasattr(value, "detach") else value for value in values]
+        values = [
+            np.nan if value is None else as_floats(value) if hasattr(value, "detach") else value for value in values
+        ]
     elif hasattr(values, "detach"):  # a tensor, without importing torch
+        if values.is_complex():
+            raise TypeError(f"expected real numbers, got a tensor of {values.dtype}")
         values = values.detach().float().cpu().numpy()
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
@@ -66,6 +89,17 @@ def as_scores(scorer: Any, values: Any, n: int) -> NDArray[np.float32]:
             f"{scorer.name} gave scores of shape {scores.shape} for {n} images; score() must give one number for each"
         )
     return scores
+
+
+def as_columns(scorer: Any, values: Any, n: int, n_columns: int) -> NDArray[np.float32]:
+    """Scores of n images with the scorer's further columns (B, columns)."""
+    columns = as_floats(values)
+    if columns.shape != (n, n_columns):
+        raise PrefloopError(
+            f"{scorer.name} gave columns of shape {columns.shape} for {n} images; score_columns() must give {n_columns} "
+            "numbers for each"
+        )
+    return columns
 
 
 def as_embeddings(scorer: Any, values: Any, n: int) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import math
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,12 +15,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ...core.errors import PrefloopError, UsageError
-from .own_code import describe_error
+from .own_code import describe_error, own_code, prints_to_stderr
+from .precision import AUTO
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 GROUP = "prefloop.scorers"
+_NAME = re.compile(r"(?!human:)[^@]{1,100}")
 _objects: ContextVar[Mapping[str, "Scorer"]] = ContextVar("objects", default=MappingProxyType({}))
 """Scorers that exist already, by their names."""
 
@@ -35,6 +38,8 @@ class Scorer(Protocol):
 
     temperature: the difference of scores that makes one logit; 1.0 if absent.
     eval_only: true if it may not make training labels.
+    needs_tags: true if it is called `score(prompts, images, tags)`, with a dict of each prompt's tags, or None for one
+        without any.
     sources: JSON that names the files it read, kept in the store.
     reads: what it reads if no checkpoint is given: each a `sources.Source`, or owner/name or owner/name/file of the hub.
     weights_license: of what it reads, such as "MIT"; absent if it is not known.
@@ -42,7 +47,13 @@ class Scorer(Protocol):
     is_endpoint: true if its checkpoint is a server's address, then # and anything else. If absent, it is one if it reads
         nothing and `checkpoint_needed` names an http address.
     checkpoint_needed: what to do if it cannot do without a checkpoint.
+    variant: static method from the text after NAME: to the class of that variant.
+    limit_requests: method that takes the stage's `RequestLimits`, if it sends requests.
+    requests_used: method that gives what its requests have used: requests, prompt_tokens, completion_tokens, cost.
     files: the paths of its weights, for `--dry-run`.
+    memory: method from the batch size to the bytes of weights and activations, for `--dry-run`; by default the size of files.
+    columns: names of further numbers for each image. `score_columns(prompts, images)` then gives them after the score,
+        float32 (B, 1 + their number), and the store keeps them as scores of NAME-COLUMN@REVISION.
     n_truncated: method from prompts to how many of them are longer than the scorer reads.
     check_weights: static method from `checkpoint` to a line for `prefloop scorers check`; IntegrityError if they are wrong.
     """
@@ -62,19 +73,30 @@ def scorer_names() -> list[str]:
 
 
 def scorer_class(name: str) -> type:
-    """The class of an entry point's name or of `module:Class`.
+    """The class of an entry point's name, of NAME:VARIANT such as vlm:pair, of `module:Class`, or of the scorer behind a URL.
 
     Raises:
         UsageError: if there is none, or it is not a scorer.
     """
+    if name.lower().startswith(("http://", "https://")):
+        from .http_scorer import scorer_at
+
+        return scorer_at(name)
     points = {point.name: point for point in entry_points(group=GROUP)}
     if name in points:
         cls = _import(f"the scorer {name!r} of {points[name].value}", points[name].load)
     elif ":" in name:
         module, _, attribute = name.partition(":")
-        cls = _import(f"the scorer {name!r}", lambda: getattr(_module(module), attribute))
+        variant = getattr(scorer_class(module), "variant", None) if module in points else None
+        cls = (
+            variant(attribute)
+            if variant
+            else _import(f"the scorer {name!r}", lambda: getattr(_module(module), attribute))
+        )
     else:
-        raise UsageError(f"unknown scorer {name!r}; choose from {', '.join(scorer_names())}, or give module:Class")
+        raise UsageError(
+            f"unknown scorer {name!r}; choose from {', '.join(scorer_names())}, or give module:Class or a URL"
+        )
     if not isinstance(cls, type) or not callable(getattr(cls, "score", None)):
         what = "a class without a method score" if isinstance(cls, type) else f"a {type(cls).__name__}"
         raise UsageError(
@@ -87,6 +109,7 @@ def is_eval_only(scorer: Scorer | type) -> bool:
     return bool(getattr(scorer, "eval_only", False) or getattr(scorer, "judge_only", False))  # judge_only: as in 0.1
 
 
+@prints_to_stderr()
 def _import(what: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
@@ -129,8 +152,13 @@ def _refuse_others(scorer: Any, name: str) -> None:
     ]
     if missing:
         raise UsageError(f"{name!r} is not a scorer: it has no {', '.join(missing)}")
-    if not isinstance(scorer.name, str) or "@" in scorer.name or not scorer.name or not scorer.name.isprintable():
-        raise UsageError(f"a scorer's name must be a printable text without @, got {scorer.name!r}")
+    if not isinstance(scorer.name, str) or not _NAME.fullmatch(scorer.name) or not scorer.name.isprintable():
+        raise UsageError(
+            f"a scorer's name must be a printable text without @, at most 100 characters, not human:…; got {scorer.name!r}"
+        )
+    revision = scorer.revision
+    if revision is None or not str(revision).strip() or not str(revision).isprintable():
+        raise UsageError(f"the revision of {scorer.name} must be a printable text, got {revision!r}")
     temperature = getattr(scorer, "temperature", 1.0)
     if not (isinstance(temperature, (int, float)) and 0 < temperature < math.inf):
         raise UsageError(f"the temperature of {scorer.name} must be a finite number above 0, got {temperature!r}")
@@ -146,7 +174,8 @@ def scorer_objects(scorers: Sequence[Scorer]) -> Iterator[None]:
     for scorer in scorers:
         if isinstance(scorer, type):
             raise UsageError(f"{scorer.__name__} is a class; give an object of it, {scorer.__name__}()")
-        _refuse_others(scorer, type(scorer).__name__)
+        with own_code(scorer):
+            _refuse_others(scorer, type(scorer).__name__)
     twice = [name for name, count in Counter(scorer.name for scorer in scorers).items() if count > 1]
     if twice:
         raise UsageError(f"two scorers are named {twice[0]}; give one another name")
@@ -162,10 +191,15 @@ def is_object(name: str) -> bool:
     return name in _objects.get()
 
 
-def load_scorer(name: str, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> Scorer:
-    """A scorer, ready to score. Built-in ones load their weights at the first image, not here."""
+@prints_to_stderr()
+def load_scorer(name: str, checkpoint: str | None = None, device: str | None = None, dtype: str = AUTO) -> Scorer:
+    """A scorer, ready to score. Built-in ones load their weights at the first image, not here.
+
+    Args:
+        dtype: one of DTYPES, or auto for the scorer's own default.
+    """
     if (existing := _objects.get().get(name)) is not None:
-        if checkpoint is not None or dtype != "float32":
+        if checkpoint is not None or dtype not in (AUTO, "float32"):
             raise UsageError(f"{name} is an object with weights of its own; leave checkpoints and dtype out")
         return existing
     cls = scorer_class(name)
@@ -173,9 +207,12 @@ def load_scorer(name: str, checkpoint: str | None = None, device: str | None = N
     checkpoint_name = _checkpoint_name(cls)
     if checkpoint is not None and checkpoint_name is None:
         raise UsageError(f"the scorer {name!r} takes no checkpoint; leave --checkpoint out")
-    if dtype != "float32" and "dtype" not in parameters:
+    if dtype not in (AUTO, "float32") and "dtype" not in parameters:
         raise UsageError(f"the scorer {name!r} takes no dtype; leave --dtype out")
     arguments = {checkpoint_name: checkpoint, "device": device, "dtype": dtype}
+    if dtype == AUTO and "dtype" in parameters:
+        default = parameters["dtype"].default
+        arguments["dtype"] = "float32" if default is inspect.Parameter.empty else default
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     required = [
         parameter.name
@@ -189,31 +226,36 @@ def load_scorer(name: str, checkpoint: str | None = None, device: str | None = N
         )
     try:
         scorer = cls(**{key: value for key, value in arguments.items() if key in parameters})
+        _refuse_others(scorer, name)
     except PrefloopError:
         raise
     except (Exception, SystemExit) as error:  # anybody's code can raise anything
         raise PrefloopError(f"the scorer {name!r} cannot be created: {describe_error(error, cls)}") from error
-    _refuse_others(scorer, name)
     return cast("Scorer", scorer)
 
 
 def load_scorers(
-    names: Sequence[str], checkpoints: Mapping[str, str], device: str | None = None, dtype: str = "float32"
+    names: Sequence[str], checkpoints: Mapping[str, str], device: str | None = None, dtype: str = AUTO
 ) -> list[Scorer]:
-    """Several scorers. The checkpoint under "" is for all that take one and are not named."""
-    for name in checkpoints.keys() - {"", *names}:
+    """Several scorers. The checkpoint under "" is for all that take one and are not named; one under NAME is for NAME:VARIANT
+    too."""
+    for name in checkpoints.keys() - {"", *names, *(name.partition(":")[0] for name in names)}:
         raise UsageError(f"--checkpoint names {name!r}, which is not one of the scorers: {', '.join(names)}")
     scorers = []
     for name in names:
         takes_one = name not in _objects.get() and _checkpoint_name(scorer_class(name))
-        default = checkpoints.get("") if takes_one else None
+        default = checkpoints.get(name.partition(":")[0], checkpoints.get("")) if takes_one else None
         scorers.append(load_scorer(name, checkpoints.get(name, default), device, dtype))
     twice = [key for key, count in Counter(map(identity, scorers)).items() if count > 1]
     if twice:
         raise UsageError(f"two of {', '.join(names)} are the same scorer, {twice[0]}; name it once")
+    same = [name for name, count in Counter(scorer.name for scorer in scorers).items() if count > 1]
+    if same:  # results are given by name
+        raise UsageError(f"two of {', '.join(names)} are named {same[0]}; name one of them at a time")
     return scorers
 
 
 def identity(scorer: Scorer) -> str:
     """name@revision, the key of its scores."""
-    return f"{scorer.name}@{scorer.revision}"
+    with own_code(scorer):
+        return f"{scorer.name}@{scorer.revision}"

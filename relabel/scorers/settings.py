@@ -37,6 +37,10 @@ def one_of(*names: str) -> Check:
     return lambda value: type(value) is str and value in names
 
 
+def exactly(number: int) -> Check:
+    return lambda value: type(value) is int and value == number
+
+
 WIDTH, LAYERS, PIXELS, TOKENS, VOCABULARY = (
     positive_integer(65_536),
     positive_integer(1_000),

@@ -68,7 +68,7 @@ def read_vocabulary(folder: Path, kind: Kind) -> Vocabulary:
         else:
             path = folder / "vocab.txt"
             tokens = {line: number for number, line in enumerate(_lines(path))}
-        pairs = [_pair(merge) for merge in merges]
+        pairs = [byte_pair(merge) for merge in merges]
         valid_ids = all(type(number) is int and number >= 0 for number in tokens.values())
         if not valid_ids or not tokens.keys() >= set(_NEEDED[kind]):
             raise ValueError
@@ -83,7 +83,7 @@ def _unreadable(path: Path, kind: Kind) -> IntegrityError:
     )
 
 
-def _pair(merge: Any) -> tuple[str, str]:
+def byte_pair(merge: Any) -> tuple[str, str]:
     """A byte pair from "a b", as older files have it, or [a, b]."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     if not (isinstance(left, str) and isinstance(right, str)):

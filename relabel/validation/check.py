@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from ...store import load_image
-from ..scorers.own_code import as_scores, own_code
-from ..scorers.registry import identity, load_scorers, scorer_class
+from ..scorers.calls import Tags, scores_of
+from ..scorers.own_code import own_code, prints_to_stderr
+from ..scorers.precision import AUTO
+from ..scorers.registry import Scorer, identity, load_scorers, scorer_class
 
 EXAMPLES = Path(str(files("prefloop.relabel.validation") / "examples"))
 PROMPT = "a red circle left of a blue square"
+TAGS = {"relation": "left of", "question": "Is a red circle left of a blue square?"}
+"""Tags of the prompt, for a scorer that needs some."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,28 @@ def check_checkpoint(name: str, checkpoints: Mapping[str, str] | None = None) ->
     return check((checkpoints or {}).get(name, (checkpoints or {}).get(""))) if check else None
 
 
-def check_scorer(name: str, checkpoints: Mapping[str, str] | None = None) -> CheckResult:
+def check_scorer(
+    name: str,
+    checkpoints: Mapping[str, str] | None = None,
+    device: str | None = None,
+    dtype: str = AUTO,
+    tags: Tags | None = None,
+) -> CheckResult:
     """Score the shipped examples: an image of the prompt and one of another prompt, or, for a scorer that does not read
-    prompts, a well-filled image and a nearly empty one."""
-    (scorer,) = load_scorers([name], checkpoints or {})
+    prompts, a well-filled image and a nearly empty one.
+
+    Args:
+        tags: of the prompt; TAGS if not given.
+    """
+    (scorer,) = load_scorers([name], checkpoints or {}, device, dtype)
+    return CheckResult(identity(scorer), *example_scores(scorer, tags))
+
+
+@prints_to_stderr()
+def example_scores(scorer: Scorer, tags: Tags | None = None) -> tuple[float, float]:
+    """The scores of the right image and of the wrong one."""
     pair = ("right.png", "wrong.png") if scorer.needs_prompt else ("full.png", "empty.png")
     images = [load_image(EXAMPLES / file) for file in pair]
     with own_code(scorer):
-        right, wrong = as_scores(scorer, scorer.score([PROMPT, PROMPT], images), 2).tolist()
-    return CheckResult(identity(scorer), right, wrong)
+        right, wrong = scores_of(scorer, [PROMPT, PROMPT], images, [tags or TAGS] * 2).tolist()
+    return right, wrong

@@ -10,6 +10,7 @@ import numpy as np
 from ...core.power import rate_text, win_rate_shown
 from ...core.stats import Estimate, estimate_share, estimate_text, prompt_means
 from ...store import PairStore, UsageError
+from ..scores import COLUMN_OF
 from ..temperature import FEWEST, fit_temperature
 from .labelled_scores import LabelledScores, from_one_model, labelled_scores, require_labeler
 from .metrics import (
@@ -91,10 +92,12 @@ def validate_scorers(store: PairStore, labeler: str) -> list[ScorerQuality]:
     require_labeler(store, labeler)
     scorers = store.rows("select scorer, config from scorers order by scorer")
     results, one_model = [], from_one_model(store, labeler)
-    for scorer, config in scorers:
+    for scorer, config in ((scorer, json.loads(config)) for scorer, config in scorers):
+        if COLUMN_OF in config:  # not scores: a further column of a scorer's
+            continue
         pairs = labelled_scores(store, labeler, scorer)
         if len(pairs.preferred):
-            results.append(_quality(scorer, pairs, one_model, float(json.loads(config).get("temperature", 1.0))))
+            results.append(_quality(scorer, pairs, one_model, float(config.get("temperature", 1.0))))
     if not results:
         raise UsageError(f"no scorer has scored the pairs that {labeler} labelled; run `prefloop relabel --scorer …`")
     return sorted(results, key=lambda result: -result.decided.accuracy.value if result.decided else 0.0)

@@ -14,7 +14,7 @@ FORMATS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    out: Path
+    output_dir: Path
     """Folder to create."""
     format: str = "datasets"
     """pickapic, datasets, webdataset, folders, simpletuner, flow-factory, kohya, csv or jsonl."""

@@ -40,13 +40,13 @@ def export_pairs(config: ExportConfig, store: PairStore) -> dict:
         UsageError: if the folder exists, or the selection cannot be used.
         IntegrityError: if an image is missing or has changed; nothing is left behind then.
     """
-    refuse_existing(config.out)
+    refuse_existing(config.output_dir)
     rows = selected_labels(store, config)
-    with atomic_folder(config.out, _image_bytes(store, rows, config.format)) as folder:
+    with atomic_folder(config.output_dir, _image_bytes(store, rows, config.format)) as folder:
         (folder / "README.md").write_text(card(store, rows, config), "utf-8")
         _WRITERS[config.format](folder, rows, store)
         if config.format in SETTINGS:
-            name, text = SETTINGS[config.format](config.out.absolute())
+            name, text = SETTINGS[config.format](config.output_dir.absolute())
             (folder / name).write_text(text, "utf-8")
     return {"labels": rows.num_rows} | {
         name: len(rows[column].unique())

@@ -1,12 +1,12 @@
 """`prefloop store import`."""
 
-import json
 import shlex
 from typing import Annotated, Any
 
 import typer
 
-from ...core.cli import DEFAULT, StoreOption, options_of, say
+from ...core.cli import DEFAULT, JsonOption, StoreOption, options_of, say
+from ...core.document import answer
 from ...core.text import plural
 from ..pairstore import PairStore
 from .config import ImportConfig, columns_of
@@ -18,7 +18,7 @@ def import_(
     source: Annotated[str, typer.Argument(help="A file, a folder, or a dataset's hub id.")],
     store: StoreOption = DEFAULT,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be imported, and exit.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Import preference pairs, images in two folders (FOLDER/good and FOLDER/bad, with a .txt beside each image or one
     --prompt for all), or images without labels. What the store has is skipped; after an interruption, repeat the same command.
@@ -51,7 +51,10 @@ def import_(
         line += f"{excluded}; store: {store}"
         if not summary["new_pairs"] and not summary["new_labels"] and not summary["new_generations"]:
             line = f"nothing to do: {line}"
-    say(json.dumps(summary) if as_json else line)
+    if as_json:
+        answer(summary)
+    else:
+        say(line)
     if not dry_run and not as_json:
         if opened.labeler is None:
             say(f"next: `prefloop pair --store {store}`")

@@ -27,7 +27,7 @@ class ImportConfig:
     pairing: str = "auto"
     """Pairs of two folders: by equal file name; all, the images of a prompt in one folder with those in the other; or auto: name
     if most images have a partner with their name, otherwise all."""
-    max_pairs: int = 200
+    pairs_per_prompt: int = 200
     """Maximum number of pairs per prompt if all are paired with all; each image is in about equally many."""
     seed: int = 0
     """Seed for the choice of those pairs."""
@@ -40,7 +40,7 @@ class ImportConfig:
 
     def __post_init__(self) -> None:
         positive("max-unreadable", self.max_unreadable, 1, allow_zero=True)
-        positive("max-pairs", self.max_pairs)
+        positive("pairs-per-prompt", self.pairs_per_prompt)
         if self.pairing not in PAIRINGS:
             raise unknown("pairing", self.pairing, PAIRINGS)
         if self.limit is not None:

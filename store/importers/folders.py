@@ -155,7 +155,7 @@ def _by_name(first: Sequence[str], second: Sequence[str], prompts: Prompts) -> l
 
 
 def _all(first: Sequence[str], second: Sequence[str], prompts: Prompts, config: ImportConfig) -> list[FolderPair]:
-    """The pairs of each prompt, at most `--max-pairs`, in which all images of a folder occur about equally often."""
+    """The pairs of each prompt, at most `--pairs-per-prompt`, in which all images of a folder occur about equally often."""
     by_prompt: dict[str | None, tuple[list[str], list[str]]] = {}
     for side, files in enumerate((first, second)):
         for file in files:
@@ -167,7 +167,7 @@ def _all(first: Sequence[str], second: Sequence[str], prompts: Prompts, config: 
             pairs += [FolderPair(file, prompt, None, file) for file in rejected]
             continue
         places = balanced(len(chosen), len(rejected), random.Random(f"{config.seed} {prompt}"))
-        for one, other in islice(places, config.max_pairs):
+        for one, other in islice(places, config.pairs_per_prompt):
             pairs.append(FolderPair(f"{chosen[one]} and {rejected[other]}", prompt, chosen[one], rejected[other]))
     return pairs
 

@@ -105,7 +105,7 @@ def _refuse_unfit(form: str, config: ImportConfig) -> None:
         raise UsageError(f"--model is for images without labels; leave it out for the format {form}")
     if config.prompt is not None and form not in ("folders", *UNLABELLED):
         raise UsageError(f"--prompt is for folders of images; leave it out for the format {form}")
-    for option in ("pairing", "max_pairs"):
+    for option in ("pairing", "pairs_per_prompt"):
         if form != "folders" and getattr(config, option) != getattr(ImportConfig, option):
             raise UsageError(
                 f"--{option.replace('_', '-')} is for two folders, of good and of bad images, not for the format {form}"

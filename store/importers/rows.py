@@ -53,7 +53,7 @@ class Rows:
         choice = "tie" if preference.choice == "tie" else "a" if (preference.choice == "first") != swapped else "b"
         p = preference.p_first
         p_a = 1 - p if swapped and p is not None else p
-        row = (pair, labeler, 0, choice, p_a, preference.margin, None, None, self.run_id)
+        row = (pair, labeler, 0, choice, p_a, preference.margin, None, None, self.run_id, None)
         first = self.tables["labels"].setdefault((pair, labeler), row)
         self.repeated += first[3] != choice
         kind = "human" if labeler.startswith("human") else "imported"

@@ -1,20 +1,33 @@
 """`prefloop store query` and `prefloop store schema`."""
 
-import json
 import sys
-from typing import Annotated, Optional
+from typing import Annotated, Optional, get_args
 
 import typer
 
-from ...core.cli import DEFAULT, StoreOption, say
+from ...core.cli import DEFAULT, JsonOption, StoreOption, completing, say
+from ...core.document import answer
 from ...core.errors import UsageError
+from .. import completion
 from ..pairstore import PairStore
+from ..query import Format
+
+
+def _saved_names() -> list[str]:
+    from .saved import saved_queries
+
+    return list(saved_queries())
 
 
 def query(
     sql: Annotated[Optional[str], typer.Argument(help="A query, or - to read it from stdin.")] = None,
     store: StoreOption = DEFAULT,
-    named: Annotated[Optional[str], typer.Option("--name", help="Name of a saved query; see --list.")] = None,
+    named: Annotated[
+        Optional[str],
+        typer.Option(
+            "--name", help="Name of a saved query; see --list.", autocompletion=completing(lambda _: _saved_names())
+        ),
+    ] = None,
     arguments: Annotated[
         Optional[list[str]],
         typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Value of $NAME in the query: JSON, else text."),
@@ -22,21 +35,26 @@ def query(
     listed: Annotated[bool, typer.Option("--list", help="List the saved queries, and exit.")] = False,
     format_: Annotated[
         Optional[str],
-        typer.Option("--format", help="table, json, jsonl, csv or parquet. Table on a terminal, else JSON."),
+        typer.Option(
+            "--format",
+            autocompletion=completing(lambda _: get_args(Format)),
+            help="table, json, jsonl, csv or parquet. Table on a terminal, else JSON.",
+        ),
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds after which the query is interrupted.")] = 60.0,
+    as_json: JsonOption = False,
 ) -> None:
     """Query a store in SQL. A query can only read, and only the store.
 
     Example: prefloop store query "select labeler, count(*) from preferences where margin > \\$least group by all" -p least=1
     """
-    from typing import get_args
-
-    from ..query import Format, ask, write
+    from ..query import ask, json_rows, write
     from .parameters import parameters
     from .saved import saved_query
 
-    chosen = format_ or ("table" if sys.stdout.isatty() else "json")
+    if as_json and format_ not in (None, "json"):
+        raise UsageError(f"--json and --format {format_} are two formats; leave out one")
+    chosen = "json" if as_json else format_ or ("table" if sys.stdout.isatty() else "json")
     if chosen not in get_args(Format):
         raise UsageError(f"unknown format {chosen!r}; choose from {', '.join(get_args(Format))}")
     if sum((sql is not None, named is not None, listed)) != 1:
@@ -50,6 +68,9 @@ def query(
     else:
         assert sql is not None
         result = ask(PairStore.open(store), _from_stdin() if sql == "-" else sql, timeout, values)
+    if as_json:
+        answer(json_rows(result))
+        return
     write(result, chosen, sys.stdout.buffer)
     sys.stdout.buffer.flush()
 
@@ -78,9 +99,12 @@ def _listed():
 
 
 def schema(
-    name: Annotated[Optional[str], typer.Argument(help="Table or view; all if omitted.")] = None,
+    name: Annotated[
+        Optional[str],
+        typer.Argument(help="Table or view; all if omitted.", autocompletion=completing(completion.tables)),
+    ] = None,
     store: StoreOption = DEFAULT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Describe the tables and views of a store and their columns.
 
@@ -92,7 +116,7 @@ def schema(
 
     relations = describe(PairStore.open(store), name)
     if as_json:
-        say(json.dumps([asdict(relation) for relation in relations], indent=1))
+        answer([asdict(relation) for relation in relations])
         return
     for number, relation in enumerate(relations):
         say(("\n" if number else "") + f"{relation.kind} {relation.name}: {relation.comment or ''}".rstrip(": "))

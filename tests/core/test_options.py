@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import pytest
 import typer
-from prefloop.core.cli import current_names, options_of, renamed
+from prefloop.core.cli import options_of
+from prefloop.core.commands import current_names, renamed
 from prefloop.core.options import config_fields
 from prefloop.eval.config import EvalConfig
 from prefloop.generate.config import GenerateConfig

@@ -1,5 +1,7 @@
 """Evaluation through the real code, on a tiny pipeline against a copy with other weights."""
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -10,6 +12,8 @@ from uuid import UUID
 import content
 import pytest
 import torch
+from chat_server import ChatServer
+from PIL import Image
 from prefloop.cli import app
 from prefloop.core.hashing import RESULT_FILE
 from prefloop.eval import EvalConfig
@@ -19,6 +23,7 @@ from prefloop.eval.stage import evaluate
 from prefloop.generate import read_prompts
 from prefloop.models.resolve import find_model
 from prefloop.models.trained_prompts import FILE, write_trained_prompts
+from prefloop.relabel.scorers.chat import BudgetSpent
 from prefloop.store import PairStore, PrefloopError, UsageError, prompt_id
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -52,7 +57,7 @@ def config(tiny_pipeline: Path, tuned: Path, tmp_path: Path) -> EvalConfig:
         images_per_prompt=2,
         num_inference_steps=2,
         n_resamples=500,
-        report=str(tmp_path / "report"),
+        output_dir=str(tmp_path / "report"),
     )
 
 
@@ -71,6 +76,29 @@ def test_the_redder_model_wins_by_redness(store: PairStore, config: EvalConfig):
         "select n, case when model = ? then win_rate else 1 - win_rate end from win_rates", [config.models[0]]
     )
     assert (n, rate) == (20, 1.0)
+
+
+def test_a_judge_behind_an_endpoint_evaluates_within_its_budget(store: PairStore, config: EvalConfig, tmp_path: Path):
+    server = ChatServer()  # says how red an image is
+    template = tmp_path / "redness.toml"
+    template.write_text("""
+        kind = "point"
+        prompt = "{image}How red is it? {prompt}"
+        [answer]
+        numbers = ['Score: (\\d+)']
+        scale = [0, 255]
+    """)
+    scorer = f"vlm:{template}"
+    judged = replace(config, scorers=(scorer,), checkpoints={scorer: f"{server.url}#m"}, limit=2, max_requests=5)
+    with pytest.raises(BudgetSpent):
+        evaluate(judged, store)
+    assert len(server.asked) == 5
+    result = evaluate(judged, store)
+    server.close()
+    assert result["usage"] == {"vlm:redness": {"requests": 3}}
+    assert len(server.asked) == 8  # two models, two prompts, two images of each
+    assert result["scorers"]["vlm:redness"]["win_rate"] == 1.0
+    assert store.rows("select count(*) from answers") == [(8,)]
 
 
 def test_both_models_start_from_the_same_noise(
@@ -105,7 +133,7 @@ def test_a_second_call_generates_and_scores_nothing(store: PairStore, config: Ev
 
 def test_the_report_opens_from_disk_and_shows_prompts_as_text(store: PairStore, config: EvalConfig):
     evaluate(config, store)
-    folder = Path(config.report or "")
+    folder = Path(config.output_dir or "")
     page = (folder / "report.html").read_text()
     assert "<b>&" not in page
     assert "&lt;b&gt;" in page
@@ -113,6 +141,24 @@ def test_the_report_opens_from_disk_and_shows_prompts_as_text(store: PairStore, 
     images = set(re.findall(r'src="([^"]+)"', page))
     assert len(images) > 3
     assert all((folder / name).is_file() for name in images)
+    # in the dark another plot of the same size
+    (dark,) = re.findall(r'<source srcset="([^"]+)" media="\(prefers-color-scheme: dark\)">', page)
+    light_plot, dark_plot = (Image.open(folder / name).convert("L") for name in ("win_rates.png", dark))
+    assert light_plot.size == dark_plot.size
+    assert light_plot.getpixel((0, 0)) == 255
+    assert dark_plot.getpixel((0, 0)) < 40  # type: ignore[operator]  # gray is one number
+    # the policy allows this script alone
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+    # the tuned model is the redder one, and its image, the second, is marked; no pair is a tie
+    first = re.findall(r'<div class="views">(.*?)</figure>', page, re.S)[0]
+    assert re.findall(r'<b class="yes">✓ better</b>|<span class="name">(.*?)</span>', first) == [
+        Path(config.baseline or "").name,
+        "",
+        "tuned",
+    ]
+    assert 'class="tie"' not in page
     assert f"<title>tuned compared with {Path(config.baseline or '').name}</title>" in page
     assert json.loads((folder / "results.json").read_text())["n_pairs"] == 20
 
@@ -125,7 +171,7 @@ def test_too_few_prompts_have_a_win_rate_and_words_instead_of_an_interval(store:
     line = table(result).splitlines()[2]
     assert line.startswith("redness        100.0%  –  ")
     assert line.endswith("no interval: 3 prompts, at least 10 are needed")
-    folder = Path(config.report or "")
+    folder = Path(config.output_dir or "")
     assert json.loads((folder / "results.json").read_text()) == result
     page = " ".join((folder / "report.html").read_text().split())
     assert "there are none here, because they need at least 10 prompts" in page
@@ -157,7 +203,7 @@ def test_the_prompts_that_count_as_trained_on_are_those_of_the_run(store: PairSt
     write_trained_prompts(Path(config.models[0]), [prompt_id(prompts[0]), prompt_id("of another evaluation")])
     result = evaluate(config, store)
     assert result["n_trained_prompts"] == 1
-    page = " ".join((Path(config.report or "") / "report.html").read_text().split())
+    page = " ".join((Path(config.output_dir or "") / "report.html").read_text().split())
     assert "<strong>the tuned model was trained on 1 of these prompts</strong>" in page[: page.index("<table>")]
     headline = table(result).splitlines()[0]
     assert "20 pairs for 10 prompts of" in headline
@@ -205,7 +251,7 @@ def test_a_group_without_a_finite_score_has_no_result_and_the_others_are_reporte
     assert (result["scorers"]["speechless"]["n_pairs"], result["scorers"]["speechless"]["n_excluded"]) == (10, 10)
     assert result["tags"]["parity"]["odd"] == {"speechless": None}
     assert result["tags"]["parity"]["even"]["speechless"]["win_rate"] == 1.0
-    page = (Path(config.report or "") / "report.html").read_text()
+    page = (Path(config.output_dir or "") / "report.html").read_text()
     assert "no result" in page[page.index("By parity") :]
 
 
@@ -221,13 +267,13 @@ def test_a_scorer_without_a_finite_score_is_named_at_the_end_and_the_others_are_
     store: PairStore, config: EvalConfig
 ):
     words = ["eval", "--model", config.models[0], "--prompts", str(config.prompts), "--num-inference-steps", "2"]
-    words += ["--report", str(config.report), "--store", str(store.path)]
+    words += ["--output-dir", str(config.output_dir), "--store", str(store.path)]
     both = ["--scorer", "little_scorers:Redness", "--scorer", "little_scorers:Blank"]
     ended = CliRunner().invoke(app, [*words, *both])
     assert ended.exit_code == 3
     assert ended.stderr.splitlines()[-1].startswith("prefloop: blank gave no finite score")
     assert ended.stdout.splitlines()[2].startswith("redness")
-    assert "No result: blank" in (Path(config.report or "") / "report.html").read_text()
+    assert "No result: blank" in (Path(config.output_dir or "") / "report.html").read_text()
     ((status, summary),) = store.rows("select status, summary from runs")
     assert (status, json.loads(summary)["without_result"]) == ("done", ["blank"])
     assert list(json.loads(summary)["scorers"]) == ["redness"]
@@ -243,7 +289,7 @@ def test_the_oracle_evaluates_only_prompts_it_can_read(store: PairStore, config:
 
 @pytest.mark.parametrize("name", ["report.html", "results.json", "samples.png"])
 def test_a_report_is_not_written_over_files_of_others(store: PairStore, config: EvalConfig, name: str):
-    folder = Path(config.report or "")
+    folder = Path(config.output_dir or "")
     folder.mkdir()
     (folder / name).write_text("mine")
     with pytest.raises(UsageError, match=f"{name} is not part of a report that prefloop wrote"):
@@ -260,5 +306,5 @@ def test_a_folder_that_cannot_hold_a_report_is_refused_before_anything_is_genera
 ):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UsageError, match=line):
-        evaluate(replace(config, report=str(tmp_path / name)), store)
+        evaluate(replace(config, output_dir=str(tmp_path / name)), store)
     assert store.rows("select * from generations") == []

@@ -184,7 +184,7 @@ def test_peoples_labels_are_a_judge_and_an_evaluation_is_reported_again_with_the
     assert "human           83.3%  –" in table(again)
     page = " ".join((Path(again["report"]) / "report.html").read_text().split())
     assert "people give no scores" in page
-    assert "people 50 % for the tuned one" in page
+    assert f"people 50 % for {Path(again['model']).name}" in page
     rate, n = ask_rates(store, again["evaluation_id"], "human", again["model_id"], again["base_model_id"])
     assert (rate, n) == (pytest.approx(7.5 / 9), 9)
     # the card has the last result of each evaluation
@@ -260,6 +260,14 @@ def test_marks_say_which_image_is_better_and_nothing_where_the_judge_says_nothin
     assert shown(hps=(0.9, 0.9, 0.1)).marks("hps") == [None, None, None]
     assert shown(oracle=(1.0, 0.0, nan)).marks("oracle") == [True, False, None]
     assert shown(oracle=(1.0, 0.0)).marks(None) == [None, None]
+
+
+def test_a_tie_is_what_the_judge_cannot_tell_apart_and_nothing_is_one_without_a_judgement():
+    nan = float("nan")
+    assert [shown(votes).is_tie("human") for votes in (0.5, 0.75, nan)] == [True, False, False]
+    for scores, tie in (((0.9, 0.9), True), ((0.9, 0.8), False), ((0.9, nan), False), ((0.9, 0.9, 0.1), False)):
+        assert shown(hps=scores).is_tie("hps") == tie, scores
+    assert not shown(hps=(0.9, 0.9)).is_tie(None)
 
 
 def test_a_prompt_with_a_missing_score_is_not_among_the_largest_differences():

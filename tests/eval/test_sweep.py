@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import train_config
 from prefloop.cli import app
 from prefloop.core.hashing import RESULT_FILE
 from prefloop.eval import EvalConfig
@@ -18,7 +19,7 @@ from prefloop.models.resolve import find_model
 from prefloop.models.trained_prompts import read_trained_prompts
 from prefloop.store import IntegrityError, PairStore, UsageError
 from prefloop.train import TrainConfig
-from prefloop.train.export.result import write_card
+from prefloop.train.export.write_card import write_card
 from prefloop.train.stage import train
 from typer.testing import CliRunner
 
@@ -38,7 +39,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("kind", [{"lora_rank": 2}, {"lora_rank": 0}, {"lora_rank": 0, "output": "unet"}])
+@pytest.mark.parametrize("kind", [{"lora_rank": 2}, {"lora_rank": 0}, {"lora_rank": 0, "format": "unet"}])
 def test_a_checkpoint_has_the_weights_that_a_run_of_as_many_steps_ends_with(
     labelled: PairStore, config: TrainConfig, tmp_path: Path, kind: dict[str, Any]
 ):
@@ -60,11 +61,20 @@ def test_a_checkpoint_has_the_weights_that_a_run_of_as_many_steps_ends_with(
     assert (model.trained_with or {})["labelers"] == (result.trained_with or {})["labelers"]
 
 
+@pytest.fixture(scope="module")
+def _run(tiny_pipeline: Path, _labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    store = PairStore(shutil.copytree(_labelled, folder / "store"))
+    config = train_config(tiny_pipeline, folder)
+    train(replace(config, lora_rank=2, learning_rate=5e-2, max_train_steps=4, **STEPS), store)
+    return folder
+
+
 @pytest.fixture
-def run(labelled: PairStore, config: TrainConfig) -> Path:
-    """A finished run of four steps with all of its checkpoints."""
-    train(replace(config, lora_rank=2, learning_rate=5e-2, max_train_steps=4, **STEPS), labelled)
-    return Path(config.output_dir)
+def run(_run: Path, labelled: PairStore, config: TrainConfig) -> Path:
+    """A finished run of four steps with all of its checkpoints, trained once and copied; the store knows of it."""
+    shutil.copytree(_run / "store", labelled.path, dirs_exist_ok=True)
+    return Path(shutil.copytree(_run / "tuned", config.output_dir))
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from prefloop.eval.verdict import headline, short_names, verdict
+from prefloop.core.text import short_names
+from prefloop.eval.verdict import headline, verdict
 
 NAMES = {"tuned": "tuned", "base": "base"}
 UP, DOWN, OPEN, NONE = (0.6, 0.55, 0.65), (0.4, 0.35, 0.45), (0.52, 0.48, 0.56), (0.9, None, None)

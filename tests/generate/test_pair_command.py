@@ -4,7 +4,7 @@ import json
 import shlex
 import shutil
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class World:
     images: dict[str, UUID]
 
     def pair(self, strategy: str = "all", **settings: Any) -> dict:
-        return pair(PairConfig(strategy=strategy, **settings), self.store)
+        return pair(PairConfig(pairing=strategy, **settings), self.store)
 
     def pairs(self, prompt: UUID | None = None) -> set[frozenset[str]]:
         """The store's pairs of "a fox", or of another prompt, by the names of their images."""
@@ -49,8 +49,14 @@ class World:
 
 
 @pytest.fixture
-def world(store: PairStore) -> World:
+def world(_world: World, tmp_path: Path) -> World:
     """Model a generated four images of a fox and two of a cat, model b later two of the fox. Nothing is paired."""
+    return replace(_world, store=PairStore(shutil.copytree(_world.store.path, tmp_path / "store")))
+
+
+@pytest.fixture(scope="module")
+def _world(_empty: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
+    store = PairStore(shutil.copytree(_empty, tmp_path_factory.mktemp("world") / "store"))
     models = {"a": UUID(int=1), "b": UUID(int=2)}
     store.append(
         "models", [{"model_id": identity, "name": f"model-{name}", "config": "{}"} for name, identity in models.items()]
@@ -170,7 +176,7 @@ def test_an_image_that_both_models_generated_and_one_of_an_unknown_model_are_not
 def test_of_any_strategy_at_most_n_pairs_of_a_prompt_are_kept_and_the_same_ones_again(world: World):
     for strategy, how in STRATEGIES.items():
         scorer = "pickscore" if how.needs_scores else None
-        config = PairConfig(strategy=strategy, scorer=scorer, pairs_per_prompt=1)
+        config = PairConfig(pairing=strategy, scorer=scorer, pairs_per_prompt=1)
         before = len(world.pairs())
         pair(config, world.store)
         assert len(world.pairs()) <= before + 1, strategy
@@ -256,7 +262,7 @@ def test_a_store_without_scores_says_how_to_get_some(store: PairStore):
     add_generation(store, add_prompt(store, "a fox"), UUID(int=1), add_image(store, (1, 2, 3)))
     store.ingest()
     with pytest.raises(UsageError, match=r"no scores by clip in .*; `prefloop relabel --scorer clip"):
-        pair(PairConfig(strategy="close", scorer="clip"), store)
+        pair(PairConfig(pairing="close", scorer="clip"), store)
 
 
 def test_scores_that_are_not_finite_are_left_out(world: World):
@@ -319,7 +325,7 @@ def test_the_same_call_again_adds_nothing_and_another_strategy_only_what_is_new(
 def test_a_dry_run_counts_the_same_pairs_and_writes_nothing(world: World):
     world.pair("adjacent")
     before = logical_hashes(world.store)
-    planned = plan(PairConfig(strategy="all"), world.store)
+    planned = plan(PairConfig(pairing="all"), world.store)
     assert (planned["pairs"], planned["new_pairs"]) == (16, 10)
     assert logical_hashes(world.store) == before
     assert world.pair("all") == planned
@@ -352,7 +358,7 @@ def test_an_interrupted_run_continues_with_the_pairs_that_it_lacks(world: World,
 def test_the_command_says_how_many_what_was_left_out_and_what_is_next(world: World):
     add_pair(world.store, world.cat, world.images["c0"], world.images["c1"], "eval")
     world.store.ingest()
-    words = ["pair", "--store", str(world.store.path), "--strategy", "adjacent"]
+    words = ["pair", "--store", str(world.store.path), "--pairing", "adjacent"]
     ended = RUNNER.invoke(app, [*words, "--dry-run"])
     assert ended.stdout == "6 images of 1 prompt: 5 pairs, 5 of them new; nothing was added\n"
     ended = RUNNER.invoke(app, words)
@@ -378,12 +384,12 @@ def test_the_command_says_how_many_what_was_left_out_and_what_is_next(world: Wor
     ("options", "message"),
     [
         (
-            "--strategy best",
-            "unknown strategy 'best'; choose from all, adjacent, random, best-worst, close, across-models",
+            "--pairing best",
+            "unknown pairing 'best'; choose from all, adjacent, random, best-worst, close, across-models",
         ),
-        ("--strategy close", "--strategy close compares scores; name the scorer with --scorer"),
-        ("--scorer pickscore", "--strategy all compares no scores; leave out --scorer"),
-        ("--strategy across-models --model model-a", "needs two models; name another --model"),
+        ("--pairing close", "--pairing close compares scores; name the scorer with --scorer"),
+        ("--scorer pickscore", "--pairing all compares no scores; leave out --scorer"),
+        ("--pairing across-models --model model-a", "needs two models; name another --model"),
         ("--model model-a --model model-a", "a model is named twice"),
         ("--model model-c", "unknown model 'model-c'; choose from model-a, model-b"),
         ("--pairs-per-prompt 0", "pairs-per-prompt must be positive, got 0"),

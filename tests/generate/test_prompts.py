@@ -156,3 +156,11 @@ def test_bytes_and_nested_columns_are_no_tags(tmp_path: Path):
 def test_a_missing_file_is_named_with_the_built_in_lists(source: str):
     with pytest.raises(UsageError, match=r"prompt file .* not found; name a file, or one of shapes, shapes-heldout"):
         read_prompts(source)
+
+
+def test_lists_are_tags_in_json(tmp_path: Path):
+    questions = [["Is the fox 'red'?", "Yes"], ["Où est-il ?", "ici"]]
+    source = file(tmp_path, "x.jsonl", json.dumps({"prompt": "a fox", "vqa_list": questions, "atom_count": 3}))
+    (prompt,) = read_prompts(source)
+    assert prompt.tags.keys() == {"vqa_list", "atom_count"}
+    assert (json.loads(prompt.tags["vqa_list"]), prompt.tags["atom_count"]) == (questions, "3")

@@ -55,6 +55,10 @@ def test_every_image_pair_label_and_run_has_its_round(undisturbed_loop: Path):
         assert store.rows(f"select count(*) from {table} anti join run_rounds using (run_id)") == [(0,)]
     assert store.rows("select distinct status from runs") == [("done",)]
     assert check(store) == []
+    # the store knows the loop's folder, and those of its stages, from any folder
+    ((folder,),) = store.rows("select distinct config->>'$.dir' from runs where kind = 'round'")
+    assert Path(folder).resolve() == (undisturbed_loop / "loop").resolve()
+    assert Path(folder).is_absolute()
 
 
 def test_nothing_is_generated_or_scored_twice(undisturbed_loop: Path):

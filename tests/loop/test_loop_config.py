@@ -22,7 +22,7 @@ def written(folder: Path, text: str) -> str:
 
 
 def test_each_round_generates_with_the_weights_of_the_round_before_and_trains_on_them():
-    chained = settings(LoopConfig(model="base-model", dir="here", rounds=3))
+    chained = settings(LoopConfig(model="base-model", output_dir="here", rounds=3))
     assert [chained.generate_config(n).model for n in (1, 2, 3)] == ["base-model", "here/round-1", "here/round-2"]
     assert [chained.train_config(n, "x").model for n in (1, 2, 3)] == ["base-model", "here/round-1", "here/round-2"]
     assert [chained.train_config(n, "x").output_dir for n in (1, 2)] == ["here/round-1", "here/round-2"]
@@ -64,7 +64,7 @@ def test_the_reference_is_the_round_before_or_the_base():
     ("section", "option", "cure"),
     [
         ("generate", "model", "give model in \\[loop\\] instead"),
-        ("train", "output_dir", "give dir in \\[loop\\] instead"),
+        ("train", "output_dir", "give output_dir in \\[loop\\] instead"),
         ("train", "labelers", "leave it out"),
         ("eval", "baseline", "give model in \\[loop\\] instead"),
     ],
@@ -209,7 +209,7 @@ def begun(chosen: LoopSettings, *, trained: bool) -> Path:
     if trained:
         chosen.loop.round_dir(1).mkdir()
         (chosen.loop.round_dir(1) / "metrics.csv").write_text("step\n")
-    return Path(chosen.loop.dir)
+    return Path(chosen.loop.output_dir)
 
 
 def refused(chosen: LoopSettings) -> str:
@@ -220,19 +220,19 @@ def refused(chosen: LoopSettings) -> str:
 
 def test_a_loop_goes_on_with_more_rounds_and_refuses_other_settings(tmp_path: Path):
     folder = str(tmp_path / "loop")
-    begun(settings(LoopConfig(dir=folder, rounds=2), train={"learning_rate": 1e-4}), trained=True)
-    more = settings(LoopConfig(dir=folder, rounds=3), train={"learning_rate": 1e-4})
+    begun(settings(LoopConfig(output_dir=folder, rounds=2), train={"learning_rate": 1e-4}), trained=True)
+    more = settings(LoopConfig(output_dir=folder, rounds=3), train={"learning_rate": 1e-4})
     begun(more, trained=False)
-    other = settings(LoopConfig(dir=folder, rounds=3, replay=0.5), train={"learning_rate": 2e-4, "beta": 5.0})
+    other = settings(LoopConfig(output_dir=folder, rounds=3, replay=0.5), train={"learning_rate": 2e-4, "beta": 5.0})
     assert (
         "loop.replay was 0.0 and is 0.5; train.beta was not set and is 5.0; train.learning_rate was 0.0001 and is 0.0002"
     ) in refused(other)
-    fewer = settings(LoopConfig(dir=folder, rounds=2), train={"learning_rate": 1e-4})
+    fewer = settings(LoopConfig(output_dir=folder, rounds=2), train={"learning_rate": 1e-4})
     assert "holds a loop of 3 rounds; --rounds can only be raised, got 2" in refused(fewer)
 
 
 def test_settings_that_nothing_depends_on_yet_may_change(tmp_path: Path):
-    loop = LoopConfig(dir=str(tmp_path / "loop"), min_margin=3.0)
+    loop = LoopConfig(output_dir=str(tmp_path / "loop"), min_margin=3.0)
     begun(settings(loop, train={"learning_rate": 1e-4}), trained=False)
     relaxed = settings(replace(loop, min_margin=1.0, patience=0), train={"beta": 2.0}, relabel={"scorers": ("hps",)})
     with claimed(relaxed):
@@ -247,7 +247,7 @@ def test_settings_that_nothing_depends_on_yet_may_change(tmp_path: Path):
 
 
 def test_a_loop_goes_on_with_its_store_alone(tmp_path: Path):
-    loop = LoopConfig(dir=str(tmp_path / "loop"), store=str(tmp_path / "mine"))
+    loop = LoopConfig(output_dir=str(tmp_path / "loop"), store=str(tmp_path / "mine"))
     begun(settings(loop), trained=False)
     (tmp_path / "mine" / "journal").mkdir(parents=True)
     forgotten = settings(replace(loop, store=None))
@@ -260,46 +260,46 @@ def test_a_loop_goes_on_with_its_store_alone(tmp_path: Path):
 @pytest.mark.parametrize("store", ["here", "here/result", "here/round-1", "here/./round-12/x", "here/reports"])
 def test_a_store_is_none_of_the_folders_that_the_loop_writes(store: str):
     with pytest.raises(UsageError, match=f"the loop writes {store} itself; name another folder with --store"):
-        LoopConfig(dir="here", store=store)
+        LoopConfig(output_dir="here", store=store)
     for other in ("there", "here/store", "here/round", "here-too/result"):
-        LoopConfig(dir="here", store=other)
+        LoopConfig(output_dir="here", store=other)
 
 
 def test_what_a_killed_process_left_in_a_new_folder_is_not_somebody_elses(tmp_path: Path):
     (tmp_path / ".lock").touch()
     (tmp_path / ".loop.json.123.tmp").write_text("{")
-    with claimed(settings(LoopConfig(dir=str(tmp_path)))):
+    with claimed(settings(LoopConfig(output_dir=str(tmp_path)))):
         pass
 
 
 def test_a_loop_that_never_began_leaves_no_folder(tmp_path: Path):
-    with pytest.raises(KeyError), claimed(settings(LoopConfig(dir=str(tmp_path / "loop")))):
+    with pytest.raises(KeyError), claimed(settings(LoopConfig(output_dir=str(tmp_path / "loop")))):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"loop": 1}', "[" * 100_000])
 def test_damaged_settings_are_named_and_left_as_they_are(tmp_path: Path, text: str):
-    folder = begun(settings(LoopConfig(dir=str(tmp_path / "loop"))), trained=True)
+    folder = begun(settings(LoopConfig(output_dir=str(tmp_path / "loop"))), trained=True)
     (folder / "loop.json").write_text(text)
     with pytest.raises(IntegrityError, match=r"loop\.json cannot be read; restore it, or begin another loop"):
-        begun(settings(LoopConfig(dir=str(folder))), trained=False)
+        begun(settings(LoopConfig(output_dir=str(folder))), trained=False)
     assert (folder / "loop.json").read_text() == text
 
 
 def test_two_loops_in_one_folder_exclude_one_another(tmp_path: Path):
-    chosen = settings(LoopConfig(dir=str(tmp_path / "loop")))
+    chosen = settings(LoopConfig(output_dir=str(tmp_path / "loop")))
     with claimed(chosen), pytest.raises(BusyError, match=r"the loop .*loop is in use by process \d+"), claimed(chosen):
         pass
 
 
 def test_a_folder_that_is_a_file_is_named(tmp_path: Path):
     (tmp_path / "loop").write_text("mine")
-    assert f"{tmp_path / 'loop'} is a file; name a folder with --dir" in refused(
-        settings(LoopConfig(dir=str(tmp_path / "loop")))
+    assert f"{tmp_path / 'loop'} is a file; name a folder with --output-dir" in refused(
+        settings(LoopConfig(output_dir=str(tmp_path / "loop")))
     )
     with pytest.raises(PrefloopError, match=r"cannot write .*loop/below: Not a directory"):
-        begun(settings(LoopConfig(dir=str(tmp_path / "loop" / "below"))), trained=False)
+        begun(settings(LoopConfig(output_dir=str(tmp_path / "loop" / "below"))), trained=False)
     assert (tmp_path / "loop").read_text() == "mine"
 
 
@@ -307,14 +307,31 @@ def test_a_folder_with_other_files_is_refused_and_left_as_it_is(tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("mine")
     with (
         pytest.raises(UsageError, match="is not empty and holds no loop"),
-        claimed(settings(LoopConfig(dir=str(tmp_path)))),
+        claimed(settings(LoopConfig(output_dir=str(tmp_path)))),
     ):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_the_identity_of_a_loop_does_not_depend_on_its_folder_or_the_number_of_rounds():
-    one = identity(settings(LoopConfig(dir="a", rounds=1)))
-    assert one == identity(settings(LoopConfig(dir="b", rounds=4, store="c")))
+    one = identity(settings(LoopConfig(output_dir="a", rounds=1)))
+    assert one == identity(settings(LoopConfig(output_dir="b", rounds=4, store="c")))
     assert one != identity(settings(LoopConfig(seed=1)))
     assert one != identity(settings(train={"learning_rate": 2e-4}))
+
+
+def test_limits_of_requests_are_settings_of_relabel_and_eval_that_a_loop_may_change(tmp_path: Path):
+    text = """
+        [relabel]
+        scorers = ["vlm:vqascore"]
+        checkpoints = { "vlm:vqascore" = "http://localhost:8000/v1#m" }
+        max_requests = 500
+        concurrency = 4
+        [eval]
+        requests_per_minute = 60
+    """
+    first = read_loop(written(tmp_path, text))
+    assert (first.relabel_config().max_requests, first.relabel_config().concurrency) == (500, 4)
+    assert first.eval_config(1, "base").requests_per_minute == 60
+    assert identity(first) == identity(read_loop(written(tmp_path, text.replace("500", "900").replace("60", "90"))))
+    assert identity(first) != identity(read_loop(written(tmp_path, text.replace("#m", "#n"))))

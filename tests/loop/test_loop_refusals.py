@@ -46,7 +46,7 @@ def finished(copied_loop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def little(*assignments: str, **loop: Any) -> LoopSettings:
-    return read_loop("loop.toml", {"dir": "loop"} | loop, assignments)
+    return read_loop("loop.toml", {"output_dir": "loop"} | loop, assignments)
 
 
 def silent(_: str) -> None:
@@ -80,7 +80,7 @@ def test_what_a_later_stage_would_refuse_is_refused_before_anything_is_written(
     here: Path, assignments: Sequence[str], code: int, message: str
 ):
     code_found, lines = invoke(
-        "loop.toml", "--dir", "loop", *(word for each in assignments for word in ("--set", each))
+        "loop.toml", "--output-dir", "loop", *(word for each in assignments for word in ("--set", each))
     )
     assert (code_found, len(lines)) == (code, 1), lines
     assert message in lines[0]
@@ -110,16 +110,16 @@ def test_init_writes_a_recipe_once_and_never_over_a_file(here: Path):
 
 def test_a_store_is_not_a_loops_folder_and_another_folder_is_not_its_store(here: Path):
     PairStore.create("store")
-    code, (line,) = invoke("loop.toml", "--dir", "store")
+    code, (line,) = invoke("loop.toml", "--output-dir", "store")
     assert code == 2
     assert "store is not empty and holds no loop" in line
     (here / "thesis").mkdir()
     (here / "thesis" / "thesis.txt").write_text("mine")
     for path, message in (("thesis", "exists and is not a store"), ("loop.toml", "is a file, and a store is a folder")):
-        code, (line,) = invoke("loop.toml", "--dir", "loop", "--store", path)
+        code, (line,) = invoke("loop.toml", "--output-dir", "loop", "--store", path)
         assert code == 2
         assert message in line
-    code, (line,) = invoke("loop.toml", "--dir", "/proc/loop")
+    code, (line,) = invoke("loop.toml", "--output-dir", "/proc/loop")
     assert code == 1
     assert "cannot write /proc/loop" in line
     assert (here / "thesis" / "thesis.txt").read_text() == "mine"
@@ -180,7 +180,7 @@ def test_later_rounds_need_pairs_too(finished: Path):
 
 def test_a_store_holds_the_rounds_of_one_loop(finished: Path):
     before = store_content(finished)
-    other = little("loop.seed=5", dir="other", store="loop/store")
+    other = little("loop.seed=5", output_dir="other", store="loop/store")
     with pytest.raises(UsageError, match=r"holds the rounds of another loop, .* name another folder with --store"):
         run_loop(other, silent)
     with pytest.raises(UsageError, match=r"the prompts of \[generate\] have changed since this loop began"):

@@ -302,7 +302,7 @@ def test_every_output_is_a_model_to_generate_with_and_to_train_on(
 
     rank = 2 if output == "lora" else 0
     first = tmp_path / "first"
-    train(config(models["sdxl"], first, output=output, lora_rank=rank, kohya=output == "lora"), wide)
+    train(config(models["sdxl"], first, format=output, lora_rank=rank, kohya=output == "lora"), wide)
     assert (first / "README.md").read_text().startswith("---")
     assert (first / "kohya.safetensors").exists() == (output == "lora")
     assert (first / "model_index.json").exists() == (output == "pipeline")

@@ -39,7 +39,7 @@ def sampler(model: Path, **settings: Any) -> ImageSampler:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"output": "unet"}, r"sd35, a StableDiffusion3Pipeline, has a transformer; give --output transformer"),
+        ({"format": "unet"}, r"sd35, a StableDiffusion3Pipeline, has a transformer; give --format transformer"),
         ({"kohya": True}, "kohya is a format for the LoRAs of U-Nets; .*sd35 has a transformer"),
         ({"min_snr_gamma": 5.0}, "flow matching weighs timesteps by --timestep-density"),
         ({"resolution": 40}, "resolution must be a multiple of 16 for a StableDiffusion3Pipeline, got 40"),

@@ -54,7 +54,7 @@ class World:
         lora = output in ("lora", "fused")
         settings: dict[str, Any] = {"learning_rate": 0.05, "max_train_steps": 1, "train_batch_size": 2, "cpu": True}
         settings |= {"lora_rank": 2 if lora else 0, "lora_alpha": 3.0, "lr_warmup_steps": 0, "validation_steps": 10**9}
-        settings |= {"output": "pipeline" if output == "fused" else output, "resolution": 32, "loss": "sft"}
+        settings |= {"format": "pipeline" if output == "fused" else output, "resolution": 32, "loss": "sft"}
         config = TrainConfig(output_dir=str(folder), labelers=("redder",), model=str(on), **(settings | more))
         folder.mkdir()
         trainer = Trainer(config, self.store, StopSignal())

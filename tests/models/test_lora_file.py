@@ -174,7 +174,7 @@ def test_a_result_on_a_lora_file_is_loaded_as_it_was_in_memory(
 ):
     (tmp_path / "files").mkdir()
     file = kohya_of(adapted(tiny_pipeline), tmp_path / "files" / "mine.safetensors")
-    weights, folder = trained(trainer, tmp_path / "better", file, output="kohya")
+    weights, folder = trained(trainer, tmp_path / "better", file, format="kohya")
     model = find_model(str(folder))
     loaded = load_component(model)
     for name, value in weights.items():

@@ -1,32 +1,25 @@
-"""Browsing: every filter against a store with known contents, images, and the reports of evaluations."""
+"""Browsing pairs: every filter against a store with known contents, what a page shows of a pair, and images."""
 
-import base64
-import datetime
-import hashlib
 import io
-import json
-import os
 import re
 from html import unescape
 from pathlib import Path
 from urllib.parse import parse_qsl
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
+from browsing import entered
 from content import add_generation, add_image, add_label, add_labeler, add_pair, add_prompt, add_scores, fill
-from pages import ROOT, label_server
+from pages import label_server
 from PIL import Image
-from prefloop.relabel.annotate.browse import browse_app
 from prefloop.relabel.annotate.browse_queries import page_of_pairs
-from prefloop.relabel.annotate.config import BrowseConfig
 from prefloop.relabel.annotate.filters import PAGE, Filters
-from prefloop.relabel.annotate.security import InviteLinks
 from prefloop.relabel.annotate.thumbnails import THUMBNAIL, ImageCache
 from prefloop.store import PairStore
 from prefloop.store.images import png_bytes
 from starlette.testclient import TestClient
 
-OLD, NEW = UUID(int=1), UUID(int=2)
+OLD, NEW, RUN = UUID(int=1), UUID(int=2), UUID(int=9)
 HOSTILE = "<b onmouseover=alert(1)>100% 'of' \"it\"</b>"
 
 
@@ -46,7 +39,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[PairStore, list[UUI
         for image, model in zip(images, (OLD, NEW if kind == "even" else OLD), strict=True):
             add_generation(store, prompt, model, image)
         source = "eval" if number == 4 else "generate"
-        pairs.append(add_pair(store, prompt, *images, source=source))
+        pairs.append(add_pair(store, prompt, *images, source=source, run_id=RUN if number < 2 else None))
         choice = ("a", "b", "tie")[number % 3]
         add_label(store, pairs[-1], "one", choice, margin=number + 0.5, p_a=0.25)
         if number < 4:
@@ -60,15 +53,6 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[PairStore, list[UUI
 @pytest.fixture(scope="module")
 def client(known: tuple[PairStore, list[UUID]]) -> TestClient:
     return entered(known[0])
-
-
-def entered(store: PairStore) -> TestClient:
-    tokens: list[str] = []
-    invites: InviteLinks[str] = InviteLinks(lambda token, _: tokens.append(token))
-    invites.create()
-    client = TestClient(browse_app(BrowseConfig(), store, invites, 8420), base_url=ROOT, follow_redirects=False)
-    assert client.post("/enter", data={"token": tokens[0]}, headers={"origin": ROOT}).status_code == 303
-    return client
 
 
 @pytest.mark.parametrize(
@@ -96,6 +80,10 @@ def entered(store: PairStore) -> TestClient:
         ({"model": OLD.hex}, {0, 1, 2, 3, 4, 5}),
         ({"model": UUID(int=3).hex}, set()),
         ({"source": "eval"}, {4}),
+        ({"source": "pair"}, set()),
+        ({"run": RUN.hex}, {0, 1}),
+        ({"run": UUID(int=3).hex}, set()),
+        ({"evaluation": UUID(int=3).hex}, set()),
         ({"tag": "kind=odd"}, {1, 3, 5}),
         ({"tag": "we\"ird=x'y"}, {0, 1, 2, 3, 4, 5}),
         ({"tag": "kind=x' or '1'='1"}, set()),
@@ -133,10 +121,12 @@ def test_pairs_come_in_the_selected_order(known: tuple[PairStore, list[UUID]]):
         ("model=shapes", "32 hex digits"),
         ("tag=kind", "KEY=VALUE"),
         ("source=x", "source must be one of"),
+        ("run=x", "run must be the 32 hex digits"),
+        ("evaluation=x", "evaluation must be the 32 hex digits"),
     ],
 )
 def test_an_invalid_filter_is_named_and_shown_again(client: TestClient, query: str, message: str):
-    answer = client.get(f"/?{query}")
+    answer = client.get(f"/pairs?{query}")
     assert answer.status_code == 400
     text = unescape(answer.text)
     assert message in text
@@ -148,10 +138,10 @@ def test_an_invalid_filter_is_named_and_shown_again(client: TestClient, query: s
 def test_all_filters_are_in_the_address():
     query = {"labeler": "human:me & you", "text": "a+b=c", "tag": "k=v", "order": "smallest", "page": "3"}
     filters = Filters.from_query(query)
-    parsed = dict(parse_qsl(filters.url().removeprefix("/?")))
+    parsed = dict(parse_qsl(filters.url().removeprefix("/pairs?")))
     assert parsed == query
     assert Filters.from_query(parsed) == filters
-    assert Filters().url() == "/"
+    assert Filters().url() == "/pairs"
 
 
 def test_every_pair_is_on_exactly_one_page(store: PairStore):
@@ -160,7 +150,7 @@ def test_every_pair_is_on_exactly_one_page(store: PairStore):
     pairs = {add_pair(store, prompt, a, b) for a in images for b in images if a < b}
     store.ingest()
     client = entered(store)
-    address, seen = "/", []
+    address, seen = "/pairs", []
     for _ in range(5):
         text = client.get(address).text
         seen += re.findall(r'href="/pair/(\w{32})"', text)
@@ -186,12 +176,67 @@ def test_a_pair_shows_its_scores_labels_and_origin(known: tuple[PairStore, list[
     assert client.get(f"/pair/{UUID(int=3).hex}").status_code == 404
 
 
+def cards(text: str) -> list[str]:
+    """The words of each pair on a page, in order."""
+    found = re.findall(r'<li class="pair">(.*?)</li>', text, re.S)
+    return [" ".join(unescape(re.sub(r"<[^>]+>", " ", card)).split()) for card in found]
+
+
+def test_the_choice_of_the_selected_labeler_is_in_words_and_models_are_named_in_evaluations(
+    known: tuple[PairStore, list[UUID]], client: TestClient
+):
+    _, pairs = known
+    # one chooses a, b, tie, a, b, tie; pair 4 is of an evaluation: old generated its first image, new its second
+    shown = cards(client.get("/pairs?labeler=one&order=smallest").text)
+    captions = [
+        "a ✓ chosen b",
+        "a b ✓ chosen",
+        "a = tie b = tie",
+        "a ✓ chosen b",
+        "a old b new ✓ chosen",
+        "a = tie b = tie",
+    ]
+    assert [card.split(" Prompt")[0].split(" <b")[0] for card in shown] == captions
+    assert "chosen" not in client.get("/pairs").text
+    details = client.get(f"/pair/{pairs[4].hex}?labeler=one").text
+    assert details.count("✓ chosen") == 1
+    assert "✓ chosen" in details.split("<figure")[2]
+
+
+def test_each_filter_can_be_removed_alone(client: TestClient):
+    text = client.get("/pairs?labeler=one&choice=tie&min_margin=3&order=largest&page=1").text
+    removals = {
+        unescape(name): unescape(url)
+        for url, name in re.findall(r'<li><a class="chip" href="(.*?)" aria-label="Remove the filter (.*?)">', text)
+    }
+    assert {name: dict(parse_qsl(url.removeprefix("/pairs?"))) for name, url in removals.items()} == {
+        "labeler one": {"choice": "tie", "min_margin": "3", "order": "largest"},
+        "choice tie": {"labeler": "one", "min_margin": "3", "order": "largest"},
+        "margin from 3": {"labeler": "one", "choice": "tie", "order": "largest"},
+    }
+    assert "model <b>new</b>" in client.get(f"/pairs?model={NEW.hex}").text
+    assert 'class="chip" href' not in client.get("/pairs?order=largest").text
+
+
+def test_an_empty_page_says_which_filter_to_drop(client: TestClient):
+    # two never ties, but labels four pairs; without a labeler, pair 5 is a tie by all of its labelers
+    text = client.get("/pairs?labeler=two&choice=tie").text
+    links = [(unescape(url), unescape(words)) for url, words in re.findall(r'<li><a href="(.*?)">(.*?)</a></li>', text)]
+    assert links[-2:] == [
+        ("/pairs?choice=tie", "1 pair without labeler two"),
+        ("/pairs?labeler=two", "4 pairs without choice tie"),
+    ]
+    text = client.get("/pairs?labeler=nobody&text=no+such&source=import").text
+    assert "Removing one filter does not help" in text
+    assert "Page 7 does not exist" in client.get("/pairs?page=7").text
+
+
 def test_prompts_and_names_are_shown_as_text(known: tuple[PairStore, list[UUID]], client: TestClient):
-    for path in ("/", f"/pair/{known[1][5].hex}"):
+    for path in ("/pairs", f"/pair/{known[1][5].hex}"):
         text = client.get(path).text
         assert "&lt;b onmouseover=alert(1)&gt;" in text
         assert "<b onmouseover" not in text
-    text = client.get("/?text=%22%3E%3Cscript%3Ealert(1)%3C/script%3E").text
+    text = client.get("/pairs?text=%22%3E%3Cscript%3Ealert(1)%3C/script%3E").text
     assert "<script>" not in text
     assert "&#34;&gt;&lt;script&gt;" in text
 
@@ -239,84 +284,6 @@ def test_an_image_whose_file_changed_is_not_shown(store: PairStore):
 
 def _opened(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
-
-
-# Reports
-
-
-def add_run(store: PairStore, report: Path | str | None, kind: str = "eval") -> UUID:
-    run, now = uuid4(), datetime.datetime(2026, 1, 1)
-    row = {
-        "run_id": run,
-        "kind": kind,
-        "status": "done",
-        "started": now,
-        "updated": now,
-        "config": "{}",
-        "versions": "{}",
-    }
-    store.append("runs", [row | {"summary": json.dumps({"report": report and str(report)}), "parents": []}])
-    store.ingest()
-    return run
-
-
-@pytest.fixture
-def report(tmp_path: Path) -> Path:
-    folder = tmp_path / "report"
-    (folder / "images").mkdir(parents=True)
-    (folder / "report.html").write_text("<style>p { color: red }</style><p>won</p><style>evil</style>")
-    (folder / "images" / f"{'0a' * 16}.png").write_bytes(png_bytes(Image.new("RGB", (2, 2))))
-    (folder / "secret.txt").write_text("secret")
-    (folder.parent / "outside.png").write_text("secret")
-    return folder
-
-
-def test_the_report_of_an_evaluation_opens_with_its_own_style_only(store: PairStore, report: Path):
-    run = add_run(store, report)
-    client = entered(store)
-    assert f'href="/runs/{run.hex}/report.html"' in client.get("/runs").text
-    answer = client.get(f"/runs/{run.hex}/report.html")
-    assert "won" in answer.text
-    # only that of the first block, "p { color: red }"
-    digest = base64.b64encode(hashlib.sha256(b"p { color: red }").digest()).decode()
-    assert re.findall(r"style-src ([^;]+);", answer.headers["content-security-policy"]) == [f"'sha256-{digest}'"]
-    assert "script-src" not in answer.headers["content-security-policy"]
-    assert client.get(f"/runs/{run.hex}/images/{'0a' * 16}.png").headers["content-type"] == "image/png"
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "secret.txt",
-        "../outside.png",
-        "..%2foutside.png",
-        "images/../secret.txt",
-        "images/x.png",
-        "report.html%00",
-        "samples.png",
-        "",
-    ],
-)
-def test_only_the_files_of_a_report_are_served(store: PairStore, report: Path, name: str):
-    os.symlink("/etc/hostname", report / "samples.png")  # a symbolic link out of the folder
-    run = add_run(store, report)
-    assert entered(store).get(f"/runs/{run.hex}/{name}").status_code == 404
-
-
-def test_a_report_that_is_not_on_this_machine_is_reported(store: PairStore, tmp_path: Path):
-    gone, other = add_run(store, tmp_path / "gone"), add_run(store, "/etc", kind="train")
-    client = entered(store)
-    assert "The report is not on this machine" in client.get("/runs").text
-    for run in (gone, other):
-        assert client.get(f"/runs/{run.hex}/report.html").status_code == 404
-
-
-def test_a_report_below_the_store_is_found_from_anywhere(store: PairStore):
-    folder = store.path / "reports" / "abc"
-    folder.mkdir(parents=True)
-    (folder / "report.html").write_text("won")
-    run = add_run(store, "somewhere/else/reports/abc")
-    assert entered(store).get(f"/runs/{run.hex}/report.html").text == "won"
 
 
 def test_raters_are_shown_to_the_operator_and_not_to_raters(store: PairStore):

@@ -10,6 +10,7 @@ from prefloop.cli import app
 from prefloop.relabel.annotate.config import LabelConfig
 from prefloop.relabel.annotate.queue import QUEUES, pairs_to_label
 from prefloop.store import PairStore
+from prefloop.store.queries.saved import saved_queries
 from prefloop.store.query import ask
 from typer.testing import CliRunner
 
@@ -39,8 +40,13 @@ def test_every_query_runs(store: PairStore):
     store.ingest()
     queues = [words[words.index("--queue") + 1] for words in COMMANDS if "--queue" in words]
     close, tagged = [query for query in queues if query.startswith("select")]
-    (times,) = [words[3] for words in COMMANDS if words[1:3] == ["store", "query"]]
+    asked = [words for words in COMMANDS if words[1:3] == ["store", "query"]]
+    times, questions, named = (words[-1] for words in asked)
     assert ask(store, times).num_rows == 0
+    assert ask(store, questions).num_rows == 0
+    assert named in saved_queries()
+    (where,) = [words[words.index("--where") + 1] for words in COMMANDS if "--where" in words]
+    assert ask(store, f"select count(*) as n from preferences where {where}").to_pylist() == [{"n": 1}]
     assert pairs_to_label(store, LabelConfig(queue=close)) == [pairs[1]]
     assert ask(store, tagged).num_rows == 0
 

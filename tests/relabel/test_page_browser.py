@@ -232,6 +232,7 @@ def test_filters_are_in_a_link_that_another_browser_opens(store: PairStore, brow
         page, other = (open_link(browser, f"{root}/enter?token={tokens[-1]}") for _ in range(2))
         printed: list[str] = []
         page.on("console", lambda message: printed.append(message.text))
+        page.get_by_role("link", name="26", exact=True).click()
         expect(page.get_by_text("26 pairs")).to_be_visible()
         page.get_by_text("Filter", exact=True).click()
         page.get_by_label("Prompt contains").fill("onerror")

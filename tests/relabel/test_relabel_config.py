@@ -16,7 +16,7 @@ from test_relabel import REDNESS
     [
         (
             "nope",
-            "unknown scorer 'nope'; choose from aesthetics, clip, hps, hpsv2, hpsv2.1, imagereward, oracle, pickscore, vlm",
+            "unknown scorer 'nope'; choose from aesthetics, clip, hps, hpsv2, hpsv2.1, hpsv3, imagereward, oracle, pickscore, vlm",
         ),
         ("little_scorers:Gone", "the scorer 'little_scorers:Gone' cannot be imported: AttributeError"),
         ("no.such.module:X", "cannot be imported: ModuleNotFoundError: No module named 'no'"),
@@ -52,7 +52,7 @@ def test_a_checkpoint_for_all_scorers_is_for_those_that_take_one(store: PairStor
         ({"scorers": ()}, "name at least one --scorer"),
         ({"scorers": ("x", "x")}, "named twice"),
         ({"scorers": ("x", "y")}, "single takes one scorer"),
-        ({"rule": "best"}, "unknown rule 'best'; choose from single, mean-rank, weighted, majority, unanimous"),
+        ({"rule": "best"}, "unknown rule 'best'; choose from single, mean-rank, weighted, majority, unanimous, pareto"),
         ({"tie_band": -0.1}, "tie-band"),
         ({"tie_band": float("nan")}, "tie-band"),
         ({"tie_quantile": 1.0}, "tie-quantile"),

@@ -71,7 +71,7 @@ def test_only_a_pair_whose_images_all_scorers_have_scored_is_decided(store: Pair
     add_scores(store, "redness@1", {(prompt, images[at]): float(at) for at in (0, 1, 2, 4, 5)})
     add_scores(store, "darkness@1", {(prompt, images[at]): float(at) for at in (1, 2, 3, 4, 5)})
     store.ingest()
-    for rule in ("majority", "unanimous", "weighted", "mean-rank"):
+    for rule in ("majority", "unanimous", "pareto", "weighted", "mean-rank"):
         how = RelabelConfig(scorers=names, rule=rule)
         written = write_labels(store, rule, how, load_scorers(names, {}), ("generate",), uuid4())
         assert written.choices["undecided"] == 2

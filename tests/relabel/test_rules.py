@@ -19,7 +19,7 @@ ROOT = TESTS.parent
 
 ONE = np.ones(1)
 THREE = np.ones(3)
-WITHOUT_RANKS = ("single", "weighted", "majority", "unanimous")
+WITHOUT_RANKS = ("single", "weighted", "majority", "unanimous", "pareto")
 
 
 def table(*rows: tuple[float, ...]) -> np.ndarray:
@@ -130,6 +130,24 @@ def test_a_tie_quantile_of_votes_applies_to_each_scorer():
     assert decided.choice.tolist() == ["tie", "a", "tie"]
 
 
+def test_pareto_decides_if_a_scorer_prefers_an_image_and_none_the_other():
+    a = table((1, 1, 1), (1, 0, 0), (9, 0, 0), (0, 0, 0), (0, 0, 0))
+    b = table((0, 0, 0), (0, 0, 0), (0, 1, 0), (1, 0, 2), (0, 0, 0))
+    # votes a a a; a tie tie; a b tie; b tie b; tie tie tie
+    decided = decide("pareto", a, b, THREE)
+    assert decided.choice.tolist() == ["a", "a", "tie", "b", "tie"]
+    assert decided.margin == pytest.approx([1, 1 / 3, 0, 2 / 3, 0])
+
+
+def test_pareto_ignores_a_difference_within_the_band():
+    # differences 3, -1 and 2, -1.5: with a band of 1 the second scorer's first difference is a tie, its other one is not
+    a, b = table((3, 0), (2, 0)), table((0, 1), (0, 1.5))
+    assert decide("pareto", a, b, np.ones(2)).choice.tolist() == ["tie", "tie"]
+    decided = decide("pareto", a, b, np.ones(2), 1.0)
+    assert decided.choice.tolist() == ["a", "tie"]
+    assert decided.margin.tolist() == [0.5, 0.0]
+
+
 def test_largest_margin_selects_one_pair_of_each_prompt():
     choice = np.array(["a", "b", "a", "tie", "", "a"])
     margin = np.array([1.0, 3.0, 2.0, 0.0, 9.0, 2.0])
@@ -221,7 +239,7 @@ def test_a_new_rule_is_one_function_and_one_record(store: PairStore, monkeypatch
     assert store.rows("select labeler, chosen, round(margin) from preferences") == [
         ("least:redness+darkness", dim, 33.0)
     ]
-    with pytest.raises(UsageError, match="give --rule mean-rank, weighted, majority, unanimous or least"):
+    with pytest.raises(UsageError, match="give --rule mean-rank, weighted, majority, unanimous, pareto or least"):
         RelabelConfig(scorers=both)
 
 
@@ -232,7 +250,7 @@ def test_help_names_every_rule_and_strategy_with_its_summary():
     for name, selection in SELECTIONS.items():
         assert f"{name} ({selection.summary})" in helps["select"]
     assert helps["tie_band"] == (
-        "Margins up to this are ties: in the scorer's unit for single, majority and unanimous, in ranks for mean-rank, "
+        "Margins up to this are ties: in the scorer's unit for single, majority, unanimous and pareto, in ranks for mean-rank, "
         "in logits for weighted."
     )
 

@@ -100,7 +100,7 @@ def test_an_evaluation_runs_no_code_from_a_scorers_folder(
         images_per_prompt=1,
         num_inference_steps=1,
         n_resamples=100,
-        report=str(tmp_path / "report"),
+        output_dir=str(tmp_path / "report"),
     )
     assert list(evaluate(config, store)["scorers"]) == ["clip"]
     assert not bird.imported

@@ -1,5 +1,7 @@
 """A scorer that fails is reported in one line that names it, with the right exit code; numbers of any form just work."""
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -35,6 +37,16 @@ FAULTS = {
     "CountFails": (1, "the scorer count-fails failed: OSError: no tokenizer ("),
     "Judges": (1, "judges answered '0.7'; choose() must give 1, 0.5, 0 or None"),
     "JudgesTwice": (1, "judges-twice gave 2 answers for 1 pairs"),
+    "Generates": (1, "the scorer generates failed: TypeError: expected numbers, got values such as [<generator object"),
+    "Complex": (1, "the scorer complex failed: TypeError: expected real numbers, got a tensor of torch.complex64"),
+    "RaisesTheUnprintable": (1, "the scorer unprintable failed: UnprintableError: no message ("),
+    "RevisionFails": (1, "'odd_scorers:RevisionFails' cannot be created: RuntimeError: no weights ("),
+    "RevisionFailsLater": (1, "the scorer fails-later failed: RuntimeError: no weights ("),
+    "NoRevision": (2, "the revision of redness must be a printable text, got None"),
+    "Person": (
+        2,
+        "a scorer's name must be a printable text without @, at most 100 characters, not human:…; got 'human:me'",
+    ),
 }
 
 
@@ -55,13 +67,50 @@ def test_a_scorer_that_fails_is_named_in_one_line(store: PairStore, kind: str):
     assert store.rows("select count(*) from scores") == [(0,)]
 
 
-@pytest.mark.parametrize("kind", ["Raises", "Strings", "Columns", "NeedsMore"])
+@pytest.mark.parametrize("kind", ["Raises", "Strings", "Columns", "NeedsMore", "Generates", "RevisionFails"])
 def test_checking_a_scorer_that_fails_reports_the_same(kind: str):
     code, message = FAULTS[kind]
     ended = RUNNER.invoke(app, ["scorers", "check", f"odd_scorers:{kind}"])
     assert (ended.exit_code, ended.stdout) == (code, ""), ended.exception
     (line,) = lines(ended.stderr)
     assert message in line
+
+
+@pytest.mark.parametrize("kind", ["CannotBeMade", "RevisionFails", "Raises", "Exits", "Columns", "PromptsFail"])
+def test_an_evaluation_by_a_scorer_that_fails_reports_the_same(
+    store: PairStore, tmp_path: Path, tiny_pipeline: Path, kind: str
+):
+    other = shutil.copytree(tiny_pipeline, tmp_path / "other")
+    (other / "note.json").write_text("{}")
+    (tmp_path / "prompts.txt").write_text("one\ntwo\n")
+    words = f"eval --model {other} --baseline {tiny_pipeline} --prompts {tmp_path / 'prompts.txt'} --store {store.path}"
+    words += f" --num-inference-steps 1 --images-per-prompt 1 --scorer odd_scorers:{kind}"
+    ended = RUNNER.invoke(app, words.split())
+    code, message = FAULTS[kind]
+    assert (ended.exit_code, ended.stdout) == (code, ""), ended.exception
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_what_a_scorer_prints_goes_to_stderr(store: PairStore):
+    fill(store, 1)
+    words = ["relabel", "--scorer", "odd_scorers:Noise", "--store", str(store.path), "--json"]
+    ended = RUNNER.invoke(app, words)
+    assert json.loads(ended.stdout)["scored"] == {"owner/noise": 2}
+    assert "loading weights\n" in ended.stderr
+    assert "100 %\n" in ended.stderr
+    checked = RUNNER.invoke(app, ["scorers", "check", "odd_scorers:Noise"])
+    assert len(checked.stdout.splitlines()) == 1
+    assert "loading weights\n100 %\n" in checked.stderr
+
+
+def test_none_is_a_score_that_is_not_finite(store: PairStore):
+    fill(store, 1)
+    words = ["relabel", "--scorer", "odd_scorers:SomeNones", "--store", str(store.path)]
+    ended = RUNNER.invoke(app, words)
+    assert (ended.exit_code, "1 of 2 scores of some-nones@1 are not finite" in ended.stderr) == (3, True)
+    assert RUNNER.invoke(app, [*words, "--max-unreadable", "0.5"]).exit_code == 0
+    assert store.rows("select score from scores where isfinite(score)") == [(110.0,)]
 
 
 def test_scores_from_before_a_failure_are_kept(store: PairStore, monkeypatch: pytest.MonkeyPatch):

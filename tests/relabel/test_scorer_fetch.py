@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import little_hub
 import pytest
@@ -144,7 +145,12 @@ def test_a_file_of_another_server_is_kept_under_its_hash_with_a_manifest(
 
 
 def test_a_source_is_of_one_place_and_a_file_of_another_server_has_a_hash():
-    for wrong in ({}, {"repository": "a/b", "url": "http://c"}, {"url": "http://c", "files": ("d",)}):
+    wrong_ones: tuple[dict[str, Any], ...] = (
+        {},
+        {"repository": "a/b", "url": "http://c"},
+        {"url": "http://c", "files": ("d",)},
+    )
+    for wrong in wrong_ones:
         with pytest.raises(ValueError, match=r"source is of|needs the name and the sha256"):
             Source(**wrong)
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import torch
 from content import fill
 from PIL import Image
 from prefloop.relabel import RelabelConfig
-from prefloop.relabel.scorers import vlm
 from prefloop.relabel.scorers.checkpoints import built_in
 from prefloop.relabel.scorers.registry import identity, load_scorer
+from prefloop.relabel.scorers.vlm import VLM
 from prefloop.relabel.scorers.vocabulary import read_vocabulary
 from prefloop.relabel.stage import relabel
 from prefloop.store import IntegrityError, PairStore, UsageError
@@ -143,7 +144,7 @@ def test_the_question_and_the_model_are_part_of_vlms_identity(monkeypatch: pytes
     first = of_model("little")
     assert first == of_model("little")
     assert first != of_model("large")
-    monkeypatch.setattr(vlm, "QUESTION", vlm.QUESTION.replace("better", "worse"))
+    monkeypatch.setattr(VLM, "template", replace(VLM.template, prompt=VLM.template.prompt.replace("better", "worse")))
     assert first != of_model("little")
 
 

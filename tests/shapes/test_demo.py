@@ -27,7 +27,7 @@ def test_every_model_seed_and_size_has_a_folder_of_its_own():
     assert DemoConfig().folder == "prefloop-demo"
     assert DemoConfig(seed=3).folder == "prefloop-demo-seed-3"
     assert DemoConfig(model="shapes-flow", seed=2, quick=True).folder == "prefloop-demo-flow-seed-2-quick"
-    assert DemoConfig(dir="here", model="shapes-flow", seed=2, quick=True).folder == "here"
+    assert DemoConfig(output_dir="here", model="shapes-flow", seed=2, quick=True).folder == "here"
 
 
 def test_demo_trains_on_clear_pairs_and_evaluates_with_other_noise():
@@ -45,19 +45,19 @@ def test_demo_trains_on_clear_pairs_and_evaluates_with_other_noise():
 def test_a_folder_that_the_demo_of_an_earlier_version_made_is_refused_and_left_as_it_is(tmp_path: Path):
     for name in ("store", "tuned-0", "report-0"):
         (tmp_path / "prefloop-demo" / name).mkdir(parents=True)
-    message = "prefloop: prefloop-demo is not empty and holds no loop; name another folder with --dir\n"
+    message = "prefloop: prefloop-demo is not empty and holds no loop; name another folder with --output-dir\n"
     assert refused(tmp_path) == message
     assert {path.name for path in (tmp_path / "prefloop-demo").iterdir()} == {"store", "tuned-0", "report-0"}
 
 
 def test_a_folder_with_the_demo_of_another_seed_is_refused_with_what_differs(tmp_path: Path):
-    settings = demo_settings(DemoConfig(seed=1, dir=str(tmp_path / "here")))
+    settings = demo_settings(DemoConfig(seed=1, output_dir=str(tmp_path / "here")))
     with claimed(settings):
         write_settings(settings)
     kept = (tmp_path / "here" / "loop.json").read_text()
-    message = refused(tmp_path, "--dir", "here")
+    message = refused(tmp_path, "--output-dir", "here")
     assert message.startswith("prefloop: here holds a loop with other settings: loop.seed was 1 and is 0")
-    assert message.endswith("; use those, or name another folder with --dir\n")
+    assert message.endswith("; use those, or name another folder with --output-dir\n")
     assert (tmp_path / "here" / "loop.json").read_text() == kept
 
 

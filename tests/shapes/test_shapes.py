@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from functools import cache
 from itertools import combinations
 from typing import Any
 
@@ -16,10 +17,11 @@ from prefloop.shapes.scene import RELATIONS, Scene, Shape, all_scenes, parse, re
 from prefloop.shapes.words import MAX_LENGTH
 
 
+@cache
 def rendered(n: int, seed: int):
     """n scenes, a right image of each, and an image of the scene with one part changed."""
-    rng = random.Random(seed)
-    scenes = [rng.choice(all_scenes()) for _ in range(n)]
+    rng, grammar = random.Random(seed), all_scenes()
+    scenes = [rng.choice(grammar) for _ in range(n)]
     return scenes, [render(scene, rng) for scene in scenes], [render(wrong(scene, rng), rng) for scene in scenes]
 
 
@@ -144,10 +146,8 @@ def test_scorers_rank_the_right_image_above_a_wrong_one(name: str):
 def test_the_scorers_disagree_a_little():
     scenes, right, bad = rendered(200, seed=8)
     prompts = [str(scene) for scene in scenes]
-    preferences = [
-        load_scorer(n, "shapes").score(prompts, right) > load_scorer(n, "shapes").score(prompts, bad)
-        for n in ("pickscore", "hps", "clip")
-    ]
+    scorers = [load_scorer(name, "shapes") for name in ("pickscore", "hps", "clip")]
+    preferences = [scorer.score(prompts, right) > scorer.score(prompts, bad) for scorer in scorers]
     assert all(0 < np.mean(a != b) < 0.2 for a, b in combinations(preferences, 2))
 
 

@@ -33,6 +33,15 @@ def every_table(store: PairStore) -> PairStore:
     add_scores(store, "red@1", {(prompt, image): 1.5})
     add_labeler(store, "me")
     add_label(store, pair, "me", "a")
+    texts = {
+        "judge": "vlm@1",
+        "answer": "first",
+        "model": "m",
+        "template": "pair",
+        "template_hash": "1",
+        "details": "{}",
+    }
+    store.append("answers", [{"answer_id": UUID(int=2), "prompt_id": prompt, "image_id": image, **texts}])
     store.ingest()
     return store
 

@@ -131,7 +131,7 @@ def test_accepted_conditions_select_only_rows_of_the_labelers_and_no_evaluation_
         pairs = select_pairs(mixed, replace(config, where=where))
         assert len(pairs.train) + len(pairs.validation) == 30, where
         assert {pair.labeler for pair in pairs.train + pairs.validation} == {"redder"}
-        rows = selected_labels(mixed, ExportConfig(out=Path("out"), labelers=("redder",), where=where))
+        rows = selected_labels(mixed, ExportConfig(output_dir=Path("out"), labelers=("redder",), where=where))
         assert (rows.num_rows, set(rows["labeler"].to_pylist())) == (30, {"redder"}), where
         assert set(rows["source"].to_pylist()) == {"generate"}
 

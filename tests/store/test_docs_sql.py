@@ -27,8 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def answers() -> list[tuple[str, str]]:
     """Each command with the text that follows it, the query's own text left out."""
     shown = [block for block in BLOCKS if block[0] in ("sh", "text")]
-    assert [kind for kind, _ in shown] == ["sh", "text"] * 20 + ["text"]  # the last one is Python's
-    return [(shown[at][1], shown[at + 1][1]) for at in range(0, 40, 2)]
+    assert [kind for kind, _ in shown] == ["sh", "text"] * 21 + ["text"]  # the last one is Python's
+    return [(shown[at][1], shown[at + 1][1]) for at in range(0, 42, 2)]
 
 
 def stripped(text: str) -> list[str]:
@@ -45,7 +45,7 @@ def test_every_command_prints_the_output_below_it(folder: Path, monkeypatch: pyt
 
 def test_every_saved_query_is_shown_verbatim():
     named = re.findall(r"--name ([\w-]+) [^\n]*\n```\n\n```sql\n(.*?)\n```", TEXT, re.S)
-    assert len(named) == 15
+    assert len(named) == 16
     assert dict(named) == {name: saved.sql for name, saved in saved_queries().items()}
 
 

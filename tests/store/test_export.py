@@ -41,7 +41,7 @@ def labels(store: PairStore, choices: str = "'a', 'b'", more: str = "") -> list[
 
 
 def exported(store: PairStore, out: Path, **settings: Any) -> Path:
-    export_pairs(ExportConfig(out=out, **settings), store)
+    export_pairs(ExportConfig(output_dir=out, **settings), store)
     return out
 
 

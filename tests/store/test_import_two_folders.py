@@ -130,12 +130,12 @@ def test_at_most_max_pairs_of_a_prompt_in_which_every_image_occurs_equally_often
     found = {}
     for seed in (0, 1):
         store = PairStore.create(tmp_path / f"store-{seed}")
-        assert imported(store, source, max_pairs=12, seed=seed)["pairs"] == 12
+        assert imported(store, source, pairs_per_prompt=12, seed=seed)["pairs"] == 12
         found[seed] = chosen_rejected(store)
         # 12 pairs of 6 good images, twice each, and 4 bad ones, three times each
         assert set(Counter(row[1] for row in found[seed]).values()) == {2}
         assert set(Counter(row[2] for row in found[seed]).values()) == {3}
-        again = imported(store, source, max_pairs=12, seed=seed)
+        again = imported(store, source, pairs_per_prompt=12, seed=seed)
         assert (again["pairs"], again["new_pairs"]) == (12, 0)
     assert found[0] != found[1]
 
@@ -186,11 +186,11 @@ def test_errors_name_the_layout_that_is_expected(tmp_path: Path):
         ("a cat", "a dog", (), "no prompt is in both good and bad; give --prompt, one for all images"),
         ("a cat", "a cat", ("--pairing", "name"), "no file name is in both good and bad; give --pairing all"),
         ("a cat", "a cat", ("--pairing", "best"), "unknown pairing 'best'; choose from auto, name, all"),
-        ("a cat", "a cat", ("--max-pairs", "0"), "max-pairs must be positive, got 0"),
+        ("a cat", "a cat", ("--pairs-per-prompt", "0"), "pairs-per-prompt must be positive, got 0"),
         ("a cat", "a cat", ("--prompt", " "), "--prompt cannot be used: no prompt"),
         ("a cat", "a cat", ("--prompt", "a", "--map", "prompt=b"), "leave it out with --prompt"),
         ("a cat", "a cat", ("--model", "x"), "--model is for images without labels"),
-        ("a cat", "a cat", ("--format", "images", "--max-pairs", "3"), "--max-pairs is for two folders"),
+        ("a cat", "a cat", ("--format", "images", "--pairs-per-prompt", "3"), "--pairs-per-prompt is for two folders"),
     ],
 )
 def test_what_cannot_be_paired_is_refused_with_the_cure(

@@ -275,7 +275,7 @@ def test_a_folder_becomes_pairs_then_labels_then_preferences_to_train_on(tmp_pat
     source, path = captioned(tmp_path / "mine", ["a cat", "a cat", "a cat", "a dog"]), tmp_path / "store"
     where = ["--store", str(path)]
     assert RUNNER.invoke(app, ["store", "import", str(source), *where]).exit_code == 0
-    paired = RUNNER.invoke(app, ["pair", "--strategy", "adjacent", *where])
+    paired = RUNNER.invoke(app, ["pair", "--pairing", "adjacent", *where])
     # 0-1 and 1-2 of the cat; the dog has one image
     assert "4 images of 2 prompts: 2 pairs, 2 of them new" in paired.stdout
 
@@ -311,5 +311,5 @@ def test_pair_takes_an_image_of_an_unknown_model_for_one_of_no_other_model(store
     imported(store, tmp_path / "sdxl", prompt="a cat", model="sdxl")
     assert pair(PairConfig(where="model is null"), store)["pairs"] == 1
     # two images of flux with two of sdxl
-    assert pair(PairConfig(strategy="across-models"), store)["pairs"] == 4
+    assert pair(PairConfig(pairing="across-models"), store)["pairs"] == 4
     assert pair(PairConfig(), store)["pairs"] == 15

@@ -343,4 +343,4 @@ def test_the_commands_print_what_they_did(store: PairStore, tmp_path: Path):
     assert said("merge", other.path) == f"new from {other.path}: nothing\n"
     assert said("compact").endswith("journal parts to 8\n")
     assert said("backup", tmp_path / "copy") == f"copied 8 journal parts and 8 images to {tmp_path / 'copy'}\n"
-    assert said("migrate") == f"{store.path} has schema version 4; nothing to do\n"
+    assert said("migrate") == f"{store.path} has schema version 5; nothing to do\n"

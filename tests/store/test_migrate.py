@@ -1,4 +1,4 @@
-"""Stores of schema versions 1, which prefloop 0.1 wrote, 2 and 3, and journals that hold parts of several versions."""
+"""Stores of schema versions 1, which prefloop 0.1 wrote, 2, 3 and 4, and journals that hold parts of several versions."""
 
 import json
 from pathlib import Path
@@ -20,18 +20,22 @@ from typer.testing import CliRunner
 
 RUNNER = CliRunner()
 OLD_NAMES = {"revision": "rep", "response_ms": "ms", "sampling": "sampler"}
-EXPECTED, OF_VERSION_2, OF_VERSION_3 = (
-    json.loads((TESTS / "stores" / f"v{version}.json").read_text()) for version in (1, 2, 3)
+EXPECTED, OF_VERSION_2, OF_VERSION_3, OF_VERSION_4 = (
+    json.loads((TESTS / "stores" / f"v{version}.json").read_text()) for version in (1, 2, 3, 4)
 )
 # columns of views that a version had, and of runs those that do not depend on the machine
+LABELS = "pair_id, labeler, revision, choice, p_a, margin, shown_left, response_ms, run_id"
 COLUMNS = {
+    "labels": LABELS,
     "runs": "run_id, kind, status, summary",
     "preferences": "labeler, pair_id, prompt, prompt_id, chosen, rejected, p_chosen, margin, split, tags, source",
 }
 COLUMNS_OF_VERSION_2 = {
+    "labels": LABELS,
     "runs": "run_id, kind, status, parents, summary",
     "preferences": COLUMNS["preferences"] + ", chosen_model, rejected_model, run_id",
 }
+COLUMNS_OF_VERSION_3 = {"labels": LABELS, "current_labels": LABELS, "runs": COLUMNS_OF_VERSION_2["runs"]}
 
 
 def contents(store: PairStore, expected: dict = EXPECTED, columns: dict = COLUMNS) -> dict[str, list]:
@@ -97,7 +101,7 @@ def test_commands_on_a_store_of_version_1_name_the_cure_and_change_nothing(
 def test_migrate_gives_every_row_and_the_answers_of_every_view(first_version: PairStore):
     ended = RUNNER.invoke(app, ["store", "migrate", "--store", str(first_version.path)])
     assert ended.exit_code == 0, ended.stderr
-    assert "has schema version 4; it had 1, and the old database is pairs.duckdb.old" in ended.stdout
+    assert "has schema version 5; it had 1, and the old database is pairs.duckdb.old" in ended.stdout
     opened = PairStore.open(first_version.path)
     assert len(EXPECTED["labels"]) == 13
     assert contents(opened) == EXPECTED
@@ -105,7 +109,7 @@ def test_migrate_gives_every_row_and_the_answers_of_every_view(first_version: Pa
     assert old_columns(opened) == {"rep", "ms", "sampler"}  # the journal is left as it is
     with duckdb.connect(first_version.path / "pairs.duckdb.old", read_only=True) as kept:
         assert kept.execute("select schema_version from meta").fetchall() == [(1,)]
-    assert migrate(first_version) == (4, 4)
+    assert migrate(first_version) == (5, 5)
 
 
 def test_a_store_of_version_2_is_refused_until_it_is_migrated_and_then_knows_its_rounds(tmp_path: Path):
@@ -114,7 +118,7 @@ def test_a_store_of_version_2_is_refused_until_it_is_migrated_and_then_knows_its
     with pytest.raises(IntegrityError, match=r"has schema version 2 .* run `prefloop store migrate"):
         PairStore.open(store.path)
     assert files(store.path) == before
-    assert migrate(store) == (2, 4)
+    assert migrate(store) == (2, 5)
     opened = PairStore.open(store.path)
     assert len(OF_VERSION_2["labels"]) == 18
     assert contents(opened, OF_VERSION_2, COLUMNS_OF_VERSION_2) == OF_VERSION_2
@@ -130,12 +134,35 @@ def test_a_store_of_version_3_is_refused_until_it_is_migrated_and_then_has_evalu
     store = kept_store(3, tmp_path)
     with pytest.raises(IntegrityError, match=r"has schema version 3 .* run `prefloop store migrate"):
         PairStore.open(store.path)
-    assert migrate(store) == (3, 4)
+    assert migrate(store) == (3, 5)
     opened = PairStore.open(store.path)
     assert len(OF_VERSION_3["run_rounds"]) == 5
-    assert contents(opened, OF_VERSION_3, {"runs": COLUMNS_OF_VERSION_2["runs"]}) == OF_VERSION_3
+    assert contents(opened, OF_VERSION_3, COLUMNS_OF_VERSION_3) == OF_VERSION_3
     assert opened.rows("select count(*) from evaluations") == [(0,)]
     assert check(opened) == []
+
+
+def test_a_store_of_version_4_is_refused_until_it_is_migrated_and_then_takes_notes(tmp_path: Path):
+    store = kept_store(4, tmp_path)
+    with pytest.raises(IntegrityError, match=r"has schema version 4 .* run `prefloop store migrate"):
+        PairStore.open(store.path)
+    assert migrate(store) == (4, 5)
+    opened = PairStore.open(store.path)
+    assert len(OF_VERSION_4["labels"]) == 25
+    assert contents(opened, OF_VERSION_4, COLUMNS_OF_VERSION_3) == OF_VERSION_4
+    # ann chose left, tie, skip, right (undone), tie, left: five pairs, one of them skipped
+    rows = "select choice, count(*), count(comment), count(question) from human_labels where labeler = 'human:ann' group by all"
+    assert {choice: (n, *noted) for choice, n, *noted in opened.rows(rows)}["tie"] == (2, 0, 0)
+    ((pair,),) = opened.rows("select min(pair_id) from human_labels where labeler = 'human:ann' and choice = 'tie'")
+    noted = {"pair_id": pair, "labeler": "human:ann", "revision": 5, "choice": "tie", "shown_left": "a"}
+    opened.append("labels", [noted | {"notes": '{"both_bad":true,"comment":"six fingers"}'}])
+    for renewed in (opened.ingest, lambda: compact(opened), opened.rebuild):
+        renewed()
+        assert opened.rows("select pair_id, both_bad, comment from human_labels where both_bad") == [
+            (pair, True, "six fingers")
+        ]
+        assert check(opened) == []
+    assert opened.rows("select count(*) from labels where notes is not null") == [(1,)]
 
 
 def test_rebuild_migrates_too(first_version: PairStore):
@@ -224,7 +251,7 @@ def test_a_newer_schema_is_refused_and_left_alone(store: PairStore):
     with duckdb.connect(store.database) as connection:
         connection.execute("update meta set schema_version = 99")
     for attempt in (PairStore.open, lambda path: migrate(PairStore(path))):
-        with pytest.raises(IntegrityError, match="has schema version 99 and this prefloop reads 4; update prefloop"):
+        with pytest.raises(IntegrityError, match="has schema version 99 and this prefloop reads 5; update prefloop"):
             attempt(store.path)
     assert store.schema_version() == 99
 

@@ -156,7 +156,7 @@ def test_training_and_export_select_by_round_and_rank(rounds: PairStore, where: 
     pairs = [pair.pair_id for pair in selected.train + selected.validation]
     margins = dict(rounds.rows("select pair_id, margin from preferences where labeler = 'red'"))
     assert sorted(margins[pair] for pair in pairs) == CONDITIONS[where]
-    config = ExportConfig(out=rounds.path.parent / "out", format="webdataset", labelers=("red",), where=where)
+    config = ExportConfig(output_dir=rounds.path.parent / "out", format="webdataset", labelers=("red",), where=where)
     assert sorted(selected_labels(rounds, config)["margin"].to_pylist()) == CONDITIONS[where]
 
 

@@ -29,7 +29,7 @@ def imported(store: PairStore, source: Path, **settings: Any) -> dict:
 
 
 def exported(store: PairStore, out: Path, form: str, **settings: Any) -> Path:
-    export_pairs(ExportConfig(out=out, format=form, **settings), store)
+    export_pairs(ExportConfig(output_dir=out, format=form, **settings), store)
     return out
 
 

@@ -67,7 +67,7 @@ def test_an_image_that_a_model_generated_twice_counts_once(modeled: PairStore):
 
 def test_export_takes_the_same_condition_on_models_as_preferences(modeled: PairStore):
     config = ExportConfig(
-        out=modeled.path.parent / "out", format="csv", where="chosen_model = 'm' and rejected_model = 'n'"
+        output_dir=modeled.path.parent / "out", format="csv", where="chosen_model = 'm' and rejected_model = 'n'"
     )
     assert selected_labels(modeled, config)["prompt"].to_pylist() == ["one"]
 

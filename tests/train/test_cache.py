@@ -205,7 +205,7 @@ def test_reference_errors_are_recomputed_after_the_weights_have_moved_away_from_
 def test_a_run_with_damaged_caches_equals_one_with_intact_caches(
     labelled: PairStore, config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    config = replace(config, max_train_steps=2, output="unet")
+    config = replace(config, max_train_steps=2, format="unet")
     whole, other = (replace(config, output_dir=str(tmp_path / name)) for name in ("whole", "other"))
     train(whole, labelled)
     caches = sorted((labelled.path / "cache").iterdir())

@@ -105,10 +105,10 @@ def test_kohyas_file_is_named_as_the_folder_and_the_summary_and_help_say_so(tmp_
     def named(folder: Path, **settings: Any) -> str | None:
         return TrainConfig(output_dir=str(folder), labelers=("x",), **settings).kohya_file
 
-    assert named(tmp_path / "my style", output="kohya") == "my style.safetensors"
+    assert named(tmp_path / "my style", format="kohya") == "my style.safetensors"
     assert named(tmp_path / "x", kohya=True) == "kohya.safetensors"
     assert named(tmp_path / "x") is None
     # the name of the file in diffusers' layout, which lies beside it
-    assert named(tmp_path / "pytorch_lora_weights", output="kohya") == "kohya.safetensors"
+    assert named(tmp_path / "pytorch_lora_weights", format="kohya") == "kohya.safetensors"
     with pytest.raises(Exception, match="kohya is a format for LoRAs"):
-        named(tmp_path, output="kohya", lora_rank=0)
+        named(tmp_path, format="kohya", lora_rank=0)

@@ -22,7 +22,8 @@ from prefloop.models.pipelines import load_pipeline
 from prefloop.models.resolve import find_model
 from prefloop.store import IntegrityError, PairStore, PrefloopError
 from prefloop.train import TrainConfig
-from prefloop.train.export.result import canonicalize_files, write_card
+from prefloop.train.export.result import canonicalize_files
+from prefloop.train.export.write_card import write_card
 from prefloop.train.policy import Policy, load_component
 from results import refused, rewrite
 from typer.testing import CliRunner

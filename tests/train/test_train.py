@@ -193,9 +193,14 @@ def test_accumulating_four_batches_of_two_equals_one_batch_of_eight(trainer, tmp
     assert any(not torch.allclose(a, before[name], atol=1e-3) for name, a in single.policy.trainable_state().items())
 
 
-def test_a_full_result_loads_in_diffusers_and_as_a_model(labelled: PairStore, config: TrainConfig):
+def test_a_full_result_loads_in_diffusers_and_as_a_model(
+    labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+):
     from diffusers import StableDiffusionPipeline
 
+    folder = Path(config.output_dir)
+    monkeypatch.chdir(folder.parent)
+    config = replace(config, output_dir=folder.name)
     summary = train(config, labelled)
     assert summary["steps"] == 3
     assert summary["beta_sum"] == pytest.approx(500 / (4 * 4 * 4))  # latents are 4 x 4 x 4
@@ -204,8 +209,9 @@ def test_a_full_result_loads_in_diffusers_and_as_a_model(labelled: PairStore, co
     assert found.model_id != find_model(config.model).model_id
     assert found.trained_with is not None
     assert list(found.trained_with["labelers"]) == ["redder"]
-    ((status, kind),) = labelled.rows("select status, kind from runs where kind = 'train'")
-    assert (status, kind) == ("done", "train")
+    ((status, output_dir),) = labelled.rows("select status, config->>'output_dir' from runs where kind = 'train'")
+    # the store knows it from any folder
+    assert (status, output_dir) == ("done", str(folder))
     row = metrics(config)[-1]
     assert int(row["step"]) == 3
     assert math.isfinite(float(row["loss"]))

@@ -351,7 +351,7 @@ def test_two_processes_with_half_the_batch_each_take_the_steps_of_one_and_are_re
         ({"loss": "mapo", "reference_draws": 1}, "reference-draws"),
         ({"loss": "sft", "beta": 500.0}, "sft has no beta"),
         ({"kohya": True}, "kohya"),
-        ({"output": "lora"}, "lora-rank"),
+        ({"format": "lora"}, "lora-rank"),
         ({"labelers": ("redder=-1",)}, "weight of redder"),
         ({"label_smoothing": 0.7}, "label-smoothing"),
     ],

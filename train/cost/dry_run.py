@@ -50,7 +50,7 @@ def dry_run(
         pairs = select_pairs(store, config) if pairs is None else pairs
         data = DatasetSize(n_pairs=len(pairs.train), n_images=len(pairs.image_paths()), n_prompts=len(pairs.prompts()))
         n_held_out = len(pairs.validation)
-    use_cuda = not config.cpu and torch.cuda.is_available()
+    use_cuda = not config.on_cpu and torch.cuda.is_available()
     device = torch.device("cuda" if use_cuda else "cpu")
     n_devices = max(1, torch.cuda.device_count()) if use_cuda else 1
     estimated = estimate(family, data, cost_settings(config, family), measured_speed(device))

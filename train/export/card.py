@@ -152,7 +152,7 @@ def _requirements(record: dict, trained_on: Model | None) -> str | None:
             else _code(composition.root.name)
         )
         text += f" {_code(record.get('kohya_file') or KOHYA_FILE)} {contents}, for {target}."
-    return f"{text} `prefloop train --output pipeline` writes a result that needs nothing else."
+    return f"{text} `prefloop train --format pipeline` writes a result that needs nothing else."
 
 
 def _component_title(record: dict) -> str:

@@ -38,7 +38,7 @@ def refuse_nameless_layers(unet: Any, layers: Sequence[str]) -> None:
     if nameless:
         raise UsageError(
             f"kohya's format names only the attention blocks of SDXL, and {nameless[0]} is not in one; leave out --kohya, or "
-            "choose other --lora-targets"
+            "choose other layers with --lora-target"
         )
 
 

@@ -9,13 +9,11 @@ from typing import Any
 
 from ...core.hashing import RESULT_FILE, digests
 from ...core.json import plain
-from ...models.checkpoints import best_checkpoint
 from ...models.lineage import lineage
 from ...models.model import COMPONENTS, Model
 from ...models.names import LORA_FILES
-from ...models.resolve import find_model
 from ...models.trained_prompts import read_trained_prompts, write_trained_prompts
-from ...store import IntegrityError, PairStore, UsageError
+from ...store import PairStore
 from ...store.runs import versions
 from ..config import TrainConfig
 from ..data import TrainingData
@@ -62,8 +60,8 @@ def result_record(config: TrainConfig, model: Model, data: TrainingData, provena
 
 
 def output_of(config: TrainConfig) -> str:
-    if config.output not in ("auto", "kohya"):
-        return config.output
+    if config.format not in ("auto", "kohya"):
+        return config.format
     return "lora" if config.lora_rank else "pipeline"
 
 
@@ -116,28 +114,6 @@ def canonicalize_files(folder: Path) -> None:
         settings = json.loads(path.read_text())
         if isinstance(settings, dict) and settings.pop("_name_or_path", None) is not None:
             path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
-
-
-def write_card(folder: Path, store: PairStore) -> int:
-    """Rewrite the README.md of a result with later evaluations of it, and return their number.
-
-    Raises:
-        UsageError: if the folder has no finished result, or its README.md was edited.
-        IntegrityError: if the result has changed since train wrote it.
-    """
-    path = folder / RESULT_FILE
-    if not path.is_file():
-        raise UsageError(f"{folder} has no finished result: {RESULT_FILE} is missing; name a folder that train wrote")
-    model = find_model(str(folder))
-    evaluations = evaluations_of(store, model.model_id)
-    try:
-        card = model_card(model.trained_with or {}, evaluations, model.trained_on, best_checkpoint(model))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise IntegrityError(
-            f"a card cannot be written from {path}: {type(error).__name__} {error}; train again"
-        ) from error
-    write_readme(folder, card)
-    return len(evaluations)
 
 
 _OF_THE_END = ("loss", "implicit_accuracy", "validation", "diagnoses", "seconds", "kohya", "kohya_file")

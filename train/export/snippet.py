@@ -1,7 +1,6 @@
 """The code that loads a result in plain diffusers, for its model card."""
 
 from collections.abc import Sequence
-from inspect import signature
 from pathlib import Path
 from uuid import UUID
 
@@ -9,7 +8,6 @@ from ...core.errors import PrefloopError
 from ...models.families import Family, family_of_class, known_family
 from ...models.model import COMPONENTS, Composition, Model, Part
 from ...models.names import BUILT_IN, LORA_FILE
-from ...models.text_to_image import pipeline_class
 
 
 def snippet(record: dict, trained_on: Model | None) -> str:
@@ -104,11 +102,10 @@ def _unresolved(base: str) -> Model:
 
 
 def _call(family: Family) -> str:
-    """The arguments with which the pipeline is called: what it is trained with and does not do by default."""
+    """The arguments with which the pipeline is called: what it is trained with."""
     if family.starts_from_image:
         return '"a red circle", image=draft'
-    defaults = signature(pipeline_class(family.pipeline_class).__call__).parameters
-    settings = {name: value for name, value in family.call_settings.items() if value != defaults[name].default}
+    settings = dict(family.call_settings)
     if family.negative_prompt:
         settings["negative_prompt"] = family.negative_prompt
     return ", ".join(

@@ -4,7 +4,7 @@ import errno
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from ...core.errors import IntegrityError, UsageError, cannot_write
@@ -12,8 +12,9 @@ from ...core.hashing import RESULT_FILE
 from ...core.locks import locked
 from ..checkpoint import MANIFEST, newest_first
 from ..config import TrainConfig
+from ..distributed import several_processes
 from .marker import read_marker, write_marker
-from .overwrite import alternatives, other_settings, recover, refuse_overwriting, set_aside
+from .overwrite import alternatives, other_settings, recover, refuse_overwriting, set_aside, was_interrupted
 from .saved_pairs import delete_pairs
 
 _MIN_FREE = 1 << 20  # bytes, about those of the smallest checkpoint
@@ -41,7 +42,7 @@ def claim_folder(output: Path, config: TrainConfig, resume: bool, overwrite: boo
         full = error.errno == errno.ENOSPC
         raise cannot_write(output, error, max(n_bytes, _MIN_FREE) if full else None) from error
     try:
-        with locked(output / ".lock", f"the training run {output}"):
+        with locked(output / ".lock", _name(output)):
             try:
                 _begin(output, config, resume, overwrite)
                 yield
@@ -58,20 +59,45 @@ def _remove_if_unused(output: Path, is_new: bool) -> None:
         output.rmdir()
 
 
+def refuse_early(output: Path, config: TrainConfig, resume: bool, overwrite: bool) -> None:
+    """Refuse at once what `claim_folder` would refuse after seconds of imports. Nothing is created or changed.
+
+    Raises:
+        UsageError, IntegrityError: as `claim_folder`.
+        BusyError: if another process trains in the folder.
+    """
+    if several_processes() or not output.is_dir():  # of several processes only the first may hold the folder
+        return
+    lock = output / ".lock"
+    with locked(lock, _name(output)) if lock.exists() else nullcontext():
+        if not was_interrupted(output):
+            _refuse_occupied(output, config, resume, overwrite)
+
+
 def _begin(output: Path, config: TrainConfig, resume: bool, overwrite: bool) -> None:
     recover(output)
+    _refuse_occupied(output, config, resume, overwrite)
     if overwrite and not _is_free(output):
-        refuse_overwriting(output)
         set_aside(output)
-    elif (output / RESULT_FILE).exists():
-        _refuse_finished(output, config, resume)
-    elif not _is_free(output) and run_identity(output) is None:
-        raise UsageError(f"{output} is not empty and holds no run of train; name another folder")
     if not newest_first(output):
         write_marker(output, config=config.identity())
         delete_pairs(output)
-    elif run_identity(output) != config.identity():
+
+
+def _refuse_occupied(output: Path, config: TrainConfig, resume: bool, overwrite: bool) -> None:
+    if overwrite and not _is_free(output):
+        refuse_overwriting(output)
+        return
+    if (output / RESULT_FILE).exists():
+        _refuse_finished(output, config, resume)
+    elif not _is_free(output) and run_identity(output) is None:
+        raise UsageError(f"{output} is not empty and holds no run of train; name another folder")
+    if newest_first(output) and run_identity(output) != config.identity():
         raise UsageError(other_settings(output))
+
+
+def _name(output: Path) -> str:
+    return f"the training run {output}"
 
 
 def run_identity(output: Path) -> str | None:

@@ -64,6 +64,11 @@ def set_aside(output: Path) -> None:
     moving.rename(output / _PREVIOUS)
 
 
+def was_interrupted(output: Path) -> bool:
+    """Whether a run that overwrites another ended before its first checkpoint, so that `recover` has something to do."""
+    return (output / _MOVING).is_dir() or (output / _PREVIOUS).is_dir()
+
+
 def recover(output: Path) -> None:
     """Restore the old run if the new one has no checkpoint; remove it if the new one has."""
     moving, previous = output / _MOVING, output / _PREVIOUS

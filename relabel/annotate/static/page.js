@@ -3,7 +3,7 @@
   "use strict";
   const KEYS = {
     ArrowLeft: "left", "1": "left", ArrowRight: "right", "2": "right",
-    ArrowDown: "tie", t: "tie", s: "skip", u: "undo", Backspace: "undo",
+    ArrowDown: "tie", t: "tie", x: "bad", s: "skip", u: "undo", Backspace: "undo",
   };
   const RETRY = 2000;  // milliseconds until an answer that was not saved is sent again
   const preloaded = [];
@@ -65,6 +65,7 @@
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
     if (event.target.closest && event.target.closest("input, select, textarea")) return;
+    if (document.querySelector("dialog[open]")) return;
     const pressed = button(KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key]);
     if (!pressed) return;
     event.preventDefault();
