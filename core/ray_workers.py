@@ -14,6 +14,8 @@ from typing import Any, Generic
 if "RAY_ADDRESS" not in os.environ:
     # on systems that Ray has no clusters for it listens on 127.0.0.1 alone; read when Ray is imported
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+# Ray would print deaths of workers on stdout, which is for results
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -145,6 +147,7 @@ class RayPool(Generic[W]):
                 raise PrefloopError(
                     f"workers died {TRIES} times on {lost[0].job}: {_reason(error)}; the same command continues from there"
                 ) from error
+        print(f"a worker died, and its batches are done again: {_reason(error)}", file=sys.stderr)
         for work in lost:
             work.is_suspect = True
         todo.again.extend(lost)
