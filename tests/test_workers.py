@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter as Counts
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from prefloop.core.errors import IntegrityError, Interrupted, PrefloopError, Usa
 from prefloop.core.executor import InProcess, pool_of
 from prefloop.core.signals import StopSignal
 from prefloop.eval.config import EvalConfig
+from prefloop.eval.stage import report_again, run_evaluation
 from prefloop.generate import GenerateConfig
 from prefloop.generate.image_worker import _find_and_load, image_workers
 from prefloop.generate.stage import generate, model_facts, plan
@@ -97,6 +99,32 @@ def test_images_scores_and_labels_of_two_workers_are_equal_to_the_bit(tiny_pipel
     assert one == two
     assert check(stores[1]) == []
     assert generate(replace(config, workers=2), stores[0])["generated"] == 0
+
+
+@pytest.mark.slow  # two workers load each of two models
+def test_an_evaluation_by_two_workers_is_that_of_one_and_is_reported_again_without_ray(
+    tiny_pipeline: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "prompts.txt").write_text("\n".join(f"a red circle {number}" for number in range(3)))
+    config = EvalConfig(
+        models=(str(lora),),
+        baseline=str(tiny_pipeline),
+        prompts=str(tmp_path / "prompts.txt"),
+        scorers=("little_scorers:Redness",),
+        num_inference_steps=1,
+        batch_size=2,
+        n_resamples=100,
+        name="both",
+    )
+    stores, results = [PairStore.create(tmp_path / name) for name in ("one", "two")], []
+    for store, n in zip(stores, (1, 2), strict=True):
+        results.append(run_evaluation(replace(config, workers=n), store)[1])
+    assert results[0]["scorers"] == results[1]["scorers"]
+    one, two = map(contents, stores)
+    assert [len(one[table]) for table in one] == [2, 6, 6, 3]
+    assert one == two
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert report_again("both", None, stores[1])[1]["scorers"] == results[1]["scorers"]
 
 
 def test_workers_are_not_part_of_what_a_run_is(tiny_pipeline: Path):
@@ -283,7 +311,7 @@ def test_a_number_of_workers_that_is_not_positive_is_refused(n: int):
 
 
 def test_without_ray_several_workers_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"several workers need Ray; run `pip install 'prefloop\[ray\]'`"):
         RelabelConfig(workers=2)
     assert RelabelConfig(workers=1).workers == 1
