@@ -103,7 +103,7 @@ class Case:
 
 
 def kill_worker(case: Case, _: subprocess.Popen) -> None:
-    os.kill(case.processes.living("_Worker")[0], signal.SIGKILL)
+    os.kill(case.processes.living("ray::Worker")[0], signal.SIGKILL)
 
 
 def signal_driver(number: int, case: Case, process: subprocess.Popen) -> None:
@@ -111,7 +111,7 @@ def signal_driver(number: int, case: Case, process: subprocess.Popen) -> None:
     os.kill(process.pid, number)
     began = time.monotonic()
     code = process.wait()
-    while case.processes.living("_Worker"):
+    while case.processes.living("ray::Worker"):
         time.sleep(0.2)
     workers = time.monotonic() - began
     left = case.processes.left_after(120)
@@ -149,7 +149,7 @@ def cluster(processes: Processes, *words: str) -> Iterator[None]:
 def lose_node(lost: subprocess.Popen, case: Case, _: subprocess.Popen) -> None:
     """Its raylet and its workers at once, as if the machine were switched off."""
     raylets = [pid for pid in case.processes.living("raylet/raylet") if _parent(pid) == lost.pid]
-    every = case.processes.living("_Worker")
+    every = case.processes.living("ray::Worker")
     workers = [pid for pid in every if _parent(pid) in raylets]
     for pid in [*workers, *raylets]:
         os.kill(pid, signal.SIGKILL)

@@ -23,6 +23,7 @@ from ray.exceptions import RayError, RayTaskError
 from .errors import PrefloopError, UsageError
 from .executor import J, R, W
 from .signals import StopSignal
+from .worker import Worker, value_of
 
 AHEAD = 2
 """Jobs of a worker: one for its model, and one that it unpacks or encodes meanwhile."""
@@ -79,7 +80,7 @@ class RayPool(Generic[W]):
                 except RayError as error:
                     yield from self._after_death(task, running, todo, error)
                 else:
-                    yield task.work.job, _value(result)
+                    yield task.work.job, value_of(result)
 
     def _start(self, stop: StopSignal) -> None:
         if not (self._ready or self._loading):
@@ -89,7 +90,7 @@ class RayPool(Generic[W]):
                 self._add_actor()
 
     def _add_actor(self) -> None:
-        kind: Any = ray.remote(_Worker)
+        kind: Any = ray.remote(Worker)
         actor = kind.options(**self._options).remote(self._make, os.getcwd())
         self._loading[actor.load.remote()] = actor
 
@@ -99,7 +100,7 @@ class RayPool(Generic[W]):
         for ref in ray.wait([*self._loading], num_returns=len(self._loading), timeout=0)[0]:
             actor = self._loading.pop(ref)
             try:
-                _value(ray.get(ref))
+                value_of(ray.get(ref))
             except RayTaskError as error:
                 raise error.cause or error from None
             except RayError as error:
@@ -138,9 +139,10 @@ class RayPool(Generic[W]):
         for other in [other for other in running.values() if other.actor is actor]:
             del running[other.ref]
             try:
-                finished.append((other.work.job, _value(ray.get(other.ref, timeout=TELL_AFTER))))
+                finished.append((other.work.job, value_of(ray.get(other.ref, timeout=TELL_AFTER))))
             except RayError:
                 lost.append(other.work)
+        yield from finished
         if len(lost) == 1:
             lost[0].tries += 1
             if lost[0].tries == TRIES:
@@ -154,7 +156,6 @@ class RayPool(Generic[W]):
         if actor in self._ready:
             self._ready.remove(actor)
             self._add_actor()
-        yield from finished
 
 
 @dataclass
@@ -189,47 +190,6 @@ class _Todo(Generic[J]):
             return _Work(job)
         self._is_drawn = True
         return None
-
-
-class _Worker:
-    """An actor; two of its calls can run at the same time."""
-
-    def __init__(self, make: Callable[[], Any], folder: str) -> None:
-        self._make, self._made, self._lock = make, list[Any](), threading.Lock()
-        with suppress(OSError):  # names of models and scorers may be relative
-            os.chdir(folder)
-
-    def load(self) -> "_Raised | None":
-        return self._caught(lambda _: None)
-
-    def run(self, function: Callable[[Any, Any], Any], job: Any) -> Any:
-        return self._caught(lambda made: function(made, job))
-
-    def _caught(self, call: Callable[[Any], Any]) -> Any:
-        try:
-            with self._lock:
-                if not self._made:
-                    self._made.append(self._make())
-            return call(self._made[0])
-        except PrefloopError as error:
-            return _Raised(type(error), str(error), vars(error))
-
-
-@dataclass(frozen=True)
-class _Raised:
-    """An error of ours as data: Ray would hand it on with a traceback in its message, and not all can be pickled."""
-
-    kind: type[PrefloopError]
-    message: str
-    attributes: dict[str, Any]
-
-
-def _value(result: Any) -> Any:
-    if isinstance(result, _Raised):
-        error = result.kind.__new__(result.kind, result.message)
-        error.__dict__.update(result.attributes)
-        raise error
-    return result
 
 
 def _connect(n: int, device: str | None) -> dict[str, Any]:
