@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from ..core.errors import UsageError
 from ..generate.config import Dtype, GenerateConfig, positive
-from ..relabel.scorers.request_limits import RequestLimits
+from ..relabel.judges.request_limits import RequestLimits
 
 HUMAN = "human"
 """The judge whose choices are people's."""

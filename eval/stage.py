@@ -15,10 +15,10 @@ from ..generate.defaults import describe_sampling
 from ..generate.prompts import read_prompts
 from ..generate.stage import Plan, generate_missing, image_ids, plan_generations
 from ..relabel.config import RelabelConfig
+from ..relabel.judges.request_limits import limit_requests, recording_usage, usage_of
 from ..relabel.labels import write_labels
 from ..relabel.scorers.calls import refuse_without_tags
 from ..relabel.scorers.registry import identity, load_scorers
-from ..relabel.scorers.request_limits import limit_requests, recording_usage, usage_of
 from ..relabel.scores import score_images, unscored_images
 from ..relabel.scoring_pool import scorer_workers
 from ..store import PairStore, prompt_id

@@ -17,7 +17,7 @@ from ..core.locks import locked
 from ..core.recipes import find_recipe
 from ..core.settings import parse_option, read_toml, settings_of
 from ..eval.config import RENAMED as EVAL_RENAMED
-from ..relabel.scorers.request_limits import LIMITS
+from ..relabel.judges.request_limits import LIMITS
 from ..train.config import RENAMED
 from ..train.defaults import describe_sources, resolve_settings, sources
 from ..train.recipes import merge_settings, read_settings

@@ -14,9 +14,9 @@ from ..core.errors import PrefloopError, UsageError
 from ..store import completion
 from ..store.pairstore import PairStore
 from .config import RelabelConfig, installed_scorers, parse_checkpoints, parse_scorer_weights
-from .scorer_server_config import ScorerServerConfig
+from .judges.request_limits import LIMITS, describe_usage
+from .remote.server_config import ScorerServerConfig
 from .scorers.precision import AUTO
-from .scorers.request_limits import LIMITS, describe_usage
 
 scorers_app = App(no_args_is_help=True, help="List and check the installed scorers.")
 _CHECKPOINT = (
@@ -251,7 +251,7 @@ def serve(
 
     Example: prefloop scorers serve pickscore --checkpoint shapes
     """
-    from .scorer_server import serve_scorer
+    from .remote.server import serve_scorer
 
     def announce(url: str, scorer: Any) -> None:
         key = f"{scorer.name}@{scorer.revision}"

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from ..core.errors import UsageError
 from ..core.executor import check_workers
 from ..core.text import refuse_invisible
+from .judges.request_limits import RequestLimits
 from .rules import RULES
 from .scorers.precision import AUTO, DTYPES
-from .scorers.request_limits import RequestLimits
 from .selection import SELECTIONS
 
 

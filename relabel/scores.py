@@ -16,15 +16,15 @@ from ..core.signals import StopSignal
 from ..store import PairStore
 from ..store.images import stored_at
 from ..store.lazy_rows import LazyRows
-from .answer_scores import score_answers
 from .auto_batch import AutoBatch
 from .embedding_cache import EmbeddingCache
 from .image_loader import Item, image_batches
+from .judges.answer_scores import score_answers
+from .judges.vlm import PointJudge
 from .scorers.calls import columns_of, needs_tags, parse_tags, refuse_without_tags, scores_and_columns
 from .scorers.dual_encoder import DualEncoderScorer
 from .scorers.own_code import as_embeddings, as_scores, own_code, prints_to_stderr
 from .scorers.registry import Scorer, identity
-from .scorers.vlm import PointJudge
 from .scoring_pool import Workers, pooled_embeddings, pooled_prompts, pooled_scores
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from ..core.signals import StopSignal
 from ..store.lazy_rows import LazyRows
 from .embedding_cache import EmbeddingCache
 from .image_loader import Item
+from .judges.vlm import ChatJudge
+from .remote.scorer import HTTPScorer
 from .scorer_worker import ScorerWorker, ScoringJob, ScoringResult
-from .scorers.http_scorer import HTTPScorer
 from .scorers.registry import Scorer, identity, is_object
-from .scorers.vlm import ChatJudge
 
 Workers = Pool[ScorerWorker]
 

@@ -13,11 +13,11 @@ from ..core.signals import StopSignal
 from ..store import BadDataError, PairStore, UsageError
 from ..store.runs import run
 from .config import RelabelConfig
+from .judges.request_limits import limit_requests, recording_usage
 from .labelers import default_labeler, labeler_exists
 from .labels import write_labels
 from .pairwise import PairwiseJudge, judge_pairs, unjudged
 from .scorers.registry import Scorer, identity, is_eval_only, load_scorers
-from .scorers.request_limits import limit_requests, recording_usage
 from .scores import IN_PAIRS, score_images, unscored
 from .scoring_pool import scorer_workers
 from .temperature import labeler_temperature

@@ -1,6 +1,7 @@
 """Two workers do what one process does, and what happens when one of them dies."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,12 +10,13 @@ from collections import Counter as Counts
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import little_workers
 import pytest
-from content import TESTS, command, environment, fill
+from content import TESTS, add_image, add_pair, add_prompt, command, environment, fill
 from little_workers import Counter, die, double, fail
 from prefloop.core.errors import IntegrityError, Interrupted, PrefloopError, UsageError
 from prefloop.core.executor import InProcess, pool_of
@@ -27,10 +29,12 @@ from prefloop.generate.stage import generate, model_facts, plan
 from prefloop.loop.settings_file import identity, read_loop
 from prefloop.relabel import RelabelConfig
 from prefloop.relabel.scorer_worker import ScorerWorker, ScoringJob
-from prefloop.relabel.scores import unscored
+from prefloop.relabel.scorers.registry import identity as scorer_identity
+from prefloop.relabel.scorers.registry import load_scorers
+from prefloop.relabel.scores import score_images, unscored
 from prefloop.relabel.scoring_pool import _results
 from prefloop.relabel.stage import relabel
-from prefloop.store import ImageError, PairStore
+from prefloop.store import ImageError, PairStore, load_image
 from prefloop.store.check import check
 
 ray = pytest.importorskip("prefloop.core.ray_workers").ray
@@ -256,6 +260,32 @@ def test_bytes_go_with_the_jobs_once_a_worker_does_not_see_the_store(store: Pair
     assert {item.image_id for result in results for item in result.readable} == {i.image_id for i in items[:-1]}
     # of the prompt's two images, (10, 0, n) and (110, 0, n), the redness is the red
     assert {float(value) for result in results for value in result.values} == {10.0, 110.0}
+
+
+def test_tags_columns_and_embeddings_of_a_worker_are_those_of_this_process(
+    store: PairStore, tmp_path: Path, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(TESTS / "relabel"))
+    for number in range(3):
+        prompt = add_prompt(store, f"prompt {number}", factor=str(number + 2))
+        images = [add_image(store, (50 * place, 30, number)) for place in range(4)]
+        for first, second in pairwise(images):
+            add_pair(store, prompt, first, second)
+    store.ingest()
+    other = PairStore(shutil.copytree(store.path, tmp_path / "other"))
+    for name in ("little_scorers:Tagged", "test_scorer_columns:Spread", "test_embeddings:Colours"):
+        (scorer,) = load_scorers((name,), {})
+        pool = InProcess(partial(ScorerWorker, name, {}, (None,), scorer_identity(scorer)))
+        for one, workers in ((store, None), (other, pool)):
+            items = unscored(one, scorer_identity(scorer), ("generate",))
+            counts = score_images(one, scorer, items, batch_size=5, run_id=uuid4(), stop=STOP, workers=workers)
+            assert counts["scored"] == 12
+        assert pool._made, name
+    assert store.rows("select count(*) from scores") == [(12 + 3 * 12 + 12,)]
+    assert contents(store) == contents(other)
+    ((image,),) = store.rows("select image_id from scores where scorer = 'tagged@1' and score = 600")
+    # red 150 of the fourth image, times 4 of the third prompt
+    assert load_image(store.image_path(image)).getpixel((0, 0)) == (150, 30, 2)
 
 
 def test_ctrl_c_leaves_no_process_and_one_process_continues(tmp_path: Path):

@@ -79,7 +79,7 @@ def scorer_class(name: str) -> type:
         UsageError: if there is none, or it is not a scorer.
     """
     if name.lower().startswith(("http://", "https://")):
-        from .http_scorer import scorer_at
+        from ..remote.scorer import scorer_at
 
         return scorer_at(name)
     points = {point.name: point for point in entry_points(group=GROUP)}

@@ -16,9 +16,9 @@ from content import add_image, add_pair, add_prompt, command, environment, fill
 from prefloop.cli import app
 from prefloop.core.errors import Interrupted
 from prefloop.relabel import RelabelConfig
+from prefloop.relabel.judges import chat
+from prefloop.relabel.judges.chat import API_KEY
 from prefloop.relabel.plan import plan
-from prefloop.relabel.scorers import chat
-from prefloop.relabel.scorers.chat import API_KEY
 from prefloop.relabel.scorers.registry import load_scorer, scorer_objects
 from prefloop.relabel.stage import relabel
 from prefloop.store import BadDataError, PairStore, PrefloopError, UsageError

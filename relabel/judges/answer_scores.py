@@ -10,14 +10,14 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.signals import StopSignal
-from ..store import ImageError, PairStore, UsageError, load_image
-from ..store.lazy_rows import LazyRows
-from ..store.maintenance.compact import compact_small
-from .image_loader import Item
-from .judge_pool import answer_rows, hopeless, judged
-from .scorers.registry import identity
-from .scorers.vlm import PointJudge
+from ...core.signals import StopSignal
+from ...store import ImageError, PairStore, UsageError, load_image
+from ...store.lazy_rows import LazyRows
+from ...store.maintenance.compact import compact_small
+from ..image_loader import Item
+from ..scorers.registry import identity
+from .pool import answer_rows, hopeless, judged
+from .vlm import PointJudge
 
 if TYPE_CHECKING:
     from PIL.Image import Image
