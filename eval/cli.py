@@ -27,7 +27,7 @@ from .verdict import headline, sweep_verdict, verdict
     EvalConfig,
     panels={
         "Sampling": "num_inference_steps guidance_scale resolution scheduler negative_prompt",
-        "Machine": "batch_size dtype device",
+        "Machine": "batch_size dtype device workers",
         "Endpoint": " ".join(LIMITS),
     },
     parsers={"checkpoints": parse_checkpoints},

@@ -28,7 +28,7 @@ _CHECKPOINT = (
     RelabelConfig,
     panels={
         "Rule": "rule scorer_weights tie_band tie_quantile select temperature fit_temperature",
-        "Machine": "batch_size device dtype",
+        "Machine": "batch_size device dtype workers",
         "Endpoint": " ".join(LIMITS),
     },
     parsers={"checkpoints": parse_checkpoints, "scorer_weights": parse_scorer_weights},

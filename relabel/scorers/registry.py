@@ -186,6 +186,11 @@ def scorer_objects(scorers: Sequence[Scorer]) -> Iterator[None]:
         _objects.reset(before)
 
 
+def is_object(name: str) -> bool:
+    """Whether a name is that of an object of `scorer_objects`, which exists in this process alone."""
+    return name in _objects.get()
+
+
 @prints_to_stderr()
 def load_scorer(name: str, checkpoint: str | None = None, device: str | None = None, dtype: str = AUTO) -> Scorer:
     """A scorer, ready to score. Built-in ones load their weights at the first image, not here.
