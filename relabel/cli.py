@@ -18,7 +18,7 @@ from .judges.request_limits import LIMITS, describe_usage
 from .remote.server_config import ScorerServerConfig
 from .scorers.precision import AUTO
 
-scorers_app = App(no_args_is_help=True, help="List and check the installed scorers.")
+scorers_app = App(no_args_is_help=True, help="List, fetch, check, compare and serve scorers.")
 _CHECKPOINT = (
     "Scorer's checkpoint: PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official one."
 )

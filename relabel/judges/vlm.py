@@ -64,8 +64,8 @@ class ChatJudge:
         url, _, self.model = (checkpoint or "").partition("#")
         if not (url.startswith(("http://", "https://")) and self.model):
             raise UsageError(
-                f"{self.name} needs an endpoint and a model: --checkpoint {self.name}=http://localhost:8000/v1#MODEL; got "
-                f"{checkpoint!r}"
+                f"{self.name} needs an endpoint and a model: --checkpoint {self.name}=http://localhost:8000/v1#MODEL"
+                + (f"; got {checkpoint!r}" if checkpoint else "")
             )
         self.endpoint = ChatEndpoint(url)
         self.revision = files.revision(self.model, *_revised(self.template))

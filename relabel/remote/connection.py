@@ -27,8 +27,9 @@ def quote(value: Any) -> str:
 class _Busy(Exception):
     """The same request may succeed later."""
 
-    def __init__(self, problem: str, wait: float | None = None) -> None:
+    def __init__(self, problem: str, wait: float | None = None, cure: str = "") -> None:
         super().__init__(problem)
+        self.cure = cure
         self.wait = wait
 
 
@@ -57,7 +58,7 @@ class Connection:
                 return self._parse(self._send(method, data))
             except _Busy as busy:
                 if attempt == attempts:
-                    raise PrefloopError(f"{self.url} {busy}, {attempts} times") from busy
+                    raise PrefloopError(f"{self.url} {busy}, {attempts} times{busy.cure}") from busy
                 wait = BACKOFF * 2 ** (attempt - 1) if busy.wait is None else busy.wait
                 if wait > LONGEST_WAIT:
                     raise PrefloopError(
@@ -93,7 +94,8 @@ class Connection:
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
                 if "Read timed out" in str(error):
                     raise self._too_slow() from error
-                raise _Busy(f"does not answer: {_reason(error)}") from error
+                cure = "; start the server, or give another address"
+                raise _Busy(f"does not answer: {_reason(error)}", cure=cure) from error
             except (requests.RequestException, UnicodeError) as error:
                 raise PrefloopError(f"{self.url} cannot be asked: {type(error).__name__}") from error
             if answer.status_code in (307, 308) or (method == "GET" and answer.status_code in (301, 302, 303)):

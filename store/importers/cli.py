@@ -59,9 +59,8 @@ def import_(
         if opened.labeler is None:
             say(f"next: `prefloop pair --store {store}`")
         elif opened.format == "folders":
-            say(
-                f"next: `prefloop train --labeler {shlex.quote(opened.labeler)} --store {store}`, see docs/for-artists.md"
-            )
+            train = f"prefloop train --config sd15-lora --labeler {shlex.quote(opened.labeler)} --store {store}"
+            say(f"next: `{train} --output-dir my-taste`, see docs/for-artists.md")
     for example in summary["examples"]:
         say(example, err=True)
     refuse_unreadable(summary, config.max_unreadable)
