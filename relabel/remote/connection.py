@@ -1,6 +1,5 @@
 """Requests for JSON to one URL: bounded in time and size, retried if the server is busy, never sent to another host."""
 
-import email.utils
 import json
 import sys
 import time
@@ -8,6 +7,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from ...core.errors import PrefloopError
+from ...core.http_headers import bearer, retry_after
 
 CONNECT_TIMEOUT = 10.0  # seconds
 TIMEOUT = 300.0  # seconds until an answer is complete
@@ -42,7 +42,7 @@ class Connection:
     def __init__(self, url: str, token: str | None) -> None:
         import requests
 
-        self.url, self._token = url, token
+        self.url, self._auth = url, bearer(token)
         self._session = requests.Session()
         self._session.headers["Accept-Encoding"] = "identity"  # a compressed answer has no known size
 
@@ -81,7 +81,7 @@ class Connection:
                     url,
                     data=data,
                     headers=None if data is None else {"Content-Type": "application/json"},
-                    auth=self._authorize,
+                    auth=self._auth,
                     stream=True,
                     allow_redirects=False,
                     timeout=(CONNECT_TIMEOUT, TIMEOUT),
@@ -105,12 +105,6 @@ class Connection:
             return content
         raise PrefloopError(f"{self.url} redirects more than {MAX_REDIRECTS} times")
 
-    def _authorize(self, request: Any) -> Any:
-        """Given as auth, so that requests does not take a password from .netrc instead."""
-        if self._token:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
     def _read(self, answer: Any, deadline: float) -> bytes:
         content = bytearray()
         for chunk in answer.iter_content(2**16):
@@ -133,14 +127,14 @@ class Connection:
             )
         return target
 
-    def _refuse(self, status: int, retry_after: str | None, content: bytes) -> None:
+    def _refuse(self, status: int, wait: str | None, content: bytes) -> None:
         if status == 200:
             return
         if status in (401, 403):
             raise PrefloopError(f"{self.url} refuses the token; set PREFLOOP_SCORER_TOKEN to that of the server")
         problem = f"answers {status}: {_error_text(content)}"
         if status == 429 or status >= 500:
-            raise _Busy(problem, _seconds(retry_after))
+            raise _Busy(problem, retry_after(wait))
         raise PrefloopError(f"{self.url} {problem}")
 
     def _parse(self, content: bytes) -> Any:
@@ -165,15 +159,3 @@ def _error_text(content: bytes) -> str:
         return quote(json.loads(content)["error"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return quote(content.decode(errors="replace")[:100])
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """From Retry-After, which is a number of seconds or a date."""
-    if retry_after is None:
-        return None
-    if retry_after.strip().isdecimal():
-        return float(retry_after)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None
