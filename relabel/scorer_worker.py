@@ -16,7 +16,7 @@ from ..core.errors import IntegrityError
 from ..store import ImageError, load_image
 from .auto_batch import AutoBatch
 from .image_loader import N_THREADS, Item
-from .scorers.calls import scores_and_columns
+from .scorers.calls import n_truncated, scores_and_columns
 from .scorers.dual_encoder import DualEncoderScorer
 from .scorers.own_code import as_embeddings, own_code
 from .scorers.registry import identity, load_scorers
@@ -130,12 +130,6 @@ class ScorerWorker:
     def n_truncated(self, prompts: list[str]) -> int:
         with self._lock, own_code(self.scorer):
             return n_truncated(self.scorer, prompts)
-
-
-def n_truncated(scorer: Any, prompts: list[str]) -> int:
-    """How many prompts are longer than a scorer reads; 0 if it does not tell."""
-    count = getattr(scorer, "n_truncated", None)
-    return 0 if count is None else int(count(prompts))
 
 
 def _read(

@@ -21,7 +21,7 @@ from .embedding_cache import EmbeddingCache
 from .image_loader import Item, image_batches
 from .judges.answer_scores import score_answers
 from .judges.vlm import PointJudge
-from .scorers.calls import columns_of, needs_tags, parse_tags, refuse_without_tags, scores_and_columns
+from .scorers.calls import columns_of, n_truncated, needs_tags, parse_tags, refuse_without_tags, scores_and_columns
 from .scorers.dual_encoder import DualEncoderScorer
 from .scorers.own_code import as_embeddings, as_scores, own_code, prints_to_stderr
 from .scorers.registry import Scorer, identity
@@ -181,7 +181,8 @@ def _score_images(
 ) -> Batches:
     """Items with their scores, from the scorer's `score`, or with its further columns from `score_columns`."""
     auto_batch = AutoBatch(scorer.name)
-    _count_truncated(scorer, list({item.prompt for item in items}), counts)
+    with own_code(scorer):
+        counts["truncated prompts"] += n_truncated(scorer, list({item.prompt for item in items}))
 
     def score(batch: Sequence[Item], images: Sequence) -> np.ndarray:
         batch_tags = [tags.get(item.prompt_id.bytes) for item in batch]
@@ -192,13 +193,6 @@ def _score_images(
             with own_code(scorer):
                 scores = auto_batch(score, batch, images)
             yield batch, scores
-
-
-def _count_truncated(scorer: Scorer, prompts: list[str], counts: Counter[str]) -> None:
-    count = getattr(scorer, "n_truncated", None)
-    if count is not None:
-        with own_code(scorer):
-            counts["truncated prompts"] += int(count(prompts))
 
 
 def _score_embeddings(
@@ -239,7 +233,8 @@ def _score_embeddings(
                 new = []
             for start in range(0, len(new), batch_size):
                 prompt_ids, texts = zip(*new[start : start + batch_size], strict=True)
-                _count_truncated(scorer, list(texts), counts)
+                with own_code(scorer):
+                    counts["truncated prompts"] += n_truncated(scorer, list(texts))
                 prompts.add(prompt_ids, embedded("prompts", list(texts)))
             prompt_embeddings = prompts.get([item.prompt_id for item in batch])
         with own_code(scorer):

@@ -57,6 +57,12 @@ def scores_and_columns(
     return scores_of(scorer, prompts, images, [parse_tags(text) for text in tags])
 
 
+def n_truncated(scorer: Any, prompts: list[str]) -> int:
+    """How many prompts are longer than a scorer reads; 0 if it does not tell."""
+    count = getattr(scorer, "n_truncated", None)
+    return 0 if count is None else int(count(prompts))
+
+
 def parse_tags(text: str | None) -> Tags | None:
     """Tags as the store keeps them, in JSON; None if there are none."""
     tags = json.loads(text) if text else None
