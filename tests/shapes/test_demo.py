@@ -13,7 +13,7 @@ from prefloop.store import PairStore
 
 
 def _progress_in_a_file() -> None:
-    os.dup2(os.open("progress", os.O_WRONLY | os.O_CREAT), 2)
+    os.dup2(os.open("progress", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
 
 
 def demo(folder: Path, *options: str) -> str:
