@@ -15,7 +15,8 @@ from .generate.cli import generate, pair
 from .generate.prompt_sets.cli import app as prompts_app
 from .loop.cli import loop
 from .relabel.annotate.cli import browse, label, raters
-from .relabel.cli import relabel, scorers_app
+from .relabel.cli import relabel
+from .relabel.scorers.cli import app as scorers_app
 from .shapes.cli import demo
 from .store.cli import app as store_app
 from .store.exporters.cli import export

@@ -85,7 +85,7 @@ class Ours:
         (batch,) = data.batch(first, count)
         examples = []
         for at, pair in enumerate(batch.pairs):
-            frame = data.crops[pair.pair_id]
+            frame = data.crop(pair)
             keys = [frame.key(pair.chosen), frame.key(pair.rejected)]
             mean, std = (data.latents.rows(name, keys).float() for name in ("mean", "std"))
             paths = ((pair.chosen_path, pair.chosen), (pair.rejected_path, pair.rejected))

@@ -29,7 +29,7 @@ from prefloop.store import PairStore, prompt_id
 from prefloop.store.images import png_bytes
 from prefloop.store.pairstore import new_pair
 from torchvision.transforms import functional as tv
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 MEAN, DEVIATION = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 Task = list[tuple[str, Path, Path]]
@@ -73,16 +73,19 @@ def filled(folder: Path, n_prompts: int, candidates: int) -> tuple[PairStore, Ta
 
 
 def pickscore_selector(folder: Path, dtype: torch.dtype) -> Callable[[Task], None]:
-    """As in the reference: encode the two images of a pair and its prompt, each time."""
+    """As in the reference: encode the two images of a pair and its prompt, each time.
+
+    Like its AutoProcessor, a lone prompt is not padded, and images are resized by torchvision.
+    """
     model: Any = CLIPModel.from_pretrained(folder / "pickscore", dtype=dtype)
     model.eval()
-    tokenizer, processor = CLIPTokenizer.from_pretrained(folder / "pickscore"), CLIPImageProcessorPil()
+    tokenizer, processor = CLIPTokenizer.from_pretrained(folder / "pickscore"), CLIPImageProcessor()
 
     @torch.no_grad()
     def select(task: Task) -> None:
         for prompt, *paths in task:
             pixels = processor(images=[Image.open(path) for path in paths], return_tensors="pt")["pixel_values"]
-            words = tokenizer(prompt, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+            words = tokenizer(prompt, padding=True, max_length=77, truncation=True, return_tensors="pt")
             image_embeds = model.get_image_features(pixel_values=pixels.to(dtype)).pooler_output
             text_embeds = model.get_text_features(**words).pooler_output
             image_embeds = image_embeds / image_embeds.norm(dim=-1, keepdim=True)

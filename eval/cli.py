@@ -15,7 +15,7 @@ from ..core.text import short_names
 from ..generate.prompt_sets.names import known_prompts
 from ..models.completion import known_models
 from ..relabel.config import installed_scorers, parse_checkpoints
-from ..relabel.scorers.request_limits import LIMITS, describe_usage
+from ..relabel.judges.request_limits import LIMITS, describe_usage
 from ..store import completion
 from ..store.pairstore import PairStore
 from .benchmarks import benchmarks, read_benchmark
@@ -27,7 +27,7 @@ from .verdict import headline, sweep_verdict, verdict
     EvalConfig,
     panels={
         "Sampling": "num_inference_steps guidance_scale resolution scheduler negative_prompt",
-        "Machine": "batch_size dtype device",
+        "Machine": "batch_size dtype device workers",
         "Endpoint": " ".join(LIMITS),
     },
     parsers={"checkpoints": parse_checkpoints},

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from ..core.errors import UsageError
 from ..generate.config import Dtype, GenerateConfig, positive
-from ..relabel.scorers.request_limits import RequestLimits
+from ..relabel.judges.request_limits import RequestLimits
 
 HUMAN = "human"
 """The judge whose choices are people's."""
@@ -60,6 +60,9 @@ class EvalConfig(RequestLimits):
     """auto, float32, float16 or bfloat16; auto is float16 on a GPU and float32 on a CPU."""
     device: str | None = None
     """cuda, mps or cpu; the best available if not given."""
+    workers: int = 1
+    """Processes that generate and score, each with the model: one for each GPU, of this machine or of the Ray cluster at
+    RAY_ADDRESS."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,4 +102,5 @@ class EvalConfig(RequestLimits):
             limit=self.limit,
             dtype=self.dtype,
             device=self.device,
+            workers=self.workers,
         )

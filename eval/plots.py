@@ -152,7 +152,7 @@ def _renderings(path: Path, height: float, title: str) -> "Iterator[tuple[_Theme
 def _ticks() -> Any:
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(5)
+    return MaxNLocator(5, steps=[1, 2.5, 5, 10])  # all divide one half, so that it has a tick
 
 
 def _percent(value: float, _: Any) -> str:

@@ -45,7 +45,8 @@ def recorded(store: PairStore, name: str) -> Recorded:
     if not rows:
         raise UsageError(f"the evaluation {name} was never finished; repeat the command that began it")
     settings, result = map(json.loads, rows[0])
-    given = {key: value for key, value in settings.items() if value is not None}
+    # how many workers it had decides nothing, and Ray may be missing here
+    given = {key: value for key, value in settings.items() if value is not None and key != "workers"}
     config = EvalConfig(**settings_of(f"the run of the evaluation {name}", given, EvalConfig, "eval", RENAMED))
     names = [place["model"] for place in result["models"]]
     ids = [UUID(place["model_id"]) for place in result["models"]]

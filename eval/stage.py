@@ -15,11 +15,12 @@ from ..generate.defaults import describe_sampling
 from ..generate.prompts import read_prompts
 from ..generate.stage import Plan, generate_missing, image_ids, plan_generations
 from ..relabel.config import RelabelConfig
+from ..relabel.judges.request_limits import limit_requests, recording_usage, usage_of
 from ..relabel.labels import write_labels
 from ..relabel.scorers.calls import refuse_without_tags
 from ..relabel.scorers.registry import identity, load_scorers
-from ..relabel.scorers.request_limits import limit_requests, recording_usage, usage_of
 from ..relabel.scores import score_images, unscored_images
+from ..relabel.scoring_pool import scorer_workers
 from ..store import PairStore, prompt_id
 from ..store.evaluations import add_evaluation, evaluation_id
 from ..store.pairstore import new_pair
@@ -98,10 +99,13 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
         add_evaluation(store, generations)
         store.ingest()
         images = {(prompt_id(p.prompt), image) for of_two in pairs for p in of_two for image in (p.base, p.tuned)}
-        for scorer in scorers:
+        for name, scorer in zip(config.scorer_names, scorers, strict=True):
             items = unscored_images(store, identity(scorer), sorted(images))
             batch_size = max(config.batch_size, 64)
-            score_images(store, scorer, items, batch_size=batch_size, run_id=eval_run.run_id, stop=stop)
+            with scorer_workers(config.workers, name, scorer, config.checkpoints, config.device) as workers:
+                score_images(
+                    store, scorer, items, batch_size=batch_size, run_id=eval_run.run_id, stop=stop, workers=workers
+                )
             labeler = f"eval:{identity(scorer)}"
             write_labels(store, labeler, RelabelConfig(), [scorer], ("eval",), eval_run.run_id)
             stop.check(f"the scores of {scorer.name} are in {store.path}")

@@ -8,6 +8,7 @@ import typer
 
 from ..core.cli import DEFAULT, JsonOption, StoreOption, options_of, say, say_next
 from ..core.document import answer
+from ..core.signals import StopSignal
 from ..core.text import plural
 from ..models.completion import known_models
 from ..store import completion
@@ -21,7 +22,7 @@ from .prompt_sets.names import known_prompts
     GenerateConfig,
     panels={
         "Sampling": "num_inference_steps guidance_scale resolution scheduler negative_prompt",
-        "Machine": "batch_size dtype device",
+        "Machine": "batch_size dtype device workers",
     },
     values={"model": known_models, "prompts": known_prompts},
 )
@@ -40,7 +41,8 @@ def generate(
     config = GenerateConfig(**given)
     from ..models.checkpoints import best_checkpoint
     from .defaults import built_in_base, describe_sampling
-    from .stage import plan, run_plan
+    from .image_worker import image_workers
+    from .stage import model_facts, plan, run_plan
 
     existing = PairStore.open(store) if PairStore(Path(store)).exists() else None
     # names are looked up before a store is created, so that a mistyped one leaves nothing behind
@@ -65,12 +67,11 @@ def generate(
             "nothing was generated"
         )
     else:
-        sampler = None
-        if existing is None:  # a model that cannot be loaded must leave no store behind
-            from .sampler import ImageSampler
-
-            sampler = ImageSampler(planned.model, planned.config)
-        summary = run_plan(planned, existing or PairStore.create(store), sampler)
+        with image_workers(planned) as workers:
+            if existing is None:  # a model that cannot be loaded must leave no store behind
+                with StopSignal().listening() as stop:
+                    model_facts(workers, [], stop)
+            summary = run_plan(planned, existing or PairStore.create(store), workers)
         line = (
             f"{plural(summary['generated'], 'image')} generated, {summary['images']} for "
             f"{plural(summary['prompts'], 'prompt')} in total; {plural(summary['pairs'], 'pair')}, "

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..core.errors import UsageError
+from ..core.executor import check_workers
 from ..core.validate import positive, unknown
 
 Pairing = Literal["all", "random", "adjacent"]
@@ -55,8 +56,11 @@ class GenerateConfig:
     float16 for U-Nets, bfloat16 for transformers."""
     device: str | None = None
     """cuda, mps or cpu; the best available if not given."""
+    workers: int = 1
+    """Processes that generate, each with the model: one for each GPU, of this machine or of the Ray cluster at RAY_ADDRESS."""
 
     def __post_init__(self) -> None:
+        check_workers(self.workers)
         if self.pairing not in get_args(Pairing):
             raise unknown("pairing", self.pairing, get_args(Pairing))
         if self.dtype not in get_args(Dtype):

@@ -35,7 +35,7 @@ class ImageSampler:
         Args:
             config: as `resolve_defaults` returns it.
         """
-        self.config = config
+        self.config, self.batch_size = config, config.batch_size
         self.device = best_device(config.device)
         pipeline: Any = load_pipeline(model, self.device, dtype_of(config.dtype, self.device, model))
         sampling = config.sampling()
@@ -71,9 +71,10 @@ class ImageSampler:
         return sum(length > limit for length in lengths)
 
     def batches(self, missing: "list[Generation]") -> "Iterator[tuple[list[Generation], list[Image.Image]]]":
-        """Yield each batch with its images; the batch size is halved when memory runs out."""
-        size, start = self.config.batch_size, 0
+        """Yield each batch with its images; the batch size is halved when memory runs out, and stays so."""
+        start = 0
         while start < len(missing):
+            size = self.batch_size
             batch = missing[start : start + size]
             try:
                 images = self._generate(batch)
@@ -85,8 +86,8 @@ class ImageSampler:
                     raise PrefloopError(
                         "out of memory at batch size 1; give a smaller --resolution, or --dtype float16"
                     ) from error
-                size = max(1, size // 2)
-                print(f"out of memory; continuing with batch size {size}", file=sys.stderr)
+                self.batch_size = max(1, size // 2)
+                print(f"out of memory; continuing with batch size {self.batch_size}", file=sys.stderr)
                 continue
             yield batch, images
             start += len(batch)

@@ -1,27 +1,24 @@
 """Generate the images that are missing, and pair them."""
 
 from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from uuid import UUID
 
+from ..core.executor import Pool
 from ..core.ids import canonical, content_id
 from ..core.progress import progress
 from ..core.signals import StopSignal
 from ..models.model import Model
 from ..models.resolve import find_model
 from ..store import PairStore, generation_id, prompt_id
-from ..store.images import png_bytes
 from ..store.runs import Run, run
 from .config import GenerateConfig
 from .defaults import resolve_defaults
+from .image_worker import EncodedImage, ImageWorker, ModelFacts, image_batches, image_workers
 from .pairing import Candidate, pair_rows
 from .prompts import Prompt, identity_of, read_prompts
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from .sampler import ImageSampler
 
 INGEST_EVERY = 50  # batches
 
@@ -79,11 +76,11 @@ def generate(config: GenerateConfig, store: PairStore) -> dict:
     return run_plan(plan(config, store), store)
 
 
-def run_plan(planned: Plan, store: PairStore, sampler: "ImageSampler | None" = None) -> dict:
+def run_plan(planned: Plan, store: PairStore, workers: Pool[ImageWorker] | None = None) -> dict:
     """Generate what is missing, in batches across prompts, and pair the images of each prompt.
 
     Args:
-        sampler: already loaded; by default it is loaded if an image is missing.
+        workers: of this plan; by default they are started if an image is missing.
 
     Returns:
         Counts: prompts, images, generated, pairs (all of this plan), new_pairs, truncated.
@@ -95,14 +92,14 @@ def run_plan(planned: Plan, store: PairStore, sampler: "ImageSampler | None" = N
         StopSignal().listening() as stop,
         run(store, "generate", config) as stage_run,
     ):
-        summary = generate_missing(planned, store, stage_run, stop, sampler)
+        summary = generate_missing(planned, store, stage_run, stop, workers)
         summary |= _add_pairs(planned, store, stage_run.run_id)
         stage_run.summary |= summary
     return summary
 
 
 def generate_missing(
-    planned: Plan, store: PairStore, stage_run: Run, stop: StopSignal, sampler: "ImageSampler | None" = None
+    planned: Plan, store: PairStore, stage_run: Run, stop: StopSignal, workers: Pool[ImageWorker] | None = None
 ) -> dict:
     """Generate the missing images of a plan; each finished batch is safe. The run records which prompts it read.
 
@@ -121,32 +118,36 @@ def generate_missing(
     if not planned.missing:
         store.ingest()
         return summary
-    from .sampler import ImageSampler
-
-    model = planned.model
-    with stop.at_once():  # nothing is written while weights are read
-        sampler = sampler or ImageSampler(model, planned.config)
-    summary["truncated"] = sampler.n_truncated([prompt.text for prompt in planned.prompts])
-    if not store.rows("select 1 from models where model_id = ?", [model.model_id]):  # it keeps the name it has
-        store.append(
-            "models", [{"model_id": model.model_id, "name": model.name, "config": canonical(sampler.description)}]
-        )
-    total = len(planned.generations)
-    with progress(total, "images", initial=total - len(planned.missing)) as bar:
-        for number, (batch, images) in enumerate(sampler.batches(planned.missing), 1):
-            _store_batch(store, planned, batch, images, stage_run.run_id)
-            bar.update(len(batch))
-            if number % INGEST_EVERY == 0:
-                store.try_ingest()
-            stop.check(f"{bar.n} of {total} images are in {store.path}")
+    with image_workers(planned) if workers is None else nullcontext(workers) as pool:
+        facts = model_facts(pool, [prompt.text for prompt in planned.prompts], stop)
+        summary["truncated"] = facts.n_truncated
+        model = planned.model
+        if not store.rows("select 1 from models where model_id = ?", [model.model_id]):  # it keeps the name it has
+            row = {"model_id": model.model_id, "name": model.name, "config": canonical(facts.description)}
+            store.append("models", [row])
+        total = len(planned.generations)
+        with progress(total, "images", initial=total - len(planned.missing)) as bar:
+            done = pool.done(ImageWorker.images, image_batches(planned), stop)
+            for number, (batch, images) in enumerate(done, 1):
+                _store_batch(store, planned, batch.generations, images, stage_run.run_id)
+                bar.update(len(images))
+                if number % INGEST_EVERY == 0:
+                    store.try_ingest()
+                stop.check(f"{bar.n} of {total} images are in {store.path}")
     store.ingest()
     return summary
 
 
+def model_facts(workers: Pool[ImageWorker], prompts: list[str], stop: StopSignal) -> ModelFacts:
+    """From the first worker that has loaded the model."""
+    ((_, facts),) = workers.done(ImageWorker.facts, [prompts], stop)
+    return facts
+
+
 def _store_batch(
-    store: PairStore, planned: Plan, batch: list[Generation], images: "list[Image.Image]", run_id: UUID
+    store: PairStore, planned: Plan, batch: list[Generation], images: Sequence[EncodedImage], run_id: UUID
 ) -> None:
-    image_rows = [store.write_image(png_bytes(image), image.width, image.height) for image in images]
+    image_rows = [store.write_image(image.data, image.width, image.height) for image in images]
     sampling = canonical(planned.config.sampling())
     store.append("images", image_rows)
     store.append(

@@ -14,9 +14,9 @@ from ..generate.stage import Plan
 from ..models.families import family_of
 from ..models.lineage import read_result
 from ..models.resolve import find_model
+from ..relabel.judges.request_limits import limit_requests
 from ..relabel.scorers.calls import refuse_without_tags
 from ..relabel.scorers.registry import is_eval_only, load_scorers
-from ..relabel.scorers.request_limits import limit_requests
 from ..store import PairStore
 from ..store.condition import condition
 from ..store.query import ask

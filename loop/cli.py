@@ -96,7 +96,8 @@ def summary_text(result: dict) -> str:
         lines.append(f"kept round {best['number']}: {_held_out(best)}")
     if not best["beats_base"]:
         lines.append(
-            f"round {best['number']} is not better than the base by {', '.join(best['chosen_by'])}: use the base"
+            f"nothing shows that round {best['number']} is better than the base: the mean win rate by "
+            f"{', '.join(best['chosen_by'])} is not above one half; use the base"
         )
     return "\n".join([*lines, f"the model is in {result['result']}; report: {result['report']}"])
 

@@ -17,7 +17,7 @@ from ..core.locks import locked
 from ..core.recipes import find_recipe
 from ..core.settings import parse_option, read_toml, settings_of
 from ..eval.config import RENAMED as EVAL_RENAMED
-from ..relabel.scorers.request_limits import LIMITS
+from ..relabel.judges.request_limits import LIMITS
 from ..train.config import RENAMED
 from ..train.defaults import describe_sources, resolve_settings, sources
 from ..train.recipes import merge_settings, read_settings
@@ -30,8 +30,8 @@ _RENAMED = {"loop": {"dir": "output_dir"}, "train": RENAMED, "eval": EVAL_RENAME
 """Section → earlier name of an option → its name."""
 # may differ when a loop goes on: where it lies, how much of it is wanted, and what does not affect its results
 _MAY_CHANGE = {"loop": ("output_dir", "store", "rounds", "device")}
-_MAY_CHANGE |= dict.fromkeys(STAGES, ("device",))
-_MAY_CHANGE |= dict.fromkeys(("relabel", "eval"), ("device", *LIMITS))
+_MAY_CHANGE |= {"generate": ("device", "workers"), "train": ("device",)}
+_MAY_CHANGE |= dict.fromkeys(("relabel", "eval"), ("device", "workers", *LIMITS))
 
 
 def recipes() -> dict[str, str]:

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..core.errors import UsageError
+from ..core.executor import check_workers
 from ..core.text import refuse_invisible
+from .judges.request_limits import RequestLimits
 from .rules import RULES
 from .scorers.precision import AUTO, DTYPES
-from .scorers.request_limits import RequestLimits
 from .selection import SELECTIONS
 
 
@@ -69,9 +70,12 @@ class RelabelConfig(RequestLimits):
     dtype: str = AUTO
     """float32, bfloat16 or float16: what the models run in; by default float32, for hpsv3 on CUDA bfloat16. Scores are
     float32 either way."""
+    workers: int = 1
+    """Processes that score, each with the model: one for each GPU, of this machine or of the Ray cluster at RAY_ADDRESS."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_workers(self.workers)
         if not self.scorers:
             raise UsageError("name at least one --scorer")
         if len(set(self.scorers)) < len(self.scorers):

@@ -11,11 +11,11 @@ from ..core.signals import StopSignal
 from ..store import ImageError, PairStore, PrefloopError, load_image
 from ..store.maintenance.compact import compact_small
 from .config import RelabelConfig
-from .judge_pool import answer_rows, hopeless, judged
+from .judges.pool import answer_rows, hopeless, judged
+from .judges.vlm import ChatJudge
 from .labelers import add_labeler
 from .scorers.own_code import own_code, prints_to_stderr
 from .scorers.registry import Scorer
-from .scorers.vlm import ChatJudge
 
 if TYPE_CHECKING:
     from PIL.Image import Image

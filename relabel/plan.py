@@ -4,15 +4,15 @@ import json
 from dataclasses import dataclass
 
 from ..store import PairStore
-from .answer_scores import tags_of
 from .config import RelabelConfig
 from .embedding_cache import EmbeddingCache
 from .image_loader import BATCHES_AHEAD
+from .judges.answer_scores import tags_of
+from .judges.request_limits import limit_requests
+from .judges.vlm import ChatJudge, PointJudge
 from .pairwise import PairwiseJudge, unjudged
 from .scorers.dual_encoder import DualEncoderScorer
 from .scorers.registry import Scorer, identity, load_scorers
-from .scorers.request_limits import limit_requests
-from .scorers.vlm import ChatJudge, PointJudge
 from .scores import unscored
 from .stage import TRAINING_SOURCES
 

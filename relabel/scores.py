@@ -16,15 +16,16 @@ from ..core.signals import StopSignal
 from ..store import PairStore
 from ..store.images import stored_at
 from ..store.lazy_rows import LazyRows
-from .answer_scores import score_answers
 from .auto_batch import AutoBatch
 from .embedding_cache import EmbeddingCache
 from .image_loader import Item, image_batches
-from .scorers.calls import needs_tags, parse_tags, refuse_without_tags, scores_of
+from .judges.answer_scores import score_answers
+from .judges.vlm import PointJudge
+from .scorers.calls import columns_of, n_truncated, needs_tags, parse_tags, refuse_without_tags, scores_and_columns
 from .scorers.dual_encoder import DualEncoderScorer
-from .scorers.own_code import as_columns, as_embeddings, as_scores, own_code, prints_to_stderr
+from .scorers.own_code import as_embeddings, as_scores, own_code, prints_to_stderr
 from .scorers.registry import Scorer, identity
-from .scorers.vlm import PointJudge
+from .scoring_pool import Workers, pooled_embeddings, pooled_prompts, pooled_scores
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -83,11 +84,13 @@ def score_images(
     run_id: UUID,
     stop: StopSignal,
     max_unreadable: float = 1.0,
+    workers: Workers | None = None,
 ) -> Counter[str]:
     """Score the items and put the scores into the store.
 
     Args:
         max_unreadable: fraction of a judge's answers that may be unreadable; once more are, the others are not asked for.
+        workers: of this scorer; None if this process scores.
 
     Returns:
         Counts: scored, not finite, images without an answer, unreadable images by reason, images left out because the scorer
@@ -98,8 +101,7 @@ def score_images(
     """
     counts: Counter[str] = Counter()
     key = identity(scorer)
-    further = () if isinstance(scorer, DualEncoderScorer) else getattr(scorer, "columns", ())
-    columns = [f"{scorer.name}-{column}@{scorer.revision}" for column in further]
+    columns = [f"{scorer.name}-{column}@{scorer.revision}" for column in columns_of(scorer)]
     config = {"temperature": getattr(scorer, "temperature", 1.0), "needs_prompt": scorer.needs_prompt}
     config |= {"sources": getattr(scorer, "sources", {})}
     with own_code(scorer):
@@ -115,14 +117,18 @@ def score_images(
         return counts
     if isinstance(scorer, PointJudge):
         scored = score_answers(store, scorer, items, batch_size, counts, run_id, stop, max_unreadable)
-    elif needs_tags(scorer):
-        tagged, tags = _tagged(store, scorer, items)
-        counts["images whose prompt has no tags"] += len(items) - len(tagged)
-        items, scored = tagged, _score_images(store, scorer, tagged, batch_size, counts, tags)
-    elif isinstance(scorer, DualEncoderScorer):
-        scored = _score_embeddings(store, scorer, items, batch_size, counts)
+    elif isinstance(scorer, DualEncoderScorer) and not needs_tags(scorer):
+        scored = _score_embeddings(store, scorer, items, batch_size, counts, workers, stop)
     else:
-        scored = _score_images(store, scorer, items, batch_size, counts, {}, len(columns))
+        tags: Mapping[bytes, str] = {}
+        if needs_tags(scorer):
+            every = items
+            items, tags = _tagged(store, scorer, every)
+            counts["images whose prompt has no tags"] += len(every) - len(items)
+        if workers is not None:
+            scored = pooled_scores(workers, store.path, items, tags, batch_size, counts, stop)
+        else:
+            scored = _score_images(store, scorer, items, batch_size, counts, tags)
     with progress(len(items), f"scoring by {scorer.name}") as bar, closing(scored) as batches:
         for batch, scores in batches:
             by_name = dict(zip(configs, scores.reshape(len(batch), -1).T, strict=True))
@@ -172,18 +178,15 @@ def _score_images(
     batch_size: int,
     counts: Counter[str],
     tags: Mapping[bytes, str],
-    n_columns: int = 0,
 ) -> Batches:
     """Items with their scores, from the scorer's `score`, or with its further columns from `score_columns`."""
     auto_batch = AutoBatch(scorer.name)
-    _count_truncated(scorer, list({item.prompt for item in items}), counts)
+    with own_code(scorer):
+        counts["truncated prompts"] += n_truncated(scorer, list({item.prompt for item in items}))
 
     def score(batch: Sequence[Item], images: Sequence) -> np.ndarray:
-        prompts = [item.prompt for item in batch]
-        if n_columns:
-            return as_columns(scorer, scorer.score_columns(prompts, images), len(batch), 1 + n_columns)
-        batch_tags = [parse_tags(tags.get(item.prompt_id.bytes)) for item in batch]
-        return scores_of(scorer, prompts, images, batch_tags)
+        batch_tags = [tags.get(item.prompt_id.bytes) for item in batch]
+        return scores_and_columns(scorer, [item.prompt for item in batch], images, batch_tags)
 
     for batch, images in image_batches(store.path, items, batch_size, counts):
         if batch:
@@ -192,15 +195,14 @@ def _score_images(
             yield batch, scores
 
 
-def _count_truncated(scorer: Scorer, prompts: list[str], counts: Counter[str]) -> None:
-    count = getattr(scorer, "n_truncated", None)
-    if count is not None:
-        with own_code(scorer):
-            counts["truncated prompts"] += int(count(prompts))
-
-
 def _score_embeddings(
-    store: PairStore, scorer: DualEncoderScorer, items: LazyRows[Item], batch_size: int, counts: Counter[str]
+    store: PairStore,
+    scorer: DualEncoderScorer,
+    items: LazyRows[Item],
+    batch_size: int,
+    counts: Counter[str],
+    workers: Workers | None,
+    stop: StopSignal,
 ) -> Batches:
     """Items with their scores, from embeddings: cached ones first, then the others, each image once."""
     folder = store.path / "cache" / "embeddings" / scorer.backbone
@@ -217,15 +219,22 @@ def _score_embeddings(
         with own_code(scorer):
             return auto_batch[kind](lambda batch: as_embeddings(scorer, embed(batch), len(batch)), inputs)
 
+    def items_of(ids: Sequence[UUID]) -> list[Item]:
+        return list(items.select([row for image in ids for row in (first[image.bytes], *more.get(image.bytes, ()))]))
+
     def scored(ids: Sequence[UUID]) -> tuple[list[Item], NDArray[np.float32]]:
-        rows = [row for image in ids for row in (first[image.bytes], *more.get(image.bytes, ()))]
-        batch = list(items.select(rows))
+        batch = items_of(ids)
         image_embeddings, prompt_embeddings = images.get([item.image_id for item in batch]), None
         if scorer.needs_prompt:
             new = list({item.prompt_id: item.prompt for item in batch if item.prompt_id not in prompts}.items())
+            if workers is not None:
+                for prompt_ids, embeddings in pooled_prompts(workers, new, batch_size, counts, stop):
+                    prompts.add(prompt_ids, embeddings)
+                new = []
             for start in range(0, len(new), batch_size):
                 prompt_ids, texts = zip(*new[start : start + batch_size], strict=True)
-                _count_truncated(scorer, list(texts), counts)
+                with own_code(scorer):
+                    counts["truncated prompts"] += n_truncated(scorer, list(texts))
                 prompts.add(prompt_ids, embedded("prompts", list(texts)))
             prompt_embeddings = prompts.get([item.prompt_id for item in batch])
         with own_code(scorer):
@@ -240,6 +249,13 @@ def _score_embeddings(
         while ids := list(islice(cached, CACHED_BATCH)):
             yield scored(ids)
         uncached = items.select(row for image, row in first.items() if _as_uuid(image) not in images)
+        if workers is not None:
+            of_prompts = prompts if scorer.needs_prompt else None
+            for ids in pooled_embeddings(
+                workers, store.path, uncached, items_of, images, of_prompts, batch_size, counts, stop
+            ):
+                yield scored(ids)
+            return
         for batch, pixels in image_batches(store.path, uncached, batch_size, counts, preprocess):
             if batch:
                 ids = [item.image_id for item in batch]

@@ -1,6 +1,7 @@
 """From scores in the store to labels in the store."""
 
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -12,12 +13,13 @@ from ..core.signals import StopSignal
 from ..store import BadDataError, PairStore, UsageError
 from ..store.runs import run
 from .config import RelabelConfig
+from .judges.request_limits import limit_requests, recording_usage
 from .labelers import default_labeler, labeler_exists
 from .labels import write_labels
 from .pairwise import PairwiseJudge, judge_pairs, unjudged
 from .scorers.registry import Scorer, identity, is_eval_only, load_scorers
-from .scorers.request_limits import limit_requests, recording_usage
 from .scores import IN_PAIRS, score_images, unscored
+from .scoring_pool import scorer_workers
 from .temperature import labeler_temperature
 
 _WITHOUT_RULE: dict = {"rule": "single", "tie_band": 0.0, "tie_quantile": 0.0, "select": "all"}
@@ -52,6 +54,8 @@ def relabel(config: RelabelConfig, store: PairStore) -> dict:
         raise UsageError(
             f"{judges[0].name} compares pairs by itself: name it alone, without a rule, ties, temperatures or --select"
         )
+    if judges and config.workers > 1:
+        print(f"{judges[0].name} compares pairs in this process; --workers is not used", file=sys.stderr)
     labeler = config.labeler or default_labeler(config.rule, scorers)
     with (
         store.stage_lock("relabel", _lock_key(scorers)),
@@ -92,11 +96,12 @@ def _score_and_label(
 ) -> None:
     excluded: Counter[str] = Counter()
     scored, truncated, seconds, not_finite, unanswered, silent = {}, {}, {}, 0, 0, []
-    for scorer in scorers:
+    for name, scorer in zip(config.scorers, scorers, strict=True):
         items = unscored(store, identity(scorer), TRAINING_SOURCES)
         start = time.monotonic()
         settings = {"batch_size": config.batch_size, "max_unreadable": config.max_unreadable}
-        counts = score_images(store, scorer, items, run_id=run_id, stop=stop, **settings)
+        with scorer_workers(config.workers, name, scorer, config.checkpoints, config.device, config.dtype) as workers:
+            counts = score_images(store, scorer, items, run_id=run_id, stop=stop, workers=workers, **settings)
         seconds[scorer.name] = time.monotonic() - start
         scored[scorer.name] = counts.pop("scored", 0)
         truncated[scorer.name] = counts.pop("truncated prompts", 0)

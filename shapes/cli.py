@@ -4,7 +4,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from ..core.cli import JsonOption, say
+from ..core.cli import JsonOption, say, say_next
 from ..core.document import answer
 from .demo import DemoConfig, demo_settings
 
@@ -46,3 +46,4 @@ def demo(
         return
     say(table(evaluation))
     say(f"the model is in {result['result']}; report of the loop: {result['report']}")
+    say_next("browse", store=settings.loop.store_path)

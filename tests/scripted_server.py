@@ -7,7 +7,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from prefloop.relabel.scorers.http_messages import parse_request
+from prefloop.relabel.remote.messages import parse_request
 
 Reply = tuple[int, dict[str, str], Any]
 ABOUT: dict[str, Any] = {"name": "far", "revision": "1", "needs_prompt": False}

@@ -59,7 +59,7 @@ def options(command: Any) -> list[Any]:
 
 
 def test_there_are_all_commands():
-    assert len(COMMANDS) == 33
+    assert len(COMMANDS) == 34
     assert {"train", "store query", "scorers check", "prompts fetch"} <= BY_NAME.keys()
 
 

@@ -106,6 +106,8 @@ def test_a_batch_is_halved_if_memory_runs_out(
     batches = list(sampler.batches(planned.missing))
     assert [len(batch) for batch, _ in batches] == [2, 2, 1]
     assert "batch size 2" in capsys.readouterr().err
+    assert [len(batch) for batch, _ in sampler.batches(planned.missing)] == [2, 2, 1]
+    assert capsys.readouterr().err == ""  # it remembers
     scarcely = [image for _, images in batches for image in images]
     # the same images in the same order, up to float rounding
     for before, image in zip(calm, scarcely, strict=True):

@@ -21,6 +21,7 @@ ALLOWED = {
     "loop": {"core", "store", "models", "generate", "relabel", "train", "eval", "loop"},
 }
 SLOW = {"torch", "diffusers", "transformers", "open_clip", "accelerate", "peft", "torchvision", "matplotlib"}
+RAY = "core/ray_workers.py"
 SERVERS = {"starlette", "uvicorn", "jinja2"}
 
 
@@ -62,6 +63,13 @@ def test_commands_and_the_store_import_nothing_slow_at_module_level():
     for path in [*modules("core", "store"), ROOT / "cli.py", *commands]:
         slow = {name for name in imported(path, module_level=True) if name.split(".")[0] in SLOW | SERVERS}
         assert not slow, f"{path.relative_to(ROOT)} imports {slow}"
+
+
+def test_one_file_imports_ray_and_nothing_imports_it_at_module_level():
+    for path in modules(".", *FOLDERS):
+        name = path.relative_to(ROOT).as_posix()
+        assert any(module.split(".")[0] == "ray" for module in imported(path)) == (name == RAY), name
+        assert not any("ray_workers" in module for module in imported(path, module_level=True)), name
 
 
 def test_only_the_command_line_imports_typer():

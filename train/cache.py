@@ -4,16 +4,19 @@ The cache is keyed by what made it (weights of the encoder, crop of the image), 
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from uuid import UUID
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.id_columns import IdColumn, Keys, as_keys
 from ..core.ids import content_id
 from ..core.signals import StopSignal
 from ..store import BadDataError, IntegrityError, PairStore, load_image
-from .crops import Crop
+from .crop_plan import ImageCrops, uses_any
 from .pairs import Pairs
 from .ranks import ALONE, Ranks
 from .read_ahead import CropReader
@@ -32,7 +35,7 @@ def encode_batch(height: int, width: int) -> int:
 def cache_latents(
     store: PairStore,
     pairs: Pairs,
-    crops: Mapping[UUID, set[Crop]],
+    crops: ImageCrops,
     encode: Callable[[Tensor], tuple[Tensor, Tensor]],
     key: str,
     stop: StopSignal | None = None,
@@ -42,7 +45,7 @@ def cache_latents(
     """Encode the crops of the pairs' images that are not in the cache yet.
 
     Args:
-        crops: of each image.
+        crops: those of the pairs' images, from `image_crops`.
         encode: from pixels (N, 3, H, W) to mean and standard deviation of their scaled latents, each (N, C, h, w).
         key: hash of the encoder's weights.
 
@@ -54,9 +57,8 @@ def cache_latents(
         BadDataError: if more than `max_unreadable` of the images cannot be read.
         Interrupted: after a signal.
     """
-    paths = pairs.image_paths()
-    work = {crop.key(image): (image, crop) for image, used in crops.items() for crop in used}
-    cache, missing = open_cache(store.path / "cache" / f"latents-{key[:16]}", sorted(work), ranks)
+    cache, missing = open_cache(store.path / "cache" / f"latents-{key[:16]}", np.sort(crops.keys), ranks)
+    work = crops.of(missing)
     unreadable: dict[UUID, str] = {}
 
     def encoded(ids: Sequence[UUID]) -> Rows:
@@ -70,42 +72,43 @@ def cache_latents(
         rows = {"mean": mean.half().cpu(), "std": std.half().cpu(), CROP_COORDINATES: torch.tensor(coordinates)}
         return list(read), rows
 
-    with CropReader(lambda image: load_image(store.path / paths[image], image), work) as reader:
-        for size in sorted({work[identity][1].size for identity in missing}):
-            alike = [identity for identity in missing if work[identity][1].size == size]
-            alike.sort(key=lambda identity: (work[identity][0], identity))  # crops of an image are read together
-            cache.fill(alike, encoded, "encoding images", encode_batch(*size), stop, ranks, reader.start)
+    with CropReader(lambda image, path: load_image(store.path / path, image), work.sources) as reader:
+        for size, rows in work.by_size():
+            # crops of an image are read together
+            rows = rows[np.lexsort((work.keys[rows], work.images[work.image[rows]]))]
+            batch = encode_batch(*size)
+            cache.fill(IdColumn(work.keys[rows]), encoded, "encoding images", batch, stop, ranks, reader.start)
     for found in ranks.gather(dict(unreadable)):
         unreadable |= found
-    ranks.together(lambda: refuse_absent(cache, [i for i, (image, _) in work.items() if image not in unreadable]))
+    used = crops.keys[~np.isin(crops.images, as_keys(unreadable))[crops.image]]
+    ranks.together(lambda: refuse_absent(cache, used))
     if not unreadable:
         return cache, pairs
 
     def refuse_many() -> None:
-        if len(unreadable) > max_unreadable * len(paths):
+        if len(unreadable) > max_unreadable * crops.n_images:
             reasons = ", ".join(sorted(set(unreadable.values())))
             raise BadDataError(
-                f"{len(unreadable)} of {len(paths)} images cannot be used ({reasons}); `prefloop store check` names them"
+                f"{len(unreadable)} of {crops.n_images} images cannot be used ({reasons}); `prefloop store check` names them"
             )
 
     ranks.together(refuse_many)
     if ranks.is_main:
         print(f"{len(unreadable)} images cannot be used; their pairs are excluded", file=sys.stderr)
-    readable = (
-        part.select(at for at, pair in enumerate(part) if not {pair.chosen, pair.rejected} & unreadable.keys())
-        for part in (pairs.train, pairs.validation)
+    train, validation = (
+        part.select(np.flatnonzero(~uses_any(part.table, list(unreadable)))) for part in (pairs.train, pairs.validation)
     )
-    return cache, Pairs(*readable)
+    return cache, replace(pairs, train=train, validation=validation)
 
 
-def refuse_absent(cache: TensorCache, ids: Iterable[UUID]) -> None:
+def refuse_absent(cache: TensorCache, keys: Keys) -> None:
     """
     Raises:
         IntegrityError: if a row that was there, or was computed, cannot be read.
     """
-    if absent := cache.missing(ids):
+    if absent := int(cache.lacks(keys).sum()):
         raise IntegrityError(
-            f"{len(absent)} rows of {cache.folder} cannot be read any more; the same command computes them again"
+            f"{absent} rows of {cache.folder} cannot be read any more; the same command computes them again"
         )
 
 
@@ -132,13 +135,14 @@ def cache_prompt_embeds(
         empty: the family's `negative_prompt`.
     """
     prompts = {EMPTY_PROMPT_ID: empty} | pairs.prompts()
-    cache, missing = open_cache(store.path / "cache" / f"prompt-embeds-{key[:16]}", sorted(prompts), ranks)
+    keys = np.sort(as_keys(prompts))
+    cache, missing = open_cache(store.path / "cache" / f"prompt-embeds-{key[:16]}", keys, ranks)
 
     def encoded(ids: Sequence[UUID]) -> Rows:
         with torch.inference_mode():
             embeds = encode([prompts[identity] for identity in ids])
         return list(ids), {name: _kept(rows, dtype) for name, rows in embeds.items()}
 
-    cache.fill(missing, encoded, "encoding prompts", 64, stop, ranks)
-    ranks.together(lambda: refuse_absent(cache, prompts))
+    cache.fill(IdColumn(missing), encoded, "encoding prompts", 64, stop, ranks)
+    ranks.together(lambda: refuse_absent(cache, keys))
     return cache

@@ -33,7 +33,11 @@ class Crop:
 
     def key(self, image: UUID) -> UUID:
         """Id of the image's latents in this crop."""
-        return content_id(image.bytes + canonical([self.height, self.width, self.position, self.mirrored]).encode())
+        return content_id(image.bytes + self.key_suffix())
+
+    def key_suffix(self) -> bytes:
+        """What follows the image's id in the bytes that `key` is the hash of."""
+        return canonical([self.height, self.width, self.position, self.mirrored]).encode()
 
 
 def resize_and_crop(image: Image.Image, crop: Crop) -> tuple[Tensor, list[int]]:

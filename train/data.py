@@ -4,6 +4,7 @@ What is sampled for a pair follows from the seed and the pair's position in the 
 accumulation, number of processes or threads, or where a run was interrupted.
 """
 
+from array import array
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
@@ -11,16 +12,21 @@ from functools import cached_property
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ..core.id_columns import IdColumn, keys_of
 from ..core.ids import canonical, content_id
 from ..models.families import Family
 from ..models.noise import Noise
 from .cache import CROP_COORDINATES, EMPTY_PROMPT_ID, TensorCache
 from .config import MAX_TIMESTEP, TrainConfig
-from .crops import POSITIONS, Crop, bucket
+from .crop_plan import crop_of, crop_sizes
+from .crops import Crop
 from .pairs import Pair, Pairs
+from .seeds import derived_seed
 
 GOLDEN = (5**0.5 - 1) / 2
 
@@ -75,33 +81,33 @@ class TrainingData:
     reference_errors: TensorCache | None = None
     """Of the cached draws, if there are any."""
 
-    def order(self, epoch: int) -> list[int]:
+    def order(self, epoch: int) -> "array[int]":
         """The training pairs of an epoch: a permutation that depends on seed and epoch.
 
         With buckets, pairs of one crop size are put together in groups of a batch.
         """
         if epoch not in self._orders:
             generator = torch.Generator().manual_seed(derived_seed(self.config.seed, "order", epoch))
-            shuffled = torch.randperm(len(self.pairs.train), generator=generator).tolist()
-            self._orders[epoch] = self._grouped(shuffled) if self.config.aspect_buckets else shuffled
+            shuffled = torch.randperm(len(self.pairs.train), generator=generator).numpy()
+            order = self._grouped(shuffled) if self.config.aspect_buckets else shuffled
+            self._orders[epoch] = array("q", order.tobytes())  # 8 bytes a pair
             self._orders.pop(epoch - 2, None)
         return self._orders[epoch]
 
     @cached_property
-    def _orders(self) -> dict[int, list[int]]:
+    def _orders(self) -> "dict[int, array[int]]":
         return {}
 
-    def _grouped(self, shuffled: list[int]) -> list[int]:
-        by_size: dict[tuple[int, int], list[int]] = {}
-        sizes = [self.crops[pair.pair_id].size for pair in self.pairs.train]
-        for at in shuffled:
-            by_size.setdefault(sizes[at], []).append(at)
-        step = self.config.train_batch_size
-        groups = [alike[at : at + step] for alike in by_size.values() for at in range(0, len(alike), step)]
-        # whole groups first, in the order of their first pairs; the remainders share the last batches
-        rank = {at: position for position, at in enumerate(shuffled)}
-        groups.sort(key=lambda group: (len(group) < step, rank[group[0]]))
-        return [at for group in groups for at in group]
+    def _grouped(self, shuffled: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The same pairs in groups of a batch of one crop size: whole groups first, in the order of their first pairs; the
+        remainders share the last batches."""
+        _, sizes = crop_sizes(self.pairs.train.table, self.config, self.family)
+        step, of_place = self.config.train_batch_size, sizes[shuffled]
+        places = [np.flatnonzero(of_place == size) for size in np.unique(of_place)]
+        whole = np.concatenate([alike[: len(alike) // step * step].reshape(-1, step) for alike in places])
+        remainders = [alike[len(alike) // step * step :] for alike in places]
+        remainders = sorted((alike for alike in remainders if len(alike)), key=lambda alike: alike[0])
+        return shuffled[np.concatenate([whole[np.argsort(whole[:, 0])].ravel(), *remainders])]
 
     def samples(self, first: int, count: int) -> list[Sample]:
         """Those of pairs number first to first + count of the sequence."""
@@ -118,8 +124,8 @@ class TrainingData:
 
     def trained_prompts(self, n: int) -> set[UUID]:
         """Prompts of the first n pairs of the sequence."""
-        pairs = self.pairs.train
-        return {pair.prompt_id for pair in (pairs if n >= len(pairs) else (pairs[at] for at in self.order(0)[:n]))}
+        prompts = keys_of(self.pairs.train.table["prompt_id"])
+        return set(IdColumn(np.unique(prompts if n >= len(prompts) else prompts[self.order(0)[:n]])))
 
     def cached_draw(self, pair: Pair, draw_index: int) -> Sample:
         """One of the pair's draws whose reference errors are cached."""
@@ -138,7 +144,7 @@ class TrainingData:
 
     def sample_batch(self, samples: Sequence[Sample]) -> list[Batch]:
         """Batches of these samples, one for each crop size."""
-        sizes = [self.crops[sample.pair.pair_id].size for sample in samples]
+        sizes = [self.crop(sample.pair).size for sample in samples]
         return [
             self._batch([sample for sample, other in zip(samples, sizes, strict=True) if other == size])
             for size in dict.fromkeys(sizes)
@@ -149,10 +155,9 @@ class TrainingData:
         """How images are noised, by the family and the settings."""
         return noise_of(self.family, self.config)
 
-    @cached_property
-    def crops(self) -> dict[UUID, Crop]:
-        """The crop of each pair, not mirrored."""
-        return crops_of(self.pairs, self.config, self.family)
+    def crop(self, pair: Pair) -> Crop:
+        """The crop of a pair, not mirrored."""
+        return crop_of(pair, self.config, self.family)
 
     def _batch(self, samples: Sequence[Sample]) -> Batch:
         config = self.config
@@ -163,7 +168,7 @@ class TrainingData:
             timestep = self.noise.timestep(generator, sample.quantile)
             training = sample.timestep is None
             # one crop for both images: a pair must differ only by what was preferred
-            crop = self.crops[sample.pair.pair_id]
+            crop = self.crop(sample.pair)
             crops.append(replace(crop, mirrored=training and config.random_flip and flip < 0.5))
             dropped = training and drop < config.proportion_empty_prompts
             prompts.append(EMPTY_PROMPT_ID if dropped else sample.pair.prompt_id)
@@ -251,38 +256,3 @@ def spread(seed: int, at: int) -> float:
     depends on the seed."""
     start = derived_seed(seed, "quantile") / 2**63
     return (start + at * GOLDEN) % 1.0
-
-
-def crops_of(pairs: Pairs, config: TrainConfig, family: Family) -> dict[UUID, Crop]:
-    """The crop of each pair, not mirrored: a square of the resolution, or the bucket nearest to its images."""
-    resolution = config.resolution or family.resolution
-    crops = {}
-    for pair in pairs.train + pairs.validation:
-        height, width = resolution, resolution
-        if config.aspect_buckets:
-            height, width = bucket(*pair.size, resolution, family.sides_multiple)
-        position = 0.5
-        if config.random_crop:
-            position = POSITIONS[derived_seed(config.seed, "crop", pair.pair_id) % len(POSITIONS)]
-        crops[pair.pair_id] = Crop(height, width, position)
-    return crops
-
-
-def image_crops(pairs: Pairs, config: TrainConfig, family: Family) -> dict[UUID, set[Crop]]:
-    """Every crop of each image that training and validation will use."""
-    by_pair = crops_of(pairs, config, family)
-    by_image: dict[UUID, set[Crop]] = {}
-    for part, training in ((pairs.train, True), (pairs.validation, False)):
-        for pair in part:
-            crop = by_pair[pair.pair_id]
-            used = {crop}
-            if training and config.random_flip:
-                used.add(replace(crop, mirrored=True))
-            for image in (pair.chosen, pair.rejected):
-                by_image.setdefault(image, set()).update(used)
-    return by_image
-
-
-def derived_seed(*parts: object) -> int:
-    """A seed that follows from its parts alone, below 2**63."""
-    return content_id(canonical([str(part) for part in parts]).encode()).int >> 65

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -38,6 +39,8 @@ class Pairs:
     train: LazyRows[Pair]
     validation: LazyRows[Pair]
     """Pairs of held-out prompts, which no training pair has."""
+    texts: Mapping[bytes, str]
+    """Prompts by the 16 bytes of their id; there may be others among them."""
 
     def __len__(self) -> int:
         return len(self.train) + len(self.validation)
@@ -50,16 +53,20 @@ class Pairs:
             digest.update(b"".join([pair + chosen + f"{labeler}{p}".encode() for pair, chosen, labeler, p in rows]))
         return digest.hexdigest()
 
-    def image_paths(self) -> dict[UUID, str]:
-        pairs = self.train + self.validation
-        return {p.chosen: p.chosen_path for p in pairs} | {p.rejected: p.rejected_path for p in pairs}
+    def n_images(self) -> int:
+        """Number of distinct images."""
+        columns = [part.table[name] for part in (self.train, self.validation) for name in ("chosen", "rejected")]
+        return len(pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.binary(16)).unique())
 
     def labelers(self) -> list[str]:
         """Names of the labelers whose labels are trained on."""
         return sorted(self.train.table["labeler"].unique().to_pylist())
 
     def prompts(self) -> dict[UUID, str]:
-        return {pair.prompt_id: pair.prompt for pair in self.train + self.validation}
+        """Texts of the prompts that have pairs, by id."""
+        columns = [part.table["prompt_id"] for part in (self.train, self.validation)]
+        ids = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.binary(16)).unique()
+        return {UUID(bytes=identity): self.texts[identity] for identity in ids.to_pylist()}
 
 
 _QUERY = """
@@ -143,7 +150,7 @@ def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
         )
     if config.max_train_samples is not None and config.max_train_samples < len(train):
         train = train.select(sorted(random.Random(config.seed).sample(range(len(train)), config.max_train_samples)))
-    return Pairs(train, held_out)
+    return Pairs(train, held_out, texts)
 
 
 def _refuse_mixed(store: PairStore, labelers: tuple[str, ...]) -> None:
@@ -172,16 +179,22 @@ def kept_rows(selected: Pairs, used: Pairs) -> pa.Table:
     for held_out, (all_pairs, kept) in enumerate(
         ((selected.train, used.train), (selected.validation, used.validation))
     ):
-        column = [held_out] * len(all_pairs)
+        column = np.full(len(all_pairs), held_out, np.int32)
         if len(kept) < len(all_pairs):
-            names = ("pair_id", "labeler")
-            kept_keys = set(zip(*(kept.table[name].to_pylist() for name in names), strict=True))
-            keys = zip(*(all_pairs.table[name].to_pylist() for name in names), strict=True)
-            column = [held_out if key in kept_keys else 2 for key in keys]
-        tables.append(all_pairs.table.add_column(0, "held_out", pa.array(column, pa.int32())))
+            options = pc.SetLookupOptions(_label_keys(kept.table))
+            column[
+                ~pc.call_function("is_in", [_label_keys(all_pairs.table)], options).to_numpy(zero_copy_only=False)
+            ] = 2
+        tables.append(all_pairs.table.add_column(0, "held_out", pa.array(column)))
     return pa.concat_tables(tables)
+
+
+def _label_keys(rows: pa.Table) -> pa.Array:
+    """The pair and the labeler of each row, as one value."""
+    columns = [rows["pair_id"].cast(pa.binary()), rows["labeler"].cast(pa.binary()), pa.scalar(b"", pa.binary())]
+    return pc.call_function("binary_join_element_wise", columns).combine_chunks()
 
 
 def kept_pairs(rows: pa.Table, texts: Mapping[bytes, str]) -> Pairs:
     """The used pairs of a table from `kept_rows`."""
-    return Pairs(*_split(rows, texts))
+    return Pairs(*_split(rows, texts), texts)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
+import numpy as np
 import pyarrow as pa
 import torch
 
 from ..core.hashing import fingerprint
+from ..core.id_columns import IdColumn, as_keys
 from ..core.ids import canonical, content_id
 from ..core.signals import StopSignal
 from ..models.families import family_of
@@ -20,7 +22,8 @@ from ..models.parts import with_parts
 from ..store import IntegrityError, PairStore
 from .cache import cache_latents, cache_prompt_embeds, refuse_absent
 from .config import TrainConfig
-from .data import TrainingData, image_crops
+from .crop_plan import image_crops
+from .data import TrainingData
 from .pair_denoiser import PairDenoiser
 from .pairs import Pairs, kept_pairs, kept_rows, select_pairs
 from .policy import load_text_encoders, load_vae
@@ -175,7 +178,8 @@ def with_reference_errors(
         settings["reference_draws"] = data.config.reference_draws
     name = content_id(canonical(settings | {"model": model.model_id.hex}).encode()).hex
     draws = {draw.draw_id: draw for draw in data.cached_draws() if draw.draw_id is not None}
-    rows, missing = open_cache(store.path / "cache" / f"reference-{name[:16]}", sorted(draws), ranks)
+    keys = np.sort(as_keys(draws))
+    rows, missing = open_cache(store.path / "cache" / f"reference-{name[:16]}", keys, ranks)
     initial = cache(lambda: denoiser.with_initial_weights(model) if step else denoiser)
 
     def errors_of(ids: Sequence[UUID]) -> Rows:
@@ -186,9 +190,9 @@ def with_reference_errors(
         # the batches come crop size by crop size
         by_size: dict[tuple[int, int], list[UUID]] = {}
         for draw_id in ids:
-            by_size.setdefault(data.crops[draws[draw_id].pair.pair_id].size, []).append(draw_id)
+            by_size.setdefault(data.crop(draws[draw_id].pair).size, []).append(draw_id)
         return [draw_id for alike in by_size.values() for draw_id in alike], {"errors": torch.cat(parts)}
 
-    rows.fill(missing, errors_of, "computing reference errors", data.config.train_batch_size, stop, ranks)
-    ranks.together(lambda: refuse_absent(rows, draws))
+    rows.fill(IdColumn(missing), errors_of, "computing reference errors", data.config.train_batch_size, stop, ranks)
+    ranks.together(lambda: refuse_absent(rows, keys))
     return replace(data, reference_errors=rows)

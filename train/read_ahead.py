@@ -18,12 +18,16 @@ class CropReader:
     """Decodes each image of a batch once, however many of its crops the batch has; a block in which threads run.
 
     Args:
-        read: opens an image.
-        crops: the image and the crop of each id.
+        read: opens an image, by its id and path.
+        sources: the image, its path, and the crop of each id.
     """
 
-    def __init__(self, read: Callable[[UUID], Image.Image], crops: Mapping[UUID, tuple[UUID, Crop]]) -> None:
-        self._read, self._crops = read, crops
+    def __init__(
+        self,
+        read: Callable[[UUID, str], Image.Image],
+        sources: Callable[[Sequence[UUID]], Sequence[tuple[UUID, str, Crop]]],
+    ) -> None:
+        self._read, self._sources = read, sources
         self._pool = ThreadPoolExecutor(n_threads())
         self._waiting: dict[tuple[UUID, ...], dict[UUID, Future[Crops]]] = {}
 
@@ -35,13 +39,14 @@ class CropReader:
 
     def start(self, ids: Sequence[UUID]) -> None:
         """Begin to read what `take` will be asked for."""
-        by_image: dict[UUID, list[UUID]] = {}
-        for identity in ids:
-            by_image.setdefault(self._crops[identity][0], []).append(identity)
-        if tuple(ids) not in self._waiting:
-            self._waiting[tuple(ids)] = {
-                image: self._pool.submit(self._cropped, image, wanted) for image, wanted in by_image.items()
-            }
+        if tuple(ids) in self._waiting:
+            return
+        by_image: dict[tuple[UUID, str], dict[UUID, Crop]] = {}
+        for identity, (image, path, crop) in zip(ids, self._sources(ids), strict=True):
+            by_image.setdefault((image, path), {})[identity] = crop
+        self._waiting[tuple(ids)] = {
+            image: self._pool.submit(self._cropped, image, path, crops) for (image, path), crops in by_image.items()
+        }
 
     def take(self, ids: Sequence[UUID]) -> tuple[Crops, dict[UUID, str]]:
         """Pixels and crop coordinates, as `resize_and_crop` gives them, of the ids whose images can be read; the images that
@@ -56,9 +61,9 @@ class CropReader:
                 unreadable[image] = error.reason
         return {identity: crops[identity] for identity in ids if identity in crops}, unreadable
 
-    def _cropped(self, image: UUID, ids: Sequence[UUID]) -> Crops:
-        decoded = self._read(image)
-        return {identity: resize_and_crop(decoded, self._crops[identity][1]) for identity in ids}
+    def _cropped(self, image: UUID, path: str, crops: Mapping[UUID, Crop]) -> Crops:
+        decoded = self._read(image, path)
+        return {identity: resize_and_crop(decoded, crop) for identity, crop in crops.items()}
 
 
 def n_threads() -> int:

@@ -2,27 +2,29 @@
 
 import json
 import math
-import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from uuid import UUID
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core.errors import PrefloopError, cannot_write
+from ..core.id_columns import Keys, as_keys
 from ..core.ids import content_id
 from ..core.progress import progress
 from ..core.signals import StopSignal, interrupted
 from ..store import IntegrityError
 from .distributed import VISIBLE_WITHIN, visible
 from .ranks import ALONE, Ranks
-from .tensor_file import DamagedError, read_about, read_tensors, write_tensors
+from .shards import Shards
+from .tensor_file import write_tensors
 
 SHARD = 1024  # rows per file
-_NAME = re.compile("[0-9a-f]{32}")  # stems of our files; others are left alone
 LENGTH = ".length"  # ends the name of the tensor with the lengths of ragged rows
 Rows = tuple[list[UUID], Mapping[str, Tensor | list[Tensor]]]
 
@@ -40,56 +42,34 @@ class TensorCache:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(folder, error) from error
-        self._place: dict[UUID, tuple[Path, int]] = {}
-        self._open: dict[Path, dict[str, Tensor]] = {}
-        """Verified files."""
-        self._damaged: list[Path] = []
-        for path in sorted(folder.glob("*.safetensors")):
-            if _NAME.fullmatch(path.stem):
-                self._index(path)
-
-    def _index(self, path: Path) -> None:
-        try:
-            ids = [UUID(identity) for identity in json.loads(read_about(path)["ids"])]
-        except (DamagedError, KeyError, ValueError, TypeError, AttributeError):
-            self._damaged.append(path)
-        except FileNotFoundError:
-            pass  # another run found it damaged and removed it
-        else:
-            self._place |= {identity: (path, at) for at, identity in enumerate(ids)}
+        self._shards = Shards(folder)
 
     def missing(self, ids: Iterable[UUID]) -> list[UUID]:
         """The ids that have no row, or whose file is damaged."""
         ids = list(ids)
-        for path in {self._place[identity][0] for identity in ids if identity in self._place}:
-            self._verify(path)
-        if self._damaged:
-            n, names = len(self._damaged), {path.name for path in self._damaged}
-            self._place = {identity: place for identity, place in self._place.items() if place[0].name not in names}
-            for path in self._damaged:
-                path.unlink(missing_ok=True)
-            self._damaged.clear()
+        return [ids[at] for at in np.flatnonzero(self.lacks(as_keys(ids))).tolist()]
+
+    def lacks(self, keys: Keys) -> NDArray[np.bool_]:
+        """Whether each id has no row, or its file is damaged."""
+        shards = self._shards
+        number, _ = shards.rows.find(keys)
+        for used in np.unique(number[number >= 0]).tolist():
+            shards.open(shards.rows.names[used])
+        if n := shards.remove_damaged():
             files = "1 file is" if n == 1 else f"{n} files are"
             print(
                 f"{files} damaged, or without a checksum, in {self.folder}; removed, and what is needed of it is computed again",
                 file=sys.stderr,
             )
-        return [identity for identity in ids if identity not in self._place]
-
-    def _verify(self, path: Path) -> None:
-        if path in self._open:
-            return
-        try:
-            self._open[path], _ = read_tensors(path)
-        except (DamagedError, FileNotFoundError):
-            self._damaged.append(path)
+            number, _ = shards.rows.find(keys)
+        shards.write_index()
+        return number < 0
 
     def add(self, ids: Sequence[UUID], tensors: dict[str, Tensor]) -> str:
         """Write rows as one file; its name."""
         path = self.folder / f"{content_id(''.join(identity.hex for identity in ids).encode()).hex}.safetensors"
         write_tensors(path, tensors, {"ids": json.dumps([str(identity) for identity in ids])})
-        self._open[path], _ = read_tensors(path)
-        self._index(path)
+        self._shards.add(path.name, as_keys(ids))
         return path.name
 
     def add_file(self, name: str, wait: float = VISIBLE_WITHIN) -> None:
@@ -107,21 +87,26 @@ class TensorCache:
                 f"{path}, which another process has written, cannot be seen here; put the store on a file system that "
                 "all nodes share"
             )
-        self._index(path)
-        self._verify(path)
-        if path in self._damaged:
+        self._shards.add_written(name)
+        if name in self._shards.damaged:
             raise IntegrityError(f"{path}, which another process has just written, is damaged")
+
+    def _places(self, ids: Sequence[UUID]) -> Iterator[tuple[dict[str, Tensor], int]]:
+        """The tensors of the file of each id, and its row in them; KeyError if it has none."""
+        rows = self._shards.rows
+        for identity, number, row in zip(ids, *(found.tolist() for found in rows.find(as_keys(ids))), strict=True):
+            if number < 0:
+                raise KeyError(identity)
+            yield self._shards.tensors(rows.names[number]), row
 
     def rows(self, name: str, ids: Sequence[UUID]) -> Tensor:
         """The tensor `name` of the ids, stacked in their order; none may be missing."""
-        places = [self._place[identity] for identity in ids]
-        return torch.stack([self._open[path][name][at] for path, at in places])
+        return torch.stack([tensors[name][at] for tensors, at in self._places(ids)])
 
     def ragged(self, name: str, ids: Sequence[UUID]) -> list[Tensor]:
         """The tensor `name` of the ids, whose lengths may differ, without padding."""
         rows = []
-        for path, at in (self._place[identity] for identity in ids):
-            tensors = self._open[path]
+        for tensors, at in self._places(ids):
             length = tensors[f"{name}{LENGTH}"][at] if f"{name}{LENGTH}" in tensors else None
             rows.append(tensors[name][at] if length is None else tensors[name][at, : int(length)])
         return rows
@@ -188,23 +173,26 @@ class TensorCache:
             except Exception:
                 with suppress(PrefloopError):  # the first error is the one to tell
                     write()
+                    self._shards.write_index()
                 raise
         written = ranks.gather(names)
         ranks.together(lambda: [self.add_file(name) for of in written for name in of if name not in names])
+        if ranks.is_main:
+            self._shards.write_index()
 
 
-def open_cache(folder: Path, ids: Collection[UUID], ranks: Ranks = ALONE) -> tuple[TensorCache, list[UUID]]:
-    """A cache and which of the ids have no row in it, as the main process finds it: the others open the folder when it has
-    removed what is damaged."""
+def open_cache(folder: Path, keys: Keys, ranks: Ranks = ALONE) -> tuple[TensorCache, Keys]:
+    """A cache and those of the ids that have no row in it, as the main process finds it: the others open the folder when it
+    has removed what is damaged."""
     opened: list[TensorCache] = []
 
-    def open_and_verify() -> bytes:
+    def open_and_verify() -> Keys:
         opened.append(TensorCache(folder))
-        return b"".join(identity.bytes for identity in opened[0].missing(ids))
+        return keys[opened[0].lacks(keys)]
 
-    found = ranks.from_main(ranks.together(lambda: open_and_verify() if ranks.is_main else b""))
+    missing = ranks.from_main(ranks.together(lambda: open_and_verify() if ranks.is_main else keys[:0]))
     ranks.together(lambda: None if ranks.is_main else open_and_verify())
-    return opened[0], [UUID(bytes=found[at : at + 16]) for at in range(0, len(found), 16)]
+    return opened[0], missing
 
 
 def joined(parts: Sequence[Mapping[str, Tensor | list[Tensor]]]) -> dict[str, Tensor]:

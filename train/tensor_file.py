@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -41,15 +42,44 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         DamagedError: if it has no checksum or does not match it.
         FileNotFoundError: if the file does not exist.
     """
+    file = map_tensors(path)
+    file.verify()
+    return file.tensors, file.about
+
+
+@dataclass(frozen=True)
+class MappedFile:
+    """Memory-mapped tensors and their metadata, which stay readable if the file is deleted."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    about: dict[str, str]
+    checksum: str | None
+
+    def verify(self) -> None:
+        """Read everything once.
+
+        Raises:
+            DamagedError: if the file has no checksum or does not match it.
+        """
+        if self.checksum != _checksum(self.tensors, self.about):
+            raise DamagedError(str(self.path))
+
+
+def map_tensors(path: Path) -> MappedFile:
+    """The file's tensors, unverified; only its header is read.
+
+    Raises:
+        DamagedError: if the file cannot be parsed.
+        FileNotFoundError: if the file does not exist.
+    """
     about = read_about(path)
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is not a dict
-        if about.pop(_CHECKSUM, None) != _checksum(tensors, about):
-            raise DamagedError(str(path))
     except (SafetensorError, ValueError) as error:
         raise DamagedError(str(path)) from error
-    return tensors, about
+    return MappedFile(path, tensors, about, about.pop(_CHECKSUM, None))
 
 
 def read_about(path: Path) -> dict[str, str]:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import UsageError
-from .own_code import as_scores
+from .dual_encoder import DualEncoderScorer
+from .own_code import as_columns, as_scores
 from .registry import Scorer
 
 if TYPE_CHECKING:
@@ -36,6 +37,30 @@ def scores_of(
         return as_scores(scorer, scorer.score(prompts, images), len(images))
     score: Any = scorer.score  # takes a third argument, which the protocol leaves out
     return as_scores(scorer, score(prompts, images, [None] * len(images) if tags is None else list(tags)), len(images))
+
+
+def columns_of(scorer: Any) -> tuple[str, ...]:
+    """Names of a scorer's further columns."""
+    return () if isinstance(scorer, DualEncoderScorer) else tuple(getattr(scorer, "columns", ()))
+
+
+def scores_and_columns(
+    scorer: Any, prompts: Sequence[str], images: "Sequence[Image]", tags: Sequence[str | None]
+) -> NDArray[np.float32]:
+    """Scores (B,) of B images, or (B, 1 + columns) if the scorer has further columns. Call it inside of `own_code`.
+
+    Args:
+        tags: of each prompt, as the store keeps them.
+    """
+    if further := columns_of(scorer):
+        return as_columns(scorer, scorer.score_columns(prompts, images), len(images), 1 + len(further))
+    return scores_of(scorer, prompts, images, [parse_tags(text) for text in tags])
+
+
+def n_truncated(scorer: Any, prompts: list[str]) -> int:
+    """How many prompts are longer than a scorer reads; 0 if it does not tell."""
+    count = getattr(scorer, "n_truncated", None)
+    return 0 if count is None else int(count(prompts))
 
 
 def parse_tags(text: str | None) -> Tags | None:

@@ -129,7 +129,7 @@ class HPSv3:
 
         state: dict[str, Any] = {}
         for path in self.files:
-            state |= files.load_tensors(path)
+            state |= files.load_tensors(path, self.digests[path])
         head = torch.nn.Sequential(
             torch.nn.Linear(self.settings["text_config"]["hidden_size"], 1024),
             torch.nn.ReLU(),

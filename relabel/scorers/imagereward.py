@@ -102,8 +102,8 @@ class ImageReward:
         vision_model, text_model, head, tokenizer = self._parts
         pixels = torch.stack([center_cropped(image, vision_model.config.image_size, "torchvision") for image in images])
         tokens = tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
-        )
+            list(prompts), padding="longest", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+        )  # as padding to 35 would, within a float's rounding: the same revision
         with torch.inference_mode():
             grid = vision_model(pixel_values=pixels.to(vision_model.device, vision_model.dtype)).last_hidden_state
             text_features = text_model(

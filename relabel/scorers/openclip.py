@@ -12,7 +12,7 @@ from ...core.errors import IntegrityError
 from ...core.ids import canonical
 from . import checkpoints as files
 from . import settings as s
-from .dual_encoder import Embeddings, EmbeddingScoreMixin, cosines, n_longer, normalized
+from .dual_encoder import Embeddings, EmbeddingScoreMixin, cosines, embedded_by_length, n_longer, normalized
 from .precision import torch_dtype
 from .sources import Source, official
 from .vocabulary import Vocabulary, read_vocabulary
@@ -116,8 +116,17 @@ class OpenCLIPScorer(EmbeddingScoreMixin):
         import torch
 
         model, tokenizer = self._parts
-        with torch.inference_mode():
-            return normalized(model.encode_text(tokenizer(list(prompts)).to(next(model.parameters()).device)))
+        tokens = tokenizer(list(prompts))
+
+        def embed(rows: Any, length: int) -> Embeddings:
+            # open_clip adds all its positions to the tokens, so a shorter prompt needs fewer positions
+            short = {"positional_embedding": model.positional_embedding[:length]}
+            short["attn_mask"] = model.attn_mask[:length, :length]
+            ids = tokens[rows, :length].to(model.positional_embedding.device)
+            return normalized(torch.func.functional_call(model, short, (None, ids))[1])
+
+        with torch.inference_mode():  # it takes the embedding at the largest token; attention is causal
+            return embedded_by_length(tokens.argmax(1) + 1, embed)
 
     def n_truncated(self, prompts: Sequence[str]) -> int:
         _, tokenizer = self._parts

@@ -9,7 +9,7 @@ import numpy as np
 from ...core.device import best_device
 from ...core.ids import canonical
 from . import checkpoints as files
-from .dual_encoder import Embeddings, EmbeddingScoreMixin, cosines, n_longer, normalized
+from .dual_encoder import Embeddings, EmbeddingScoreMixin, cosines, embedded_by_length, n_longer, normalized
 from .pixels import center_cropped
 from .precision import torch_dtype
 from .sources import Source, official
@@ -95,10 +95,14 @@ class PickScore(EmbeddingScoreMixin):
         max_length = model.config.text_config.max_position_embeddings
         tokens = tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=max_length, return_tensors="pt"
-        ).to(model.device)
+        )
+
+        def embed(rows: Any, length: int) -> Embeddings:
+            ids, mask = (kind[rows, :length].to(model.device) for kind in (tokens.input_ids, tokens.attention_mask))
+            return normalized(model.get_text_features(input_ids=ids, attention_mask=mask).pooler_output)
+
         with torch.inference_mode():
-            features = model.get_text_features(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
-            return normalized(features.pooler_output)
+            return embedded_by_length(tokens.attention_mask.sum(1), embed)
 
     def n_truncated(self, prompts: Sequence[str]) -> int:
         model, tokenizer = self._parts

@@ -79,7 +79,7 @@ def scorer_class(name: str) -> type:
         UsageError: if there is none, or it is not a scorer.
     """
     if name.lower().startswith(("http://", "https://")):
-        from .http_scorer import scorer_at
+        from ..remote.scorer import scorer_at
 
         return scorer_at(name)
     points = {point.name: point for point in entry_points(group=GROUP)}
@@ -184,6 +184,11 @@ def scorer_objects(scorers: Sequence[Scorer]) -> Iterator[None]:
         yield
     finally:
         _objects.reset(before)
+
+
+def is_object(name: str) -> bool:
+    """Whether a name is that of an object of `scorer_objects`, which exists in this process alone."""
+    return name in _objects.get()
 
 
 @prints_to_stderr()

@@ -34,7 +34,7 @@ def import_(
     if dry_run:
         summary = preview(opened)
         rows = "unknown number of rows" if summary["rows"] is None else plural(summary["rows"], "row")
-        what, by = ("image", "no labels") if opened.labeler is None else ("pair", f"labels by {opened.labeler}")
+        what, by = ("image", "no labels") if opened.labeler is None else ("pair", f"labels by {_labelers(summary)}")
         line = (
             f"{summary['format']}: {rows}, {by}; {summary['usable']} of the first {plural(summary['read'], what)} can be "
             "used; nothing was imported"
@@ -46,7 +46,7 @@ def import_(
             _images_line(summary)
             if opened.labeler is None
             else f"{plural(summary['pairs'], 'pair')} from {summary['format']}, {summary['new_pairs']} of them new, "
-            f"{plural(summary['new_labels'], 'new label')} by {summary['labeler']}"
+            f"{plural(summary['new_labels'], 'new label')} by {_labelers(summary)}"
         )
         line += f"{excluded}; store: {store}"
         if not summary["new_pairs"] and not summary["new_labels"] and not summary["new_generations"]:
@@ -59,12 +59,16 @@ def import_(
         if opened.labeler is None:
             say(f"next: `prefloop pair --store {store}`")
         elif opened.format == "folders":
-            say(
-                f"next: `prefloop train --labeler {shlex.quote(opened.labeler)} --store {store}`, see docs/for-artists.md"
-            )
+            train = f"prefloop train --config sd15-lora --labeler {shlex.quote(opened.labeler)} --store {store}"
+            say(f"next: `{train} --output-dir my-taste`, see docs/for-artists.md")
     for example in summary["examples"]:
         say(example, err=True)
     refuse_unreadable(summary, config.max_unreadable)
+
+
+def _labelers(summary: dict) -> str:
+    """Those that the data names, or the source's own if no label could be read."""
+    return " and ".join(summary["labelers"] or [summary["labeler"]])
 
 
 def _images_line(summary: dict) -> str:

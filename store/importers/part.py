@@ -26,6 +26,8 @@ class Part:
 
     def __init__(self, store: PairStore, labeler: str | None, run_id: UUID) -> None:
         self.store, self.labeler, self.run_id = store, labeler, run_id
+        self.labelers: set[str] = set()
+        """Those of the labels that were read."""
         new = ("new_prompts", "new_images", "new_pairs", "new_labels", "new_models", "new_generations", "new_labelers")
         self.counts: Counter[str] = Counter(dict.fromkeys(("pairs", "repeated", *new), 0))
         self.excluded: Counter[str] = Counter()
@@ -121,6 +123,7 @@ class Part:
             new = {name: new_rows(connection, name, table, journal.key(name)) for name, table in tables.items()}
             self.counts["repeated"] += rows.repeated
             if "labels" in tables:
+                self.labelers |= set(tables["labels"]["labeler"].unique().to_pylist())
                 self.counts["repeated"] += count_conflicts(connection, tables["labels"])
                 refuse_other_labelers(connection, new["labels"]["labeler"].unique().to_pylist())
         for name in journal.TABLES:  # images before pairs, pairs before labels

@@ -23,6 +23,7 @@ def preview(source: Source) -> dict[str, Any]:
     excluded: Counter[str] = Counter()
     examples: list[str] = []
     n_pairs, n_images, sizes = 0, 0, []
+    labelers: set[str] = set()
 
     def exclude(where: str, reason: str, n: int = 1) -> None:
         if reason not in excluded:
@@ -49,10 +50,12 @@ def preview(source: Source) -> dict[str, Any]:
                 exclude(record.where, reason)
             else:
                 n_pairs += 1
+                labelers.add(preference.labeler or source.labeler or "")
     n_usable = n_pairs + n_images
     return {
         "format": source.format,
         "labeler": source.labeler,
+        "labelers": sorted(labelers),
         "rows": source.n_rows,
         "read": n_usable + excluded.total(),
         "usable": n_usable,

@@ -22,8 +22,8 @@ def import_pairs(config: ImportConfig, source: Source, store: PairStore) -> dict
     """Store every pair of a source that the store lacks, or every image of a source without labels. Ids follow from content, so nothing is stored twice.
 
     Returns:
-        Counts: pairs (usable ones in the source), images (those of a source without labels), new_* by table, repeated (labels that differ from an earlier one of the
-        same pair and labeler, which stays), excluded (pairs by reason), examples (the first of each reason).
+        Counts: pairs (usable ones in the source), images (those of a source without labels), new_* by table, repeated (labels that
+        differ from an earlier one of the same pair and labeler, which stays); labelers (of the labels that were read), excluded (pairs by reason), examples (the first of each reason).
 
     Raises:
         UsageError: if the labeler belongs to a scorer.
@@ -78,6 +78,7 @@ def summary(source: Source, part: Part) -> dict:
     return {
         "format": source.format,
         "labeler": source.labeler,
+        "labelers": sorted(part.labelers),
         **part.counts,
         "excluded": dict(part.excluded),
         "examples": part.examples,

@@ -23,7 +23,7 @@ from prefloop.eval.stage import evaluate
 from prefloop.generate import read_prompts
 from prefloop.models.resolve import find_model
 from prefloop.models.trained_prompts import FILE, write_trained_prompts
-from prefloop.relabel.scorers.chat import BudgetSpent
+from prefloop.relabel.judges.chat import BudgetSpent
 from prefloop.store import PairStore, PrefloopError, UsageError, prompt_id
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner

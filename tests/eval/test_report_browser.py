@@ -39,7 +39,7 @@ def page_file(store: PairStore, tiny_pipeline: Path, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert evaluate(config, store)["report"] == "report"
     # from another folder `browse` finds it by what the store keeps
-    assert store.rows("select config ->> '$.report' from runs where kind = 'eval'") == [(str(report),)]
+    assert store.rows("select config ->> '$.output_dir' from runs where kind = 'eval'") == [(str(report),)]
     return report / "report.html"
 
 

@@ -15,7 +15,9 @@ import tiny
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
 from prefloop.cli import app
 from prefloop.core.errors import Interrupted
+from prefloop.core.executor import InProcess
 from prefloop.generate import GenerateConfig
+from prefloop.generate.image_worker import ImageWorker
 from prefloop.generate.sampler import ImageSampler
 from prefloop.generate.stage import generate, plan, run_plan
 from prefloop.shapes.words import tokenizer
@@ -116,11 +118,13 @@ def test_the_image_sizes_of_a_pipeline_are_checked(words: list[str], pixart: Pat
 class Signalled(ImageSampler):
     """Receives a signal while it generates its second batch."""
 
+    n_batches = 0
+
     def batches(self, missing: list) -> Iterator[tuple[list, list]]:
-        for number, batch in enumerate(super().batches(missing), 1):
-            if number == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
+        self.n_batches += 1
+        if self.n_batches == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield from super().batches(missing)
 
 
 def test_a_signal_ends_generate_after_its_batch(store: PairStore, tiny_pipeline: Path, tmp_path: Path):
@@ -129,7 +133,7 @@ def test_a_signal_ends_generate_after_its_batch(store: PairStore, tiny_pipeline:
     config = GenerateConfig(model=str(tiny_pipeline), prompts=prompts, images_per_prompt=2, batch_size=2, device="cpu")
     planned = plan(config, store)
     with pytest.raises(Interrupted, match=r"4 of 10 images are in .*; the same command continues") as ended:
-        run_plan(planned, store, Signalled(planned.model, planned.config))
+        run_plan(planned, store, InProcess(lambda: ImageWorker(Signalled(planned.model, planned.config))))
     assert ended.value.exit_code == 143
     assert store.rows("select status from runs") == [("interrupted",)]
     assert PairStore.open(store.path).rows("select count(*) from generations") == [(4,)]

@@ -447,7 +447,8 @@ def test_a_set_of_the_hub_is_fetched_into_its_cache_and_one_with_another_count_i
 
     ended = prefloop("prompts", "fetch", "mini", "--json", cwd=tmp_path, HF_HUB_OFFLINE="0", **there)
     assert ended.returncode == 0, ended.stderr
-    (file,) = json.loads(ended.stdout)["files"]
+    (fetched,) = json.loads(ended.stdout)
+    (file,) = fetched["files"]
     assert Path(file).read_text() == MINI
 
     refused = prefloop("prompts", "fetch", "more", cwd=tmp_path, HF_HUB_OFFLINE="0", **there)

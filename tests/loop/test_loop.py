@@ -56,7 +56,7 @@ def test_every_image_pair_label_and_run_has_its_round(undisturbed_loop: Path):
     assert store.rows("select distinct status from runs") == [("done",)]
     assert check(store) == []
     # the store knows the loop's folder, and those of its stages, from any folder
-    ((folder,),) = store.rows("select distinct config->>'$.dir' from runs where kind = 'round'")
+    ((folder,),) = store.rows("select distinct config->>'$.output_dir' from runs where kind = 'round'")
     assert Path(folder).resolve() == (undisturbed_loop / "loop").resolve()
     assert Path(folder).is_absolute()
 

@@ -48,7 +48,7 @@ def test_the_best_of_two_rounds_is_shown_on_the_other_half_of_the_prompts(tmp_pa
 
 
 def test_a_result_that_is_not_better_than_the_base_says_so(tmp_path: Path):
-    words = "<strong>Not better than the base</strong> by hps"
+    words = "<strong>Nothing shows that it is better than the base</strong>: the mean win rate by hps"
     assert words not in page(tmp_path / "better", 2, 0.51)
     assert words in page(tmp_path / "equal", 2, 0.5)
     assert words in page(tmp_path / "worse", 1, 0.4)

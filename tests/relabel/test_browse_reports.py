@@ -45,7 +45,7 @@ def digest(text: str) -> str:
 def test_the_report_of_an_evaluation_opens_with_its_own_style_and_no_script_but_that_of_prefloop(
     store: PairStore, report: Path
 ):
-    run = add_run(store, config={"report": str(report)})
+    run = add_run(store, config={"output_dir": str(report)})
     client = entered(store)
     for page in ("/", "/runs"):
         assert f'href="/runs/{run.hex}/report.html"' in client.get(page).text
@@ -76,7 +76,7 @@ def test_the_report_of_an_evaluation_opens_with_its_own_style_and_no_script_but_
 def test_only_the_files_of_a_report_are_served(store: PairStore, report: Path, name: str):
     os.symlink("/etc/hostname", report / "samples.png")  # a symbolic link out of the folder
     (report / "training.png").write_text("secret")  # which an evaluation does not write
-    run = add_run(store, config={"report": str(report)})
+    run = add_run(store, config={"output_dir": str(report)})
     assert entered(store).get(f"/runs/{run.hex}/{name}").status_code == 404
 
 
@@ -87,7 +87,7 @@ def test_a_loop_has_its_report_and_those_of_its_evaluations(store: PairStore, tm
     (loop / "report.html").write_text("rounds")
     (loop / "report-images").mkdir()
     (loop / "report-images" / "win_rates-dark.png").write_bytes(png_bytes(Image.new("RGB", (2, 2))))
-    run = add_run(store, "round", config={"round": 1, "dir": str(loop)})
+    run = add_run(store, "round", config={"round": 1, "output_dir": str(loop)})
     client = entered(store)
     for name, status in (
         ("report.html", 200),
@@ -119,12 +119,12 @@ def test_a_training_run_has_its_plot(store: PairStore, tmp_path: Path):
 
 
 def test_a_report_that_is_gone_or_was_written_over_says_so(store: PairStore, tmp_path: Path):
-    gone = add_run(store, config={"report": str(tmp_path / "gone")})
+    gone = add_run(store, config={"output_dir": str(tmp_path / "gone")})
     other = add_run(store, "train", config={"output_dir": "/etc"})
     evaluation = uuid4()
     write_report(tmp_path / "again", evaluation)
-    replaced = add_run(store, config={"report": str(tmp_path / "again")}, summary={"evaluation_id": str(uuid4())})
-    unfinished = add_run(store, config={"report": str(tmp_path / "never")}, status="failed")
+    replaced = add_run(store, config={"output_dir": str(tmp_path / "again")}, summary={"evaluation_id": str(uuid4())})
+    unfinished = add_run(store, config={"output_dir": str(tmp_path / "never")}, status="failed")
     client = entered(store)
     text = re.sub(r"<[^>]+>", "", client.get("/runs").text)
     assert f"The report was not found: {tmp_path}/gone is gone or was moved" in text
@@ -147,9 +147,9 @@ def test_a_report_is_found_from_any_folder_and_beside_a_store_that_was_moved(
     of_another = write_report(tmp_path / "project" / "yours", uuid4())
     summary = {"evaluation_id": str(evaluation)}
     by_name = add_run(store, summary={"report": "somewhere/else/reports/abc"})
-    relative = add_run(store, config={"report": "out/mine"}, summary=summary)
-    absolute = add_run(store, config={"report": str(tmp_path / "project" / "out" / "mine")}, summary=summary)
-    foreign = add_run(store, config={"report": str(of_another)}, summary=summary)
+    relative = add_run(store, config={"output_dir": "out/mine"}, summary=summary)
+    absolute = add_run(store, config={"output_dir": str(tmp_path / "project" / "out" / "mine")}, summary=summary)
+    foreign = add_run(store, config={"output_dir": str(of_another)}, summary=summary)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
 

@@ -9,9 +9,9 @@ import pytest
 from chat_server import Asked, ChatServer, Said
 from prefloop.core.errors import PrefloopError, UsageError
 from prefloop.relabel.config import RelabelConfig
-from prefloop.relabel.scorers import chat
-from prefloop.relabel.scorers.chat import API_KEY, RETRIES, BudgetSpent, ChatEndpoint, Stopped
-from prefloop.relabel.scorers.request_limits import RequestLimits
+from prefloop.relabel.judges import chat
+from prefloop.relabel.judges.chat import API_KEY, RETRIES, BudgetSpent, ChatEndpoint, Stopped
+from prefloop.relabel.judges.request_limits import RequestLimits
 
 BODY = {"model": "little", "messages": [{"role": "user", "content": [{"type": "text", "text": "?"}]}]}
 

@@ -9,8 +9,8 @@ from chat_server import Asked, ChatServer, Said
 from content import fill
 from prefloop.cli import app
 from prefloop.relabel import RelabelConfig
-from prefloop.relabel.scorers.judge_template import template_names
-from prefloop.relabel.scorers.request_limits import LIMITS, RequestLimits
+from prefloop.relabel.judges.request_limits import LIMITS, RequestLimits
+from prefloop.relabel.judges.template import template_names
 from prefloop.relabel.stage import relabel
 from prefloop.store import PairStore
 from prefloop.store.query import ask

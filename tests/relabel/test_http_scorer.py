@@ -15,8 +15,8 @@ from content import add_image, add_pair, add_prompt, fill
 from PIL import Image
 from prefloop.cli import app
 from prefloop.relabel import RelabelConfig
-from prefloop.relabel.scorers import http_connection
-from prefloop.relabel.scorers.http_messages import TOKEN
+from prefloop.relabel.remote import connection
+from prefloop.relabel.remote.messages import TOKEN
 from prefloop.relabel.scorers.registry import load_scorer
 from prefloop.relabel.stage import relabel
 from prefloop.store import IntegrityError, PairStore, PrefloopError, UsageError
@@ -29,7 +29,7 @@ IMAGE = Image.new("RGB", (4, 4), (10, 20, 30))
 
 @pytest.fixture
 def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
-    monkeypatch.setattr(http_connection, "BACKOFF", 0.01)
+    monkeypatch.setattr(connection, "BACKOFF", 0.01)
     server = ScriptedServer()
     yield server
     server.close()
@@ -188,7 +188,7 @@ def test_a_busy_server_is_asked_again(far: ScriptedServer, status: int):
 @pytest.mark.parametrize("wait", ["1", "date"])
 def test_retry_after_is_waited_for(far: ScriptedServer, monkeypatch: pytest.MonkeyPatch, wait: str):
     waited: list[float] = []
-    monkeypatch.setattr(http_connection.time, "sleep", waited.append)
+    monkeypatch.setattr(connection.time, "sleep", waited.append)
     scorer = load_scorer(far.url)
     value = formatdate(time.time() + 100, usegmt=True) if wait == "date" else wait
     far.first = [(503, {"Retry-After": value}, b"")]
@@ -257,13 +257,16 @@ def test_a_url_that_cannot_be_one_is_refused(store: PairStore, url: str, message
 
 def test_a_server_that_is_not_there_is_named(far: ScriptedServer):
     far.close()
-    with pytest.raises(PrefloopError, match=f"^{far.url} does not answer: Connection refused, 3 times$"):
+    with pytest.raises(
+        PrefloopError,
+        match=f"^{far.url} does not answer: Connection refused, 3 times; start the server, or give another address$",
+    ):
         load_scorer(far.url)
 
 
 def test_a_server_that_takes_too_long_is_not_asked_again(far: ScriptedServer, monkeypatch: pytest.MonkeyPatch):
     scorer = load_scorer(far.url)
-    monkeypatch.setattr(http_connection, "TIMEOUT", 0.2)
+    monkeypatch.setattr(connection, "TIMEOUT", 0.2)
 
     def slow(body: dict) -> Reply:
         time.sleep(0.5)
@@ -296,7 +299,7 @@ def test_scores_are_those_of_the_bytes_that_the_store_has(far: ScriptedServer):
     received: list[np.ndarray] = []
 
     def reply(body: dict) -> Reply:
-        from prefloop.relabel.scorers.http_messages import parse_request
+        from prefloop.relabel.remote.messages import parse_request
 
         received.extend(map(np.asarray, parse_request(json.dumps(body).encode(), with_tags=False).images))
         return scores([0.1])

@@ -135,6 +135,19 @@ def test_imagereward_equals_its_plain_implementation(folder: Path):
     assert np.diff(np.sort(expected)).min() > 2e-5  # far enough apart for the comparison to mean something
 
 
+def test_imagereward_pads_prompts_only_to_the_longest_of_the_batch(folder: Path):
+    scorer = ImageReward(str(folder), "cpu")
+    embeddings, images = scorer._parts[1].embeddings.word_embeddings, [load_image(IMAGES["square"])] * 2
+    shapes = []
+    embeddings.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    together = scorer.score(["a red circle", "a"], images)  # of 5 and 3 tokens, [CLS] and [SEP] included
+    alone = scorer.score(["a"], images[:1])
+    scorer.score(["a", "a red " * 30], images)
+    assert shapes == [(2, 5), (1, 3), (2, 35)]
+    assert together[1] == pytest.approx(alone[0], abs=1e-5)
+    assert abs(together[0] - together[1]) > 1e-3
+
+
 def test_imagereward_counts_prompts_of_more_than_35_tokens(folder: Path):
     fits, one_more = "a " * 33, "a " * 34  # plus [CLS] and [SEP]
     assert ImageReward(str(folder), "cpu").n_truncated([fits, one_more]) == 1

@@ -7,16 +7,16 @@ import pytest
 from chat_server import ChatServer, Said
 from PIL import Image
 from prefloop.core.errors import PrefloopError, UsageError
-from prefloop.relabel.scorers.judge_readers import (
+from prefloop.relabel.judges.readers import (
     ChoiceReader,
     NumberReader,
     ProbabilityReader,
     QuestionReader,
     probability_of,
 )
-from prefloop.relabel.scorers.judge_template import read_template, template_names
+from prefloop.relabel.judges.template import read_template, template_names
+from prefloop.relabel.judges.vlm import ChatJudge
 from prefloop.relabel.scorers.registry import identity, load_scorer, load_scorers
-from prefloop.relabel.scorers.vlm import ChatJudge
 
 URL = "http://localhost:1/v1#m"
 IDENTITIES = {

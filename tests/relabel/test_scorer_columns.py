@@ -126,4 +126,4 @@ def test_hpsv3_can_be_checked_on_the_command_line(tmp_path: Path):
     # random weights: it passes or not, but it scores both images
     assert second.startswith(("hpsv3         pass  right ", "hpsv3         FAIL  right "))
     assert ended.exit_code == (0 if "pass" in second else 5)
-    assert "hpsv3         reads the prompt" in CliRunner().invoke(app, ["scorers", "ls"]).stdout
+    assert "\nhpsv3 " in CliRunner().invoke(app, ["scorers", "ls"]).stdout

@@ -14,9 +14,9 @@ import torch
 from content import fill
 from PIL import Image
 from prefloop.relabel import RelabelConfig
+from prefloop.relabel.judges.vlm import VLM
 from prefloop.relabel.scorers.checkpoints import built_in
 from prefloop.relabel.scorers.registry import identity, load_scorer
-from prefloop.relabel.scorers.vlm import VLM
 from prefloop.relabel.scorers.vocabulary import read_vocabulary
 from prefloop.relabel.stage import relabel
 from prefloop.store import IntegrityError, PairStore, UsageError

@@ -34,7 +34,7 @@ def test_the_list_fits_80_columns_and_has_a_row_for_each_scorer():
     assert rows["oracle"].split()[1:] == ["built-in", "–", "–", "read", "no", "evaluation"]
     # hpsv2.1 is another name of hps
     fetched = next(line for line in lines if line.startswith("download with: "))
-    assert fetched.startswith("download with: prefloop scorers fetch aesthetics clip hps hpsv2 imagereward")
+    assert fetched.startswith("download with: prefloop scorers fetch aesthetics clip hps hpsv2 hpsv3")
 
 
 def test_doctor_and_check_agree_with_the_list():

@@ -25,12 +25,12 @@ from odd_scorers import Raises
 from PIL import Image
 from prefloop.cli import app
 from prefloop.core.signals import StopSignal
-from prefloop.relabel import RelabelConfig, scorer_server
+from prefloop.relabel import RelabelConfig
 from prefloop.relabel.annotate.config import ServeConfig
 from prefloop.relabel.annotate.serve import base_url, listen, serve
-from prefloop.relabel.scorer_server import ScorerServer
-from prefloop.relabel.scorers import http_connection, http_messages
-from prefloop.relabel.scorers.http_messages import TOKEN, encode_image
+from prefloop.relabel.remote import connection, messages, server
+from prefloop.relabel.remote.messages import TOKEN, encode_image
+from prefloop.relabel.remote.server import ScorerServer
 from prefloop.relabel.scorers.registry import Scorer, load_scorer
 from prefloop.relabel.stage import relabel
 from prefloop.shapes.oracle_scorer import Oracle
@@ -139,8 +139,8 @@ def test_one_batch_is_scored_at_a_time_and_none_is_larger_than_the_batch_size():
 
 
 def test_more_requests_than_may_wait_are_answered_429_and_the_client_comes_again(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(scorer_server, "MAX_WAITING", 1)
-    monkeypatch.setattr(http_connection.time, "sleep", lambda seconds, sleep=time.sleep: sleep(seconds / 50))
+    monkeypatch.setattr(server, "MAX_WAITING", 1)
+    monkeypatch.setattr(connection.time, "sleep", lambda seconds, sleep=time.sleep: sleep(seconds / 50))
     scorer, statuses = Exclusive(), []
     with served(scorer) as url:
         client = load_scorer(url)
@@ -193,8 +193,8 @@ def test_a_request_that_is_wrong_is_answered_by_a_line_of_json(redness: str, bod
 
 
 def test_the_size_of_a_body_and_of_all_images_is_bounded(redness: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(scorer_server, "MAX_BODY", 1000)
-    monkeypatch.setattr(http_messages, "MAX_TOTAL_PIXELS", 20)
+    monkeypatch.setattr(server, "MAX_BODY", 1000)
+    monkeypatch.setattr(messages, "MAX_TOTAL_PIXELS", 20)
     for body in (b"x" * 1001, (b"x" * 500 for _ in range(9))):  # with a length, and in chunks without one
         answer = requests.post(redness, data=body, headers={"Content-Type": "application/json"}, timeout=9)
         assert (answer.status_code, "more than 1000 bytes" in answer.json()["error"]) == (413, True)
@@ -239,7 +239,7 @@ def test_a_token_is_asked_for(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_scorer_that_fails_is_named_in_the_answer_and_the_server_goes_on(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(http_connection, "BACKOFF", 0.01)
+    monkeypatch.setattr(connection, "BACKOFF", 0.01)
     body = {"prompts": ["x"], "images": [RED]}
     with served(Raises()) as url:
         for _ in range(2):

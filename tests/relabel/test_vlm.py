@@ -16,9 +16,9 @@ from content import add_image, add_pair, add_prompt, command, environment, fill
 from prefloop.cli import app
 from prefloop.core.errors import Interrupted
 from prefloop.relabel import RelabelConfig
+from prefloop.relabel.judges import chat
+from prefloop.relabel.judges.chat import API_KEY
 from prefloop.relabel.plan import plan
-from prefloop.relabel.scorers import chat
-from prefloop.relabel.scorers.chat import API_KEY
 from prefloop.relabel.scorers.registry import load_scorer, scorer_objects
 from prefloop.relabel.stage import relabel
 from prefloop.store import BadDataError, PairStore, PrefloopError, UsageError
@@ -279,8 +279,11 @@ def test_a_pairwise_judge_is_named_alone_with_an_endpoint(store: PairStore, serv
         )
     with pytest.raises(UsageError, match="name it alone"):
         relabel(RelabelConfig(scorers=("vlm",), tie_band=0.1, checkpoints=checkpoints), store)
-    for wrong in ({}, {"vlm": "shapes"}, {"vlm": server.url}, {"vlm": "#little"}):
-        with pytest.raises(UsageError, match="vlm needs an endpoint and a model"):
+    needed = "vlm needs an endpoint and a model: --checkpoint vlm=http://localhost:8000/v1#MODEL"
+    with pytest.raises(UsageError, match=f"^{needed}$"):
+        relabel(RelabelConfig(scorers=("vlm",)), store)
+    for wrong in ({"vlm": "shapes"}, {"vlm": server.url}, {"vlm": "#little"}):
+        with pytest.raises(UsageError, match=f"^{needed}; got '{wrong['vlm']}'$"):
             relabel(RelabelConfig(scorers=("vlm",), checkpoints=wrong), store)
 
 

@@ -13,7 +13,7 @@ from prefloop.store import PairStore
 
 
 def _progress_in_a_file() -> None:
-    os.dup2(os.open("progress", os.O_WRONLY | os.O_CREAT), 2)
+    os.dup2(os.open("progress", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
 
 
 def demo(folder: Path, *options: str) -> str:
@@ -109,6 +109,8 @@ def test_quick_demo_ends_with_a_model_and_reports_and_can_be_called_again(tmp_pa
         "report: prefloop-demo-quick/reports/round-1-against-base/report.html",
         "the model is in prefloop-demo-quick/result; report of the loop: prefloop-demo-quick/report.html",
     ]
+    said = (tmp_path / "progress").read_text()
+    assert said.splitlines()[-1] == "next: prefloop browse --store prefloop-demo-quick/store"
 
 
 @pytest.mark.slow  # four stages as a user runs them

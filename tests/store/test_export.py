@@ -109,6 +109,17 @@ def test_a_datasets_export_is_imported_again_with_labelers_probabilities_and_tag
     assert labels(again, more=more) == labels(labelled, more=more)
 
 
+def test_an_import_says_whose_labels_it_has_read(labelled: PairStore, tmp_path: Path):
+    out = exported(labelled, tmp_path / "out", format="datasets")
+    store = ["--store", str(tmp_path / "again")]
+    planned = RUNNER.invoke(app, ["store", "import", str(out), *store, "--dry-run"])
+    assert ", labels by human:me and scorer;" in planned.stdout
+    ended = RUNNER.invoke(app, ["store", "import", str(out), *store])
+    assert "18 new labels by human:me and scorer;" in ended.stdout
+    again = RUNNER.invoke(app, ["store", "import", str(out), *store, "--json"])
+    assert json.loads(again.stdout)["labelers"] == ["human:me", "scorer"]
+
+
 def test_the_datasets_library_opens_the_folder_with_images(labelled: PairStore, tmp_path: Path):
     import datasets
 

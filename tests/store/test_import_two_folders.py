@@ -238,4 +238,5 @@ def test_the_command_says_how_to_train_on_what_was_imported(tmp_path: Path):
     ended = RUNNER.invoke(app, words)
     first, second = ended.stdout.splitlines()
     assert first.startswith("1 pair from folders, 1 of them new, 1 new label by my taste")
-    assert second == f"next: `prefloop train --labeler 'my taste' --store {tmp_path / 's'}`, see docs/for-artists.md"
+    train = f"prefloop train --config sd15-lora --labeler 'my taste' --store {tmp_path / 's'} --output-dir my-taste"
+    assert second == f"next: `{train}`, see docs/for-artists.md"

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from prefloop.core.id_columns import IdColumn
 from prefloop.store import PairStore
 from prefloop.train import TrainConfig
 from prefloop.train.run_folder.saved_pairs import load_pairs
+from prefloop.train.shards import Shards
 from prefloop.train.stage import train
 from prefloop.train.tensor_cache import TensorCache
 from run_options import decided
@@ -52,7 +54,7 @@ def test_two_processes_of_which_one_was_killed_go_on_and_cache_what_one_process_
         if name.startswith("latents"):  # both images of 28 pairs and their mirror images, 64 at once
             assert [len(paths) for paths in files] == [1, 2]
         caches = [TensorCache(store.path / "cache" / name) for store in (alone, labelled)]
-        ids = sorted(caches[0]._place)
+        ids = sorted(identity for keys in Shards(caches[0].folder).rows.files().values() for identity in IdColumn(keys))
         assert ids
         assert [cache.missing(ids) for cache in caches] == [[], []]
         for tensor in load_file(files[0][0]):

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from prefloop.core.errors import BadDataError, IntegrityError, Interrupted, PrefloopError, UsageError
+from prefloop.core.id_columns import IdColumn, as_keys
 from prefloop.core.signals import StopSignal
 from prefloop.store import PairStore
 from prefloop.train import TrainConfig
@@ -84,8 +85,8 @@ def test_two_processes_compute_the_batches_of_one_and_both_read_every_row(tmp_pa
             seen[ranks.rank].append(list(ids))
             return values(ids)
 
-        cache, missing = open_cache(tmp_path / "latents", IDS, ranks)
-        cache.fill(missing, rows_of, "encoding", 3, ranks=ranks)
+        cache, missing = open_cache(tmp_path / "latents", as_keys(IDS), ranks)
+        cache.fill(IdColumn(missing), rows_of, "encoding", 3, ranks=ranks)
         return cache.rows("mean", IDS)
 
     # 20 rows are 7 batches of three, of which the last has two: 4 for the first process and 3 for the second
@@ -102,8 +103,8 @@ def test_a_process_without_a_share_loads_nothing(tmp_path: Path):
 
     def fill(ranks: Ranks) -> float:
         encode = on_first_use(lambda: loaded.append(ranks.rank) or values)
-        cache, missing = open_cache(tmp_path, IDS, ranks)
-        cache.fill(missing, encode, "encoding", 20, ranks=ranks)
+        cache, missing = open_cache(tmp_path, as_keys(IDS), ranks)
+        cache.fill(IdColumn(missing), encode, "encoding", 20, ranks=ranks)
         return float(cache.rows("mean", IDS).sum())
 
     assert in_threads(2, fill) == [210.0, 210.0]  # 1 + … + 20, one batch
@@ -122,8 +123,8 @@ def test_a_signal_in_one_process_ends_all_after_the_same_batch_and_the_rest_keep
                 stop.number = 15
             return values(ids)
 
-        cache, missing = open_cache(tmp_path, IDS, ranks)
-        cache.fill(missing, rows_of, "encoding", 3, stop, ranks)
+        cache, missing = open_cache(tmp_path, as_keys(IDS), ranks)
+        cache.fill(IdColumn(missing), rows_of, "encoding", 3, stop, ranks)
 
     ended = in_threads(2, fill)
     assert [type(error) for error in ended] == [Interrupted, Interrupted]
@@ -143,8 +144,8 @@ def test_an_error_in_one_process_is_raised_in_all_and_what_was_computed_is_kept(
                 raise error
             return values(ids)
 
-        cache, missing = open_cache(tmp_path, IDS, ranks)
-        cache.fill(missing, rows_of, "encoding", 3, ranks=ranks)
+        cache, missing = open_cache(tmp_path, as_keys(IDS), ranks)
+        cache.fill(IdColumn(missing), rows_of, "encoding", 3, ranks=ranks)
 
     main, other = in_threads(2, fill)
     assert type(main) is (kind or PrefloopError)
@@ -159,12 +160,12 @@ def test_only_the_main_process_removes_damaged_files_and_all_compute_what_it_mis
     cache = TensorCache(tmp_path)
     cache.fill(IDS[:10], values, "encoding", 5)
     cache.fill(IDS[10:], values, "encoding", 5)
-    path = cache._place[IDS[0]][0]
+    [path] = [path for path in tmp_path.glob("*.safetensors") if str(IDS[0]) in path.read_bytes().decode("latin-1")]
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     capsys.readouterr()
-    opened = in_threads(2, lambda ranks: open_cache(tmp_path, IDS, ranks)[1])
+    opened = in_threads(2, lambda ranks: list(IdColumn(open_cache(tmp_path, as_keys(IDS), ranks)[1])))
     assert opened == [IDS[:10], IDS[:10]]
     assert capsys.readouterr().err.count("damaged") == 1
 
@@ -192,8 +193,8 @@ def test_an_image_is_decoded_once_for_all_its_crops():
     left_white = Image.new("RGB", (8, 8))
     left_white.paste((255, 255, 255), (0, 0, 4, 8))
     image, decoded = UUID(int=1), []
-    crops = {IDS[0]: (image, Crop(8, 8)), IDS[1]: (image, Crop(8, 8, mirrored=True))}
-    with CropReader(lambda opened: decoded.append(opened) or left_white, crops) as reader:
+    crops = [(image, "path", Crop(8, 8)), (image, "path", Crop(8, 8, mirrored=True))]
+    with CropReader(lambda opened, _: decoded.append(opened) or left_white, lambda _: crops) as reader:
         reader.start(IDS[:2])
         read, unreadable = reader.take(IDS[:2])
     assert decoded == [image]

@@ -113,16 +113,14 @@ def test_with_its_adapter_off_a_lora_gives_the_errors_of_a_frozen_copy(trainer):
 def test_both_images_of_a_pair_are_flipped_alike(trainer):
     data = trainer(random_flip=True, aspect_buckets=False).data
     pair = data.pairs.train[0]
-    crop = data.crops[pair.pair_id]
+    crop = data.crop(pair)
     plain, flipped = (
         data.latents.rows("mean", [replace(crop, mirrored=mirrored).key(pair.chosen)])[0] for mirrored in (False, True)
     )
     assert not torch.equal(plain, flipped)
     flips: list[list[bool]] = []
     rows = data.latents.rows
-    mirrored = {
-        replace(data.crops[p.pair_id], mirrored=True).key(i) for p in data.pairs.train for i in (p.chosen, p.rejected)
-    }
+    mirrored = {replace(data.crop(p), mirrored=True).key(i) for p in data.pairs.train for i in (p.chosen, p.rejected)}
 
     def seen(name, ids):
         if name == "mean":

@@ -53,7 +53,6 @@ def test_cached_latents_and_prompt_embeddings_give_the_errors_of_fresh_ones(trai
     made = trainer(proportion_empty_prompts=0.0)
     pipeline = StableDiffusionPipeline.from_pretrained(made.config.model)
     (batch,) = made.data.batch(0, 6)
-    crops = made.data.crops
     draws = made.data.samples(0, 6)
     latents = []
     with torch.no_grad():
@@ -61,7 +60,7 @@ def test_cached_latents_and_prompt_embeddings_give_the_errors_of_fresh_ones(trai
             pixels = []
             for pair in batch.pairs:
                 path = made.store.path / getattr(pair, f"{image_of}_path")
-                pixels.append(resize_and_crop(load_image(path, getattr(pair, image_of)), crops[pair.pair_id])[0])
+                pixels.append(resize_and_crop(load_image(path, getattr(pair, image_of)), made.data.crop(pair))[0])
             posterior = pipeline.vae.encode(torch.stack(pixels)).latent_dist
             noises = []
             for draw in draws:  # in the order of the batch: two for flip and prompt, one timestep, five noise fields
@@ -240,11 +239,12 @@ def test_the_result_of_ema_is_the_average_and_not_the_last_weights(labelled: Pai
 
 def test_both_images_of_a_pair_are_cropped_alike(trainer: Make):
     data = trainer(random_crop=True).data
-    places = {crop.position for crop in data.crops.values()}
-    assert len(places) > 2
-    assert trainer(random_crop=True).data.crops == data.crops  # the same in every run
+    crops = [data.crop(pair) for pair in data.pairs.train]
+    assert len({crop.position for crop in crops}) > 2
+    again = trainer(random_crop=True).data
+    assert [again.crop(pair) for pair in again.pairs.train] == crops  # the same in every run
     for pair in data.pairs.train:  # latents of both images are cached for the pair's crop
-        assert not data.latents.missing([data.crops[pair.pair_id].key(image) for image in (pair.chosen, pair.rejected)])
+        assert not data.latents.missing([data.crop(pair).key(image) for image in (pair.chosen, pair.rejected)])
 
 
 def test_aspect_buckets_train_images_of_several_shapes(store: PairStore, config: TrainConfig):
@@ -263,7 +263,7 @@ def test_aspect_buckets_train_images_of_several_shapes(store: PairStore, config:
         content.add_label(store, content.add_pair(store, prompt, *images), "redder", "a")
     store.ingest()
     made = Trainer(replace(config, aspect_buckets=True, resolution=64, train_batch_size=4), store, StopSignal())
-    sizes = {crop.size for crop in made.data.crops.values()}
+    sizes = {made.data.crop(pair).size for pair in made.data.pairs.train + made.data.pairs.validation}
     assert len(sizes) == 3
     n = len(made.data.pairs.train)
     assert sorted(made.data.order(0)) == list(range(n))

@@ -127,7 +127,9 @@ def test_the_last_rows_of_a_run_are_read_back_though_cells_are_empty(trainer: Ma
 def test_a_run_stops_early_when_held_out_accuracy_no_longer_rises_on_enough_evidence(trainer: Make):
     made = trainer(early_stopping=2, train_batch_size=29)
     few = made.data.pairs
-    made.monitor.validation = Validation(replace(made.data, pairs=Pairs(few.validation, few.train)), made.config)
+    made.monitor.validation = Validation(
+        replace(made.data, pairs=Pairs(few.validation, few.train, few.texts)), made.config
+    )
     made.monitor.begin(0)
     trained = {"loss": 0.7, "implicit_accuracy": 0.6, "learning_rate": 1e-3}
     append_rows(made.output / "metrics.csv", METRICS, [trained | {"step": step} for step in range(10, 81, 10)])

@@ -48,7 +48,7 @@ def dry_run(
     else:
         assert store is not None
         pairs = select_pairs(store, config) if pairs is None else pairs
-        data = DatasetSize(n_pairs=len(pairs.train), n_images=len(pairs.image_paths()), n_prompts=len(pairs.prompts()))
+        data = DatasetSize(n_pairs=len(pairs.train), n_images=pairs.n_images(), n_prompts=len(pairs.prompts()))
         n_held_out = len(pairs.validation)
     use_cuda = not config.on_cpu and torch.cuda.is_available()
     device = torch.device("cuda" if use_cuda else "cpu")

@@ -67,9 +67,7 @@ def output_of(config: TrainConfig) -> str:
 
 def beta_sum(config: TrainConfig, data: TrainingData) -> float | None:
     """The beta of a loss that sums over the latent's values instead of averaging them."""
-    shape = data.latents.rows(
-        "mean", [data.crops[pair.pair_id].key(pair.chosen) for pair in data.pairs.train[:1]]
-    ).shape
+    shape = data.latents.rows("mean", [data.crop(pair).key(pair.chosen) for pair in data.pairs.train[:1]]).shape
     return None if config.resolved_beta is None else config.resolved_beta / math.prod(shape[1:])
 
 

@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ...core.files import write_atomic
+from ...core.id_columns import keys_of
 from ...models.loading import load_root
 from ...models.model import Model
 from ...models.text_to_image import pipeline_class, without_filters
 from ...store.images import png_bytes
+from ...store.lazy_rows import LazyRows
 from ..cache import EMPTY_PROMPT_ID
 from ..config import TrainConfig
 from ..data import TrainingData, derived_seed
@@ -31,7 +34,7 @@ class Samples:
     def __init__(self, data: TrainingData, policy: Policy, model: Model, config: TrainConfig, output: Path) -> None:
         self.data, self.policy, self.model, self.config = data, policy, model, config
         self.folder = output / "samples"
-        self.pairs = _distinct(data.pairs.validation or data.pairs.train)[: config.n_samples]
+        self.pairs = _distinct(data.pairs.validation or data.pairs.train, config.n_samples)
 
     def write(self, step: int, device: torch.device) -> None:
         """Write samples/step-N.png: a row for each prompt, the reference's image on the left and the policy's on the right."""
@@ -108,8 +111,12 @@ def _eval_mode(component: Any) -> Iterator[None]:
         component.train(training)
 
 
-def _distinct(pairs: Sequence[Pair]) -> list[Pair]:
-    return list({pair.prompt_id: pair for pair in reversed(list(pairs))}.values())[::-1]
+def _distinct(pairs: LazyRows[Pair], n: int) -> list[Pair]:
+    """The first pairs of n prompts, of those whose last pair comes first."""
+    prompts = keys_of(pairs.table["prompt_id"])
+    _, first = np.unique(prompts, return_index=True)
+    _, from_the_end = np.unique(prompts[::-1], return_index=True)
+    return list(pairs.select(first[np.argsort(-from_the_end, kind="stable")][:n]))
 
 
 def sheet(before: Sequence[Image.Image], after: Sequence[Image.Image], prompts: Sequence[str]) -> Image.Image:

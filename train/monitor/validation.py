@@ -95,7 +95,7 @@ class Validation:
         )
         by_frame: dict[tuple[int, int], list[int]] = {}
         for at, draw in enumerate(self.draws):
-            frame = self.data.crops[draw.pair.pair_id]
+            frame = self.data.crop(draw.pair)
             by_frame.setdefault((frame.height, frame.width), []).append(at)
         for places in by_frame.values():
             for start in range(0, len(places), size):

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ...core.files import write_atomic
@@ -14,6 +15,7 @@ from ..pairs import Pairs, kept_pairs, kept_rows, select_pairs
 from .marker import RUN_DIR, read_marker, write_marker
 
 _PAIRS = "pairs.parquet"
+_KEY, _CHOICE = ["pair_id", "labeler"], ["chosen", "p_chosen"]
 
 
 def save_pairs(output: Path, config: TrainConfig, selected: Pairs, used: Pairs) -> None:
@@ -74,15 +76,18 @@ def count_changed_labels(output: Path, config: TrainConfig, store: PairStore) ->
         selected = select_pairs(store, replace(config, max_train_samples=None))
     except UsageError:  # none is left
         return len(before)
-    now = _choices(selected.train.table) | _choices(selected.validation.table)
+    now = _choices(pa.concat_tables([selected.train.table, selected.validation.table]))
     # a sample does not tell which of the labels outside it are new
-    keys = before if config.max_train_samples is not None else before.keys() | now.keys()
-    return sum(before.get(key) != now.get(key) for key in keys)
+    how = "left outer" if config.max_train_samples is not None else "full outer"
+    both = before.join(now, _KEY, join_type=how, left_suffix="_before", use_threads=False)
+    alike = [
+        pc.call_function(
+            "coalesce", [pc.call_function("equal", [both[f"{name}_before"], both[name]]), pa.scalar(False)]
+        )
+        for name in _CHOICE
+    ]
+    return len(both) - pc.call_function("sum", [pc.call_function("and", alike)]).as_py()
 
 
-def _choices(rows: pa.Table) -> dict[tuple, tuple]:
-    key, choice = (
-        zip(*(rows[name].to_pylist() for name in names), strict=True)
-        for names in (("pair_id", "labeler"), ("chosen", "p_chosen"))
-    )
-    return dict(zip(key, choice, strict=True))
+def _choices(rows: pa.Table) -> pa.Table:
+    return rows.select([*_KEY, *_CHOICE])

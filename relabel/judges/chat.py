@@ -1,11 +1,8 @@
 """Ask an OpenAI-compatible chat endpoint: retries, a budget of requests, a rate, and what the answers cost."""
 
-import email.utils
 import json
-import math
 import os
 import random
-import re
 import threading
 import time
 from dataclasses import dataclass
@@ -13,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from ...core.errors import Interrupted, PrefloopError, UsageError
+from ...core.http_headers import bearer, retry_after
 from .request_limits import RequestLimits
 
 API_KEY = "PREFLOOP_VLM_API_KEY"
@@ -112,20 +110,20 @@ class ChatEndpoint:
         """
         for attempt in range(RETRIES + 1):
             self._wait_for_turn()
-            problem, retry_after = self._send(body)
+            problem, wait = self._send(body)
             if isinstance(problem, Reply):
                 return problem
             if attempt == RETRIES:
                 raise PrefloopError(f"{problem}, {RETRIES + 1} times; is it overloaded? see --concurrency")
-            if retry_after is not None and retry_after > MAX_RETRY_AFTER:
-                raise PrefloopError(f"{problem} and asks to wait {retry_after:.0f} s; run the same command again then")
+            if wait is not None and wait > MAX_RETRY_AFTER:
+                raise PrefloopError(f"{problem} and asks to wait {wait:.0f} s; run the same command again then")
             self.reserve(1)
             # half of it is random, so that threads that failed together do not come back together
             delay = min(FIRST_DELAY * 2**attempt, MAX_DELAY) * (1 + random.random()) / 2
-            if retry_after is not None:
+            if wait is not None:
                 with self._lock:  # the other threads would be refused too
-                    self._free_at = max(self._free_at, time.monotonic() + retry_after)
-                delay = max(retry_after, delay)
+                    self._free_at = max(self._free_at, time.monotonic() + wait)
+                delay = max(wait, delay)
             self._sleep(delay)
         raise AssertionError
 
@@ -150,14 +148,7 @@ class ChatEndpoint:
         session = requests.Session()
         for scheme in ("http://", "https://"):
             session.mount(scheme, HTTPAdapter(pool_maxsize=self.limits.concurrency))
-        key = os.environ.get(API_KEY)
-
-        def authorize(request: Any) -> Any:  # a function, so that a password in ~/.netrc is not sent instead
-            if key:
-                request.headers["Authorization"] = f"Bearer {key}"
-            return request
-
-        session.auth = authorize
+        session.auth = bearer(os.environ.get(API_KEY))
         return session
 
     def _send(self, body: dict[str, Any]) -> "tuple[Reply | str, float | None]":
@@ -189,7 +180,7 @@ class ChatEndpoint:
             code = content["error"].get("code")  # as OpenRouter reports what its provider answered
             status = code if isinstance(code, int) and code >= 400 else 200
         if status in _RETRIED or status >= 500:
-            return f"{self.url} answers {status}: {shown}", _retry_after(headers)
+            return f"{self.url} answers {status}: {shown}", retry_after(headers.get("Retry-After"))
         if status in (401, 403):
             raise PrefloopError(f"{self.url} refuses the key; set {API_KEY}")
         if status in _OF_ONE_REQUEST:
@@ -235,18 +226,6 @@ def _first_token(logprobs: Any) -> tuple[tuple[str, float], ...] | None:
     if not tokens or not tokens[0].get("top_logprobs"):
         return None
     return tuple((str(top["token"]), min(float(top["logprob"]), 0.0)) for top in tokens[0]["top_logprobs"])
-
-
-def _retry_after(headers: Any) -> float | None:
-    """Seconds; the header may also give a time."""
-    text = (headers.get("Retry-After") or "").strip()
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    try:
-        seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-    except (ValueError, TypeError):
-        return None
-    return seconds if math.isfinite(seconds) and seconds > 0 else None
 
 
 def _without_key(text: str) -> str:

@@ -7,12 +7,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-from ..core.ids import canonical, content_id
-from ..core.signals import StopSignal
-from ..store import ImageError
-from .scorers.chat import BudgetSpent, Stopped
-from .scorers.registry import identity
-from .scorers.vlm import ChatJudge, Judgement
+from ...core.ids import canonical, content_id
+from ...core.signals import StopSignal
+from ...store import ImageError
+from ..scorers.registry import identity
+from .chat import BudgetSpent, Stopped
+from .vlm import ChatJudge, Judgement
 
 if TYPE_CHECKING:
     from PIL.Image import Image

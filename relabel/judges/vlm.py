@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ...core.errors import PrefloopError, UsageError
 from ...store.images import png_bytes
-from . import checkpoints as files
+from ..scorers import checkpoints as files
 from .chat import API_KEY, ChatEndpoint, Reply, RequestRefused
-from .judge_readers import ChoiceReader, NumberReader, ProbabilityReader, QuestionReader
-from .judge_template import Template, read_template
+from .readers import ChoiceReader, NumberReader, ProbabilityReader, QuestionReader
 from .request_limits import RequestLimits
+from .template import Template, read_template
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,8 +64,8 @@ class ChatJudge:
         url, _, self.model = (checkpoint or "").partition("#")
         if not (url.startswith(("http://", "https://")) and self.model):
             raise UsageError(
-                f"{self.name} needs an endpoint and a model: --checkpoint {self.name}=http://localhost:8000/v1#MODEL; got "
-                f"{checkpoint!r}"
+                f"{self.name} needs an endpoint and a model: --checkpoint {self.name}=http://localhost:8000/v1#MODEL"
+                + (f"; got {checkpoint!r}" if checkpoint else "")
             )
         self.endpoint = ChatEndpoint(url)
         self.revision = files.revision(self.model, *_revised(self.template))

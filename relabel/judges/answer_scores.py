@@ -1,6 +1,5 @@
 """Score images by what a judge behind an endpoint answers about each."""
 
-import json
 from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import closing
@@ -10,14 +9,15 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.signals import StopSignal
-from ..store import ImageError, PairStore, UsageError, load_image
-from ..store.lazy_rows import LazyRows
-from ..store.maintenance.compact import compact_small
-from .image_loader import Item
-from .judge_pool import answer_rows, hopeless, judged
-from .scorers.registry import identity
-from .scorers.vlm import PointJudge
+from ...core.signals import StopSignal
+from ...store import ImageError, PairStore, UsageError, load_image
+from ...store.lazy_rows import LazyRows
+from ...store.maintenance.compact import compact_small
+from ..image_loader import Item
+from ..scorers.calls import Tags, parse_tags
+from ..scorers.registry import identity
+from .pool import answer_rows, hopeless, judged
+from .vlm import PointJudge
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,8 +67,7 @@ def score_answers(
     compact_small(store, "answers")
 
 
-def tags_of(store: PairStore, items: LazyRows[Item]) -> dict[UUID, Mapping[str, Any]]:
+def tags_of(store: PairStore, items: LazyRows[Item]) -> dict[UUID, Tags | None]:
     """The tags of the items' prompts, by the prompt's id."""
-    prompts = list({item.prompt_id for item in items})
-    query = "select prompt_id, tags from prompts semi join (select unnest($ids::uuid[]) as prompt_id) using (prompt_id)"
-    return {prompt: json.loads(tags) for prompt, tags in store.rows(query, {"ids": prompts})}
+    texts = store.prompts_by_id(items.table["prompt_id"], "tags")
+    return {UUID(bytes=prompt): parse_tags(text) for prompt, text in texts.items()}

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from ..core.errors import UsageError
-from .annotate.config import ServeConfig
-from .scorers.precision import AUTO, DTYPES
+from ...core.errors import UsageError
+from ..annotate.config import ServeConfig
+from ..scorers.precision import AUTO, DTYPES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import IntegrityError, PrefloopError, UsageError
-from .calls import Tags
-from .http_connection import Connection, quote
-from .http_messages import TOKEN, encode_image
+from ..scorers.calls import Tags
+from .connection import Connection, quote
+from .messages import TOKEN, encode_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image

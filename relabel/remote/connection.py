@@ -1,6 +1,5 @@
 """Requests for JSON to one URL: bounded in time and size, retried if the server is busy, never sent to another host."""
 
-import email.utils
 import json
 import sys
 import time
@@ -8,6 +7,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from ...core.errors import PrefloopError
+from ...core.http_headers import bearer, retry_after
 
 CONNECT_TIMEOUT = 10.0  # seconds
 TIMEOUT = 300.0  # seconds until an answer is complete
@@ -27,8 +27,9 @@ def quote(value: Any) -> str:
 class _Busy(Exception):
     """The same request may succeed later."""
 
-    def __init__(self, problem: str, wait: float | None = None) -> None:
+    def __init__(self, problem: str, wait: float | None = None, cure: str = "") -> None:
         super().__init__(problem)
+        self.cure = cure
         self.wait = wait
 
 
@@ -41,7 +42,7 @@ class Connection:
     def __init__(self, url: str, token: str | None) -> None:
         import requests
 
-        self.url, self._token = url, token
+        self.url, self._auth = url, bearer(token)
         self._session = requests.Session()
         self._session.headers["Accept-Encoding"] = "identity"  # a compressed answer has no known size
 
@@ -57,7 +58,7 @@ class Connection:
                 return self._parse(self._send(method, data))
             except _Busy as busy:
                 if attempt == attempts:
-                    raise PrefloopError(f"{self.url} {busy}, {attempts} times") from busy
+                    raise PrefloopError(f"{self.url} {busy}, {attempts} times{busy.cure}") from busy
                 wait = BACKOFF * 2 ** (attempt - 1) if busy.wait is None else busy.wait
                 if wait > LONGEST_WAIT:
                     raise PrefloopError(
@@ -80,7 +81,7 @@ class Connection:
                     url,
                     data=data,
                     headers=None if data is None else {"Content-Type": "application/json"},
-                    auth=self._authorize,
+                    auth=self._auth,
                     stream=True,
                     allow_redirects=False,
                     timeout=(CONNECT_TIMEOUT, TIMEOUT),
@@ -93,7 +94,8 @@ class Connection:
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
                 if "Read timed out" in str(error):
                     raise self._too_slow() from error
-                raise _Busy(f"does not answer: {_reason(error)}") from error
+                cure = "; start the server, or give another address"
+                raise _Busy(f"does not answer: {_reason(error)}", cure=cure) from error
             except (requests.RequestException, UnicodeError) as error:
                 raise PrefloopError(f"{self.url} cannot be asked: {type(error).__name__}") from error
             if answer.status_code in (307, 308) or (method == "GET" and answer.status_code in (301, 302, 303)):
@@ -102,12 +104,6 @@ class Connection:
             self._refuse(answer.status_code, answer.headers.get("Retry-After"), content)
             return content
         raise PrefloopError(f"{self.url} redirects more than {MAX_REDIRECTS} times")
-
-    def _authorize(self, request: Any) -> Any:
-        """Given as auth, so that requests does not take a password from .netrc instead."""
-        if self._token:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
 
     def _read(self, answer: Any, deadline: float) -> bytes:
         content = bytearray()
@@ -131,14 +127,14 @@ class Connection:
             )
         return target
 
-    def _refuse(self, status: int, retry_after: str | None, content: bytes) -> None:
+    def _refuse(self, status: int, wait: str | None, content: bytes) -> None:
         if status == 200:
             return
         if status in (401, 403):
             raise PrefloopError(f"{self.url} refuses the token; set PREFLOOP_SCORER_TOKEN to that of the server")
         problem = f"answers {status}: {_error_text(content)}"
         if status == 429 or status >= 500:
-            raise _Busy(problem, _seconds(retry_after))
+            raise _Busy(problem, retry_after(wait))
         raise PrefloopError(f"{self.url} {problem}")
 
     def _parse(self, content: bytes) -> Any:
@@ -163,15 +159,3 @@ def _error_text(content: bytes) -> str:
         return quote(json.loads(content)["error"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return quote(content.decode(errors="replace")[:100])
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """From Retry-After, which is a number of seconds or a date."""
-    if retry_after is None:
-        return None
-    if retry_after.strip().isdecimal():
-        return float(retry_after)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None

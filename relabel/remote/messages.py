@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...store.images import ImageError, load_image, png_bytes
-from .calls import Tags, needs_tags
-from .registry import Scorer, is_eval_only
+from ..scorers.calls import Tags, needs_tags
+from ..scorers.registry import Scorer, is_eval_only
 
 if TYPE_CHECKING:
     from PIL.Image import Image

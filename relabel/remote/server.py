@@ -9,18 +9,18 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import PrefloopError, UsageError
-from ..core.signals import StopSignal
-from ..core.text import visible
-from .annotate.config import LOOPBACK
-from .auto_batch import AutoBatch
-from .pairwise import PairwiseJudge
-from .scorer_server_config import ScorerServerConfig
-from .scorers.calls import needs_tags, scores_of
-from .scorers.http_messages import MAX_BODY, TOKEN, RequestError, ScoreRequest, describe, parse_request
-from .scorers.own_code import own_code, prints_to_stderr
-from .scorers.registry import Scorer, identity, load_scorers
-from .validation.check import example_scores
+from ...core.errors import PrefloopError, UsageError
+from ...core.signals import StopSignal
+from ...core.text import visible
+from ..annotate.config import LOOPBACK
+from ..auto_batch import AutoBatch
+from ..pairwise import PairwiseJudge
+from ..scorers.calls import needs_tags, scores_of
+from ..scorers.own_code import own_code, prints_to_stderr
+from ..scorers.registry import Scorer, identity, load_scorers
+from ..validation.check import example_scores
+from .messages import MAX_BODY, TOKEN, RequestError, ScoreRequest, describe, parse_request
+from .server_config import ScorerServerConfig
 
 MAX_WAITING = 16
 """Requests that may wait; another is answered 429."""
@@ -136,7 +136,7 @@ def serve_scorer(config: ScorerServerConfig, announce: Callable[[str, Scorer], N
         UsageError: if it compares pairs, or cannot be loaded.
         PrefloopError: if the port is taken, or the scorer fails on the two images.
     """
-    from .annotate.serve import base_url, listen, serve
+    from ..annotate.serve import base_url, listen, serve
 
     token = os.environ.get(TOKEN)
     with StopSignal().listening() as stop:

@@ -12,10 +12,10 @@ from ...core import recipes as shipped
 from ...core.errors import UsageError
 from ...core.ids import canonical
 from ...core.settings import read_toml
-from .judge_readers import READERS, Reader
+from .readers import READERS, Reader
 
 Kind = Literal["pair", "point", "probability", "questions"]
-FOLDER = Path(str(files("prefloop.relabel.scorers").joinpath("templates")))
+FOLDER = Path(str(files("prefloop.relabel.judges").joinpath("templates")))
 _PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "pair": ("prompt", "first", "second"),
     "point": ("prompt", "image"),

@@ -1,0 +1,97 @@
+"""What a worker of `generate` does: hold a model, generate batches, encode the images."""
+
+import platform
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from threading import Lock
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from ..core.errors import IntegrityError
+from ..core.executor import Pool, pool_of
+from ..models.model import Model
+from ..store.images import png_bytes
+from .config import GenerateConfig
+
+if TYPE_CHECKING:
+    from .sampler import ImageSampler
+    from .stage import Generation, Plan
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images that are generated at once."""
+
+    generations: "list[Generation]"
+
+    def __str__(self) -> str:
+        first = self.generations[0]
+        return f"the batch of {len(self.generations)} that begins with image {first.index} of {first.prompt[:80]!r}"
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    data: bytes
+    """A PNG."""
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the store keeps of a model, which only a loaded one tells."""
+
+    description: dict
+    n_truncated: int
+    """Number of the prompts that are longer than the text encoder's limit."""
+
+
+class ImageWorker:
+    def __init__(self, sampler: "ImageSampler") -> None:
+        self.sampler, self._lock = sampler, Lock()
+
+    def facts(self, prompts: list[str]) -> ModelFacts:
+        return ModelFacts(self.sampler.description, self.sampler.n_truncated(prompts) if prompts else 0)
+
+    def images(self, batch: ImageBatch) -> list[EncodedImage]:
+        with self._lock:  # the model's next batch need not wait until this one is encoded
+            images = [image for _, some in self.sampler.batches(batch.generations) for image in some]
+        return [EncodedImage(png_bytes(image), image.width, image.height) for image in images]
+
+
+def image_workers(planned: "Plan") -> AbstractContextManager[Pool[ImageWorker]]:
+    """The workers of a plan; each loads the model with its first job."""
+    config, model = planned.config, planned.model
+    if config.workers == 1:
+        return pool_of(1, partial(_load, model, config))
+    make = partial(_find_and_load, model.name, model.revision, model.model_id, config)
+    return pool_of(config.workers, make, config.device)
+
+
+def image_batches(planned: "Plan") -> Iterator[ImageBatch]:
+    """The missing images of a plan, as they are handed out."""
+    missing, size = planned.missing, planned.config.batch_size
+    return (ImageBatch(missing[start : start + size]) for start in range(0, len(missing), size))
+
+
+def _load(model: Model, config: GenerateConfig) -> ImageWorker:
+    from .sampler import ImageSampler
+
+    return ImageWorker(ImageSampler(model, config))
+
+
+def _find_and_load(name: str, revision: str | None, model_id: UUID, config: GenerateConfig) -> ImageWorker:
+    """The model by its name, perhaps on another machine.
+
+    Raises:
+        PrefloopError: if it does not exist there.
+        IntegrityError: if it is another model there.
+    """
+    from ..models.resolve import find_model
+
+    model = find_model(name, revision)
+    if model.model_id != model_id:
+        raise IntegrityError(f"on the worker {platform.node()}, {name} is another model; give it the same files")
+    return _load(model, config)

@@ -1,0 +1,1 @@
+"""Judges behind a chat endpoint: vision-language models that are asked by a template."""

@@ -1,0 +1,47 @@
+"""Columns of ids, and where their rows are: equal to what the slow functions of one id give."""
+
+from uuid import UUID
+
+import numpy as np
+from prefloop.core.id_columns import IdColumn, as_keys, content_keys, id_texts, key_bytes, with_affixes
+from prefloop.core.ids import content_id
+from prefloop.core.row_index import RowIndex
+from prefloop.train.seeds import derived_seed, derived_seeds
+
+IDS = [UUID(int=0), UUID(int=1 << 120), UUID(int=255), UUID("0f8fad5b-d9cb-469f-a165-70867728950e")]
+
+
+def test_a_column_of_ids_gives_the_ids_back_even_those_that_end_in_zeros():
+    column = IdColumn(as_keys(IDS))
+    assert list(column) == [column[at] for at in range(4)] == list(column[:]) == IDS
+    assert column[-1] == IDS[-1]
+
+
+def test_keys_sort_as_ids_do():
+    assert list(IdColumn(np.sort(as_keys(IDS[::-1])))) == sorted(IDS)
+
+
+def test_hashes_and_texts_of_many_rows_are_those_of_one():
+    keys = as_keys(IDS)
+    assert [text.tobytes().decode() for text in id_texts(keys)] == [str(identity) for identity in IDS]
+    rows = with_affixes(b"<", key_bytes(keys), b">!")
+    assert list(IdColumn(content_keys(rows))) == [content_id(b"<" + identity.bytes + b">!") for identity in IDS]
+
+
+def test_seeds_of_many_ids_are_those_of_one():
+    assert derived_seeds(7, "crop", ids=as_keys(IDS)).tolist() == [derived_seed(7, "crop", one) for one in IDS]
+
+
+def test_an_id_in_two_files_is_found_in_the_one_added_last():
+    index = RowIndex()
+    index.add("old", as_keys(IDS[:3]))
+    index.add("new", as_keys(IDS[2:][::-1]))  # IDS[3], IDS[2]
+    files, rows = index.find(as_keys([*IDS, UUID(int=9)]))
+    assert [index.names[file] if file >= 0 else None for file in files] == ["old", "old", "new", "new", None]
+    assert rows[:4].tolist() == [0, 1, 1, 0]
+    index.remove("new")
+    assert (index.find(as_keys(IDS))[0] >= 0).tolist() == [True, True, True, False]
+
+
+def test_an_empty_index_finds_nothing():
+    assert RowIndex().find(as_keys(IDS))[0].tolist() == [-1] * 4
