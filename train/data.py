@@ -5,7 +5,7 @@ accumulation, number of processes or threads, or where a run was interrupted.
 """
 
 from array import array
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -46,20 +46,13 @@ class Batch:
     ref_rejected: Tensor | None = None  # (B,)
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch with its tensors on a device; copies to a GPU do not wait for it."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pinned(self) -> "Batch":
-        """The batch in memory from which a GPU copies while it computes."""
-        return self._map(Tensor.pin_memory)
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        changed: dict[str, Any] = {
-            field.name: change(value)
+        """The batch with its tensors on a device."""
+        moved: dict[str, Any] = {
+            field.name: value.to(device)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
-        return replace(self, **changed, conditions={name: change(value) for name, value in self.conditions.items()})
+        return replace(self, **moved, conditions={name: value.to(device) for name, value in self.conditions.items()})
 
 
 @dataclass(frozen=True)
@@ -213,26 +206,17 @@ class TrainingData:
             ref_rejected,
         )
 
-    def prefetch(self, starts: Iterator[int], count: int, pin: bool = False) -> Generator[list[Batch]]:
-        """The batches that begin at those positions, prepared by threads while the model computes.
-
-        Args:
-            pin: for a GPU, see `Batch.pinned`.
-        """
-
-        def prepared(start: int) -> list[Batch]:
-            batches = self.batch(start, count)
-            return [batch.pinned() for batch in batches] if pin else batches
-
+    def prefetch(self, starts: Iterator[int], count: int) -> Generator[list[Batch]]:
+        """The batches that begin at those positions, prepared by threads while the model computes."""
         workers = self.config.dataloader_num_workers
         if not workers:
-            yield from map(prepared, starts)
+            yield from (self.batch(start, count) for start in starts)
             return
         with ThreadPoolExecutor(workers) as pool:
             waiting: list[Future[list[Batch]]] = []
             try:
                 for start in starts:
-                    waiting.append(pool.submit(prepared, start))
+                    waiting.append(pool.submit(self.batch, start, count))
                     if len(waiting) > workers:
                         yield waiting.pop(0).result()
                 while waiting:

@@ -14,7 +14,7 @@ from .pairs import Pair
 
 def pair_losses(errors: Errors, pairs: Sequence[Pair], config: TrainConfig) -> Tensor:
     """The loss of each pair with what regularizes it, times its labeler's weight; (B,)."""
-    weights = _like(errors.chosen, [config.labeler_weights[pair.labeler] for pair in pairs])
+    weights = torch.tensor([config.labeler_weights[pair.labeler] for pair in pairs], device=errors.chosen.device)
     loss = losses.regularized(
         _unweighted(errors, pairs, config),
         errors.chosen,
@@ -33,13 +33,8 @@ def _unweighted(errors: Errors, pairs: Sequence[Pair], config: TrainConfig) -> T
     if method.uncertain_labels:
         settings["p_chosen"] = 1 - config.label_smoothing
         if config.soft_labels:
-            settings["p_chosen"] = _like(errors.chosen, [pair.p_chosen for pair in pairs])
+            settings["p_chosen"] = torch.tensor([pair.p_chosen for pair in pairs], device=errors.chosen.device)
     return getattr(losses, method.function)(*(getattr(errors, name) for name in method.errors), **settings)
-
-
-def _like(errors: Tensor, values: list[float]) -> Tensor:
-    """The values, float32, where the errors are, without waiting for a GPU."""
-    return torch.tensor(values).to(errors.device, non_blocking=True)
 
 
 BATCH_METRICS = (

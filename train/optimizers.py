@@ -37,16 +37,12 @@ def optimizer_for(config: TrainConfig, family: Family, parameters: list[nn.Param
             relative_step=False,
         )
     adamw: Any = torch.optim.AdamW
-    fused: dict[str, Any] = {}
     if name == "adamw8bit":
         from bitsandbytes.optim import AdamW8bit as adamw  # type: ignore[import-not-found]  # an extra
-    elif all(parameter.device.type == "cuda" for parameter in parameters):
-        fused = {"fused": True}  # one kernel, and no temporary copy of the weights
     return adamw(
         parameters,
         lr=rate,
         betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.adam_weight_decay,
         eps=config.adam_epsilon,
-        **fused,
     )

@@ -167,12 +167,9 @@ class State:
         device = self.accelerator.device
         device = torch.device("cpu") if device.type == "cpu" else device  # a CPU has no number in a file
         self.policy.load_trainable_state(load_file(path / "trainable.safetensors", device=str(device)))
-        # on the CPU: the optimizer moves its moments to the weights, and reads its count of steps without waiting for a GPU
-        states: dict[str, Any] = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
+        states: dict[str, Any] = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
         for name, part in self._parts().items():
             part.load_state_dict(states[name])
-        if self.ema is not None:
-            self.ema.to(device)
         self.recent.clear()
         if states.get("recent") is not None:
             mine = states["recent"][self.accelerator.process_index]

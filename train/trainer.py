@@ -181,8 +181,7 @@ class Trainer:
 
     def micro_batches(self) -> Generator[list[Batch]]:
         """The micro-batches of this process from the current step on, prepared ahead."""
-        on_gpu = self.accelerator.device.type == "cuda"
-        return self.data.prefetch(self._starts(), self.config.train_batch_size, pin=on_gpu)
+        return self.data.prefetch(self._starts(), self.config.train_batch_size)
 
     def _starts(self) -> Iterator[int]:
         """The position of the first pair of each micro-batch of this process, from the current step to the last."""
@@ -211,8 +210,9 @@ class Trainer:
             metrics.append(batch_metrics(errors, loss, config))
         norm = self.clip_gradients()
         mean = torch.stack(metrics).mean(dim=0)
-        rate = float(self.lr_scheduler.get_last_lr()[0])
-        row = torch.cat([mean, torch.full_like(mean[:1], rate), norm[None]])
+        rate = self.lr_scheduler.get_last_lr()[0]
+        row = torch.cat([mean, torch.tensor([rate, 0.0], device=mean.device)])
+        row[-1] = norm
         finite = torch.isfinite(torch.stack([mean[0], norm])).tolist()  # the only wait of a step
         # a gradient that overflows in half precision is left to the scaler: it skips the step and lowers its scale
         if not finite[0] or not (finite[1] or accelerator.scaler is not None):
