@@ -42,6 +42,7 @@ from .policy import Policy, load_component
 from .prepare import data_for_run, with_reference_errors
 from .ranks import Ranks
 from .state import TABLES, State
+from .transfer import to_device
 
 LOG_EVERY = 10
 Scalar = int | float | str | bool  # what every tracker takes
@@ -181,7 +182,8 @@ class Trainer:
 
     def micro_batches(self) -> Generator[list[Batch]]:
         """The micro-batches of this process from the current step on, prepared ahead."""
-        return self.data.prefetch(self._starts(), self.config.train_batch_size)
+        pin = self.accelerator.device.type == "cuda"
+        return self.data.prefetch(self._starts(), self.config.train_batch_size, pin=pin)
 
     def _starts(self) -> Iterator[int]:
         """The position of the first pair of each micro-batch of this process, from the current step to the last."""
@@ -211,7 +213,7 @@ class Trainer:
         norm = self.clip_gradients()
         mean = torch.stack(metrics).mean(dim=0)
         rate = self.lr_scheduler.get_last_lr()[0]
-        row = torch.cat([mean, torch.tensor([rate, 0.0], device=mean.device)])
+        row = torch.cat([mean, to_device(torch.tensor([rate, 0.0]), mean.device)])
         row[-1] = norm
         finite = torch.isfinite(torch.stack([mean[0], norm])).tolist()  # the only wait of a step
         # a gradient that overflows in half precision is left to the scaler: it skips the step and lowers its scale
