@@ -168,7 +168,8 @@ def test_scores_are_those_of_a_cpu(tmp_path: Path):
     images = [Image.fromarray(noise.integers(0, 256, (64, 48, 3), dtype=np.uint8)) for _ in range(8)]
     prompts = [f"a red circle number {number}" for number in range(8)]
     scores = [
-        np.array(PickScore(str(tmp_path / "pickscore"), device).score(prompts, images)) for device in ("cpu", DEVICE)
+        np.array(PickScore(str(tmp_path / "pickscore"), device, "float32").score(prompts, images))
+        for device in ("cpu", DEVICE)
     ]
     assert scores[0].std() > 1e-3
     np.testing.assert_allclose(scores[1], scores[0], atol=1e-3)
