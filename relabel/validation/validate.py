@@ -9,6 +9,7 @@ import numpy as np
 
 from ...core.power import rate_text, win_rate_shown
 from ...core.stats import Estimate, estimate_share, estimate_text, prompt_means
+from ...core.text import percent
 from ...store import PairStore, UsageError
 from ..scores import COLUMN_OF
 from ..temperature import FEWEST, fit_temperature
@@ -154,7 +155,7 @@ def quality_lines(quality: ScorerQuality) -> list[str]:
 
 
 def verdict_text(quality: ScorerQuality) -> str:
-    """Such as "not better than chance; 133 decided pairs show an accuracy of 62% or more"."""
+    """Such as "not better than chance; 133 decided pairs show an accuracy of 62 % or more"."""
     if quality.decided is None or quality.verdict is None:
         return "the labeler decided none of the pairs"
     shown = win_rate_shown(quality.decided.n)
@@ -180,7 +181,7 @@ def _decided_line(quality: ScorerQuality) -> str:
     if result is None:
         return "the labeler decided none of the pairs"
     return (
-        f"accuracy {estimate_text(result.accuracy, result.n_prompts)}, by chance 50%; "
+        f"accuracy {estimate_text(result.accuracy, result.n_prompts)}, by chance 50 %; "
         f"kappa {estimate_text(result.kappa, result.n_prompts, 'z.2f')}, by chance 0; "
         f"{result.n} decided pairs of {result.n_prompts} prompts"
     )
@@ -191,8 +192,8 @@ def _tie_aware_line(quality: ScorerQuality) -> str:
     if result is None:
         return f"with ties: no result, because {why_no_tie_band(quality)}"
     return (
-        f"with ties {estimate_text(result.accuracy, result.n_prompts)}, by chance {result.chance:.1%}, "
-        f"always tie {result.always_tie:.1%}: {tie_verdict_text(result)}; "
+        f"with ties {estimate_text(result.accuracy, result.n_prompts)}, by chance {percent(result.chance)}, "
+        f"always tie {percent(result.always_tie)}: {tie_verdict_text(result)}; "
         f"kappa {estimate_text(result.kappa, result.n_prompts, 'z.2f')}; {result.n} pairs of {result.n_prompts} prompts; "
         f"tie band {result.tie_band:.4g}, chosen on {quality.band_decided + quality.band_ties} pairs of other prompts"
     )

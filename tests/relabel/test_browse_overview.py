@@ -68,7 +68,7 @@ def test_agreement_is_loaded_after_the_overview_and_leads_to_the_disagreements(k
     # of ann's a, b, tie and bob's b, b, b one is the same
     ((labeler, other, n, agree, _, n_decided, _),) = rows(part, "Agreement between labelers")
     assert (labeler, other, n, n_decided) == ("human:ann", "human:bob", "3", "2")
-    assert agree == "33.3% (no interval: 3 prompts, at least 10 are needed)"
+    assert agree == "33.3 % (no interval: 3 prompts, at least 10 are needed)"
     (link,) = re.findall(r'href="(/pairs[^"]*)"', part)
     assert "1 pair<" in client.get(unescape(link)).text
     assert "<h1>Agreement between labelers</h1>" in client.get("/agreement").text
@@ -103,7 +103,7 @@ def test_an_evaluation_has_its_win_rates_in_the_order_of_its_judges_and_leads_to
     text = client.get("/").text
     assert rows(text, "Win rates of first") == [
         ["hps", "62.5 %", "no interval: 3 prompts, at least 10 are needed", "3", "new", "old"],
-        ["clip in-sample", "62.5 %", "55.0% to 70.0%", "40", "new", "old"],
+        ["clip in-sample", "62.5 %", "55.0 to 70.0 %", "40", "new", "old"],
     ]
     ((run, *_, duration, result, _),) = rows(text, "Runs")
     assert (run.split()[0], duration, result) == ("eval", "2 min", "wins 62.5 % by hps, 1 more")

@@ -282,7 +282,7 @@ def test_images_of_one_model_are_measured_apart_from_those_of_two(store: PairSto
     assert (found.decided.n, found.verdict) == (6, "too few prompts to tell")
     lines = quality_lines(found)
     assert lines[0] == "some@1: too few prompts to tell"
-    assert any(line.startswith("  images of two models: accuracy 0.0% (") for line in lines)
+    assert any(line.startswith("  images of two models: accuracy 0.0 % (") for line in lines)
 
 
 def test_calibration_compares_confidence_with_what_was_chosen():
@@ -393,9 +393,12 @@ def test_meaningless_scores_are_reported_as_meaningless(store: PairStore):
     (name, first, second, *_, last) = quality_lines(noise)
     assert name.startswith("noise@1: not better than chance; ")
     accuracy = noise.decided.accuracy
-    assert f"accuracy {accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%}), by chance 50%" in first
+    assert (
+        f"accuracy {100 * accuracy.value:.1f} % ({100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}), by chance 50 %"
+        in first
+    )
     assert f"by chance 0; {noise.decided.n} decided pairs" in first
-    assert f"always tie {found.always_tie:.1%}" in second
+    assert f"always tie {100 * found.always_tie:.1f} %" in second
     assert second.endswith(f"chosen on {noise.band_decided + noise.band_ties} pairs of other prompts")
     assert "calibration error" in last
     assert "neither better than chance nor than always a tie" in second
@@ -459,7 +462,7 @@ def test_quality_of_few_prompts_has_words_on_the_terminal_null_in_json_and_none_
     words = ["scorers", "quality", "--labeler", "human:me", "--store", str(store.path)]
     line = CliRunner().invoke(app, words).stdout.splitlines()[1]
     reason = "(no interval: 3 prompts, at least 10 are needed)"
-    assert line.startswith(f"  accuracy 100.0% {reason}, by chance 50%; kappa ")
+    assert line.startswith(f"  accuracy 100.0 % {reason}, by chance 50 %; kappa ")
     (right, _) = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert right["decided"]["accuracy"] == {"value": 1.0, "low": None, "high": None}
     assert CliRunner().invoke(app, [*words, "--output-dir", str(tmp_path)]).exit_code == 0
