@@ -418,7 +418,7 @@ def test_the_page_says_when_a_scorer_is_not_better_than_chance(store: PairStore,
     assert row["tie_aware"]["kappa"]["low"] < 0 < row["tie_aware"]["kappa"]["high"]
     page = (tmp_path / "quality.html").read_text()
     n = row["decided"]["n"]
-    assert re.search(rf"not better than chance; {n} decided pairs show an accuracy of 6\d% or more", page)
+    assert re.search(rf"not better than chance; {n} decided pairs show an accuracy of 6\d % or more", page)
     assert "neither better than chance nor than always a tie" in page
 
 
@@ -473,7 +473,10 @@ def test_quality_of_few_prompts_has_words_on_the_terminal_null_in_json_and_none_
 
 def test_quality_says_who_has_labels_and_what_was_scored(store: PairStore):
     labelled_store(store, 3)
-    with pytest.raises(UsageError, match="no labels by 'human:you'; there are labels by human:me"):
+    with pytest.raises(
+        UsageError,
+        match=r"no labels by 'human:you'; `prefloop label --labeler you --store .*; there are labels by human:me",
+    ):
         validate_scorers(store, "human:you")
     unscored = add_pair(store, add_prompt(store, "new"), add_image(store, (9, 9, 9)), add_image(store, (8, 9, 9)))
     say(store, [unscored], other="a")
