@@ -217,7 +217,7 @@ BAD = [
     (
         "train --labeler silent --output-dir out --store STORE",
         2,
-        "the labeler 'silent' has no labels; choose from me\n",
+        "the labeler 'silent' has no labels; choose from me",
     ),
     (
         "train --labeler me --where margin>99 --output-dir out --store STORE",

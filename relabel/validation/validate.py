@@ -40,6 +40,8 @@ class ScorerQuality:
     """A scorer (name@revision) measured against a labeler."""
 
     scorer: str
+    in_sample: bool
+    """The labeler's labels were made with this scorer's scores, so that its accuracy is not independent evidence."""
     decided: Decided | None
     """None if the labeler decided none of the pairs."""
     verdict: Verdict | None
@@ -91,6 +93,7 @@ def validate_scorers(store: PairStore, labeler: str) -> list[ScorerQuality]:
         UsageError: if there are no such scorers.
     """
     require_labeler(store, labeler)
+    label_makers = _label_makers(store, labeler)
     scorers = store.rows("select scorer, config from scorers order by scorer")
     results, one_model = [], from_one_model(store, labeler)
     for scorer, config in ((scorer, json.loads(config)) for scorer, config in scorers):
@@ -98,13 +101,24 @@ def validate_scorers(store: PairStore, labeler: str) -> list[ScorerQuality]:
             continue
         pairs = labelled_scores(store, labeler, scorer)
         if len(pairs.preferred):
-            results.append(_quality(scorer, pairs, one_model, float(config.get("temperature", 1.0))))
+            in_sample = scorer.split("@")[0] in label_makers
+            results.append(_quality(scorer, in_sample, pairs, one_model, float(config.get("temperature", 1.0))))
     if not results:
         raise UsageError(f"no scorer has scored the pairs that {labeler} labelled; run `prefloop relabel --scorer …`")
     return sorted(results, key=lambda result: -result.decided.accuracy.value if result.decided else 0.0)
 
 
-def _quality(scorer: str, pairs: LabelledScores, one_model: dict[str, bool], temperature: float) -> ScorerQuality:
+def _label_makers(store: PairStore, labeler: str) -> set[str]:
+    """Names of the scorers, of any revision, whose scores a labeler decides by; none if it is a person."""
+    configs = [
+        json.loads(config) for (config,) in store.rows("select config from labelers where labeler = ?", [labeler])
+    ]
+    return {scorer.split("@")[0] for config in configs for scorer in config.get("scorers", [])}
+
+
+def _quality(
+    scorer: str, in_sample: bool, pairs: LabelledScores, one_model: dict[str, bool], temperature: float
+) -> ScorerQuality:
     for_band = np.array([int(prompt[:8], 16) % BAND_PART == 0 for prompt in pairs.prompt])
     ties = pairs.preferred == 0.5
     band_ties, band_decided = int((for_band & ties).sum()), int((for_band & ~ties).sum())
@@ -129,6 +143,7 @@ def _quality(scorer: str, pairs: LabelledScores, one_model: dict[str, bool], tem
     )
     return ScorerQuality(
         scorer=scorer,
+        in_sample=in_sample,
         decided=over_decided,
         verdict=verdict(over_decided) if over_decided else None,
         one_model=of_one,
@@ -148,7 +163,7 @@ def _quality(scorer: str, pairs: LabelledScores, one_model: dict[str, bool], tem
 def quality_lines(quality: ScorerQuality) -> list[str]:
     """The result of one scorer as lines for a terminal."""
     return [
-        f"{quality.scorer}: {verdict_text(quality)}",
+        f"{quality.scorer}{' (in-sample: it made the labels)' if quality.in_sample else ''}: {verdict_text(quality)}",
         *(f"  {line}" for line in (_decided_line(quality), _tie_aware_line(quality), *_part_lines(quality))),
         f"  calibration error {quality.calibration_error:.3f}",
     ]

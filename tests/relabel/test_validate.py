@@ -20,6 +20,7 @@ from prefloop.relabel.validation.metrics import (
     tie_aware_accuracy,
     verdict,
 )
+from prefloop.relabel.validation.report import write_quality
 from prefloop.relabel.validation.validate import (
     disagreements,
     positions,
@@ -469,6 +470,32 @@ def test_quality_of_few_prompts_has_words_on_the_terminal_null_in_json_and_none_
     page = (tmp_path / "quality.html").read_text()
     assert '<strong>100.0 %</strong></td><td><span class="dim">none</span>' in page
     assert "nan" not in page
+
+
+@pytest.mark.parametrize(
+    ("scorers", "marked"), [(["red@1"], {"red@2"}), (["red@2", "blue@1"], {"red@2", "blue@1"}), ([], set())]
+)
+def test_a_scorer_that_made_the_labels_is_marked(
+    store: PairStore, tmp_path: Path, scorers: list[str], marked: set[str]
+):
+    """By name: another revision of a scorer is not independent of it either."""
+    pairs = fill(store, 2)
+    images = {(p, image) for p, a, b in store.rows("select prompt_id, image_a, image_b from pairs") for image in (a, b)}
+    for scorer in ("red@2", "blue@1"):
+        add_scores(store, scorer, {key: float(number) for number, key in enumerate(sorted(images))})
+    store.append("labelers", [{"labeler": "made", "kind": "ai", "config": json.dumps({"scorers": scorers})}])
+    for pair in pairs:
+        add_label(store, pair, "made", "a")
+    store.ingest()
+    measured = validate_scorers(store, "made")
+    assert {quality.scorer for quality in measured if quality.in_sample} == marked
+    heads = {quality_lines(quality)[0].split(":")[0] for quality in measured}
+    assert heads == {f"{name} (in-sample" if name in marked else name for name in ("red@2", "blue@1")}
+    page = write_quality(store, "made", measured, tmp_path / "quality").read_text()
+    assert ("In-sample: the labels of made" in page) == bool(marked)
+    assert len(re.findall(r"red@2 <span[^>]*>in-sample</span>", page)) == (4 if marked else 0) + (
+        len(measured[0].by_margin) if marked else 0
+    )
 
 
 def test_quality_says_who_has_labels_and_what_was_scored(store: PairStore):
