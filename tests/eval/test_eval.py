@@ -169,7 +169,7 @@ def test_too_few_prompts_have_a_win_rate_and_words_instead_of_an_interval(store:
     assert row["win_rate"] == 1.0
     assert {row[name] for name in ("win_rate_low", "win_rate_high", "diff_low", "diff_high")} == {None}
     line = table(result).splitlines()[2]
-    assert line.startswith("redness        100.0 %  –  ")
+    assert line.startswith("redness       100.0 %  –  ")
     assert line.endswith("no interval: 3 prompts, at least 10 are needed")
     folder = Path(config.output_dir or "")
     assert json.loads((folder / "results.json").read_text()) == result
