@@ -10,7 +10,7 @@ import typer
 import typer.core
 
 from .document import failed, finished, start
-from .errors import PrefloopError
+from .errors import PrefloopError, UsageError
 from .text import visible_lines
 
 # what the parser raises; BadParameter is the one of its errors that Typer exports
@@ -26,6 +26,13 @@ class Command(typer.core.TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         with naming_context(ctx):
             return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            error.args = (naming_options(str(error), _typed(ctx)),)
+            raise
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         shown = [parameter for parameter in self.get_params(ctx) if not getattr(parameter, "hidden", False)]
@@ -163,6 +170,30 @@ def parser_message(error: Any) -> str:
         return f"unexpected argument {match[1]}"
     text = re.sub(r"^Option '([^']+)'", r"\1", text)
     return text[:1].lower() + text[1:]
+
+
+def _typed(ctx: Any) -> dict[str, str]:
+    """Name of each setting whose option was typed → the option."""
+    options = {}
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name)
+        if parameter.param_type_name == "option" and source is not None and source.name == "COMMANDLINE":
+            names = (parameter.name.replace("_", "-"), parameter.opts[0].lstrip("-"))
+            options |= dict.fromkeys(names, parameter.opts[0])
+    return options
+
+
+def naming_options(message: str, typed: Mapping[str, str]) -> str:
+    """A message about settings, such as "batch-size must be positive", with the options that were typed: "--batch-size must be …".
+    Settings of a file keep their names. A name of one word is one only at the beginning.
+
+    Args:
+        typed: name of a setting → its option.
+    """
+    for name, option in typed.items():
+        place = r"(?<![\w./'\"`=-])" if "-" in name else "^"
+        message = re.sub(rf"{place}{re.escape(name)}(?= (?:must|can|is|are|and|\d)\b)", option, message)
+    return message
 
 
 def _value_of(error: Any) -> str:
