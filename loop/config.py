@@ -153,7 +153,7 @@ class LoopSettings:
         except UsageError as error:
             name, _, problem = str(error).partition(" ")
             setting = name.replace("-", "_")
-            if setting not in getattr(self, section):
+            if setting not in getattr(self, section) or problem.startswith("of ["):
                 raise
             raise UsageError(f"{setting} of [{section}] {problem}") from error
 

@@ -42,6 +42,8 @@ LINES = [
     # what is typed; the first line; the command whose help is named
     ("train --labelr x", "no option --labelr; did you mean --labeler?", "train"),
     ("train --xyz", "no option --xyz", "train"),
+    ("store ls --formt json", "no option --formt; did you mean --json?", "store ls"),
+    ("store query --formt json", "no option --formt; did you mean --format?", "store query"),
     ("train --output_dir=x", "no option --output_dir; did you mean --output-dir?", "train"),
     ("--nope", "no option --nope", ""),
     ("-x", "no option -x", ""),
