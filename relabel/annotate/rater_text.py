@@ -60,6 +60,15 @@ def rater_columns(result: RaterReport) -> list[dict[str, str]]:
     ]
 
 
+_WITH_OTHERS = ("against random", "kappa (interval)", "agree with others", "shared")
+
+
+def in_two_tables(rows: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The rows without the columns that compare a rater with others, and those alone: 100 columns of text hold each."""
+    alone = [{name: text for name, text in row.items() if name not in _WITH_OTHERS} for row in rows]
+    return alone, [{name: row[name] for name in ("labeler", *_WITH_OTHERS)} for row in rows]
+
+
 def _repeated(rater: Rater) -> str:
     return "" if rater.self_agreement is None else f"{percent(rater.self_agreement.value)} of {rater.n_repeats}"
 

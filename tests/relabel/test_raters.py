@@ -1,6 +1,7 @@
 """Raters whose answers are known, one of them random and one always left, come out as what they are."""
 
 import json
+import re
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -224,6 +225,9 @@ def test_the_page_and_the_command_agree_about_a_rater(store: PairStore):
     table = CliRunner().invoke(app, ["raters", "--store", str(store.path)]).stdout
     assert "100.0 % (86.2 to 100.0)" in table  # Wilson's lower end of 24 of 24: 24 / 27.84
     assert "human:ann chose the left image in 100 % of 24 answers" in table
+    assert max(len(line) for line in table.splitlines() if line[:1] in "┏┃┡│└") <= 100
+    for name in rater_columns(raters(store))[0]:
+        assert re.search(rf"┃ {re.escape(name)} ", table), name
     assert len(pairs) == 30
 
 
