@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -10,7 +10,7 @@ import typer
 import typer.core
 
 from .document import failed, finished, start
-from .errors import PrefloopError
+from .errors import PrefloopError, UsageError
 from .text import visible_lines
 
 # what the parser raises; BadParameter is the one of its errors that Typer exports
@@ -20,31 +20,27 @@ _CUTOFF = 0.75
 
 
 class Command(typer.core.TyperCommand):
-    """A command whose help leaves out what a switch does not need: that it is a <bool>, and --no-X of one that is off anyway, whose
-    column would take a third of 80."""
+    """A command whose help leaves out what nobody needs; see `_plain`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         with naming_context(ctx):
             return super().parse_args(ctx, args)
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            error.args = (naming_options(str(error), _typed(ctx)),)
+            raise
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         shown = [parameter for parameter in self.get_params(ctx) if not getattr(parameter, "hidden", False)]
-        return ["[OPTIONS]", *(piece for parameter in shown for piece in parameter.get_usage_pieces(ctx))]
+        pieces = (piece for parameter in shown for piece in parameter.get_usage_pieces(ctx))
+        return ["[OPTIONS]", *(piece.translate({ord("{"): None, ord("}"): None}) for piece in pieces)]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        negative = [(parameter, parameter.secondary_opts) for parameter in self.params if not parameter.default]
-        switches: list[Any] = [parameter for parameter in self.get_params(ctx) if getattr(parameter, "is_flag", False)]
-        for parameter, _ in negative:
-            parameter.secondary_opts = []
-        for switch in switches:
-            switch.metavar = ""
-        try:
+        with _plain(self, ctx):
             super().format_help(ctx, formatter)
-        finally:
-            for parameter, options in negative:
-                parameter.secondary_opts = options
-            for switch in switches:
-                switch.metavar = None
 
 
 class Group(typer.core.TyperGroup):
@@ -53,6 +49,10 @@ class Group(typer.core.TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         with naming_context(ctx):
             return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        with _plain(self, ctx):
+            super().format_help(ctx, formatter)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
@@ -87,6 +87,37 @@ class App(typer.Typer):
 
     def command(self, *args: Any, cls: type[Any] | None = None, **settings: Any) -> Any:
         return super().command(*args, cls=cls or Command, **settings)
+
+
+@contextmanager
+def _plain(command: Any, ctx: Any) -> Iterator[None]:
+    """For a help without noise: a switch is not a <bool>, --no-X of one that is off anyway is left out, since its column would take
+    a third of 80; a list is told by its items' type; an argument is in capitals, as in messages."""
+    with ExitStack() as changes:
+        for parameter in command.get_params(ctx):
+            if not parameter.default:
+                changes.enter_context(_changed(parameter, "secondary_opts", []))
+            if getattr(parameter, "is_flag", False):
+                changes.enter_context(_changed(parameter, "metavar", ""))
+            shown = (parameter.display_type_rich(ctx=ctx) or "").replace("<list[", "<").replace("]>", ">")
+            changes.enter_context(_changed(parameter, "display_type_rich", lambda *, ctx, shown=shown: shown))  # noqa: ARG005
+            if parameter.param_type_name == "argument" and parameter.metavar is None:
+                changes.enter_context(_changed(parameter, "metavar", parameter.name.upper()))
+        yield
+
+
+@contextmanager
+def _changed(thing: Any, name: str, value: object) -> Iterator[None]:
+    """The attribute has another value for the duration of the block."""
+    own = vars(thing)
+    kept, before = name in own, own.get(name)
+    setattr(thing, name, value)
+    try:
+        yield
+    finally:
+        delattr(thing, name)
+        if kept:
+            setattr(thing, name, before)
 
 
 @contextmanager
@@ -167,6 +198,30 @@ def parser_message(error: Any) -> str:
     return text[:1].lower() + text[1:]
 
 
+def _typed(ctx: Any) -> dict[str, str]:
+    """Name of each setting whose option was typed → the option."""
+    options = {}
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name)
+        if parameter.param_type_name == "option" and source is not None and source.name == "COMMANDLINE":
+            names = (parameter.name.replace("_", "-"), parameter.opts[0].lstrip("-"))
+            options |= dict.fromkeys(names, parameter.opts[0])
+    return options
+
+
+def naming_options(message: str, typed: Mapping[str, str]) -> str:
+    """A message about settings, such as "batch-size must be positive", with the options that were typed: "--batch-size must be …".
+    Settings of a file keep their names. A name of one word is one only at the beginning.
+
+    Args:
+        typed: name of a setting → its option.
+    """
+    for name, option in typed.items():
+        place = r"(?<![\w./'\"`=-])" if "-" in name else "^"
+        message = re.sub(rf"{place}{re.escape(name)}(?= (?:must|can|is|are|and|\d)\b)", option, message)
+    return message
+
+
 def _value_of(error: Any) -> str:
     """What was given, if the validation that failed tells it."""
     details = getattr(error.__cause__, "errors", list)()
@@ -202,6 +257,8 @@ def options_like(typed: str, known: Sequence[str]) -> list[str]:
     word = name[2:]
     alike = [option for option in known if option.startswith(name)]
     alike = alike or [option for option in known if word in option[2:].split("-")]
+    if not alike and "--json" in known and get_close_matches(name, ["--format"], 1, _CUTOFF):
+        return ["--json"]  # the form of what is printed, where there is one other
     return alike if len(alike) <= 3 and word else []
 
 

@@ -6,6 +6,8 @@ pairs of one prompt tell less than as many prompts do. A tie decides nothing; di
 
 import math
 
+from .text import percent
+
 LEVEL, POWER = 0.05, 0.8
 WIN_RATES = (0.7, 0.6, 0.55, 0.53, 0.52, 0.51)
 """The true win rates that sentences and tables name."""
@@ -58,16 +60,16 @@ def next_win_rate(n_decided: float) -> float | None:
 
 
 def power_sentence(n_decided: int, tie_rate: float = 0.0) -> str:
-    """What this many decided pairs show: "with 200 decided pairs a true win rate of 60% shows; 55% needs 783".
+    """What this many decided pairs show: "with 200 decided pairs a true win rate of 60 % shows; 55 % needs 783".
 
     Args:
-        tie_rate: share of ties so far, 0 to less than 1; above 0, the pairs to show are said too: "…, 979 pairs with 20% ties".
+        tie_rate: share of ties so far, 0 to less than 1; above 0, the pairs to show are said too: "…, 979 pairs with 20 % ties".
     """
     return f"with {n_decided:,} decided pairs {_shown(n_decided, tie_rate)}"
 
 
 def sample_sentence(n_pairs: int, tie_rate: float = 0.0) -> str:
-    """What this many pairs show, ties among them: "250 pairs with 20% ties are about 200 decided ones: a true win rate of …".
+    """What this many pairs show, ties among them: "250 pairs with 20 % ties are about 200 decided ones: a true win rate of …".
 
     Args:
         tie_rate: share of ties so far, 0 to less than 1.
@@ -75,7 +77,7 @@ def sample_sentence(n_pairs: int, tie_rate: float = 0.0) -> str:
     if not tie_rate:
         return power_sentence(n_pairs)
     n_decided = round(n_pairs * (1 - tie_rate))
-    return f"{n_pairs:,} pairs with {tie_rate:.0%} ties are about {n_decided:,} decided ones: {_shown(n_decided, tie_rate)}"
+    return f"{n_pairs:,} pairs with {percent(tie_rate, 0)} ties are about {n_decided:,} decided ones: {_shown(n_decided, tie_rate)}"
 
 
 def _shown(n_decided: int, tie_rate: float) -> str:
@@ -84,11 +86,12 @@ def _shown(n_decided: int, tie_rate: float) -> str:
     if following is None:
         return shown
     n_needed = pairs_needed(following)
-    with_ties = f", {pairs_to_show(n_needed, tie_rate):,} pairs with {tie_rate:.0%} ties" if tie_rate else ""
-    return f"{shown}; {following:.0%} needs {n_needed:,}{with_ties}"
+    with_ties = f", {pairs_to_show(n_needed, tie_rate):,} pairs with {percent(tie_rate, 0)} ties" if tie_rate else ""
+    return f"{shown}; {percent(following, 0)} needs {n_needed:,}{with_ties}"
 
 
 def rate_text(share: float) -> str:
     """A win rate that is shown, as whole percent from 55 % on, tenths below. Rounded up: a smaller one would need more pairs."""
-    steps, form = (100, ".0%") if share > 0.55 else (1000, ".1%")
-    return f"{math.ceil(share * steps - 1e-9) / steps:{form}}"
+    digits = 0 if share > 0.55 else 1
+    steps = 100 * 10**digits
+    return percent(math.ceil(share * steps - 1e-9) / steps, digits)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .text import percent
+
 Floats = NDArray[np.float64]
 MIN_PROMPTS = 10
 """Fewer have no interval: resampling them gives one that is far too narrow."""
@@ -104,18 +106,23 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return max(0.0, center - half), min(1.0, center + half)
 
 
-def interval_text(low: float | None, high: float | None, n_prompts: int, form: str = ".1%") -> str:
-    """An interval as text, or why there is none, such as "no interval: 3 prompts, at least 10 are needed"."""
+def interval_text(low: float | None, high: float | None, n_prompts: int, form: str | None = None) -> str:
+    """An interval as text, or why there is none, such as "no interval: 3 prompts, at least 10 are needed".
+
+    Args:
+        form: of each number; if not given they are shares, and become percentages that follow one with its sign: "45.1 to 58.9".
+    """
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return no_interval(n_prompts)
-    return f"{low:{form}} to {high:{form}}"
+    return f"{100 * low:.1f} to {100 * high:.1f}" if form is None else f"{low:{form}} to {high:{form}}"
 
 
-def estimate_text(estimate: Estimate | None, n_prompts: int, form: str = ".1%") -> str:
-    """A number and its interval as text, such as "52.0% (45.1% to 58.9%)"; "undefined" for None."""
+def estimate_text(estimate: Estimate | None, n_prompts: int, form: str | None = None) -> str:
+    """A number and its interval as text, such as "52.0 % (45.1 to 58.9)"; "undefined" for None."""
     if estimate is None:
         return "undefined"
-    return f"{estimate.value:{form}} ({interval_text(estimate.low, estimate.high, n_prompts, form)})"
+    value = percent(estimate.value) if form is None else f"{estimate.value:{form}}"
+    return f"{value} ({interval_text(estimate.low, estimate.high, n_prompts, form)})"
 
 
 def no_interval(n_prompts: int) -> str:

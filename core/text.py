@@ -44,6 +44,15 @@ def plural(n: int, singular: str, several: str | None = None) -> str:
     return f"{n} {singular if n == 1 else several or singular + 's'}"
 
 
+def percent(share: float, digits: int = 1, sign: str = "") -> str:
+    """A share 0 to 1 such as "52.4 %", the one form of percentages in all texts.
+
+    Args:
+        sign: "+" to write that of positive numbers too.
+    """
+    return f"{100 * share:{sign}.{digits}f} %"
+
+
 def size(n_bytes: int) -> str:
     """Of memory or a disk, such as "1.5 GiB"."""
     return f"{n_bytes / 2**30:.3g} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.3g} MiB"

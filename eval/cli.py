@@ -11,7 +11,7 @@ from ..core.document import answer
 from ..core.errors import BadDataError, UsageError
 from ..core.power import sample_sentence
 from ..core.stats import no_interval
-from ..core.text import short_names
+from ..core.text import percent, short_names
 from ..generate.prompt_sets.names import known_prompts
 from ..models.completion import known_models
 from ..relabel.config import installed_scorers, parse_checkpoints
@@ -154,13 +154,13 @@ def _rate(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "–"
     low, high = row["win_rate_low"], row["win_rate_high"]
-    return f"{100 * row['win_rate']:.1f} %" + ("" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})")
+    return percent(row["win_rate"]) + ("" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})")
 
 
 def _rows(compared: Mapping[str, Any]) -> list[str]:
     lines = [f"{'judge':<12}{'win rate':>9}  {'95 % interval':<17}{'base':>9}{'tuned':>9}{'diff':>9}  95 % interval"]
     for name, row in compared["scorers"].items():
-        win_rates = _interval(row["win_rate_low"], row["win_rate_high"], ".1%")
+        win_rates = _shares(row["win_rate_low"], row["win_rate_high"])
         scores = ""
         if row["base_mean"] is not None:
             scores = (
@@ -169,7 +169,7 @@ def _rows(compared: Mapping[str, Any]) -> list[str]:
             )
         has_interval = None not in (row["win_rate_low"], row["diff_low"] if scores else 0)
         lines.append(
-            f"{name:<12}{row['win_rate']:>9.1%}  {win_rates:<17}{scores}".rstrip()
+            f"{name:<12}{percent(row['win_rate']):>9}  {win_rates:<17}{scores}".rstrip()
             + ("  in-sample" if row["in_sample"] else "")
             + (f"  {row['n_pairs']} of {compared['n_pairs']} pairs" if row["n_excluded"] else "")
             + ("" if has_interval else f"  {no_interval(row['n_prompts'])}")
@@ -192,6 +192,10 @@ def _ranks(by_judge: dict[str, list[dict]], names: dict[str, str]) -> list[str]:
 
 def _interval(low: float | None, high: float | None, form: str) -> str:
     return "–" if low is None or high is None else f"{low:{form}} – {high:{form}}"
+
+
+def _shares(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None else f"{100 * low:.1f} – {percent(high)}"
 
 
 def _trained(n: int | None) -> str:

@@ -57,7 +57,8 @@ class EvalConfig(RequestLimits):
     batch_size: int = GenerateConfig.batch_size
     """Images generated at once."""
     dtype: Dtype = "auto"
-    """auto, float32, float16 or bfloat16; auto is float16 on a GPU and float32 on a CPU."""
+    """auto, float32, float16 or bfloat16; on a CPU auto is float32, on a GPU what the models were made for:
+    float16 for U-Nets, bfloat16 for transformers."""
     device: str | None = None
     """cuda, mps or cpu; the best available if not given."""
     workers: int = 1

@@ -7,6 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.text import percent
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -55,7 +57,7 @@ def plot_win_rates(comparisons: Sequence[Mapping[str, Any]], titles: Mapping[str
             axes.plot(interval, [place, place], color=color, linewidth=2.5)
             fill = theme.page if row["in_sample"] else color
             axes.plot(rate, place, "o", markersize=8, markeredgecolor=color, markerfacecolor=fill, clip_on=False)
-            number = f"{100 * rate:.1f} %"
+            number = percent(rate)
             if row["win_rate_low"] is not None:
                 number += f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
             # beside the axis a long name would take half of the width

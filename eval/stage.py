@@ -10,7 +10,7 @@ from uuid import UUID
 from ..core.files import refuse_report_over_others
 from ..core.json import plain
 from ..core.signals import StopSignal
-from ..core.text import visible
+from ..core.text import plural, visible
 from ..generate.defaults import describe_sampling
 from ..generate.prompts import read_prompts
 from ..generate.stage import Plan, generate_missing, image_ids, plan_generations
@@ -93,6 +93,8 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
         run(store, "eval", _with_absolute_folder(config)) as eval_run,
         recording_usage(scorers, eval_run.summary),
     ):
+        judges = [*(scorer.name for scorer in scorers), *["people"] * config.asks_people]
+        print(visible(_first_line(lineup, plans, judges)), file=sys.stderr)
         for planned in plans:
             generate_missing(planned, store, eval_run, stop)
         pairs = _pair_images(lineup, plans, store, eval_run.run_id)
@@ -131,6 +133,16 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
     if result["sweep"] is not None:
         keep_best(Path(config.sweep or ""), result["sweep"]["best"], store)
     return evaluation, result
+
+
+def _first_line(lineup: Lineup, plans: Sequence[Plan], judges: Sequence[str]) -> str:
+    """What the evaluation is about to do."""
+    n_missing = sum(len(planned.missing) for planned in plans)
+    models = (" against " if len(plans) == 2 else ", ").join(lineup.names)
+    return (
+        f"evaluating {models} on {plural(len(plans[0].prompts), 'prompt')} of {plans[0].config.prompts} "
+        f"({describe_sampling(plans[0].config)}): {plural(n_missing, 'image')} to generate, judged by {', '.join(judges)}"
+    )
 
 
 def report_again(name: str, report: str | None, store: PairStore) -> tuple[Evaluation, dict]:

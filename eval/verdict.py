@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.stats import MIN_PROMPTS
+from ..core.text import percent
 
 ORACLE = "oracle"
 """The scorer of the built-in world whose scores say whether an image satisfies its prompt, 1 or 0."""
@@ -30,10 +31,9 @@ def verdict(compared: Mapping[str, Any], names: Mapping[str, str]) -> str:
     oracle = compared["scorers"].get(ORACLE)
     if oracle is None:
         return _judgement(compared, names)
-    return (
-        f"{_judgement(compared, names)} {100 * oracle['tuned_mean']:.1f} % instead of {100 * oracle['base_mean']:.1f} % of the images "
-        f"show everything their prompt asks for, by the {ORACLE}."
-    )
+    tuned, base = percent(oracle["tuned_mean"]), percent(oracle["base_mean"])
+    share = f"{tuned} instead of {base} of the images" if tuned != base else f"{tuned} of the images of either model"
+    return f"{_judgement(compared, names)} {share} show everything their prompt asks for, by the {ORACLE}."
 
 
 def _judgement(compared: Mapping[str, Any], names: Mapping[str, str]) -> str:
@@ -90,5 +90,5 @@ def _rates(rows: Mapping[str, Any]) -> str:
     for name, row in rows.items():
         low, high = row["win_rate_low"], row["win_rate_high"]
         interval = "" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})"
-        texts.append(f"{100 * row['win_rate']:.1f} %{interval} by {name}")
+        texts.append(f"{percent(row['win_rate'])}{interval} by {name}")
     return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else texts[0]

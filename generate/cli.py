@@ -40,6 +40,7 @@ def generate(
     """
     config = GenerateConfig(**given)
     from ..models.checkpoints import best_checkpoint
+    from .announce import announcement
     from .defaults import built_in_base, describe_sampling
     from .image_worker import image_workers
     from .stage import model_facts, plan, run_plan
@@ -67,6 +68,9 @@ def generate(
             "nothing was generated"
         )
     else:
+        line = announcement(planned, store, chosen_prompts=config.prompts is not None)
+        if line is not None:
+            say(line, err=True)
         with image_workers(planned) as workers:
             if existing is None:  # a model that cannot be loaded must leave no store behind
                 with StopSignal().listening() as stop:

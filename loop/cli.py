@@ -9,6 +9,7 @@ from ..core.cli import JsonOption, completing, options_of, say, say_recipes
 from ..core.document import answer
 from ..core.errors import UsageError
 from ..core.files import refuse_existing, write_atomic
+from ..core.text import percent
 from ..models.completion import known_models
 from .config import LoopConfig
 
@@ -109,7 +110,7 @@ def _held_out(best: dict) -> str:
     for name, row in best["reported"].items():
         win_rate = row["win_rate"]
         interval = interval_text(win_rate["low"], win_rate["high"], row["n_prompts"])
-        rates.append(f"{name} {win_rate['value']:.1%} ({interval})")
+        rates.append(f"{name} {percent(win_rate['value'])} ({interval})")
     if not rates:
         return "no win rates on prompts that did not choose it, because there was one prompt"
     return f"win rates against the base on the half of the prompts that did not choose it: {', '.join(rates)}"

@@ -1,7 +1,8 @@
 """Settings of the loop, and those of each stage in each round."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -128,15 +129,33 @@ class LoopSettings:
                 raise UsageError(f"the loop itself sets {option} of [{section}]; {cure}")
         if self.train.get("push_to_hub") is not None:
             raise UsageError("the loop does not push every round; push its result with `prefloop card --push-to-hub`")
-        if self.generate_config(1).images_per_prompt < 2:
+        with self._naming("generate"):
+            images_per_prompt = self.generate_config(1).images_per_prompt
+        if images_per_prompt < 2:
             raise UsageError("images_per_prompt of [generate] must be at least 2: a pair needs two images")
-        if self.relabel_config().select != "all":
+        with self._naming("relabel"):
+            select = self.relabel_config().select
+        if select != "all":
             raise UsageError(
                 "select of [relabel] compares a prompt's pairs of all rounds; give pairs_per_prompt in [loop] instead, which "
                 "takes those with the largest margins of each round"
             )
-        self.train_config(1, "labeler")
-        self.eval_config(1, self.loop.model)
+        with self._naming("train"):
+            self.train_config(1, "labeler")
+        with self._naming("eval"):
+            self.eval_config(1, self.loop.model)
+
+    @contextmanager
+    def _naming(self, section: str) -> Iterator[None]:
+        """An error about a setting of the section says so: several sections have a batch_size."""
+        try:
+            yield
+        except UsageError as error:
+            name, _, problem = str(error).partition(" ")
+            setting = name.replace("-", "_")
+            if setting not in getattr(self, section) or problem.startswith("of ["):
+                raise
+            raise UsageError(f"{setting} of [{section}] {problem}") from error
 
     def generate_config(self, number: int) -> GenerateConfig:
         loop = self.loop

@@ -8,7 +8,7 @@ import torch
 
 from ..core.device import best_device
 from ..core.json import plain
-from ..core.text import duration, plural, size
+from ..core.text import duration, percent, plural, size
 from ..eval.judges import choose_scorers
 from ..generate.config import GenerateConfig
 from ..generate.defaults import resolve_defaults
@@ -177,7 +177,7 @@ def plan_text(plan: LoopPlan) -> str:
 
 def _shares(plan: LoopPlan) -> str:
     total = {stage: sum(each.flops[stage] for each in plan.rounds) for stage in plan.rounds[0].flops}
-    return ", ".join(f"{stage} {100 * n / max(1, plan.flops):.0f} %" for stage, n in total.items())
+    return ", ".join(f"{stage} {percent(n / max(1, plan.flops), 0)}" for stage, n in total.items())
 
 
 def as_json(plan: LoopPlan) -> dict:

@@ -11,7 +11,7 @@ from uuid import UUID
 from ..core.json import plain
 from ..core.signals import StopSignal
 from ..core.stats import interval_text
-from ..core.text import plural
+from ..core.text import percent, plural
 from ..eval.best import judged_prompts
 from ..eval.result import ImagePair
 from ..eval.stage import run_evaluation
@@ -264,7 +264,7 @@ def _samples(pairs: Sequence[ImagePair], seed: int) -> list[tuple[str, str, str]
 def round_line(result: RoundResult, n_rounds: int) -> str:
     """What a round found, in a line."""
     rates = [
-        f"{name} {row['win_rate']:.1%} ({interval_text(row['win_rate_low'], row['win_rate_high'], row['n_prompts'])})"
+        f"{name} {percent(row['win_rate'])} ({interval_text(row['win_rate_low'], row['win_rate_high'], row['n_prompts'])})"
         + (" in-sample" if row["in_sample"] else "")
         for name, row in result.against_base["scorers"].items()
     ]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..core.text import percent
 from ..eval.best import independent
 from .config import LoopConfig
 from .guards import GUARDS, out_of_bounds
@@ -58,11 +59,17 @@ def moved_images(result: RoundResult) -> str | None:
     if not moved:
         return None
     words = [
-        f"{name.replace('_', '-')} is {ratio:.2g} times the base's, outside of "
+        f"{name.replace('_', '-')} is {_outside(ratio, *GUARDS[name].bounds)} times the base's, outside of "
         f"{GUARDS[name].bounds[0]:g} to {GUARDS[name].bounds[1]:g}"
         for name, ratio in moved.items()
     ]
     return f"the images of round {result.number} have moved too far: {'; '.join(words)}"
+
+
+def _outside(ratio: float, low: float, high: float) -> str:
+    """A number outside of its bounds with two digits, or as many more as it takes to tell it from the bound."""
+    texts = (f"{ratio:.{digits}g}" for digits in range(2, 18))
+    return next((text for text in texts if not low <= float(text) <= high), str(ratio))
 
 
 def intervals(rows: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
@@ -72,7 +79,7 @@ def intervals(rows: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def _rates(scorers: Mapping[str, Any], names: Sequence[str]) -> str:
-    return ", ".join(f"{100 * scorers[name]['win_rate']:.1f} %" for name in names)
+    return ", ".join(percent(scorers[name]["win_rate"]) for name in names)
 
 
 def _list(names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..core.agreement import kappa
 from ..core.stats import Estimate, Floats, estimate_share, interval_text, prompt_means
+from .labelers import HUMAN
 from .pairstore import PairStore
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ _JUDGED = """
         starts_with(j.labeler, 'eval:') or starts_with(j.other, 'eval:'), j.labeler, starts_with(j.other, 'eval:'), j.other,
         r.round nulls last, p.pair_id
 """
-_NUMBERS = ("agree", "kappa", "agree_decided", "kappa_decided")
 
 
 def agreement(store: PairStore, *, evaluations: bool = False, by_round: bool = False) -> "pa.Table":
@@ -122,22 +122,44 @@ def _columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:
 
 
 def for_terminal(table: "pa.Table") -> "pa.Table":
-    """Each number and its interval as one text, such as "0.71 (0.60 to 0.81)"."""
+    """Two rows for each of the table, over all pairs and over those that both decided, unless these are all; each number and its
+    interval as one text, such as "0.71 (0.60 to 0.81)". Revisions are left out of scorers' names unless that makes two the same."""
     import pyarrow as pa
 
     rows = table.to_pylist()
-    columns: dict[str, Any] = {}
-    for name in table.schema.names:
-        if name.endswith(("_low", "_high")):
-            continue
-        columns[name] = table[name]
-        if name in _NUMBERS:
-            columns[name] = pa.array([_text(row, name) for row in rows], pa.string())
-    return pa.table(columns)
+    names = _without_revisions({row[side] for row in rows for side in ("labeler", "other")})
+    has_rounds = "round" in table.schema.names
+    lines = []
+    for row in rows:
+        head = {"labeler": names[row["labeler"]], "other": names[row["other"]]}
+        head |= {"round": row["round"]} if has_rounds else {}
+        lines.append(head | {"over": "all"} | _line(row, ""))
+        if row["n_decided"] < row["n"]:
+            lines.append(dict.fromkeys(head) | {"over": "decided"} | _line(row, "_decided"))
+    counts, texts = ("pairs", "prompts"), ("agree", "kappa")
+    types = {name: pa.int64() for name in counts} | {"round": pa.int32()}
+    columns = ["labeler", "other", *["round"] * has_rounds, "over", *counts, *texts]
+    return pa.Table.from_pylist(lines, pa.schema([(name, types.get(name, pa.string())) for name in columns]))
 
 
-def _text(row: dict[str, Any], name: str) -> str | None:
+def _line(row: dict[str, Any], suffix: str) -> dict[str, Any]:
+    n, n_prompts = row[f"n{suffix}"], row[f"n{suffix}_prompts"]
+    return {
+        "pairs": n,
+        "prompts": n_prompts,
+        "agree": _text(row, f"agree{suffix}", n_prompts),
+        "kappa": _text(row, f"kappa{suffix}", n_prompts),
+    }
+
+
+def _without_revisions(names: set[str]) -> dict[str, str]:
+    """Name → it without @revision, or as it is if another one would be called the same. A person's name may have an @."""
+    short = [name if name.startswith(HUMAN) else name.split("@")[0] for name in names]
+    return {name: title if short.count(title) == 1 else name for name, title in zip(names, short, strict=True)}
+
+
+def _text(row: dict[str, Any], name: str, n_prompts: int) -> str | None:
     value, low, high = (row[name + end] for end in ("", "_low", "_high"))
     if value is None:
         return None
-    return f"{value:.2f}" + ("" if low is None else f" ({interval_text(low, high, row['n_prompts'], '.2f')})")
+    return f"{value:.2f}" + ("" if low is None else f" ({interval_text(low, high, n_prompts, '.2f')})")

@@ -71,13 +71,13 @@ def agreement(
     """
     from .agreement import agreement as compared
     from .agreement import for_terminal
-    from .query import json_rows, write
+    from .query import WIDTH, json_rows, write
 
     table = compared(PairStore.open(store), evaluations=evaluations, by_round=by_round)
     if as_json:
         answer(json_rows(table))
         return
-    write(for_terminal(table), "table", sys.stdout.buffer)
+    write(for_terminal(table), "table", sys.stdout.buffer, WIDTH)
     sys.stdout.buffer.flush()
 
 

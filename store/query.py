@@ -21,6 +21,8 @@ from .pairstore import PairStore
 if TYPE_CHECKING:
     import pyarrow as pa
 
+WIDTH = 100
+"""Columns of text that a table for people takes where there is no terminal."""
 Format = Literal["table", "json", "jsonl", "csv", "parquet"]
 # A connection with these settings can read only its own database.
 CLOSED: dict[str, Any] = {
@@ -120,8 +122,11 @@ def first_lines(error: Exception) -> str:
     return " ".join(line.strip() for line in str(error).split("\n\n")[0].splitlines())
 
 
-def write(result: "pa.Table", format_: str, out: BinaryIO) -> None:
+def write(result: "pa.Table", format_: str, out: BinaryIO, width: int = 200) -> None:
     """Write a result in one of the formats. Text is UTF-8.
+
+    Args:
+        width: columns of text that a table may take if stdout is not a terminal, whose width counts otherwise.
 
     Raises:
         UsageError: if the format cannot hold a value.
@@ -144,7 +149,7 @@ def write(result: "pa.Table", format_: str, out: BinaryIO) -> None:
         lines = [result.schema.names, *(map(_csv_value, row.values()) for row in _rows(result))]
         out.write("".join(_csv_line(list(map(csv_cell, line))) for line in lines).encode())
     else:
-        out.write(_table(result.schema.names, _rows(result)).encode())
+        out.write(_table(result.schema.names, _rows(result), width).encode())
 
 
 def json_rows(result: "pa.Table") -> list[dict[str, Any]]:
@@ -219,7 +224,7 @@ def _csv_line(values: list) -> str:
     return text.getvalue()[:-2] + "\n"
 
 
-def _table(names: list[str], rows: list[dict]) -> str:
+def _table(names: list[str], rows: list[dict], width: int) -> str:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -233,7 +238,7 @@ def _table(names: list[str], rows: list[dict]) -> str:
     for row in rows:
         table.add_row(*(Text(_cell(row[name])) for name in names))
     text = io.StringIO()
-    width = Console().width if sys.stdout.isatty() else 200
+    width = Console().width if sys.stdout.isatty() else width
     Console(file=text, width=width).print(table)
     return text.getvalue()
 

@@ -213,8 +213,12 @@ BAD = [
     ("store query --timeout nan select --store STORE", 2, "timeout must be above 0"),
     ("store query selct --store STORE", 2, "syntax error"),
     ("store query table(gone) --store STORE", 2, "syntax error"),
-    ("train --labeler nobody --output-dir out --store STORE", 2, "unknown labeler 'nobody'; choose from me, silent"),
-    ("train --labeler silent --output-dir out --store STORE", 2, "the labeler 'silent' has no labels"),
+    ("train --labeler nobody --output-dir out --store STORE", 2, "unknown labeler 'nobody'; choose from me"),
+    (
+        "train --labeler silent --output-dir out --store STORE",
+        2,
+        "the labeler 'silent' has no labels; choose from me",
+    ),
     (
         "train --labeler me --where margin>99 --output-dir out --store STORE",
         2,

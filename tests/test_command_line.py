@@ -125,6 +125,28 @@ def test_where_a_model_runs_the_device_can_be_chosen():
         assert "--dtype" in {parameter.opts[0] for parameter in options(BY_NAME[name])}, name
 
 
+@pytest.mark.parametrize("name", BY_NAME)
+def test_a_paragraph_of_a_help_is_one_line(name: str):
+    """A line break inside of it would be shown, wherever the terminal breaks lines."""
+    assert all("\n" not in paragraph for paragraph in BY_NAME[name].help.strip().split("\n\n")), BY_NAME[name].help
+
+
+def test_no_help_shows_what_only_the_parser_needs():
+    """A switch is not a <bool>, a list is told by its items, and an argument is in capitals as in messages."""
+    shown = {
+        path: CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "120"}).output
+        for path in [(), ("store",), *COMMANDS]
+    }
+    for path, text in shown.items():
+        for noise in ("<bool>", "list[", "int range", "{", "}", "<="):
+            assert noise not in text, (path, noise)
+    assert "prompts fetch [OPTIONS] NAMES... " in shown["prompts", "fetch"]
+    assert re.search(r"NAMES +<str> +Prompt sets", shown["prompts", "fetch"])
+    assert "scorers check [OPTIONS] [NAMES]... " in shown["scorers", "check"]
+    assert re.search(r"--checkpoint +<str> ", shown["scorers", "check"])
+    assert "--quick/--no-quick" not in shown[("demo",)]
+
+
 def test_an_argument_that_became_an_option_is_not_in_the_usage_line():
     shown = CliRunner().invoke(app, ["store", "backup", "--help"], env={"COLUMNS": "120"}).output
     usage = next(line for line in shown.splitlines() if "Usage" in line)

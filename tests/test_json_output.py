@@ -91,7 +91,7 @@ FAILING = [
     # the parser's own
     ("train --labelr me", 2, "UsageError", "no option --labelr; did you mean --labeler?"),
     ("train --seed x", 2, "UsageError", "--seed must be a valid integer, got 'x'"),
-    ("train --pairs 0", 2, "UsageError", "--pairs must be greater than or equal to 1, got '0'"),
+    ("train --pairs 0", 2, "UsageError", "--pairs must be positive and at most 1000000000, got 0"),
     ("store import", 2, "UsageError", "missing argument SOURCE: a file, a folder, or a dataset's hub id"),
     ("scorers quality", 2, "UsageError", "missing option --labeler: labeler whose choices"),
     ("pair extra", 2, "UsageError", "unexpected argument extra"),

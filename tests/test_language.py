@@ -47,6 +47,20 @@ def test_no_text_has_a_phrase_that_readers_stumbled_over(pattern: str):
     assert not found, f"write {REFUSED[pattern]!r} instead"
 
 
+WITHOUT_SPACE = {".py": r":[+z<>0-9]*\.\d%\}", ".md": r"\d%(?!\})", ".html": r"\}\}%"}
+
+
+def test_a_percentage_has_one_form_in_all_that_is_printed():
+    """ "52.4 %", of `core.text.percent`; in code of documents and tests Python's own is fine."""
+    found = [
+        f"{path}:{number}"
+        for path in texts()
+        if path.parts[0] not in ("tests", "bench") and path.suffix in WITHOUT_SPACE
+        for number in lines_with(WITHOUT_SPACE[path.suffix], (ROOT / path).read_text())
+    ]
+    assert not found
+
+
 def test_a_refused_phrase_is_found_across_a_line_break():
     assert lines_with(r"\bso (?:many|often)\b", "one\ntake so\nmany") == [2]
     assert len(texts()) > 200

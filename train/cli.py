@@ -11,6 +11,7 @@ from ..core.document import answer
 from ..core.errors import UsageError
 from ..core.stats import interval_text
 from ..core.text import plural
+from ..core.validate import positive
 from ..models.completion import known_models
 from ..store import completion
 from ..store.pairstore import PairStore
@@ -59,8 +60,6 @@ def train(
         Optional[int],
         typer.Option(
             "--pairs",
-            min=1,
-            max=10**9,
             help="With --dry-run: assume this many pairs; needs no store, labels or folder.",
         ),
     ] = None,
@@ -82,6 +81,8 @@ def train(
     if recipes:
         say_recipes(_recipes(), as_json)
         return
+    if pairs is not None:
+        positive("pairs", pairs, 10**9)
     if pairs is not None and not dry_run:
         raise UsageError("--pairs assumes pairs for --dry-run; --max-train-samples limits those to train on")
     given_settings: dict[str, Any] = _settings(given, config)

@@ -121,12 +121,18 @@ def describe_sources(config: TrainConfig, origins: Mapping[str, str], cure: str 
     """
     values, groups = config.resolved(), dict[str, list[str]]()
     for name, origin in origins.items():
-        groups.setdefault(origin, []).append(_WORDS[name].format(_short(values[name])))
+        groups.setdefault(origin, []).append(_word(name, values[name]))
     return [
         f"{', '.join(words)} from {origin}"
         + (f"; {cure} and so on change them" if origin.startswith("the recipe") else "")
         for origin, words in groups.items()
     ]
+
+
+def _word(name: str, value: Any) -> str:
+    if name == "mixed_precision" and value == "no":
+        return "precision float32"
+    return _WORDS[name].format(_short(value))
 
 
 def _short(value: Any) -> str:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from ..store import IntegrityError, PairStore, UsageError
 from ..store.condition import condition
 from ..store.images import stored_at
+from ..store.labelers import require_training_labels
 from ..store.lazy_rows import LazyRows
 from ..store.query import ask
 from .config import TrainConfig
@@ -122,14 +123,8 @@ def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
         UsageError: if a labeler is unknown or has no labels, the condition is not a single expression, or no pair is left.
         IntegrityError: if a labeler's scores come from two versions of a scorer.
     """
-    query = "select labeler, exists (select 1 from labels l where l.labeler = r.labeler) from labelers r"
-    known: dict[str, bool] = dict(store.rows(query))
     for labeler in config.labeler_weights:
-        if labeler not in known:
-            cure = f"choose from {', '.join(sorted(known))}" if known else "`prefloop relabel` creates labels"
-            raise UsageError(f"unknown labeler {labeler!r}; {cure}")
-        if not known[labeler]:
-            raise UsageError(f"the labeler {labeler!r} has no labels; `prefloop relabel` creates some")
+        require_training_labels(store, labeler)
     _refuse_mixed(store, tuple(config.labeler_weights))
     query = _QUERY.format(where=condition(config.where) if config.where else "true")
     try:

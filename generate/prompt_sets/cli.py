@@ -10,7 +10,7 @@ from ...core.cli import JsonOption, completing, say
 from ...core.commands import App
 from ...core.document import answer
 from ...core.errors import PrefloopError
-from ...core.text import plural
+from ...core.text import percent, plural
 from ...store.pairstore import PairStore
 from .check import SIMILARITY, Overlap, PromptCheck, check_prompts
 from .files import cached_files, find_files
@@ -126,7 +126,7 @@ def _lines(checked: PromptCheck) -> list[str]:
     lines += _overlap("within itself", checked.inside, checked.threshold)
     if (leakage := checked.leakage) is not None:
         training = f"among {plural(leakage.n_training, 'training prompt')} of {leakage.store}"
-        lines += _overlap(training, leakage, checked.threshold, f": {leakage.share:.1%} of the prompts")
+        lines += _overlap(training, leakage, checked.threshold, f": {percent(leakage.share)} of the prompts")
     lines.append(f"words: {checked.mean_words:.1f} on average, at most {checked.most_words}")
     lines += [
         f"tokens of {of.tokenizer}: {of.mean:.1f} on average, at most {of.longest}; {plural(of.n_truncated, 'prompt')} cut at "

@@ -72,7 +72,7 @@ def browse_app(config: BrowseConfig, store: PairStore, invites: InviteLinks[str]
     def first_page(request: Request) -> Response:
         listed, n_runs = overview.runs(FIRST_RUNS)
         values = {
-            "store": str(store.path.absolute()),
+            "store": str(store.path.resolve()),
             "counts": overview.counts(),
             "labelers": overview.labelers(),
             "evaluations": overview.evaluations(FIRST_EVALUATIONS),

@@ -94,9 +94,9 @@ def raters(
 
     Example: prefloop raters --store prefloop-store
     """
-    from ...store.query import write
+    from ...store.query import WIDTH, write
     from .queue import pairs_to_label
-    from .rater_text import alpha_line, between_columns, rater_columns, rater_notes
+    from .rater_text import alpha_line, between_columns, in_two_tables, rater_columns, rater_notes
     from .raters import raters as measure
 
     opened = PairStore.open(store)
@@ -109,8 +109,9 @@ def raters(
         return
     import pyarrow as pa
 
-    for rows in filter(None, (rater_columns(result), between_columns(result))):
+    alone, with_others = in_two_tables(rater_columns(result))
+    for rows in filter(None, (alone, with_others, between_columns(result))):
         sys.stdout.flush()
-        write(pa.Table.from_pylist(rows), "table", sys.stdout.buffer)
+        write(pa.Table.from_pylist(rows), "table", sys.stdout.buffer, WIDTH)
         sys.stdout.buffer.flush()
     say("\n".join([alpha_line(result), *rater_notes(result)]))

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...core.power import sample_sentence
 from ...core.stats import Estimate, estimate_share, estimate_text, prompt_means
-from ...core.text import plural
+from ...core.text import percent, plural
 from ...store import PairStore
 
 MIN_FOR_TIES = 20
@@ -190,7 +190,11 @@ def plan_lines(store: PairStore, evaluation: UUID, pairs: Collection[UUID]) -> l
     """What labelling these pairs of an evaluation can show, said before it begins."""
     ties = tie_rate(store, pairs)
     rate = ties[0] if ties else 0.0
-    known = f"{rate:.0%} ties so far, of {ties[1]}" if ties else "the share of ties is not known yet: none are assumed"
+    known = (
+        f"{percent(rate, 0)} ties so far, of {ties[1]}"
+        if ties
+        else "the share of ties is not known yet: none are assumed"
+    )
     lines = [known]
     for each in comparisons(store, evaluation, pairs):
         line = f"{each.model} against {each.other}: {sample_sentence(each.n_pairs, rate)}"
@@ -211,9 +215,9 @@ def outcome_line(each: Comparison) -> str:
     )
     if each.status in ("too few prompts", "settled") or not each.n_left or each.projected is None:
         return head
-    ends = f"{each.projected.low:.1%} to {each.projected.high:.1%}"
+    ends = f"{100 * each.projected.low:.1f} to {percent(each.projected.high)}"
     if each.status == "cannot be settled":
-        return f"{head}: even if they went as well for either model as the interval allows, it would still contain 50%"
+        return f"{head}: even if they went as well for either model as the interval allows, it would still contain 50 %"
     return f"{head}; if they went as those so far, the interval would be {ends}"
 
 

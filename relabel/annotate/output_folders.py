@@ -1,6 +1,7 @@
 """Where runs wrote their reports and plots, from whatever folder `browse` was started in."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def find_output(
         replaced |= written is False and not must_match
     if status != "done":
         return None
-    where = visible(str(recorded))
+    where = visible(os.path.normpath(recorded))
     return Output(
         page, None, f"{where} now holds what another run wrote" if replaced else f"{where} is gone or was moved"
     )
@@ -75,7 +76,7 @@ def _recorded(kind: str, config: Mapping[str, Any], summary: Mapping[str, Any]) 
 
 def _candidates(store: PairStore, recorded: Path) -> Iterator[tuple[Path, bool]]:
     """Where the folder may be, and whether only if it is known to hold what the run wrote."""
-    home = store.path.absolute().parent
+    home = store.path.resolve().parent
     yield recorded, False
     if not recorded.is_absolute():
         yield home / recorded, False

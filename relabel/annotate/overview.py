@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from ...core.stats import interval_text
-from ...core.text import duration, plural, short_names
+from ...core.text import duration, percent, plural, short_names
 from ...store import PairStore
 from ...store.agreement import agreement
 from ...store.listing import listing
@@ -110,12 +110,12 @@ def result_text(kind: str, summary: Mapping[str, Any]) -> str:
     """What a run found, in a few words; empty if that is only what it added, or it is not done."""
     if kind == "train" and isinstance(validation := summary.get("validation"), dict):
         accuracy = validation.get("implicit_accuracy")
-        return "" if accuracy is None else f"implicit accuracy {100 * accuracy:.1f} % on held-out pairs"
+        return "" if accuracy is None else f"implicit accuracy {percent(accuracy)} on held-out pairs"
     if kind == "eval" and (judges := summary.get("scorers")):
         names = _judges(summary)
         name = next((name for name in names if not judges[name]["in_sample"]), names[0])
         more = f", {len(judges) - 1} more" if len(judges) > 1 else ""
-        return f"wins {100 * judges[name]['win_rate']:.1f} % by {name}{more}"
+        return f"wins {percent(judges[name]['win_rate'])} by {name}{more}"
     if kind == "relabel" and isinstance(labels := summary.get("labels"), dict):
         decided = labels.get("a", 0) + labels.get("b", 0)
         return f"{decided:,} decided, {plural(labels.get('tie', 0), 'tie')}"
@@ -157,8 +157,8 @@ def _win_rates(summary: Mapping[str, Any]) -> dict[str, Any]:
                     "judge": judge,
                     "labeler": labelers.get(judge, ""),
                     "in_sample": row["in_sample"],
-                    "win_rate": f"{100 * row['win_rate']:.1f} %",
-                    "interval": interval_text(low, high, n),
+                    "win_rate": percent(row["win_rate"]),
+                    "interval": interval_text(low, high, n) + ("" if low is None else " %"),
                     "n_prompts": n,
                 }
             )
@@ -166,16 +166,19 @@ def _win_rates(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _agreement_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    def text(name: str, form: str) -> str:
+    def text(name: str, form: str | None = None) -> str:
         value, low, high = (row[name + end] for end in ("", "_low", "_high"))
-        return "" if value is None else f"{value:{form}} ({interval_text(low, high, row['n_prompts'], form)})"
+        if value is None:
+            return ""
+        number = percent(value) if form is None else f"{value:{form}}"
+        return f"{number} ({interval_text(low, high, row['n_prompts'], form)})"
 
     labeler, other = row["labeler"], row["other"]
     return {
         "labeler": labeler,
         "other": other,
         "n": row["n"],
-        "agree": text("agree", ".1%"),
+        "agree": text("agree"),
         "kappa": text("kappa", ".2f"),
         "n_decided": row["n_decided"],
         "url": "" if labeler == other else Filters(labeler=labeler, differs=other).url(),

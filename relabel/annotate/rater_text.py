@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ...core.stats import MIN_PROMPTS, Estimate, estimate_text
-from ...core.text import plural
+from ...core.text import percent, plural
 from .raters import MIN_SHARED, Rater, RaterReport
 
 
@@ -17,7 +17,7 @@ def _notes(rater: Rater) -> Iterator[str]:
     if rater.left and rater.n_sides >= MIN_PROMPTS and not rater.left.low <= 0.5 <= rater.left.high:
         side = "left" if rater.left.value > 0.5 else "right"
         share = rater.left.value if side == "left" else 1 - rater.left.value
-        yield f"{name} chose the {side} image in {share:.0%} of {rater.n_sides} answers, which is more often than by chance"
+        yield f"{name} chose the {side} image in {percent(share, 0)} of {rater.n_sides} answers, which is more often than by chance"
     evidence = f"kappa {estimate_text(rater.kappa, rater.n_shared_prompts, 'z.2f')}, {_shared(rater)}"
     either = "; it may be either of the two, since there is only one other rater" if rater.n_others == 1 else ""
     if rater.verdict == "no better than chance":
@@ -48,11 +48,11 @@ def rater_columns(result: RaterReport) -> list[dict[str, str]]:
             "labels": f"{rater.n_labels}",
             "against random": rater.verdict,
             "kappa (interval)": "" if rater.n_shared == 0 else _short(rater.kappa),
-            "agree with others": "" if rater.agreement is None else f"{rater.agreement.value:.1%}",
+            "agree with others": "" if rater.agreement is None else percent(rater.agreement.value),
             "shared": f"{rater.n_shared}",
             "left (interval)": "" if rater.left is None else estimate_text(rater.left, rater.n_sides),
             "same when repeated": _repeated(rater),
-            "ties": "" if rater.ties is None else f"{rater.ties:.1%}",
+            "ties": "" if rater.ties is None else percent(rater.ties),
             "skips": f"{rater.n_skips}",
             "seconds": "" if rater.seconds is None else f"{rater.seconds:.1f}",
         }
@@ -60,8 +60,17 @@ def rater_columns(result: RaterReport) -> list[dict[str, str]]:
     ]
 
 
+_WITH_OTHERS = ("against random", "kappa (interval)", "agree with others", "shared")
+
+
+def in_two_tables(rows: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The rows without the columns that compare a rater with others, and those alone: 100 columns of text hold each."""
+    alone = [{name: text for name, text in row.items() if name not in _WITH_OTHERS} for row in rows]
+    return alone, [{name: row[name] for name in ("labeler", *_WITH_OTHERS)} for row in rows]
+
+
 def _repeated(rater: Rater) -> str:
-    return "" if rater.self_agreement is None else f"{rater.self_agreement.value:.1%} of {rater.n_repeats}"
+    return "" if rater.self_agreement is None else f"{percent(rater.self_agreement.value)} of {rater.n_repeats}"
 
 
 def between_columns(result: RaterReport) -> list[dict[str, str]]:
@@ -71,7 +80,7 @@ def between_columns(result: RaterReport) -> list[dict[str, str]]:
             "labeler": pair.labeler,
             "other": pair.other,
             "pairs": f"{pair.n}",
-            "agree": f"{pair.agreement.value:.1%}",
+            "agree": percent(pair.agreement.value),
             "kappa (interval)": _short(pair.kappa),
         }
         for pair in result.between

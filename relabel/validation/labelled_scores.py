@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...store import PairStore, UsageError
+from ...store.labelers import how_to_label, labelers_with_labels
 
 _LABELLED = """
     select l.pair_id::varchar as pair_id, s.prompt_id::varchar as prompt_id,
@@ -59,7 +60,9 @@ def require_labeler(store: PairStore, labeler: str) -> None:
     Raises:
         UsageError: if the store has no labels by that labeler.
     """
-    names = [name for (name,) in store.rows("select distinct labeler from labels order by labeler")]
+    names = labelers_with_labels(store)
     if labeler not in names:
         known = f"there are labels by {', '.join(names)}" if names else "it has no labels at all"
-        raise UsageError(f"{store.path} has no labels by {labeler!r}; {known}")
+        raise UsageError(
+            "; ".join([f"{store.path} has no labels by {labeler!r}", *how_to_label(store, labeler), known])
+        )

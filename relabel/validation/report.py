@@ -84,13 +84,17 @@ def plot_calibration(qualities: list[ScorerQuality], labeler: str, path: Path) -
     axes.plot([0.5, 1], [0.5, 1], color="#888888", linestyle="--", linewidth=1)
     for quality in qualities:
         confidence, observed = [b.confidence for b in quality.bins], [b.observed for b in quality.bins]
-        axes.plot(confidence, observed, "o-", markersize=4, label=_plain_text(quality.scorer.split("@")[0]))
+        axes.plot(confidence, observed, "o-", markersize=4, label=_label(quality))
     axes.set_xlabel("confidence of the scorer")
     axes.set_ylabel(f"share of pairs in which {_plain_text(labeler)} chose the same")
     axes.legend(frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.savefig(path, dpi=150)
+
+
+def _label(quality: ScorerQuality) -> str:
+    return _plain_text(quality.scorer.split("@")[0]) + (" (in-sample)" if quality.in_sample else "")
 
 
 def _plain_text(name: str) -> str:

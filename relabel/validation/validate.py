@@ -9,6 +9,7 @@ import numpy as np
 
 from ...core.power import rate_text, win_rate_shown
 from ...core.stats import Estimate, estimate_share, estimate_text, prompt_means
+from ...core.text import percent
 from ...store import PairStore, UsageError
 from ..scores import COLUMN_OF
 from ..temperature import FEWEST, fit_temperature
@@ -39,6 +40,8 @@ class ScorerQuality:
     """A scorer (name@revision) measured against a labeler."""
 
     scorer: str
+    in_sample: bool
+    """The labeler's labels were made with this scorer's scores, so that its accuracy is not independent evidence."""
     decided: Decided | None
     """None if the labeler decided none of the pairs."""
     verdict: Verdict | None
@@ -90,6 +93,7 @@ def validate_scorers(store: PairStore, labeler: str) -> list[ScorerQuality]:
         UsageError: if there are no such scorers.
     """
     require_labeler(store, labeler)
+    label_makers = _label_makers(store, labeler)
     scorers = store.rows("select scorer, config from scorers order by scorer")
     results, one_model = [], from_one_model(store, labeler)
     for scorer, config in ((scorer, json.loads(config)) for scorer, config in scorers):
@@ -97,13 +101,24 @@ def validate_scorers(store: PairStore, labeler: str) -> list[ScorerQuality]:
             continue
         pairs = labelled_scores(store, labeler, scorer)
         if len(pairs.preferred):
-            results.append(_quality(scorer, pairs, one_model, float(config.get("temperature", 1.0))))
+            in_sample = scorer.split("@")[0] in label_makers
+            results.append(_quality(scorer, in_sample, pairs, one_model, float(config.get("temperature", 1.0))))
     if not results:
         raise UsageError(f"no scorer has scored the pairs that {labeler} labelled; run `prefloop relabel --scorer …`")
     return sorted(results, key=lambda result: -result.decided.accuracy.value if result.decided else 0.0)
 
 
-def _quality(scorer: str, pairs: LabelledScores, one_model: dict[str, bool], temperature: float) -> ScorerQuality:
+def _label_makers(store: PairStore, labeler: str) -> set[str]:
+    """Names of the scorers, of any revision, whose scores a labeler decides by; none if it is a person."""
+    configs = [
+        json.loads(config) for (config,) in store.rows("select config from labelers where labeler = ?", [labeler])
+    ]
+    return {scorer.split("@")[0] for config in configs for scorer in config.get("scorers", [])}
+
+
+def _quality(
+    scorer: str, in_sample: bool, pairs: LabelledScores, one_model: dict[str, bool], temperature: float
+) -> ScorerQuality:
     for_band = np.array([int(prompt[:8], 16) % BAND_PART == 0 for prompt in pairs.prompt])
     ties = pairs.preferred == 0.5
     band_ties, band_decided = int((for_band & ties).sum()), int((for_band & ~ties).sum())
@@ -128,6 +143,7 @@ def _quality(scorer: str, pairs: LabelledScores, one_model: dict[str, bool], tem
     )
     return ScorerQuality(
         scorer=scorer,
+        in_sample=in_sample,
         decided=over_decided,
         verdict=verdict(over_decided) if over_decided else None,
         one_model=of_one,
@@ -147,14 +163,14 @@ def _quality(scorer: str, pairs: LabelledScores, one_model: dict[str, bool], tem
 def quality_lines(quality: ScorerQuality) -> list[str]:
     """The result of one scorer as lines for a terminal."""
     return [
-        f"{quality.scorer}: {verdict_text(quality)}",
+        f"{quality.scorer}{' (in-sample: it made the labels)' if quality.in_sample else ''}: {verdict_text(quality)}",
         *(f"  {line}" for line in (_decided_line(quality), _tie_aware_line(quality), *_part_lines(quality))),
         f"  calibration error {quality.calibration_error:.3f}",
     ]
 
 
 def verdict_text(quality: ScorerQuality) -> str:
-    """Such as "not better than chance; 133 decided pairs show an accuracy of 62% or more"."""
+    """Such as "not better than chance; 133 decided pairs show an accuracy of 62 % or more"."""
     if quality.decided is None or quality.verdict is None:
         return "the labeler decided none of the pairs"
     shown = win_rate_shown(quality.decided.n)
@@ -180,7 +196,7 @@ def _decided_line(quality: ScorerQuality) -> str:
     if result is None:
         return "the labeler decided none of the pairs"
     return (
-        f"accuracy {estimate_text(result.accuracy, result.n_prompts)}, by chance 50%; "
+        f"accuracy {estimate_text(result.accuracy, result.n_prompts)}, by chance 50 %; "
         f"kappa {estimate_text(result.kappa, result.n_prompts, 'z.2f')}, by chance 0; "
         f"{result.n} decided pairs of {result.n_prompts} prompts"
     )
@@ -191,8 +207,8 @@ def _tie_aware_line(quality: ScorerQuality) -> str:
     if result is None:
         return f"with ties: no result, because {why_no_tie_band(quality)}"
     return (
-        f"with ties {estimate_text(result.accuracy, result.n_prompts)}, by chance {result.chance:.1%}, "
-        f"always tie {result.always_tie:.1%}: {tie_verdict_text(result)}; "
+        f"with ties {estimate_text(result.accuracy, result.n_prompts)}, by chance {percent(result.chance)}, "
+        f"always tie {percent(result.always_tie)}: {tie_verdict_text(result)}; "
         f"kappa {estimate_text(result.kappa, result.n_prompts, 'z.2f')}; {result.n} pairs of {result.n_prompts} prompts; "
         f"tie band {result.tie_band:.4g}, chosen on {quality.band_decided + quality.band_ties} pairs of other prompts"
     )

@@ -30,7 +30,7 @@ def export(
     push_to_hub: Annotated[Optional[str], typer.Option(help="Upload the folder to this dataset repository.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write labeled pairs as a dataset, with a card that says where they came from.
+    """Write labelled pairs as a dataset, with a card that says where they came from.
 
     Example: prefloop store export --output-dir pairs --format datasets --where "margin > 1"
     """

@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from ...core.errors import IntegrityError, UsageError
 from ...core.ids import content_bytes
-from ...core.validate import unknown
 from ..condition import condition
+from ..labelers import require_training_labels
 from ..pairstore import PairStore
 from ..query import ask
 from .config import ExportConfig
@@ -54,12 +54,8 @@ def selected_labels(store: PairStore, config: ExportConfig) -> pa.Table:
     Raises:
         UsageError: if a labeler is unknown, the condition is not one expression, or no label is selected.
     """
-    known = [labeler for (labeler,) in store.rows("select labeler from labelers order by labeler")]
     for labeler in config.labelers:
-        if labeler not in known:
-            if not known:
-                raise UsageError(f"unknown labeler {labeler!r}: there are no labels yet; `prefloop relabel` makes some")
-            raise unknown("labeler", labeler, known)
+        require_training_labels(store, labeler)
     where = condition(config.where) if config.where else "true"
     query = _QUERY.format(where=where, choices=_CHOICES.get(config.format, _DECIDED))
     parameters = {"everybody": not config.labelers, "labelers": list(config.labelers)}

@@ -20,8 +20,11 @@ def import_(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be imported, and exit.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Import preference pairs, images in two folders (FOLDER/good and FOLDER/bad, with a .txt beside each image or one
-    --prompt for all), or images without labels. What the store has is skipped; after an interruption, repeat the same command.
+    """Import preference pairs, images in two folders, or images without labels. What the store has is skipped.
+
+    The two folders are FOLDER/good and FOLDER/bad, with a .txt beside each image or one --prompt for all.
+
+    The same command continues an interrupted import.
 
     Example: prefloop store import pickapic.parquet --store prefloop-store
     """

@@ -1,10 +1,12 @@
 """Errors of the command line: one look, and the names that were meant."""
 
 import re
+from pathlib import Path
 
 import pytest
 from prefloop.cli import app
-from prefloop.core.commands import options_like
+from prefloop.core.commands import naming_options, options_like
+from prefloop.store import PairStore
 from typer.testing import CliRunner
 
 RUNNER = CliRunner()
@@ -40,6 +42,8 @@ LINES = [
     # what is typed; the first line; the command whose help is named
     ("train --labelr x", "no option --labelr; did you mean --labeler?", "train"),
     ("train --xyz", "no option --xyz", "train"),
+    ("store ls --formt json", "no option --formt; did you mean --json?", "store ls"),
+    ("store query --formt json", "no option --formt; did you mean --format?", "store query"),
     ("train --output_dir=x", "no option --output_dir; did you mean --output-dir?", "train"),
     ("--nope", "no option --nope", ""),
     ("-x", "no option -x", ""),
@@ -59,6 +63,50 @@ def test_an_error_of_the_parser_is_one_line_and_one_that_names_the_help(typed: s
     ended = RUNNER.invoke(app, typed.split(), prog_name="prefloop")
     assert (ended.exit_code, ended.stdout) == (2, "")
     assert ended.stderr.splitlines() == [f"prefloop: {line}", f"help: {' '.join(f'prefloop {command}'.split())} --help"]
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("batch-size must be positive, got 0", "--batch-size must be positive, got 0"),
+        ("limit must be positive, got 0", "limit must be positive, got 0"),  # of a file: it was not typed
+        ("seed must be at least 0, got -1", "--seed must be at least 0, got -1"),
+        ("the seed must be a number", "the seed must be a number"),
+        ("labelers must have names", "--labeler must have names"),
+        ("min-timestep 5 must be below max-timestep 3", "--min-timestep 5 must be below max-timestep 3"),
+        ("'batch-size must' and --batch-size must", "'batch-size must' and --batch-size must"),
+    ],
+)
+def test_a_setting_is_named_as_the_option_that_was_typed(message: str, told: str):
+    typed = {name: f"--{name}" for name in ("batch-size", "seed", "min-timestep")} | {"labelers": "--labeler"}
+    assert naming_options(message, typed) == told
+
+
+BOUNDS = [
+    ("generate --images-per-prompt 0", "--images-per-prompt must be positive and at most 10000, got 0"),
+    ("relabel --max-unreadable 2", "--max-unreadable must be between 0 and 1, got 2.0"),
+    ("train --labeler me --output-dir x --learning-rate -1", "--learning-rate must be above 0, got -1"),
+    ("eval --model shapes --n-resamples 0", "--n-resamples must be positive and at most 1000000, got 0"),
+    ("pair --pairs-per-prompt 0", "--pairs-per-prompt must be positive, got 0"),
+    ("label --overlap 0", "--overlap must be from 1 to 1000, got 0"),
+    ("browse --port -1", "--port must be from 0 to 65535, got -1"),
+    ("store query --timeout 0 x --store STORE", "--timeout must be above 0 and at most 86400 seconds, got 0.0"),
+    ("scorers serve clip --batch-size 0", "--batch-size must be between 1 and 100000, got 0"),
+    ("loop --rounds 0", "--rounds must be"),
+]
+
+
+@pytest.mark.parametrize(("typed", "line"), BOUNDS, ids=[typed for typed, _ in BOUNDS])
+def test_a_number_out_of_bounds_is_told_by_its_option(store: PairStore, typed: str, line: str):
+    ended = RUNNER.invoke(app, [str(store.path) if word == "STORE" else word for word in typed.split()])
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"prefloop: {line}")
+
+
+def test_a_number_of_a_file_is_told_by_its_key(tmp_path: Path):
+    (tmp_path / "a.toml").write_text("learning_rate = -1\n")
+    words = ["train", "--labeler", "me", "--output-dir", "x", "--config", str(tmp_path / "a.toml")]
+    assert RUNNER.invoke(app, words).stderr == "prefloop: learning-rate must be above 0, got -1\n"
 
 
 def test_a_command_of_another_group_is_named_in_full():

@@ -84,18 +84,18 @@ def test_the_next_win_rate_is_the_largest_that_needs_more_pairs():
 
 def test_what_pairs_show_is_said_in_one_sentence():
     # 200 pairs show 59.85 %, and 60 % after rounding up: 59 % would need 240
-    assert power_sentence(200) == "with 200 decided pairs a true win rate of 60% shows; 55% needs 783"
+    assert power_sentence(200) == "with 200 decided pairs a true win rate of 60 % shows; 55 % needs 783"
     assert power_sentence(200, 0.2) == (
-        "with 200 decided pairs a true win rate of 60% shows; 55% needs 783, 979 pairs with 20% ties"
+        "with 200 decided pairs a true win rate of 60 % shows; 55 % needs 783, 979 pairs with 20 % ties"
     )
-    assert power_sentence(2) == "with 2 decided pairs no win rate shows; 70% needs 47"
-    assert power_sentence(2178) == "with 2,178 decided pairs a true win rate of 53.0% shows; 52% needs 4,904"
-    assert power_sentence(30_000) == "with 30,000 decided pairs a true win rate of 50.9% shows"
+    assert power_sentence(2) == "with 2 decided pairs no win rate shows; 70 % needs 47"
+    assert power_sentence(2178) == "with 2,178 decided pairs a true win rate of 53.0 % shows; 52 % needs 4,904"
+    assert power_sentence(30_000) == "with 30,000 decided pairs a true win rate of 50.9 % shows"
 
 
 def test_what_pairs_with_ties_show_is_said_in_one_sentence():
     assert sample_sentence(250, 0.2) == (
-        "250 pairs with 20% ties are about 200 decided ones: "
-        "a true win rate of 60% shows; 55% needs 783, 979 pairs with 20% ties"
+        "250 pairs with 20 % ties are about 200 decided ones: "
+        "a true win rate of 60 % shows; 55 % needs 783, 979 pairs with 20 % ties"
     )
     assert sample_sentence(200) == power_sentence(200)

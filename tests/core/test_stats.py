@@ -144,12 +144,13 @@ def test_intervals_contain_the_truth_about_95_times_in_100():
 
 
 def test_an_interval_is_told_in_words():
-    assert interval_text(0.524, 0.556, 400) == "52.4% to 55.6%"
+    assert interval_text(0.524, 0.556, 400) == "52.4 to 55.6"
     assert interval_text(-0.1, 0.25, 400, "+.2f") == "-0.10 to +0.25"
     for none in (None, math.nan):
         assert interval_text(none, none, 3) == "no interval: 3 prompts, at least 10 are needed"
+    assert estimate_text(Estimate(0.524, 0.45, 0.589), 400) == "52.4 % (45.0 to 58.9)"
     assert estimate_text(Estimate(0.5, 0.25, 0.75), 400, ".2f") == "0.50 (0.25 to 0.75)"
-    assert estimate_text(Estimate(0.5, math.nan, math.nan), 3).startswith("50.0% (no interval: 3 prompts")
+    assert estimate_text(Estimate(0.5, math.nan, math.nan), 3).startswith("50.0 % (no interval: 3 prompts")
     assert estimate_text(None, 400) == "undefined"
     assert no_interval(1) == "no interval: 1 prompt, at least 10 are needed"
     assert no_interval(40) == "no interval: the same for every prompt"

@@ -113,7 +113,7 @@ def test_both_models_start_from_the_same_noise(
     assert (row["win_rate"], row["diff"]) == (0.5, 0.0)
     assert (row["diff_low"], row["diff_high"]) == (None, None)  # a width of zero is not an interval
     line = table(result).splitlines()[2]
-    assert "  23.7% – 76.3%  " in line  # Wilson's of ten prompts that all tie
+    assert "  23.7 % – 76.3 %  " in line  # Wilson's of ten prompts that all tie
     assert line.endswith("+0.0000  –  no interval: the same for every prompt")
 
 
@@ -169,7 +169,7 @@ def test_too_few_prompts_have_a_win_rate_and_words_instead_of_an_interval(store:
     assert row["win_rate"] == 1.0
     assert {row[name] for name in ("win_rate_low", "win_rate_high", "diff_low", "diff_high")} == {None}
     line = table(result).splitlines()[2]
-    assert line.startswith("redness        100.0%  –  ")
+    assert line.startswith("redness       100.0 %  –  ")
     assert line.endswith("no interval: 3 prompts, at least 10 are needed")
     folder = Path(config.output_dir or "")
     assert json.loads((folder / "results.json").read_text()) == result

@@ -181,7 +181,7 @@ def test_peoples_labels_are_a_judge_and_an_evaluation_is_reported_again_with_the
     unchanged = {key: value for key, value in again.items() if key not in ("scorers", "human", "tags")}
     assert unchanged == {key: value for key, value in result.items() if key in unchanged}
     assert again["scorers"]["redness"] == result["scorers"]["redness"]
-    assert "human           83.3%  –" in table(again)
+    assert "human          83.3 %  –" in table(again)
     page = " ".join((Path(again["report"]) / "report.html").read_text().split())
     assert "people give no scores" in page
     assert f"people 50 % for {Path(again['model']).name}" in page
@@ -205,7 +205,7 @@ def test_an_evaluation_by_people_alone_begins_without_a_result(store: PairStore,
     lines = ended.stdout.splitlines()
     # 12 decided pairs: 47 are needed for 70 %
     assert lines[-3].startswith("people: 0 of 12 pairs labelled; with 12 decided pairs a true win rate of")
-    assert lines[-3].endswith("70% needs 47")
+    assert lines[-3].endswith("70 % needs 47")
     assert lines[-2] == f"people label with:  prefloop label --queue eval:blind --store {store.path}"
     assert lines[-1] == f"then report again:  prefloop eval --again blind --store {store.path}"
     assert store.rows("select count(*) from scores") == [(0,)]
@@ -223,6 +223,10 @@ def test_a_store_is_created_for_an_evaluation_unless_a_name_is_wrong(
     ended = CliRunner().invoke(app, [*words, "--prompts", str(config.prompts), "--limit", "2", "--store", "new"])
     assert ended.exit_code == 0, ended.stderr
     assert "created the store new" in ended.stderr
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("evaluating ")]
+    assert line.startswith(f"evaluating {config.models[0]} against ")
+    assert f" on 2 prompts of {config.prompts} (1 step, guidance " in line
+    assert line.endswith("): 4 images to generate, judged by redness")  # of two models
     missing = CliRunner().invoke(app, ["eval", "--again", "x", "--store", "nowhere"])
     assert missing.exit_code == 1
     assert "no store at nowhere" in missing.stderr

@@ -57,6 +57,14 @@ def test_the_oracle_says_how_many_images_satisfy_their_prompt():
     )
 
 
+def test_two_equal_percentages_are_not_said_to_replace_each_other():
+    result = compared(hps=OPEN, oracle=OPEN)
+    result["scorers"]["oracle"] |= {"base_mean": 0.2502, "tuned_mean": 0.2498}  # both 25.0 %
+    assert verdict(result, NAMES).endswith(
+        " 25.0 % of the images of either model show everything their prompt asks for, by the oracle."
+    )
+
+
 def test_the_headline_is_every_named_model_against_its_baseline():
     def pair(model: str, baseline: str) -> dict:
         return {"model": model, "baseline": baseline}

@@ -178,7 +178,7 @@ def test_the_command_prints_it_in_lines_or_as_json(store: PairStore, tmp_path: P
     assert lines[1:4] == [
         "within itself: 0 equal but for case and punctuation, 0 similar (0.8 or more)",
         f"among 1 training prompt of {store.path}: 1 equal but for case and punctuation, 0 similar (0.8 or more): "
-        "33.3% of the prompts",
+        "33.3 % of the prompts",
         f"words: {(6 + 1 + 61) / 3:.1f} on average, at most 61",
     ]
     assert lines[4].startswith("tokens of tokenizer: ")

@@ -79,5 +79,5 @@ def test_images_that_leave_the_bounds_of_a_guard_end_the_loop_and_are_named():
     inside, outside = (finished(2, guards={"saturation": 0.2 * high * change}) for change in (0.999, 1.001))
     assert moved_images(inside) is None
     assert stop_reason([outside], CONFIG) == (
-        "the images of round 2 have moved too far: saturation is 1.6 times the base's, outside of 0.5 to 1.6"
+        "the images of round 2 have moved too far: saturation is 1.602 times the base's, outside of 0.5 to 1.6"
     )

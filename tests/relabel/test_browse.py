@@ -297,7 +297,7 @@ def test_raters_are_shown_to_the_operator_and_not_to_raters(store: PairStore):
     store.ingest()
     text = unescape(entered(store).get("/raters").text)
     assert "human:ann</th>" in text
-    assert "100.0% (75.8% to 100.0%)" in text  # Wilson's lower end of 12 of 12: 12 / 15.84
-    assert "human:ann chose the left image in 100% of 12 answers" in text
+    assert "100.0 % (75.8 to 100.0)" in text  # Wilson's lower end of 12 of 12: 12 / 15.84
+    assert "human:ann chose the left image in 100 % of 12 answers" in text
     assert "Krippendorff's alpha" in text
     assert server.enter("cat").client.get("/raters").status_code == 404

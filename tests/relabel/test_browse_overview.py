@@ -68,7 +68,7 @@ def test_agreement_is_loaded_after_the_overview_and_leads_to_the_disagreements(k
     # of ann's a, b, tie and bob's b, b, b one is the same
     ((labeler, other, n, agree, _, n_decided, _),) = rows(part, "Agreement between labelers")
     assert (labeler, other, n, n_decided) == ("human:ann", "human:bob", "3", "2")
-    assert agree == "33.3% (no interval: 3 prompts, at least 10 are needed)"
+    assert agree == "33.3 % (no interval: 3 prompts, at least 10 are needed)"
     (link,) = re.findall(r'href="(/pairs[^"]*)"', part)
     assert "1 pair<" in client.get(unescape(link)).text
     assert "<h1>Agreement between labelers</h1>" in client.get("/agreement").text
@@ -101,9 +101,10 @@ def test_an_evaluation_has_its_win_rates_in_the_order_of_its_judges_and_leads_to
     add_run(known, config={"name": "first"}, summary=summary, seconds=130)
     client = entered(known)
     text = client.get("/").text
+    assert re.findall(r'<th scope="col">(model|against|baseline)</th>', text)[:2] == ["model", "baseline"]
     assert rows(text, "Win rates of first") == [
         ["hps", "62.5 %", "no interval: 3 prompts, at least 10 are needed", "3", "new", "old"],
-        ["clip in-sample", "62.5 %", "55.0% to 70.0%", "40", "new", "old"],
+        ["clip in-sample", "62.5 %", "55.0 to 70.0 %", "40", "new", "old"],
     ]
     ((run, *_, duration, result, _),) = rows(text, "Runs")
     assert (run.split()[0], duration, result) == ("eval", "2 min", "wins 62.5 % by hps, 1 more")
@@ -111,6 +112,12 @@ def test_an_evaluation_has_its_win_rates_in_the_order_of_its_judges_and_leads_to
     pairs = client.get(f"/pairs?evaluation={evaluation.hex}").text
     assert "1 pair<" in pairs
     assert "evaluation <b>first</b>" in pairs
+
+
+def test_the_store_is_named_by_its_path_without_detours(store: PairStore):
+    (store.path.parent / "a").mkdir()
+    text = entered(PairStore.open(store.path.parent / "a" / ".." / store.path.name)).get("/").text
+    assert f'<p class="dim">Store <code>{store.path.resolve()}</code></p>' in text
 
 
 def test_an_empty_store_has_an_overview(store: PairStore):

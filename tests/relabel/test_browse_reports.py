@@ -119,7 +119,7 @@ def test_a_training_run_has_its_plot(store: PairStore, tmp_path: Path):
 
 
 def test_a_report_that_is_gone_or_was_written_over_says_so(store: PairStore, tmp_path: Path):
-    gone = add_run(store, config={"output_dir": str(tmp_path / "gone")})
+    gone = add_run(store, config={"output_dir": str(tmp_path / "a" / ".." / "gone")})
     other = add_run(store, "train", config={"output_dir": "/etc"})
     evaluation = uuid4()
     write_report(tmp_path / "again", evaluation)

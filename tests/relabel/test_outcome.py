@@ -205,13 +205,13 @@ def test_what_labelling_can_show_is_said_before_it_begins(store: PairStore):
     assert plan_lines(store, evaluation, pairs) == [
         "the share of ties is not known yet: none are assumed",
         # 40 pairs: 71.7 % by the formula
-        "base against tuned: with 40 decided pairs a true win rate of 72% shows; 70% needs 47",
+        "base against tuned: with 40 decided pairs a true win rate of 72 % shows; 70 % needs 47",
     ]
     choose(store, pairs[:20], "bt=bt" * 4)
     assert plan_lines(store, evaluation, pairs) == [
-        "20% ties so far, of 20 labels by people of these pairs",
-        "base against tuned: 40 pairs with 20% ties are about 32 decided ones: "
-        "a true win rate of 74% shows; 70% needs 47, 59 pairs with 20% ties",
+        "20 % ties so far, of 20 labels by people of these pairs",
+        "base against tuned: 40 pairs with 20 % ties are about 32 decided ones: "
+        "a true win rate of 74 % shows; 70 % needs 47, 59 pairs with 20 % ties",
     ]
 
 
@@ -235,7 +235,7 @@ def test_the_operator_sees_the_outcome_and_the_rater_does_not(store: PairStore):
     operator = entered(store).get("/evaluations").text
     # tuned wins 18.5 of 20; base 7.5 %
     assert "<td>settled</td>" in operator
-    assert "7.5% (" in operator
+    assert "7.5 % (" in operator
     assert "prefloop label --queue eval:first" in operator
     server = label_server(store, queue="eval:first")
     person = server.enter("ben")
@@ -244,7 +244,7 @@ def test_the_operator_sees_the_outcome_and_the_rater_does_not(store: PairStore):
     assert person.client.get("/evaluations").status_code == 404
     (found,) = comparisons(store, evaluation)
     line = outcome_line(found)
-    assert line.startswith("base against tuned: settled; base wins 7.5% (")
+    assert line.startswith("base against tuned: settled; base wins 7.5 % (")
     assert line.endswith("20 pairs labelled, 10 left")
     assert "No evaluations yet" in entered(PairStore.create(store.path.parent / "other")).get("/evaluations").text
 
@@ -255,7 +255,7 @@ def test_an_outcome_that_is_not_settled_says_what_it_would_become(store: PairSto
     (found,) = comparisons(store, evaluation)
     assert found.projected is not None
     assert (found.status, found.projected.value) == ("not settled at this rate", pytest.approx(0.55))
-    ends = f"{found.projected.low:.1%} to {found.projected.high:.1%}"
+    ends = f"{100 * found.projected.low:.1f} to {100 * found.projected.high:.1f} %"
     assert outcome_line(found).endswith(f"40 left; if they went as those so far, the interval would be {ends}")
     choose(store, pairs[20:58], "bt" * 19)
     (found,) = comparisons(store, evaluation)
@@ -278,7 +278,7 @@ def test_label_says_what_can_be_shown_and_ends_with_the_outcome(store: PairStore
         (compared,) = json.loads(out.splitlines()[-1])["comparisons"]
         assert (compared["status"], compared["n_labelled"]) == ("settled", 20)
     else:
-        assert "base against tuned: settled; base wins 0.0% (0.0% to 16.1%), 20 pairs labelled, 10 left" in out
+        assert "base against tuned: settled; base wins 0.0 % (0.0 to 16.1), 20 pairs labelled, 10 left" in out
 
 
 def test_raters_can_be_measured_on_one_evaluation(store: PairStore):

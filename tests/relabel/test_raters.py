@@ -1,6 +1,7 @@
 """Raters whose answers are known, one of them random and one always left, come out as what they are."""
 
 import json
+import re
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -58,7 +59,7 @@ def test_a_rater_who_always_chooses_the_left_agrees_by_chance(three: RaterReport
     assert (lefty.agreement.value, lefty.kappa.value) == (0.5, 0.0)
     assert lefty.verdict == "no better than chance"
     (left_note, random_note) = rater_notes(three)
-    assert left_note == "lefty chose the left image in 100% of 100 answers, which is more often than by chance"
+    assert left_note == "lefty chose the left image in 100 % of 100 answers, which is more often than by chance"
     assert random_note.startswith("lefty cannot be told from a rater who answers at random: kappa 0.00 (")
     assert random_note.endswith("100 shared pairs of 100 prompts")
 
@@ -193,7 +194,7 @@ def test_repeats_times_ties_and_skips_are_counted():
     assert (ann.n_sides, ann.left.value) == (4, 0.5)
     # 500, 1000, 1500; 500, 1000; 500; 500
     assert ann.seconds == 0.5
-    assert rater_columns(result)[0]["same when repeated"] == "75.0% of 3"
+    assert rater_columns(result)[0]["same when repeated"] == "75.0 % of 3"
 
 
 def test_the_page_and_the_command_agree_about_a_rater(store: PairStore):
@@ -222,8 +223,11 @@ def test_the_page_and_the_command_agree_about_a_rater(store: PairStore):
     assert [rater["labeler"] for rater in printed["raters"]] == ["human:ann", "human:ben"]
     assert printed["raters"][0]["left"]["value"] == 1.0
     table = CliRunner().invoke(app, ["raters", "--store", str(store.path)]).stdout
-    assert "100.0% (86.2% to 100.0%)" in table  # Wilson's lower end of 24 of 24: 24 / 27.84
-    assert "human:ann chose the left image in 100% of 24 answers" in table
+    assert "100.0 % (86.2 to 100.0)" in table  # Wilson's lower end of 24 of 24: 24 / 27.84
+    assert "human:ann chose the left image in 100 % of 24 answers" in table
+    assert max(len(line) for line in table.splitlines() if line[:1] in "┏┃┡│└") <= 100
+    for name in rater_columns(raters(store))[0]:
+        assert re.search(rf"┃ {re.escape(name)} ", table), name
     assert len(pairs) == 30
 
 

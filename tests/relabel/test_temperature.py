@@ -54,7 +54,13 @@ def test_temperature_sets_the_soft_label(store: PairStore):
 
 @pytest.mark.parametrize(
     ("labeler", "message"),
-    [("human:you", "has no labels by 'human:you'; there are labels by human:me"), ("human:me", "has decided 2 pairs")],
+    [
+        (
+            "human:you",
+            "has no labels by 'human:you'; `prefloop label --labeler you --store .*; there are labels by human:me",
+        ),
+        ("human:me", "has decided 2 pairs"),
+    ],
 )
 def test_a_temperature_needs_labels(store: PairStore, labeler: str, message: str):
     add_labeler(store, "human:me")

@@ -20,6 +20,7 @@ from prefloop.relabel.validation.metrics import (
     tie_aware_accuracy,
     verdict,
 )
+from prefloop.relabel.validation.report import write_quality
 from prefloop.relabel.validation.validate import (
     disagreements,
     positions,
@@ -74,7 +75,7 @@ def test_store_agreement_prints_what_it_finds(store: PairStore):
     # 3 of 4 the same; chance (2·1 + 2·3) / 16 = 0.5
     assert (row["n"], row["agree"], row["kappa"]) == (4, 0.75, 0.5)
     table = CliRunner().invoke(app, ["store", "agreement", "--store", str(store.path)]).stdout
-    assert "kappa_decided" in table
+    assert "0.75" in table
 
 
 def test_a_tie_of_one_side_counts_one_half():
@@ -282,7 +283,7 @@ def test_images_of_one_model_are_measured_apart_from_those_of_two(store: PairSto
     assert (found.decided.n, found.verdict) == (6, "too few prompts to tell")
     lines = quality_lines(found)
     assert lines[0] == "some@1: too few prompts to tell"
-    assert any(line.startswith("  images of two models: accuracy 0.0% (") for line in lines)
+    assert any(line.startswith("  images of two models: accuracy 0.0 % (") for line in lines)
 
 
 def test_calibration_compares_confidence_with_what_was_chosen():
@@ -393,9 +394,12 @@ def test_meaningless_scores_are_reported_as_meaningless(store: PairStore):
     (name, first, second, *_, last) = quality_lines(noise)
     assert name.startswith("noise@1: not better than chance; ")
     accuracy = noise.decided.accuracy
-    assert f"accuracy {accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%}), by chance 50%" in first
+    assert (
+        f"accuracy {100 * accuracy.value:.1f} % ({100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}), by chance 50 %"
+        in first
+    )
     assert f"by chance 0; {noise.decided.n} decided pairs" in first
-    assert f"always tie {found.always_tie:.1%}" in second
+    assert f"always tie {100 * found.always_tie:.1f} %" in second
     assert second.endswith(f"chosen on {noise.band_decided + noise.band_ties} pairs of other prompts")
     assert "calibration error" in last
     assert "neither better than chance nor than always a tie" in second
@@ -415,7 +419,7 @@ def test_the_page_says_when_a_scorer_is_not_better_than_chance(store: PairStore,
     assert row["tie_aware"]["kappa"]["low"] < 0 < row["tie_aware"]["kappa"]["high"]
     page = (tmp_path / "quality.html").read_text()
     n = row["decided"]["n"]
-    assert re.search(rf"not better than chance; {n} decided pairs show an accuracy of 6\d% or more", page)
+    assert re.search(rf"not better than chance; {n} decided pairs show an accuracy of 6\d % or more", page)
     assert "neither better than chance nor than always a tie" in page
 
 
@@ -459,7 +463,7 @@ def test_quality_of_few_prompts_has_words_on_the_terminal_null_in_json_and_none_
     words = ["scorers", "quality", "--labeler", "human:me", "--store", str(store.path)]
     line = CliRunner().invoke(app, words).stdout.splitlines()[1]
     reason = "(no interval: 3 prompts, at least 10 are needed)"
-    assert line.startswith(f"  accuracy 100.0% {reason}, by chance 50%; kappa ")
+    assert line.startswith(f"  accuracy 100.0 % {reason}, by chance 50 %; kappa ")
     (right, _) = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert right["decided"]["accuracy"] == {"value": 1.0, "low": None, "high": None}
     assert CliRunner().invoke(app, [*words, "--output-dir", str(tmp_path)]).exit_code == 0
@@ -468,9 +472,38 @@ def test_quality_of_few_prompts_has_words_on_the_terminal_null_in_json_and_none_
     assert "nan" not in page
 
 
+@pytest.mark.parametrize(
+    ("scorers", "marked"), [(["red@1"], {"red@2"}), (["red@2", "blue@1"], {"red@2", "blue@1"}), ([], set())]
+)
+def test_a_scorer_that_made_the_labels_is_marked(
+    store: PairStore, tmp_path: Path, scorers: list[str], marked: set[str]
+):
+    """By name: another revision of a scorer is not independent of it either."""
+    pairs = fill(store, 2)
+    images = {(p, image) for p, a, b in store.rows("select prompt_id, image_a, image_b from pairs") for image in (a, b)}
+    for scorer in ("red@2", "blue@1"):
+        add_scores(store, scorer, {key: float(number) for number, key in enumerate(sorted(images))})
+    store.append("labelers", [{"labeler": "made", "kind": "ai", "config": json.dumps({"scorers": scorers})}])
+    for pair in pairs:
+        add_label(store, pair, "made", "a")
+    store.ingest()
+    measured = validate_scorers(store, "made")
+    assert {quality.scorer for quality in measured if quality.in_sample} == marked
+    heads = {quality_lines(quality)[0].split(":")[0] for quality in measured}
+    assert heads == {f"{name} (in-sample" if name in marked else name for name in ("red@2", "blue@1")}
+    page = write_quality(store, "made", measured, tmp_path / "quality").read_text()
+    assert ("In-sample: the labels of made" in page) == bool(marked)
+    assert len(re.findall(r"red@2 <span[^>]*>in-sample</span>", page)) == (4 if marked else 0) + (
+        len(measured[0].by_margin) if marked else 0
+    )
+
+
 def test_quality_says_who_has_labels_and_what_was_scored(store: PairStore):
     labelled_store(store, 3)
-    with pytest.raises(UsageError, match="no labels by 'human:you'; there are labels by human:me"):
+    with pytest.raises(
+        UsageError,
+        match=r"no labels by 'human:you'; `prefloop label --labeler you --store .*; there are labels by human:me",
+    ):
         validate_scorers(store, "human:you")
     unscored = add_pair(store, add_prompt(store, "new"), add_image(store, (9, 9, 9)), add_image(store, (8, 9, 9)))
     say(store, [unscored], other="a")

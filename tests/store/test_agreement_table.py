@@ -11,7 +11,7 @@ from example_store import example_store
 from prefloop.cli import app
 from prefloop.core.stats import wilson
 from prefloop.store import PairStore
-from prefloop.store.agreement import agreement
+from prefloop.store.agreement import agreement, for_terminal
 from typer.testing import CliRunner
 
 
@@ -95,6 +95,35 @@ def test_the_command_prints_intervals_as_text_and_json_as_numbers(store: PairSto
     ]
     table = CliRunner().invoke(app, [*words, "--by-round", "--evaluations"]).stdout
     assert f"0.80 ({row['agree_low']:.2f} to {row['agree_high']:.2f})" in table
+
+
+def test_the_printed_table_fits_100_columns_and_says_all_of_it(store: PairStore):
+    """Numbers over all pairs and over the decided ones are two rows, and revisions are left out unless two differ by theirs."""
+    pairs = fill(store, 20)
+    names = (
+        "human:ann@work",
+        "eval:aesthetics@57c9d55abb98",
+        "eval:hps@0123456789ab",
+        "eval:hps@ba9876543210",
+    )
+    labelled(store, pairs, **dict.fromkeys(names, "ab" * 9 + "at"))
+    words = ["store", "agreement", "--by-round", "--evaluations", "--store", str(store.path)]
+    lines = CliRunner().invoke(app, words).stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert " ".join(lines[1].replace("┃", " ").split()) == "labeler other round over pairs prompts agree kappa"
+    table = for_terminal(agreement(store, evaluations=True)).to_pylist()
+    assert {row["labeler"] for row in table} == {"human:ann@work", "eval:aesthetics", "eval:hps@0123456789ab", None}
+    all_pairs, decided = [row for row in table if row["pairs"] in (20, 19)][-2:]
+    low = wilson(1.0, 19)[0]
+    assert (decided["labeler"], decided["over"], decided["prompts"]) == (None, "decided", 19)
+    assert decided["agree"] == f"1.00 ({low:.2f} to 1.00)"
+    assert (all_pairs["other"], all_pairs["over"], all_pairs["prompts"]) == ("eval:hps@ba9876543210", "all", 20)
+
+
+def test_pairs_that_all_are_decided_have_one_row(store: PairStore):
+    labelled(store, fill(store, 4), x="aabb", y="abbb")
+    (row,) = for_terminal(agreement(store)).to_pylist()
+    assert (row["over"], row["pairs"], row["agree"]) == ("all", 4, "0.75")
 
 
 def test_a_store_without_shared_pairs_has_an_empty_table(store: PairStore):

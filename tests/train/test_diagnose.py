@@ -98,15 +98,15 @@ def test_a_run_whose_interval_lies_above_one_half_is_learning():
     found = diagnose(metrics(), passes(0.5, 0.55, 0.6, chosen=0.003, rejected=0.007))
     assert [diagnosis.name for diagnosis in found] == ["learning"]
     # the interval is 0.6 - 0.04 to 0.6 + 0.04
-    assert "60.0% (56.0% to 64.0%; 200 pairs of 200 prompts)" in found[0].reason
-    assert "chosen +0.30%, rejected +0.70%" in found[0].reason
+    assert "60.0 % (56.0 to 64.0; 200 pairs of 200 prompts)" in found[0].reason
+    assert "chosen +0.30 %, rejected +0.70 %" in found[0].reason
     assert "step 40 of 100" in found[0].advice
 
 
 def test_a_run_whose_errors_do_not_move_is_not_learning_and_needs_a_higher_rate():
     found = diagnose(metrics(), passes(0.5, 0.52, 0.53, rejected=0.0009), config(0.001))
     assert [diagnosis.name for diagnosis in found] == ["not learning"]
-    assert "0.090%" in found[0].reason
+    assert "0.090 %" in found[0].reason
     assert "--learning-rate 0.01 (higher than 0.001)" in found[0].advice
 
 
@@ -130,7 +130,7 @@ def test_not_learning_needs_still_errors_and_an_undecided_interval_and_pairs(las
 def test_a_held_out_accuracy_below_one_half_asks_whether_the_labels_are_swapped():
     (found,) = diagnose(metrics(), passes(0.5, 0.46, 0.42, chosen=0.01, rejected=0.005))
     assert found.name == "not learning"
-    assert "42.0% (38.0% to 46.0%;" in found.reason
+    assert "42.0 % (38.0 to 46.0;" in found.reason
     assert "are not swapped" in found.advice
 
 
@@ -161,7 +161,7 @@ def test_empty_tables_are_too_early():
 def test_a_chosen_error_far_above_the_references_is_diverging():
     found = diagnose(metrics(), passes(0.5, 0.5, 0.5, chosen=0.5, rejected=0.4), config(0.001))
     assert found[0].name == "diverging"
-    assert found[0].reason == "the held-out error of chosen images is +50.0% relative to the reference's"
+    assert found[0].reason == "the held-out error of chosen images is +50.0 % relative to the reference's"
     assert "--learning-rate 0.0001 (lower than 0.001)" in found[0].advice
     assert "diverging" not in names(metrics(), passes(0.5, 0.5, 0.5, chosen=0.49, rejected=0.4))
 
@@ -192,8 +192,8 @@ def test_a_run_that_gets_worse_at_both_images_is_named_though_its_implicit_accur
     (found,) = diagnose(metrics(), passes(0.5, 0.55, 0.6, chosen=0.02, rejected=0.05), config(0.0012, beta=20.0))
     assert found.name == "both images are pushed away"
     assert found.reason == (
-        "both held-out errors rise above the reference's, the rejected one faster: chosen +2.0%, rejected +5.0%; held-out "
-        "implicit accuracy, 60.0%, does not show it"
+        "both held-out errors rise above the reference's, the rejected one faster: chosen +2.0 %, rejected +5.0 %; held-out "
+        "implicit accuracy, 60.0 %, does not show it"
     )
     # three times 20, a third of 0.0012; the first slope of dpo is 20 / 4, of which 0.4 and 4 are added
     assert found.advice == (
@@ -205,10 +205,10 @@ def test_a_run_that_gets_worse_at_both_images_is_named_though_its_implicit_accur
 def test_errors_that_rise_alike_or_the_chosen_one_more_push_both_images_away_too():
     (found,) = diagnose(metrics(), passes(0.5, 0.55, 0.6, chosen=0.05, rejected=0.02))
     assert found.name == "both images are pushed away"
-    assert found.reason.startswith("both held-out errors rise above the reference's: chosen +5.0%, rejected +2.0%")
+    assert found.reason.startswith("both held-out errors rise above the reference's: chosen +5.0 %, rejected +2.0 %")
     assert "faster" not in found.reason
     (found,) = diagnose(metrics(), passes(0.5, 0.52, 0.53, chosen=0.0201, rejected=0.0204))
-    assert found.reason == "both held-out errors rise above the reference's: chosen +2.0%, rejected +2.0%"
+    assert found.reason == "both held-out errors rise above the reference's: chosen +2.0 %, rejected +2.0 %"
     # where accuracy is surely below one half, the labels are looked at first
     (found,) = diagnose(metrics(), passes(0.5, 0.44, 0.40, chosen=0.05, rejected=0.03))
     assert found.advice.startswith("check that chosen and rejected are not swapped, then start again with one of")
@@ -254,8 +254,8 @@ def test_a_risen_rejected_error_alone_is_not_a_fault(changes: dict[str, float]):
 def test_a_held_out_accuracy_that_falls_while_training_goes_on_well_is_overfitting():
     (found,) = diagnose(metrics(implicit_accuracy=0.76), passes(0.5, 0.70, 0.66, 0.64))
     assert found.name == "overfitting"
-    assert "64.0% (60.0% to 68.0%; 200 pairs of 200 prompts), down from 70.0% at step 20" in found.reason
-    assert "76.0%" in found.reason
+    assert "64.0 % (60.0 to 68.0; 200 pairs of 200 prompts), down from 70.0 % at step 20" in found.reason
+    assert "76.0 %" in found.reason
     assert "--max-train-steps 20" in found.advice
 
 
@@ -593,7 +593,7 @@ def test_the_full_rate_begins_with_the_first_row_that_has_it_though_means_round(
 def test_memorized_pairs_beside_an_accuracy_at_chance_ask_for_more_prompts_not_steps():
     (found,) = diagnose(metrics(implicit_accuracy=0.9), passes(0.5, 0.52, 0.52, chosen=0.01))
     assert found.name == "too early to say"
-    assert "90.0%" in found.reason
+    assert "90.0 %" in found.reason
     assert "label more prompts" in found.advice
     assert "steps" not in found.advice
 

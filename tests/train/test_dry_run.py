@@ -60,6 +60,25 @@ def test_the_settings_of_the_run_decide_sigma_and_layers(labelled: PairStore, co
     assert lines_of(whole)["weights"].endswith(", all trained")
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ['format = "lora"', 'device = "cpu"']),
+        ({"format": "kohya"}, ['format = "kohya"', 'device = "cpu"']),  # kohya = … would be a second way to say it
+        ({"kohya": True}, ['format = "lora"', "kohya = true", 'device = "cpu"']),
+        ({"lora_rank": 0}, ['format = "pipeline"', 'device = "cpu"']),
+        ({"format": "unet", "device": None, "cpu": True}, ['format = "unet"', 'device = "cpu"']),
+    ],
+)
+def test_of_settings_that_say_the_same_the_one_that_applies_is_shown(
+    labelled: PairStore, config: TrainConfig, changes: dict, expected: list[str]
+):
+    settings = replace(config, **({"lora_rank": 4, "device": "cpu", "cpu": False} | changes))
+    lines = dry_run(settings, labelled)[0].splitlines()
+    assert [line for line in lines if line.split(" ")[0] in ("format", "kohya", "cpu", "device")] == expected
+    assert any(line.startswith("lora-alpha = ") for line in lines) == (settings.lora_rank > 0)
+
+
 def test_a_u_net_has_no_sigma(labelled: PairStore, config: TrainConfig):
     text, values = dry_run(config, labelled)
     assert lines_of(text)["family"].startswith("sd, predicts epsilon; ")

@@ -92,7 +92,7 @@ def test_the_estimate_is_json_and_at_most_16_lines():
     assert len(lines) <= 16
     assert lines[0] == "pairs     100; 50 steps of 8 pairs = 4 epochs"
     assert lines[-1].startswith("These are estimates.")
-    assert "50% of the 1 TFLOP/s that a matrix product reached on cuda" in lines[-1]
+    assert "50 % of the 1 TFLOP/s that a matrix product reached on cuda" in lines[-1]
 
 
 def test_every_number_of_the_estimate_is_finite_and_has_its_unit():

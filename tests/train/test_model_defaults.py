@@ -13,7 +13,7 @@ from prefloop.models.resolve import find_model
 from prefloop.store import PairStore, UsageError
 from prefloop.train import TrainConfig
 from prefloop.train.config import NEEDED
-from prefloop.train.defaults import DECIDED, Resolved, describe_sources, resolve_settings, sources
+from prefloop.train.defaults import DECIDED, DEFAULTS, Resolved, describe_sources, resolve_settings, sources
 from prefloop.train.recipes import read_settings, recipes
 from typer.testing import CliRunner
 
@@ -113,6 +113,13 @@ def test_what_is_given_comes_before_the_recipe_and_the_loss_brings_its_beta(fold
         "LoRA rank 16, batch size 8, gradient accumulation 8, warm-up steps 50, mixed precision bf16, optimizer adamw from the "
         "recipe sd15-lora; --learning-rate and so on change them",
         "steps 7 from --config mine.toml",
+    ]
+
+
+def test_no_mixed_precision_is_told_as_what_it_is():
+    config = TrainConfig(**BASE)
+    assert describe_sources(config, {"mixed_precision": DEFAULTS, "lr_warmup_steps": DEFAULTS}) == [
+        "precision float32, warm-up steps 10 from the built-in model's defaults"
     ]
 
 

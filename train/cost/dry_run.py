@@ -19,6 +19,7 @@ from ...store import PairStore
 from ..cache import encode_batch
 from ..config import TrainConfig
 from ..data import noise_of
+from ..export.result import output_of
 from ..optimizers import learning_rate, optimizer_name
 from ..pairs import Pairs, select_pairs
 from ..preflight import refuse_impossible, refuse_unsuitable
@@ -76,7 +77,7 @@ def dry_run(
     sigma = f" (sigma {noise.density}, shift {noise.shift:g})" if flow else ""
     lines = [
         f"{name.replace('_', '-')} = {json.dumps(value)}"
-        for name, value in plain(resolved).items()
+        for name, value in plain(_that_apply(config, resolved)).items()
         if value is not None
     ]
     lines += [
@@ -91,6 +92,16 @@ def dry_run(
         format_estimate(estimated),
     ]
     return "\n".join(lines), values
+
+
+def _that_apply(config: TrainConfig, settings: dict[str, Any]) -> dict[str, Any]:
+    """Without settings that another one makes idle or says in an earlier form."""
+    idle = {"cpu"}
+    idle |= {"kohya"} if config.format == "kohya" or not config.kohya else set()
+    idle |= set() if config.lora_rank else {"lora_alpha", "lora_targets"}
+    said = {"format": output_of(config)} if config.format == "auto" else {}
+    said |= {"device": "cpu"} if config.on_cpu else {}
+    return {name: value for name, value in (settings | said).items() if name not in idle}
 
 
 def _weights(estimated: Estimate) -> str:

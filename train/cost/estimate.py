@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from ...core.text import duration, size
+from ...core.text import duration, percent, size
 from ...models.cost.speed import DeviceSpeed
 from ...models.families import Family
 from .cost_model import (
@@ -153,7 +153,7 @@ def format_estimate(estimate: Estimate) -> str:
     lines.append(
         f"These are estimates. FLOPs ({estimate.flops_per_pair / 1e12:.3g} TFLOP per pair and training step) and activations "
         f"are counted on the model's config; memory includes {size(OVERHEAD_BYTES)} of overhead for the driver and the "
-        f"allocator; time assumes {speed.utilization:.0%} of the {rate / 1e12:.3g} TFLOP/s that a matrix product reached on "
+        f"allocator; time assumes {percent(speed.utilization, 0)} of the {rate / 1e12:.3g} TFLOP/s that a matrix product reached on "
         f"{speed.device}, and excludes loading, validation and checkpoints."
     )
     return "\n".join(lines)
@@ -166,4 +166,4 @@ def _memory_change(saved_bytes: int) -> str:
 def _time_change(change: float) -> str:
     if abs(change) < 0.005:
         return "about the same time"
-    return f"{abs(change):.0%} {'less' if change < 0 else 'more'} time"
+    return f"{percent(abs(change), 0)} {'less' if change < 0 else 'more'} time"

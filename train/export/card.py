@@ -12,6 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ...core.hub import HUB_ID
 from ...core.stats import no_interval
+from ...core.text import percent
 from ...models.families import PIPELINES, family_of_class
 from ...models.model import COMPONENTS, TITLES, Model
 from ...models.names import LORA_FILE
@@ -209,10 +210,8 @@ def _evaluation(result: dict) -> str:
         # a bar ends a table cell, even inside code
         scorer = _code(name).replace("|", r"\|") + (" (in-sample)" if row["in_sample"] else "")
         low, high = row["win_rate_low"], row["win_rate_high"]
-        interval = no_interval(row["n_prompts"]) if low is None else f"{100 * low:.1f} to {100 * high:.1f} %"
-        lines.append(
-            f"| {scorer} | {100 * row['win_rate']:.1f} % | {interval} | {row['n_prompts']} | {row['n_pairs']} |"
-        )
+        interval = no_interval(row["n_prompts"]) if low is None else f"{100 * low:.1f} to {percent(high)}"
+        lines.append(f"| {scorer} | {percent(row['win_rate'])} | {interval} | {row['n_prompts']} | {row['n_pairs']} |")
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 from ...core.stats import MIN_PROMPTS, interval_text
-from ...core.text import plural
+from ...core.text import percent, plural
 from ..config import TrainConfig
 from .evidence import MIN_PAIRS, MIN_STEPS, RunSummary, summarize
 from .tables import Rows
@@ -119,7 +119,7 @@ def _diverging(run: _Run) -> Diagnosis | None:
         reasons.append(f"the {summary.not_finite} is not a finite number")
     if math.inf > summary.chosen_change >= (FAR if summary.enough_held_out else DOUBLED):
         reasons.append(
-            f"the held-out error of chosen images is {summary.chosen_change:+.1%} relative to the reference's"
+            f"the held-out error of chosen images is {percent(summary.chosen_change, 1, '+')} relative to the reference's"
         )
     # a loss that grows while the errors stay near the reference's is saturated instead
     near = summary.uses_preferences and summary.enough_held_out and _is_near(summary)
@@ -169,13 +169,13 @@ def _pushed_away(run: _Run) -> Diagnosis | None:
     summary = run.summary
     if not (summary.uses_preferences and min(summary.chosen_change, summary.rejected_change) >= WORSE):
         return None
-    chosen, rejected = f"{summary.chosen_change:+.1%}", f"{summary.rejected_change:+.1%}"
+    chosen, rejected = percent(summary.chosen_change, 1, "+"), percent(summary.rejected_change, 1, "+")
     faster = (
         ", the rejected one faster" if summary.rejected_change > summary.chosen_change and chosen != rejected else ""
     )
     reason = f"both held-out errors rise above the reference's{faster}: chosen {chosen}, rejected {rejected}"
     if summary.accuracy_low > 0.5:
-        reason += f"; held-out implicit accuracy, {summary.accuracy:.1%}, does not show it"
+        reason += f"; held-out implicit accuracy, {percent(summary.accuracy)}, does not show it"
     options = [run.beta(THREEFOLD), run.rate(THIRD), *run.regularizers()]
     advice = f"start again with one of {', '.join(options[:-1])} or {options[-1]}"
     if summary.accuracy_high < 0.5:
@@ -189,7 +189,7 @@ def _overfitting(run: _Run) -> Diagnosis | None:
     if not summary.uses_preferences:
         if not summary.chosen_rise >= RISEN:
             return None
-        rise = f"{summary.chosen_rise:.1%} since step {summary.best_step}, its best"
+        rise = f"{percent(summary.chosen_rise)} since step {summary.best_step}, its best"
         return Diagnosis("overfitting", f"the held-out error of chosen images rose by {rise}", stop + MORE_PAIRS)
     # a fall or a gap inside the last interval does not count, nor does anything if all intervals contain 1/2
     accuracy, high = summary.accuracy, summary.accuracy_high
@@ -199,7 +199,7 @@ def _overfitting(run: _Run) -> Diagnosis | None:
     behind = summary.train_accuracy - accuracy >= GAP and summary.train_accuracy > high
     if summary.train_accuracy < HIGH or not (fallen or (behind and summary.excludes_one_half)):
         return None
-    before = f", down from {summary.best_accuracy:.1%} at step {summary.best_step}, its best" if fallen else ""
+    before = f", down from {percent(summary.best_accuracy)} at step {summary.best_step}, its best" if fallen else ""
     reason = f"held-out implicit accuracy is {_accuracy(summary)}{before}; {_on_training_pairs(summary)}"
     return Diagnosis("overfitting", reason, (stop if fallen else "") + MORE_PAIRS)
 
@@ -212,7 +212,7 @@ def _saturated(run: _Run) -> Diagnosis | None:
         return Diagnosis(
             "saturated",
             f"the mean DPO weight is {summary.dpo_weight:.2f}, 0.50 at the start: implicit accuracy is "
-            f"{summary.train_accuracy:.1%} on the training pairs",
+            f"{percent(summary.train_accuracy)} on the training pairs",
             stop if far else f"{stop}, or start again with {run.beta(THIRD)}",
         )
     # if beta is far too high no mean weight is small: wrong pairs keep all of theirs, and the loss counts their logits
@@ -220,7 +220,7 @@ def _saturated(run: _Run) -> Diagnosis | None:
         return Diagnosis(
             "saturated",
             f"the loss went from {summary.first_loss:.3g} to {summary.loss:.3g} although the held-out errors are still near "
-            f"the reference's (chosen {summary.chosen_change:+.2%}, rejected {summary.rejected_change:+.2%}): every pair's "
+            f"the reference's (chosen {percent(summary.chosen_change, 2, '+')}, rejected {percent(summary.rejected_change, 2, '+')}): every pair's "
             "logit is large",
             f"start again with {run.beta(TENTH)}",
         )
@@ -247,7 +247,7 @@ def _not_learning(run: _Run) -> Diagnosis | None:
     accuracy = f"held-out implicit accuracy is {_accuracy(summary)}, " if summary.uses_preferences else ""
     return Diagnosis(
         "not learning",
-        f"{accuracy}the held-out errors moved by {moved:.3%} of the reference's in {summary.step} steps",
+        f"{accuracy}the held-out errors moved by {percent(moved, 3)} of the reference's in {summary.step} steps",
         run.rate(TENFOLD),
     )
 
@@ -274,7 +274,7 @@ def _learning(run: _Run) -> Diagnosis:
     if summary.uses_preferences:
         reason = (
             f"held-out implicit accuracy is {_accuracy(summary)}; errors relative to the reference's: "
-            f"chosen {summary.chosen_change:+.2%}, rejected {summary.rejected_change:+.2%}"
+            f"chosen {percent(summary.chosen_change, 2, '+')}, rejected {percent(summary.rejected_change, 2, '+')}"
         )
     advice = f"keep the settings; the best validation pass was at step {summary.best_step} of {summary.step}"
     return Diagnosis("learning", reason, advice)
@@ -282,12 +282,12 @@ def _learning(run: _Run) -> Diagnosis:
 
 def _accuracy(summary: RunSummary) -> str:
     interval = interval_text(summary.accuracy_low, summary.accuracy_high, summary.n_prompts)
-    return f"{summary.accuracy:.1%} ({interval}; {plural(summary.n_pairs, 'pair')} of {plural(summary.n_prompts, 'prompt')})"
+    return f"{percent(summary.accuracy)} ({interval}; {plural(summary.n_pairs, 'pair')} of {plural(summary.n_prompts, 'prompt')})"
 
 
 def _on_training_pairs(summary: RunSummary) -> str:
-    return f"it is {summary.train_accuracy:.1%} on the training pairs"
+    return f"it is {percent(summary.train_accuracy)} on the training pairs"
 
 
 def _since_first_pass(summary: RunSummary) -> str:
-    return f"the held-out error of chosen images is {summary.chosen_change:+.2%} relative to the first validation pass"
+    return f"the held-out error of chosen images is {percent(summary.chosen_change, 2, '+')} relative to the first validation pass"

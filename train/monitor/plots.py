@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...core.files import write_atomic
+from ...core.text import percent
 from ..config import TrainConfig
 from .diagnose import Diagnosis, diagnose
 from .tables import Floats, Rows, column, error_changes, read_rows, validation_passes
@@ -206,14 +207,14 @@ def _level(axes: "Axes", value: float) -> None:
 
 
 def _change(value: float, _: float) -> str:
-    percent = 100 * value
-    if abs(percent) < 1e-7:
-        return "0%"
-    return f"{percent:+,.0f}%" if abs(percent) >= 100 else f"{percent:+.3g}%"
+    hundredths = 100 * value
+    if abs(hundredths) < 1e-7:
+        return "0 %"
+    return f"{hundredths:+,.0f} %" if abs(hundredths) >= 100 else f"{hundredths:+.3g} %"
 
 
 def _percent(value: float, _: float) -> str:
-    return f"{value:.0%}"
+    return percent(value, 0)
 
 
 def _blank(axes: "Axes") -> None:
