@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from itertools import chain
+from itertools import chain, starmap
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -226,13 +226,12 @@ class PairStore:
 
     def add_prompts(self, prompts: Iterable[tuple[str, Mapping[str, str]]]) -> None:
         """Append prompt texts with their tags; a prompt that is in the tables already keeps its tags."""
-        rows = []
-        for text, tags in prompts:
+
+        def row(text: str, tags: Mapping[str, str]) -> dict:
             identity = prompt_id(text)
-            rows.append(
-                {"prompt_id": identity, "prompt": text, "split": split_of(identity), "tags": canonical(dict(tags))}
-            )
-        self.append_new("prompts", rows)
+            return {"prompt_id": identity, "prompt": text, "split": split_of(identity), "tags": canonical(dict(tags))}
+
+        self.append_new("prompts", starmap(row, prompts))
 
     def write_image(self, data: bytes, width: int, height: int, extension: str = "png") -> dict:
         """Write an image file; returns its row for the `images` table, whose `append` makes the file safe."""
