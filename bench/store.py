@@ -27,9 +27,13 @@ TARGETS = {
     "nothing unscored": 2.0,
     "all unscored": 2.0,
     "manifest": 5.0,
+    "crops": 10.0,
+    "plan": 10.0,
+    "open cache": 2.0,
+    "small parts": None,
     "rebuild": 180.0,
 }
-ONCE = ("make", "ingest", "import", "rebuild")
+ONCE = ("make", "ingest", "import", "rebuild", "write cache", "small parts")
 MILLION = 1_000_000
 PEAK_MB, FILE_MB = 2048.0, 1600.0
 
@@ -61,7 +65,7 @@ def measure(folder: Path, n: int, rounds: int) -> dict[str, Any]:
         result["file_mb"] = _megabytes(path)
         result["imported_file_mb"] = _megabytes(folder / f"imported-{n}")
     finally:
-        for store in (path, folder / f"imported-{n}"):
+        for store in (path, folder / f"imported-{n}", folder / f"parts-{n}"):
             shutil.rmtree(store, ignore_errors=True)
         for file in (pickapic, images):
             file.unlink(missing_ok=True)

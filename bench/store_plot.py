@@ -12,9 +12,12 @@ def plot(results: list[dict[str, Any]], targets: Mapping[str, float | None], pat
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 5, figsize=(14, 5.6), sharex=True, layout="constrained")
+    n_rows = -(-len(targets) // 5)
+    figure, axes = plt.subplots(n_rows, 5, figsize=(14, 2.8 * n_rows), sharex=True, layout="constrained")
     pairs = [result["pairs"] for result in results]
-    for axis, (name, target) in zip(axes.flat, targets.items(), strict=True):
+    for axis in axes.flat[len(targets) :]:
+        axis.set_axis_off()
+    for axis, (name, target) in zip(axes.flat, targets.items(), strict=False):
         seconds = [result["steps"][name]["process"] for result in results]
         axis.loglog(pairs, seconds, "o-", color="#2060a0")
         # seconds proportional to pairs, through the largest store

@@ -2,17 +2,21 @@
 
 import io
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from ..core.id_columns import IdColumn
+from ..relabel.embedding_cache import PART_SIZE, EmbeddingCache
 from ..store import PairStore
 from .big_store import PAIRS_PER_PROMPT, SCORERS, fill
 
@@ -75,6 +79,66 @@ def manifest(path: Path, _: int) -> int:
     return len(pairs.train) + len(pairs.validation)
 
 
+def crops(path: Path, _: int) -> int:
+    """The crops of all training images, with their ids, as the start of `train` makes them from its list of pairs."""
+    from ..models.families import family_of
+    from ..models.resolve import find_model
+    from ..train import TrainConfig
+    from ..train.crop_plan import image_crops
+    from ..train.pairs import select_pairs
+
+    config = TrainConfig(output_dir="unused", labelers=(SCORERS[0].split("@")[0],))
+    pairs, family = select_pairs(PairStore.open(path), config), family_of(find_model("shapes"))
+    Measured.begun = Measured.begin()
+    return image_crops(pairs, config, family).n_images
+
+
+def plan(path: Path, n: int) -> int:
+    """The ids of 2N images of N/17 prompts, and which of them the store has, as `generate` begins."""
+    from ..generate.config import GenerateConfig
+    from ..generate.prompts import Prompt
+    from ..generate.stage import plan_generations
+    from ..models.resolve import find_model
+
+    model, store = find_model("shapes"), PairStore.open(path)
+    prompts = [Prompt(f"prompt {number}") for number in range(-(-n // PAIRS_PER_PROMPT))]
+    config = GenerateConfig(images_per_prompt=2 * PAIRS_PER_PROMPT, num_inference_steps=1, guidance_scale=1.0)
+    Measured.begun = Measured.begin()
+    return len(plan_generations(config, model, prompts, store).missing)
+
+
+def write_cache(path: Path, n: int) -> int:
+    """Write the embeddings of 2N images, 16 numbers each."""
+    cache, generator = EmbeddingCache(path / "cache" / "bench"), np.random.default_rng(0)
+    for start in range(0, 2 * n, PART_SIZE):
+        keys = generator.integers(0, 256, (min(PART_SIZE, 2 * n - start), 16), dtype=np.uint8).view("S16").ravel()
+        cache.add(IdColumn(keys), np.zeros((len(keys), 16), np.float32))
+    cache.flush()
+    return 2 * n
+
+
+def open_cache(path: Path, n: int) -> int:
+    """Open that cache, and look up as many ids that it does not have, as `relabel` begins."""
+    cache = EmbeddingCache(path / "cache" / "bench")
+    keys = np.random.default_rng(1).integers(0, 256, (2 * n, 16), dtype=np.uint8).view("S16").ravel()
+    return int((~cache.contains(keys)).sum())
+
+
+def small_parts(path: Path, n: int) -> int:
+    """Append N/100 batches of 32 scores, each a part, and ingest every 50; returns how many parts are left."""
+    store = PairStore.create(path.parent / f"parts-{n}")
+    row = {"scorer": SCORERS[0], "score": 0.0, "run_id": UUID(int=0)}
+    for batch in range(n // 100):
+        ids = [UUID(int=batch * 32 + number) for number in range(32)]
+        store.append("scores", [row | {"image_id": image, "prompt_id": image} for image in ids])
+        if batch % 50 == 49:
+            store.ingest()
+    store.ingest()
+    left = sum(1 for _ in store.journal.iterdir())
+    shutil.rmtree(store.path)
+    return left
+
+
 def rebuild(path: Path, _: int) -> int:
     return PairStore(path).rebuild()
 
@@ -126,6 +190,11 @@ STEPS: dict[str, Callable[[Path, int], int]] = {
     "nothing unscored": nothing_unscored,
     "all unscored": all_unscored,
     "manifest": manifest,
+    "crops": crops,
+    "plan": plan,
+    "write cache": write_cache,
+    "open cache": open_cache,
+    "small parts": small_parts,
     "rebuild": rebuild,
     "import": import_,
 }

@@ -19,9 +19,9 @@ class RowIndex:
 
     def add(self, name: str, keys: Keys) -> None:
         """Add a file, or add it again, as the last one."""
-        self._files.pop(name, None)
+        again = self._files.pop(name, None) is not None
         self._files[name] = keys
-        self._sorted = None
+        self._sorted = None if again or self._sorted is None else self._merged(*self._sorted, name, keys)
 
     def remove(self, name: str) -> None:
         if self._files.pop(name, None) is not None:
@@ -38,6 +38,17 @@ class RowIndex:
             return np.full(len(keys), -1, np.int32), np.zeros(len(keys), np.int32)
         at = np.maximum(np.searchsorted(known, keys, side="right") - 1, 0)
         return np.where(known[at] == keys, files[at], np.int32(-1)), rows[at]
+
+    def _merged(
+        self, known: Keys, files: NDArray[np.int32], rows: NDArray[np.int32], name: str, keys: Keys
+    ) -> tuple[Keys, NDArray[np.int32], NDArray[np.int32]]:
+        """What is sorted, with a file at its end: a writer that adds file after file must not sort all of them each time."""
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        at = np.searchsorted(known, keys, side="right")  # behind an equal id of an earlier file
+        self.names.append(name)
+        files = np.insert(files, at, np.int32(len(self.names) - 1))
+        return np.insert(known, at, keys), files, np.insert(rows, at, order.astype(np.int32))
 
     def _sort(self) -> tuple[Keys, NDArray[np.int32], NDArray[np.int32]]:
         self.names = list(self._files)

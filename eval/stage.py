@@ -212,10 +212,7 @@ def _report(evaluation: Evaluation, about: dict, store: PairStore, eval_run: Run
 def _pair_images(lineup: Lineup, plans: Sequence[Plan], store: PairStore, run_id: UUID) -> list[list[ImagePair]]:
     """For each comparison the images of both models, prompt by prompt and index by index; their pairs go into the store."""
     tags = {prompt.text: prompt.tags for prompt in plans[0].prompts}
-    images = []
-    for planned in plans:
-        found = image_ids(planned.generations, store)
-        images.append([found[item.generation_id] for item in planned.generations])
+    images = [image_ids(planned.generations, store) for planned in plans]
     pairs, rows = [], {}
     for tuned, base in lineup.comparisons:
         of_two = []

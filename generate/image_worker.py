@@ -16,8 +16,9 @@ from ..store.images import png_bytes
 from .config import GenerateConfig
 
 if TYPE_CHECKING:
+    from .generations import Generation
     from .sampler import ImageSampler
-    from .stage import Generation, Plan
+    from .stage import Plan
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def image_workers(planned: "Plan") -> AbstractContextManager[Pool[ImageWorker]]:
 def image_batches(planned: "Plan") -> Iterator[ImageBatch]:
     """The missing images of a plan, as they are handed out."""
     missing, size = planned.missing, planned.config.batch_size
-    return (ImageBatch(missing[start : start + size]) for start in range(0, len(missing), size))
+    return (ImageBatch(list(missing[start : start + size])) for start in range(0, len(missing), size))
 
 
 def _load(model: Model, config: GenerateConfig) -> ImageWorker:

@@ -19,7 +19,7 @@ _read: dict[str, dict[str, str | None]] = {}
 """Source → identity of what was read last from it: a run records it, and must not read the file a second time."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prompt:
     text: str
     tags: dict[str, str] = field(default_factory=dict)

@@ -1,12 +1,13 @@
 """Generate images with a pipeline, in batches across prompts, each image from its own noise."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
+from ..core.chunks import chunks
 from ..core.device import best_device
 from ..core.errors import PrefloopError, UsageError
 from ..core.ids import noise_seed
@@ -25,7 +26,10 @@ from .config import GenerateConfig
 from .decode import decode_sparingly, free_memory, is_out_of_memory
 
 if TYPE_CHECKING:
-    from .stage import Generation
+    from .generations import Generation
+
+PROMPTS_AT_ONCE = 4096
+"""Whose tokens are counted; a token takes 8 bytes and more."""
 
 
 class ImageSampler:
@@ -69,10 +73,13 @@ class ImageSampler:
         if longest is None:
             return 0
         tokenizer, limit = longest
-        lengths = [len(ids) for ids in tokenizer(prompts, truncation=False, verbose=False).input_ids]
-        return sum(length > limit for length in lengths)
+        return sum(
+            len(ids) > limit
+            for texts in chunks(prompts, PROMPTS_AT_ONCE)
+            for ids in tokenizer(texts, truncation=False, verbose=False).input_ids
+        )
 
-    def batches(self, missing: "list[Generation]") -> "Iterator[tuple[list[Generation], list[Image.Image]]]":
+    def batches(self, missing: "Sequence[Generation]") -> "Iterator[tuple[Sequence[Generation], list[Image.Image]]]":
         """Yield each batch with its images; the batch size is halved when memory runs out, and stays so."""
         start = 0
         while start < len(missing):
@@ -102,7 +109,7 @@ class ImageSampler:
             start += len(batch)
 
     @torch.no_grad()
-    def _generate(self, batch: "list[Generation]") -> list[Image.Image]:
+    def _generate(self, batch: "Sequence[Generation]") -> list[Image.Image]:
         config = self.config
         generators = [
             torch.Generator("cpu").manual_seed(noise_seed(item.prompt, config.seed, item.index)) for item in batch

@@ -1,35 +1,32 @@
 """Generate the images that are missing, and pair them."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from uuid import UUID
 
+import numpy as np
+
+from ..core.chunks import chunks
 from ..core.executor import Pool
-from ..core.ids import canonical, content_id
+from ..core.id_columns import IdColumn
+from ..core.ids import canonical, content_id, generation_bytes
 from ..core.progress import progress
 from ..core.signals import StopSignal
 from ..models.model import Model
 from ..models.resolve import find_model
-from ..store import PairStore, generation_id, prompt_id
+from ..store import PairStore, prompt_id
 from ..store.runs import Run, run
 from .config import GenerateConfig
 from .defaults import resolve_defaults
+from .generations import Generation, Generations, find_images, in_store
 from .image_worker import EncodedImage, ImageWorker, ModelFacts, image_batches, image_workers
 from .pairing import Candidate, pair_rows
 from .prompts import Prompt, identity_of, read_prompts
 
 INGEST_EVERY = 50  # batches
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One image of a plan."""
-
-    prompt: str
-    index: int
-    generation_id: UUID
+PAIRS_AT_ONCE = 65_536  # that are written
 
 
 @dataclass(frozen=True)
@@ -40,8 +37,9 @@ class Plan:
     """With every default resolved."""
     model: Model
     prompts: list[Prompt]
-    generations: list[Generation]
-    missing: list[Generation]
+    generations: Generations
+    """Prompt by prompt."""
+    missing: Generations
 
 
 def plan(config: GenerateConfig, store: PairStore | None) -> Plan:
@@ -57,17 +55,10 @@ def plan(config: GenerateConfig, store: PairStore | None) -> Plan:
 
 def plan_generations(config: GenerateConfig, model: Model, prompts: list[Prompt], store: PairStore | None) -> Plan:
     """The plan of a config whose defaults are resolved; ids follow from prompts, model and settings."""
-    sampling = config.sampling()
-    generations = [
-        Generation(prompt.text, index, generation_id(prompt.text, model.model_id, sampling, config.seed, index))
-        for prompt in prompts
-        for index in range(config.images_per_prompt)
-    ]
-    existing: set[UUID] = set()
-    if store is not None:
-        query = "select generation_id from generations where model_id = ? and seed = ?"
-        existing = {identity for (identity,) in store.rows(query, [model.model_id, config.seed])}
-    missing = [item for item in generations if item.generation_id not in existing]
+    texts, k = [prompt.text for prompt in prompts], config.images_per_prompt
+    ids = generation_bytes(texts, model.model_id, config.sampling(), config.seed, k)
+    generations = Generations(texts, k, np.frombuffer(ids, "S16"))
+    missing = generations if store is None else generations.where(~in_store(generations.keys, store))
     return Plan(config, model, prompts, generations, missing)
 
 
@@ -145,7 +136,7 @@ def model_facts(workers: Pool[ImageWorker], prompts: list[str], stop: StopSignal
 
 
 def _store_batch(
-    store: PairStore, planned: Plan, batch: list[Generation], images: Sequence[EncodedImage], run_id: UUID
+    store: PairStore, planned: Plan, batch: Sequence[Generation], images: Sequence[EncodedImage], run_id: UUID
 ) -> None:
     image_rows = [store.write_image(image.data, image.width, image.height) for image in images]
     sampling = canonical(planned.config.sampling())
@@ -168,21 +159,25 @@ def _store_batch(
     )
 
 
-def image_ids(generations: list[Generation], store: PairStore) -> dict[UUID, UUID]:
-    """Generation id → image id, of those in the store."""
-    query = """select generation_id, image_id from generations
-        join (select unnest($ids::uuid[]) as generation_id) using (generation_id)"""
-    return dict(store.rows(query, {"ids": [item.generation_id for item in generations]}))
+def image_ids(generations: Generations, store: PairStore) -> IdColumn:
+    """The image of each generation; all must be in the store."""
+    found, images = find_images(generations.keys, store)
+    assert found.all()
+    return IdColumn(images)
 
 
 def _add_pairs(planned: Plan, store: PairStore, run_id: UUID) -> dict:
-    config, images = planned.config, image_ids(planned.generations, store)
-    candidates: dict[UUID, list[Candidate]] = defaultdict(list)
-    for item in planned.generations:
-        candidates[prompt_id(item.prompt)].append(Candidate(images[item.generation_id]))
-    pairs: dict[UUID, dict] = {}
-    for prompt, of_prompt in candidates.items():
-        pairs |= pair_rows(prompt, of_prompt, config.pairing, config.seed, "generate", run_id)
-    n_new = store.append_new("pairs", pairs.values())
+    summary = {"pairs": 0, "new_pairs": 0}
+    for rows in chunks(_pair_rows(planned, store, run_id), PAIRS_AT_ONCE):
+        summary["pairs"] += len(rows)
+        summary["new_pairs"] += store.append_new("pairs", rows)
     store.try_ingest()
-    return {"pairs": len(pairs), "new_pairs": n_new}
+    return summary
+
+
+def _pair_rows(planned: Plan, store: PairStore, run_id: UUID) -> Iterator[dict]:
+    config = planned.config
+    images = zip(planned.generations, image_ids(planned.generations, store), strict=True)
+    for prompt, of_prompt in groupby(images, key=lambda pair: pair[0].prompt):
+        candidates = [Candidate(image) for _, image in of_prompt]
+        yield from pair_rows(prompt_id(prompt), candidates, config.pairing, config.seed, "generate", run_id).values()

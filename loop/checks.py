@@ -4,11 +4,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from ..core.errors import IntegrityError, UsageError
+from ..core.id_columns import id_array
 from ..core.ids import canonical, content_id
 from ..core.text import plural
 from ..eval.judges import choose_scorers
 from ..generate.defaults import resolve_defaults
+from ..generate.generations import find_images
 from ..generate.prompts import read_prompts
 from ..generate.stage import Plan
 from ..models.families import family_of
@@ -153,17 +157,16 @@ def refuse_pairs_without_round(planned: Plan, store: PairStore) -> None:
         UsageError: if `prefloop generate` has already made pairs of a plan: they have no round, and would not be trained on.
     """
     query = """
-        with planned as (
-            select image_id from generations
-            join (select unnest($ids::uuid[]) as generation_id) using (generation_id)
-        )
         select count(*) from pairs p
         semi join planned a on a.image_id = p.image_a
         semi join planned b on b.image_id = p.image_b
         anti join run_rounds r on r.run_id = p.run_id
         where p.source <> 'eval'"""
-    ids = [generation.generation_id for generation in planned.generations]
-    ((n,),) = store.rows(query, {"ids": ids})
+    found, images = find_images(planned.generations.keys, store)
+    ids = pa.ExtensionArray.from_storage(pa.uuid(), id_array(images[found]))
+    with store.session() as connection:
+        connection.register("planned", pa.table({"image_id": ids}))
+        ((n,),) = connection.execute(query).fetchall()
     if n:
         raise UsageError(
             f"{plural(n, 'pair')} of round 1 {'is' if n == 1 else 'are'} in {store.path} from another run, and belong"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -14,13 +15,17 @@ from numpy.typing import NDArray
 
 from ..core.errors import cannot_write
 from ..core.files import atomic_file
+from ..core.id_columns import Keys, as_keys
+from ..core.row_index import RowIndex
 
 PART_SIZE = 4096  # embeddings per file
+N_OPEN = 64
+"""Parts that are mapped into memory at once: each holds a file descriptor."""
 _DIGEST = hashlib.sha256().digest_size
 
 
 class EmbeddingCache:
-    """Embeddings (E,) float32 by id, in parts: memory-mapped files of (id, embedding) rows.
+    """Embeddings (E,) float32 by id, in parts: files of two NumPy arrays, the ids first, so that a start reads only these.
 
     A part ends with the sha256 of the bytes before it, which is compared when one of its rows is first used, so that
     unused parts are not read. A damaged part is removed, and its images or prompts are embedded again.
@@ -29,21 +34,42 @@ class EmbeddingCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._new: dict[bytes, NDArray[np.float32]] = {}
-        self._parts: dict[Path, NDArray] = {}
-        self._verified: set[Path] = set()
-        """Parts whose checksum matches."""
-        self._location: dict[bytes, tuple[Path, int]] = {}
+        self._index = RowIndex()
         """Id → part and row."""
+        self._mapped: dict[str, NDArray[np.float32]] = {}
+        """Embeddings of the parts used last."""
+        self._verified: set[str] = set()
+        """Parts whose checksum matches."""
         self._warned = False
         for path in sorted(folder.glob("*.npy")):
-            self._read(path)
+            try:
+                self._index.add(path.name, _ids_of(path))
+            except Exception:  # a damaged header makes numpy raise many kinds of errors
+                self._remove(path.name)
 
     def __contains__(self, identity: UUID) -> bool:
-        return identity.bytes in self._new or self._find(identity.bytes) is not None
+        return bool(self.contains(as_keys([identity]))[0])
+
+    def contains(self, keys: Keys) -> NDArray[np.bool_]:
+        """Which of the ids have an embedding, (N,); damaged parts are removed on the way."""
+        found = self._find(keys)[0] >= 0
+        if self._new:
+            for at in np.flatnonzero(~found):
+                found[at] = keys[at : at + 1].tobytes() in self._new
+        return found
 
     def get(self, ids: Sequence[UUID]) -> NDArray[np.float32]:
         """Embeddings (B, E) of ids in the cache; KeyError for any other."""
-        return np.stack([self._get(identity.bytes) for identity in ids])
+        files, rows = self._find(as_keys(ids))
+        embeddings: list[Any] = [self._new.get(identity.bytes) for identity in ids]
+        for file in np.unique(files[files >= 0]).tolist():
+            at = np.flatnonzero(files == file)
+            for place, embedding in zip(at, self._embeddings(self._index.names[file])[rows[at]], strict=True):
+                embeddings[place] = embedding
+        for identity, embedding in zip(ids, embeddings, strict=True):
+            if embedding is None:
+                raise KeyError(identity)
+        return np.stack(embeddings)
 
     def add(self, ids: Sequence[UUID], embeddings: NDArray[np.float32]) -> None:
         self._new.update(zip((identity.bytes for identity in ids), embeddings, strict=True))
@@ -54,71 +80,82 @@ class EmbeddingCache:
         """Write the new embeddings as one part, completely or not at all."""
         if not self._new:
             return
-        values = np.stack(list(self._new.values()))
-        rows = np.empty(len(values), _row_dtype(values.shape[1]))
-        rows["id"] = np.frombuffer(b"".join(self._new), "V16")
-        rows["embedding"] = values
+        values = np.stack(list(self._new.values())).astype("<f4", copy=False)
+        keys = np.frombuffer(b"".join(self._new), "S16")
         path = self.folder / f"{time.time_ns():020d}-{os.getpid()}.npy"
+        size = keys.nbytes + values.nbytes
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise cannot_write(path, error, rows.nbytes) from error
-        with atomic_file(path, rows.nbytes, sync_name=False) as file:
-            np.save(file, rows)
+            raise cannot_write(path, error, size) from error
+        with atomic_file(path, size, sync_name=False) as file:
+            np.save(file, keys)
+            np.save(file, values)
             file.seek(0)
             file.write(hashlib.file_digest(file, "sha256").digest())  # at the end, where reading left off
         self._new.clear()
-        self._read(path)
+        self._index.add(path.name, keys)
 
-    def _get(self, key: bytes) -> NDArray[np.float32]:
-        if key in self._new:
-            return self._new[key]
-        location = self._find(key)
-        if location is None:
-            raise KeyError(key)
-        path, row = location
-        return self._parts[path]["embedding"][row]
+    def _find(self, keys: Keys) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """As `RowIndex.find`, among intact parts; the damaged ones that are met are removed."""
+        while True:
+            files, rows = self._index.find(keys)
+            used = {self._index.names[file] for file in np.unique(files[files >= 0]).tolist()}
+            damaged = [name for name in used - self._verified if not _checksum_matches(self.folder / name)]
+            self._verified |= used.difference(damaged)
+            if not damaged:
+                return files, rows
+            for name in sorted(damaged):  # another part may contain some of the ids too
+                self._remove(name)
 
-    def _find(self, key: bytes) -> tuple[Path, int] | None:
-        """Part and row of an id's embedding; damaged parts are removed on the way."""
-        while (location := self._location.get(key)) is not None:
-            path = location[0]
-            if path in self._verified:
-                return location
-            if _checksum_matches(path):
-                self._verified.add(path)
-            else:
-                self._remove(path)
-        return None
+    def _embeddings(self, name: str) -> NDArray[np.float32]:
+        """Those of an intact part, in the order of its ids."""
+        values = self._mapped.pop(name, None)
+        if values is None:
+            values = _map_embeddings(self.folder / name)
+            while len(self._mapped) >= N_OPEN:
+                del self._mapped[next(iter(self._mapped))]
+        self._mapped[name] = values
+        return values
 
-    def _read(self, path: Path) -> None:
-        try:
-            rows = np.load(path, mmap_mode="r")
-            if rows.ndim != 1 or rows.dtype != _row_dtype(*rows.dtype["embedding"].shape):
-                raise ValueError
-            ids = rows["id"].tolist()
-        except Exception:  # a damaged header makes numpy raise many kinds of errors
-            self._remove(path)
-            return
-        self._location.update((key, (path, row)) for row, key in enumerate(ids))
-        self._parts[path] = rows
-
-    def _remove(self, path: Path) -> None:
+    def _remove(self, name: str) -> None:
+        path = self.folder / name
         if not self._warned:
             print(f"{path} fails its checksum; its embeddings are computed again", file=sys.stderr)
             self._warned = True
         with suppress(OSError):  # the store may be read-only
             path.unlink()
-        self._parts.pop(path, None)
-        self._location = {
-            key: (part, row)
-            for part, rows in self._parts.items()
-            for row, key in enumerate(rows["id"].tolist())  # another part may contain some of the ids too
-        }
+        self._mapped.pop(name, None)
+        self._index.remove(name)
 
 
-def _row_dtype(length: int) -> np.dtype:
-    return np.dtype([("id", "V16"), ("embedding", "<f4", (length,))])
+def _ids_of(path: Path) -> Keys:
+    """The ids of a part, without reading its embeddings, unless prefloop 0.1 wrote it: with id and embedding in turn."""
+    ids = np.load(path, mmap_mode="r")
+    if _is_old(ids):
+        return np.ascontiguousarray(ids["id"]).view("S16")
+    if ids.ndim != 1 or ids.dtype != "S16":
+        raise ValueError(f"{path} is not a part of the cache")
+    return np.array(ids)
+
+
+def _map_embeddings(path: Path) -> NDArray[np.float32]:
+    """(N, E), memory-mapped."""
+    ids: Any = np.load(path, mmap_mode="r")
+    if _is_old(ids):
+        return ids["embedding"]
+    with open(path, "rb") as file:
+        file.seek(ids.offset + ids.nbytes)
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return np.memmap(path, dtype, "r", file.tell(), shape)
+
+
+def _is_old(rows: NDArray[Any]) -> bool:
+    names = rows.dtype.names
+    return names is not None and rows.dtype == np.dtype(
+        [("id", "V16"), ("embedding", "<f4", rows.dtype["embedding"].shape)]
+    )
 
 
 def _checksum_matches(path: Path) -> bool:

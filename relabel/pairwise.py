@@ -9,7 +9,6 @@ from uuid import UUID
 from ..core.progress import progress
 from ..core.signals import StopSignal
 from ..store import ImageError, PairStore, PrefloopError, load_image
-from ..store.maintenance.compact import compact_small
 from .config import RelabelConfig
 from .judges.pool import answer_rows, hopeless, judged
 from .judges.vlm import ChatJudge
@@ -154,8 +153,6 @@ def _ask_pairs(
     finally:
         store.try_ingest()
     stop.check(f"{sum(counts[choice] for choice in _CHOICE.values())} pairs judged by {judge.name} are in {store.path}")
-    for table in ("answers", "labels"):
-        compact_small(store, table)
 
 
 def _answers(

@@ -3,6 +3,9 @@
 import json
 from dataclasses import dataclass
 
+import numpy as np
+
+from ..core.id_columns import keys_of
 from ..store import PairStore
 from .config import RelabelConfig
 from .embedding_cache import EmbeddingCache
@@ -60,8 +63,9 @@ def _plan(config: RelabelConfig, store: PairStore, scorer: Scorer) -> ScoringPla
         return ScoringPlan(scorer.name, len(items), 0, -(-len(items) // config.batch_size), None, 0, requests)
     if isinstance(scorer, DualEncoderScorer):
         cached = EmbeddingCache(store.path / "cache" / "embeddings" / scorer.backbone / "images")
-        embedded = sum(item.image_id in cached for item in items)
-        forward = len({item.image_id for item in items if item.image_id not in cached})
+        images = keys_of(items.table["image_id"])
+        is_cached = cached.contains(images)
+        embedded, forward = int(is_cached.sum()), len(np.unique(images[~is_cached]))
     per_image = _seconds_per_image(store, scorer.name)
     return ScoringPlan(
         scorer=scorer.name,

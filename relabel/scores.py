@@ -3,22 +3,27 @@
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from itertools import chain, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from ..core.id_columns import IdColumn, as_keys, id_array
 from ..core.ids import canonical
 from ..core.progress import progress
 from ..core.signals import StopSignal
-from ..store import PairStore
+from ..store import PairStore, part_writer
 from ..store.images import stored_at
+from ..store.journal import TABLES
 from ..store.lazy_rows import LazyRows
+from ..store.part_writer import PartWriter
 from .auto_batch import AutoBatch
 from .embedding_cache import EmbeddingCache
 from .image_loader import Item, image_batches
+from .image_rows import ImageRows
 from .judges.answer_scores import score_answers
 from .judges.vlm import PointJudge
 from .scorers.calls import columns_of, n_truncated, needs_tags, parse_tags, refuse_without_tags, scores_and_columns
@@ -129,31 +134,39 @@ def score_images(
             scored = pooled_scores(workers, store.path, items, tags, batch_size, counts, stop)
         else:
             scored = _score_images(store, scorer, items, batch_size, counts, tags)
-    with progress(len(items), f"scoring by {scorer.name}") as bar, closing(scored) as batches:
+    asked = isinstance(scorer, PointJudge)
+    rows_at_once = (
+        1 if asked else part_writer.ROWS
+    )  # an answer may have been paid for, and is asked for again if its score is lost
+    with (
+        progress(len(items), f"scoring by {scorer.name}") as bar,
+        PartWriter(store, "scores", rows_at_once) as writer,
+        closing(scored) as batches,
+    ):
         for batch, scores in batches:
             by_name = dict(zip(configs, scores.reshape(len(batch), -1).T, strict=True))
             counts["scored"] += len(batch)
             counts["not finite"] += int((~np.isfinite(by_name[key])).sum())
-            rows = [
-                _row(name, *one, run_id) for name, values in by_name.items() for one in zip(batch, values, strict=True)
-            ]
-            store.append("scores", rows)  # of all columns in one part: an image has either all of them or none
+            # of all columns in one part: an image has either all of them or none
+            writer.add(pa.concat_tables([_rows(name, batch, values, run_id) for name, values in by_name.items()]))
             bar.update(len(batch))
-            if not isinstance(scorer, PointJudge):  # which hands on what it has been answered before it ends
-                stop.check(f"{counts['scored']} scores of {scorer.name} are in {store.path}")
+            if stop.requested and not asked:  # a judge hands on what it has been answered before it ends
+                break
     stop.check(f"{counts['scored']} scores of {scorer.name} are in {store.path}")
     store.ingest()
     return counts
 
 
-def _row(scorer: str, item: Item, score: float, run_id: UUID) -> dict:
-    return {
-        "scorer": scorer,
-        "image_id": item.image_id,
-        "prompt_id": item.prompt_id,
-        "score": float(score),
-        "run_id": run_id,
+def _rows(scorer: str, batch: Sequence[Item], scores: NDArray[np.float32], run_id: UUID) -> pa.Table:
+    n, schema = len(batch), TABLES["scores"]
+    columns = {
+        "scorer": pa.repeat(pa.scalar(scorer), n),
+        "image_id": id_array(as_keys(item.image_id for item in batch)),
+        "prompt_id": id_array(as_keys(item.prompt_id for item in batch)),
+        "score": pa.array(scores, pa.float32()),
+        "run_id": pa.repeat(pa.scalar(run_id.bytes, pa.binary(16)), n),
     }
+    return pa.table({name: columns[name].cast(schema.field(name).type) for name in schema.names}, schema=schema)
 
 
 def _tagged(store: PairStore, scorer: Scorer, items: LazyRows[Item]) -> tuple[LazyRows[Item], dict[bytes, str]]:
@@ -208,11 +221,7 @@ def _score_embeddings(
     folder = store.path / "cache" / "embeddings" / scorer.backbone
     images, prompts = EmbeddingCache(folder / "images"), EmbeddingCache(folder / "prompts")
     auto_batch = {"images": AutoBatch(scorer.name), "prompts": AutoBatch(scorer.name)}
-    first: dict[bytes, int] = {}  # rows of items by image: millions of them, so neither items nor lists
-    more: dict[bytes, list[int]] = {}
-    for row, image in enumerate(chain.from_iterable(c.to_pylist() for c in items.table["image_id"].chunks)):
-        if first.setdefault(image, row) != row:
-            more.setdefault(image, []).append(row)
+    rows = ImageRows(items.table["image_id"])
 
     def embedded(kind: Literal["images", "prompts"], inputs: Sequence) -> NDArray[np.float32]:
         embed = scorer.embed_images if kind == "images" else scorer.embed_prompts
@@ -220,13 +229,15 @@ def _score_embeddings(
             return auto_batch[kind](lambda batch: as_embeddings(scorer, embed(batch), len(batch)), inputs)
 
     def items_of(ids: Sequence[UUID]) -> list[Item]:
-        return list(items.select([row for image in ids for row in (first[image.bytes], *more.get(image.bytes, ()))]))
+        return list(items.select(rows.of(ids)))
 
     def scored(ids: Sequence[UUID]) -> tuple[list[Item], NDArray[np.float32]]:
         batch = items_of(ids)
         image_embeddings, prompt_embeddings = images.get([item.image_id for item in batch]), None
         if scorer.needs_prompt:
-            new = list({item.prompt_id: item.prompt for item in batch if item.prompt_id not in prompts}.items())
+            known = prompts.contains(as_keys(item.prompt_id for item in batch)).tolist()
+            missing = (item for item, is_known in zip(batch, known, strict=True) if not is_known)
+            new = list({item.prompt_id: item.prompt for item in missing}.items())
             if workers is not None:
                 for prompt_ids, embeddings in pooled_prompts(workers, new, batch_size, counts, stop):
                     prompts.add(prompt_ids, embeddings)
@@ -245,10 +256,11 @@ def _score_embeddings(
             return scorer.preprocess(image)
 
     try:
-        cached = (image for image in map(_as_uuid, first) if image in images)
+        chunks = (rows.images[at : at + CACHED_BATCH] for at in range(0, len(rows.images), CACHED_BATCH))
+        cached = (image for chunk in chunks for image in IdColumn(chunk[images.contains(chunk)]))
         while ids := list(islice(cached, CACHED_BATCH)):
             yield scored(ids)
-        uncached = items.select(row for image, row in first.items() if _as_uuid(image) not in images)
+        uncached = items.select(rows.first[~images.contains(rows.images)])
         if workers is not None:
             of_prompts = prompts if scorer.needs_prompt else None
             for ids in pooled_embeddings(
@@ -264,7 +276,3 @@ def _score_embeddings(
     finally:
         images.flush()
         prompts.flush()
-
-
-def _as_uuid(data: bytes) -> UUID:
-    return UUID(bytes=data)

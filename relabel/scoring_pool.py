@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import UsageError
 from ..core.executor import Pool, pool_of
+from ..core.id_columns import Keys, as_keys
 from ..core.signals import StopSignal
 from ..store.lazy_rows import LazyRows
 from .embedding_cache import EmbeddingCache
@@ -95,6 +96,7 @@ def pooled_embeddings(
         images, prompts: the caches; None for prompts that are not needed.
     """
     handed_out: set[UUID] = set()
+    """Prompts that a worker has and the cache does not."""
     ids_of: dict[UUID, list[UUID]] = {}
     """First image of a batch → ids of the prompts in its job."""
 
@@ -104,13 +106,17 @@ def pooled_embeddings(
             batch, new = list(items[start : start + batch_size]), {}
             if prompts is not None:
                 every = items_of([item.image_id for item in batch])
-                known = (i.prompt_id in handed_out or i.prompt_id in prompts for i in every)
+                in_cache = prompts.contains(as_keys(item.prompt_id for item in every)).tolist()
+                known = (i.prompt_id in handed_out or cached for i, cached in zip(every, in_cache, strict=True))
                 new = {i.prompt_id: i.prompt for i, is_known in zip(every, known, strict=True) if not is_known}
             handed_out.update(new)
             ids_of[batch[0].image_id] = list(new)
             texts = list(new.values())
             chunks = [texts[at : at + batch_size] for at in range(0, len(texts), batch_size)]
             yield ScoringJob(folder.resolve(), batch, prompts=chunks)
+
+    def prompts_of(ids: Sequence[UUID]) -> Keys:
+        return as_keys(item.prompt_id for item in items_of(ids))
 
     waiting: list[list[UUID]] = []
     for job, result in _results(workers, ScorerWorker.embeddings, jobs(), counts, stop):
@@ -119,9 +125,11 @@ def pooled_embeddings(
             waiting.append([item.image_id for item in result.readable])
             images.add(waiting[-1], result.values)
         if prompts is not None and result.prompts is not None:
-            prompts.add(ids_of.pop(job.items[0].image_id), result.prompts)
+            ids = ids_of.pop(job.items[0].image_id)
+            prompts.add(ids, result.prompts)
+            handed_out.difference_update(ids)
         # another worker may still have a prompt
-        ready = [ids for ids in waiting if prompts is None or all(i.prompt_id in prompts for i in items_of(ids))]
+        ready = [ids for ids in waiting if prompts is None or prompts.contains(prompts_of(ids)).all()]
         waiting = [ids for ids in waiting if ids not in ready]
         yield from ready
 

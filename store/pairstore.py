@@ -4,8 +4,8 @@ import errno
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from itertools import chain
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from itertools import chain, starmap
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -27,6 +27,7 @@ from ..core.errors import (
 from ..core.ids import canonical, pair_id, prompt_id, split_of
 from ..core.locks import locked
 from . import journal
+from .compaction import compact_grown
 from .connection import connect, holder, is_broken, is_held, table_with_ids
 from .dedupe import new_rows
 from .images import image_path, sync_names, write_image
@@ -226,13 +227,12 @@ class PairStore:
 
     def add_prompts(self, prompts: Iterable[tuple[str, Mapping[str, str]]]) -> None:
         """Append prompt texts with their tags; a prompt that is in the tables already keeps its tags."""
-        rows = []
-        for text, tags in prompts:
+
+        def row(text: str, tags: Mapping[str, str]) -> dict:
             identity = prompt_id(text)
-            rows.append(
-                {"prompt_id": identity, "prompt": text, "split": split_of(identity), "tags": canonical(dict(tags))}
-            )
-        self.append_new("prompts", rows)
+            return {"prompt_id": identity, "prompt": text, "split": split_of(identity), "tags": canonical(dict(tags))}
+
+        self.append_new("prompts", starmap(row, prompts))
 
     def write_image(self, data: bytes, width: int, height: int, extension: str = "png") -> dict:
         """Write an image file; returns its row for the `images` table, whose `append` makes the file safe."""
@@ -243,7 +243,8 @@ class PairStore:
         return image_path(self.path / "images", image, extension)
 
     def ingest(self, wait: float | None = None) -> int:
-        """Insert the rows of finished journal parts into the tables; returns how many were new.
+        """Insert the rows of finished journal parts into the tables, and merge parts if there are many; returns how many rows
+        were new.
 
         Idempotent: a crash at any point costs nothing, and the next call does what is left.
 
@@ -258,7 +259,10 @@ class PairStore:
             self._ingested = ingested_parts(connection)
             new = {name: table for name, table in parts.items() if name not in self._ingested}
             n_added = ingest_parts(connection, self.journal, new)
-        self._ingested |= parts.keys()
+            self._ingested |= parts.keys()
+            with suppress(WriteError):  # the rows are in the tables, and the next call tries again
+                if compact_grown(connection, self.journal):
+                    self._ingested = ingested_parts(connection)
         return n_added
 
     def try_ingest(self, wait: float | None = None) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from uuid import UUID
 
 from PIL import Image
-from prefloop.store import PairStore, prompt_id
+from prefloop.store import PairStore, compaction, prompt_id
 from prefloop.store.images import png_bytes
 from prefloop.store.pairstore import new_pair
 
@@ -157,6 +157,26 @@ def forked(call: Callable[..., None], *arguments: object) -> multiprocessing.pro
             os.environ.pop(name)
         os.environ.update(before)
     return process
+
+
+def die_after(left: int, path: Path, work: Callable[[PairStore], object]) -> None:
+    """Do something with a store; after this many file operations and changes of the list of parts the process is gone."""
+
+    def counted(call: Callable) -> Callable:
+        def counting(*arguments: object, **named: object) -> object:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os._exit(9)
+            return call(*arguments, **named)
+
+        return counting
+
+    store = PairStore(path)
+    os.replace, os.fsync = counted(os.replace), counted(os.fsync)
+    Path.unlink = counted(Path.unlink)  # type: ignore[method-assign]  # in a process of its own
+    compaction.replace_parts = counted(compaction.replace_parts)
+    work(store)
 
 
 def started(

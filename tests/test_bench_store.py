@@ -57,12 +57,15 @@ def test_every_step_is_measured_and_plotted(tmp_path: Path, monkeypatch: pytest.
     counts = {name: step["n"] for name, step in result["steps"].items()}
     rows = 4 + 2 + 2 + 18 + (1 + 2 + 2 + 4 + 2) * N  # models, scorers, labelers, prompts; then by pair
     expected = {"ingest": rows, "stats": N, "agreement": N, "all unscored": 2 * N, "import": N}
+    # 18 prompts have 34 images each; 3 batches of 32 scores are too few to be merged
+    expected |= {"plan": 612, "write cache": 2 * N, "open cache": 2 * N, "small parts": 3}
     assert {name: counts[name] for name in expected} == expected
     assert 0 < counts["win rates"] < 2 * N  # labels of pairs whose models differ
     assert 0 < counts["manifest"] <= N
+    assert N < counts["crops"] <= 2 * N
     assert all(step["process"] > 0 and step["peak_mb"] > 20 for step in result["steps"].values())
     assert result["steps"]["open"]["peak_mb"] < 500
-    assert result["steps"].keys() == TARGETS.keys() | {"make"}
+    assert result["steps"].keys() == TARGETS.keys() | {"make", "write cache"}
     image = tmp_path / "plot.png"
     plot([result, result | {"pairs": 10 * N}], TARGETS, image)
     assert image.read_bytes()[:4] == b"\x89PNG"

@@ -6,7 +6,6 @@ from uuid import UUID
 
 from ...core.ids import canonical
 from ...store import PairStore, UsageError
-from ...store.maintenance.compact import compact_small
 from .notes import NO_NOTES, Label, Notes
 
 MAX_MS = 86_400_000
@@ -72,11 +71,10 @@ class Annotations:
             self._n_unflushed += 1
 
     def flush(self) -> None:
-        """Ingest new labels and compact small parts. What fails is retried by the next call."""
+        """Ingest new labels. What fails is retried by the next call."""
         with self._lock:
             n_new = self._n_unflushed
         if n_new:
             self.store.ingest()
-            compact_small(self.store, "labels")
             with self._lock:
                 self._n_unflushed -= n_new

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ...core.signals import StopSignal
 from ...store import ImageError, PairStore, UsageError, load_image
 from ...store.lazy_rows import LazyRows
-from ...store.maintenance.compact import compact_small
 from ..image_loader import Item
 from ..scorers.calls import Tags, parse_tags
 from ..scorers.registry import identity
@@ -64,7 +63,6 @@ def score_answers(
             yield batch, np.asarray(scores, np.float32)
             if hopeless(counts, len(asked), max_unreadable):
                 break
-    compact_small(store, "answers")
 
 
 def tags_of(store: PairStore, items: LazyRows[Item]) -> dict[UUID, Tags | None]:

@@ -3,6 +3,7 @@
 from uuid import UUID
 
 import numpy as np
+import pytest
 from prefloop.core.id_columns import IdColumn, as_keys, content_keys, id_texts, key_bytes, with_affixes
 from prefloop.core.ids import content_id
 from prefloop.core.row_index import RowIndex
@@ -45,3 +46,33 @@ def test_an_id_in_two_files_is_found_in_the_one_added_last():
 
 def test_an_empty_index_finds_nothing():
     assert RowIndex().find(as_keys(IDS))[0].tolist() == [-1] * 4
+
+
+def test_files_added_one_by_one_are_found_as_those_added_at_once():
+    chance = np.random.default_rng(0)
+    parts = [as_keys(UUID(int=int(number)) for number in chance.integers(0, 60, 20)) for _ in range(6)]
+    index, at_once = RowIndex(), RowIndex()
+    for number, part in enumerate(parts):
+        index.add(str(number), part)
+        assert (index.find(part)[0] == number).all()  # which sorts it into the others
+        at_once.add(str(number), part)
+    every = as_keys(UUID(int=number) for number in range(60))
+    assert index.names == list("012345")
+    for found, expected in zip(index.find(every), at_once.find(every), strict=True):
+        known = at_once.find(every)[0] >= 0
+        assert np.array_equal(found[known], expected[known])
+    assert np.array_equal(index.find(every)[0], at_once.find(every)[0])
+    index.add("0", parts[0])
+    assert (index.find(parts[0])[0] == index.names.index("0")).all()
+
+
+def test_a_file_added_to_a_sorted_index_does_not_sort_the_others_again(monkeypatch: pytest.MonkeyPatch):
+    index, sorted_rows = RowIndex(), []
+    argsort = np.argsort
+    monkeypatch.setattr(
+        np, "argsort", lambda keys, **options: sorted_rows.append(len(keys)) or argsort(keys, **options)
+    )
+    for number in range(4):
+        index.add(str(number), as_keys([UUID(int=number), UUID(int=number + 9)]))
+        index.find(as_keys(IDS))
+    assert sorted_rows == [2, 2, 2, 2]

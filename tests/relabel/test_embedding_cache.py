@@ -1,13 +1,17 @@
 """The embedding cache returns what was added, and nothing that has changed since."""
 
 import errno
+import hashlib
 import os
 import stat
+import tracemalloc
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
+from prefloop.core.id_columns import as_keys
+from prefloop.relabel import embedding_cache
 from prefloop.relabel.embedding_cache import EmbeddingCache
 from prefloop.store import PrefloopError
 
@@ -113,3 +117,54 @@ def test_cache_files_follow_the_umask(tmp_path: Path):
     finally:
         os.umask(old)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_opening_a_cache_takes_60_bytes_an_id_and_finding_them_no_object(tmp_path: Path):
+    ids = [UUID(int=number << 64) for number in range(40_000)]
+    cache = EmbeddingCache(tmp_path)
+    for at in range(0, len(ids), 4096):
+        cache.add(ids[at : at + 4096], np.zeros((len(ids[at : at + 4096]), 2), np.float32))
+    cache.flush()
+    keys = as_keys(ids)
+    del cache
+    tracemalloc.start()
+    opened = EmbeddingCache(tmp_path)
+    after_start, _ = tracemalloc.get_traced_memory()
+    assert opened.contains(keys).all()
+    after_finding, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # an id is 16 bytes twice, in its file's order and sorted, with 4 bytes each of file and row; a dict took over 200
+    assert after_start < 40_000 * 20
+    assert after_finding < 40_000 * 60
+
+
+def test_a_start_reads_the_ids_alone(tmp_path: Path):
+    ids, _, path = write_part(tmp_path)
+    path.write_bytes(path.read_bytes()[: 128 + 16 * len(ids)])  # NumPy's header takes 128 bytes
+    cache = EmbeddingCache(tmp_path)
+    assert path.exists()
+    assert not cache.contains(as_keys(ids)).any()
+    assert not path.exists()
+
+
+def test_few_parts_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(embedding_cache, "N_OPEN", 2)
+    parts = [write_part(tmp_path, seed) for seed in range(5)]
+    cache = EmbeddingCache(tmp_path)
+    for _ in range(2):
+        embeddings = cache.get([ids[3] for ids, *_ in parts])
+        assert np.array_equal(embeddings, [values[3] for _, values, _ in parts])
+    maps = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line}
+    assert len(maps) == 2
+
+
+def test_parts_of_the_first_version_are_read(tmp_path: Path):
+    ids, values = [uuid4() for _ in range(3)], np.arange(6, dtype=np.float32).reshape(3, 2)
+    rows = np.empty(3, [("id", "V16"), ("embedding", "<f4", (2,))])
+    rows["id"], rows["embedding"] = np.frombuffer(b"".join(identity.bytes for identity in ids), "V16"), values
+    path = tmp_path / "1-1.npy"
+    np.save(path, rows)
+    path.write_bytes(path.read_bytes() + hashlib.sha256(path.read_bytes()).digest())
+    cache = EmbeddingCache(tmp_path)
+    assert np.array_equal(cache.get(ids[::-1]), values[::-1])
+    assert path.exists()

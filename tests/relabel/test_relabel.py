@@ -1,14 +1,22 @@
 """Images are scored once, labels follow from the scores by a rule, and unusable images get neither."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from content import add_image, add_pair, add_prompt, add_scores, fill
 from little_scorers import Redness
+from PIL.Image import Image
+from prefloop.core.errors import Interrupted
+from prefloop.core.signals import StopSignal
 from prefloop.relabel import RelabelConfig
+from prefloop.relabel.scorers.registry import identity
+from prefloop.relabel.scores import score_images, unscored
 from prefloop.relabel.stage import relabel
 from prefloop.store import PairStore, UsageError
 
@@ -196,3 +204,29 @@ def test_a_scorer_without_embeddings_counts_the_prompts_it_truncates(store: Pair
     monkeypatch.setattr(Redness, "n_truncated", lambda _, prompts: prompts.count("prompt 1"), raising=False)
     fill(store, 3)
     assert relabel(REDNESS, store)["truncated_prompts"] == {"redness": 1}
+
+
+def test_scores_of_many_small_batches_are_one_part(store: PairStore):
+    fill(store, n_prompts=6, images_per_prompt=3)
+    before = set(store.journal.iterdir())
+    relabel(replace(REDNESS, batch_size=2), store)  # 18 images in 9 batches
+    (part,) = [path for path in set(store.journal.iterdir()) - before if "-scores-" in path.name]
+    assert pq.read_metadata(part).num_rows == 18
+
+
+def test_a_signal_stops_after_a_batch_whose_scores_are_kept(store: PairStore):
+    fill(store, n_prompts=4, images_per_prompt=2)
+    stop = StopSignal()
+
+    class Stopping(Redness):
+        def score(self, prompts: Sequence[str], images: Sequence[Image]) -> np.ndarray:
+            stop.number = 15 if self.seen >= 3 else 0
+            return super().score(prompts, images)
+
+    scorer = Stopping()
+    items = unscored(store, identity(scorer), ("generate",))
+    with pytest.raises(Interrupted, match="6 scores of redness are in"):
+        score_images(store, scorer, items, batch_size=3, run_id=UUID(int=0), stop=stop)
+    store.ingest()
+    assert store.rows("select count(*) from scores") == [(6,)]
+    assert Stopping.seen == 6

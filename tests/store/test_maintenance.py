@@ -3,7 +3,6 @@
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from content import (
     add_pair,
     add_prompt,
     add_scores,
+    die_after,
     fill,
     forked,
     image_bytes,
@@ -105,25 +105,6 @@ def test_parts_that_are_compacted_during_the_wait_for_the_lock_are_not_missed(
     assert check(waiting) == []
 
 
-def _compact_and_die(path: Path, left: int) -> None:
-    """Compact a store; after this many file operations the process is gone."""
-
-    def counted(call: Callable) -> Callable:
-        def counting(*arguments: object, **named: object) -> object:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                os._exit(9)
-            return call(*arguments, **named)
-
-        return counting
-
-    store = PairStore.open(path)
-    os.replace, os.fsync = counted(os.replace), counted(os.fsync)
-    Path.unlink = counted(Path.unlink)  # type: ignore[method-assign]  # in a process of its own
-    compact(store)
-
-
 def test_compacting_that_is_killed_anywhere_loses_nothing(tmp_path: Path):
     store = PairStore.create(tmp_path / "whole")
     for number in range(3):
@@ -132,12 +113,12 @@ def test_compacting_that_is_killed_anywhere_loses_nothing(tmp_path: Path):
     add_labeler(store, "you")
     store.ingest()
     before = logical_hashes(store)
-    # of each of the two tables: part to disk, renamed, folder to disk, old parts gone (3 and 2), folder to disk
-    steps, killed = 4 + 3 + 4 + 2, 0
+    # of each of the two tables: part to disk, renamed, folder to disk, listed, old parts gone (3 and 2), folder to disk
+    steps, killed = 5 + 3 + 5 + 2, 0
     for step in range(steps + 1):
         copy = tmp_path / str(step)
         shutil.copytree(store.path, copy)
-        process = forked(_compact_and_die, copy, step)
+        process = forked(die_after, step, copy, compact)
         process.join(60)
         killed += process.exitcode == 9
         opened = PairStore.open(copy)
