@@ -22,6 +22,7 @@ from ..models.text_to_image import (
     set_scheduler,
 )
 from .config import GenerateConfig
+from .decode import decode_sparingly, free_memory, is_out_of_memory
 
 if TYPE_CHECKING:
     from .stage import Generation
@@ -53,6 +54,7 @@ class ImageSampler:
         assert config.guidance_scale is not None
         self.arguments = call_arguments(type(pipeline), family, config.guidance_scale, config.negative_prompt or None)
         """Those that are the same for every image."""
+        decode_sparingly(pipeline)
         self.pipeline = pipeline
         self.description = {
             "pipeline": type(pipeline).__name__,
@@ -78,16 +80,23 @@ class ImageSampler:
             batch = missing[start : start + size]
             try:
                 images = self._generate(batch)
+            except PrefloopError:
+                raise
             except Exception as error:
-                if not _out_of_memory(error):  # the pipeline and its settings are the user's: say which of them failed
+                if not is_out_of_memory(
+                    error
+                ):  # the pipeline and its settings are the user's: say which of them failed
                     failed = f"{type(self.pipeline).__name__} with {type(self.pipeline.scheduler).__name__}"
                     raise UsageError(f"a {failed} cannot generate with these settings: {first_line(error)}") from error
                 if size == 1:
                     raise PrefloopError(
                         "out of memory at batch size 1; give a smaller --resolution, or --dtype float16"
                     ) from error
+                images = None
+            if images is None:
                 self.batch_size = max(1, size // 2)
                 print(f"out of memory; continuing with batch size {self.batch_size}", file=sys.stderr)
+                free_memory()
                 continue
             yield batch, images
             start += len(batch)
@@ -109,7 +118,3 @@ class ImageSampler:
         if self.side is not None:
             arguments |= {"height": self.side, "width": self.side}
         return self.pipeline(**arguments).images
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

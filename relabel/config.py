@@ -68,8 +68,8 @@ class RelabelConfig(RequestLimits):
     device: str | None = None
     """cuda, mps or cpu; the best available if not given."""
     dtype: str = AUTO
-    """auto, float32, bfloat16 or float16: what the models run in; auto is float32, for hpsv3 on CUDA bfloat16. Scores are
-    float32 either way."""
+    """auto, float32, bfloat16 or float16: what the models run in; auto is float32, and on CUDA bfloat16, or float16 on a GPU
+    that has no bfloat16. Scores are float32 either way."""
     workers: int = 1
     """Processes that score, each with the model: one for each GPU, of this machine or of the Ray cluster at RAY_ADDRESS."""
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -21,18 +20,19 @@ from .image_loader import Item
 from .judges.vlm import ChatJudge
 from .remote.scorer import HTTPScorer
 from .scorer_worker import ScorerWorker, ScoringJob, ScoringResult
-from .scorers.registry import Scorer, identity, is_object
+from .scorers.precision import AUTO
+from .scorers.registry import Scorer, dtype_of, identity, is_object
 
 Workers = Pool[ScorerWorker]
 
 
 def scorer_workers(
-    n: int, name: str, scorer: Scorer, checkpoints: Mapping[str, str], device: str | None, *options: Any
+    n: int, name: str, scorer: Scorer, checkpoints: Mapping[str, str], device: str | None, dtype: str = AUTO
 ) -> AbstractContextManager[Workers | None]:
     """The workers of a scorer, which start with the first batch; None if this process is to score.
 
     Args:
-        name, checkpoints, device, options: what `load_scorers` made the scorer from.
+        name, checkpoints, device, dtype: what `load_scorers` made the scorer from.
 
     Raises:
         UsageError: if the scorer is an object of this process.
@@ -47,7 +47,7 @@ def scorer_workers(
         print(f"{name} is asked by this process alone, without workers", file=sys.stderr)
         return nullcontext()
     own = {key: path for key, path in checkpoints.items() if key in ("", name)}
-    return pool_of(n, partial(ScorerWorker, name, own, (device, *options), identity(scorer)), device)
+    return pool_of(n, partial(ScorerWorker, name, own, (device, dtype_of(scorer, dtype)), identity(scorer)), device)
 
 
 def pooled_scores(

@@ -5,7 +5,7 @@ accumulation, number of processes or threads, or where a run was interrupted.
 """
 
 from array import array
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -27,6 +27,7 @@ from .crop_plan import crop_of, crop_sizes
 from .crops import Crop
 from .pairs import Pair, Pairs
 from .seeds import derived_seed
+from .transfer import to_device
 
 GOLDEN = (5**0.5 - 1) / 2
 
@@ -47,12 +48,19 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on a device."""
-        moved: dict[str, Any] = {
-            field.name: value.to(device)
+        return self._with_each(lambda tensor: to_device(tensor, device))
+
+    def pinned(self) -> "Batch":
+        """The batch in memory that a GPU copies from while it computes, and other work goes on."""
+        return self._with_each(Tensor.pin_memory)
+
+    def _with_each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        changed: dict[str, Any] = {
+            field.name: change(value)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
-        return replace(self, **moved, conditions={name: value.to(device) for name, value in self.conditions.items()})
+        return replace(self, **changed, conditions={name: change(value) for name, value in self.conditions.items()})
 
 
 @dataclass(frozen=True)
@@ -206,17 +214,26 @@ class TrainingData:
             ref_rejected,
         )
 
-    def prefetch(self, starts: Iterator[int], count: int) -> Generator[list[Batch]]:
-        """The batches that begin at those positions, prepared by threads while the model computes."""
+    def prefetch(self, starts: Iterator[int], count: int, *, pin: bool = False) -> Generator[list[Batch]]:
+        """The batches that begin at those positions, prepared by threads while the model computes.
+
+        Args:
+            pin: put them into pinned memory, for a GPU.
+        """
         workers = self.config.dataloader_num_workers
+
+        def prepared(start: int) -> list[Batch]:
+            batches = self.batch(start, count)
+            return [batch.pinned() for batch in batches] if pin else batches
+
         if not workers:
-            yield from (self.batch(start, count) for start in starts)
+            yield from map(prepared, starts)
             return
         with ThreadPoolExecutor(workers) as pool:
             waiting: list[Future[list[Batch]]] = []
             try:
                 for start in starts:
-                    waiting.append(pool.submit(self.batch, start, count))
+                    waiting.append(pool.submit(prepared, start))
                     if len(waiting) > workers:
                         yield waiting.pop(0).result()
                 while waiting:

@@ -10,11 +10,12 @@ from . import losses
 from .config import TrainConfig
 from .pair_denoiser import Errors
 from .pairs import Pair
+from .transfer import to_device
 
 
 def pair_losses(errors: Errors, pairs: Sequence[Pair], config: TrainConfig) -> Tensor:
     """The loss of each pair with what regularizes it, times its labeler's weight; (B,)."""
-    weights = torch.tensor([config.labeler_weights[pair.labeler] for pair in pairs], device=errors.chosen.device)
+    weights = _column([config.labeler_weights[pair.labeler] for pair in pairs], errors.chosen.device)
     loss = losses.regularized(
         _unweighted(errors, pairs, config),
         errors.chosen,
@@ -33,8 +34,12 @@ def _unweighted(errors: Errors, pairs: Sequence[Pair], config: TrainConfig) -> T
     if method.uncertain_labels:
         settings["p_chosen"] = 1 - config.label_smoothing
         if config.soft_labels:
-            settings["p_chosen"] = torch.tensor([pair.p_chosen for pair in pairs], device=errors.chosen.device)
+            settings["p_chosen"] = _column([pair.p_chosen for pair in pairs], errors.chosen.device)
     return getattr(losses, method.function)(*(getattr(errors, name) for name in method.errors), **settings)
+
+
+def _column(values: list[float], device: torch.device) -> Tensor:
+    return to_device(torch.tensor(values), device)  # torch.tensor(values, device=device) would wait for a GPU
 
 
 BATCH_METRICS = (

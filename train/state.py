@@ -3,7 +3,7 @@
 import pickle
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -136,7 +136,6 @@ class State:
             for table in TABLES:
                 truncate_table(self.output / f"{table}.csv", step)
             print(f"resuming from step {step} in {self.output}", file=sys.stderr)
-        self.accelerator.wait_for_everyone()
         return step
 
     def _refuse_other(self, path: Path, manifest: dict) -> None:
@@ -155,22 +154,38 @@ class State:
             )
         then, now = manifest.get("processes"), self.accelerator.num_processes
         if then is not None and then != now:  # which pairs a step sees depends on it
+            n_micro = then * self.config.gradient_accumulation_steps
+            same = f", where --gradient-accumulation-steps {n_micro // now} keeps the pairs per step" * (
+                n_micro % now == 0
+            )
             raise UsageError(
                 f"the run in {self.output} began with {then} process{'es' * (then > 1)} and this is {now}; "
-                f"use {then}, for example with `torchrun --nproc-per-node {then}`, or give {alternatives(self.output)}"
+                f"use {then}, for example with `torchrun --nproc-per-node {then}`, or give {alternatives(self.output)}{same}"
             )
 
     def _load(self, path: Path) -> None:
         device = self.accelerator.device
         device = torch.device("cpu") if device.type == "cpu" else device  # a CPU has no number in a file
         self.policy.load_trainable_state(load_file(path / "trainable.safetensors", device=str(device)))
-        states: dict[str, Any] = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
-        for name, part in self._parts().items():
-            part.load_state_dict(states[name])
+        states = load_parts(path / "optimizer.pt", self._parts(), device)
         self.recent.clear()
         if states.get("recent") is not None:
             mine = states["recent"][self.accelerator.process_index]
             self.recent.extend(mine.to(self.accelerator.device).unbind())
+
+
+def load_parts(path: Path, parts: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Load the state of each part; returns all that the file holds, on the CPU.
+
+    From there the optimizer moves its moments to its parameters and leaves the step counters, which it reads on the CPU: from a
+    GPU every step would wait for each of them, one per weight.
+    """
+    states: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(states[name])
+        if isinstance(part, EMAModel):
+            part.to(device)
+    return states
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:

@@ -40,7 +40,9 @@ from .pair_denoiser import PairDenoiser
 from .pairs import Pairs
 from .policy import Policy, load_component
 from .prepare import data_for_run, with_reference_errors
+from .ranks import Ranks
 from .state import TABLES, State
+from .transfer import to_device
 
 LOG_EVERY = 10
 Scalar = int | float | str | bool  # what every tracker takes
@@ -72,13 +74,13 @@ class Trainer:
             AcceleratorState._reset_state()  # otherwise the precision of the process's previous run would stay
             accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=config.on_cpu)
         self.accelerator = accelerator
-        self.main = self.accelerator.is_main_process
+        self.ranks = Ranks.of(self.accelerator)
+        self.main = self.ranks.is_main
         if config.allow_tf32:
             torch.backends.cuda.matmul.allow_tf32 = True
         device = self.accelerator.device
         self.model = model or with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
-        with self.accelerator.main_process_first():
-            self.data = data_for_run(config, store, self.model, device, stop, pairs, main=self.main)
+        self.data = data_for_run(config, store, self.model, device, stop, pairs, self.ranks)
         self.labelers = {
             name: json.loads(settings)
             for name, settings in store.rows(
@@ -127,17 +129,16 @@ class Trainer:
         self.denoiser = PairDenoiser(self.policy, self.component, config, self.accelerator)
         self.monitor = Monitor(config, self.data, self.policy, self.denoiser, self.model, self.accelerator, stop)
         self.global_step = 0
-        stop.check("nothing was trained yet")
+        self.ranks.check(stop, "nothing was trained yet")
 
     def train(self, run_id: str) -> dict:
         """All steps from the newest checkpoint on, then the result; returns its summary."""
         config = self.config
-        self.global_step = self.state.restore()
+        self.global_step = self.ranks.together(self.state.restore)
         if config.reference_draws:
-            with self.accelerator.main_process_first():
-                self.data = with_reference_errors(
-                    self.data, self.denoiser, self.store, self.model, self.global_step, self.stop
-                )
+            self.data = with_reference_errors(
+                self.data, self.denoiser, self.store, self.model, self.global_step, self.stop, self.ranks
+            )
         if config.report_to:
             settings = {
                 name: value if isinstance(value, Scalar) else str(value) for name, value in config.resolved().items()
@@ -181,7 +182,8 @@ class Trainer:
 
     def micro_batches(self) -> Generator[list[Batch]]:
         """The micro-batches of this process from the current step on, prepared ahead."""
-        return self.data.prefetch(self._starts(), self.config.train_batch_size)
+        pin = self.accelerator.device.type == "cuda"
+        return self.data.prefetch(self._starts(), self.config.train_batch_size, pin=pin)
 
     def _starts(self) -> Iterator[int]:
         """The position of the first pair of each micro-batch of this process, from the current step to the last."""
@@ -211,7 +213,7 @@ class Trainer:
         norm = self.clip_gradients()
         mean = torch.stack(metrics).mean(dim=0)
         rate = self.lr_scheduler.get_last_lr()[0]
-        row = torch.cat([mean, torch.tensor([rate, 0.0], device=mean.device)])
+        row = torch.cat([mean, to_device(torch.tensor([rate, 0.0]), mean.device)])
         row[-1] = norm
         finite = torch.isfinite(torch.stack([mean[0], norm])).tolist()  # the only wait of a step
         # a gradient that overflows in half precision is left to the scaler: it skips the step and lowers its scale

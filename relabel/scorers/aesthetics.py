@@ -14,7 +14,7 @@ from ...core.ids import canonical
 from . import checkpoints as files
 from .dual_encoder import Embeddings, EmbeddingScoreMixin, normalized
 from .pixels import center_cropped
-from .precision import torch_dtype
+from .precision import AUTO, automatic_dtype, torch_dtype
 from .sources import Source, official
 from .transformers_clip import load_clip_vision, vision_settings
 
@@ -45,18 +45,19 @@ class Aesthetics(EmbeddingScoreMixin):
     # no weights_license: neither the head's repository nor the backbone's card was seen to name one
     wants_gpu = True
 
-    def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
+    def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = AUTO) -> None:
         path = _find(checkpoint)
         if path.is_dir():
             self.head, self.folder = _head_in(path), path
         else:
             self.head, self.folder = path, official(self.name, BACKBONE)
-        self.device, self.dtype = device, dtype
+        self.device = device
+        self.dtype = automatic_dtype(device) if dtype == AUTO else dtype
         digest = files.checked(self.head, PINS)
         backbone = files.checked(self.folder / "model.safetensors", {})
         self.settings = vision_settings(self.folder / "config.json")
         self.backbone = files.revision(
-            backbone, "shortest side, crop as torchvision, 2", dtype, canonical(self.settings)
+            backbone, "shortest side, crop as torchvision, 2", self.dtype, canonical(self.settings)
         )
         self.revision = files.revision(digest, self.backbone)
         self.files = [self.head, self.folder / "model.safetensors"]

@@ -14,7 +14,7 @@ from ...core.errors import IntegrityError, PrefloopError
 from ...core.ids import canonical
 from . import checkpoints as files
 from .hpsv3_prompt import IMAGE, PADDING, REWARD, SPECIAL, TEMPLATE, token_ids
-from .precision import torch_dtype
+from .precision import AUTO, torch_dtype
 from .qwen2_vl import load_qwen, qwen_settings, refuse_other_preprocessing, renamed, stored_tensors, weight_files
 from .qwen2_vl_inputs import patches, read_qwen_vocabulary, resized_size
 
@@ -40,7 +40,7 @@ class HPSv3:
     weights_license = "MIT"  # HPSv3's repository; the settings and the tokenizer of Qwen2-VL are Apache-2.0
     wants_gpu = True
 
-    def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = "auto") -> None:
+    def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = AUTO) -> None:
         self.path = files.find(self.name, checkpoint, OFFICIAL)
         self.files = weight_files(self.path)
         self.tensors = stored_tensors(self.files)
@@ -51,7 +51,7 @@ class HPSv3:
         self.vocabulary = read_qwen_vocabulary(tokenizer, tuple({*SPECIAL, PADDING} - {REWARD}))
         self.reward_id = self._reward_id()
         self.device = device
-        self.dtype = _automatic(device) if dtype == "auto" else dtype
+        self.dtype = _automatic(device) if dtype == AUTO else dtype
         self.digests = {path: files.checked(path, {}) for path in self.files}
         self.revision = files.revision(
             canonical(sorted(self.digests.values())),

@@ -15,7 +15,7 @@ from ...core.progress import quiet_libraries
 from . import checkpoints as files
 from .dual_encoder import n_longer
 from .pixels import center_cropped
-from .precision import torch_dtype
+from .precision import AUTO, automatic_dtype, torch_dtype
 from .sources import Source, official
 from .vocabulary import read_vocabulary
 
@@ -60,14 +60,15 @@ class ImageReward:
     weights_license = "Apache-2.0"  # the cards of both repositories
     wants_gpu = True
 
-    def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
+    def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = AUTO) -> None:
         path = files.find(self.name, checkpoint) if checkpoint else official(self.name, WEIGHTS)
         self.weights_file = _weights_in(path) if path.is_dir() else path
         self.vocabulary = read_vocabulary(path if path.is_dir() else official(self.name, TOKENIZER).parent, "BERT")
-        self.device, self.dtype = device, dtype
+        self.device = device
+        self.dtype = automatic_dtype(device) if dtype == AUTO else dtype
         digest = self.digest = files.checked(self.weights_file, {})
         self.revision = files.revision(
-            digest, "shortest side, crop as torchvision, 35 words, 1", dtype, self.vocabulary.digest
+            digest, "shortest side, crop as torchvision, 35 words, 1", self.dtype, self.vocabulary.digest
         )
         self.files = [self.weights_file]
         self.sources = {"checkpoint": checkpoint or WEIGHTS.name, "sha256": digest}

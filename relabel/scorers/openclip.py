@@ -13,7 +13,7 @@ from ...core.ids import canonical
 from . import checkpoints as files
 from . import settings as s
 from .dual_encoder import Embeddings, EmbeddingScoreMixin, cosines, embedded_by_length, n_longer, normalized
-from .precision import torch_dtype
+from .precision import AUTO, automatic_dtype, torch_dtype
 from .sources import Source, official
 from .vocabulary import Vocabulary, read_vocabulary
 
@@ -57,16 +57,17 @@ class OpenCLIPScorer(EmbeddingScoreMixin):
     temperature = 0.01
     wants_gpu = True
 
-    def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
+    def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = AUTO) -> None:
         path = files.find(self.name, checkpoint) if checkpoint else official(self.name, self.official)
         self.folder = path if path.is_dir() else None
         self.weights_file = _weights_in(path) if path.is_dir() else path
-        self.device, self.dtype = device, dtype
+        self.device = device
+        self.dtype = automatic_dtype(device) if dtype == AUTO else dtype
         digest = self.digest = files.checked(self.weights_file, {})
         self.settings, self.vocabulary = _read_settings(self.folder) if self.folder else (None, None)
         parts = [] if self.settings is None else [canonical(self.settings)]
         parts += [] if self.vocabulary is None else [self.vocabulary.digest]
-        self.backbone = self.revision = files.revision(digest, self.preprocessing, dtype, *parts)
+        self.backbone = self.revision = files.revision(digest, self.preprocessing, self.dtype, *parts)
         self.files = [self.weights_file]
         self.sources = {"checkpoint": checkpoint or self.official.name, "sha256": digest}
 

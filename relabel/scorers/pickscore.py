@@ -11,7 +11,7 @@ from ...core.ids import canonical
 from . import checkpoints as files
 from .dual_encoder import Embeddings, EmbeddingScoreMixin, cosines, embedded_by_length, n_longer, normalized
 from .pixels import center_cropped
-from .precision import torch_dtype
+from .precision import AUTO, automatic_dtype, torch_dtype
 from .sources import Source, official
 from .transformers_clip import clip_settings, load_clip
 from .vocabulary import read_vocabulary
@@ -45,19 +45,20 @@ class PickScore(EmbeddingScoreMixin):
     # no weights_license: neither the model's card nor its authors' repository names one
     wants_gpu = True
 
-    def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = "float32") -> None:
+    def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = AUTO) -> None:
         self.folder = files.find(self.name, checkpoint) if checkpoint else official(self.name, WEIGHTS)
         has_tokenizer = any(
             (self.folder / name).exists() for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json")
         )
-        self.device, self.dtype = device, dtype
+        self.device = device
+        self.dtype = automatic_dtype(device) if dtype == AUTO else dtype
         digest = self.digest = files.checked(self.folder / "model.safetensors", {})
         self.settings = clip_settings(self.folder / "config.json")
         self.vocabulary = read_vocabulary(
             self.folder if has_tokenizer else official(self.name, TOKENIZER).parent, "CLIP"
         )
         self.backbone = self.revision = files.revision(
-            digest, "pil, shortest side, crop, 1", dtype, canonical(self.settings), self.vocabulary.digest
+            digest, "pil, shortest side, crop, 1", self.dtype, canonical(self.settings), self.vocabulary.digest
         )
         self.files = [self.folder / "model.safetensors"]
         self.sources = {"checkpoint": checkpoint or OFFICIAL, "sha256": digest}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ...core.errors import PrefloopError, UsageError
 from .own_code import describe_error, own_code, prints_to_stderr
-from .precision import AUTO
+from .precision import AUTO, DTYPES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -232,6 +232,13 @@ def load_scorer(name: str, checkpoint: str | None = None, device: str | None = N
     except (Exception, SystemExit) as error:  # anybody's code can raise anything
         raise PrefloopError(f"the scorer {name!r} cannot be created: {describe_error(error, cls)}") from error
     return cast("Scorer", scorer)
+
+
+def dtype_of(scorer: Scorer, requested: str = AUTO) -> str:
+    """The dtype to load the same scorer with on another machine, where auto may mean another one."""
+    dtype = getattr(scorer, "dtype", None)
+    found = requested == AUTO and dtype in DTYPES and "dtype" in _parameters(type(scorer))
+    return str(dtype) if found else requested
 
 
 def load_scorers(
