@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 WIDTH = 100
-"""Columns of text that a table for people takes where there is no terminal."""
+"""Columns of text that a table for people takes when stdout is not a terminal."""
 Format = Literal["table", "json", "jsonl", "csv", "parquet"]
 # A connection with these settings can read only its own database.
 CLOSED: dict[str, Any] = {

@@ -19,8 +19,8 @@ class ScorerServerConfig(ServeConfig):
     device: str | None = None
     """cuda, mps or cpu; the best available if not given."""
     dtype: str = AUTO
-    """auto, float32, bfloat16 or float16: what the model runs in; auto is float32, for hpsv3 on CUDA bfloat16. Scores are
-    float32 either way."""
+    """auto, float32, bfloat16 or float16: what the model runs in; auto is float32, and on CUDA bfloat16, or float16 on a GPU
+    that has no bfloat16. Scores are float32 either way."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -113,7 +113,7 @@ def test_both_models_start_from_the_same_noise(
     assert (row["win_rate"], row["diff"]) == (0.5, 0.0)
     assert (row["diff_low"], row["diff_high"]) == (None, None)  # a width of zero is not an interval
     line = table(result).splitlines()[2]
-    assert "  23.7 % – 76.3 %  " in line  # Wilson's of ten prompts that all tie
+    assert "  23.7 – 76.3 %  " in line  # Wilson's of ten prompts that all tie
     assert line.endswith("+0.0000  –  no interval: the same for every prompt")
 
 
