@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ import content
 import pytest
 import tiny
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+from PIL import Image
 from prefloop.cli import app
 from prefloop.core.errors import Interrupted
 from prefloop.core.executor import InProcess
 from prefloop.generate import GenerateConfig
 from prefloop.generate.image_worker import ImageWorker
 from prefloop.generate.sampler import ImageSampler
-from prefloop.generate.stage import generate, plan, run_plan
+from prefloop.generate.stage import Generation, generate, plan, run_plan
 from prefloop.shapes.words import tokenizer
 from prefloop.store import PairStore
 from prefloop.store.check import check
@@ -120,7 +121,7 @@ class Signalled(ImageSampler):
 
     n_batches = 0
 
-    def batches(self, missing: list) -> Iterator[tuple[list, list]]:
+    def batches(self, missing: Sequence[Generation]) -> Iterator[tuple[Sequence[Generation], list[Image.Image]]]:
         self.n_batches += 1
         if self.n_batches == 2:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -79,7 +79,8 @@ def test_a_wrong_value_of_a_stage_is_refused_before_anything_runs():
         settings(train={"learning_rate": -1.0})
     for section in ("generate", "relabel", "eval"):  # each has one
         with pytest.raises(UsageError, match=rf"^batch_size of \[{section}\] must be "):
-            settings(None, **{section: {"batch_size": 0}})
+            options: dict[str, Any] = {section: {"batch_size": 0}}
+            settings(**options)
     with pytest.raises(UsageError, match="a pair needs two images"):
         settings(generate={"images_per_prompt": 1})
 
