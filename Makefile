@@ -1,13 +1,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint chromium clean
+.PHONY: demo test gpu lint chromium clean
 
 demo: .venv/installed
 	$(BIN)/prefloop demo
 
 test: .venv/installed-dev lint chromium
 	$(BIN)/pytest --numprocesses 2
+
+# On a machine with an NVIDIA GPU: compare its results with the CPU's, measure, and write a page to docs/gpu/.
+gpu: .venv/installed-dev
+	$(BIN)/python -m prefloop.bench.gpu
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

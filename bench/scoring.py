@@ -35,16 +35,26 @@ MEAN, DEVIATION = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 
 Task = list[tuple[str, Path, Path]]
 
 
-def save_checkpoints(folder: Path) -> None:
-    """Write a PickScore and an HPS of ViT-B/32's size, in their own formats."""
+def save_pickscore(folder: Path, settings: CLIPConfig) -> None:
+    """Write a PickScore with random weights.
+
+    Args:
+        settings: its size; the vocabulary is CLIP's in any case.
+    """
     torch.manual_seed(0)
-    words = open_clip.tokenizer.SimpleTokenizer()
-    size = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
-    CLIPModel(CLIPConfig(text_config=size)).save_pretrained(folder / "pickscore")
+    words: Any = open_clip.tokenizer.SimpleTokenizer()
+    text: Any = settings.text_config
+    text.vocab_size, text.bos_token_id, text.eos_token_id, text.pad_token_id = 49408, 49406, 49407, 49407
+    CLIPModel(settings).save_pretrained(folder)
     tokenizer: Any = CLIPTokenizer
     tokens = [*list(words.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]  # open_clip has other names for them
     vocabulary = {token: at for at, token in enumerate(tokens)}
-    tokenizer(vocab=vocabulary, merges=list(words.bpe_ranks), model_max_length=77).save_pretrained(folder / "pickscore")
+    tokenizer(vocab=vocabulary, merges=list(words.bpe_ranks), model_max_length=77).save_pretrained(folder)
+
+
+def save_checkpoints(folder: Path) -> None:
+    """Write a PickScore and an HPS of ViT-B/32's size, in their own formats."""
+    save_pickscore(folder / "pickscore", CLIPConfig())
     (folder / "hps").mkdir()
     settings = {"model_cfg": open_clip.get_model_config("ViT-B-32"), "preprocess_cfg": {}}
     (folder / "hps" / "open_clip_config.json").write_text(json.dumps(settings))

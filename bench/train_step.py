@@ -96,8 +96,8 @@ class Bench:
         """Our step, with and without cached reference errors, against one twin's."""
         AcceleratorState._reset_state()  # otherwise ours would keep an earlier precision
         variant = "LoRA" if lora_rank else "full"
-        ours = Ours(self._config(lora_rank, 0, precision), self.store)
-        cached = Ours(self._config(lora_rank, 1, precision), self.store)
+        ours = Ours(self.config(lora_rank, 0, precision), self.store)
+        cached = Ours(self.config(lora_rank, 1, precision), self.store)
         twin = self._twin(lora_rank, precision)
         twin.unet.load_state_dict(ours.trainer.policy.component.state_dict())
         contenders = {
@@ -151,7 +151,8 @@ class Bench:
         )
         return PlainTwin(self.folder / "model", config, self.device)
 
-    def _config(self, lora_rank: int, reference_draws: int, precision: Precision) -> TrainConfig:
+    def config(self, lora_rank: int, reference_draws: int, precision: Precision) -> TrainConfig:
+        """Settings of a training run of this model on these pairs."""
         on_cpu = self.device.type == "cpu"
         return TrainConfig(
             output_dir=str(self.folder / f"rank {lora_rank} cached {reference_draws} {precision}"),

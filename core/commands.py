@@ -106,6 +106,8 @@ def _reported() -> Iterator[None]:
     try:
         yield
     except PrefloopError as error:
+        if error.said_elsewhere:
+            raise typer.Exit(error.exit_code) from None
         message, code, kind, cause = " ".join(str(error).splitlines()), error.exit_code, type(error).__name__, error
     except ParserError as error:
         if type(error).__name__ == _NO_ARGUMENTS:  # the help was printed

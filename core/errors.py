@@ -15,6 +15,8 @@ class PrefloopError(Exception):
     """The environment failed: files, disk, network."""
 
     exit_code = 1
+    said_elsewhere = False
+    """Whether another process of the same training prints it."""
 
 
 class WriteError(PrefloopError):

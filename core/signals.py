@@ -7,6 +7,11 @@ from contextlib import contextmanager
 from .errors import Interrupted
 
 
+def interrupted(done: str, number: int) -> Interrupted:
+    """The error to raise after a signal. `done` says what is safe."""
+    return Interrupted(f"interrupted: {done}; the same command continues from here", number)
+
+
 class StopSignal:
     """`requested` is True after the first SIGINT or SIGTERM; a second one ends the process immediately."""
 
@@ -21,7 +26,7 @@ class StopSignal:
     def check(self, done: str) -> None:
         """Raise Interrupted if a signal was received. `done` says what is safe."""
         if self.requested:
-            raise Interrupted(f"interrupted: {done}; the same command continues from here", self.number)
+            raise interrupted(done, self.number)
 
     def _handle(self, number: int, _frame: object) -> None:
         if self.requested:

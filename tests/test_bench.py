@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from prefloop.bench import rules, train_step
+from prefloop.bench import gpu, rules, train_step
 from prefloop.bench.measure import cost_of, tensors_of
 from prefloop.bench.ours import Ours
 from prefloop.bench.plain_twin import PlainTwin, TwinConfig
@@ -143,3 +143,27 @@ def test_relabeling_by_other_rules_is_timed(monkeypatch: pytest.MonkeyPatch, cap
     assert " 12 new labels in " in lines[0]  # two prompts with six pairs each
     assert " 2 new labels in " in lines[-2]  # best-worst labels one pair per prompt
     assert all(" 0 new labels in " in line for line in lines[1::2])
+
+
+def test_the_measurement_of_a_gpu_runs_with_a_tiny_model_on_a_cpu(tmp_path: Path):
+    assert gpu.main(["--model", "tiny", "--no-checks", "--precision", "no", "--output", str(tmp_path)]) == 0
+    [path] = tmp_path.iterdir()
+    lines = [line.split(" | ") for line in path.read_text().splitlines() if line.endswith("% |")]
+    assert [(cells[0].strip("| "), cells[1]) for cells in lines] == [
+        ("PickScore, small", "scoring, float32"),
+        ("PickScore, small", "scoring, bfloat16"),
+        ("tiny", "training, LoRA"),
+        ("tiny", "training, every weight"),
+        ("tiny", "generating"),
+    ]
+    assert all(float(cells[2].split()[0]) > 0 for cells in lines)
+
+
+def test_a_measurement_that_needs_more_memory_than_there_is_becomes_a_row():
+    def measure() -> gpu.Measured:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    row = gpu.Row("sdxl", "generating", gpu._attempt(measure))
+    assert row.line() == "| sdxl | generating | out of memory |  |  |  |"
+    fast = gpu.Row("sd15", "generating", gpu.Measured(8.25, "images", 3 * 2**29, 0.313))
+    assert fast.line() == "| sd15 | generating | 8.25 images/s | 4 | 1.5 | 31% |"

@@ -68,6 +68,11 @@ class ImageCrops:
         """The crops with these numbers, in this order, among the same images."""
         return replace(self, keys=self.keys[rows], image=self.image[rows], crop=self.crop[rows])
 
+    def of(self, keys: Keys) -> "ImageCrops":
+        """The crops that have these keys, in the order of the keys."""
+        order = np.argsort(self.keys)
+        return self.select(order[np.searchsorted(self.keys, np.sort(keys), sorter=order)])
+
     def by_size(self) -> Iterator[tuple[tuple[int, int], NDArray[np.int64]]]:
         """The sizes of these crops, in order, and the numbers of the crops of each."""
         sizes = sorted({self.crops[crop].size for crop in np.unique(self.crop).tolist()})

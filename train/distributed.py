@@ -1,15 +1,28 @@
-"""Training in several processes: the device, and what only the main process does."""
+"""Training in several processes: how they are started, and what they must share."""
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import socket
+import time
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
 
-from ..core.errors import PrefloopError
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from ..core.errors import UsageError
+from ..core.files import write_atomic
+from .ranks import Ranks
 
 _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # torchrun's and mpirun's
+# How long a process waits for the others. Launchers end all processes when one dies, so that only one that hangs is waited
+# for, and the longest work that one process does alone is a validation pass with its sample images.
+TIMEOUT = timedelta(hours=3)
+VISIBLE_WITHIN = 70.0  # seconds; clients of a network file system may keep what they know of a folder for a minute
+_SHARDED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+}
 
 
 def on_cpu(cpu: bool) -> bool:
@@ -24,24 +37,64 @@ def several_processes() -> bool:
     return any(os.environ.get(name, "").strip() not in ("", "1") for name in _WORLD_SIZES)
 
 
-def on_main_process(accelerator: "Accelerator", action: Callable[[], object]) -> None:
-    """Run an action in the main process alone; if it fails, every process raises its error, so that none waits for another."""
-    failed: list[PrefloopError | None] = [None]
-    if accelerator.is_main_process:
-        try:
-            action()
-        except PrefloopError as error:
-            failed = [error]
-    if accelerator.num_processes > 1:
-        from accelerate.utils import broadcast_object_list
-
-        broadcast_object_list(failed)
-    if failed[0] is not None:
-        raise failed[0]
-
-
 def is_main() -> bool:
     """Whether this is the main process, which prints for all of them."""
     from accelerate import PartialState
 
     return PartialState().is_main_process
+
+
+def refuse_sharding() -> None:
+    """
+    Raises:
+        UsageError: if accelerate was configured to split the model over the processes.
+    """
+    for variable, name in _SHARDED.items():
+        if os.environ.get(variable, "").strip().lower() in ("1", "true", "yes", "on"):
+            raise UsageError(
+                f"accelerate is configured for {name}, and train keeps the whole model on every GPU; choose multi-GPU "
+                "without it in `accelerate config`, or use torchrun; --gradient-checkpointing, a smaller --lora-rank and "
+                "--train-batch-size save memory"
+            )
+
+
+def refuse_unshared(folder: Path, what: str, ranks: Ranks, wait: float = VISIBLE_WITHIN) -> None:
+    """Make sure that every process sees the same folder: the main process writes a file for a moment, all look for it.
+
+    Args:
+        what: the folder in words, for the message.
+        wait: seconds until the file must be visible.
+
+    Raises:
+        UsageError: in all processes, if one does not see it.
+    """
+    if ranks.world == 1:
+        return
+    mark = folder / f".shared-{ranks.from_main(uuid4().hex)}"
+    try:
+        ranks.on_main(lambda: write_atomic(mark, b"", make_parent=True))
+        blind = ranks.gather(None if visible(mark, wait) else socket.gethostname())
+    finally:
+        if ranks.is_main:
+            with suppress(OSError):
+                mark.unlink()
+    hosts = {rank: host for rank, host in enumerate(blind) if host is not None}
+
+    def refuse() -> None:
+        for rank, host in hosts.items():
+            raise UsageError(
+                f"{what} {folder} of process 0 is not the one that process {rank} on {host} sees; "
+                "put it on a file system that all nodes share, under the same path"
+            )
+
+    ranks.together(refuse)
+
+
+def visible(path: Path, wait: float = VISIBLE_WITHIN) -> bool:
+    """Whether a file that another process has written appears within `wait` seconds."""
+    deadline = time.monotonic() + wait
+    while not path.exists():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.1)
+    return True

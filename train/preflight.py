@@ -10,15 +10,17 @@ from ..models.families import Family
 from ..models.lora_file import refuse_other_files
 from ..models.model import COMPONENTS
 from .config import TrainConfig
+from .distributed import refuse_sharding
 
 
 def refuse_impossible(config: TrainConfig) -> None:
     """Refuse settings that cannot work on this machine.
 
     Raises:
-        UsageError: if the settings need a GPU and the run would be on the CPU.
+        UsageError: if the settings need a GPU and the run would be on the CPU, or accelerate would split the model.
         PrefloopError: if a package is not installed, no user is logged in to the hub, or the hub cannot be reached.
     """
+    refuse_sharding()
     if config.optimizer == "adamw8bit" and not _installed("bitsandbytes"):
         raise PrefloopError("optimizer adamw8bit needs bitsandbytes: pip install 'prefloop[bitsandbytes]'")
     if config.report_to is not None:

@@ -1,30 +1,38 @@
 """What must exist before the first step: cached latents, prompt embeddings and, if asked for, the reference's errors."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
+import numpy as np
+import pyarrow as pa
 import torch
 
 from ..core.hashing import fingerprint
+from ..core.id_columns import IdColumn, as_keys
 from ..core.ids import canonical, content_id
 from ..core.signals import StopSignal
 from ..models.families import family_of
 from ..models.model import Model
 from ..models.parts import with_parts
 from ..store import IntegrityError, PairStore
-from .cache import Rows, TensorCache, cache_latents, cache_prompt_embeds
+from .cache import cache_latents, cache_prompt_embeds, refuse_absent
 from .config import TrainConfig
 from .crop_plan import image_crops
 from .data import TrainingData
 from .pair_denoiser import PairDenoiser
-from .pairs import Pairs, select_pairs
+from .pairs import Pairs, kept_pairs, kept_rows, select_pairs
 from .policy import load_text_encoders, load_vae
+from .ranks import ALONE, Ranks
 from .run_folder.saved_pairs import count_changed_labels, load_pairs, save_pairs
+from .tensor_cache import Rows, open_cache
 
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 # Settings that the reference's errors depend on, beside the pairs, the model and the seed.
 _AFFECT_REFERENCE = (
     "vae",
@@ -50,39 +58,58 @@ def data_for_run(
     device: torch.device,
     stop: StopSignal,
     pairs: Pairs | None = None,
-    *,
-    main: bool,
+    ranks: Ranks = ALONE,
 ) -> TrainingData:
     """`prepared_data` with the pairs that the run in the folder began with; a new run keeps its pairs there.
 
     Args:
         pairs: what the settings select, if it is known already.
-        main: whether this process writes and speaks for all.
 
     Raises:
         IntegrityError: if pairs it began with cannot be used any more.
     """
     output = Path(config.output_dir)
-    kept = load_pairs(output, config, store)
-    if kept is not None:
-        pairs = kept
-    elif pairs is None:
-        pairs = select_pairs(store, config)
-    data = prepared_data(config, store, model, device, pairs, stop)
-    if kept is None:
-        if main:
+    is_new, pairs = _pairs_of_run(config, store, pairs, ranks)
+    data = prepared_data(config, store, model, device, pairs, stop, ranks)
+
+    def keep() -> None:
+        if is_new:
             save_pairs(output, config, pairs, data.pairs)
-    elif lost := len(pairs) - len(data.pairs):
-        raise IntegrityError(
-            f"the images of {lost} pairs that the run in {output} began with cannot be used any more; "
-            "`prefloop store check` names them; put them back, or name another folder"
-        )
-    elif main and (changed := count_changed_labels(output, config, store)):
-        print(
-            f"{changed} label{'s' * (changed > 1)} new or changed since; the run in {output} continues with those it began with",
-            file=sys.stderr,
-        )
+        elif lost := len(pairs) - len(data.pairs):
+            raise IntegrityError(
+                f"the images of {lost} pairs that the run in {output} began with cannot be used any more; "
+                "`prefloop store check` names them; put them back, or name another folder"
+            )
+        elif changed := count_changed_labels(output, config, store):
+            print(
+                f"{changed} label{'s' * (changed > 1)} new or changed since; the run in {output} continues with those it began with",
+                file=sys.stderr,
+            )
+
+    ranks.on_main(keep)
     return data
+
+
+def _pairs_of_run(config: TrainConfig, store: PairStore, pairs: Pairs | None, ranks: Ranks) -> tuple[bool, Pairs]:
+    """Whether the run begins, and its pairs as the main process finds them: labels may arrive while the processes start."""
+    found: list[tuple[bool, Pairs]] = []
+
+    def find() -> None:
+        kept = load_pairs(Path(config.output_dir), config, store)
+        if kept is not None:
+            found.append((False, kept))
+        else:
+            found.append((True, select_pairs(store, config) if pairs is None else pairs))
+
+    ranks.on_main(find)
+    if ranks.world == 1:
+        return found[0]
+    if ranks.is_main:
+        is_new, found_pairs = found[0]
+        ranks.from_main((is_new, kept_rows(found_pairs, found_pairs)))
+        return found[0]
+    is_new, rows = ranks.from_main((False, pa.table({})))
+    return is_new, kept_pairs(rows, store.prompts_by_id(rows["prompt_id"]))
 
 
 def prepared_data(
@@ -92,22 +119,30 @@ def prepared_data(
     device: torch.device,
     pairs: Pairs,
     stop: StopSignal,
+    ranks: Ranks = ALONE,
 ) -> TrainingData:
-    """The training data. What is not cached yet is encoded, and the encoders are out of memory when this returns."""
+    """The training data. What is not cached yet is encoded, each process its share, by encoders that are loaded only where
+    something is missing, and out of memory when this returns."""
     family = family_of(model)
     crops = image_crops(pairs, config, family)
-    vae = load_vae(model, config.vae, device)
-    latents, pairs = cache_latents(store, pairs, crops, partial(family.latents, vae), _vae_key(config, model), stop)
-    del vae
-    stop.check("the images are encoded")
-    encode = load_text_encoders(model, family, device)
+    to_latents = on_first_use(lambda: partial(family.latents, load_vae(model, config.vae, device)))
+    latents, pairs = cache_latents(store, pairs, crops, to_latents, _vae_key(config, model), stop, ranks=ranks)
+    del to_latents
+    ranks.check(stop, "the images are encoded")
+    encode = on_first_use(lambda: load_text_encoders(model, family, device))
     kept: torch.dtype = getattr(torch, family.dtype)
     key, empty = model.root.model_id.hex, family.negative_prompt
-    prompt_embeds = cache_prompt_embeds(store, pairs, encode, kept, key, stop, empty)
+    prompt_embeds = cache_prompt_embeds(store, pairs, encode, kept, key, stop, empty, ranks)
     del encode
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return TrainingData(pairs, latents, prompt_embeds, config, family)
+
+
+def on_first_use(load: Callable[[], Callable[[Given], Made]]) -> Callable[[Given], Made]:
+    """The function that `load` returns, loaded when it is first called."""
+    loaded = cache(load)
+    return lambda given: loaded()(given)
 
 
 def _vae_key(config: TrainConfig, model: Model) -> str:
@@ -128,6 +163,7 @@ def with_reference_errors(
     model: Model,
     step: int,
     stop: StopSignal | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainingData:
     """The data with the reference's errors on every cached draw, computed by the policy as it is before its first step.
 
@@ -141,22 +177,22 @@ def with_reference_errors(
     if data.noise.prediction_type == "flow":  # the draws of a pair share its range of noise levels
         settings["reference_draws"] = data.config.reference_draws
     name = content_id(canonical(settings | {"model": model.model_id.hex}).encode()).hex
-    cache = TensorCache(store.path / "cache" / f"reference-{name[:16]}")
     draws = {draw.draw_id: draw for draw in data.cached_draws() if draw.draw_id is not None}
+    keys = np.sort(as_keys(draws))
+    rows, missing = open_cache(store.path / "cache" / f"reference-{name[:16]}", keys, ranks)
+    initial = cache(lambda: denoiser.with_initial_weights(model) if step else denoiser)
 
     def errors_of(ids: Sequence[UUID]) -> Rows:
-        rows = []
+        parts = []
         for batch in replace(data, reference_errors=None).sample_batch([draws[draw_id] for draw_id in ids]):
-            errors = denoiser.reference_errors([batch])
-            rows.append(torch.stack([errors.chosen, errors.rejected], dim=1).float().cpu())
+            errors = initial().reference_errors([batch])
+            parts.append(torch.stack([errors.chosen, errors.rejected], dim=1).float().cpu())
         # the batches come crop size by crop size
         by_size: dict[tuple[int, int], list[UUID]] = {}
         for draw_id in ids:
             by_size.setdefault(data.crop(draws[draw_id].pair).size, []).append(draw_id)
-        return [draw_id for alike in by_size.values() for draw_id in alike], {"errors": torch.cat(rows)}
+        return [draw_id for alike in by_size.values() for draw_id in alike], {"errors": torch.cat(parts)}
 
-    missing = cache.missing(sorted(draws))
-    if missing and step:
-        denoiser = denoiser.with_initial_weights(model)
-    cache.fill(missing, errors_of, "computing reference errors", data.config.train_batch_size, stop)
-    return replace(data, reference_errors=cache)
+    rows.fill(IdColumn(missing), errors_of, "computing reference errors", data.config.train_batch_size, stop, ranks)
+    ranks.together(lambda: refuse_absent(rows, keys))
+    return replace(data, reference_errors=rows)

@@ -70,6 +70,12 @@ class Shards:
         self._verified.add(name)
         self._stamps[name] = stamp
 
+    def add_written(self, name: str) -> None:
+        """Add a file that another process has written, and read it once; `damaged` tells."""
+        self._read_ids(name)
+        if name not in self.damaged:
+            self.open(name)
+
     def open(self, name: str) -> None:
         """Open a file that will be used, and read it once unless it is known to be intact; `damaged` tells."""
         if name in self._open:

@@ -10,7 +10,7 @@ from uuid import uuid4
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from safetensors import SafetensorError
 
 from ..core.errors import cannot_write, is_full
@@ -22,9 +22,10 @@ from ..store import PairStore, PrefloopError
 from ..store.runs import Run, run
 from .checkpoint import write_error
 from .config import TrainConfig
-from .distributed import on_cpu, on_main_process
+from .distributed import TIMEOUT, on_cpu, refuse_unshared
 from .pairs import Pairs
 from .preflight import refuse_impossible, refuse_unsuitable
+from .ranks import Ranks, is_lost_process, lost_process
 from .resources import checkpoint_bytes, out_of_memory
 from .run_folder.claim import claim_folder
 from .run_folder.location import refuse_overlap, refuse_resume_with_overwrite
@@ -78,15 +79,20 @@ def train(
         )
         distributed = DistributedDataParallelKwargs(find_unused_parameters=family.has_unused_weights)
         accelerator = Accelerator(
-            mixed_precision=config.mixed_precision, cpu=on_cpu(config.on_cpu), kwargs_handlers=[distributed], **tracker
+            mixed_precision=config.mixed_precision,
+            cpu=on_cpu(config.on_cpu),
+            kwargs_handlers=[distributed, InitProcessGroupKwargs(timeout=TIMEOUT)],
+            **tracker,
         )
-        main = accelerator.is_main_process
-        on_main_process(
-            accelerator,
+        ranks = Ranks.of(accelerator)
+        main = ranks.is_main
+        ranks.on_main(
             lambda: held.enter_context(
                 claim_folder(output, config, resume, overwrite, checkpoint_bytes(config, model))
             ),
         )
+        refuse_unshared(output, "the output folder", ranks)
+        refuse_unshared(store.path / "cache", "the store's folder", ranks)
         if main:
             for line in about:
                 print(line, file=sys.stderr)
@@ -99,6 +105,8 @@ def train(
             except torch.OutOfMemoryError as error:
                 raise PrefloopError(out_of_memory(config)) from error
             except (OSError, RuntimeError, SafetensorError) as error:
+                if ranks.world > 1 and is_lost_process(error):
+                    raise lost_process(error) from error
                 if (cause := write_error(error)) is None or not is_full(cause):
                     raise
                 raise cannot_write(output, cause) from error

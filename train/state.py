@@ -136,7 +136,6 @@ class State:
             for table in TABLES:
                 truncate_table(self.output / f"{table}.csv", step)
             print(f"resuming from step {step} in {self.output}", file=sys.stderr)
-        self.accelerator.wait_for_everyone()
         return step
 
     def _refuse_other(self, path: Path, manifest: dict) -> None:
@@ -155,9 +154,13 @@ class State:
             )
         then, now = manifest.get("processes"), self.accelerator.num_processes
         if then is not None and then != now:  # which pairs a step sees depends on it
+            n_micro = then * self.config.gradient_accumulation_steps
+            same = f", where --gradient-accumulation-steps {n_micro // now} keeps the pairs per step" * (
+                n_micro % now == 0
+            )
             raise UsageError(
                 f"the run in {self.output} began with {then} process{'es' * (then > 1)} and this is {now}; "
-                f"use {then}, for example with `torchrun --nproc-per-node {then}`, or give {alternatives(self.output)}"
+                f"use {then}, for example with `torchrun --nproc-per-node {then}`, or give {alternatives(self.output)}{same}"
             )
 
     def _load(self, path: Path) -> None:

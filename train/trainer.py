@@ -40,6 +40,7 @@ from .pair_denoiser import PairDenoiser
 from .pairs import Pairs
 from .policy import Policy, load_component
 from .prepare import data_for_run, with_reference_errors
+from .ranks import Ranks
 from .state import TABLES, State
 from .transfer import to_device
 
@@ -73,13 +74,13 @@ class Trainer:
             AcceleratorState._reset_state()  # otherwise the precision of the process's previous run would stay
             accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=config.on_cpu)
         self.accelerator = accelerator
-        self.main = self.accelerator.is_main_process
+        self.ranks = Ranks.of(self.accelerator)
+        self.main = self.ranks.is_main
         if config.allow_tf32:
             torch.backends.cuda.matmul.allow_tf32 = True
         device = self.accelerator.device
         self.model = model or with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
-        with self.accelerator.main_process_first():
-            self.data = data_for_run(config, store, self.model, device, stop, pairs, main=self.main)
+        self.data = data_for_run(config, store, self.model, device, stop, pairs, self.ranks)
         self.labelers = {
             name: json.loads(settings)
             for name, settings in store.rows(
@@ -128,17 +129,16 @@ class Trainer:
         self.denoiser = PairDenoiser(self.policy, self.component, config, self.accelerator)
         self.monitor = Monitor(config, self.data, self.policy, self.denoiser, self.model, self.accelerator, stop)
         self.global_step = 0
-        stop.check("nothing was trained yet")
+        self.ranks.check(stop, "nothing was trained yet")
 
     def train(self, run_id: str) -> dict:
         """All steps from the newest checkpoint on, then the result; returns its summary."""
         config = self.config
-        self.global_step = self.state.restore()
+        self.global_step = self.ranks.together(self.state.restore)
         if config.reference_draws:
-            with self.accelerator.main_process_first():
-                self.data = with_reference_errors(
-                    self.data, self.denoiser, self.store, self.model, self.global_step, self.stop
-                )
+            self.data = with_reference_errors(
+                self.data, self.denoiser, self.store, self.model, self.global_step, self.stop, self.ranks
+            )
         if config.report_to:
             settings = {
                 name: value if isinstance(value, Scalar) else str(value) for name, value in config.resolved().items()

@@ -162,3 +162,14 @@ def test_an_image_is_written_under_its_id_and_a_damaged_one_is_written_again(tmp
     assert write_image(tmp_path, data) == identity
     assert load_image(path, identity).tobytes() == noise().tobytes()
     assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("side", [16, 256])
+def test_encoding_loses_nothing_and_searches_a_large_photograph_for_runs_only(side: int):
+    generator = np.random.default_rng(0)
+    smooth = generator.normal(0, 8, (side, side, 3)).cumsum(axis=0).cumsum(axis=1) / 8
+    photograph = Image.fromarray(np.clip(128 + smooth + generator.normal(0, 3, smooth.shape), 0, 255).astype(np.uint8))
+    data = png_bytes(photograph)
+    assert load_image(data).tobytes() == photograph.tobytes()
+    photograph.save(plain := io.BytesIO(), "PNG", compress_level=1)
+    assert (len(data) < 0.98 * len(plain.getvalue())) == (side == 256)

@@ -16,9 +16,9 @@ from PIL import Image
 from prefloop.core.signals import StopSignal
 from prefloop.store import Interrupted, PairStore, load_image
 from prefloop.train import TrainConfig
-from prefloop.train.cache import SHARD, Rows, TensorCache
 from prefloop.train.monitor.validation import REFERENCE_FILE
 from prefloop.train.stage import train
+from prefloop.train.tensor_cache import SHARD, Rows, TensorCache
 from prefloop.train.tensor_file import DamagedError, read_tensors, write_tensors
 from safetensors.torch import load_file, save_file
 

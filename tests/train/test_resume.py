@@ -269,9 +269,10 @@ def test_a_signal_during_start_or_encoding_is_obeyed_and_encoded_images_are_kept
     with pytest.raises(Interrupted, match="encoding images: 4 of 60 are kept") as caught:
         train(config, labelled, stop=stop)
     assert caught.value.exit_code == 143
-    assert len(loaded) == 4  # the batch is finished
+    n_read = len(loaded)
+    assert 4 <= n_read <= 8  # the batch is finished; the next one may have been read ahead
     train(replace(config, max_train_steps=1), labelled)
-    assert len(loaded) == 60  # none twice
+    assert len(loaded) - n_read == 56  # what was encoded is not read again
 
 
 def _signal_while_starting() -> None:

@@ -8,8 +8,8 @@ from uuid import UUID
 import pytest
 import torch
 from prefloop.store import PrefloopError
-from prefloop.train.cache import TensorCache
 from prefloop.train.shards import INDEX
+from prefloop.train.tensor_cache import TensorCache
 
 IDS = [UUID(int=number) for number in range(1, 13)]
 VALUES = torch.arange(12.0)

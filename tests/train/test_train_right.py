@@ -2,11 +2,9 @@
 
 import gc
 import math
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import content
 import pytest
@@ -22,6 +20,7 @@ from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
 from run_options import decided
 from safetensors.torch import load_file
+from two_processes import two_processes
 
 Make = Callable[..., Trainer]
 
@@ -275,22 +274,6 @@ def test_aspect_buckets_train_images_of_several_shapes(store: PairStore, config:
     assert len(made.denoiser.policy_errors(made.data.batch(0, n)).chosen) == n
 
 
-def _two_processes(words: list[object], cwd: Path) -> tuple[list[int | None], list[str]]:
-    """Start two processes as torchrun does, with their ranks in the environment; exit codes and what each printed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    outs = [cwd / f"printed-{rank}" for rank in (0, 1)]
-    processes = []
-    for rank in ("0", "1"):
-        variables: Any = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        processes.append(content.started(*words, cwd=cwd, out=outs[int(rank)], **variables))
-    for process in processes:
-        process.join(120)
-    return [process.exitcode for process in processes], [out.read_text() for out in outs]
-
-
 @pytest.mark.slow  # two processes load torch and connect
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="two processes would share a GPU")
 def test_two_processes_with_half_the_batch_each_take_the_steps_of_one_and_are_resumed_as_two(
@@ -307,13 +290,14 @@ def test_two_processes_with_half_the_batch_each_take_the_steps_of_one_and_are_re
         words += [f"--{name.replace('_', '-')}", getattr(two, name)]
     words += decided(two)
     # no --cpu: without a GPU each process would take itself for a run of its own
-    codes, printed = _two_processes([*words, "--max-train-steps", 1], tmp_path)
+    codes, printed = two_processes([*words, "--max-train-steps", 1], tmp_path)
     assert codes == [0, 0], printed
     with pytest.raises(
-        UsageError, match=r"began with 2 processes and this is 1; use 2, .* `torchrun --nproc-per-node 2`"
+        UsageError,
+        match=r"began with 2 processes and this is 1; use 2, .* `torchrun --nproc-per-node 2`.*steps 2 keeps the pairs",
     ):
         train(two, labelled, resume=True)
-    codes, printed = _two_processes(words, tmp_path)
+    codes, printed = two_processes(words, tmp_path)
     assert codes == [0, 0], printed
     assert ["steps" in out for out in printed] == [True, False]  # only the main process prints
     states = [load_file(Path(c.output_dir) / "checkpoint-2" / "trainable.safetensors") for c in (single, two)]
@@ -325,7 +309,7 @@ def test_two_processes_with_half_the_batch_each_take_the_steps_of_one_and_are_re
     losses = [float(read_rows(Path(c.output_dir) / "metrics.csv")[-1]["loss"]) for c in (single, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert labelled.rows("select count(*) from runs where kind = 'train' and status = 'done'") == [(3,)]
-    codes, printed = _two_processes(words, tmp_path)  # both end if one refuses
+    codes, printed = two_processes(words, tmp_path)  # both end if one refuses
     assert codes == [2, 2], printed
     assert not any("Traceback" in out for out in printed)
 

@@ -16,6 +16,7 @@ from ..data import Batch, TrainingData
 from ..objective import BATCH_METRICS
 from ..pair_denoiser import Errors, PairDenoiser
 from ..policy import Policy
+from ..ranks import Ranks
 from ..run_folder.marker import RUN_DIR
 from ..run_folder.tables import append_rows
 from .evidence import should_stop
@@ -51,9 +52,12 @@ class Monitor:
         """Compute the reference's errors on the held-out pairs, once per run; before the first step the model is its reference."""
         if step:
             self._load_last_rows()
-        elif self.accelerator.is_main_process:
+        Ranks.of(self.accelerator).on_main(lambda: self._begin(step))
+
+    def _begin(self, step: int) -> None:
+        if not step:
             self.samples.keep_references(self.accelerator.device)
-        if not len(self.validation) or not self.accelerator.is_main_process:
+        if not len(self.validation):
             return
         kept = self.output / RUN_DIR
         kept.mkdir(exist_ok=True)
