@@ -1,5 +1,7 @@
 """Load any text-to-image pipeline of diffusers, from a folder or the hub, with or without a LoRA."""
 
+from typing import Any
+
 import torch
 from diffusers import DiffusionPipeline
 
@@ -29,4 +31,15 @@ def load_pipeline(model: Model, device: str, dtype: torch.dtype) -> DiffusionPip
     """
     pipeline = composed_pipeline(model, dtype, **without_filters(pipeline_class(model.settings.pipeline_class)))
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    pipeline.to(device)
+    if device.startswith("cuda"):
+        channels_last(pipeline)
+    return pipeline
+
+
+def channels_last(pipeline: DiffusionPipeline) -> None:
+    """Lay out the convolutions of a U-Net and its VAE as the tensor cores of a GPU read them. A CPU gains nothing by it."""
+    for name in ("unet", "vae"):
+        part: Any = getattr(pipeline, name, None) if hasattr(pipeline, "unet") else None
+        if part is not None and all(weight.dim() <= 4 for weight in part.parameters()):
+            part.to(memory_format=torch.channels_last)

@@ -10,6 +10,8 @@ import pytest
 import torch
 from cost_configs import DATA, SETTINGS, SPEED, TINY, TINY_XL
 from prefloop.models.cost.speed import measured_speed
+from prefloop.train.cost.cards import cards_text, options_by_card
+from prefloop.train.cost.cost_model import CostModel
 from prefloop.train.cost.estimate import estimate, format_estimate
 
 
@@ -120,3 +122,32 @@ def test_speed_is_measured_for_each_precision():
         took.append(time.perf_counter() - start)
     # a wide margin: other processes may run
     assert 0.1 < speed.flops_per_second["no"] * min(took) / (2 * 512**3) < 10
+
+
+def test_each_card_gets_the_first_options_that_fit():
+    # a run may take 95 % of a card
+    settings = replace(SETTINGS, resolution=512, train_batch_size=4, gradient_accumulation_steps=2)
+    costs = CostModel(TINY, DATA, SPEED)
+    checkpointed = replace(settings, gradient_checkpointing=True)
+    small = replace(checkpointed, train_batch_size=1, gradient_accumulation_steps=8)
+    peaks = [
+        max(sum(parts.values()) for parts in costs.memory(one).values()) for one in (settings, checkpointed, small)
+    ]
+    assert peaks == sorted(peaks, reverse=True)
+    assert len(set(peaks)) == 3
+    options = ["", "--gradient-checkpointing"]
+    options.append("--gradient-checkpointing --train-batch-size 1 --gradient-accumulation-steps 8")
+    exact = [peak / 2**30 / 0.95 for peak in peaks]
+    for card, option in zip(exact, options, strict=True):
+        assert options_by_card(costs, settings, (card * 1.0001,)) == {card * 1.0001: option}
+    assert options_by_card(costs, settings, (exact[2] * 0.9999,)) == {exact[2] * 0.9999: None}
+    assert list(options_by_card(costs, settings, (exact[0] * 2, exact[2] / 2, exact[1] * 1.0001)).values()) == [
+        None,
+        options[1],
+        "",
+    ]
+
+
+def test_cards_with_the_same_options_are_named_together():
+    text = cards_text({16: None, 24: "--gradient-checkpointing", 48: "", 80: ""})
+    assert text == "16 GB too small; 24 GB with --gradient-checkpointing; 48, 80 GB as set"

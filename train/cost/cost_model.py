@@ -123,9 +123,9 @@ class CostModel:
             persistent["reference"] = frozen_bytes * (n_weights - n_trainable)
         if settings.ema:
             persistent["EMA"] = FLOAT_BYTES * n_trainable
-        # AdamW updates all weights at once on a GPU; on a CPU, and with the other optimizers, one after the other
-        at_once = settings.optimizer == "adamw" and self.speed.device.startswith("cuda")
-        update = n_trainable if at_once else max(map(math.prod, trainable))
+        update = max(map(math.prod, trainable))  # one weight after the other
+        if settings.optimizer == "adamw" and self.speed.device.startswith("cuda"):  # all at once; see optimizers.py
+            update = n_trainable if settings.mixed_precision == "fp16" else 0
         # the VAE is out of memory when the text encoders are loaded
         images = {
             "encoders": FLOAT_BYTES * self._vae_parameters,
@@ -135,7 +135,7 @@ class CostModel:
         return {
             "caching": max(images, prompts, key=lambda parts: sum(parts.values())) | {"overhead": OVERHEAD_BYTES},
             "forward and backward": persistent | {"activations": self.training_pass(settings).peak_bytes},
-            "optimizer step": persistent | {"temporary": FLOAT_BYTES * update},
+            "optimizer step": persistent | ({"temporary": FLOAT_BYTES * update} if update else {}),
         }
 
     def seconds(self, settings: CostSettings) -> dict[str, float]:

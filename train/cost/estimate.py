@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from ...core.text import duration, percent, size
 from ...models.cost.speed import DeviceSpeed
 from ...models.families import Family
+from .cards import cards_text, options_by_card
 from .cost_model import (
     OVERHEAD_BYTES,
     CostModel,
@@ -49,6 +50,8 @@ class Estimate:
     """Per device, by phase and by purpose; one phase follows the other."""
     peak_phase: Phase
     peak_bytes: int
+    cards: dict[float, str | None]
+    """GiB of a GPU's memory → the options that make the run fit, "" for none; None if it is too small."""
     seconds: dict[str, float]
     """Caching, the reference model's errors and training, which follow one another."""
     total_seconds: float
@@ -87,6 +90,7 @@ def estimate(family: Family, data: DatasetSize, settings: CostSettings, speed: D
         memory_bytes=memory,
         peak_phase=phase,
         peak_bytes=peak,
+        cards=options_by_card(costs, settings),
         seconds=seconds,
         total_seconds=sum(seconds.values()),
         flops_per_pair=(step.forward_flops + step.backward_flops) // settings.train_batch_size,
@@ -144,6 +148,7 @@ def format_estimate(estimate: Estimate) -> str:
     )
     times = ", ".join(f"{name} {duration(seconds)}" for name, seconds in estimate.seconds.items() if seconds)
     lines.append(f"time      {duration(estimate.total_seconds)}: {times}")
+    lines.append(f"cards     {cards_text(estimate.cards)}")
     for number, tradeoff in enumerate(estimate.tradeoffs):
         start = "options   " if number == 0 else "          "
         memory, time_taken = _memory_change(tradeoff.saved_bytes), _time_change(tradeoff.time_change)

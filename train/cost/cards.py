@@ -1,0 +1,57 @@
+"""Which GPUs a training run fits on, by their memory, and what makes it fit."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from .cost_model import CostModel, CostSettings
+
+CARDS = (16, 24, 48, 80)
+"""Memory of common GPUs, GiB."""
+_USABLE = 0.95
+"""Fraction of it that a run may take, because an estimate can be a few percent too low."""
+_AS_SET = ""
+
+
+def options_by_card(
+    costs: CostModel, settings: CostSettings, cards: Sequence[float] = CARDS
+) -> dict[float, str | None]:
+    """GiB of memory → the options that make a run on the same pairs fit: "" for none, None if nothing here is enough."""
+    fitting: dict[float, str | None] = {}
+    options: str | None = _AS_SET
+    rest, peak = _smaller(settings), _peak(costs, settings)
+    for card in sorted(cards, reverse=True):
+        while peak > _USABLE * card * 2**30:
+            options, changed = next(rest, (None, None))
+            if changed is None:
+                return dict.fromkeys(sorted(cards)) | fitting
+            peak = _peak(costs, changed)
+        fitting[card] = options
+    return dict(sorted(fitting.items()))
+
+
+def _smaller(settings: CostSettings) -> Iterator[tuple[str, CostSettings]]:
+    """Settings that need less and less memory, and train on the same pairs in each step."""
+    options = []
+    if not settings.gradient_checkpointing:
+        settings = replace(settings, gradient_checkpointing=True)
+        options.append("--gradient-checkpointing")
+        yield " ".join(options), settings
+    if settings.train_batch_size > 1:
+        n_passes = settings.train_batch_size * settings.gradient_accumulation_steps
+        settings = replace(settings, train_batch_size=1, gradient_accumulation_steps=n_passes)
+        options.append(f"--train-batch-size 1 --gradient-accumulation-steps {n_passes}")
+        yield " ".join(options), settings
+
+
+def _peak(costs: CostModel, settings: CostSettings) -> int:
+    return max(sum(parts.values()) for parts in costs.memory(settings).values())
+
+
+def cards_text(fitting: Mapping[float, str | None]) -> str:
+    """Such as "16 GB with --gradient-checkpointing; 24, 48, 80 GB as set"."""
+    parts = []
+    for options in dict.fromkeys(fitting.values()):
+        sizes = ", ".join(str(card) for card, others in fitting.items() if others == options)
+        how = "too small" if options is None else f"with {options}" if options else "as set"
+        parts.append(f"{sizes} GB {how}")
+    return "; ".join(parts)
