@@ -7,7 +7,7 @@ demo: .venv/installed
 	$(BIN)/prefloop demo
 
 test: .venv/installed-dev lint chromium
-	$(BIN)/pytest --numprocesses 2
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
