@@ -11,11 +11,13 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from collections.abc import Callable  # noqa: E402
 from dataclasses import replace  # noqa: E402
+from functools import cache  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
 import content  # noqa: E402
 import pytest  # noqa: E402
+import typer.testing  # noqa: E402
 from prefloop.store import PairStore, prompt_id  # noqa: E402
 from prefloop.store.pairstore import new_pair  # noqa: E402
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
     from prefloop.train import TrainConfig
     from prefloop.train.trainer import Trainer
+
+# A call builds every command from its signature, as a process does once; the tests have a thousand calls.
+typer.testing._get_command = cache(typer.testing._get_command)  # type: ignore[attr-defined]
 
 
 @pytest.hookimpl(trylast=True)
