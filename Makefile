@@ -7,7 +7,7 @@ demo: .venv/installed
 	$(BIN)/prefloop demo
 
 test: .venv/installed-dev lint chromium
-	$(BIN)/pytest --numprocesses 2
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 # On a machine with an NVIDIA GPU: compare its results with the CPU's, measure, and write a page to docs/gpu/.
 gpu: .venv/installed-dev

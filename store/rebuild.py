@@ -101,7 +101,8 @@ def build_database(folder: Path, parts: Mapping[str, str], keep_as: str = _KEPT)
         for left_over in folder.glob(f"{TEMPORARY}*"):
             left_over.unlink()
         with connect(temporary, read_only=False, readable_since=_READABLE_SINCE) as connection:
-            connection.execute(schema_sql())
+            # else each statement is a commit of its own, and waits for the disk
+            connection.execute(f"begin; {schema_sql()}; commit")
             now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
             connection.execute("insert into meta values (?, ?)", [SCHEMA_VERSION, now])
             if parts:

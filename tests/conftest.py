@@ -2,7 +2,6 @@
 
 import gc
 import os
-import shutil
 import zipfile
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -12,10 +11,13 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from collections.abc import Callable  # noqa: E402
 from dataclasses import replace  # noqa: E402
+from functools import cache  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
+import content  # noqa: E402
 import pytest  # noqa: E402
+import typer.testing  # noqa: E402
 from prefloop.store import PairStore, prompt_id  # noqa: E402
 from prefloop.store.pairstore import new_pair  # noqa: E402
 
@@ -25,12 +27,19 @@ if TYPE_CHECKING:
     from prefloop.train import TrainConfig
     from prefloop.train.trainer import Trainer
 
+# A call builds every command from its signature, as a process does once; the tests have a thousand calls.
+typer.testing._get_command = cache(typer.testing._get_command)  # type: ignore[attr-defined]
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
-    """Take what collection has loaded out of garbage collection, which would visit all of torch again and again."""
+    """Take what collection has loaded out of garbage collection, which would visit all of torch again and again.
+
+    It is also rarer: models and plots make many objects that live on, and visiting them took a tenth of the time.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +50,7 @@ def _empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(tmp_path: Path, _empty: Path) -> PairStore:
     """A store without rows; copied, because creating one takes 17 times as long."""
-    return PairStore(shutil.copytree(_empty, tmp_path / "store"))
+    return PairStore(content.copied(_empty, tmp_path / "store"))
 
 
 @pytest.fixture
@@ -75,14 +84,12 @@ def _lora(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def lora(_lora: Path, tmp_path: Path) -> Path:
     """A LoRA on the tiny pipeline, as train writes it."""
-    return Path(shutil.copytree(_lora, tmp_path / "tuned"))
+    return content.copied(_lora, tmp_path / "tuned")
 
 
 @pytest.fixture(scope="session")
 def _labelled(tmp_path_factory: pytest.TempPathFactory, _empty: Path) -> Path:
-    import content
-
-    store = PairStore(shutil.copytree(_empty, tmp_path_factory.mktemp("labelled") / "store"))
+    store = PairStore(content.copied(_empty, tmp_path_factory.mktemp("labelled") / "store"))
     content.add_labeler(store, "redder")
     prompts = [f"prompt {number}" for number in range(40)]
     store.add_prompts((prompt, {}) for prompt in prompts)
@@ -105,7 +112,7 @@ def _labelled(tmp_path_factory: pytest.TempPathFactory, _empty: Path) -> Path:
 @pytest.fixture
 def labelled(tmp_path: Path, _labelled: Path) -> PairStore:
     """40 prompts with one pair each, labelled by 'redder': the redder image is chosen; every fourth is a tie."""
-    return PairStore(shutil.copytree(_labelled, tmp_path / "store"))
+    return PairStore(content.copied(_labelled, tmp_path / "store"))
 
 
 @pytest.fixture
@@ -172,7 +179,6 @@ def loop_folder(path: Path) -> Path:
 @pytest.fixture(scope="session")
 def undisturbed_loop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which a little loop of two rounds was run; no test may change it."""
-    import content
     from little_loop import WORDS
 
     folder = loop_folder(tmp_path_factory.mktemp("loops") / "undisturbed")
@@ -185,7 +191,7 @@ def undisturbed_loop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied_loop(undisturbed_loop: Path, tmp_path: Path) -> Path:
     """A copy of it."""
-    return Path(shutil.copytree(undisturbed_loop, tmp_path / "copy"))
+    return content.copied(undisturbed_loop, tmp_path / "copy")
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -69,7 +70,13 @@ class Scorer(Protocol):
 
 
 def scorer_names() -> list[str]:
-    return sorted({point.name for point in entry_points(group=GROUP)})
+    return sorted(_points(tuple(sys.path)))
+
+
+@cache
+def _points(_path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """Of the packages on the path, by name; kept, since reading all of them takes longer than loading a small scorer."""
+    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def scorer_class(name: str) -> type:
@@ -82,7 +89,7 @@ def scorer_class(name: str) -> type:
         from ..remote.scorer import scorer_at
 
         return scorer_at(name)
-    points = {point.name: point for point in entry_points(group=GROUP)}
+    points = _points(tuple(sys.path))
     if name in points:
         cls = _import(f"the scorer {name!r} of {points[name].value}", points[name].load)
     elif ":" in name:

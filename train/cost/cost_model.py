@@ -25,6 +25,8 @@ FLOAT_BYTES = 4
 HALF_BYTES = 2
 OVERHEAD_BYTES = 2**30
 """Allowance for the CUDA context, cuBLAS and cuDNN workspaces and fragmentation; not measured."""
+_RESULTS: ResultMemo = {}
+"""Of operations on meta tensors, which depend on shapes alone: those of one model serve the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,6 @@ class CostModel:
         self.family = family
         self.data = data
         self.speed = speed
-        self._memo: ResultMemo = {}
         self._components: dict[tuple, TrainedComponent] = {}
         self._passes: dict[tuple, PassCost] = {}
         self._vae = frozen_vae(family)
@@ -176,7 +177,7 @@ class CostModel:
             conditions = family.conditions(prompts, torch.zeros(n_images, 4), (resolution, resolution))
             conditions = {name: tensor.to("meta") for name, tensor in conditions.items()}
             self._passes[key] = count_pass(
-                model, lambda: family.predict(model, noisy, timesteps, conditions), autocast_dtype, self._memo
+                model, lambda: family.predict(model, noisy, timesteps, conditions), autocast_dtype, _RESULTS
             )
         return self._passes[key]
 
@@ -193,9 +194,7 @@ class CostModel:
         key = ("encoding", settings.encode_batch, settings.resolution)
         if key not in self._passes:
             pixels = _meta(settings.encode_batch, 3, settings.resolution, settings.resolution)
-            self._passes[key] = count_pass(
-                self._vae, lambda: self.family.latents(self._vae, pixels)[0], None, self._memo
-            )
+            self._passes[key] = count_pass(self._vae, lambda: self.family.latents(self._vae, pixels)[0], None, _RESULTS)
         return self._passes[key]
 
     def _seconds(self, flops: float, precision: str) -> float:
