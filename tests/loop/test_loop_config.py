@@ -78,8 +78,8 @@ def test_a_wrong_value_of_a_stage_is_refused_before_anything_runs():
     with pytest.raises(UsageError, match=r"^learning_rate of \[train\] must be above 0"):
         settings(train={"learning_rate": -1.0})
     for section in ("generate", "relabel", "eval"):  # each has one
+        options: dict[str, Any] = {section: {"batch_size": 0}}
         with pytest.raises(UsageError, match=rf"^batch_size of \[{section}\] must be "):
-            options: dict[str, Any] = {section: {"batch_size": 0}}
             settings(**options)
     with pytest.raises(UsageError, match="a pair needs two images"):
         settings(generate={"images_per_prompt": 1})
