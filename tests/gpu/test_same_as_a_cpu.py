@@ -40,7 +40,7 @@ KINDS = (
 )
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = tuple(DTYPES) if HAS_GPU else ("no", "bf16")
-# Of errors and of the gradient, relative to their size. In bfloat16 on a CPU the largest of all families are 0.0013 and 0.24.
+# Of errors and of the gradient, relative to their size. In bfloat16 on a CPU the largest of all families are 0.0033 and 0.24.
 TOLERANCE = {"no": (1e-4, 1e-3), "bf16": (0.01, 0.5), "fp16": (0.002, 0.1)}
 
 
@@ -135,7 +135,9 @@ def test_images_are_those_of_a_cpu_in_float32(kind: str, precision: str, pipelin
         ((_, drawn),) = ImageSampler(model, config).batches(batch)
         images.append(np.stack([np.asarray(image, np.float32) for image in drawn]))
     assert images[0].std() > 1  # of 255
-    assert np.abs(images[1] - images[0]).mean() < {"no": 0.5, "bf16": 16.0, "fp16": 4.0}[precision]
+    assert (
+        np.abs(images[1] - images[0]).mean() < {"no": 0.5, "bf16": 4.0, "fp16": 1.0}[precision]
+    )  # at most 1.0 in bfloat16 on a CPU
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])
