@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from prefloop.train import TrainConfig
     from prefloop.train.trainer import Trainer
 
-# A call builds every command from its signature, as a process does once; the tests have a thousand calls.
-typer.testing._get_command = cache(typer.testing._get_command)  # type: ignore[attr-defined]
+# A call builds every command from its signature, as a process does once; the tests have a thousand calls. The name is private.
+if hasattr(typer.testing, "_get_command"):
+    typer.testing._get_command = cache(typer.testing._get_command)  # type: ignore[attr-defined]
 
 
 @pytest.hookimpl(trylast=True)
