@@ -68,14 +68,15 @@ def generate(
             "nothing was generated"
         )
     else:
-        line = announcement(planned, store, chosen_prompts=config.prompts is not None)
-        if line is not None:
-            say(line, err=True)
         with image_workers(planned) as workers:
-            if existing is None:  # a model that cannot be loaded must leave no store behind
+            if planned.missing:  # a model that cannot be loaded must leave no store behind, and is refused in one line
                 with StopSignal().listening() as stop:
                     model_facts(workers, [], stop)
-            summary = run_plan(planned, existing or PairStore.create(store), workers)
+            filled = existing or PairStore.create(store)
+            line = announcement(planned, store, chosen_prompts=config.prompts is not None)
+            if line is not None:
+                say(line, err=True)
+            summary = run_plan(planned, filled, workers)
         line = (
             f"{plural(summary['generated'], 'image')} generated, {summary['images']} for "
             f"{plural(summary['prompts'], 'prompt')} in total; {plural(summary['pairs'], 'pair')}, "
