@@ -90,9 +90,8 @@ class ImageSampler:
             except PrefloopError:
                 raise
             except Exception as error:
-                if not is_out_of_memory(
-                    error
-                ):  # the pipeline and its settings are the user's: say which of them failed
+                # the pipeline and its settings are the user's: say which of them failed
+                if not is_out_of_memory(error):
                     failed = f"{type(self.pipeline).__name__} with {type(self.pipeline.scheduler).__name__}"
                     raise UsageError(f"a {failed} cannot generate with these settings: {first_line(error)}") from error
                 if size == 1:

@@ -135,9 +135,8 @@ def score_images(
         else:
             scored = _score_images(store, scorer, items, batch_size, counts, tags)
     asked = isinstance(scorer, PointJudge)
-    rows_at_once = (
-        1 if asked else part_writer.ROWS
-    )  # an answer may have been paid for, and is asked for again if its score is lost
+    # an answer may have been paid for, and is asked for again if its score is lost
+    rows_at_once = 1 if asked else part_writer.ROWS
     with (
         progress(len(items), f"scoring by {scorer.name}") as bar,
         PartWriter(store, "scores", rows_at_once) as writer,
