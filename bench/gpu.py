@@ -2,7 +2,7 @@
 
     python -m prefloop.bench.gpu
 
-or `make gpu`. Writes a page with the GPU's name to docs/gpu/. Needs no network, 20 GB of disk and about 20 minutes.
+or `make gpu`. Writes a page with the GPU's name to docs/gpu/. Needs no network, and an estimated 20 GB of disk and 20 minutes.
 """
 
 import argparse
