@@ -84,13 +84,13 @@ def crops(path: Path, _: int) -> int:
     from ..models.families import family_of
     from ..models.resolve import find_model
     from ..train import TrainConfig
-    from ..train.crop_plan import image_crops
+    from ..train.crop_plan import pair_crops
     from ..train.pairs import select_pairs
 
     config = TrainConfig(output_dir="unused", labelers=(SCORERS[0].split("@")[0],))
     pairs, family = select_pairs(PairStore.open(path), config), family_of(find_model("shapes"))
     Measured.begun = Measured.begin()
-    return image_crops(pairs, config, family).n_images
+    return pair_crops(pairs, config, family).crops.n_images
 
 
 def plan(path: Path, n: int) -> int:

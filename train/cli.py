@@ -36,7 +36,7 @@ def _recipes() -> dict[str, str]:
         "Monitoring": "validation_steps early_stopping sample_steps n_samples report_to tracker_project_name",
         "Output": "format kohya push_to_hub",
         "Machine": "device mixed_precision gradient_checkpointing allow_tf32 cpu",
-        "Run": "revision vae init_from reference checkpointing_steps checkpoints_total_limit",
+        "Run": "revision vae vae_dtype init_from reference checkpointing_steps checkpoints_total_limit",
     },
     other_models=NEEDED,
     values={"labelers": completion.labelers, "model": known_models, "reference": known_models},

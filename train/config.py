@@ -16,6 +16,7 @@ from .methods import METHODS, Method
 
 Optimizer = Literal["auto", "adamw", "adafactor", "adamw8bit"]
 MixedPrecision = Literal["no", "fp16", "bf16"]
+VaeDtype = Literal["float32", "bfloat16", "float16"]
 Format = Literal["auto", "pipeline", "unet", "transformer", "lora", "kohya"]
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -65,6 +66,7 @@ _OFF = {
     "reference": None,
     "min_timestep": None,
     "max_timestep": None,
+    "vae_dtype": "float32",
 }
 """Options added later, with the value that disables each: with it a run is the one that began before the option existed."""
 
@@ -219,6 +221,9 @@ class TrainConfig:
     """Revision of a hub id."""
     vae: str | None = None
     """VAE to encode with instead of the model's own: a folder or a hub id."""
+    vae_dtype: VaeDtype = "float32"
+    """What the VAE encodes in: float32, bfloat16 or float16. The latents of each are cached separately. Some VAEs overflow in
+    float16, such as SDXL's own."""
     init_from: str | None = None
     """What to start from, and to use as the reference: a LoRA in a .safetensors file, which is added to the model; or a U-Net or
     transformer instead of the model's own, a folder or a hub id."""
@@ -242,6 +247,7 @@ class TrainConfig:
             "lr_scheduler": LR_SCHEDULERS,
             "report_to": TRACKERS,
             "device": DEVICES,
+            "vae_dtype": get_args(VaeDtype),
         }
         for name, allowed in choices.items():
             check_choice(name, getattr(self, name), allowed)

@@ -50,7 +50,7 @@ def crop_sizes(rows: pa.Table, config: TrainConfig, family: Family) -> tuple[lis
 
 @dataclass(frozen=True)
 class ImageCrops:
-    """Every crop of every image that training and validation use, N in all, as ids of their latents."""
+    """Every crop of every image that training and validation can use, N in all, as ids of their latents."""
 
     keys: Keys  # (N,)
     image: NDArray[np.int64]  # (N,), number of the image
@@ -67,11 +67,6 @@ class ImageCrops:
     def select(self, rows: NDArray[np.int64]) -> "ImageCrops":
         """The crops with these numbers, in this order, among the same images."""
         return replace(self, keys=self.keys[rows], image=self.image[rows], crop=self.crop[rows])
-
-    def of(self, keys: Keys) -> "ImageCrops":
-        """The crops that have these keys, in the order of the keys."""
-        order = np.argsort(self.keys)
-        return self.select(order[np.searchsorted(self.keys, np.sort(keys), sorter=order)])
 
     def by_size(self) -> Iterator[tuple[tuple[int, int], NDArray[np.int64]]]:
         """The sizes of these crops, in order, and the numbers of the crops of each."""
@@ -91,8 +86,34 @@ class ImageCrops:
         return sources
 
 
-def image_crops(pairs: Pairs, config: TrainConfig, family: Family) -> ImageCrops:
-    """The crops that the pairs use, each once, in no particular order."""
+@dataclass(frozen=True)
+class PairCrops:
+    """Which of the crops each pair uses; T training pairs, V validation pairs."""
+
+    crops: ImageCrops
+    plain: NDArray[np.int64]  # (2, T + V), crops of the chosen and the rejected image, training pairs first
+    mirrored: NDArray[np.int64] | None  # (2, T), if pairs are mirrored
+    n_train: int
+
+    def of_training(self, pairs: NDArray[np.int64], mirrored: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """Numbers of the crops of training pairs, each once.
+
+        Args:
+            pairs: their numbers.
+            mirrored: which of them are; none if not given.
+        """
+        crops = self.plain[:, pairs]
+        if self.mirrored is not None and mirrored is not None:
+            crops = np.where(mirrored, self.mirrored[:, pairs], crops)
+        return np.unique(crops)
+
+    def of_validation(self, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Likewise of validation pairs."""
+        return np.unique(self.plain[:, self.n_train + pairs])
+
+
+def pair_crops(pairs: Pairs, config: TrainConfig, family: Family) -> PairCrops:
+    """The crops that the pairs can use, each once, in no particular order."""
     tables = [pairs.train.table, pairs.validation.table]
     rows = pa.concat_tables(tables)
     codes, images = _encoded(rows, "chosen", "rejected")
@@ -101,16 +122,20 @@ def image_crops(pairs: Pairs, config: TrainConfig, family: Family) -> ImageCrops
     image_format[codes] = format_codes
     crops, of_pair = _pair_crops(rows, config, family)
     # a number for each image and crop; the mirrored crops of the training pairs follow the others
-    used = np.unique(codes * len(crops) + np.tile(of_pair, 2))
+    both = (codes * len(crops) + np.tile(of_pair, 2)).reshape(2, -1)
+    used, plain = np.unique(both, return_inverse=True)
     image, crop = used // len(crops), used % len(crops)
+    mirrored = None
     if config.random_flip:
-        training = np.tile(np.arange(len(rows)) < len(tables[0]), 2)
-        mirrored = np.unique((codes * len(crops) + np.tile(of_pair, 2))[training])
-        image = np.concatenate([image, mirrored // len(crops)])
-        crop = np.concatenate([crop, mirrored % len(crops) + len(crops)])
+        flipped, mirrored = np.unique(both[:, : len(tables[0])], return_inverse=True)
+        mirrored = len(used) + mirrored.reshape(2, -1)
+        image = np.concatenate([image, flipped // len(crops)])
+        crop = np.concatenate([crop, flipped % len(crops) + len(crops)])
         crops += [replace(one, mirrored=True) for one in crops]
     ids = keys_of(images)
-    return ImageCrops(_keys(ids, image, crop, crops), image, crop, ids, crops, formats.to_pylist(), image_format)
+    keys = _keys(ids, image, crop, crops)
+    all_crops = ImageCrops(keys, image, crop, ids, crops, formats.to_pylist(), image_format)
+    return PairCrops(all_crops, plain.reshape(2, -1), mirrored, len(tables[0]))
 
 
 def _encoded(rows: pa.Table, first: str, second: str) -> tuple[NDArray[np.int64], pa.Array]:

@@ -7,7 +7,7 @@ accumulation, number of processes or threads, or where a run was interrupted.
 from array import array
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 from uuid import UUID
@@ -21,10 +21,11 @@ from ..core.id_columns import IdColumn, keys_of
 from ..core.ids import canonical, content_id
 from ..models.families import Family
 from ..models.noise import Noise
-from .cache import CROP_COORDINATES, EMPTY_PROMPT_ID, TensorCache
+from .cache import CROP_COORDINATES, EMPTY_PROMPT_ID, LatentCache, TensorCache
 from .config import MAX_TIMESTEP, TrainConfig
-from .crop_plan import crop_of, crop_sizes
+from .crop_plan import crop_of, uses_any
 from .crops import Crop
+from .pair_order import PairOrder
 from .pairs import Pair, Pairs
 from .seeds import derived_seed
 from .transfer import to_device
@@ -79,7 +80,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Cached pairs and the order they come in."""
+    """Pairs and the order they come in, with their latents as far as they were asked for."""
 
     pairs: Pairs
     latents: TensorCache
@@ -89,46 +90,32 @@ class TrainingData:
     reference_errors: TensorCache | None = None
     """Of the cached draws, if there are any."""
 
-    def order(self, epoch: int) -> "array[int]":
-        """The training pairs of an epoch: a permutation that depends on seed and epoch.
-
-        With buckets, pairs of one crop size are put together in groups of a batch.
-        """
-        if epoch not in self._orders:
-            generator = torch.Generator().manual_seed(derived_seed(self.config.seed, "order", epoch))
-            shuffled = torch.randperm(len(self.pairs.train), generator=generator).numpy()
-            order = self._grouped(shuffled) if self.config.aspect_buckets else shuffled
-            self._orders[epoch] = array("q", order.tobytes())  # 8 bytes a pair
-            self._orders.pop(epoch - 2, None)
-        return self._orders[epoch]
+    encoder: LatentCache | None = None
+    """Of the latents that are not there; None if all are."""
+    unusable: set[int] = field(default_factory=set)
+    """Numbers of training pairs whose images cannot be read."""
 
     @cached_property
-    def _orders(self) -> "dict[int, array[int]]":
-        return {}
+    def pair_order(self) -> PairOrder:
+        return PairOrder(self.pairs.train.table, self.config, self.family, self.unusable)
 
-    def _grouped(self, shuffled: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The same pairs in groups of a batch of one crop size: whole groups first, in the order of their first pairs; the
-        remainders share the last batches."""
-        _, sizes = crop_sizes(self.pairs.train.table, self.config, self.family)
-        step, of_place = self.config.train_batch_size, sizes[shuffled]
-        places = [np.flatnonzero(of_place == size) for size in np.unique(of_place)]
-        whole = np.concatenate([alike[: len(alike) // step * step].reshape(-1, step) for alike in places])
-        remainders = [alike[len(alike) // step * step :] for alike in places]
-        remainders = sorted((alike for alike in remainders if len(alike)), key=lambda alike: alike[0])
-        return shuffled[np.concatenate([whole[np.argsort(whole[:, 0])].ravel(), *remainders])]
+    def order(self, epoch: int) -> "array[int]":
+        """Numbers of the training pairs in the order of an epoch."""
+        return self.pair_order.epoch(epoch)
 
     def samples(self, first: int, count: int) -> list[Sample]:
         """Those of pairs number first to first + count of the sequence."""
-        n, config = len(self.pairs.train), self.config
-        samples = []
-        for at in range(first, first + count):
-            pair = self.pairs.train[self.order(at // n)[at % n]]
+        config, samples = self.config, []
+        for at, number in enumerate(self.pair_order.numbers(first, count), first):
+            pair = self.pairs.train[number]
             if config.reference_draws:
-                draw_index = derived_seed(config.seed, "turn", at) % config.reference_draws
-                samples.append(self.cached_draw(pair, draw_index))
+                samples.append(self.cached_draw(pair, self._draw_index(at)))
             else:
                 samples.append(Sample(pair, derived_seed(config.seed, "pair", at), spread(config.seed, at)))
         return samples
+
+    def _draw_index(self, at: int) -> int:
+        return derived_seed(self.config.seed, "turn", at) % self.config.reference_draws
 
     def trained_prompts(self, n: int) -> set[UUID]:
         """Prompts of the first n pairs of the sequence."""
@@ -142,12 +129,56 @@ class TrainingData:
         within = derived_seed(*parts, "quantile") / 2**63
         return Sample(pair, derived_seed(*parts), (draw_index + within) / self.config.reference_draws, draw_id=draw_id)
 
-    def cached_draws(self) -> list[Sample]:
-        n_draws = self.config.reference_draws
-        return [self.cached_draw(pair, draw_index) for pair in self.pairs.train for draw_index in range(n_draws)]
+    def cached_draws(self, first: int, end: int) -> list[tuple[int, Sample]]:
+        """The draws of pairs number first to end of the sequence, each once, with the number of its pair."""
+        drawn: set[tuple[int, int]] = set()
+        n_all = len(self.pairs.train) * self.config.reference_draws
+        for at, number in enumerate(self.pair_order.numbers(first, end - first), first):
+            drawn.add((number, self._draw_index(at)))
+            if len(drawn) == n_all:
+                break
+        return [
+            (number, self.cached_draw(self.pairs.train[number], draw_index)) for number, draw_index in sorted(drawn)
+        ]
+
+    def encode(self, first: int, end: int, show: bool = True) -> None:
+        """Encode the latents of pairs number first to end of the sequence that are not cached. Every process must make the
+        same call.
+
+        Args:
+            show: a progress bar.
+
+        Raises:
+            BadDataError: if many images cannot be used; the pairs of a few are replaced by others.
+            Interrupted: after a signal; what was encoded is kept.
+        """
+        encoder = self.encoder
+        if encoder is None:
+            return
+        while lost := encoder.fill(encoder.crops.of_training(*self._drawn(first, end)), show):
+            self.unusable.update(np.flatnonzero(uses_any(self.pairs.train.table, lost)).tolist())
+        encoder.ready = range(first, end)
+
+    def _drawn(self, first: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Numbers of the pairs at these positions, and whether each is mirrored."""
+        config = self.config
+        if config.reference_draws:
+            seeds = [(number, draw.seed) for number, draw in self.cached_draws(first, end)]
+        else:
+            numbers = enumerate(self.pair_order.numbers(first, end - first), first)
+            seeds = [(number, derived_seed(config.seed, "pair", at)) for at, number in numbers]
+        mirrored = [config.random_flip and self._is_mirrored(seed) for _, seed in seeds]
+        return np.array([number for number, _ in seeds], np.int64), np.array(mirrored, np.bool_)
+
+    def _is_mirrored(self, seed: int) -> bool:
+        flip, _ = _flip_and_drop(torch.Generator().manual_seed(seed))
+        return flip < 0.5
 
     def batch(self, first: int, count: int) -> list[Batch]:
         """Pairs number first to first + count of the sequence; several batches if their crops differ in size."""
+        encoder = self.encoder
+        if encoder is not None and encoder.ranks.world == 1 and not encoder.is_ready(first, first + count):
+            self.encode(first, first + count)
         return self.sample_batch(self.samples(first, count))
 
     def sample_batch(self, samples: Sequence[Sample]) -> list[Batch]:
@@ -172,7 +203,7 @@ class TrainingData:
         prompts, crops, timesteps, generators = [], [], [], []
         for sample in samples:
             generator = torch.Generator().manual_seed(sample.seed)
-            flip, drop = torch.rand(2, generator=generator).tolist()
+            flip, drop = _flip_and_drop(generator)
             timestep = self.noise.timestep(generator, sample.quantile)
             training = sample.timestep is None
             # one crop for both images: a pair must differ only by what was preferred
@@ -241,6 +272,12 @@ class TrainingData:
             finally:
                 for future in waiting:
                     future.cancel()
+
+
+def _flip_and_drop(generator: torch.Generator) -> tuple[float, float]:
+    """The first two numbers of a pair's draw: below the half it is mirrored, and below the proportion its prompt is empty."""
+    flip, drop = torch.rand(2, generator=generator).tolist()
+    return flip, drop
 
 
 def noise_of(family: Family, config: TrainConfig) -> Noise:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
@@ -20,16 +20,18 @@ from ..models.families import family_of
 from ..models.model import Model
 from ..models.parts import with_parts
 from ..store import IntegrityError, PairStore
-from .cache import cache_latents, cache_prompt_embeds, refuse_absent
+from .cache import LatentCache, cache_prompt_embeds, refuse_absent
 from .config import TrainConfig
-from .crop_plan import image_crops
+from .crop_plan import pair_crops, uses_any
 from .data import TrainingData
+from .monitor.validation import validated
 from .pair_denoiser import PairDenoiser
 from .pairs import Pairs, kept_pairs, kept_rows, select_pairs
 from .policy import load_text_encoders, load_vae
 from .ranks import ALONE, Ranks
 from .run_folder.saved_pairs import count_changed_labels, load_pairs, save_pairs
 from .tensor_cache import Rows, open_cache
+from .vae import VaeEncoder
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -121,13 +123,13 @@ def prepared_data(
     stop: StopSignal,
     ranks: Ranks = ALONE,
 ) -> TrainingData:
-    """The training data. What is not cached yet is encoded, each process its share, by encoders that are loaded only where
-    something is missing, and out of memory when this returns."""
+    """The training data, with the latents of validation and all prompt embeddings; `TrainingData.encode` adds the latents of
+    training as its steps come to them. Encoders are loaded only where something is missing."""
     family = family_of(model)
-    crops = image_crops(pairs, config, family)
-    to_latents = on_first_use(lambda: partial(family.latents, load_vae(model, config.vae, device)))
-    latents, pairs = cache_latents(store, pairs, crops, to_latents, _vae_key(config, model), stop, ranks=ranks)
-    del to_latents
+    vae = VaeEncoder(lambda: load_vae(model, config.vae, torch.device("cpu")), family.latents, device, config.vae_dtype)
+    crops = pair_crops(pairs, config, family)
+    latents = LatentCache(store, crops, vae, _vae_key(config, model), stop, device.type, ranks)
+    pairs = _with_readable_validation(pairs, latents, config.seed)
     ranks.check(stop, "the images are encoded")
     encode = on_first_use(lambda: load_text_encoders(model, family, device))
     kept: torch.dtype = getattr(torch, family.dtype)
@@ -136,7 +138,17 @@ def prepared_data(
     del encode
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return TrainingData(pairs, latents, prompt_embeds, config, family)
+    return TrainingData(pairs, latents.rows, prompt_embeds, config, family, encoder=latents)
+
+
+def _with_readable_validation(pairs: Pairs, latents: LatentCache, seed: int) -> Pairs:
+    """The pairs without held-out ones that would be validated on and whose images cannot be used; the others are encoded."""
+    readable, table = np.arange(len(pairs.validation)), pairs.validation.table
+    while lost := latents.fill(latents.crops.of_validation(readable[validated(len(readable), seed)])):
+        readable = readable[~uses_any(table, lost)[readable]]
+    if len(readable) == len(pairs.validation):
+        return pairs
+    return replace(pairs, validation=pairs.validation.select(readable))
 
 
 def on_first_use(load: Callable[[], Callable[[Given], Made]]) -> Callable[[Given], Made]:
@@ -146,7 +158,14 @@ def on_first_use(load: Callable[[], Callable[[Given], Made]]) -> Callable[[Given
 
 
 def _vae_key(config: TrainConfig, model: Model) -> str:
-    """A hash of the encoder's weights: models that share a VAE share latents."""
+    """A hash of the encoder's weights and dtype: models that share a VAE share latents."""
+    key = _weights_key(config, model)
+    if config.vae_dtype == "float32":
+        return key
+    return content_id(canonical({"vae": key, "dtype": config.vae_dtype}).encode()).hex
+
+
+def _weights_key(config: TrainConfig, model: Model) -> str:
     vae = with_parts(model, vae=config.vae).composition.vae
     if vae is not None:
         return vae.part_id.hex
@@ -165,7 +184,8 @@ def with_reference_errors(
     stop: StopSignal | None = None,
     ranks: Ranks = ALONE,
 ) -> TrainingData:
-    """The data with the reference's errors on every cached draw, computed by the policy as it is before its first step.
+    """The data with the reference's errors on every draw of the steps that follow, computed by the policy as it is before its
+    first step. The latents are encoded first.
 
     Raises:
         Interrupted: after a signal; what was computed is kept.
@@ -174,10 +194,15 @@ def with_reference_errors(
     settings |= {
         name: value for name in _AFFECT_REFERENCE_IF_GIVEN if (value := getattr(data.config, name)) is not None
     }
+    if data.config.vae_dtype != "float32":
+        settings["vae_dtype"] = data.config.vae_dtype
     if data.noise.prediction_type == "flow":  # the draws of a pair share its range of noise levels
         settings["reference_draws"] = data.config.reference_draws
     name = content_id(canonical(settings | {"model": model.model_id.hex}).encode()).hex
-    draws = {draw.draw_id: draw for draw in data.cached_draws() if draw.draw_id is not None}
+    per_step = data.config.train_batch_size * data.config.gradient_accumulation_steps * ranks.world
+    first, end = step * per_step, data.config.max_train_steps * per_step
+    data.encode(first, end)
+    draws = {draw.draw_id: draw for _, draw in data.cached_draws(first, end) if draw.draw_id is not None}
     keys = np.sort(as_keys(draws))
     rows, missing = open_cache(store.path / "cache" / f"reference-{name[:16]}", keys, ranks)
     initial = cache(lambda: denoiser.with_initial_weights(model) if step else denoiser)

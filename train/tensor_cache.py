@@ -65,6 +65,10 @@ class TensorCache:
         shards.write_index()
         return number < 0
 
+    def absent(self, keys: Keys) -> NDArray[np.bool_]:
+        """Whether each id has no row, as far as is known without reading a file."""
+        return self._shards.rows.find(keys)[0] < 0
+
     def add(self, ids: Sequence[UUID], tensors: dict[str, Tensor]) -> str:
         """Write rows as one file; its name."""
         path = self.folder / f"{content_id(''.join(identity.hex for identity in ids).encode()).hex}.safetensors"
@@ -120,6 +124,7 @@ class TensorCache:
         stop: StopSignal | None = None,
         ranks: Ranks = ALONE,
         read_ahead: Callable[[Sequence[UUID]], object] | None = None,
+        show: bool = True,
     ) -> None:
         """Add the missing rows, a batch at a time; `rows_of` may leave out rows that cannot be computed.
 
@@ -129,6 +134,7 @@ class TensorCache:
         Args:
             missing: the same in all processes, as `open_cache` gives it.
             read_ahead: called with the ids of the next batch before the rows of one are computed.
+            show: a progress bar.
 
         Raises:
             Interrupted: after the batch in which a signal arrived in any process; what was computed is kept.
@@ -141,7 +147,7 @@ class TensorCache:
         mine = [*ranks.share(batches), []]  # perhaps one less than the others have
         per_file = max(SHARD // batch, 1)
         names: list[str] = []
-        with progress(len(missing), what) if ranks.is_main else nullcontext() as bar:
+        with progress(len(missing), what) if show and ranks.is_main else nullcontext() as bar:
             ids: list[UUID] = []
             parts: list[Mapping[str, Tensor | list[Tensor]]] = []
 

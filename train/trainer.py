@@ -42,9 +42,11 @@ from .policy import Policy, load_component
 from .prepare import data_for_run, with_reference_errors
 from .ranks import Ranks
 from .state import TABLES, State
+from .tensor_cache import SHARD
 from .transfer import to_device
 
 LOG_EVERY = 10
+BLOCK = SHARD  # latents that each process encodes at once: a file of the cache
 Scalar = int | float | str | bool  # what every tracker takes
 
 
@@ -129,12 +131,15 @@ class Trainer:
         self.denoiser = PairDenoiser(self.policy, self.component, config, self.accelerator)
         self.monitor = Monitor(config, self.data, self.policy, self.denoiser, self.model, self.accelerator, stop)
         self.global_step = 0
+        self.encoded_until = 0
+        """The first step whose latents may be missing."""
         self.ranks.check(stop, "nothing was trained yet")
 
     def train(self, run_id: str) -> dict:
         """All steps from the newest checkpoint on, then the result; returns its summary."""
         config = self.config
-        self.global_step = self.ranks.together(self.state.restore)
+        self.global_step = saved = self.ranks.together(self.state.restore)
+        self.encode_from(self.global_step)
         if config.reference_draws:
             self.data = with_reference_errors(
                 self.data, self.denoiser, self.store, self.model, self.global_step, self.stop, self.ranks
@@ -152,6 +157,12 @@ class Trainer:
             else nullcontext() as bar,
         ):
             while self.global_step < config.max_train_steps:
+                try:
+                    self.encode_from(self.global_step, show=False)
+                except Interrupted as error:
+                    if saved < self.global_step:
+                        self.state.save(self.global_step)
+                    raise self.ranks.said_once(self._interrupted(error.exit_code - 128)) from error
                 self.recent.append(self.step(micro_batches))
                 self.global_step += 1
                 if bar is not None:
@@ -168,28 +179,61 @@ class Trainer:
                 stopping = self.monitor.any_process(self.stop.requested)
                 if self.global_step % config.checkpointing_steps == 0 or last or stopping:
                     self.state.save(self.global_step)
+                    saved = self.global_step
                 if last:
                     break
                 if stopping:
-                    command = "the same command without --overwrite" if self.overwrite else "the same command"
-                    raise Interrupted(
-                        f"interrupted: step {self.global_step} of {config.max_train_steps} is in {self.output}; "
-                        f"{command} resumes from there",
-                        self.stop.number or signal.SIGTERM,  # another process may have received it
-                    )
+                    raise self._interrupted(self.stop.number or signal.SIGTERM)  # another process may have received it
         self.accelerator.end_training()
         return self.finish(run_id)
 
-    def micro_batches(self) -> Generator[list[Batch]]:
-        """The micro-batches of this process from the current step on, prepared ahead."""
-        pin = self.accelerator.device.type == "cuda"
-        return self.data.prefetch(self._starts(), self.config.train_batch_size, pin=pin)
+    def _interrupted(self, number: int) -> Interrupted:
+        command = "the same command without --overwrite" if self.overwrite else "the same command"
+        return Interrupted(
+            f"interrupted: step {self.global_step} of {self.config.max_train_steps} is in {self.output}; "
+            f"{command} resumes from there",
+            number,
+        )
 
-    def _starts(self) -> Iterator[int]:
-        """The position of the first pair of each micro-batch of this process, from the current step to the last."""
+    def encode_from(self, step: int, show: bool = True) -> None:
+        """Encode the latents of a step and those that follow it, as many as a file holds, unless that was done.
+
+        Args:
+            show: a progress bar.
+
+        Raises:
+            Interrupted: after a signal.
+        """
+        if step < self.encoded_until:
+            return
+        encoder, per_step, end = self.data.encoder, self._pairs_per_step, self.config.max_train_steps
+        if encoder is not None and not self.config.reference_draws:
+            n_rows = BLOCK * self.ranks.world * encoder.n_sizes
+            end = min(end, step + max(1, n_rows // (2 * per_step)))
+        self.data.encode(step * per_step, end * per_step, show)
+        self.encoded_until = end
+        if encoder is not None and end == self.config.max_train_steps:
+            encoder.release()
+
+    @property
+    def _pairs_per_step(self) -> int:
+        config = self.config
+        return self.accelerator.num_processes * config.gradient_accumulation_steps * config.train_batch_size
+
+    def micro_batches(self) -> Generator[list[Batch]]:
+        """The micro-batches of this process from the current step on, prepared ahead as far as their latents are there."""
+        pin, step = self.accelerator.device.type == "cuda", self.global_step
+        while step < self.config.max_train_steps:
+            self.encode_from(step, show=False)
+            end = self.encoded_until
+            yield from self.data.prefetch(self._starts(step, end), self.config.train_batch_size, pin=pin)
+            step = end
+
+    def _starts(self, step: int, end: int) -> Iterator[int]:
+        """The position of the first pair of each micro-batch of this process in these steps."""
         config, world, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
         n = config.gradient_accumulation_steps
-        for micro in range(self.global_step * n, config.max_train_steps * n):
+        for micro in range(step * n, end * n):
             yield (micro * world + rank) * config.train_batch_size
 
     def step(self, micro_batches: Iterator[list[Batch]] | None = None) -> Tensor:

@@ -116,7 +116,7 @@ def test_another_number_of_reference_draws_does_not_reuse_errors_at_other_sigmas
     one.train("run")
     two = trainer(replace(settings, reference_draws=2), labelled)
     two.train("run")
-    draw = two.data.cached_draws()[0]
+    _, draw = two.data.cached_draws(0, settings.max_train_steps * settings.train_batch_size)[0]
     (batch,) = two.data.sample_batch([draw])
     expected = two.denoiser.reference_errors([batch])
     assert batch.ref_chosen is not None

@@ -235,17 +235,19 @@ def test_sigterm_while_images_are_encoded_ends_the_run_and_keeps_them(
         return load_image(path, image)
 
     monkeypatch.setattr("prefloop.train.cache.load_image", opening)
-    with pytest.raises(Interrupted, match="60 of 60 are kept; the same command continues") as raised:
+    config = replace(config, max_train_steps=15)  # all 29 pairs
+    # the first two are the images of the held-out pair
+    with pytest.raises(Interrupted, match="58 of 58 are kept; the same command continues") as raised:
         train(config, labelled)
     assert raised.value.exit_code == 128 + signal.SIGTERM
-    assert train(config, labelled)["steps"] == 3
+    assert train(config, labelled)["steps"] == 15
     assert len(opened) == 60
 
 
 def test_latents_of_version_0_1_are_used_and_its_prompt_embeddings_are_not(
     labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
-    train(replace(config, max_train_steps=1), labelled)
+    train(replace(config, max_train_steps=15), labelled)  # all 29 pairs
     latents, embeds = sorted((labelled.path / "cache").iterdir())
     for path in files(latents):
         assert load_file(path).keys() == {"mean", "std", "frame"}  # the names in 0.1
@@ -256,5 +258,5 @@ def test_latents_of_version_0_1_are_used_and_its_prompt_embeddings_are_not(
         write_tensors(path, {"hidden": tensors["prompt_embeds"]}, about)
     before = {path: path.read_bytes() for path in files(old)}
     monkeypatch.setattr("prefloop.train.cache.load_image", lambda *_: pytest.fail("an image was decoded"))
-    assert train(replace(config, max_train_steps=2), labelled, resume=True)["steps"] == 2
+    assert train(replace(config, max_train_steps=16), labelled, resume=True)["steps"] == 16
     assert {path: path.read_bytes() for path in files(old)} == before

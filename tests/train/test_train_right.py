@@ -102,6 +102,7 @@ def test_the_encoders_are_not_in_memory_while_training(trainer: Make):
     gc.collect()
     before = sum(isinstance(item, AutoencoderKL | CLIPTextModel) for item in gc.get_objects())
     made = trainer()
+    made.encode_from(0)  # all that its three steps draw
     gc.collect()
     after = sum(isinstance(item, AutoencoderKL | CLIPTextModel) for item in gc.get_objects())
     assert after == before
@@ -187,11 +188,12 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_undisturbed_one(
 def test_cached_reference_errors_are_those_of_the_reference(trainer: Make, labelled: PairStore):
     from prefloop.train.prepare import with_reference_errors
 
-    made = trainer(reference_draws=2)
+    made = trainer(reference_draws=2, max_train_steps=5)
     assert not made.policy.has_reference  # no copy in memory
     made.data = with_reference_errors(made.data, made.denoiser, labelled, made.model, 0, made.stop)
     n = len(made.data.pairs.train)
-    assert len(made.data.cached_draws()) == 2 * n
+    assert len(made.data.cached_draws(0, 10)) == 10  # of the pairs of 5 steps, one each
+    assert len(made.data.cached_draws(0, 50 * n)) == 2 * n
     (batch,) = made.data.batch(3, 6)
     reference = made.denoiser.reference_errors([batch])
     assert batch.ref_chosen is not None
@@ -243,6 +245,7 @@ def test_both_images_of_a_pair_are_cropped_alike(trainer: Make):
     assert len({crop.position for crop in crops}) > 2
     again = trainer(random_crop=True).data
     assert [again.crop(pair) for pair in again.pairs.train] == crops  # the same in every run
+    data.encode(0, len(crops))
     for pair in data.pairs.train:  # latents of both images are cached for the pair's crop
         assert not data.latents.missing([data.crop(pair).key(image) for image in (pair.chosen, pair.rejected)])
 

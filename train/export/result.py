@@ -1,7 +1,6 @@
 """Write a finished run's result: weights that diffusers loads, and prefloop.json, which says where they came from."""
 
 import json
-import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +66,9 @@ def output_of(config: TrainConfig) -> str:
 
 def beta_sum(config: TrainConfig, data: TrainingData) -> float | None:
     """The beta of a loss that sums over the latent's values instead of averaging them."""
-    shape = data.latents.rows("mean", [data.crop(pair).key(pair.chosen) for pair in data.pairs.train[:1]]).shape
-    return None if config.resolved_beta is None else config.resolved_beta / math.prod(shape[1:])
+    height, width = data.crop(data.pairs.train[0]).size
+    n_values = data.family.latent_channels * (height // data.family.vae_factor) * (width // data.family.vae_factor)
+    return None if config.resolved_beta is None else config.resolved_beta / n_values
 
 
 def write_result(

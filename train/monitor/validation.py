@@ -40,15 +40,18 @@ MAX_PAIRS = 256  # more narrow the interval by little and cost time
 REFERENCE_FILE = "validation_reference.safetensors"
 
 
+def validated(n: int, seed: int) -> list[int]:
+    """Numbers of those of n held-out pairs that are validated on."""
+    return list(range(n)) if n <= MAX_PAIRS else sorted(random.Random(seed).sample(range(n), MAX_PAIRS))
+
+
 class Validation:
     """Held-out pairs, each once in every bin of timesteps; empty if no prompt is held out."""
 
     def __init__(self, data: TrainingData, config: TrainConfig) -> None:
         self.data, self.config = data, config
         held_out = data.pairs.validation
-        if len(held_out) > MAX_PAIRS:
-            held_out = held_out.select(sorted(random.Random(config.seed).sample(range(len(held_out)), MAX_PAIRS)))
-        pairs = list(held_out)
+        pairs = list(held_out.select(validated(len(held_out), config.seed)))
         self.pairs = pairs
         self.bins = data.noise.bins(N_BINS)
         """The first and the last timestep of each."""
