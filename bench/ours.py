@@ -29,6 +29,7 @@ class Ours:
             self.trainer.data = with_reference_errors(
                 self.trainer.data, self.trainer.denoiser, store, self.trainer.model, self.trainer.global_step
             )
+        self.trainer.encode_from(0)
         self.store, self.config = store, config
         self._batches = self.trainer.micro_batches()
 

@@ -17,6 +17,7 @@ from ...models.cost.components import (
 from ...models.cost.flop_counter import PassCost, ResultMemo, checkpointing_function, count_pass
 from ...models.cost.speed import AUTOCAST_DTYPES, DeviceSpeed
 from ...models.families import Family
+from ..config import VaeDtype
 
 Optimizer = Literal["adamw", "adafactor", "adamw8bit"]
 Phase = Literal["caching", "forward and backward", "optimizer step"]
@@ -25,6 +26,7 @@ FLOAT_BYTES = 4
 HALF_BYTES = 2
 OVERHEAD_BYTES = 2**30
 """Allowance for the CUDA context, cuBLAS and cuDNN workspaces and fragmentation; not measured."""
+_PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 _RESULTS: ResultMemo = {}
 """Of operations on meta tensors, which depend on shapes alone: those of one model serve the next."""
 
@@ -34,9 +36,15 @@ class DatasetSize:
     n_pairs: int
     """Training pairs."""
     n_images: int
-    """Distinct images; each is encoded once."""
+    """Distinct images."""
     n_prompts: int
     """Distinct prompts."""
+    n_latents: float | None = None
+    """Images and mirror images that the run draws, each encoded once, expected; all if not given."""
+
+    def encoded(self, flip: bool) -> float:
+        """Images and mirror images that are encoded."""
+        return self.n_images * (2 if flip else 1) if self.n_latents is None else self.n_latents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +75,14 @@ class CostSettings:
     """Images the VAE encodes at once."""
     separate_reference: bool = False
     """Whether the reference is another model than the one that training starts from."""
+    vae_dtype: VaeDtype = "float32"
 
 
 def cache_bytes(family: Family, data: DatasetSize, settings: CostSettings) -> dict[str, int]:
     """On disk. Of prompts whose number of tokens differs, an upper bound: each counts as one of greatest length."""
     latent_size = family.latent_channels * (settings.resolution // family.vae_factor) ** 2
-    n_latents = data.n_images * (2 if settings.flip else 1)
     return {
-        "latents": n_latents * 2 * latent_size * HALF_BYTES,  # mean and standard deviation
+        "latents": round(data.encoded(settings.flip)) * 2 * latent_size * HALF_BYTES,  # mean and standard deviation
         "prompt embeddings": (data.n_prompts + 1) * prompt_bytes(family),  # and the empty prompt
     }
 
@@ -127,9 +135,9 @@ class CostModel:
         update = max(map(math.prod, trainable))  # one weight after the other
         if settings.optimizer == "adamw" and self.speed.device.startswith("cuda"):  # all at once; see optimizers.py
             update = n_trainable if settings.mixed_precision == "fp16" else 0
-        # the VAE is out of memory when the text encoders are loaded
-        images = {
-            "encoders": FLOAT_BYTES * self._vae_parameters,
+        # prompts are encoded before the model is loaded, most images between its steps, when it has no gradients
+        images = {name: size for name, size in persistent.items() if name != "gradients"} | {
+            "encoders": (FLOAT_BYTES if settings.vae_dtype == "float32" else HALF_BYTES) * self._vae_parameters,
             "activations": self._encoding_pass(settings).peak_bytes,
         }
         prompts = {"encoders": (HALF_BYTES if self._text_in_half else FLOAT_BYTES) * self._text_parameters}
@@ -142,14 +150,14 @@ class CostModel:
     def seconds(self, settings: CostSettings) -> dict[str, float]:
         n_pairs_seen = settings.max_train_steps * settings.gradient_accumulation_steps * settings.train_batch_size
         step, encoding = self.training_pass(settings), self._encoding_pass(settings)
-        n_encoded = self.data.n_images * (2 if settings.flip else 1)
         n_reference_pairs = n_pairs_seen if settings.has_reference else 0
         if settings.reference_draws:
             n_reference_pairs = min(n_reference_pairs, math.ceil(self.data.n_pairs / settings.n_processes))
-        images = encoding.forward_flops / settings.encode_batch * n_encoded
+        images = encoding.forward_flops / settings.encode_batch * self.data.encoded(settings.flip)
         prompts = self._flops_per_prompt * (self.data.n_prompts + 1)
         return {
-            "caching": self._seconds(images, "no") + self._seconds(prompts, "bf16" if self._text_in_half else "no"),
+            "caching": self._seconds(images, _PRECISIONS[settings.vae_dtype])
+            + self._seconds(prompts, "bf16" if self._text_in_half else "no"),
             "reference": self._seconds(
                 step.forward_flops / settings.train_batch_size * n_reference_pairs, settings.mixed_precision
             ),
@@ -191,10 +199,11 @@ class CostModel:
         return self._components[key]
 
     def _encoding_pass(self, settings: CostSettings) -> PassCost:
-        key = ("encoding", settings.encode_batch, settings.resolution)
+        key = ("encoding", settings.encode_batch, settings.resolution, settings.vae_dtype)
         if key not in self._passes:
             pixels = _meta(settings.encode_batch, 3, settings.resolution, settings.resolution)
-            self._passes[key] = count_pass(self._vae, lambda: self.family.latents(self._vae, pixels)[0], None, _RESULTS)
+            vae = self._vae.to(getattr(torch, settings.vae_dtype))
+            self._passes[key] = count_pass(vae, lambda: self.family.latents(vae, pixels)[0], None, _RESULTS)
         return self._passes[key]
 
     def _seconds(self, flops: float, precision: str) -> float:

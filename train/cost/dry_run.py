@@ -24,6 +24,7 @@ from ..optimizers import learning_rate, optimizer_name
 from ..pairs import Pairs, select_pairs
 from ..preflight import refuse_impossible, refuse_unsuitable
 from .cost_model import CostSettings, DatasetSize
+from .drawn import assumed_latents, drawn_latents
 from .estimate import Estimate, estimate, format_estimate
 
 
@@ -45,16 +46,22 @@ def dry_run(
     family = with_text_defaults(family_of(model))
     refuse_unsuitable(config, family)
     if n_pairs is not None:
-        data, n_held_out = DatasetSize(n_pairs=n_pairs, n_images=2 * n_pairs, n_prompts=n_pairs), 0
+        drawn, n_held_out = assumed_latents(n_pairs, config), 0
+        data = DatasetSize(n_pairs=n_pairs, n_images=2 * n_pairs, n_prompts=n_pairs, n_latents=drawn)
     else:
         assert store is not None
         pairs = select_pairs(store, config) if pairs is None else pairs
-        data = DatasetSize(n_pairs=len(pairs.train), n_images=pairs.n_images(), n_prompts=len(pairs.prompts()))
+        data = DatasetSize(
+            n_pairs=len(pairs.train),
+            n_images=pairs.n_images(),
+            n_prompts=len(pairs.prompts()),
+            n_latents=drawn_latents(pairs, config, family),
+        )
         n_held_out = len(pairs.validation)
     use_cuda = not config.on_cpu and torch.cuda.is_available()
     device = torch.device("cuda" if use_cuda else "cpu")
     n_devices = max(1, torch.cuda.device_count()) if use_cuda else 1
-    estimated = estimate(family, data, cost_settings(config, family), measured_speed(device))
+    estimated = estimate(family, data, cost_settings(config, family, device.type), measured_speed(device))
     resolved = config.resolved() | {
         "optimizer": optimizer_name(config, family),
         "resolution": config.resolution or family.resolution,
@@ -117,8 +124,8 @@ def _count(n: int) -> str:
     return f"{n:,}"
 
 
-def cost_settings(config: TrainConfig, family: Family) -> CostSettings:
-    """The settings that cost depends on, on one device."""
+def cost_settings(config: TrainConfig, family: Family, device: str = "cuda") -> CostSettings:
+    """The settings that cost depends on, on one device of a type."""
     name: Any = optimizer_name(config, family)
     resolution = config.resolution or family.resolution
     return CostSettings(
@@ -138,5 +145,6 @@ def cost_settings(config: TrainConfig, family: Family) -> CostSettings:
         reference_draws=bool(config.reference_draws),
         ema=config.ema_decay is not None,
         flip=config.random_flip,
-        encode_batch=encode_batch(resolution, resolution),
+        encode_batch=encode_batch(resolution, resolution, device),
+        vae_dtype=config.vae_dtype,
     )
