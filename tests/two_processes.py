@@ -32,10 +32,20 @@ def two_processes(
     return [process.exitcode for process in processes], [out.read_text() for out in outs]
 
 
+ENCODE_PIXELS = 4 * 32 * 32  # four images at once, so that both processes have a share
+
+
+def encode_fours() -> None:
+    from prefloop.train import cache
+
+    cache.ENCODE_PIXELS = ENCODE_PIXELS
+
+
 def die_while_encoding() -> None:
     """The second process is killed when it has encoded its images, before it writes them."""
     from prefloop.train import tensor_cache
 
+    encode_fours()
     write = tensor_cache.write_tensors
 
     def killed(*arguments: Any) -> None:
@@ -47,9 +57,11 @@ def die_while_encoding() -> None:
 
 
 def die_while_training() -> None:
-    """The second process is killed in its second step."""
+    """The second process is killed in its second step; the latents of each step are encoded before it."""
+    from prefloop.train import trainer
     from prefloop.train.trainer import Trainer
 
+    trainer.BLOCK = 1
     step = Trainer.step
 
     def killed(self: Trainer, micro_batches: Any = None) -> Any:

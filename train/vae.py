@@ -33,7 +33,9 @@ class VaeEncoder:
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the scaled latents of pixels (N, 3, H, W), each (N, C, h, w)."""
         if self._vae is None:
-            self._vae = self._load().to(getattr(torch, self._dtype))
+            self._vae = self._load()
+            if self._dtype != "float32":
+                self._vae.to(getattr(torch, self._dtype))
         if not self._on_device:
             self._vae.to(self._device)
             self._on_device = True

@@ -8,14 +8,14 @@ import pytest
 import torch
 from prefloop.core.id_columns import IdColumn
 from prefloop.store import PairStore
-from prefloop.train import TrainConfig
+from prefloop.train import TrainConfig, cache
 from prefloop.train.run_folder.saved_pairs import load_pairs
 from prefloop.train.shards import Shards
 from prefloop.train.stage import train
 from prefloop.train.tensor_cache import TensorCache
 from run_options import decided
 from safetensors.torch import load_file
-from two_processes import die_while_encoding, die_while_training, two_processes
+from two_processes import ENCODE_PIXELS, die_while_encoding, die_while_training, encode_fours, two_processes
 
 pytestmark = [
     pytest.mark.slow,  # processes load torch and connect
@@ -31,18 +31,20 @@ def words(config: TrainConfig, store: Path) -> list[object]:
 
 
 def test_two_processes_of_which_one_was_killed_go_on_and_cache_what_one_process_caches(
-    labelled: PairStore, config: TrainConfig, tmp_path: Path
+    labelled: PairStore, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     alone = PairStore(shutil.copytree(labelled.path, tmp_path / "alone"))
-    config = replace(config, random_flip=True, reference_draws=1, max_train_steps=1, lora_rank=2)
+    config = replace(config, random_flip=True, reference_draws=1, max_train_steps=2, lora_rank=2)
     two = replace(config, output_dir=str(tmp_path / "two"))
     codes, printed = two_processes(words(two, labelled.path), tmp_path, die_while_encoding)
     assert codes == [1, -9], printed
     assert "another process of this training has ended" in printed[0]
     assert "Traceback" not in printed[0]
-    codes, printed = two_processes(words(two, labelled.path), tmp_path)
+    codes, printed = two_processes(words(two, labelled.path), tmp_path, encode_fours)
     assert codes == [0, 0], printed
     assert printed[1] == ""  # one prints
+    monkeypatch.setattr(cache, "ENCODE_PIXELS", ENCODE_PIXELS)
+    config = replace(config, gradient_accumulation_steps=2)  # the same pairs in a step
     train(config, alone)
     pairs = load_pairs(Path(config.output_dir), config, alone)
     assert pairs is not None
@@ -51,8 +53,10 @@ def test_two_processes_of_which_one_was_killed_go_on_and_cache_what_one_process_
     assert [name.split("-")[0] for name in folders] == ["latents", "prompt", "reference"]
     for name in folders:
         files = [sorted((store.path / "cache" / name).glob("*.safetensors")) for store in (alone, labelled)]
-        if name.startswith("latents"):  # both images of 28 pairs and their mirror images, 64 at once
-            assert [len(paths) for paths in files] == [1, 2]
+        if name.startswith("latents"):
+            # two images of the held-out pair, and 16 of the 8 pairs of two steps, of which one process wrote 8 before the
+            # other was killed, so that each had 4 left
+            assert [len(paths) for paths in files] == [2, 4]
         caches = [TensorCache(store.path / "cache" / name) for store in (alone, labelled)]
         ids = sorted(identity for keys in Shards(caches[0].folder).rows.files().values() for identity in IdColumn(keys))
         assert ids
@@ -70,5 +74,8 @@ def test_a_process_that_dies_in_a_step_ends_the_others_in_words(
 ):
     codes, printed = two_processes(words(config, labelled.path), tmp_path, die_while_training)
     assert codes == [1, -9], printed
+    # both had encoded what the second step draws, before it: two images of each of 8 pairs, and of the held-out one
+    (folder,) = (labelled.path / "cache").glob("latents-*")
+    assert sum(map(len, Shards(folder).rows.files().values())) == 18
     assert "another process of this training has ended" in printed[0]
     assert "Traceback" not in printed[0]

@@ -1,5 +1,6 @@
 """Memory, disk space and time of a training run: passes are counted on meta tensors, the rest is arithmetic."""
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -202,7 +203,9 @@ class CostModel:
         key = ("encoding", settings.encode_batch, settings.resolution, settings.vae_dtype)
         if key not in self._passes:
             pixels = _meta(settings.encode_batch, 3, settings.resolution, settings.resolution)
-            vae = self._vae.to(getattr(torch, settings.vae_dtype))
+            vae = self._vae
+            if settings.vae_dtype != "float32":
+                vae = copy.deepcopy(vae).to(getattr(torch, settings.vae_dtype))
             self._passes[key] = count_pass(vae, lambda: self.family.latents(vae, pixels)[0], None, _RESULTS)
         return self._passes[key]
 
