@@ -132,7 +132,7 @@ def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
     _refuse_mixed(store, tuple(config.labeler_weights))
     query = _QUERY.format(where=condition(config.where) if config.where else "true")
     try:
-        rows = ask(store, query, parameters={"labelers": list(config.labeler_weights)}, as_ids=True)
+        rows = ask(store, query, 3600, {"labelers": list(config.labeler_weights)}, as_ids=True)
     except UsageError as error:
         raise UsageError(f"--where {config.where!r} cannot be used: {error}") from error
     texts = store.prompts_by_id(rows["prompt_id"])
