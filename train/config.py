@@ -55,6 +55,7 @@ _MAY_CHANGE = (
     "push_to_hub",
     "device",
     "cpu",
+    "process_timeout",
 )
 _OFF = {
     "anchor": 0.0,
@@ -215,6 +216,9 @@ class TrainConfig:
         default=None, metadata={"help": "cuda, mps or cpu; the best available if not given.", "choices": DEVICES}
     )
     cpu: bool = field(default=False, metadata={"help": "Earlier form of --device cpu.", "hidden": True})
+    process_timeout: int = 10800
+    """With several processes: seconds that one waits for the others before the run ends. The longest that one works alone is a
+    validation pass with its sample images, or writing a checkpoint."""
     revision: str | None = None
     """Revision of a hub id."""
     vae: str | None = None
@@ -256,6 +260,7 @@ class TrainConfig:
         for name in ("lr_warmup_steps", "seed", "early_stopping", "sample_steps", "reference_draws"):
             check_range(name, getattr(self, name), at_least=0, at_most=2**62)
         check_range("max_train_samples", self.max_train_samples, at_least=1)
+        check_range("process_timeout", self.process_timeout, at_least=1, at_most=10**7)
         check_range("dataloader_num_workers", self.dataloader_num_workers, at_least=0, at_most=64)
         for name in ("adam_weight_decay", "noise_offset", "input_perturbation", "anchor", "sft_weight"):
             check_range(name, getattr(self, name), at_least=0)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,7 +23,7 @@ from ..store import PairStore, PrefloopError
 from ..store.runs import Run, run
 from .checkpoint import write_error
 from .config import TrainConfig
-from .distributed import TIMEOUT, on_cpu, refuse_unshared
+from .distributed import on_cpu, refuse_unshared
 from .pairs import Pairs
 from .preflight import refuse_impossible, refuse_unsuitable
 from .ranks import Ranks, is_lost_process, lost_process
@@ -81,7 +82,7 @@ def train(
         accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
             cpu=on_cpu(config.on_cpu),
-            kwargs_handlers=[distributed, InitProcessGroupKwargs(timeout=TIMEOUT)],
+            kwargs_handlers=[distributed, InitProcessGroupKwargs(timeout=timedelta(seconds=config.process_timeout))],
             **tracker,
         )
         ranks = Ranks.of(accelerator)
