@@ -55,6 +55,7 @@ _MAY_CHANGE = (
     "push_to_hub",
     "device",
     "cpu",
+    "fsdp",
     "process_timeout",
 )
 _OFF = {
@@ -216,6 +217,9 @@ class TrainConfig:
         default=None, metadata={"help": "cuda, mps or cpu; the best available if not given.", "choices": DEVICES}
     )
     cpu: bool = field(default=False, metadata={"help": "Earlier form of --device cpu.", "hidden": True})
+    fsdp: bool = False
+    """With several processes and --lora-rank 0: split weights, gradients and optimizer moments over the processes, for models that
+    do not fit on one GPU. A loss with a reference needs --reference-draws."""
     process_timeout: int = 10800
     """With several processes: seconds that one waits for the others before the run ends. The longest that one works alone is a
     validation pass with its sample images, or writing a checkpoint."""

@@ -48,9 +48,8 @@ def refuse_sharding() -> None:
     for variable, name in _SHARDED.items():
         if os.environ.get(variable, "").strip().lower() in ("1", "true", "yes", "on"):
             raise UsageError(
-                f"accelerate is configured for {name}, and train keeps the whole model on every GPU; choose multi-GPU "
-                "without it in `accelerate config`, or use torchrun; --gradient-checkpointing, a smaller --lora-rank and "
-                "--train-batch-size save memory"
+                f"accelerate is configured for {name}, and train splits a model by its own option; choose multi-GPU without "
+                "it in `accelerate config`, or use torchrun, and give --fsdp if the model does not fit on one GPU"
             )
 
 

@@ -30,6 +30,7 @@ from .ranks import Ranks, is_lost_process, lost_process
 from .resources import checkpoint_bytes, out_of_memory
 from .run_folder.claim import claim_folder
 from .run_folder.location import refuse_overlap, refuse_resume_with_overwrite
+from .sharding_checks import refuse_one_process
 from .trainer import Trainer
 
 
@@ -87,6 +88,7 @@ def train(
         )
         ranks = Ranks.of(accelerator)
         main = ranks.is_main
+        refuse_one_process(config, ranks.world)
         ranks.on_main(
             lambda: held.enter_context(
                 claim_folder(output, config, resume, overwrite, checkpoint_bytes(config, model))
