@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,18 @@ def die_while_training() -> None:
         return step(self, micro_batches)
 
     Trainer.step = killed
+
+
+def hang_while_training() -> None:
+    """The second process stops for a while in its second step, and then dies."""
+    from prefloop.train.trainer import Trainer
+
+    step = Trainer.step
+
+    def hung(self: Trainer, micro_batches: Any = None) -> Any:
+        if os.environ["RANK"] == "1" and self.global_step == 1:
+            time.sleep(9)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, micro_batches)
+
+    Trainer.step = hung

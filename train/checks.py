@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import UsageError
 from .methods import METHODS
+from .sharding_checks import refuse_unsplittable
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -94,6 +95,7 @@ def refuse_contradictions(config: "TrainConfig") -> None:
         raise UsageError("--format lora needs a --lora-rank above 0")
     if config.kohya_file and not config.lora_rank:
         raise UsageError("kohya is a format for LoRAs; give a --lora-rank above 0")
+    refuse_unsplittable(config)
     if config.push_to_hub is not None:
         from .export.hub import refuse_bad_name  # the hub's client takes a while to import
 

@@ -56,6 +56,8 @@ _MAY_CHANGE = (
     "push_to_hub",
     "device",
     "cpu",
+    "fsdp",
+    "process_timeout",
 )
 _OFF = {
     "anchor": 0.0,
@@ -217,6 +219,12 @@ class TrainConfig:
         default=None, metadata={"help": "cuda, mps or cpu; the best available if not given.", "choices": DEVICES}
     )
     cpu: bool = field(default=False, metadata={"help": "Earlier form of --device cpu.", "hidden": True})
+    fsdp: bool = False
+    """With several processes and --lora-rank 0: split weights, gradients and optimizer moments over the processes, for models that
+    do not fit on one GPU. A loss with a reference needs --reference-draws."""
+    process_timeout: int = 10800
+    """With several processes: seconds that one waits for the others before the run ends. The longest that one works alone is a
+    validation pass with its sample images, or writing a checkpoint."""
     revision: str | None = None
     """Revision of a hub id."""
     vae: str | None = None
@@ -262,6 +270,7 @@ class TrainConfig:
         for name in ("lr_warmup_steps", "seed", "early_stopping", "sample_steps", "reference_draws"):
             check_range(name, getattr(self, name), at_least=0, at_most=2**62)
         check_range("max_train_samples", self.max_train_samples, at_least=1)
+        check_range("process_timeout", self.process_timeout, at_least=1, at_most=10**7)
         check_range("dataloader_num_workers", self.dataloader_num_workers, at_least=0, at_most=64)
         for name in ("adam_weight_decay", "noise_offset", "input_perturbation", "anchor", "sft_weight"):
             check_range(name, getattr(self, name), at_least=0)

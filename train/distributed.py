@@ -4,7 +4,6 @@ import os
 import socket
 import time
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,9 +12,6 @@ from ..core.files import write_atomic
 from .ranks import Ranks
 
 _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # torchrun's and mpirun's
-# How long a process waits for the others. Launchers end all processes when one dies, so that only one that hangs is waited
-# for, and the longest work that one process does alone is a validation pass with its sample images.
-TIMEOUT = timedelta(hours=3)
 VISIBLE_WITHIN = 70.0  # seconds; clients of a network file system may keep what they know of a folder for a minute
 _SHARDED = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -52,9 +48,8 @@ def refuse_sharding() -> None:
     for variable, name in _SHARDED.items():
         if os.environ.get(variable, "").strip().lower() in ("1", "true", "yes", "on"):
             raise UsageError(
-                f"accelerate is configured for {name}, and train keeps the whole model on every GPU; choose multi-GPU "
-                "without it in `accelerate config`, or use torchrun; --gradient-checkpointing, a smaller --lora-rank and "
-                "--train-batch-size save memory"
+                f"accelerate is configured for {name}, and train splits a model by its own option; choose multi-GPU without "
+                "it in `accelerate config`, or use torchrun, and give --fsdp if the model does not fit on one GPU"
             )
 
 

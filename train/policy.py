@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ..core.errors import PrefloopError, UsageError
 from ..models import loading
@@ -31,6 +32,7 @@ from ..models.names import LORA_FILE
 from ..models.parts import with_parts
 from .config import TrainConfig
 from .export.kohya import refuse_nameless_layers, save_kohya
+from .sharding import own_part, shard, whole_component
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -77,6 +79,9 @@ class Policy:
         """
         self.component, self.family = component, family
         self.lora = config.lora_rank > 0
+        self.sharded = config.fsdp
+        """Whether its weights are split over the processes; it then runs only in all of them at once."""
+        self._half = HALF.get(config.mixed_precision)
         self._reference = reference
         if reference is not None:
             _refuse_other_shapes(component, reference, config)
@@ -132,7 +137,10 @@ class Policy:
         return [parameter for parameter in self.component.parameters() if parameter.requires_grad]
 
     def to(self, device: torch.device) -> "Policy":
-        self.component.to(device)
+        if self.sharded:
+            shard(self.component, device, self._half)
+        else:
+            self.component.to(device)
         if self._reference is not None:
             self._reference.to(device)
         return self
@@ -175,7 +183,22 @@ class Policy:
             raise PrefloopError("the checkpoint's weights belong to another model")
         with torch.no_grad():
             for name, parameter in own.items():
-                parameter.copy_(state[name])
+                parameter.copy_(own_part(state[name], parameter) if isinstance(parameter, DTensor) else state[name])
+
+    def gathered(self, keep: bool) -> "Policy":
+        """Itself; or if its weights are split over the processes, one to save, with all of them on the CPU.
+
+        All processes must call this together.
+
+        Args:
+            keep: whether this process wants them; what it gets if not is of no use.
+        """
+        if not self.sharded:
+            return self
+        whole = copy.copy(self)
+        whole.component = whole_component(self.component, getattr(diffusers, self.family.model_class), keep)
+        whole.sharded = False
+        return whole
 
     def save_weights(self, output: Path) -> None:
         """What diffusers or peft loads: the LoRA for `load_lora_weights`, or for `PeftModel.from_pretrained` if the pipeline has no

@@ -11,6 +11,7 @@ from ..models.lora_file import refuse_other_files
 from ..models.model import COMPONENTS
 from .config import TrainConfig
 from .distributed import refuse_sharding
+from .sharding_checks import refuse_optimizer
 
 
 def refuse_impossible(config: TrainConfig) -> None:
@@ -54,6 +55,9 @@ def refuse_unsuitable(config: TrainConfig, family: Family) -> None:
     if config.sample_steps and family.starts_from_image:
         raise UsageError("sample-steps cannot generate with a refiner, which starts from an image; leave it out")
     from .data import noise_of  # needs torch
+    from .optimizers import optimizer_name  # likewise
+
+    refuse_optimizer(config, optimizer_name(config, family))
 
     if noise_of(family, config).prediction_type == "flow" and config.min_snr_gamma is not None:
         raise UsageError("min-snr-gamma is for diffusion models; flow matching weighs timesteps by --timestep-density")

@@ -218,6 +218,8 @@ def with_reference_errors(
             by_size.setdefault(data.crop(draws[draw_id].pair).size, []).append(draw_id)
         return [draw_id for alike in by_size.values() for draw_id in alike], {"errors": torch.cat(parts)}
 
-    rows.fill(IdColumn(missing), errors_of, "computing reference errors", data.config.train_batch_size, stop, ranks)
+    ids, batch = IdColumn(missing), data.config.train_batch_size
+    idle = (lambda: errors_of(ids[:1])) if denoiser.policy.sharded else None
+    rows.fill(ids, errors_of, "computing reference errors", batch, stop, ranks, idle=idle)
     ranks.together(lambda: refuse_absent(rows, keys))
     return replace(data, reference_errors=rows)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,13 +23,14 @@ from ..store import PairStore, PrefloopError
 from ..store.runs import Run, run
 from .checkpoint import write_error
 from .config import TrainConfig
-from .distributed import TIMEOUT, on_cpu, refuse_unshared
+from .distributed import on_cpu, refuse_unshared
 from .pairs import Pairs
 from .preflight import refuse_impossible, refuse_unsuitable
 from .ranks import Ranks, is_lost_process, lost_process
 from .resources import checkpoint_bytes, out_of_memory
 from .run_folder.claim import claim_folder
 from .run_folder.location import refuse_overlap, refuse_resume_with_overwrite
+from .sharding_checks import refuse_one_process
 from .trainer import Trainer
 
 
@@ -81,11 +83,12 @@ def train(
         accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
             cpu=on_cpu(config.on_cpu),
-            kwargs_handlers=[distributed, InitProcessGroupKwargs(timeout=TIMEOUT)],
+            kwargs_handlers=[distributed, InitProcessGroupKwargs(timeout=timedelta(seconds=config.process_timeout))],
             **tracker,
         )
         ranks = Ranks.of(accelerator)
         main = ranks.is_main
+        refuse_one_process(config, ranks.world)
         ranks.on_main(
             lambda: held.enter_context(
                 claim_folder(output, config, resume, overwrite, checkpoint_bytes(config, model))

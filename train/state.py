@@ -3,7 +3,7 @@
 import pickle
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -24,6 +24,7 @@ from .policy import Policy
 from .run_folder.files import sync_file
 from .run_folder.overwrite import alternatives, drop_previous, other_settings
 from .run_folder.tables import truncate_table
+from .sharding import gathered, own_parts
 
 TABLES = ("metrics", "validation")
 # what the loaders raise if a file is not what a checkpoint has under that name
@@ -72,17 +73,21 @@ class State:
     def save(self, step: int) -> None:
         """Write checkpoint-STEP, with a `unet/` or a LoRA that diffusers loads; the main process writes."""
         recent = self._recent_of_all()
-        self.accelerator.wait_for_everyone()
-        if not self.accelerator.is_main_process:
-            return
+        main = self.accelerator.is_main_process
+        policy = self.policy.gathered(main)
         parts = {name: part.state_dict() for name, part in self._parts().items()} | {"recent": recent}
+        if self.policy.sharded:
+            parts = gathered(parts, main)
+        self.accelerator.wait_for_everyone()
+        if not main:
+            return
 
         def write(folder: Path) -> None:
-            state = {name: value.contiguous().cpu() for name, value in self.policy.trainable_state().items()}
+            state = {name: value.contiguous().cpu() for name, value in policy.trainable_state().items()}
             save_file(state, folder / "trainable.safetensors")
             with open(folder / "optimizer.pt", "wb") as file:  # torch's own writer drops the system's error
                 torch.save(parts, file)
-            self.policy.save_weights(folder)
+            policy.save_weights(folder)
             canonicalize_files(folder)
 
         about = {
@@ -95,7 +100,7 @@ class State:
         }
         for table in TABLES:  # the rows of a checkpoint's steps must be on disk before it
             sync_file(self.output / f"{table}.csv")
-        learned = list(self.policy.trainable_state().values())
+        learned = list(policy.trainable_state().values())
         n_bytes = sum(tensor.nbytes for tensor in [*learned, *learned, *_tensors(parts)])
         save_checkpoint(self.output, step, about, write, self.config.checkpoints_total_limit, n_bytes)
         drop_previous(self.output)
@@ -166,21 +171,30 @@ class State:
     def _load(self, path: Path) -> None:
         device = self.accelerator.device
         device = torch.device("cpu") if device.type == "cpu" else device  # a CPU has no number in a file
-        self.policy.load_trainable_state(load_file(path / "trainable.safetensors", device=str(device)))
-        states = load_parts(path / "optimizer.pt", self._parts(), device)
+        split = self.policy.parameters() if self.policy.sharded else None
+        on = "cpu" if split else str(device)  # mapped from the file, of which a process then reads its part
+        self.policy.load_trainable_state(load_file(path / "trainable.safetensors", device=on))
+        states = load_parts(path / "optimizer.pt", self._parts(), device, split)
         self.recent.clear()
         if states.get("recent") is not None:
             mine = states["recent"][self.accelerator.process_index]
             self.recent.extend(mine.to(self.accelerator.device).unbind())
 
 
-def load_parts(path: Path, parts: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+def load_parts(
+    path: Path, parts: Mapping[str, Any], device: torch.device, split: Sequence[Tensor] | None = None
+) -> dict[str, Any]:
     """Load the state of each part; returns all that the file holds, on the CPU.
 
     From there the optimizer moves its moments to its parameters and leaves the step counters, which it reads on the CPU: from a
     GPU every step would wait for each of them, one per weight.
+
+    Args:
+        split: the parameters, if they are split over the processes; each then loads its parts.
     """
-    states: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    states: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=split is not None)
+    if split is not None:
+        states = own_parts(states, split)
     for name, part in parts.items():
         part.load_state_dict(states[name])
         if isinstance(part, EMAModel):

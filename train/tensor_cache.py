@@ -125,6 +125,7 @@ class TensorCache:
         ranks: Ranks = ALONE,
         read_ahead: Callable[[Sequence[UUID]], object] | None = None,
         show: bool = True,
+        idle: Callable[[], object] | None = None,
     ) -> None:
         """Add the missing rows, a batch at a time; `rows_of` may leave out rows that cannot be computed.
 
@@ -135,6 +136,8 @@ class TensorCache:
             missing: the same in all processes, as `open_cache` gives it.
             read_ahead: called with the ids of the next batch before the rows of one are computed.
             show: a progress bar.
+            idle: called in a process that has no batch in the last round: for a model that runs only in all processes at once.
+                An error in one process then ends it at once, since the others wait for it inside the model.
 
         Raises:
             Interrupted: after the batch in which a signal arrived in any process; what was computed is kept.
@@ -152,6 +155,8 @@ class TensorCache:
             parts: list[Mapping[str, Tensor | list[Tensor]]] = []
 
             def compute(number: int) -> None:
+                if not mine[number] and idle is not None:
+                    idle()
                 if read_ahead is not None and number + 1 < len(mine):
                     read_ahead(mine[number + 1])
                 computed, tensors = rows_of(mine[number]) if mine[number] else ([], {})
@@ -167,7 +172,10 @@ class TensorCache:
 
             try:
                 for number in range(n_rounds):
-                    ranks.together(lambda number=number: compute(number))
+                    if idle is None:
+                        ranks.together(lambda number=number: compute(number))
+                    else:
+                        compute(number)
                     n_done = min((number + 1) * ranks.world * batch, len(missing))
                     if bar is not None:
                         bar.update(n_done - bar.n)

@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from ..core.errors import Interrupted
 from ..core.json import plain
@@ -110,10 +111,14 @@ class Trainer:
             num_warmup_steps=config.lr_warmup_steps,
             num_training_steps=config.max_train_steps,
         )
-        self.component, self.optimizer = self.accelerator.prepare(self.policy.component, optimizer)
+        if self.policy.sharded:  # accelerate would have every process keep all weights
+            self.component, self.optimizer = self.policy.component, self.accelerator.prepare(optimizer)
+        else:
+            self.component, self.optimizer = self.accelerator.prepare(self.policy.component, optimizer)
         self.ema = None
         if config.ema_decay is not None:
-            self.ema = EMAModel(self.policy.parameters(), decay=config.ema_decay, foreach=True)
+            foreach = not self.policy.sharded  # torch copies no lists of split weights
+            self.ema = EMAModel(self.policy.parameters(), decay=config.ema_decay, foreach=foreach)
         self.recent: deque[Tensor] = deque(maxlen=LOG_EVERY)
         """Metrics of the last steps, as `step` returns them."""
         self.state = State(
@@ -184,8 +189,9 @@ class Trainer:
                     break
                 if stopping:
                     raise self._interrupted(self.stop.number or signal.SIGTERM)  # another process may have received it
+        policy = self.trained_policy()
         self.accelerator.end_training()
-        return self.finish(run_id)
+        return self.finish(run_id, policy)
 
     def _interrupted(self, number: int) -> Interrupted:
         command = "the same command without --overwrite" if self.overwrite else "the same command"
@@ -249,7 +255,8 @@ class Trainer:
             batches = next(micro_batches)
             pairs = [pair for batch in batches for pair in batch.pairs]
             pair_ids += [str(pair.pair_id) for pair in pairs]
-            with nullcontext() if micro == n - 1 else accelerator.no_sync(self.component):
+            # split gradients are summed each time: kept until the last, they would be whole on every device
+            with nullcontext() if micro == n - 1 or self.policy.sharded else accelerator.no_sync(self.component):
                 errors = self.denoiser.errors(batches)
                 loss = pair_losses(errors, pairs, config)
                 accelerator.backward(loss.mean() / n)
@@ -278,7 +285,7 @@ class Trainer:
         max_norm = self.config.max_grad_norm if self.clips else math.inf
         norm = self.accelerator.clip_grad_norm_(self.policy.parameters(), max_norm)
         assert norm is not None
-        return norm.detach().float()
+        return (norm.full_tensor() if isinstance(norm, DTensor) else norm).detach().float()
 
     def _not_finite(self, quantity: str, value: float, pair_ids: list[str]) -> NumericalError:
         listed = ", ".join(pair_ids[:4]) + (" …" if len(pair_ids) > 4 else "")
@@ -287,9 +294,20 @@ class Trainer:
             "lower --learning-rate or --beta, or look at those pairs"
         )
 
-    def finish(self, run_id: str) -> dict:
-        """Write the result; returns the summary of the run."""
+    def trained_policy(self) -> Policy:
+        """What is written as the result: the policy, or its average. All processes must call this together."""
+        if self.ema is not None:
+            self.ema.copy_to(self.policy.parameters())
+        return self.policy.gathered(self.main)
+
+    def finish(self, run_id: str, policy: Policy | None = None) -> dict:
+        """Write the result; returns the summary of the run.
+
+        Args:
+            policy: what `trained_policy` returned, if it was called already.
+        """
         config = self.config
+        policy = policy or self.trained_policy()
         tables = [read_rows(self.output / f"{table}.csv") for table in TABLES]
         summary = {
             "steps": self.global_step,
@@ -306,8 +324,6 @@ class Trainer:
         }
         if self.accelerator.is_main_process:
             plot_training(self.output, config)
-            if self.ema is not None:
-                self.ema.copy_to(self.policy.parameters())
             provenance = Provenance(run_id, self.labelers, self.accelerator.num_processes)
-            write_result(self.output, config, self.policy, self.model, self.data, provenance, summary)
+            write_result(self.output, config, policy, self.model, self.data, provenance, summary)
         return plain(summary)

@@ -15,7 +15,14 @@ from prefloop.train.stage import train
 from prefloop.train.tensor_cache import TensorCache
 from run_options import decided
 from safetensors.torch import load_file
-from two_processes import ENCODE_PIXELS, die_while_encoding, die_while_training, encode_fours, two_processes
+from two_processes import (
+    ENCODE_PIXELS,
+    die_while_encoding,
+    die_while_training,
+    encode_fours,
+    hang_while_training,
+    two_processes,
+)
 
 pytestmark = [
     pytest.mark.slow(reason="processes load torch and connect"),
@@ -78,4 +85,16 @@ def test_a_process_that_dies_in_a_step_ends_the_others_in_words(
     (folder,) = (labelled.path / "cache").glob("latents-*")
     assert sum(map(len, Shards(folder).rows.files().values())) == 18
     assert "another process of this training has ended" in printed[0]
+    assert "Traceback" not in printed[0]
+
+
+def test_a_process_that_hangs_is_waited_for_as_long_as_was_asked(
+    labelled: PairStore, config: TrainConfig, tmp_path: Path
+):
+    named = [*words(config, labelled.path), "--process-timeout", 5]
+    codes, printed = two_processes(named, tmp_path, hang_while_training)
+    assert codes == [1, -9], printed
+    # after 5 seconds, and not when the other one dies after 9: that would be a closed connection
+    assert "does not answer (" in printed[0]
+    assert "Timed out waiting 5000ms" in printed[0]
     assert "Traceback" not in printed[0]

@@ -26,6 +26,7 @@ from ..preflight import refuse_impossible, refuse_unsuitable
 from .cost_model import CostSettings, DatasetSize
 from .drawn import assumed_latents, drawn_latents
 from .estimate import Estimate, estimate, format_estimate
+from .split import split_bytes, split_text
 
 
 def dry_run(
@@ -79,7 +80,8 @@ def dry_run(
         "timestep_density": noise.density if flow else None,
         "timestep_shift": noise.shift if flow else None,
     }
-    values = plain({"config": resolved} | derived | {"estimate": asdict(estimated)})
+    split = split_bytes(estimated.memory_bytes) if config.fsdp else None
+    values = plain({"config": resolved} | derived | {"estimate": asdict(estimated), "bytes_by_processes": split})
     held_out = f"{plural(n_held_out, 'pair')} held out" if n_pairs is None else "pairs are assumed, none held out"
     sigma = f" (sigma {noise.density}, shift {noise.shift:g})" if flow else ""
     lines = [
@@ -97,6 +99,7 @@ def dry_run(
         f"lr        {derived['absolute_learning_rate']:.4g}, absolute",
         f"weights   {_weights(estimated)}",
         format_estimate(estimated),
+        *([] if split is None else [split_text(split)]),
     ]
     return "\n".join(lines), values
 

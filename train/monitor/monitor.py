@@ -42,9 +42,10 @@ class Monitor:
     ) -> None:
         self.stop = stop or StopSignal()
         self.config, self.denoiser, self.accelerator = config, denoiser, accelerator
+        self.ranks, self.sharded = Ranks.of(accelerator), policy.sharded
         self.model, self.output = model, Path(config.output_dir)
         self.validation = Validation(data, config)
-        self.samples = Samples(data, policy, model, config, self.output)
+        self.samples = Samples(data, policy, model, config, self.output, self.ranks)
         self.last_metrics: dict[str, float] = {}
         self.last_validation: dict[str, Any] = {}
 
@@ -52,7 +53,10 @@ class Monitor:
         """Compute the reference's errors on the held-out pairs, once per run; before the first step the model is its reference."""
         if step:
             self._load_last_rows()
-        Ranks.of(self.accelerator).on_main(lambda: self._begin(step))
+        if self.sharded:  # the model runs only in all processes at once
+            self._begin(step)
+        else:
+            self.ranks.on_main(lambda: self._begin(step))
 
     def _begin(self, step: int) -> None:
         if not step:
@@ -61,16 +65,24 @@ class Monitor:
             return
         kept = self.output / RUN_DIR
         kept.mkdir(exist_ok=True)
-        if step and self.validation.load_reference(kept):
+        loaded = bool(step) and self.ranks.is_main and self.validation.load_reference(kept)
+        if self.ranks.from_main(loaded) if self.sharded else loaded:
             return
         denoiser = self.denoiser.with_initial_weights(self.model) if step else self.denoiser
-        self.validation.compute_reference(self._unless_stopped(denoiser.reference_errors), kept)
+        errors_of = self._unless_stopped(denoiser.reference_errors)
+        if self.ranks.is_main:
+            self.validation.compute_reference(errors_of, kept)
+        else:
+            self.validation.take_part(errors_of)
         if step == 0:
             self._run_validation(0, self._unless_stopped(self.denoiser.policy_errors))
 
     def _unless_stopped(self, errors_of: Callable[[list[Batch]], Errors]) -> Callable[[list[Batch]], Errors]:
         def checked(batches: list[Batch]) -> Errors:
-            self.stop.check("nothing was trained yet")
+            if self.sharded:
+                self.ranks.check(self.stop, "nothing was trained yet")
+            else:
+                self.stop.check("nothing was trained yet")
             return errors_of(batches)
 
         return checked
@@ -90,7 +102,11 @@ class Monitor:
             self.last_validation = {name: kinds.get(name, number)(row[name]) for name in COLUMNS}
 
     def _run_validation(self, step: int, errors_of: Callable[[list[Batch]], Errors] | None = None) -> None:
-        rows = self.validation.run(errors_of or self.denoiser.policy_errors, step)
+        errors_of = errors_of or self.denoiser.policy_errors
+        if not self.ranks.is_main:
+            self.validation.take_part(errors_of)
+            return
+        rows = self.validation.run(errors_of, step)
         append_rows(self.output / "validation.csv", COLUMNS, rows)
         self.last_validation = rows[0]
         for row in rows if self.config.report_to else ():
@@ -101,7 +117,10 @@ class Monitor:
     def validate(self, step: int) -> bool:
         """Run a validation pass; whether training stops early because the passes no longer improve."""
         stops = False
-        if self.accelerator.is_main_process and self.validation.reference is not None:
+        if not self.ranks.is_main:
+            if self.sharded and len(self.validation):
+                self._run_validation(step)
+        elif self.validation.reference is not None:
             self._run_validation(step)
             patience = self.config.early_stopping
             metrics, rows = (read_rows(self.output / name) for name in ("metrics.csv", "validation.csv"))
@@ -109,7 +128,7 @@ class Monitor:
         return self.any_process(stops)
 
     def sample(self, step: int) -> None:
-        if self.accelerator.is_main_process:
+        if self.ranks.is_main or self.sharded:
             self.samples.write(step, self.accelerator.device)
         self.accelerator.wait_for_everyone()
 

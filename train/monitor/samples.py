@@ -23,15 +23,28 @@ from ..config import TrainConfig
 from ..data import TrainingData, derived_seed
 from ..pairs import Pair
 from ..policy import Policy, load_vae
+from ..ranks import ALONE, Ranks
 
 STEPS, GUIDANCE = 20, 5.0  # of U-Nets that are not distilled; at most that many steps of others
 BORDER, LINE = 4, 16  # pixels
 
 
 class Samples:
-    """Generates with the policy, through the pipeline's own noise scheduler and the cached prompt embeddings."""
+    """Generates with the policy, through the pipeline's own noise scheduler and the cached prompt embeddings.
 
-    def __init__(self, data: TrainingData, policy: Policy, model: Model, config: TrainConfig, output: Path) -> None:
+    If the policy's weights are split over the processes, all of them generate the same, and the main one writes.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        policy: Policy,
+        model: Model,
+        config: TrainConfig,
+        output: Path,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.ranks = ranks
         self.data, self.policy, self.model, self.config = data, policy, model, config
         self.folder = output / "samples"
         self.pairs = _distinct(data.pairs.validation or data.pairs.train, config.n_samples)
@@ -43,6 +56,8 @@ class Samples:
                 return
             self._write_references(device)
         images = self._images(self.policy.component, device)
+        if not self.ranks.is_main:
+            return
         before = [Image.open(path).convert("RGB") for path in self._references]
         rows = sheet(before, images, [pair.prompt for pair in self.pairs])
         write_atomic(self.folder / f"step-{step:06d}.png", png_bytes(rows))
@@ -57,13 +72,15 @@ class Samples:
         return [self.folder / f"reference-{number}.png" for number in range(len(self.pairs))]
 
     def _has_references(self) -> bool:
-        return all(path.exists() for path in self._references)
+        exist = all(path.exists() for path in self._references)
+        return self.ranks.from_main(exist) if self.policy.sharded else exist
 
     def _write_references(self, device: torch.device) -> None:
         self.folder.mkdir(exist_ok=True)
         with self.policy.reference(self.policy.component) as component:
             for path, image in zip(self._references, self._images(component, device), strict=True):
-                write_atomic(path, png_bytes(image))
+                if self.ranks.is_main:
+                    write_atomic(path, png_bytes(image))
 
     def _pipeline(self, component: Any, device: torch.device) -> Any:
         family = self.data.family

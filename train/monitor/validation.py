@@ -66,6 +66,10 @@ class Validation:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def take_part(self, errors_of: Callable[[list[Batch]], Errors]) -> None:
+        """Run the passes in a process that does not need the errors: for a model that runs only in all processes at once."""
+        self._errors(errors_of)
+
     def compute_reference(self, errors_of: Callable[[list[Batch]], Errors], folder: Path) -> None:
         """Compute the reference's errors, once per run, and keep them in its folder."""
         self.reference = self._errors(errors_of)
