@@ -185,8 +185,8 @@ class TrainConfig:
     """Threads that prepare batches ahead. They affect only speed: useful with a GPU, slower on a CPU."""
     seed: int = 0
     """Seed for the order of pairs, noise, timesteps, crops and initial LoRA weights."""
-    validation_steps: int = 50
-    """Optimizer steps between validation passes."""
+    validation_steps: int | None = None
+    """Optimizer steps between validation passes; if not given, as many as make validation about 3 % of what the run computes."""
     early_stopping: int = 0
     """Stop when implicit accuracy on held-out pairs has not improved for this many validation passes; 0 disables this."""
     sample_steps: int = 0

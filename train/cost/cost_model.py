@@ -67,6 +67,8 @@ class CostSettings:
     """Images the VAE encodes at once."""
     separate_reference: bool = False
     """Whether the reference is another model than the one that training starts from."""
+    validation_pairs: int = 0
+    """Pairs that all validation passes denoise, at one timestep each."""
 
 
 def cache_bytes(family: Family, data: DatasetSize, settings: CostSettings) -> dict[str, int]:
@@ -155,6 +157,13 @@ class CostModel:
             ),
             "training": self._seconds(
                 (step.forward_flops + step.backward_flops) / settings.train_batch_size * n_pairs_seen,
+                settings.mixed_precision,
+            ),
+            "validation": self._seconds(
+                2
+                * step.forward_flops
+                / (settings.train_batch_size * settings.images_per_pair)
+                * settings.validation_pairs,
                 settings.mixed_precision,
             ),
         }

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from ..cache import encode_batch
 from ..config import TrainConfig
 from ..data import noise_of
 from ..export.result import output_of
+from ..monitor.validation_plan import plan_validation
 from ..optimizers import learning_rate, optimizer_name
 from ..pairs import Pairs, select_pairs
 from ..preflight import refuse_impossible, refuse_unsuitable
@@ -45,7 +46,8 @@ def dry_run(
     family = with_text_defaults(family_of(model))
     refuse_unsuitable(config, family)
     if n_pairs is not None:
-        data, n_held_out = DatasetSize(n_pairs=n_pairs, n_images=2 * n_pairs, n_prompts=n_pairs), 0
+        data = DatasetSize(n_pairs=n_pairs, n_images=2 * n_pairs, n_prompts=n_pairs)
+        n_held_out = round(n_pairs / 19)  # beside them, of one prompt in twenty
     else:
         assert store is not None
         pairs = select_pairs(store, config) if pairs is None else pairs
@@ -54,7 +56,9 @@ def dry_run(
     use_cuda = not config.on_cpu and torch.cuda.is_available()
     device = torch.device("cuda" if use_cuda else "cpu")
     n_devices = max(1, torch.cuda.device_count()) if use_cuda else 1
-    estimated = estimate(family, data, cost_settings(config, family), measured_speed(device))
+    plan = plan_validation(config, n_held_out)
+    settings = replace(cost_settings(config, family), validation_pairs=plan.n_denoised(config))
+    estimated = estimate(family, data, settings, measured_speed(device))
     resolved = config.resolved() | {
         "optimizer": optimizer_name(config, family),
         "resolution": config.resolution or family.resolution,
@@ -66,6 +70,7 @@ def dry_run(
     derived = {
         "family": family.name,
         "n_validation_pairs": n_held_out,
+        "validation": asdict(plan),
         "beta_mean": beta,
         "beta_sum": None if beta is None else beta / math.prod(shape),
         "absolute_learning_rate": learning_rate(config, n_devices),
@@ -73,7 +78,9 @@ def dry_run(
         "timestep_shift": noise.shift if flow else None,
     }
     values = plain({"config": resolved} | derived | {"estimate": asdict(estimated)})
-    held_out = f"{plural(n_held_out, 'pair')} held out" if n_pairs is None else "pairs are assumed, none held out"
+    held_out = f"{'' if n_pairs is None else 'pairs are assumed, '}{plural(n_held_out, 'pair')} held out"
+    if n_held_out:
+        held_out += f", {plan.n_pairs:,} validated every {plural(plan.steps, 'step')}"
     sigma = f" (sigma {noise.density}, shift {noise.shift:g})" if flow else ""
     lines = [
         f"{name.replace('_', '-')} = {json.dumps(value)}"

@@ -52,7 +52,9 @@ class Monitor:
         """Compute the reference's errors on the held-out pairs, once per run; before the first step the model is its reference."""
         if step:
             self._load_last_rows()
-        Ranks.of(self.accelerator).on_main(lambda: self._begin(step))
+        ranks = Ranks.of(self.accelerator)
+        ranks.on_main(lambda: self._begin(step))
+        self.validation.steps = ranks.from_main(self.validation.steps)  # of the run that is resumed
 
     def _begin(self, step: int) -> None:
         if not step:
@@ -65,8 +67,10 @@ class Monitor:
             return
         denoiser = self.denoiser.with_initial_weights(self.model) if step else self.denoiser
         self.validation.compute_reference(self._unless_stopped(denoiser.reference_errors), kept)
-        if step == 0:
-            self._run_validation(0, self._unless_stopped(self.denoiser.policy_errors))
+        if step == 0 and self.config.reference is None:
+            self._keep_validation(self.validation.run_as_reference(0))
+        elif step == 0:
+            self._keep_validation(self.validation.run(self._unless_stopped(self.denoiser.policy_errors), 0))
 
     def _unless_stopped(self, errors_of: Callable[[list[Batch]], Errors]) -> Callable[[list[Batch]], Errors]:
         def checked(batches: list[Batch]) -> Errors:
@@ -89,20 +93,19 @@ class Monitor:
             )
             self.last_validation = {name: kinds.get(name, number)(row[name]) for name in COLUMNS}
 
-    def _run_validation(self, step: int, errors_of: Callable[[list[Batch]], Errors] | None = None) -> None:
-        rows = self.validation.run(errors_of or self.denoiser.policy_errors, step)
+    def _keep_validation(self, rows: list[dict[str, Any]]) -> None:
         append_rows(self.output / "validation.csv", COLUMNS, rows)
         self.last_validation = rows[0]
         for row in rows if self.config.report_to else ():
             prefix = "validation" if row["bin"] == "all" else f"validation/bin {row['bin']}"
             values = {f"{prefix}/{name}": row[name] for name in COLUMNS[4:] if row[name] is not None}
-            self.accelerator.log(values, step=step)
+            self.accelerator.log(values, step=row["step"])
 
     def validate(self, step: int) -> bool:
         """Run a validation pass; whether training stops early because the passes no longer improve."""
         stops = False
         if self.accelerator.is_main_process and self.validation.reference is not None:
-            self._run_validation(step)
+            self._keep_validation(self.validation.run(self.denoiser.policy_errors, step))
             patience = self.config.early_stopping
             metrics, rows = (read_rows(self.output / name) for name in ("metrics.csv", "validation.csv"))
             stops = bool(patience) and should_stop(metrics, rows, patience)
