@@ -28,7 +28,7 @@ _SECTIONS = {"loop": LoopConfig, **STAGES}
 SETTINGS = "loop.json"
 _RENAMED = {"loop": {"dir": "output_dir"}, "train": RENAMED, "eval": EVAL_RENAMED}
 """Section → earlier name of an option → its name."""
-_AUTOMATIC = {"validation_steps": None}
+_AUTOMATIC = {"validation_steps": None, "gradient_checkpointing": "auto"}
 """Option of [train] → its value, if a recipe leaves it to the run."""
 # may differ when a loop goes on: where it lies, how much of it is wanted, and what does not affect its results
 _MAY_CHANGE = {"loop": ("output_dir", "store", "rounds", "device")}

@@ -110,7 +110,7 @@ class Policy:
             component.requires_grad_(True)
             if config.needs_reference and not config.reference_draws and reference is None:
                 self._reference = copy.deepcopy(component).requires_grad_(False).eval()
-        if config.gradient_checkpointing:
+        if config.gradient_checkpointing is True:
             component.enable_gradient_checkpointing()
         component.train()
 

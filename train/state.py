@@ -139,7 +139,7 @@ class State:
         return step
 
     def _refuse_other(self, path: Path, manifest: dict) -> None:
-        if manifest.get("config") != self.config.identity():
+        if not self.config.continues(manifest.get("config")):
             raise UsageError(other_settings(self.output))
         changed = [self.config.model] * (manifest.get("model", self.model_id) != self.model_id)
         changed += [str(self.config.reference)] * (manifest.get("reference") != self.reference_id)

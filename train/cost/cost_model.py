@@ -69,6 +69,8 @@ class CostSettings:
     """Whether the reference is another model than the one that training starts from."""
     validation_pairs: int = 0
     """Pairs that all validation passes denoise, at one timestep each."""
+    auto_checkpointing: bool = False
+    """Whether gradient_checkpointing is what auto chose for one device."""
 
 
 def cache_bytes(family: Family, data: DatasetSize, settings: CostSettings) -> dict[str, int]:

@@ -24,6 +24,7 @@ from ..monitor.validation_plan import plan_validation
 from ..optimizers import learning_rate, optimizer_name
 from ..pairs import Pairs, select_pairs
 from ..preflight import refuse_impossible, refuse_unsuitable
+from .checkpointing import choose_checkpointing
 from .cost_model import CostSettings, DatasetSize
 from .estimate import Estimate, estimate, format_estimate
 
@@ -58,6 +59,8 @@ def dry_run(
     n_devices = max(1, torch.cuda.device_count()) if use_cuda else 1
     plan = plan_validation(config, n_held_out)
     settings = replace(cost_settings(config, family), validation_pairs=plan.n_denoised(config))
+    if settings.auto_checkpointing:
+        settings = replace(settings, gradient_checkpointing=choose_checkpointing(family, settings, device))
     estimated = estimate(family, data, settings, measured_speed(device))
     resolved = config.resolved() | {
         "optimizer": optimizer_name(config, family),
@@ -137,7 +140,8 @@ def cost_settings(config: TrainConfig, family: Family) -> CostSettings:
         lora_rank=config.lora_rank,
         lora_targets=config.lora_targets,
         mixed_precision=config.mixed_precision,
-        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing=config.gradient_checkpointing is True,
+        auto_checkpointing=config.gradient_checkpointing == "auto",
         optimizer=name,
         images_per_pair=2 if config.method.needs_rejected else 1,
         has_reference=config.needs_reference,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from ...core.text import duration, percent, size
 from ...models.cost.speed import DeviceSpeed
 from ...models.families import Family
-from .cards import cards_text, options_by_card
+from .cards import auto_text, cards_text, checkpointing_by_card, options_by_card
 from .cost_model import (
     OVERHEAD_BYTES,
     CostModel,
@@ -52,6 +52,10 @@ class Estimate:
     peak_bytes: int
     cards: dict[float, str | None]
     """GiB of a GPU's memory → the options that make the run fit, "" for none; None if it is too small."""
+    auto_checkpointing: dict[float, bool]
+    """GiB of a GPU's memory → whether gradient checkpointing auto turns it on; empty without auto."""
+    gradient_checkpointing: bool
+    """Whether it is on here."""
     seconds: dict[str, float]
     """Caching, the reference model's errors, training and validation."""
     total_seconds: float
@@ -93,6 +97,8 @@ def estimate(family: Family, data: DatasetSize, settings: CostSettings, speed: D
         peak_phase=phase,
         peak_bytes=peak,
         cards=options_by_card(costs, settings),
+        auto_checkpointing=checkpointing_by_card(costs, settings),
+        gradient_checkpointing=settings.gradient_checkpointing,
         seconds=seconds,
         total_seconds=sum(seconds.values()),
         validation_share=seconds["validation"] / (sum(seconds.values()) - seconds["caching"]),
@@ -153,7 +159,8 @@ def format_estimate(estimate: Estimate) -> str:
     if estimate.seconds["validation"]:
         times += f" ({percent(estimate.validation_share)} of the run)"
     lines.append(f"time      {duration(estimate.total_seconds)}: {times}")
-    lines.append(f"cards     {cards_text(estimate.cards)}")
+    auto = auto_text(estimate.auto_checkpointing, estimate.gradient_checkpointing)
+    lines.append(f"cards     {cards_text(estimate.cards)}{auto}")
     for number, tradeoff in enumerate(estimate.tradeoffs):
         start = "options   " if number == 0 else "          "
         memory, time_taken = _memory_change(tradeoff.saved_bytes), _time_change(tradeoff.time_change)
