@@ -31,6 +31,7 @@ from ..models.names import LORA_FILE
 from ..models.parts import with_parts
 from .config import TrainConfig
 from .export.kohya import refuse_nameless_layers, save_kohya
+from .placement import prefers_channels_last, to_channels_last
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -132,9 +133,11 @@ class Policy:
         return [parameter for parameter in self.component.parameters() if parameter.requires_grad]
 
     def to(self, device: torch.device) -> "Policy":
-        self.component.to(device)
-        if self._reference is not None:
-            self._reference.to(device)
+        for component in (self.component, self._reference):
+            if component is not None:
+                component.to(device)
+                if prefers_channels_last(self.family, device):
+                    to_channels_last(component)
         return self
 
     @contextmanager

@@ -20,6 +20,7 @@ from .checkpoint import latest_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .data import TrainingData
 from .export.result import canonicalize_files
+from .placement import follow_layout
 from .policy import Policy
 from .run_folder.files import sync_file
 from .run_folder.overwrite import alternatives, drop_previous, other_settings
@@ -183,6 +184,8 @@ def load_parts(path: Path, parts: Mapping[str, Any], device: torch.device) -> di
     states: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     for name, part in parts.items():
         part.load_state_dict(states[name])
+        if name == "optimizer":
+            follow_layout(part)
         if isinstance(part, EMAModel):
             part.to(device)
     return states
