@@ -31,7 +31,7 @@ from ..models.names import LORA_FILE
 from ..models.parts import with_parts
 from .config import TrainConfig
 from .export.kohya import refuse_nameless_layers, save_kohya
-from .placement import prefers_channels_last, to_channels_last
+from .placement import prefers_channels_last, round_as_autocast, to_channels_last
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -111,6 +111,8 @@ class Policy:
             component.requires_grad_(True)
             if config.needs_reference and not config.reference_draws and reference is None:
                 self._reference = copy.deepcopy(component).requires_grad_(False).eval()
+            if self._reference is not None and config.mixed_precision in HALF:
+                round_as_autocast(self._reference, HALF[config.mixed_precision])
         if config.gradient_checkpointing is True:
             component.enable_gradient_checkpointing()
         component.train()

@@ -17,6 +17,7 @@ from ...models.cost.components import (
 from ...models.cost.flop_counter import PassCost, ResultMemo, checkpointing_function, count_pass
 from ...models.cost.speed import AUTOCAST_DTYPES, DeviceSpeed
 from ...models.families import Family
+from ..placement import rounded_numel
 
 Optimizer = Literal["adamw", "adafactor", "adamw8bit"]
 Phase = Literal["caching", "forward and backward", "optimizer step"]
@@ -123,7 +124,9 @@ class CostModel:
             "overhead": OVERHEAD_BYTES,
         }
         if settings.has_reference and settings.lora_rank == 0 and not settings.reference_draws:
-            persistent["reference"] = FLOAT_BYTES * n_weights
+            model = self.component(settings).model
+            n_rounded = rounded_numel(model) if frozen_bytes == HALF_BYTES else 0
+            persistent["reference"] = FLOAT_BYTES * n_weights - (FLOAT_BYTES - HALF_BYTES) * n_rounded
         elif settings.separate_reference:  # beside a LoRA it is in the frozen weights' precision
             persistent["reference"] = frozen_bytes * (n_weights - n_trainable)
         if settings.ema:
