@@ -65,6 +65,7 @@ _OFF = {
     "reference": None,
     "min_timestep": None,
     "max_timestep": None,
+    "compile": False,
 }
 """Options added later, with the value that disables each: with it a run is the one that began before the option existed."""
 
@@ -210,6 +211,8 @@ class TrainConfig:
     gradient_checkpointing: bool | Literal["auto"] = False
     """Recompute activations in the backward pass: saves memory, costs time. true, also without a value, false, or auto: only if
     the estimate of the run would not fit on the GPU."""
+    compile: bool = False
+    """Compile the model's repeated blocks with torch.compile. It takes minutes before the first step: for long runs on a GPU."""
     allow_tf32: bool = False
     """Use TF32 for float32 products: faster on NVIDIA Ampere GPUs and later."""
     device: str | None = field(

@@ -29,6 +29,7 @@ from ..models.lora_file import read_loras
 from ..models.model import Model
 from ..models.names import LORA_FILE
 from ..models.parts import with_parts
+from .compilation import compile_blocks
 from .config import TrainConfig
 from .export.kohya import refuse_nameless_layers, save_kohya
 from .placement import prefers_channels_last, round_as_autocast, to_channels_last
@@ -77,7 +78,7 @@ class Policy:
             UsageError: if its weights have other names or shapes.
         """
         self.component, self.family = component, family
-        self.lora = config.lora_rank > 0
+        self.lora, self.compiles = config.lora_rank > 0, config.compile
         self._reference = reference
         if reference is not None:
             _refuse_other_shapes(component, reference, config)
@@ -140,6 +141,8 @@ class Policy:
                 component.to(device)
                 if prefers_channels_last(self.family, device):
                     to_channels_last(component)
+                if self.compiles:
+                    compile_blocks(component)
         return self
 
     @contextmanager

@@ -107,7 +107,7 @@ def test_a_run_records_what_was_chosen_and_keeps_it_when_it_is_resumed(
     record = json.loads((output / "prefloop.json").read_text())
     assert record["config"]["gradient_checkpointing"] is bool(kept)
     train(config, labelled, overwrite=True)
-    assert seen[-1] is False  # a new run chooses anew
+    assert seen[-1] is False  # a new run chooses again
 
 
 def test_a_run_goes_on_with_checkpointing_or_without(labelled: PairStore, config: TrainConfig):
