@@ -30,6 +30,7 @@ from .train.config import RENAMED, TrainConfig
 _TRAIN_OPTIONS = {field.name: field.option for field in config_fields(TrainConfig)}
 _TRAIN = {f"--{old.replace('_', '-')}": _TRAIN_OPTIONS[new] for old, new in RENAMED.items()}
 _TRAIN |= {"--lora-targets": "--lora-target"}
+_SWITCHES = {field.option: field.choices for field in config_fields(TrainConfig) if field.switch}
 _SCORING = {
     "--weights": "--checkpoint",
     "--share": "--scorer-weight",
@@ -53,7 +54,7 @@ app.command(cls=renamed(_SCORING))(relabel)
 app.command(cls=renamed({"--pairs": "--queue"}))(label)
 app.command()(browse)
 app.command()(raters)
-app.command(cls=renamed(_TRAIN))(train)
+app.command(cls=renamed(_TRAIN, _SWITCHES))(train)
 app.command()(card)
 app.command()(doctor)
 app.command("eval", cls=renamed({"--against": "--baseline", "--weights": "--checkpoint", "--report": "--output-dir"}))(

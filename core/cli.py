@@ -92,7 +92,8 @@ def options_of(
             for field in chosen:
                 value, source = values.pop(field.name), context.get_parameter_source(field.name)
                 if source is not None and source.name == "COMMANDLINE":
-                    parse = (parsers or {}).get(field.name, tuple if field.repeated else None)
+                    usual = tuple if field.repeated else _switched if field.switch else None
+                    parse = (parsers or {}).get(field.name, usual)
                     given[field.name] = value if parse is None else parse(value)
             command(given, **values)
 
@@ -117,6 +118,11 @@ def options_of(
         return run
 
     return decorate
+
+
+def _switched(value: str) -> bool | str:
+    """The value of a switch that also takes a word."""
+    return {"true": True, "false": False}.get(value, value)
 
 
 def _parameter(

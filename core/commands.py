@@ -1,7 +1,7 @@
 """Commands and groups: every error on one line, names that were meant, earlier names of options, and a help without noise."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -282,18 +282,30 @@ def walk(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ..
             yield (*path, name), command
 
 
-def renamed(old: Mapping[str, str]) -> type[Command]:
+def renamed(old: Mapping[str, str], switches: Mapping[str, Collection[str]] = {}) -> type[Command]:
     """A command that takes options by earlier names too, which its help does not show.
 
     Args:
         old: earlier name → name, such as --labels → --labeler.
+        switches: option that needs no value → the values that it may have.
     """
 
     class Renamed(Command):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-            return super().parse_args(ctx, current_names(args, old))
+            return super().parse_args(ctx, with_values(current_names(args, old), switches))
 
     return Renamed
+
+
+def with_values(args: Sequence[str], switches: Mapping[str, Collection[str]]) -> list[str]:
+    """Arguments in which switches have their value: --x is --x=true without one of its words behind it, --no-x is --x=false."""
+    end = args.index("--") if "--" in args else len(args)
+    off = {f"--no-{option[2:]}": f"{option}=false" for option in switches}
+    whole = [off.get(argument, argument) for argument in args[:end]]
+    for at, argument in enumerate(whole):
+        if argument in switches and not (at + 1 < end and whole[at + 1] in switches[argument]):
+            whole[at] = f"{argument}=true"
+    return [*whole, *args[end:]]
 
 
 def current_names(args: Sequence[str], old: Mapping[str, str]) -> list[str]:

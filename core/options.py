@@ -24,6 +24,8 @@ class Field:
     """Of a Literal, or in the metadata: what a shell completes."""
     hidden: bool = False
     """An earlier option that still works: not in the help."""
+    switch: bool = False
+    """A switch that also takes a word, such as --gradient-checkpointing auto: a str, with true and false among its choices."""
 
     @property
     def option(self) -> str:
@@ -47,11 +49,20 @@ def config_fields(config: type) -> list[Field]:
         elif get_origin(hint) is Literal:
             choices = get_args(hint)
             hint = type(choices[0])
+        elif words := words_beside(bool, hint):
+            hint, choices, default = str, ("true", "false", *words), str(default).lower()
         elif field.default is MISSING:
             hint = hint | None
         text = field.metadata.get("help") or docs.get(field.name, "")
-        options.append(Field(field.name, text, hint, default, repeated, choices, bool(field.metadata.get("hidden"))))
+        hidden, switch = bool(field.metadata.get("hidden")), bool(words_beside(bool, types[field.name]))
+        options.append(Field(field.name, text, hint, default, repeated, choices, hidden, switch))
     return options
+
+
+def words_beside(kind: type, hint: Any) -> tuple[str, ...]:
+    """The words that a setting may have instead of a value of the kind: ("auto",) of bool | Literal["auto"]."""
+    parts = get_args(hint)
+    return next((get_args(part) for part in parts if get_origin(part) is Literal), ()) if kind in parts else ()
 
 
 def container(hint: Any) -> type | None:

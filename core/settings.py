@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from .errors import PrefloopError, UsageError
-from .options import container
+from .options import container, words_beside
 
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
@@ -100,9 +100,11 @@ def _value(source: Path | str, key: str, value: Any, hint: Any) -> Any:
         if isinstance(value, dict) and all(_fits(item, item_type) for item in value.values()):
             return value
         raise _wrong(source, key, value, f"a table, each of whose values is {_WORDS[item_type]}")
+    if isinstance(value, str) and value in words_beside(bool, hint):
+        return value
     wanted = next((kind for kind in (bool, int, float, str) if kind is hint or kind in get_args(hint)), str)
     if not _fits(value, wanted):
-        raise _wrong(source, key, value, _WORDS[wanted])
+        raise _wrong(source, key, value, " or ".join([_WORDS[wanted], *words_beside(bool, hint)]))
     return value
 
 

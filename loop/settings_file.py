@@ -28,6 +28,8 @@ _SECTIONS = {"loop": LoopConfig, **STAGES}
 SETTINGS = "loop.json"
 _RENAMED = {"loop": {"dir": "output_dir"}, "train": RENAMED, "eval": EVAL_RENAMED}
 """Section → earlier name of an option → its name."""
+_AUTOMATIC = {"validation_steps": None, "gradient_checkpointing": "auto"}
+"""Option of [train] → its value, if a recipe leaves it to the run."""
 # may differ when a loop goes on: where it lies, how much of it is wanted, and what does not affect its results
 _MAY_CHANGE = {"loop": ("output_dir", "store", "rounds", "device")}
 _MAY_CHANGE |= {"generate": ("device", "workers"), "train": ("device",)}
@@ -86,17 +88,32 @@ def read_loop(
         sections[section] = merge(sections[section], settings)
     sections["loop"] |= given
     loop = LoopConfig(**sections.pop("loop"))
-    as_given = LoopSettings(loop, **sections)  # mistakes are found before the model is looked for
+    LoopSettings(loop, **sections)  # mistakes are found before the model is looked for
     resolved = resolve_settings({**sections["train"], "model": loop.model})
-    if not resolved.from_recipe:
-        return as_given
-    sections["train"] = {setting: value for setting, value in resolved.settings.items() if setting != "model"}
+    if resolved.from_recipe:
+        sections["train"] = {setting: value for setting, value in resolved.settings.items() if setting != "model"}
+    sections["train"] |= _begun_with(loop, sections["train"])
     settings = LoopSettings(loop, **sections)
+    if not resolved.from_recipe:
+        return settings
     origins = sources(resolved, {}, None)
     of_recipe = {setting: origin for setting, origin in origins.items() if setting in resolved.from_recipe}
     for line in describe_sources(settings.train_config(1, "labeler"), of_recipe, "--set train.learning_rate=…"):
         say(line)
     return settings
+
+
+def _begun_with(loop: LoopConfig, train: Mapping[str, Any]) -> dict[str, Any]:
+    """What the loop in the folder has for options of [train] that are automatic now: recipes had fixed values before."""
+    path = Path(loop.output_dir) / SETTINGS
+    if not path.is_file():
+        return {}
+    begun = _read(path)["train"]
+    return {
+        name: begun[name]
+        for name, automatic in _AUTOMATIC.items()
+        if train.get(name) == automatic and begun.get(name) is not None
+    }
 
 
 def _parts(assignment: str) -> tuple[str, str, str]:

@@ -69,6 +69,7 @@ _OFF = {
     "min_timestep": None,
     "max_timestep": None,
     "vae_dtype": "float32",
+    "compile": False,
 }
 """Options added later, with the value that disables each: with it a run is the one that began before the option existed."""
 
@@ -189,8 +190,8 @@ class TrainConfig:
     """Threads that prepare batches ahead. They affect only speed: useful with a GPU, slower on a CPU."""
     seed: int = 0
     """Seed for the order of pairs, noise, timesteps, crops and initial LoRA weights."""
-    validation_steps: int = 50
-    """Optimizer steps between validation passes."""
+    validation_steps: int | None = None
+    """Optimizer steps between validation passes; if not given, as many as make validation about 3 % of what the run computes."""
     early_stopping: int = 0
     """Stop when implicit accuracy on held-out pairs has not improved for this many validation passes; 0 disables this."""
     sample_steps: int = 0
@@ -211,8 +212,11 @@ class TrainConfig:
     """Hub repository to upload the result to."""
     mixed_precision: MixedPrecision = "no"
     """Precision of the forward and backward pass: no, fp16 or bf16."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: saves memory, costs time."""
+    gradient_checkpointing: bool | Literal["auto"] = False
+    """Recompute activations in the backward pass: saves memory, costs time. true, also without a value, false, or auto: only if
+    the estimate of the run would not fit on the GPU."""
+    compile: bool = False
+    """Compile the model's repeated blocks with torch.compile. It takes minutes before the first step: for long runs on a GPU."""
     allow_tf32: bool = False
     """Use TF32 for float32 products: faster on NVIDIA Ampere GPUs and later."""
     device: str | None = field(
@@ -261,6 +265,8 @@ class TrainConfig:
             check_choice(name, getattr(self, name), allowed)
         for name in ("beta", "adam_epsilon", "max_grad_norm", "lora_alpha", "min_snr_gamma"):
             check_range(name, getattr(self, name), above=0)
+        if self.gradient_checkpointing not in (True, False):
+            check_choice("gradient_checkpointing", self.gradient_checkpointing, ("true", "false", "auto"))
         check_range("learning_rate", self.learning_rate, above=0, at_most=MAX_LEARNING_RATE)
         check_range("lora_rank", self.lora_rank, at_least=0, at_most=MAX_LORA_RANK)
         for name in ("train_batch_size", "gradient_accumulation_steps", "max_train_steps", "checkpointing_steps"):
@@ -363,10 +369,18 @@ class TrainConfig:
         return asdict(self) | {"beta": self.resolved_beta}
 
     def identity(self) -> str:
-        """Hash of the settings that affect training; resume requires the same hash."""
+        """Hash of the settings that affect training; resume requires one that `continues` accepts."""
+        return self._hash(gradient_checkpointing=False)
+
+    def continues(self, identity: object) -> bool:
+        """Whether a run with this identity is resumed by these settings: with gradient checkpointing or without, which once was
+        part of the identity."""
+        return identity in (self.identity(), self._hash(gradient_checkpointing=True))
+
+    def _hash(self, gradient_checkpointing: bool) -> str:
         settings = {
             name: value
-            for name, value in self.resolved().items()
+            for name, value in (self.resolved() | {"gradient_checkpointing": gradient_checkpointing}).items()
             if name not in _MAY_CHANGE and not (name in _OFF and value == _OFF[name])
         }
         return hashlib.sha256(canonical(settings).encode()).hexdigest()

@@ -15,7 +15,7 @@ from .recipes import merge_settings, read_settings
 
 DECIDED = (
     *(*NEEDED, "loss", "beta", "lr_scheduler", "optimizer", "proportion_empty_prompts", "allow_tf32"),
-    *("dataloader_num_workers", "checkpointing_steps", "validation_steps"),
+    *("dataloader_num_workers", "checkpointing_steps"),
 )
 """What every recipe decides. Where all of it is given, as by naming a recipe, the model is not asked for its own."""
 _OF_ONE_MODEL = ("vae", "resolution")  # a recipe's, for the very model that it names; another may have its own

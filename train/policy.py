@@ -30,8 +30,10 @@ from ..models.lora_file import read_loras
 from ..models.model import Model
 from ..models.names import LORA_FILE
 from ..models.parts import with_parts
+from .compilation import compile_blocks
 from .config import TrainConfig
 from .export.kohya import refuse_nameless_layers, save_kohya
+from .placement import prefers_channels_last, round_as_autocast, to_channels_last
 from .sharding import own_part, shard, whole_component
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -78,7 +80,7 @@ class Policy:
             UsageError: if its weights have other names or shapes.
         """
         self.component, self.family = component, family
-        self.lora = config.lora_rank > 0
+        self.lora, self.compiles = config.lora_rank > 0, config.compile
         self.sharded = config.fsdp
         """Whether its weights are split over the processes; it then runs only in all of them at once."""
         self._half = HALF.get(config.mixed_precision)
@@ -115,7 +117,9 @@ class Policy:
             component.requires_grad_(True)
             if config.needs_reference and not config.reference_draws and reference is None:
                 self._reference = copy.deepcopy(component).requires_grad_(False).eval()
-        if config.gradient_checkpointing:
+            if self._reference is not None and config.mixed_precision in HALF:
+                round_as_autocast(self._reference, HALF[config.mixed_precision])
+        if config.gradient_checkpointing is True:
             component.enable_gradient_checkpointing()
         component.train()
 
@@ -137,12 +141,16 @@ class Policy:
         return [parameter for parameter in self.component.parameters() if parameter.requires_grad]
 
     def to(self, device: torch.device) -> "Policy":
-        if self.sharded:
+        if self.sharded:  # without a reference, and not compiled
             shard(self.component, device, self._half)
-        else:
-            self.component.to(device)
-        if self._reference is not None:
-            self._reference.to(device)
+            return self
+        for component in (self.component, self._reference):
+            if component is not None:
+                component.to(device)
+                if prefers_channels_last(self.family, device):
+                    to_channels_last(component)
+                if self.compiles:
+                    compile_blocks(component)
         return self
 
     @contextmanager

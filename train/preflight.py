@@ -9,6 +9,7 @@ from ..core.errors import PrefloopError, UsageError
 from ..models.families import Family
 from ..models.lora_file import refuse_other_files
 from ..models.model import COMPONENTS
+from .compilation import refuse_no_compiler, refuse_uncompilable
 from .config import TrainConfig
 from .distributed import refuse_sharding
 from .sharding_checks import refuse_optimizer
@@ -24,6 +25,8 @@ def refuse_impossible(config: TrainConfig) -> None:
     refuse_sharding()
     if config.optimizer == "adamw8bit" and not _installed("bitsandbytes"):
         raise PrefloopError("optimizer adamw8bit needs bitsandbytes: pip install 'prefloop[bitsandbytes]'")
+    if config.compile:
+        refuse_no_compiler(_on_cpu(config))
     if config.report_to is not None:
         _refuse_missing_tracker(config.report_to)
     if config.push_to_hub is not None:
@@ -48,6 +51,8 @@ def refuse_unsuitable(config: TrainConfig, family: Family) -> None:
     if config.init_from is not None and Path(config.init_from).expanduser().is_file():
         refuse_other_files(Path(config.init_from).expanduser())
     refuse_other_component(config, family)
+    if config.compile:
+        refuse_uncompilable(family)
     if config.kohya_file and component != "unet":
         raise UsageError(
             f"kohya is a format for the LoRAs of U-Nets; {model} has a {component}, whose LoRA diffusers' own format holds"

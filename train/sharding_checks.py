@@ -37,6 +37,8 @@ def refuse_unsplittable(config: "TrainConfig") -> None:
         )
     if config.mixed_precision == "fp16":
         raise UsageError("fsdp does not scale the loss as fp16 needs it; give --mixed-precision bf16 or no")
+    if config.compile:
+        raise UsageError("compile and fsdp have not been tried together; leave one out")
     if config.aspect_buckets:
         raise UsageError(
             "aspect-buckets gives processes different numbers of batches, and a split model runs only in all of them at once; "

@@ -21,6 +21,7 @@ from ..models.parts import with_parts
 from ..models.resolve import find_model
 from ..store import PairStore, PrefloopError
 from ..store.runs import Run, run
+from .automatic import with_choices
 from .checkpoint import write_error
 from .config import TrainConfig
 from .distributed import on_cpu, refuse_unshared
@@ -96,6 +97,7 @@ def train(
         )
         refuse_unshared(output, "the output folder", ranks)
         refuse_unshared(store.path / "cache", "the store's folder", ranks)
+        config = with_choices(config, family, accelerator.device, ranks)
         if main:
             for line in about:
                 print(line, file=sys.stderr)

@@ -20,6 +20,7 @@ from .checkpoint import latest_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .data import TrainingData
 from .export.result import canonicalize_files
+from .placement import follow_layout
 from .policy import Policy
 from .run_folder.files import sync_file
 from .run_folder.overwrite import alternatives, drop_previous, other_settings
@@ -144,7 +145,7 @@ class State:
         return step
 
     def _refuse_other(self, path: Path, manifest: dict) -> None:
-        if manifest.get("config") != self.config.identity():
+        if not self.config.continues(manifest.get("config")):
             raise UsageError(other_settings(self.output))
         changed = [self.config.model] * (manifest.get("model", self.model_id) != self.model_id)
         changed += [str(self.config.reference)] * (manifest.get("reference") != self.reference_id)
@@ -197,6 +198,8 @@ def load_parts(
         states = own_parts(states, split)
     for name, part in parts.items():
         part.load_state_dict(states[name])
+        if name == "optimizer":
+            follow_layout(part)
         if isinstance(part, EMAModel):
             part.to(device)
     return states

@@ -177,7 +177,7 @@ class Trainer:
                     line = self.monitor.log(self.global_step, self.recent)
                     if bar is not None:
                         bar.set_postfix_str(line)
-                if self.global_step % config.validation_steps == 0 or last:
+                if self.global_step % self.monitor.validation.plan.steps == 0 or last:
                     last = self.monitor.validate(self.global_step) or last
                 if config.sample_steps and (self.global_step % config.sample_steps == 0 or last):
                     self.monitor.sample(self.global_step)

@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from .checkpointing import USABLE, needs_checkpointing
 from .cost_model import CostModel, CostSettings
 
 CARDS = (16, 24, 48, 80)
 """Memory of common GPUs, GiB."""
-_USABLE = 0.95
-"""Fraction of it that a run may take, because an estimate can be a few percent too low."""
 _AS_SET = ""
 
 
@@ -20,7 +19,7 @@ def options_by_card(
     options: str | None = _AS_SET
     rest, peak = _smaller(settings), _peak(costs, settings)
     for card in sorted(cards, reverse=True):
-        while peak > _USABLE * card * 2**30:
+        while peak > USABLE * card * 2**30:
             options, changed = next(rest, (None, None))
             if changed is None:
                 return dict.fromkeys(sorted(cards)) | fitting
@@ -32,7 +31,7 @@ def options_by_card(
 def _smaller(settings: CostSettings) -> Iterator[tuple[str, CostSettings]]:
     """Settings that need less and less memory, and train on the same pairs in each step."""
     options = []
-    if not settings.gradient_checkpointing:
+    if not (settings.gradient_checkpointing or settings.auto_checkpointing):
         settings = replace(settings, gradient_checkpointing=True)
         options.append("--gradient-checkpointing")
         yield " ".join(options), settings
@@ -44,7 +43,26 @@ def _smaller(settings: CostSettings) -> Iterator[tuple[str, CostSettings]]:
 
 
 def _peak(costs: CostModel, settings: CostSettings) -> int:
+    if settings.auto_checkpointing:  # which turns it on where it is needed
+        settings = replace(settings, gradient_checkpointing=True)
     return max(sum(parts.values()) for parts in costs.memory(settings).values())
+
+
+def checkpointing_by_card(
+    costs: CostModel, settings: CostSettings, cards: Sequence[float] = CARDS
+) -> dict[float, bool]:
+    """GiB of memory → whether auto turns gradient checkpointing on; empty if the settings do not leave it to that."""
+    if not settings.auto_checkpointing:
+        return {}
+    return {card: needs_checkpointing(costs, settings, int(card * 2**30)) for card in sorted(cards)}
+
+
+def auto_text(checkpointing: Mapping[float, bool], here: bool) -> str:
+    """Such as "; gradient checkpointing is auto: off here, on with 16 GB, off with 24, 48, 80 GB"."""
+    words = {True: "on", False: "off"}
+    sizes = {on: ", ".join(str(card) for card, is_on in checkpointing.items() if is_on == on) for on in words}
+    parts = [f"{words[on]} with {listed} GB" for on, listed in sizes.items() if listed]
+    return f"; gradient checkpointing is auto: {', '.join([f'{words[here]} here', *parts])}" if checkpointing else ""
 
 
 def cards_text(fitting: Mapping[float, str | None]) -> str:

@@ -19,6 +19,7 @@ from ...models.cost.flop_counter import PassCost, ResultMemo, checkpointing_func
 from ...models.cost.speed import AUTOCAST_DTYPES, DeviceSpeed
 from ...models.families import Family
 from ..config import VaeDtype
+from ..placement import rounded_numel
 
 Optimizer = Literal["adamw", "adafactor", "adamw8bit"]
 Phase = Literal["caching", "forward and backward", "optimizer step"]
@@ -77,6 +78,10 @@ class CostSettings:
     separate_reference: bool = False
     """Whether the reference is another model than the one that training starts from."""
     vae_dtype: VaeDtype = "float32"
+    validation_pairs: int = 0
+    """Pairs that all validation passes denoise, at one timestep each."""
+    auto_checkpointing: bool = False
+    """Whether gradient_checkpointing is what auto chose for one device."""
 
 
 def cache_bytes(family: Family, data: DatasetSize, settings: CostSettings) -> dict[str, int]:
@@ -128,7 +133,9 @@ class CostModel:
             "overhead": OVERHEAD_BYTES,
         }
         if settings.has_reference and settings.lora_rank == 0 and not settings.reference_draws:
-            persistent["reference"] = FLOAT_BYTES * n_weights
+            model = self.component(settings).model
+            n_rounded = rounded_numel(model) if frozen_bytes == HALF_BYTES else 0
+            persistent["reference"] = FLOAT_BYTES * n_weights - (FLOAT_BYTES - HALF_BYTES) * n_rounded
         elif settings.separate_reference:  # beside a LoRA it is in the frozen weights' precision
             persistent["reference"] = frozen_bytes * (n_weights - n_trainable)
         if settings.ema:
@@ -164,6 +171,13 @@ class CostModel:
             ),
             "training": self._seconds(
                 (step.forward_flops + step.backward_flops) / settings.train_batch_size * n_pairs_seen,
+                settings.mixed_precision,
+            ),
+            "validation": self._seconds(
+                2
+                * step.forward_flops
+                / (settings.train_batch_size * settings.images_per_pair)
+                * settings.validation_pairs,
                 settings.mixed_precision,
             ),
         }

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -20,9 +20,11 @@ from ..cache import encode_batch
 from ..config import TrainConfig
 from ..data import noise_of
 from ..export.result import output_of
+from ..monitor.validation_plan import plan_validation
 from ..optimizers import learning_rate, optimizer_name
 from ..pairs import Pairs, select_pairs
 from ..preflight import refuse_impossible, refuse_unsuitable
+from .checkpointing import choose_checkpointing
 from .cost_model import CostSettings, DatasetSize
 from .drawn import assumed_latents, drawn_latents
 from .estimate import Estimate, estimate, format_estimate
@@ -47,7 +49,8 @@ def dry_run(
     family = with_text_defaults(family_of(model))
     refuse_unsuitable(config, family)
     if n_pairs is not None:
-        drawn, n_held_out = assumed_latents(n_pairs, config), 0
+        drawn = assumed_latents(n_pairs, config)
+        n_held_out = round(n_pairs / 19)  # beside them, of one prompt in twenty
         data = DatasetSize(n_pairs=n_pairs, n_images=2 * n_pairs, n_prompts=n_pairs, n_latents=drawn)
     else:
         assert store is not None
@@ -62,7 +65,11 @@ def dry_run(
     use_cuda = not config.on_cpu and torch.cuda.is_available()
     device = torch.device("cuda" if use_cuda else "cpu")
     n_devices = max(1, torch.cuda.device_count()) if use_cuda else 1
-    estimated = estimate(family, data, cost_settings(config, family, device.type), measured_speed(device))
+    plan = plan_validation(config, n_held_out)
+    settings = replace(cost_settings(config, family, device.type), validation_pairs=plan.n_denoised(config))
+    if settings.auto_checkpointing:
+        settings = replace(settings, gradient_checkpointing=choose_checkpointing(family, settings, device))
+    estimated = estimate(family, data, settings, measured_speed(device))
     resolved = config.resolved() | {
         "optimizer": optimizer_name(config, family),
         "resolution": config.resolution or family.resolution,
@@ -74,6 +81,7 @@ def dry_run(
     derived = {
         "family": family.name,
         "n_validation_pairs": n_held_out,
+        "validation": asdict(plan),
         "beta_mean": beta,
         "beta_sum": None if beta is None else beta / math.prod(shape),
         "absolute_learning_rate": learning_rate(config, n_devices),
@@ -82,7 +90,9 @@ def dry_run(
     }
     split = split_bytes(estimated.memory_bytes) if config.fsdp else None
     values = plain({"config": resolved} | derived | {"estimate": asdict(estimated), "bytes_by_processes": split})
-    held_out = f"{plural(n_held_out, 'pair')} held out" if n_pairs is None else "pairs are assumed, none held out"
+    held_out = f"{'' if n_pairs is None else 'pairs are assumed, '}{plural(n_held_out, 'pair')} held out"
+    if n_held_out:
+        held_out += f", {plan.n_pairs:,} validated every {plural(plan.steps, 'step')}"
     sigma = f" (sigma {noise.density}, shift {noise.shift:g})" if flow else ""
     lines = [
         f"{name.replace('_', '-')} = {json.dumps(value)}"
@@ -140,7 +150,8 @@ def cost_settings(config: TrainConfig, family: Family, device: str = "cuda") -> 
         lora_rank=config.lora_rank,
         lora_targets=config.lora_targets,
         mixed_precision=config.mixed_precision,
-        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing=config.gradient_checkpointing is True,
+        auto_checkpointing=config.gradient_checkpointing == "auto",
         optimizer=name,
         images_per_pair=2 if config.method.needs_rejected else 1,
         has_reference=config.needs_reference,

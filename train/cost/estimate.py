@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from ...core.text import duration, percent, size
 from ...models.cost.speed import DeviceSpeed
 from ...models.families import Family
-from .cards import cards_text, options_by_card
+from .cards import auto_text, cards_text, checkpointing_by_card, options_by_card
 from .cost_model import (
     OVERHEAD_BYTES,
     CostModel,
@@ -52,9 +52,15 @@ class Estimate:
     peak_bytes: int
     cards: dict[float, str | None]
     """GiB of a GPU's memory → the options that make the run fit, "" for none; None if it is too small."""
+    auto_checkpointing: dict[float, bool]
+    """GiB of a GPU's memory → whether gradient checkpointing auto turns it on; empty without auto."""
+    gradient_checkpointing: bool
+    """Whether it is on here."""
     seconds: dict[str, float]
-    """Caching, the reference model's errors and training, which follow one another."""
+    """Caching, the reference model's errors, training and validation."""
     total_seconds: float
+    validation_share: float
+    """Fraction of the time after caching."""
     flops_per_pair: int
     """In a training step, without the reference model's."""
     speed: DeviceSpeed
@@ -91,8 +97,11 @@ def estimate(family: Family, data: DatasetSize, settings: CostSettings, speed: D
         peak_phase=phase,
         peak_bytes=peak,
         cards=options_by_card(costs, settings),
+        auto_checkpointing=checkpointing_by_card(costs, settings),
+        gradient_checkpointing=settings.gradient_checkpointing,
         seconds=seconds,
         total_seconds=sum(seconds.values()),
+        validation_share=seconds["validation"] / (sum(seconds.values()) - seconds["caching"]),
         flops_per_pair=(step.forward_flops + step.backward_flops) // settings.train_batch_size,
         speed=speed,
         mixed_precision=settings.mixed_precision,
@@ -147,8 +156,11 @@ def format_estimate(estimate: Estimate) -> str:
         f"{size(estimate.bytes_per_prompt)}"
     )
     times = ", ".join(f"{name} {duration(seconds)}" for name, seconds in estimate.seconds.items() if seconds)
+    if estimate.seconds["validation"]:
+        times += f" ({percent(estimate.validation_share)} of the run)"
     lines.append(f"time      {duration(estimate.total_seconds)}: {times}")
-    lines.append(f"cards     {cards_text(estimate.cards)}")
+    auto = auto_text(estimate.auto_checkpointing, estimate.gradient_checkpointing)
+    lines.append(f"cards     {cards_text(estimate.cards)}{auto}")
     for number, tradeoff in enumerate(estimate.tradeoffs):
         start = "options   " if number == 0 else "          "
         memory, time_taken = _memory_change(tradeoff.saved_bytes), _time_change(tradeoff.time_change)
@@ -159,7 +171,7 @@ def format_estimate(estimate: Estimate) -> str:
         f"These are estimates. FLOPs ({estimate.flops_per_pair / 1e12:.3g} TFLOP per pair and training step) and activations "
         f"are counted on the model's config; memory includes {size(OVERHEAD_BYTES)} of overhead for the driver and the "
         f"allocator; time assumes {percent(speed.utilization, 0)} of the {rate / 1e12:.3g} TFLOP/s that a matrix product reached on "
-        f"{speed.device}, and excludes loading, validation and checkpoints."
+        f"{speed.device}, and excludes loading and checkpoints."
     )
     return "\n".join(lines)
 

@@ -57,6 +57,7 @@ class Monitor:
             self._begin(step)
         else:
             self.ranks.on_main(lambda: self._begin(step))
+        self.validation.follow(self.ranks.from_main(self.validation.plan))  # of the run that is resumed
 
     def _begin(self, step: int) -> None:
         if not step:
@@ -74,8 +75,10 @@ class Monitor:
             self.validation.compute_reference(errors_of, kept)
         else:
             self.validation.take_part(errors_of)
-        if step == 0:
+        if step == 0 and self.config.reference is not None:
             self._run_validation(0, self._unless_stopped(self.denoiser.policy_errors))
+        elif step == 0 and self.ranks.is_main:
+            self._keep_validation(self.validation.run_as_reference(0))
 
     def _unless_stopped(self, errors_of: Callable[[list[Batch]], Errors]) -> Callable[[list[Batch]], Errors]:
         def checked(batches: list[Batch]) -> Errors:
@@ -103,16 +106,18 @@ class Monitor:
 
     def _run_validation(self, step: int, errors_of: Callable[[list[Batch]], Errors] | None = None) -> None:
         errors_of = errors_of or self.denoiser.policy_errors
-        if not self.ranks.is_main:
+        if self.ranks.is_main:
+            self._keep_validation(self.validation.run(errors_of, step))
+        else:
             self.validation.take_part(errors_of)
-            return
-        rows = self.validation.run(errors_of, step)
+
+    def _keep_validation(self, rows: list[dict[str, Any]]) -> None:
         append_rows(self.output / "validation.csv", COLUMNS, rows)
         self.last_validation = rows[0]
         for row in rows if self.config.report_to else ():
             prefix = "validation" if row["bin"] == "all" else f"validation/bin {row['bin']}"
             values = {f"{prefix}/{name}": row[name] for name in COLUMNS[4:] if row[name] is not None}
-            self.accelerator.log(values, step=step)
+            self.accelerator.log(values, step=row["step"])
 
     def validate(self, step: int) -> bool:
         """Run a validation pass; whether training stops early because the passes no longer improve."""

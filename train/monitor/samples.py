@@ -1,7 +1,7 @@
 """Images for a few held-out prompts during training: the reference's and the policy's, from the same noise."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,6 +22,7 @@ from ..cache import EMPTY_PROMPT_ID
 from ..config import TrainConfig
 from ..data import TrainingData, derived_seed
 from ..pairs import Pair
+from ..placement import in_float32
 from ..policy import Policy, load_vae
 from ..ranks import ALONE, Ranks
 
@@ -77,7 +78,11 @@ class Samples:
 
     def _write_references(self, device: torch.device) -> None:
         self.folder.mkdir(exist_ok=True)
-        with self.policy.reference(self.policy.component) as component:
+        # a LoRA's reference is the component itself
+        with (
+            self.policy.reference(self.policy.component) as component,
+            nullcontext() if self.policy.lora else in_float32(component),
+        ):
             for path, image in zip(self._references, self._images(component, device), strict=True):
                 if self.ranks.is_main:
                     write_atomic(path, png_bytes(image))

@@ -4,6 +4,7 @@ import json
 import random
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..data import Batch, Sample, TrainingData, derived_seed
 from ..losses import dpo_logits
 from ..objective import Errors
 from ..tensor_file import DamagedError, read_tensors, write_tensors
+from .validation_plan import LEAST_STEPS, MAX_PAIRS, N_BINS, ValidationPlan, plan_validation
 
 COLUMNS = (
     "step",
@@ -35,14 +37,14 @@ COLUMNS = (
     "implicit_accuracy_high",
     "dpo_weight",
 )
-N_BINS = 5
-MAX_PAIRS = 256  # more narrow the interval by little and cost time
 REFERENCE_FILE = "validation_reference.safetensors"
 
 
-def validated(n: int, seed: int) -> list[int]:
-    """Numbers of those of n held-out pairs that are validated on."""
-    return list(range(n)) if n <= MAX_PAIRS else sorted(random.Random(seed).sample(range(n), MAX_PAIRS))
+def validated(n: int, seed: int, n_pairs: int = MAX_PAIRS) -> list[int]:
+    """Numbers of those of n held-out pairs that are validated on, in order; those of a smaller `n_pairs` are among them."""
+    if n <= n_pairs:
+        return list(range(n))
+    return sorted(random.Random(seed).sample(range(n), min(n, MAX_PAIRS))[:n_pairs])
 
 
 class Validation:
@@ -50,18 +52,22 @@ class Validation:
 
     def __init__(self, data: TrainingData, config: TrainConfig) -> None:
         self.data, self.config = data, config
-        held_out = data.pairs.validation
-        pairs = list(held_out.select(validated(len(held_out), config.seed)))
-        self.pairs = pairs
         self.bins = data.noise.bins(N_BINS)
         """The first and the last timestep of each."""
+        self.reference: tuple[Tensor, Tensor] | None = None  # each (bins * pairs,)
+        self.follow(plan_validation(config, len(data.pairs.validation)))
+
+    def follow(self, plan: ValidationPlan) -> None:
+        """Validate as often, and on as many pairs."""
+        config, held_out = self.config, self.data.pairs.validation
+        self.plan = plan
+        self.pairs = list(held_out.select(validated(len(held_out), config.seed, plan.n_pairs)))
         self.draws = []
         for number, (first, _) in enumerate(self.bins):
-            for pair in pairs:
+            for pair in self.pairs:
                 seed = derived_seed(config.seed, "validation", pair.pair_id, first)
-                timestep = data.noise.timestep_in(number, N_BINS, seed)
+                timestep = self.data.noise.timestep_in(number, N_BINS, seed)
                 self.draws.append(Sample(pair, seed, quantile=0.5, timestep=timestep))
-        self.reference: tuple[Tensor, Tensor] | None = None  # each (bins * pairs,)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -73,11 +79,14 @@ class Validation:
     def compute_reference(self, errors_of: Callable[[list[Batch]], Errors], folder: Path) -> None:
         """Compute the reference's errors, once per run, and keep them in its folder."""
         self.reference = self._errors(errors_of)
-        metadata = {"seed": str(self.config.seed), "draws": self._draws_hash()}
+        metadata = {"seed": str(self.config.seed), "draws": self._draws_hash(), "steps": str(self.plan.steps)}
         write_tensors(folder / REFERENCE_FILE, dict(zip(("chosen", "rejected"), self.reference, strict=True)), metadata)
 
     def load_reference(self, folder: Path) -> bool:
-        """Load the errors that an earlier part of the run kept; whether they are intact and belong to these pairs."""
+        """Load the errors that an earlier part of the run kept; whether they are intact and belong to these pairs.
+
+        The run goes on with as many pairs, and as often, unless the settings say how often.
+        """
         path = folder / REFERENCE_FILE
         try:
             kept, metadata = read_tensors(path)
@@ -86,7 +95,11 @@ class Validation:
         except DamagedError:
             print(f"{path} is damaged, or has no checksum; computing it again", file=sys.stderr)
             return False
+        steps = metadata.get("steps", "")
+        begun = ValidationPlan(int(steps) if steps.isdigit() else LEAST_STEPS, len(kept["chosen"]) // N_BINS)
+        self.follow(replace(begun, steps=self.config.validation_steps or begun.steps))
         if metadata.get("draws") != self._draws_hash():
+            self.follow(plan_validation(self.config, len(self.data.pairs.validation)))
             return False
         self.reference = (kept["chosen"], kept["rejected"])
         return True
@@ -113,8 +126,16 @@ class Validation:
 
     def run(self, errors_of: Callable[[list[Batch]], Errors], step: int) -> list[dict[str, Any]]:
         """A row for all timesteps and one for each bin, by COLUMNS; the reference's errors must be there."""
+        return self._rows(self._errors(errors_of), step)
+
+    def run_as_reference(self, step: int) -> list[dict[str, Any]]:
+        """The rows of a policy that is its reference still."""
         assert self.reference is not None
-        errors = torch.stack([*self._errors(errors_of), *self.reference]).double().numpy()  # (4, bins * pairs)
+        return self._rows(self.reference, step)
+
+    def _rows(self, policy_errors: tuple[Tensor, Tensor], step: int) -> list[dict[str, Any]]:
+        assert self.reference is not None
+        errors = torch.stack([*policy_errors, *self.reference]).double().numpy()  # (4, bins * pairs)
         by_bin = errors.reshape(4, len(self.bins), len(self.pairs))
         rows = [self._row("all", (self.bins[0][0], self.bins[-1][1]), errors)]
         rows += [self._row(k, timesteps, by_bin[:, k]) for k, timesteps in enumerate(self.bins)]

@@ -13,6 +13,7 @@ from ...core.locks import locked
 from ..checkpoint import MANIFEST, newest_first
 from ..config import TrainConfig
 from ..distributed import several_processes
+from .choices import forget_choices
 from .marker import read_marker, write_marker
 from .overwrite import alternatives, other_settings, recover, refuse_overwriting, set_aside, was_interrupted
 from .saved_pairs import delete_pairs
@@ -82,6 +83,7 @@ def _begin(output: Path, config: TrainConfig, resume: bool, overwrite: bool) -> 
     if not newest_first(output):
         write_marker(output, config=config.identity())
         delete_pairs(output)
+        forget_choices(output)
 
 
 def _refuse_occupied(output: Path, config: TrainConfig, resume: bool, overwrite: bool) -> None:
@@ -92,7 +94,7 @@ def _refuse_occupied(output: Path, config: TrainConfig, resume: bool, overwrite:
         _refuse_finished(output, config, resume)
     elif not _is_free(output) and run_identity(output) is None:
         raise UsageError(f"{output} is not empty and holds no run of train; name another folder")
-    if newest_first(output) and run_identity(output) != config.identity():
+    if newest_first(output) and not config.continues(run_identity(output)):
         raise UsageError(other_settings(output))
 
 

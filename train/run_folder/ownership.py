@@ -15,7 +15,7 @@ from .readme import README, is_our_readme
 _RECORD = "result.json"
 _RUN_FILE = re.compile(
     r"\.lock"
-    r"|\.run/(\.?)(run\.json|pairs\.parquet|result\.json|validation_reference\.safetensors)(\.\d+)?(\.tmp)?"
+    r"|\.run/(\.?)(run\.json|choices\.json|pairs\.parquet|result\.json|validation_reference\.safetensors)(\.\d+)?(\.tmp)?"
     r"|(metrics|validation)\.csv|training\.png|\.((metrics|validation)\.csv|training\.png)\.\d+\.tmp"
     r"|samples/((reference-\d+|step-\d{6,})\.png|\.(reference-\d+|step-\d{6,})\.png\.\d+\.tmp)"
     r"|logs/(.+/)?(events\.out\.tfevents\.[^/]+|hparams\.yml)"

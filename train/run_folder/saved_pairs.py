@@ -51,7 +51,7 @@ def load_pairs(output: Path, config: TrainConfig, store: PairStore) -> Pairs | N
 def has_saved_pairs(output: Path, config: TrainConfig) -> bool:
     """Whether a run with these settings continues with the pairs it began with."""
     marker = read_marker(output)
-    return marker is not None and marker.get("config") == config.identity() and "pairs" in marker
+    return marker is not None and config.continues(marker.get("config")) and "pairs" in marker
 
 
 def _rows(output: Path, config: TrainConfig) -> pa.Table | None:
