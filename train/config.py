@@ -16,6 +16,7 @@ from .methods import METHODS, Method
 
 Optimizer = Literal["auto", "adamw", "adafactor", "adamw8bit"]
 MixedPrecision = Literal["no", "fp16", "bf16"]
+Quantize = Literal["no", "int8", "nf4"]
 Format = Literal["auto", "pipeline", "unet", "transformer", "lora", "kohya"]
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -60,6 +61,7 @@ _OFF = {
     "anchor": 0.0,
     "sft_weight": 0.0,
     "lora_targets": None,
+    "quantize": "no",
     "timestep_density": None,
     "timestep_shift": None,
     "reference": None,
@@ -207,6 +209,9 @@ class TrainConfig:
     """Hub repository to upload the result to."""
     mixed_precision: MixedPrecision = "no"
     """Precision of the forward and backward pass: no, fp16 or bf16."""
+    quantize: Quantize = "no"
+    """int8 or nf4: keep the weights that a LoRA leaves as they are in 8 or 4 bits, which takes a half or a quarter of the memory
+    of bf16, and time. The result is a LoRA for the model as it is. Needs bitsandbytes."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: saves memory, costs time."""
     allow_tf32: bool = False
@@ -237,6 +242,7 @@ class TrainConfig:
         choices: dict[str, Collection[str]] = {
             "loss": METHODS,
             "mixed_precision": get_args(MixedPrecision),
+            "quantize": get_args(Quantize),
             "optimizer": get_args(Optimizer),
             "format": get_args(Format),
             "lr_scheduler": LR_SCHEDULERS,

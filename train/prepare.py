@@ -48,7 +48,7 @@ _AFFECT_REFERENCE = (
     "lora_rank",
 )
 # Likewise, if they are given: hashes of earlier versions do not contain them.
-_AFFECT_REFERENCE_IF_GIVEN = ("timestep_density", "timestep_shift", "min_timestep", "max_timestep")
+_AFFECT_REFERENCE_IF_GIVEN = ("timestep_density", "timestep_shift", "min_timestep", "max_timestep", "quantize")
 
 
 def data_for_run(
@@ -172,7 +172,7 @@ def with_reference_errors(
     """
     settings = {name: value for name, value in asdict(data.config).items() if name in _AFFECT_REFERENCE}
     settings |= {
-        name: value for name in _AFFECT_REFERENCE_IF_GIVEN if (value := getattr(data.config, name)) is not None
+        name: value for name in _AFFECT_REFERENCE_IF_GIVEN if (value := getattr(data.config, name)) not in (None, "no")
     }
     if data.noise.prediction_type == "flow":  # the draws of a pair share its range of noise levels
         settings["reference_draws"] = data.config.reference_draws
