@@ -78,7 +78,7 @@ def test_a_lora_learns_as_beside_an_unquantized_base_and_the_base_stays(make: Ma
 
 @pytest.mark.parametrize("quantize", KINDS)
 def test_every_precision_computes_in_its_own_dtype(make: Make, quantize: str):
-    errors = []
+    errors, weights = [], []
     for precision in ("no", "bf16"):
         trainer = make("sd35", quantize=quantize, mixed_precision=precision)
         errors.append(trainer.denoiser.policy_errors(trainer.data.batch(0, 4)).chosen)
@@ -88,7 +88,9 @@ def test_every_precision_computes_in_its_own_dtype(make: Make, quantize: str):
         scales = [layer.scales.dtype for layer in component.modules() if isinstance(layer, QuantizedLinear)]
         assert set(scales) == {torch.float32}
         assert {weight.dtype for weight in trainer.policy.parameters()} == {torch.float32}
+        weights.append(held(component))
     assert errors[1].dtype == torch.float32
+    assert all(torch.equal(weights[1][name], weight) for name, weight in weights[0].items())  # of the float32 weights
     torch.testing.assert_close(errors[1], errors[0], rtol=0.03, atol=0.0)
 
 
