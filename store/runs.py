@@ -18,7 +18,17 @@ from ..core.errors import Interrupted
 from ..core.json import plain, utf8
 from .pairstore import PairStore
 
-_PACKAGES = ("prefloop", "torch", "diffusers", "transformers", "open_clip_torch", "accelerate", "peft", "duckdb")
+_PACKAGES = (
+    "prefloop",
+    "torch",
+    "diffusers",
+    "transformers",
+    "open_clip_torch",
+    "accelerate",
+    "peft",
+    "bitsandbytes",
+    "duckdb",
+)
 
 
 _enclosing: ContextVar[tuple[Path, UUID] | None] = ContextVar("enclosing", default=None)

@@ -106,7 +106,11 @@ def occupied(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train --labeler me --model tiny --output-dir mine", 2, "mine is not empty and holds no run of train"),
         ("train --labeler me --model tiny --output-dir mine --overwrite", 2, "no run of train began in mine"),
         ("train --labeler me --model tiny --output-dir new --report-to trackio", 1, "trackio is not installed"),
-        ("train --labeler me --model tiny --output-dir new --optimizer adamw8bit", 1, "needs bitsandbytes"),
+        (
+            "train --labeler me --model tiny --output-dir new --quantize nf4 --lora-rank 0",
+            2,
+            "give a --lora-rank above 0",
+        ),
         ("train --labeler me --model tiny --output-dir new --format transformer", 2, "give --format unet"),
         ("train --labeler me --model tiny --output-dir new --cpu --device cuda", 2, "--cpu is --device cpu"),
         ("train --labeler me --model tiny --output-dir new --device cuda:1", 2, "choose from cuda, mps, cpu"),

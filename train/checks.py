@@ -91,6 +91,8 @@ def refuse_contradictions(config: "TrainConfig") -> None:
         )
     if config.reference_draws and config.min_snr_gamma is not None:
         raise UsageError("reference-draws and min-snr-gamma cannot be combined; leave one out")
+    if config.quantize != "no" and not config.lora_rank:
+        raise UsageError(f"quantize {config.quantize} is for a LoRA's frozen weights; give a --lora-rank above 0")
     if config.format == "lora" and not config.lora_rank:
         raise UsageError("--format lora needs a --lora-rank above 0")
     if config.kohya_file and not config.lora_rank:

@@ -35,7 +35,7 @@ def _recipes() -> dict[str, str]:
         "input_perturbation reference_draws dataloader_num_workers seed",
         "Monitoring": "validation_steps early_stopping sample_steps n_samples report_to tracker_project_name",
         "Output": "format kohya push_to_hub",
-        "Machine": "device mixed_precision gradient_checkpointing compile allow_tf32 cpu fsdp process_timeout",
+        "Machine": "device mixed_precision quantize gradient_checkpointing compile allow_tf32 cpu fsdp process_timeout",
         "Run": "revision vae vae_dtype init_from reference checkpointing_steps checkpoints_total_limit",
     },
     other_models=NEEDED,

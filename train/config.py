@@ -17,6 +17,7 @@ from .methods import METHODS, Method
 Optimizer = Literal["auto", "adamw", "adafactor", "adamw8bit"]
 MixedPrecision = Literal["no", "fp16", "bf16"]
 VaeDtype = Literal["float32", "bfloat16", "float16"]
+Quantize = Literal["no", "int8", "nf4"]
 Format = Literal["auto", "pipeline", "unet", "transformer", "lora", "kohya"]
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -63,6 +64,7 @@ _OFF = {
     "anchor": 0.0,
     "sft_weight": 0.0,
     "lora_targets": None,
+    "quantize": "no",
     "timestep_density": None,
     "timestep_shift": None,
     "reference": None,
@@ -217,6 +219,9 @@ class TrainConfig:
     the estimate of the run would not fit on the GPU."""
     compile: bool = False
     """Compile the model's repeated blocks with torch.compile. It takes minutes before the first step: for long runs on a GPU."""
+    quantize: Quantize = "no"
+    """int8 or nf4: keep the weights that a LoRA leaves as they are in 8 or 4 bits, which takes a half or a quarter of the memory
+    of bf16, and time. The result is a LoRA for the model as it is. Needs bitsandbytes."""
     allow_tf32: bool = False
     """Use TF32 for float32 products: faster on NVIDIA Ampere GPUs and later."""
     device: str | None = field(
@@ -254,6 +259,7 @@ class TrainConfig:
         choices: dict[str, Collection[str]] = {
             "loss": METHODS,
             "mixed_precision": get_args(MixedPrecision),
+            "quantize": get_args(Quantize),
             "optimizer": get_args(Optimizer),
             "format": get_args(Format),
             "lr_scheduler": LR_SCHEDULERS,

@@ -30,6 +30,7 @@ from ..models.lora_file import read_loras
 from ..models.model import Model
 from ..models.names import LORA_FILE
 from ..models.parts import with_parts
+from ..models.quantized import QuantizedLinear, quantize
 from .compilation import compile_blocks
 from .config import TrainConfig
 from .export.kohya import refuse_nameless_layers, save_kohya
@@ -71,10 +72,18 @@ class Policy:
     """A U-Net or transformer with trainable weights, and its reference: another model, a frozen copy, or itself with the adapter
     disabled."""
 
-    def __init__(self, component: Any, config: TrainConfig, family: Family, reference: Any = None) -> None:
+    def __init__(
+        self,
+        component: Any,
+        config: TrainConfig,
+        family: Family,
+        reference: Any = None,
+        device: torch.device | None = None,
+    ) -> None:
         """
         Args:
             reference: the component of another model to compare with.
+            device: where weights are quantized, if they are; where they lie if not given, and a CPU takes minutes for billions.
 
         Raises:
             UsageError: if its weights have other names or shapes.
@@ -88,12 +97,11 @@ class Policy:
         if reference is not None:
             _refuse_other_shapes(component, reference, config)
             reference.requires_grad_(False).eval()
-            if self.lora and config.mixed_precision in HALF:
-                reference.to(HALF[config.mixed_precision])  # as the policy's own frozen weights
+            if self.lora:
+                _shrink(reference, config, device)
         if self.lora:
             component.requires_grad_(False)
-            if config.mixed_precision in HALF:
-                component.to(HALF[config.mixed_precision])  # frozen: both models round it the same way
+            _shrink(component, config, device)
             self.lora_layers = lora_layers(component, config.lora_targets, family.lora_targets)
             """Names of the layers that the LoRA is put on."""
             if config.kohya_file:
@@ -135,7 +143,9 @@ class Policy:
         if not self.lora:
             return f"training {millions}"
         n_linear = sum(isinstance(module, nn.Linear) for module in self.component.modules()) - 2 * len(self.lora_layers)
-        return f"LoRA on {len(self.lora_layers)} of {n_linear} linear layers, {millions}"
+        text = f"LoRA on {len(self.lora_layers)} of {n_linear} linear layers, {millions}"
+        quantized = [module.kind for module in self.component.modules() if isinstance(module, QuantizedLinear)]
+        return text + (f"; the weights of {len(quantized)} are in {quantized[0]}" if quantized else "")
 
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.component.parameters() if parameter.requires_grad]
@@ -266,6 +276,14 @@ class Policy:
         """The whole pipeline with the tuned component."""
         vae = {} if model.composition.vae is None else {"vae": loading.load_vae(model)}
         loading.load_root(model, **{self.family.component: self.whole_component(model)}, **vae).save_pretrained(output)
+
+
+def _shrink(frozen: Any, config: TrainConfig, device: torch.device | None) -> None:
+    """Keep float32 weights as the run uses them; policy and reference round theirs the same way."""
+    if config.quantize != "no":
+        quantize(frozen, config.quantize, device)
+    if config.mixed_precision in HALF:
+        frozen.to(HALF[config.mixed_precision])
 
 
 def _refuse_other_shapes(component: Any, reference: Any, config: TrainConfig) -> None:

@@ -27,6 +27,8 @@ def refuse_impossible(config: TrainConfig) -> None:
         raise PrefloopError("optimizer adamw8bit needs bitsandbytes: pip install 'prefloop[bitsandbytes]'")
     if config.compile:
         refuse_no_compiler(_on_cpu(config))
+    if config.quantize != "no" and not _installed("bitsandbytes"):
+        raise PrefloopError(f"quantize {config.quantize} needs bitsandbytes: pip install 'prefloop[bitsandbytes]'")
     if config.report_to is not None:
         _refuse_missing_tracker(config.report_to)
     if config.push_to_hub is not None:

@@ -50,7 +50,7 @@ _AFFECT_REFERENCE = (
     "lora_rank",
 )
 # Likewise, if they are given: hashes of earlier versions do not contain them.
-_AFFECT_REFERENCE_IF_GIVEN = ("timestep_density", "timestep_shift", "min_timestep", "max_timestep")
+_AFFECT_REFERENCE_IF_GIVEN = ("timestep_density", "timestep_shift", "min_timestep", "max_timestep", "quantize")
 
 
 def data_for_run(
@@ -192,7 +192,7 @@ def with_reference_errors(
     """
     settings = {name: value for name, value in asdict(data.config).items() if name in _AFFECT_REFERENCE}
     settings |= {
-        name: value for name in _AFFECT_REFERENCE_IF_GIVEN if (value := getattr(data.config, name)) is not None
+        name: value for name in _AFFECT_REFERENCE_IF_GIVEN if (value := getattr(data.config, name)) not in (None, "no")
     }
     if data.config.vae_dtype != "float32":
         settings["vae_dtype"] = data.config.vae_dtype

@@ -97,6 +97,7 @@ class Trainer:
             config,
             self.data.family,
             None if reference is None else load_component(reference),
+            device,
         ).to(device)
         if config.kohya_file:
             self.policy.refuse_nameless(self.model)

@@ -13,6 +13,7 @@ from ..families import Family
 from ..families.checks import component_from
 from ..families.settings import PipelineSettings
 from ..lora import add_adapter, lora_layers
+from ..quantized import quantizable
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class TrainedComponent:
     """Linear layers, without the LoRA's own."""
     n_lora_layers: int
     """Those that the LoRA is on; 0 if every weight is trained."""
+    quantizable: tuple[int, ...] = ()
+    """Number of weights in each layer that can be quantized beside a LoRA."""
 
     @property
     def n_parameters(self) -> int:
@@ -50,16 +53,17 @@ def trained_component(
     """
     with torch.device("meta"):
         model: Any = component_from(family.model_class, family.settings.parts[family.component])
-        n_linear, layers = sum(isinstance(module, nn.Linear) for module in model.modules()), []
+        n_linear, layers, sizes = sum(isinstance(module, nn.Linear) for module in model.modules()), [], ()
         if lora_rank:
             layers = lora_layers(model, lora_targets, family.lora_targets)
             nn.Module.to(model.requires_grad_(False), frozen_dtype)  # diffusers' own warns of modules it keeps
+            sizes = tuple(layer.weight.numel() for layer in quantizable(model).values())
             add_adapter(model, LoraConfig(r=lora_rank, target_modules=list(layers)))
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
     # a constructor may make tensors of numpy's, which no device is chosen for
-    return TrainedComponent(model.to("meta").train(), n_linear, len(layers))
+    return TrainedComponent(model.to("meta").train(), n_linear, len(layers), sizes)
 
 
 def frozen_vae(family: Family) -> Any:

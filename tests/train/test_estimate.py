@@ -148,6 +148,24 @@ def test_each_card_gets_the_first_options_that_fit():
     ]
 
 
+def test_a_lora_is_quantized_where_nothing_else_makes_it_fit():
+    more, less = 1 + 1e-7, 1 - 1e-7  # of 1 GiB of overhead, a tiny model is little
+    settings = replace(SETTINGS, lora_rank=4, gradient_checkpointing=True, train_batch_size=1)
+    costs = CostModel(TINY, DATA, SPEED)
+    exact = []
+    for kind in ("no", "int8", "nf4"):
+        memory = costs.memory(replace(settings, quantize=kind)).values()
+        exact.append(max(sum(parts.values()) for parts in memory) / 2**30 / 0.95)
+    for card, option in zip(exact, ["", "--quantize int8", "--quantize nf4"], strict=True):
+        assert options_by_card(costs, settings, (card * more,)) == {card * more: option}
+    assert options_by_card(costs, settings, (exact[2] * less,)) == {exact[2] * less: None}
+    # what is in 8 bits already has 4 left; a run that trains every weight has nothing to quantize
+    assert list(options_by_card(costs, replace(settings, quantize="int8"), (exact[2] * more,)).values()) == [
+        "--quantize nf4"
+    ]
+    assert list(options_by_card(costs, replace(settings, lora_rank=0), (exact[0] * more,)).values()) == [None]
+
+
 def test_cards_with_the_same_options_are_named_together():
     text = cards_text({16: None, 24: "--gradient-checkpointing", 48: "", 80: ""})
     assert text == "16 GB too small; 24 GB with --gradient-checkpointing; 48, 80 GB as set"

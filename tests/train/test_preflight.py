@@ -38,6 +38,11 @@ IMPOSSIBLE = [
     ({"mixed_precision": "fp16"}, UsageError, "mixed-precision fp16 needs a GPU.*--mixed-precision bf16 or no"),
     ({"mixed_precision": "fp16", "lora_rank": 4}, UsageError, "fp16 needs a GPU"),
     ({"optimizer": "adamw8bit"}, PrefloopError, r"pip install 'prefloop\[bitsandbytes\]'"),
+    (
+        {"quantize": "nf4", "lora_rank": 4},
+        PrefloopError,
+        r"quantize nf4 needs .*: pip install 'prefloop\[bitsandbytes\]'",
+    ),
     ({"report_to": "wandb"}, PrefloopError, r"wandb is not installed.*pip install 'prefloop\[wandb\]'"),
     ({"push_to_hub": "me/mine"}, PrefloopError, "nobody is logged in"),
 ]

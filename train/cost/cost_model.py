@@ -18,6 +18,7 @@ from ...models.cost.components import (
 from ...models.cost.flop_counter import PassCost, ResultMemo, checkpointing_function, count_pass
 from ...models.cost.speed import AUTOCAST_DTYPES, DeviceSpeed
 from ...models.families import Family
+from ...models.quantized import quantized_bytes
 from ..config import VaeDtype
 from ..placement import rounded_numel
 
@@ -82,6 +83,8 @@ class CostSettings:
     """Pairs that all validation passes denoise, at one timestep each."""
     auto_checkpointing: bool = False
     """Whether gradient_checkpointing is what auto chose for one device."""
+    quantize: Literal["no", "int8", "nf4"] = "no"
+    """What the weights of linear layers are in that a LoRA leaves as they are."""
 
 
 def cache_bytes(family: Family, data: DatasetSize, settings: CostSettings) -> dict[str, int]:
@@ -123,10 +126,9 @@ class CostModel:
         weights = list(self.component(settings).model.parameters())
         trainable = [weight.shape for weight in weights if weight.requires_grad]
         n_weights, n_trainable = sum(weight.numel() for weight in weights), sum(map(math.prod, trainable))
-        frozen_bytes = FLOAT_BYTES if AUTOCAST_DTYPES[settings.mixed_precision] is None else HALF_BYTES
+        frozen_bytes, dequantized = self._frozen_bytes(settings, n_weights - n_trainable)
         persistent = {
-            # a LoRA's frozen weights are in half precision if mixed precision is on
-            "weights": FLOAT_BYTES * n_trainable + frozen_bytes * (n_weights - n_trainable),
+            "weights": FLOAT_BYTES * n_trainable + frozen_bytes,
             # with several processes, DDP's gradient buckets are as large again
             "gradients": FLOAT_BYTES * n_trainable * (1 if settings.n_processes == 1 else 2),
             "optimizer": sum(optimizer_bytes(settings.optimizer, shape) for shape in trainable),
@@ -134,10 +136,10 @@ class CostModel:
         }
         if settings.has_reference and settings.lora_rank == 0 and not settings.reference_draws:
             model = self.component(settings).model
-            n_rounded = rounded_numel(model) if frozen_bytes == HALF_BYTES else 0
+            n_rounded = 0 if AUTOCAST_DTYPES[settings.mixed_precision] is None else rounded_numel(model)
             persistent["reference"] = FLOAT_BYTES * n_weights - (FLOAT_BYTES - HALF_BYTES) * n_rounded
         elif settings.separate_reference:  # beside a LoRA it is in the frozen weights' precision
-            persistent["reference"] = frozen_bytes * (n_weights - n_trainable)
+            persistent["reference"] = frozen_bytes
         if settings.ema:
             persistent["EMA"] = FLOAT_BYTES * n_trainable
         update = max(map(math.prod, trainable))  # one weight after the other
@@ -151,9 +153,21 @@ class CostModel:
         prompts = {"encoders": (HALF_BYTES if self._text_in_half else FLOAT_BYTES) * self._text_parameters}
         return {
             "caching": max(images, prompts, key=lambda parts: sum(parts.values())) | {"overhead": OVERHEAD_BYTES},
-            "forward and backward": persistent | {"activations": self.training_pass(settings).peak_bytes},
+            "forward and backward": persistent
+            | {"activations": self.training_pass(settings).peak_bytes}
+            | ({"dequantized layer": dequantized} if dequantized else {}),
             "optimizer step": persistent | ({"temporary": FLOAT_BYTES * update} if update else {}),
         }
+
+    def _frozen_bytes(self, settings: CostSettings, n_frozen: int) -> tuple[int, int]:
+        """Of the weights that a LoRA leaves as they are, in half precision if mixed precision is on; and of the largest layer that
+        is dequantized for a product, 0 without quantization."""
+        each = FLOAT_BYTES if AUTOCAST_DTYPES[settings.mixed_precision] is None else HALF_BYTES
+        if settings.quantize == "no":
+            return each * n_frozen, 0
+        sizes = self.component(settings).quantizable
+        quantized = sum(quantized_bytes(settings.quantize, n) for n in sizes)
+        return quantized + each * (n_frozen - sum(sizes)), each * max(sizes, default=0)
 
     def seconds(self, settings: CostSettings) -> dict[str, float]:
         n_pairs_seen = settings.max_train_steps * settings.gradient_accumulation_steps * settings.train_batch_size

@@ -156,6 +156,7 @@ def cost_settings(config: TrainConfig, family: Family, device: str = "cuda") -> 
         images_per_pair=2 if config.method.needs_rejected else 1,
         has_reference=config.needs_reference,
         separate_reference=config.reference is not None,
+        quantize=config.quantize,
         reference_draws=bool(config.reference_draws),
         ema=config.ema_decay is not None,
         flip=config.random_flip,

@@ -171,7 +171,7 @@ def format_estimate(estimate: Estimate) -> str:
         f"These are estimates. FLOPs ({estimate.flops_per_pair / 1e12:.3g} TFLOP per pair and training step) and activations "
         f"are counted on the model's config; memory includes {size(OVERHEAD_BYTES)} of overhead for the driver and the "
         f"allocator; time assumes {percent(speed.utilization, 0)} of the {rate / 1e12:.3g} TFLOP/s that a matrix product reached on "
-        f"{speed.device}, and excludes loading and checkpoints."
+        f"{speed.device}, and excludes loading, checkpoints and dequantizing weights."
     )
     return "\n".join(lines)
 

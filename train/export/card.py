@@ -180,6 +180,10 @@ def _provenance(record: dict, trained_on: Model | None) -> list[str]:
             lines.append(f"added to the loss: {config[name]:g} times the {title}")
     if config["lora_rank"]:
         lines.append(f"LoRA: rank {config['lora_rank']}, alpha {config['lora_alpha'] or config['lora_rank']:g}")
+    if (kind := config.get("quantize", "no")) != "no":
+        lines.append(
+            f"the base model's linear layers were in {kind} during training, and are not in what is loaded here"
+        )
     lines += [
         f"learning rate: {record['absolute_learning_rate']:g}, {_code(config['lr_scheduler'])}; {record['optimizer']}",
         f"steps: {record['steps']}, with {record['effective_batch']} pairs each",
