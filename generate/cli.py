@@ -69,14 +69,16 @@ def generate(
         )
     else:
         with image_workers(planned) as workers:
-            if planned.missing:  # a model that cannot be loaded must leave no store behind, and is refused in one line
+            if existing is None:  # a model that cannot be loaded must leave no store behind
                 with StopSignal().listening() as stop:
                     model_facts(workers, [], stop)
             filled = existing or PairStore.create(store)
-            line = announcement(planned, store, chosen_prompts=config.prompts is not None)
-            if line is not None:
-                say(line, err=True)
-            summary = run_plan(planned, filled, workers)
+
+            def begin() -> None:
+                if (line := announcement(planned, store, chosen_prompts=config.prompts is not None)) is not None:
+                    say(line, err=True)
+
+            summary = run_plan(planned, filled, workers, begin)
         line = (
             f"{plural(summary['generated'], 'image')} generated, {summary['images']} for "
             f"{plural(summary['prompts'], 'prompt')} in total; {plural(summary['pairs'], 'pair')}, "

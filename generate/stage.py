@@ -1,6 +1,6 @@
 """Generate the images that are missing, and pair them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
@@ -67,25 +67,39 @@ def generate(config: GenerateConfig, store: PairStore) -> dict:
     return run_plan(plan(config, store), store)
 
 
-def run_plan(planned: Plan, store: PairStore, workers: Pool[ImageWorker] | None = None) -> dict:
+def run_plan(
+    planned: Plan,
+    store: PairStore,
+    workers: Pool[ImageWorker] | None = None,
+    begin: Callable[[], object] = lambda: None,
+) -> dict:
     """Generate what is missing, in batches across prompts, and pair the images of each prompt.
 
     Args:
-        workers: of this plan; by default they are started if an image is missing.
+        workers: of this plan; by default they are started here.
+        begin: called before anything is generated or written, when nothing can refuse it any more: no other process runs this
+            plan, and the model is loaded.
 
     Returns:
         Counts: prompts, images, generated, pairs (all of this plan), new_pairs, truncated.
+
+    Raises:
+        BusyError: if another process runs the same plan; before the model is loaded, which takes long.
     """
     config, name = planned.config, planned.config.model
     key = content_id(canonical({"sampler": config.sampling(), "model": name, "prompts": config.prompts}).encode())
     with (
         store.stage_lock("generate", key.hex[:16]),
         StopSignal().listening() as stop,
-        run(store, "generate", config) as stage_run,
+        image_workers(planned) if workers is None else nullcontext(workers) as pool,
     ):
-        summary = generate_missing(planned, store, stage_run, stop, workers)
-        summary |= _add_pairs(planned, store, stage_run.run_id)
-        stage_run.summary |= summary
+        if planned.missing:
+            model_facts(pool, [], stop)
+        begin()
+        with run(store, "generate", config) as stage_run:
+            summary = generate_missing(planned, store, stage_run, stop, pool)
+            summary |= _add_pairs(planned, store, stage_run.run_id)
+            stage_run.summary |= summary
     return summary
 
 

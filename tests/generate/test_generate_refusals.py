@@ -15,7 +15,7 @@ import tiny
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
 from PIL import Image
 from prefloop.cli import app
-from prefloop.core.errors import Interrupted
+from prefloop.core.errors import Interrupted, PrefloopError
 from prefloop.core.executor import InProcess
 from prefloop.generate import GenerateConfig
 from prefloop.generate.image_worker import ImageWorker
@@ -104,6 +104,32 @@ def test_a_scheduler_that_does_not_fit_is_named(words: list[str], tiny_pipeline:
     line = refused(words, "--model", tiny_pipeline, "--num-inference-steps", 2, "--scheduler", scheduler)
     assert scheduler in line
     assert message in line
+
+
+def test_a_second_generate_is_refused_before_its_model_is_loaded(
+    words: list[str], store: PairStore, tiny_pipeline: Path, tmp_path: Path
+):
+    broken = shutil.copytree(tiny_pipeline, tmp_path / "broken")
+    (broken / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not weights")
+    arguments = [*words[:-1], str(store.path), "--model", str(broken)]
+    planned = plan(GenerateConfig(model=str(broken), prompts=words[2], images_per_prompt=1, device="cpu"), store)
+
+    def load() -> ImageWorker:
+        """What the first process does meanwhile."""
+        second = CliRunner().invoke(app, arguments)
+        assert second.exit_code == 4, second.output
+        assert second.stderr.splitlines() == [
+            f"prefloop: this generate run of {store.path} is in use by process {os.getpid()}; "
+            "wait for it to finish, or stop it"
+        ]
+        return ImageWorker(ImageSampler(planned.model, planned.config))
+
+    with pytest.raises(PrefloopError, match="broken"):
+        run_plan(planned, store, InProcess(load))
+    alone = CliRunner().invoke(app, arguments)
+    assert alone.exit_code not in (0, 4), alone.output
+    assert len(alone.stderr.splitlines()) == 1, "what is generated was announced before the model was refused"
+    assert store.rows("select count(*) from runs") == [(0,)]
 
 
 def test_the_image_sizes_of_a_pipeline_are_checked(words: list[str], pixart: Path, tmp_path: Path):
