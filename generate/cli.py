@@ -12,7 +12,6 @@ from ..core.signals import StopSignal
 from ..core.text import plural
 from ..models.completion import known_models
 from ..store import completion
-from ..store.pairstore import PairStore
 from .config import GenerateConfig
 from .pair_config import PairConfig
 from .prompt_sets.names import known_prompts
@@ -40,6 +39,7 @@ def generate(
     """
     config = GenerateConfig(**given)
     from ..models.checkpoints import best_checkpoint
+    from ..store.pairstore import PairStore
     from .announce import announcement
     from .defaults import built_in_base, describe_sampling
     from .image_worker import image_workers
@@ -112,6 +112,7 @@ def pair(
     Example: prefloop pair --pairing close --scorer pickscore --pairs-per-prompt 2
     """
     config = PairConfig(**given)
+    from ..store.pairstore import PairStore
     from .pair_stage import pair as add_pairs
     from .pair_stage import plan as plan_pairs
 

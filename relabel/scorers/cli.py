@@ -12,7 +12,6 @@ from ...core.commands import App, renamed
 from ...core.document import answer
 from ...core.errors import IntegrityError, PrefloopError, UsageError
 from ...store import completion
-from ...store.pairstore import PairStore
 from ..config import installed_scorers, parse_checkpoints
 from ..remote.server_config import ScorerServerConfig
 from .precision import AUTO
@@ -187,6 +186,7 @@ def quality(
 
     Example: prefloop scorers quality --labeler human:me --output-dir quality
     """
+    from ...store.pairstore import PairStore
     from ..validation.validate import quality_lines, validate_scorers
 
     opened = PairStore.open(store)
