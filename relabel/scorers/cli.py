@@ -187,7 +187,8 @@ def quality(
     Example: prefloop scorers quality --labeler human:me --output-dir quality
     """
     from ...store.pairstore import PairStore
-    from ..validation.validate import quality_lines, validate_scorers
+    from ..validation.quality_text import quality_lines
+    from ..validation.validate import validate_scorers
 
     opened = PairStore.open(store)
     measured = validate_scorers(opened, labeler)
