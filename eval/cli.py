@@ -26,7 +26,7 @@ from .verdict import headline, sweep_verdict, verdict
     EvalConfig,
     panels={
         "Sampling": "num_inference_steps guidance_scale resolution scheduler negative_prompt",
-        "Machine": "batch_size dtype device workers",
+        "Machine": "batch_size dtype vae_dtype device workers",
         "Endpoint": " ".join(LIMITS),
     },
     parsers={"checkpoints": parse_checkpoints},
