@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -11,6 +11,7 @@ import typer.core
 
 from .document import failed, finished, start
 from .errors import PrefloopError, UsageError
+from .plain_help import plain_help
 from .text import visible_lines
 
 # what the parser raises; BadParameter is the one of its errors that Typer exports
@@ -20,7 +21,7 @@ _CUTOFF = 0.75
 
 
 class Command(typer.core.TyperCommand):
-    """A command whose help leaves out what nobody needs; see `_plain`."""
+    """A command whose help leaves out what nobody needs; see `plain_help`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         with naming_context(ctx):
@@ -39,7 +40,7 @@ class Command(typer.core.TyperCommand):
         return ["[OPTIONS]", *(piece.translate({ord("{"): None, ord("}"): None}) for piece in pieces)]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        with _plain(self, ctx):
+        with plain_help(self, ctx):
             super().format_help(ctx, formatter)
 
 
@@ -51,7 +52,7 @@ class Group(typer.core.TyperGroup):
             return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        with _plain(self, ctx):
+        with plain_help(self, ctx):
             super().format_help(ctx, formatter)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -87,37 +88,6 @@ class App(typer.Typer):
 
     def command(self, *args: Any, cls: type[Any] | None = None, **settings: Any) -> Any:
         return super().command(*args, cls=cls or Command, **settings)
-
-
-@contextmanager
-def _plain(command: Any, ctx: Any) -> Iterator[None]:
-    """For a help without noise: a switch is not a <bool>, --no-X of one that is off anyway is left out, since its column would take
-    a third of 80; a list is told by its items' type; an argument is in capitals, as in messages."""
-    with ExitStack() as changes:
-        for parameter in command.get_params(ctx):
-            if not parameter.default:
-                changes.enter_context(_changed(parameter, "secondary_opts", []))
-            if getattr(parameter, "is_flag", False):
-                changes.enter_context(_changed(parameter, "metavar", ""))
-            shown = (parameter.display_type_rich(ctx=ctx) or "").replace("<list[", "<").replace("]>", ">")
-            changes.enter_context(_changed(parameter, "display_type_rich", lambda *, ctx, shown=shown: shown))  # noqa: ARG005
-            if parameter.param_type_name == "argument" and parameter.metavar is None:
-                changes.enter_context(_changed(parameter, "metavar", parameter.name.upper()))
-        yield
-
-
-@contextmanager
-def _changed(thing: Any, name: str, value: object) -> Iterator[None]:
-    """The attribute has another value for the duration of the block."""
-    own = vars(thing)
-    kept, before = name in own, own.get(name)
-    setattr(thing, name, value)
-    try:
-        yield
-    finally:
-        delattr(thing, name)
-        if kept:
-            setattr(thing, name, before)
 
 
 @contextmanager

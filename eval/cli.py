@@ -17,7 +17,6 @@ from ..models.completion import known_models
 from ..relabel.config import installed_scorers, parse_checkpoints
 from ..relabel.judges.request_limits import LIMITS, describe_usage
 from ..store import completion
-from ..store.pairstore import PairStore
 from .benchmarks import benchmarks, read_benchmark
 from .config import HUMAN, EvalConfig
 from .verdict import headline, sweep_verdict, verdict
@@ -27,7 +26,7 @@ from .verdict import headline, sweep_verdict, verdict
     EvalConfig,
     panels={
         "Sampling": "num_inference_steps guidance_scale resolution scheduler negative_prompt",
-        "Machine": "batch_size dtype device workers",
+        "Machine": "batch_size dtype vae_dtype device workers",
         "Endpoint": " ".join(LIMITS),
     },
     parsers={"checkpoints": parse_checkpoints},
@@ -72,6 +71,7 @@ def evaluate(
     settings = {} if benchmark is None else read_benchmark(benchmark)
     config = None if again is not None else EvalConfig(**settings | given)
     from ..models.checkpoints import BEST
+    from ..store.pairstore import PairStore
     from .stage import refuse_impossible, report_again, run_evaluation
 
     if config is None or PairStore(Path(store)).exists():

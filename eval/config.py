@@ -59,6 +59,9 @@ class EvalConfig(RequestLimits):
     dtype: Dtype = "auto"
     """auto, float32, float16 or bfloat16; on a CPU auto is float32, on a GPU what the models were made for:
     float16 for U-Nets, bfloat16 for transformers."""
+    vae_dtype: Dtype = "auto"
+    """What the VAEs decode in: auto, float32, float16 or bfloat16. auto is as --dtype, but float32 for a VAE that overflows in
+    float16, such as SDXL's."""
     device: str | None = None
     """cuda, mps or cpu; the best available if not given."""
     workers: int = 1
@@ -102,6 +105,7 @@ class EvalConfig(RequestLimits):
             seed=self.seed,
             limit=self.limit,
             dtype=self.dtype,
+            vae_dtype=self.vae_dtype,
             device=self.device,
             workers=self.workers,
         )

@@ -12,7 +12,6 @@ from ..core.signals import StopSignal
 from ..core.text import plural
 from ..models.completion import known_models
 from ..store import completion
-from ..store.pairstore import PairStore
 from .config import GenerateConfig
 from .pair_config import PairConfig
 from .prompt_sets.names import known_prompts
@@ -22,7 +21,7 @@ from .prompt_sets.names import known_prompts
     GenerateConfig,
     panels={
         "Sampling": "num_inference_steps guidance_scale resolution scheduler negative_prompt",
-        "Machine": "batch_size dtype device workers",
+        "Machine": "batch_size dtype vae_dtype device workers",
     },
     values={"model": known_models, "prompts": known_prompts},
 )
@@ -40,6 +39,7 @@ def generate(
     """
     config = GenerateConfig(**given)
     from ..models.checkpoints import best_checkpoint
+    from ..store.pairstore import PairStore
     from .announce import announcement
     from .defaults import built_in_base, describe_sampling
     from .image_worker import image_workers
@@ -69,14 +69,16 @@ def generate(
         )
     else:
         with image_workers(planned) as workers:
-            if planned.missing:  # a model that cannot be loaded must leave no store behind, and is refused in one line
+            if existing is None:  # a model that cannot be loaded must leave no store behind
                 with StopSignal().listening() as stop:
                     model_facts(workers, [], stop)
             filled = existing or PairStore.create(store)
-            line = announcement(planned, store, chosen_prompts=config.prompts is not None)
-            if line is not None:
-                say(line, err=True)
-            summary = run_plan(planned, filled, workers)
+
+            def begin() -> None:
+                if (line := announcement(planned, store, chosen_prompts=config.prompts is not None)) is not None:
+                    say(line, err=True)
+
+            summary = run_plan(planned, filled, workers, begin)
         line = (
             f"{plural(summary['generated'], 'image')} generated, {summary['images']} for "
             f"{plural(summary['prompts'], 'prompt')} in total; {plural(summary['pairs'], 'pair')}, "
@@ -110,6 +112,7 @@ def pair(
     Example: prefloop pair --pairing close --scorer pickscore --pairs-per-prompt 2
     """
     config = PairConfig(**given)
+    from ..store.pairstore import PairStore
     from .pair_stage import pair as add_pairs
     from .pair_stage import plan as plan_pairs
 

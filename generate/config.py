@@ -54,6 +54,9 @@ class GenerateConfig:
     dtype: Dtype = "auto"
     """auto, float32, float16 or bfloat16; on a CPU auto is float32, on a GPU what the model was made for:
     float16 for U-Nets, bfloat16 for transformers."""
+    vae_dtype: Dtype = "auto"
+    """What the VAE decodes in: auto, float32, float16 or bfloat16. auto is as --dtype, but float32 for a VAE that overflows in
+    float16, such as SDXL's."""
     device: str | None = None
     """cuda, mps or cpu; the best available if not given."""
     workers: int = 1
@@ -65,6 +68,8 @@ class GenerateConfig:
             raise unknown("pairing", self.pairing, get_args(Pairing))
         if self.dtype not in get_args(Dtype):
             raise unknown("dtype", self.dtype, get_args(Dtype))
+        if self.vae_dtype not in get_args(Dtype):
+            raise unknown("vae-dtype", self.vae_dtype, get_args(Dtype))
         positive("images-per-prompt", self.images_per_prompt, 10_000)
         if self.num_inference_steps is not None:
             positive("num-inference-steps", self.num_inference_steps, 10_000)
@@ -88,7 +93,7 @@ class GenerateConfig:
         """
         assert self.num_inference_steps is not None
         assert self.guidance_scale is not None
-        return {
+        sampling = {
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": float(self.guidance_scale),
             "resolution": self.resolution,
@@ -96,3 +101,5 @@ class GenerateConfig:
             "negative_prompt": self.negative_prompt,
             "dtype": self.dtype,
         }
+        # left out by default: earlier generations, which have none, keep their ids
+        return sampling if self.vae_dtype == "auto" else sampling | {"vae_dtype": self.vae_dtype}

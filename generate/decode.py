@@ -1,12 +1,11 @@
-"""Decode latents when memory is short: fewer images at once, from the latents that are there."""
+"""Decode latents: in a data type of the VAE's own, and when memory is short fewer images at once, from the latents that are there."""
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from ..core.errors import PrefloopError
+from ..core.errors import NumericalError, PrefloopError, UsageError
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -28,8 +27,15 @@ class SparingDecoder:
     the memory that was free.
     """
 
-    def __init__(self, vae: Any) -> None:
-        self._decode: Callable[..., Any] = vae.decode
+    def __init__(self, vae: Any, dtype: torch.dtype | None = None) -> None:
+        """
+        Args:
+            dtype: what the VAE runs in, whatever the pipeline does; what it decodes is then float32. None leaves it to the
+                pipeline.
+        """
+        self._vae, self._decode, self.dtype = vae, vae.decode, dtype
+        if dtype is not None:
+            vae.to(dtype)
         self.max_images: int | None = None
         """Images at once; None until memory has run out."""
 
@@ -38,7 +44,11 @@ class SparingDecoder:
 
         Raises:
             PrefloopError: if memory runs out for a single image.
+            NumericalError: if the VAE overflows in float16.
         """
+        if self.dtype is not None:
+            self._vae.to(self.dtype)  # SDXL's pipeline casts one in float16 to float32 before it decodes
+            latents = latents.to(self.dtype)
         outputs, start = [], 0
         while start < len(latents):
             n_images = min(self.max_images or len(latents), len(latents) - start)
@@ -52,19 +62,33 @@ class SparingDecoder:
                     raise
                 if n_images == 1:
                     raise PrefloopError(
-                        "out of memory when the VAE decodes a single image; give a smaller --resolution, or --dtype float16"
+                        "out of memory when the VAE decodes a single image; give a smaller --resolution, or --vae-dtype bfloat16"
                     ) from error
             self.max_images = n_images // 2
             print(f"out of memory in the VAE; decoding {self.max_images} at a time", file=sys.stderr)
             free_memory()
-        return outputs[0] if len(outputs) == 1 else _joined(outputs)
+        images = [_images(output) for output in outputs]
+        _refuse_overflow(latents, images)
+        if self.dtype is None and len(outputs) == 1:
+            return outputs[0]
+        joined = torch.cat(images)
+        return _like(outputs[0], joined if self.dtype is None else joined.float())
 
 
-def decode_sparingly(pipeline: Any) -> None:
-    """Let this pipeline's VAE, if it has one that decodes, use less memory when it runs out."""
+def decode_sparingly(pipeline: Any, dtype: torch.dtype | None = None) -> None:
+    """Let this pipeline's VAE, if it has one that decodes, use less memory when it runs out.
+
+    Args:
+        dtype: as for `SparingDecoder`.
+
+    Raises:
+        UsageError: if a dtype is given and the pipeline has none.
+    """
     vae = getattr(pipeline, "vae", None)
     if vae is not None and callable(getattr(vae, "decode", None)):
-        vae.decode = SparingDecoder(vae)  # on this object alone: every pipeline decodes by its VAE's decode
+        vae.decode = SparingDecoder(vae, dtype)  # on this object alone: every pipeline decodes by its VAE's decode
+    elif dtype is not None:
+        raise UsageError(f"a {type(pipeline).__name__} has no VAE that decodes; leave --vae-dtype out")
 
 
 def _of_rows(kwargs: dict[str, Any], rows: slice, n: int) -> dict[str, Any]:
@@ -73,10 +97,26 @@ def _of_rows(kwargs: dict[str, Any], rows: slice, n: int) -> dict[str, Any]:
     return kwargs | {"generator": generators[rows]} if isinstance(generators, list) and len(generators) == n else kwargs
 
 
-def _joined(outputs: list[Any]) -> Any:
-    join: Callable[[list[torch.Tensor]], torch.Tensor] = torch.cat
-    if isinstance(outputs[0], torch.Tensor):
-        return join(outputs)
-    if isinstance(outputs[0], tuple):
-        return (join([output[0] for output in outputs]),)
-    return type(outputs[0])(sample=join([output.sample for output in outputs]))
+def _images(output: Any) -> torch.Tensor:
+    """The decoded images in what a VAE's `decode` gives: (B, …)."""
+    return output if isinstance(output, torch.Tensor) else output[0] if isinstance(output, tuple) else output.sample
+
+
+def _like(output: Any, images: torch.Tensor) -> Any:
+    """Images in the form of such an output."""
+    if isinstance(output, torch.Tensor):
+        return images
+    return (images,) if isinstance(output, tuple) else type(output)(sample=images)
+
+
+def _refuse_overflow(latents: torch.Tensor, images: list[torch.Tensor]) -> None:
+    """
+    Raises:
+        NumericalError: if finite latents in float16 became images that are not finite, and would be stored as black ones.
+    """
+    if latents.dtype != torch.float16 or all(bool(image.isfinite().all()) for image in images):
+        return
+    if latents.isfinite().all():
+        raise NumericalError(
+            "the VAE overflows in float16, and the images would be black; give --vae-dtype bfloat16 or float32"
+        )

@@ -1,7 +1,7 @@
 """What a worker of `generate` does: hold a model, generate batches, encode the images."""
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -11,11 +11,14 @@ from uuid import UUID
 
 from ..core.errors import IntegrityError
 from ..core.executor import Pool, pool_of
+from ..core.signals import StopSignal
 from ..models.model import Model
 from ..store.images import png_bytes
 from .config import GenerateConfig
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from .generations import Generation
     from .sampler import ImageSampler
     from .stage import Plan
@@ -56,10 +59,21 @@ class ImageWorker:
     def facts(self, prompts: list[str]) -> ModelFacts:
         return ModelFacts(self.sampler.description, self.sampler.n_truncated(prompts) if prompts else 0)
 
-    def images(self, batch: ImageBatch) -> list[EncodedImage]:
-        with self._lock:  # the model's next batch need not wait until this one is encoded
-            images = [image for _, some in self.sampler.batches(batch.generations) for image in some]
-        return [EncodedImage(png_bytes(image), image.width, image.height) for image in images]
+    def images(self, batch: ImageBatch) -> "list[Image]":
+        with self._lock:
+            return [image for _, some in self.sampler.batches(batch.generations) for image in some]
+
+    def encoded_images(self, batch: ImageBatch) -> list[EncodedImage]:
+        """As a worker sends them; it encodes a batch while the model generates the next one."""
+        return encoded(self.images(batch))
+
+
+def encoded(images: "Sequence[Image | EncodedImage]") -> list[EncodedImage]:
+    """Images as PNGs; what a worker has encoded stays as it is."""
+    return [
+        image if isinstance(image, EncodedImage) else EncodedImage(png_bytes(image), image.width, image.height)
+        for image in images
+    ]
 
 
 def image_workers(planned: "Plan") -> AbstractContextManager[Pool[ImageWorker]]:
@@ -71,10 +85,13 @@ def image_workers(planned: "Plan") -> AbstractContextManager[Pool[ImageWorker]]:
     return pool_of(config.workers, make, config.device)
 
 
-def image_batches(planned: "Plan") -> Iterator[ImageBatch]:
-    """The missing images of a plan, as they are handed out."""
+def image_batches(planned: "Plan", stop: StopSignal) -> Iterator[ImageBatch]:
+    """The missing images of a plan, as they are handed out: all of them, or up to a signal."""
     missing, size = planned.missing, planned.config.batch_size
-    return (ImageBatch(list(missing[start : start + size])) for start in range(0, len(missing), size))
+    for start in range(0, len(missing), size):
+        if stop.requested:
+            return
+        yield ImageBatch(list(missing[start : start + size]))
 
 
 def _load(model: Model, config: GenerateConfig) -> ImageWorker:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 from uuid import UUID
 
-from ..store.pairstore import new_pair
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -125,6 +123,8 @@ def pair_rows(
     limit: int | None = None,
 ) -> dict[UUID, dict]:
     """The pairs of a prompt's candidates as rows of the table `pairs`, by pair id; each pair once."""
+    from ..store.pairstore import new_pair  # DuckDB, which the names of the strategies can do without
+
     rows = {}
     for first, second in pair_up(candidates, strategy, f"{seed}:{prompt}", limit):
         row = new_pair(prompt, first.image_id, second.image_id, source, run_id)

@@ -58,7 +58,7 @@ class ImageSampler:
         assert config.guidance_scale is not None
         self.arguments = call_arguments(type(pipeline), family, config.guidance_scale, config.negative_prompt or None)
         """Those that are the same for every image."""
-        decode_sparingly(pipeline)
+        decode_sparingly(pipeline, None if config.vae_dtype == "auto" else getattr(torch, config.vae_dtype))
         self.pipeline = pipeline
         self.description = {
             "pipeline": type(pipeline).__name__,

@@ -1,13 +1,15 @@
 """Generate the images that are missing, and pair them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import count, groupby
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import numpy as np
 
+from ..core.background import in_background
 from ..core.chunks import chunks
 from ..core.executor import Pool
 from ..core.id_columns import IdColumn
@@ -21,9 +23,12 @@ from ..store.runs import Run, run
 from .config import GenerateConfig
 from .defaults import resolve_defaults
 from .generations import Generation, Generations, find_images, in_store
-from .image_worker import EncodedImage, ImageWorker, ModelFacts, image_batches, image_workers
+from .image_worker import EncodedImage, ImageBatch, ImageWorker, ModelFacts, encoded, image_batches, image_workers
 from .pairing import Candidate, pair_rows
 from .prompts import Prompt, identity_of, read_prompts
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 INGEST_EVERY = 50  # batches
 PAIRS_AT_ONCE = 65_536  # that are written
@@ -67,25 +72,39 @@ def generate(config: GenerateConfig, store: PairStore) -> dict:
     return run_plan(plan(config, store), store)
 
 
-def run_plan(planned: Plan, store: PairStore, workers: Pool[ImageWorker] | None = None) -> dict:
+def run_plan(
+    planned: Plan,
+    store: PairStore,
+    workers: Pool[ImageWorker] | None = None,
+    begin: Callable[[], object] = lambda: None,
+) -> dict:
     """Generate what is missing, in batches across prompts, and pair the images of each prompt.
 
     Args:
-        workers: of this plan; by default they are started if an image is missing.
+        workers: of this plan; by default they are started here.
+        begin: called before anything is generated or written, when nothing can refuse it any more: no other process runs this
+            plan, and the model is loaded.
 
     Returns:
         Counts: prompts, images, generated, pairs (all of this plan), new_pairs, truncated.
+
+    Raises:
+        BusyError: if another process runs the same plan; before the model is loaded, which takes long.
     """
     config, name = planned.config, planned.config.model
     key = content_id(canonical({"sampler": config.sampling(), "model": name, "prompts": config.prompts}).encode())
     with (
         store.stage_lock("generate", key.hex[:16]),
         StopSignal().listening() as stop,
-        run(store, "generate", config) as stage_run,
+        image_workers(planned) if workers is None else nullcontext(workers) as pool,
     ):
-        summary = generate_missing(planned, store, stage_run, stop, workers)
-        summary |= _add_pairs(planned, store, stage_run.run_id)
-        stage_run.summary |= summary
+        if planned.missing:
+            model_facts(pool, [], stop)
+        begin()
+        with run(store, "generate", config) as stage_run:
+            summary = generate_missing(planned, store, stage_run, stop, pool)
+            summary |= _add_pairs(planned, store, stage_run.run_id)
+            stage_run.summary |= summary
     return summary
 
 
@@ -116,15 +135,21 @@ def generate_missing(
         if not store.rows("select 1 from models where model_id = ?", [model.model_id]):  # it keeps the name it has
             row = {"model_id": model.model_id, "name": model.name, "config": canonical(facts.description)}
             store.append("models", [row])
-        total = len(planned.generations)
+        numbers, total = count(1), len(planned.generations)
+
+        def write(result: "tuple[ImageBatch, Sequence[Image | EncodedImage]]") -> int:
+            batch, images = result
+            _store_batch(store, planned, batch.generations, encoded(images), stage_run.run_id)
+            if next(numbers) % INGEST_EVERY == 0:
+                store.try_ingest()
+            return len(images)
+
+        function = ImageWorker.images if planned.config.workers == 1 else ImageWorker.encoded_images
         with progress(total, "images", initial=total - len(planned.missing)) as bar:
-            done = pool.done(ImageWorker.images, image_batches(planned), stop)
-            for number, (batch, images) in enumerate(done, 1):
-                _store_batch(store, planned, batch.generations, images, stage_run.run_id)
-                bar.update(len(images))
-                if number % INGEST_EVERY == 0:
-                    store.try_ingest()
-                stop.check(f"{bar.n} of {total} images are in {store.path}")
+            done = pool.done(function, image_batches(planned, stop), stop)
+            for n_written in in_background(done, write):
+                bar.update(n_written)
+            stop.check(f"{bar.n} of {total} images are in {store.path}")
     store.ingest()
     return summary
 

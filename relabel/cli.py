@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,9 +10,11 @@ from ..core.cli import DEFAULT, JsonOption, StoreOption, options_of, say, say_ne
 from ..core.document import answer
 from ..core.errors import UsageError
 from ..store import completion
-from ..store.pairstore import PairStore
 from .config import RelabelConfig, installed_scorers, parse_checkpoints, parse_scorer_weights
 from .judges.request_limits import LIMITS, describe_usage
+
+if TYPE_CHECKING:
+    from ..store.pairstore import PairStore
 
 
 @options_of(
@@ -47,6 +49,8 @@ def relabel(
     if "human" in given.get("scorers", ()):
         _open_page(given["scorers"], given.get("labeler"), store, as_json)
         return
+    from ..store.pairstore import PairStore
+
     config = RelabelConfig(**given)
     opened = PairStore.open(store)
     if dry_run:
@@ -89,6 +93,7 @@ def _print_summary(summary: dict) -> None:
 
 
 def _open_page(scorers: tuple[str, ...], labeler: str | None, store: Path, as_json: bool) -> None:
+    from ..store.pairstore import PairStore
     from .annotate.cli import run_label
     from .annotate.config import LabelConfig
 
@@ -97,7 +102,7 @@ def _open_page(scorers: tuple[str, ...], labeler: str | None, store: Path, as_js
     run_label(LabelConfig(labelers=(labeler,) if labeler else ()), PairStore.open(store), as_json=as_json)
 
 
-def _print_plan(config: RelabelConfig, store: PairStore, as_json: bool) -> None:
+def _print_plan(config: RelabelConfig, store: "PairStore", as_json: bool) -> None:
     from .plan import plan
 
     plans = plan(config, store)

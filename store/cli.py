@@ -9,7 +9,6 @@ from ..core.cli import DEFAULT, JsonOption, StoreOption, say
 from ..core.commands import App, renamed
 from ..core.document import answer
 from ..core.errors import IntegrityError
-from .pairstore import PairStore
 
 app = App(no_args_is_help=True, help="Look into a store, query it in SQL, check it, and import and export pairs.")
 
@@ -21,6 +20,7 @@ def ls(store: StoreOption = DEFAULT, as_json: JsonOption = False) -> None:
     Example: prefloop store ls --store prefloop-store
     """
     from .listing import for_terminal, listing
+    from .pairstore import PairStore
     from .query import json_rows, write
 
     tables = listing(PairStore.open(store))
@@ -40,6 +40,8 @@ def stats(store: StoreOption = DEFAULT, as_json: JsonOption = False) -> None:
 
     Example: prefloop store stats --store prefloop-store --json
     """
+    from .pairstore import PairStore
+
     opened = PairStore.open(store)
     tables = ("prompts", "models", "images", "generations", "pairs", "scores", "labels", "runs")
     counts = ", ".join(f"(select count(*) from {table}) as {table}" for table in tables)
@@ -71,6 +73,7 @@ def agreement(
     """
     from .agreement import agreement as compared
     from .agreement import for_terminal
+    from .pairstore import PairStore
     from .query import WIDTH, json_rows, write
 
     table = compared(PairStore.open(store), evaluations=evaluations, by_round=by_round)
@@ -95,6 +98,7 @@ def check(
 
     from .check import check as check_store
     from .journal import parts
+    from .pairstore import PairStore
     from .parts import has_checksum
 
     opened = PairStore.open(store)
@@ -130,6 +134,7 @@ def rebuild(
 
     Example: prefloop store rebuild --store prefloop-store
     """
+    from .pairstore import PairStore
     from .rebuild import rebuild as rebuild_store
 
     rebuilt = rebuild_store(PairStore(store), allow_missing=allow_missing)

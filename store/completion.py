@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from .pairstore import PairStore
-
 
 def labelers(store: Path) -> list[str]:
     """The store's labelers without those of evaluations, which nobody names."""
@@ -35,6 +33,8 @@ def tables(store: Path) -> list[str]:
 
 
 def _names(store: Path, query: str) -> list[str]:
+    from .pairstore import PairStore
+
     database = PairStore(store).database
     try:
         if not database.is_file():

@@ -14,7 +14,6 @@ from ..core.text import plural
 from ..core.validate import positive
 from ..models.completion import known_models
 from ..store import completion
-from ..store.pairstore import PairStore
 from .config import NEEDED, TrainConfig
 
 
@@ -85,6 +84,8 @@ def train(
         positive("pairs", pairs, 10**9)
     if pairs is not None and not dry_run:
         raise UsageError("--pairs assumes pairs for --dry-run; --max-train-samples limits those to train on")
+    from ..store.pairstore import PairStore
+
     given_settings: dict[str, Any] = _settings(given, config)
     if dry_run:
         if pairs is None and not (given_settings["labelers"] and PairStore(store).exists()):
@@ -164,10 +165,10 @@ def card(
 
     Example: prefloop card tuned
     """
-    opened = PairStore.open(store)
+    from ..store.pairstore import PairStore
     from .export.write_card import write_card
 
-    n = write_card(folder, opened)
+    n = write_card(folder, PairStore.open(store))
     if as_json:
         answer({"file": folder / "README.md", "evaluations": n})
     else:

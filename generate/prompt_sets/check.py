@@ -3,13 +3,16 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...core.errors import UsageError
 from ...core.validate import positive
-from ...store import PairStore
 from ..prompts import Prompt, find_prompts
 from .scripts import scripts_of
 from .similarity import SimilarPrompts, words
+
+if TYPE_CHECKING:
+    from ...store import PairStore
 
 N_EXAMPLES = 10
 SIMILARITY = 0.8
@@ -85,7 +88,7 @@ class PromptCheck:
 
 
 def check_prompts(
-    source: str, store: PairStore | None = None, model: str | None = None, threshold: float = SIMILARITY
+    source: str, store: "PairStore | None" = None, model: str | None = None, threshold: float = SIMILARITY
 ) -> PromptCheck:
     """
     Args:
@@ -152,7 +155,7 @@ def _overlap_inside(texts: Sequence[str], index: SimilarPrompts) -> Overlap:
     return _overlap(equal, similar)
 
 
-def _leakage(texts: Sequence[str], index: SimilarPrompts, store: PairStore) -> Leakage:
+def _leakage(texts: Sequence[str], index: SimilarPrompts, store: "PairStore") -> Leakage:
     # evaluations add their prompts and pairs too, on which nothing trains
     query = """
         select prompt from prompts

@@ -11,7 +11,6 @@ from ...core.commands import App
 from ...core.document import answer
 from ...core.errors import PrefloopError
 from ...core.text import percent, plural
-from ...store.pairstore import PairStore
 from .check import SIMILARITY, Overlap, PromptCheck, check_prompts
 from .files import cached_files, find_files
 from .names import known_prompts
@@ -108,6 +107,8 @@ def check(
 
     Example: prefloop prompts check shapes-heldout --model shapes
     """
+    from ...store.pairstore import PairStore
+
     opened = None if store is None else PairStore.open(store)
     checked = check_prompts(prompts, opened, model, similarity)
     if as_json:

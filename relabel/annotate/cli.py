@@ -3,15 +3,17 @@
 import json
 import sys
 from dataclasses import asdict
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from ...core.cli import DEFAULT, JsonOption, StoreOption, options_of, say
 from ...core.document import answer
 from ...core.json import plain
-from ...store.pairstore import PairStore
 from .config import BrowseConfig, LabelConfig
+
+if TYPE_CHECKING:
+    from ...store.pairstore import PairStore
 
 
 @options_of(LabelConfig, panels={"Server": "host port allow_hosts"})
@@ -24,10 +26,12 @@ def label(
 
     Example: prefloop label --queue disagreements --labeler me
     """
+    from ...store.pairstore import PairStore
+
     run_label(LabelConfig(**given), PairStore.open(store), as_json=as_json)
 
 
-def run_label(config: LabelConfig, store: PairStore, *, as_json: bool = False) -> None:
+def run_label(config: LabelConfig, store: "PairStore", *, as_json: bool = False) -> None:
     """Serve the labelling page, then print a summary."""
     from .label import label as serve_label
     from .outcome import Comparison, comparisons, outcome_lines, plan_lines
@@ -73,9 +77,11 @@ def browse(
 
     Example: prefloop browse --store prefloop-store
     """
+    from ...store.pairstore import PairStore
+    from .browse import browse as serve_browse
+
     config = BrowseConfig(**given)
     opened = PairStore.open(store)
-    from .browse import browse as serve_browse
 
     def announce(link: str) -> None:
         say(json.dumps({"link": link}) if as_json else f"link, works once: {link}")
@@ -94,6 +100,7 @@ def raters(
 
     Example: prefloop raters --store prefloop-store
     """
+    from ...store.pairstore import PairStore
     from ...store.query import WIDTH, write
     from .queue import pairs_to_label
     from .rater_text import alpha_line, between_columns, in_two_tables, rater_columns, rater_notes

@@ -12,7 +12,6 @@ from ...core.commands import App, renamed
 from ...core.document import answer
 from ...core.errors import IntegrityError, PrefloopError, UsageError
 from ...store import completion
-from ...store.pairstore import PairStore
 from ..config import installed_scorers, parse_checkpoints
 from ..remote.server_config import ScorerServerConfig
 from .precision import AUTO
@@ -187,7 +186,9 @@ def quality(
 
     Example: prefloop scorers quality --labeler human:me --output-dir quality
     """
-    from ..validation.validate import quality_lines, validate_scorers
+    from ...store.pairstore import PairStore
+    from ..validation.quality_text import quality_lines
+    from ..validation.validate import validate_scorers
 
     opened = PairStore.open(store)
     measured = validate_scorers(opened, labeler)

@@ -13,15 +13,8 @@ from ...core.stats import MIN_PROMPTS
 from ...core.text import visible
 from ...store import PairStore
 from ...store.agreement import agreement
-from .validate import (
-    Disagreement,
-    ScorerQuality,
-    disagreements,
-    positions,
-    tie_verdict_text,
-    verdict_text,
-    why_no_tie_band,
-)
+from .quality_text import tie_verdict_text, verdict_text, why_no_tie_band
+from .validate import Disagreement, ScorerQuality, disagreements, positions
 
 N_DISAGREEMENTS = 60
 

@@ -17,7 +17,6 @@ from ...core.cli import (
 from ...core.document import answer
 from ...core.text import plural
 from .. import completion
-from ..pairstore import PairStore
 from .config import FORMATS, ExportConfig
 
 
@@ -34,6 +33,7 @@ def export(
 
     Example: prefloop store export --output-dir pairs --format datasets --where "margin > 1"
     """
+    from ..pairstore import PairStore
     from .push import push, refuse_without_hub
     from .run import export_pairs
     from .trainers import refuse_local_paths

@@ -8,7 +8,6 @@ import typer
 from ...core.cli import DEFAULT, JsonOption, StoreOption, options_of, say
 from ...core.document import answer
 from ...core.text import plural
-from ..pairstore import PairStore
 from .config import ImportConfig, columns_of
 
 
@@ -28,6 +27,7 @@ def import_(
 
     Example: prefloop store import pickapic.parquet --store prefloop-store
     """
+    from ..pairstore import PairStore
     from .formats import open_source
     from .preview import preview
     from .run import import_pairs, refuse_unreadable

@@ -8,7 +8,6 @@ import typer
 from ...core.cli import DEFAULT, JsonOption, OutputDirArgument, OutputDirOption, StoreOption, folder_to_write, say
 from ...core.document import answer
 from ...core.errors import IntegrityError
-from ..pairstore import PairStore
 
 
 def merge(
@@ -21,6 +20,7 @@ def merge(
     Example: prefloop store merge colleagues-store --store prefloop-store
     """
     from ..journal import parts
+    from ..pairstore import PairStore
     from ..parts import damage
     from .merge import merge as merge_stores
 
@@ -51,6 +51,7 @@ def backup(
 
     Example: prefloop store backup --output-dir /backups/prefloop-store --store prefloop-store
     """
+    from ..pairstore import PairStore
     from .backup import backup as copy_store
 
     folder = folder_to_write(output_dir, out)
@@ -74,6 +75,7 @@ def gc(
 
     Example: prefloop store gc --dry-run --store prefloop-store
     """
+    from ..pairstore import PairStore
     from .gc import remove, unreferenced_images
 
     files = unreferenced_images(PairStore.open(store))
@@ -91,6 +93,7 @@ def compact(store: StoreOption = DEFAULT, as_json: JsonOption = False) -> None:
 
     Example: prefloop store compact --store prefloop-store
     """
+    from ..pairstore import PairStore
     from .compact import compact as compact_journal
 
     before, after = compact_journal(PairStore.open(store))
@@ -105,6 +108,7 @@ def migrate(store: StoreOption = DEFAULT, as_json: JsonOption = False) -> None:
 
     Example: prefloop store migrate --store prefloop-store
     """
+    from ..pairstore import PairStore
     from .migrate import migrate as migrate_store
 
     before, after = migrate_store(PairStore(store))

@@ -9,14 +9,18 @@ from ...core.cli import DEFAULT, JsonOption, StoreOption, completing, say
 from ...core.document import answer
 from ...core.errors import UsageError
 from .. import completion
-from ..pairstore import PairStore
-from ..query import Format
 
 
 def _saved_names() -> list[str]:
     from .saved import saved_queries
 
     return list(saved_queries())
+
+
+def _formats() -> tuple[str, ...]:
+    from ..query import Format
+
+    return get_args(Format)
 
 
 def query(
@@ -37,7 +41,7 @@ def query(
         Optional[str],
         typer.Option(
             "--format",
-            autocompletion=completing(lambda _: get_args(Format)),
+            autocompletion=completing(lambda _: _formats()),
             help="table, json, jsonl, csv or parquet. Table on a terminal, else JSON.",
         ),
     ] = None,
@@ -48,6 +52,7 @@ def query(
 
     Example: prefloop store query "select labeler, count(*) from preferences where margin > \\$least group by all" -p least=1
     """
+    from ..pairstore import PairStore
     from ..query import ask, json_rows, write
     from .parameters import parameters
     from .saved import saved_query
@@ -55,8 +60,8 @@ def query(
     if as_json and format_ not in (None, "json"):
         raise UsageError(f"--json and --format {format_} are two formats; leave out one")
     chosen = "json" if as_json else format_ or ("table" if sys.stdout.isatty() else "json")
-    if chosen not in get_args(Format):
-        raise UsageError(f"unknown format {chosen!r}; choose from {', '.join(get_args(Format))}")
+    if chosen not in _formats():
+        raise UsageError(f"unknown format {chosen!r}; choose from {', '.join(_formats())}")
     if sum((sql is not None, named is not None, listed)) != 1:
         raise UsageError("give a query, or --name of a saved query, or --list to see those")
     values = parameters(arguments or [])
@@ -112,6 +117,7 @@ def schema(
     """
     from dataclasses import asdict
 
+    from ..pairstore import PairStore
     from .describe import describe
 
     relations = describe(PairStore.open(store), name)

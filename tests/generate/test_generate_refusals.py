@@ -6,16 +6,19 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import content
+import pyarrow.parquet as pq
 import pytest
 import tiny
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
 from PIL import Image
 from prefloop.cli import app
-from prefloop.core.errors import Interrupted
+from prefloop.core.errors import Interrupted, PrefloopError
 from prefloop.core.executor import InProcess
 from prefloop.generate import GenerateConfig
 from prefloop.generate.image_worker import ImageWorker
@@ -106,6 +109,32 @@ def test_a_scheduler_that_does_not_fit_is_named(words: list[str], tiny_pipeline:
     assert message in line
 
 
+def test_a_second_generate_is_refused_before_its_model_is_loaded(
+    words: list[str], store: PairStore, tiny_pipeline: Path, tmp_path: Path
+):
+    broken = shutil.copytree(tiny_pipeline, tmp_path / "broken")
+    (broken / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not weights")
+    arguments = [*words[:-1], str(store.path), "--model", str(broken)]
+    planned = plan(GenerateConfig(model=str(broken), prompts=words[2], images_per_prompt=1, device="cpu"), store)
+
+    def load() -> ImageWorker:
+        """What the first process does meanwhile."""
+        second = CliRunner().invoke(app, arguments)
+        assert second.exit_code == 4, second.output
+        assert second.stderr.splitlines() == [
+            f"prefloop: this generate run of {store.path} is in use by process {os.getpid()}; "
+            "wait for it to finish, or stop it"
+        ]
+        return ImageWorker(ImageSampler(planned.model, planned.config))
+
+    with pytest.raises(PrefloopError, match="broken"):
+        run_plan(planned, store, InProcess(load))
+    alone = CliRunner().invoke(app, arguments)
+    assert alone.exit_code not in (0, 4), alone.output
+    assert len(alone.stderr.splitlines()) == 1, "what is generated was announced before the model was refused"
+    assert store.rows("select count(*) from runs") == [(0,)]
+
+
 def test_the_image_sizes_of_a_pipeline_are_checked(words: list[str], pixart: Path, tmp_path: Path):
     settings = ["--model", pixart, "--num-inference-steps", 2]
     # 8 pixels to a latent, 2 latents to a patch
@@ -140,6 +169,56 @@ def test_a_signal_ends_generate_after_its_batch(store: PairStore, tiny_pipeline:
     assert PairStore.open(store.path).rows("select count(*) from generations") == [(4,)]
     assert generate(config, store)["generated"] == 6
     assert check(store) == []
+
+
+class Waiting(PairStore):
+    """Writes images only once the model generates the second batch."""
+
+    def __init__(self, path: Path, second_batch: Event) -> None:
+        super().__init__(path)
+        self.second_batch = second_batch
+
+    def write_image(self, data: bytes, width: int, height: int, extension: str = "png") -> dict:
+        assert self.second_batch.wait(5), "the second batch is not generated before the first one is written"
+        return super().write_image(data, width, height, extension)
+
+
+class Telling(ImageSampler):
+    second_batch, n_batches = Event(), 0
+
+    def batches(self, missing: Sequence[Generation]) -> Iterator[tuple[Sequence[Generation], list[Image.Image]]]:
+        self.n_batches += 1
+        if self.n_batches == 2:
+            self.second_batch.set()
+        yield from super().batches(missing)
+
+
+def test_a_batch_is_written_while_the_next_one_is_generated_and_rows_keep_their_order(
+    store: PairStore, tiny_pipeline: Path, tmp_path: Path
+):
+    (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
+    prompts = str(tmp_path / "prompts.txt")
+    config = GenerateConfig(model=str(tiny_pipeline), prompts=prompts, images_per_prompt=3, batch_size=2, device="cpu")
+    planned = plan(replace(config, num_inference_steps=1), store)
+    sampler = Telling(planned.model, planned.config)
+    run_plan(planned, Waiting(store.path, sampler.second_batch), InProcess(lambda: ImageWorker(sampler)))
+    written = [
+        identity
+        for part in sorted(store.journal.glob("*-generations-*"))
+        for identity in pq.read_table(part)["generation_id"].to_pylist()
+    ]
+    assert written == [item.generation_id for item in planned.generations]
+
+
+def test_images_that_cannot_be_written_end_the_command_in_one_line(words: list[str], store: PairStore, tiny_pipeline):
+    (store.path / "images").rmdir()
+    (store.path / "images").write_text("no folder")
+    settings = ["--model", str(tiny_pipeline), "--num-inference-steps", "1", "--batch-size", "1"]
+    ended = CliRunner().invoke(app, [*words[:-1], str(store.path), *settings])
+    assert ended.exit_code == 1, ended.output
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("prefloop: ")]
+    assert line.startswith(f"prefloop: cannot write {store.path / 'images'}")
+    assert store.rows("select status from runs") == [("failed",)]
 
 
 def _signal_at_the_first_part() -> None:

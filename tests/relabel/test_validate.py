@@ -20,14 +20,9 @@ from prefloop.relabel.validation.metrics import (
     tie_aware_accuracy,
     verdict,
 )
+from prefloop.relabel.validation.quality_text import quality_lines, tie_verdict_text
 from prefloop.relabel.validation.report import write_quality
-from prefloop.relabel.validation.validate import (
-    disagreements,
-    positions,
-    quality_lines,
-    tie_verdict_text,
-    validate_scorers,
-)
+from prefloop.relabel.validation.validate import disagreements, positions, validate_scorers
 from prefloop.store import PairStore, UsageError, prompt_id
 from prefloop.store.agreement import agreement
 from prefloop.store.pairstore import new_pair
