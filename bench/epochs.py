@@ -71,7 +71,7 @@ class Bench:
         config = replace(self.config, max_train_steps=epochs * self.steps)
         start = time.process_time()
         trainer = Trainer(config, self.store, StopSignal(), pairs=self.pairs)
-        trainer.finish = lambda run_id: {}  # noqa: ARG005
+        trainer.finish = lambda run_id, policy=None: {}  # noqa: ARG005
         trainer.state.save = lambda step: None  # noqa: ARG005
         trainer.train("bench")
         return time.process_time() - start

@@ -48,7 +48,7 @@ def words(config: TrainConfig, store: Path) -> list[object]:
     ):
         if getattr(config, name) is not None:
             named += [f"--{name.replace('_', '-')}", getattr(config, name)]
-    named += ["--gradient-checkpointing"] * config.gradient_checkpointing
+    named += ["--gradient-checkpointing"] * bool(config.gradient_checkpointing)
     named += ["--checkpointing-steps", config.checkpointing_steps, "--checkpoints-total-limit", 3]
     return [*named, *decided(config)]
 
