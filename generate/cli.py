@@ -21,7 +21,7 @@ from .prompt_sets.names import known_prompts
     GenerateConfig,
     panels={
         "Sampling": "num_inference_steps guidance_scale resolution scheduler negative_prompt",
-        "Machine": "batch_size dtype vae_dtype device workers",
+        "Machine": "batch_size auto_batch_size dtype vae_dtype device workers",
     },
     values={"model": known_models, "prompts": known_prompts},
 )

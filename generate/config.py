@@ -51,6 +51,8 @@ class GenerateConfig:
     """What the images should not show."""
     batch_size: int = 32
     """Images generated at once."""
+    auto_batch_size: bool = False
+    """On a GPU, generate as many images at once as its free memory is estimated to hold, at most 256; a CPU uses --batch-size."""
     dtype: Dtype = "auto"
     """auto, float32, float16 or bfloat16; on a CPU auto is float32, on a GPU what the model was made for:
     float16 for U-Nets, bfloat16 for transformers."""

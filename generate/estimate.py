@@ -9,6 +9,7 @@ from ..models.families import Family, family_of
 from .config import GenerateConfig
 
 if TYPE_CHECKING:
+    from ..models.cost.flop_counter import PassCost
     from ..models.cost.speed import DeviceSpeed
     from .stage import Plan
 
@@ -64,13 +65,22 @@ def flops_per_image(family: Family, config: GenerateConfig) -> int:
         family: with checked settings, those of text encoders too.
         config: as `resolve_defaults` returns it.
     """
+    assert config.num_inference_steps is not None
+    once = denoising_pass(family, config).forward_flops
+    return config.num_inference_steps * (2 if is_guided(family, config) else 1) * once
+
+
+def denoising_pass(family: Family, config: GenerateConfig) -> "PassCost":
+    """One pass of one image through the model, with or without its prompt; bytes are those in float32.
+
+    Args:
+        family: with checked settings, those of text encoders too.
+    """
     import torch
 
     from ..models.cost.components import trained_component
     from ..models.cost.flop_counter import count_pass
 
-    assert config.num_inference_steps is not None
-    assert config.guidance_scale is not None
     side = config.resolution or family.resolution
     model = trained_component(family, 0, None).model.eval().requires_grad_(False)
     latents = side // family.vae_factor
@@ -79,10 +89,14 @@ def flops_per_image(family: Family, config: GenerateConfig) -> int:
         prompts = {name: torch.empty(1, *shape) for name, shape in family.prompt_shapes().items()}
     conditions = family.conditions(prompts, torch.zeros(1, 4), (side, side))
     conditions = {name: tensor.to("meta") for name, tensor in conditions.items()}
-    once = count_pass(model, lambda: family.predict(model, noisy, timesteps, conditions), None, {}).forward_flops
-    # a distilled model takes the guidance scale as an input; any other runs once with and once without the prompt
-    distilled = bool(family.settings.parts[family.component].get("guidance_embeds"))
-    return config.num_inference_steps * (2 if config.guidance_scale > 1 and not distilled else 1) * once
+    return count_pass(model, lambda: family.predict(model, noisy, timesteps, conditions), None, {})
+
+
+def is_guided(family: Family, config: GenerateConfig) -> bool:
+    """Whether each step runs the model once with and once without the prompt; a distilled one takes the guidance scale as an
+    input instead."""
+    assert config.guidance_scale is not None
+    return config.guidance_scale > 1 and not family.settings.parts[family.component].get("guidance_embeds")
 
 
 def precision_of(dtype: str, family: Family, speed: "DeviceSpeed") -> str:

@@ -50,6 +50,8 @@ class ModelFacts:
     description: dict
     n_truncated: int
     """Number of the prompts that are longer than the text encoder's limit."""
+    batch_size: int
+    """Images that it generates at once."""
 
 
 class ImageWorker:
@@ -57,7 +59,8 @@ class ImageWorker:
         self.sampler, self._lock = sampler, Lock()
 
     def facts(self, prompts: list[str]) -> ModelFacts:
-        return ModelFacts(self.sampler.description, self.sampler.n_truncated(prompts) if prompts else 0)
+        n_truncated = self.sampler.n_truncated(prompts) if prompts else 0
+        return ModelFacts(self.sampler.description, n_truncated, self.sampler.batch_size)
 
     def images(self, batch: ImageBatch) -> "list[Image]":
         with self._lock:
@@ -85,9 +88,8 @@ def image_workers(planned: "Plan") -> AbstractContextManager[Pool[ImageWorker]]:
     return pool_of(config.workers, make, config.device)
 
 
-def image_batches(planned: "Plan", stop: StopSignal) -> Iterator[ImageBatch]:
+def image_batches(missing: "Sequence[Generation]", size: int, stop: StopSignal) -> Iterator[ImageBatch]:
     """The missing images of a plan, as they are handed out: all of them, or up to a signal."""
-    missing, size = planned.missing, planned.config.batch_size
     for start in range(0, len(missing), size):
         if stop.requested:
             return

@@ -24,6 +24,7 @@ from ..models.text_to_image import (
 )
 from .config import GenerateConfig
 from .decode import decode_sparingly, free_memory, is_out_of_memory
+from .fitting import batch_size_of
 
 if TYPE_CHECKING:
     from .generations import Generation
@@ -40,9 +41,10 @@ class ImageSampler:
         Args:
             config: as `resolve_defaults` returns it.
         """
-        self.config, self.batch_size = config, config.batch_size
-        self.device = best_device(config.device)
-        pipeline: Any = load_pipeline(model, self.device, dtype_of(config.dtype, self.device, model))
+        self.config, self.device = config, best_device(config.device)
+        dtype = dtype_of(config.dtype, self.device, model)
+        pipeline: Any = load_pipeline(model, self.device, dtype)
+        self.batch_size = batch_size_of(model, config, self.device, dtype)
         sampling = config.sampling()
         set_scheduler(pipeline, sampling["scheduler"], sampling["num_inference_steps"])
         family = known_family(model)

@@ -146,7 +146,7 @@ def generate_missing(
 
         function = ImageWorker.images if planned.config.workers == 1 else ImageWorker.encoded_images
         with progress(total, "images", initial=total - len(planned.missing)) as bar:
-            done = pool.done(function, image_batches(planned, stop), stop)
+            done = pool.done(function, image_batches(planned.missing, facts.batch_size, stop), stop)
             for n_written in in_background(done, write):
                 bar.update(n_written)
             stop.check(f"{bar.n} of {total} images are in {store.path}")

@@ -166,7 +166,7 @@ def test_a_rule_in_logits_gives_its_own_probability(pairs: prefloop.Store):
 
 
 def test_settings_that_do_not_exist_or_are_missing_are_named(pairs: prefloop.Store):
-    with pytest.raises(prefloop.UsageError, match="GenerateConfig has no prompt; it has batch_size"):
+    with pytest.raises(prefloop.UsageError, match="GenerateConfig has no prompt; it has auto_batch_size, batch_size"):
         pairs.generate(prompt="a fox")
     with pytest.raises(prefloop.UsageError, match="TrainConfig needs output_dir and labelers"):
         pairs.train()
