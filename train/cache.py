@@ -90,7 +90,7 @@ class LatentCache:
         if not len(work.keys):
             return []
         unreadable = self._encode_all(work, show)
-        used = asked.keys[~np.isin(asked.images, as_keys(unreadable))[asked.image]]
+        used = asked.keys[~np.isin(asked.images[asked.image], as_keys(unreadable))]
         self.ranks.together(lambda: refuse_absent(self.rows, used))
         self._n_tried += len(np.unique(work.image))
         new = unreadable.keys() - self._unreadable.keys()

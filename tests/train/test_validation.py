@@ -88,6 +88,7 @@ def test_a_pass_counts_ties_as_one_half_and_compares_with_the_reference(
 def test_every_held_out_prompt_weighs_the_same(trainer: Make, tmp_path: Path):
     made = trainer(beta=2.0)
     pairs = list(made.data.pairs.train)
+    made.data.encode(0, len(pairs))
     # the first prompt has ten pairs, nine others one each
     pairs = [replace(pair, prompt_id=pairs[0].prompt_id) for pair in pairs[:10]] + pairs[10:19]
     validation = made.monitor.validation
@@ -127,6 +128,7 @@ def test_the_last_rows_of_a_run_are_read_back_though_cells_are_empty(trainer: Ma
 def test_a_run_stops_early_when_held_out_accuracy_no_longer_rises_on_enough_evidence(trainer: Make):
     made = trainer(early_stopping=2, train_batch_size=29)
     few = made.data.pairs
+    made.data.encode(0, len(few.train))
     made.monitor.validation = Validation(
         replace(made.data, pairs=Pairs(few.validation, few.train, few.texts)), made.config
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...models.cost.components import (
     TrainedComponent,
@@ -233,7 +233,7 @@ class CostModel:
             pixels = _meta(settings.encode_batch, 3, settings.resolution, settings.resolution)
             vae = self._vae
             if settings.vae_dtype != "float32":
-                vae = copy.deepcopy(vae).to(getattr(torch, settings.vae_dtype))
+                vae = nn.Module.to(copy.deepcopy(vae), getattr(torch, settings.vae_dtype))  # its own warns
             self._passes[key] = count_pass(vae, lambda: self.family.latents(vae, pixels)[0], None, _RESULTS)
         return self._passes[key]
 

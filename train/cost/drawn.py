@@ -40,7 +40,7 @@ def _n_positions(config: TrainConfig) -> int:
 
 
 def _distinct(times: Counts, config: TrainConfig) -> Counts:
-    """How many different draws come if pairs are drawn so many times."""
+    """How many different draws pairs have that are drawn that many times."""
     return np.minimum(times, config.reference_draws) if config.reference_draws else times
 
 
