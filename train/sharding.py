@@ -4,6 +4,7 @@ torch's `fully_shard` is called here, and not by accelerate: that ignores FSDP o
 whole model each without a word.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ def shard(component: Any, device: torch.device, half: torch.dtype | None = None)
     Args:
         half: what blocks are gathered in and run in; None is float32. Weights are kept, and gradients summed, in float32.
     """
+    # in-place changes of what a block returns would be lost; no family's model makes any, which a test of the gradients guards
+    warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(\w+\) returned a view", UserWarning)
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     # Inputs are left to autocast. A block gathered in half precision is what autocast would make of it, without a second copy.
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)

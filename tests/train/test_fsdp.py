@@ -15,7 +15,7 @@ from prefloop.train import TrainConfig
 from prefloop.train.stage import train
 from run_options import decided
 from safetensors.torch import load_file
-from two_processes import die_while_training, two_processes
+from two_processes import die_while_training, split_gradients, two_processes
 
 pytestmark = [
     pytest.mark.slow,  # processes load torch and connect
@@ -130,3 +130,18 @@ def test_a_split_transformer_trains_as_one_process_does(labelled: PairStore, con
     codes, printed = two_processes(words(split, labelled.path), tmp_path)
     assert codes == [0, 0], printed
     assert_same_within_rounding(config, split, 2e-4)
+    # it goes on with the whole model in each process
+    train(replace(config, gradient_accumulation_steps=4, max_train_steps=4), alone, resume=True)
+    unsplit = [word for word in words(replace(split, max_train_steps=4), labelled.path) if word != "--fsdp"]
+    codes, printed = two_processes([*unsplit, "--resume"], tmp_path)
+    assert codes == [0, 0], printed
+    weights, weights_2 = kept(config.output_dir, 4)[0], kept(split.output_dir, 4)[0]
+    assert all(torch.allclose(weight, weights_2[name], rtol=0, atol=2e-5) for name, weight in weights.items())
+
+
+def test_the_gradient_of_every_familys_split_model_is_that_of_the_whole(tmp_path: Path):
+    kinds = ["sd15", "sdxl", *{module: kind for kind, module in tiny.FLOW_KINDS.items()}.values()]
+    differences = split_gradients(kinds, tmp_path)
+    assert list(differences) == kinds
+    for kind, (output, gradient) in differences.items():
+        assert max(output, gradient) < 1e-6, kind
