@@ -5,7 +5,6 @@ the backward pass too. bitsandbytes' own int8 layer also rounds the activations,
 bfloat16 overflow; here int8 is 255 evenly spaced values.
 """
 
-import logging
 import math
 from collections.abc import Callable
 from functools import cache
@@ -123,7 +122,6 @@ def _levels(device: torch.device) -> Tensor:
 
 @cache
 def _functions() -> Any:
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of kernels that are not used here
     import bitsandbytes.functional as functions  # type: ignore[import-not-found]  # an extra
 
     return functions

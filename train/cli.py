@@ -51,7 +51,9 @@ def train(
             "command line take precedence; --no-kohya and the like turn a switch off.",
         ),
     ] = None,
-    recipes: Annotated[bool, typer.Option("--recipes", help="List the recipes and exit.")] = False,
+    recipes: Annotated[
+        bool, typer.Option("--recipes", help="List the recipes and exit; with --dry-run, on which GPUs each fits.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved settings, estimated memory and time, and exit.")
     ] = False,
@@ -77,6 +79,9 @@ def train(
 
     Example: prefloop train --labeler pickscore --output-dir tuned --where "margin > 0.1"
     """
+    if recipes and dry_run:
+        _say_cards(as_json)
+        return
     if recipes:
         say_recipes(_recipes(), as_json)
         return
@@ -152,6 +157,20 @@ def train(
         say_next("eval", "--model", settings.output_dir, *prompts, store=store)
     if settings.push_to_hub is not None:
         _push(settings.output_dir, settings.push_to_hub, private=False)
+
+
+def _say_cards(as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from .cost.recipe_cards import ESTIMATED, HEADER, cards_of_recipes
+
+    if as_json:
+        answer({"recipes": [asdict(cards) for cards in cards_of_recipes()]})
+        return
+    say(f"{HEADER}\n{'|---' * (HEADER.count('|') - 1)}|")
+    for cards in cards_of_recipes():
+        say(cards.row())
+    say(ESTIMATED, err=True)
 
 
 def card(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from cost_configs import DATA, SD35_LARGE, SD35_MEDIUM, SETTINGS, SPEED, sd35
+from cost_configs import DATA, SD35_LARGE, SD35_MEDIUM, SETTINGS, SPEED
 from prefloop.core.errors import IntegrityError, UsageError
 from prefloop.models.cost.components import text_encoder, trained_component, with_text_defaults
 from prefloop.models.families import Family, family_of
@@ -15,6 +15,7 @@ from prefloop.models.families.checks import component_from
 from prefloop.models.resolve import find_model
 from prefloop.train import TrainConfig
 from prefloop.train.cost.cost_model import OVERHEAD_BYTES, CostModel, CostSettings, cache_bytes, prompt_bytes
+from prefloop.train.cost.published import sd35
 from prefloop.train.data import padded
 from prefloop.train.policy import Policy, load_text_encoders
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count

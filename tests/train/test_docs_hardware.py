@@ -11,7 +11,7 @@ from prefloop.train.cost.dry_run import cost_settings
 from prefloop.train.cost.estimate import estimate
 from prefloop.train.recipes import read_settings, recipes
 
-TEXT = (Path(__file__).parents[2] / "docs" / "hardware.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "hardware.md").read_text().split("## Which recipe fits")[0]
 ASSUMED = DeviceSpeed("as on the page", {"no": 60e12, "fp16": 400e12, "bf16": 400e12}, 0.35)
 
 

@@ -10,7 +10,9 @@ import diffusers
 import pytest
 import tiny
 import torch
+from cost_configs import DATA, SPEED
 from prefloop.core.signals import StopSignal
+from prefloop.models.cost.components import with_text_defaults
 from prefloop.models.families import family_of
 from prefloop.models.loading import load_component
 from prefloop.models.quantized import KINDS, QuantizedLinear, quantizable
@@ -18,6 +20,7 @@ from prefloop.models.resolve import find_model
 from prefloop.store import PairStore, UsageError
 from prefloop.train import TrainConfig
 from prefloop.train.cost.cost_model import CostModel
+from prefloop.train.cost.dry_run import cost_settings
 from prefloop.train.policy import Policy
 from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
@@ -198,10 +201,6 @@ def test_samples_validation_and_kohyas_file_are_written(
 @pytest.mark.parametrize("quantize", KINDS)
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_estimate_counts_the_bytes_that_the_policy_holds(make: Make, kind: str, quantize: str, precision: str):
-    from cost_configs import DATA, SPEED
-    from prefloop.models.cost.components import with_text_defaults
-    from prefloop.train.cost.dry_run import cost_settings
-
     trainer = make(kind, quantize=quantize, mixed_precision=precision)
     family = with_text_defaults(trainer.data.family)
     costs, settings = CostModel(family, DATA, SPEED), cost_settings(trainer.config, family)
