@@ -27,6 +27,7 @@ from .run_folder.overwrite import alternatives, drop_previous, other_settings
 from .run_folder.tables import truncate_table
 
 TABLES = ("metrics", "validation")
+LORA_STATE = "trainable.safetensors"
 # what the loaders raise if a file is not what a checkpoint has under that name
 _UNUSABLE = (PrefloopError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError)
 _UNUSABLE += (pickle.UnpicklingError, SafetensorError)
@@ -79,8 +80,9 @@ class State:
         parts = {name: part.state_dict() for name, part in self._parts().items()} | {"recent": recent}
 
         def write(folder: Path) -> None:
-            state = {name: value.contiguous().cpu() for name, value in self.policy.trainable_state().items()}
-            save_file(state, folder / "trainable.safetensors")
+            if self.policy.lora:  # in peft's own names; all weights are in the component's folder
+                state = {name: value.contiguous().cpu() for name, value in self.policy.trainable_state().items()}
+                save_file(state, folder / LORA_STATE)
             with open(folder / "optimizer.pt", "wb") as file:  # torch's own writer drops the system's error
                 torch.save(parts, file)
             self.policy.save_weights(folder)
@@ -97,7 +99,7 @@ class State:
         for table in TABLES:  # the rows of a checkpoint's steps must be on disk before it
             sync_file(self.output / f"{table}.csv")
         learned = list(self.policy.trainable_state().values())
-        n_bytes = sum(tensor.nbytes for tensor in [*learned, *learned, *_tensors(parts)])
+        n_bytes = sum(tensor.nbytes for tensor in [*learned, *_tensors(parts)])
         save_checkpoint(self.output, step, about, write, self.config.checkpoints_total_limit, n_bytes)
         drop_previous(self.output)
 
@@ -167,12 +169,20 @@ class State:
     def _load(self, path: Path) -> None:
         device = self.accelerator.device
         device = torch.device("cpu") if device.type == "cpu" else device  # a CPU has no number in a file
-        self.policy.load_trainable_state(load_file(path / "trainable.safetensors", device=str(device)))
+        self.policy.load_trainable_state(self._weights(path, str(device)))
         states = load_parts(path / "optimizer.pt", self._parts(), device)
         self.recent.clear()
         if states.get("recent") is not None:
             mine = states["recent"][self.accelerator.process_index]
             self.recent.extend(mine.to(self.accelerator.device).unbind())
+
+    def _weights(self, path: Path, device: str) -> dict[str, Tensor]:
+        """The trained weights of a checkpoint, by the names of the component's parameters."""
+        if self.policy.lora or (path / LORA_STATE).exists():  # earlier ones had all weights there too
+            return load_file(path / LORA_STATE, device=device)
+        files = (path / self.policy.family.component).glob("*.safetensors")  # large models are written in several
+        state = {name: value for file in files for name, value in load_file(file, device=device).items()}
+        return {name: state[name] for name in self.policy.trainable_state() if name in state}
 
 
 def load_parts(path: Path, parts: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
