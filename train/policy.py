@@ -29,6 +29,7 @@ from ..models.lora_file import read_loras
 from ..models.model import Model
 from ..models.names import LORA_FILE
 from ..models.parts import with_parts
+from .background import host_copy, save_copied
 from .compilation import compile_blocks
 from .config import TrainConfig
 from .export.kohya import refuse_nameless_layers, save_kohya
@@ -188,20 +189,28 @@ class Policy:
     def save_weights(self, output: Path) -> None:
         """What diffusers or peft loads: the LoRA for `load_lora_weights`, or for `PeftModel.from_pretrained` if the pipeline has no
         LoRA loader; or the component in its subfolder for `from_pretrained`."""
+        self.copy_weights()(output)
+
+    def copy_weights(self) -> Callable[[Path], None]:
+        """Copy the weights to the host's memory; returns what `save_weights` is for them, whatever they become."""
         if not self.lora:
-            self.component.save_pretrained(output / self.family.component)
-            return
+            component = self.component
+            state, name = host_copy(component.state_dict()), self.family.component
+            return lambda output: save_copied(type(component), component.config, state, output / name)
+        return partial(self._save_lora, self.adapter())
+
+    def _save_lora(self, copied: Adapter, output: Path) -> None:
         adapter: Any = self.component.peft_config
         settings = adapter["default"].to_dict()
         if not self.family.lora_loader:
-            write_peft_adapter(output, self.adapter(), settings["target_modules"])
+            write_peft_adapter(output, copied, settings["target_modules"])
             return
         pipeline: Any = getattr(diffusers, self.family.pipeline_class)
         pipeline.save_lora_weights(
             output,
             weight_name=LORA_FILE,
             **{
-                f"{self.family.component}_lora_layers": self.adapter().state(),
+                f"{self.family.component}_lora_layers": copied.state(),
                 # peft keeps a set, whose order differs from process to process
                 f"{self.family.component}_lora_adapter_metadata": settings
                 | {"target_modules": sorted(settings["target_modules"])},

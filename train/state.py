@@ -16,13 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..store import IntegrityError, PrefloopError, UsageError
+from .background import BackgroundWriter, host_copy
 from .checkpoint import latest_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .data import TrainingData
 from .export.result import canonicalize_files
 from .placement import follow_layout
 from .policy import Policy
-from .run_folder.files import sync_file
+from .run_folder.files import current_umask, sync_file
 from .run_folder.overwrite import alternatives, drop_previous, other_settings
 from .run_folder.tables import truncate_table
 
@@ -61,6 +62,8 @@ class State:
         self.model_id, self.reference_id = str(model_id), reference_id and str(reference_id)
         self.output = Path(config.output_dir)
         self.fingerprint = data.pairs.fingerprint()
+        self.writer = BackgroundWriter()
+        """Writes one checkpoint at a time, in the main process."""
 
     def _parts(self) -> dict[str, Any]:
         parts = {
@@ -73,19 +76,28 @@ class State:
 
     def save(self, step: int) -> None:
         """Write checkpoint-STEP, with a `unet/` or a LoRA that diffusers loads; the main process writes."""
+        self.begin_save(step)
+        self.writer.wait()
+
+    def begin_save(self, step: int) -> None:
+        """Begin to write checkpoint-STEP of the weights as they are, and return as soon as they are copied; see `writer`."""
+        self.writer.wait()  # rather than hold two copies
         recent = self._recent_of_all()
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             return
-        parts = {name: part.state_dict() for name, part in self._parts().items()} | {"recent": recent}
+        parts = host_copy({name: part.state_dict() for name, part in self._parts().items()} | {"recent": recent})
+        learned = {name: value.contiguous() for name, value in self.policy.trainable_state().items()}
+        # in peft's own names; all weights are in the component's folder
+        lora_state = host_copy(learned) if self.policy.lora else None
+        write_weights = self.policy.copy_weights()
 
         def write(folder: Path) -> None:
-            if self.policy.lora:  # in peft's own names; all weights are in the component's folder
-                state = {name: value.contiguous().cpu() for name, value in self.policy.trainable_state().items()}
-                save_file(state, folder / LORA_STATE)
+            if lora_state is not None:
+                save_file(lora_state, folder / LORA_STATE)
             with open(folder / "optimizer.pt", "wb") as file:  # torch's own writer drops the system's error
                 torch.save(parts, file)
-            self.policy.save_weights(folder)
+            write_weights(folder)
             canonicalize_files(folder)
 
         about = {
@@ -98,10 +110,15 @@ class State:
         }
         for table in TABLES:  # the rows of a checkpoint's steps must be on disk before it
             sync_file(self.output / f"{table}.csv")
-        learned = list(self.policy.trainable_state().values())
-        n_bytes = sum(tensor.nbytes for tensor in [*learned, *_tensors(parts)])
-        save_checkpoint(self.output, step, about, write, self.config.checkpoints_total_limit, n_bytes)
-        drop_previous(self.output)
+        n_bytes = sum(tensor.nbytes for tensor in [*learned.values(), *_tensors(parts)])
+
+        keep, mask = self.config.checkpoints_total_limit, current_umask()
+
+        def write_checkpoint() -> None:
+            save_checkpoint(self.output, step, about, write, keep, n_bytes, mask)
+            drop_previous(self.output)
+
+        self.writer.start(write_checkpoint)
 
     def _recent_of_all(self) -> Tensor | None:
         """Metrics of the last steps in every process; (processes, steps, metrics)."""
