@@ -64,3 +64,9 @@ def respell(folder: Path, changes: dict[str, Any], metadata: object = None) -> N
     header = {} if metadata is None else {"lora_adapter_metadata": json.dumps(metadata)}
     save_file(state, path, header | {"format": "pt"})
     rewrite(folder, files=digests(folder))
+
+
+def checkpoint_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """What a checkpoint of a LoRA or of a whole U-Net resumes from, by the names of the U-Net's parameters."""
+    lora = checkpoint / "trainable.safetensors"
+    return load_file(lora if lora.exists() else checkpoint / "unet" / "diffusion_pytorch_model.safetensors")

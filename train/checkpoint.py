@@ -21,7 +21,13 @@ _PREFIX = "checkpoint-"
 
 
 def save_checkpoint(
-    output: Path, step: int, about: dict, write: Callable[[Path], None], keep: int, n_bytes: int = 0
+    output: Path,
+    step: int,
+    about: dict,
+    write: Callable[[Path], None],
+    keep: int,
+    n_bytes: int = 0,
+    mask: int | None = None,
 ) -> Path:
     """Write `checkpoint-STEP` with whatever `write` puts into a folder, and prune older ones.
 
@@ -29,6 +35,7 @@ def save_checkpoint(
         about: more entries of the manifest, beside files and step; JSON.
         keep: number of valid checkpoints to keep.
         n_bytes: lower bound of its size; refused at once if the disk has less room.
+        mask: the process's umask, for a thread that cannot read it.
 
     Raises:
         PrefloopError: if it cannot be written; earlier checkpoints stay.
@@ -41,7 +48,7 @@ def save_checkpoint(
         if shutil.disk_usage(temporary).free < n_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(temporary)
-        _seal(temporary, {"step": step} | about)
+        _seal(temporary, {"step": step} | about, mask)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
         sync_folder(output)
@@ -57,9 +64,9 @@ def save_checkpoint(
     return final
 
 
-def _seal(folder: Path, about: dict) -> None:
+def _seal(folder: Path, about: dict, mask: int | None) -> None:
     """Write the manifest, and fsync it with all files and folders."""
-    follow_umask(folder)
+    follow_umask(folder, mask)
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         with open(path, "rb+") as file:

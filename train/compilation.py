@@ -46,12 +46,12 @@ def refuse_no_compiler(on_cpu: bool) -> None:
         compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
         if shutil.which(compiler) is None:
             raise PrefloopError(
-                f"--compile needs a C++ compiler, and there is no {compiler}; install one, name it in CXX, or leave --compile out"
+                f"--compile needs a C++ compiler, and {compiler} was not found; install one, name it in CXX, or leave --compile out"
             )
     elif sys.platform != "darwin":
         if importlib.util.find_spec("triton") is None:
             raise PrefloopError("--compile needs triton on a GPU: pip install triton, or leave --compile out")
         if shutil.which(os.environ.get("CC") or "gcc") is None and shutil.which("clang") is None:
             raise PrefloopError(
-                "--compile needs a C compiler for triton, and there is no gcc; install one, or leave --compile out"
+                "--compile needs a C compiler for triton, and gcc was not found; install one, or leave --compile out"
             )

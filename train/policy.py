@@ -31,6 +31,7 @@ from ..models.model import Model
 from ..models.names import LORA_FILE
 from ..models.parts import with_parts
 from ..models.quantized import QuantizedLinear, quantize
+from .background import host_copy, save_copied
 from .compilation import compile_blocks
 from .config import TrainConfig
 from .export.kohya import refuse_nameless_layers, save_kohya
@@ -90,7 +91,7 @@ class Policy:
         """
         self.component, self.family = component, family
         self.lora, self.compiles = config.lora_rank > 0, config.compile
-        self.sharded = config.fsdp
+        self.sharded, self._gathered = config.fsdp, False
         """Whether its weights are split over the processes; it then runs only in all of them at once."""
         self._half = HALF.get(config.mixed_precision)
         self._reference = reference
@@ -215,26 +216,36 @@ class Policy:
             return self
         whole = copy.copy(self)
         whole.component = whole_component(self.component, getattr(diffusers, self.family.model_class), keep)
-        whole.sharded = False
+        whole.sharded, whole._gathered = False, True
         return whole
 
     def save_weights(self, output: Path) -> None:
         """What diffusers or peft loads: the LoRA for `load_lora_weights`, or for `PeftModel.from_pretrained` if the pipeline has no
         LoRA loader; or the component in its subfolder for `from_pretrained`."""
+        self.copy_weights()(output)
+
+    def copy_weights(self) -> Callable[[Path], None]:
+        """Copy the weights to the host's memory; returns what `save_weights` is for them, whatever they become."""
         if not self.lora:
-            self.component.save_pretrained(output / self.family.component)
-            return
+            component = self.component
+            state, name = component.state_dict(), self.family.component
+            if not self._gathered:
+                state = host_copy(state)
+            return lambda output: save_copied(type(component), component.config, state, output / name)
+        return partial(self._save_lora, self.adapter())
+
+    def _save_lora(self, copied: Adapter, output: Path) -> None:
         adapter: Any = self.component.peft_config
         settings = adapter["default"].to_dict()
         if not self.family.lora_loader:
-            write_peft_adapter(output, self.adapter(), settings["target_modules"])
+            write_peft_adapter(output, copied, settings["target_modules"])
             return
         pipeline: Any = getattr(diffusers, self.family.pipeline_class)
         pipeline.save_lora_weights(
             output,
             weight_name=LORA_FILE,
             **{
-                f"{self.family.component}_lora_layers": self.adapter().state(),
+                f"{self.family.component}_lora_layers": copied.state(),
                 # peft keeps a set, whose order differs from process to process
                 f"{self.family.component}_lora_adapter_metadata": settings
                 | {"target_modules": sorted(settings["target_modules"])},

@@ -12,13 +12,13 @@ _WEIGHTS = re.compile(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors")  # 
 def checkpoint_bytes(config: TrainConfig, model: Model) -> int:
     """Lower bound of a checkpoint's size, before anything is loaded; 0 if it is not known.
 
-    It holds all weights twice, to resume from and to load; AdamW adds two moments of each.
+    It holds all weights, to resume from and to load; AdamW adds two moments of each.
     """
     if config.lora_rank:
         return 0
     paths = Path(config.init_from or Path(model.root.source) / model.settings.component).glob("*.safetensors")
     n_bytes = sum(path.stat().st_size for path in paths if _WEIGHTS.fullmatch(path.name))
-    return (4 if config.optimizer == "adamw" else 2) * n_bytes
+    return (3 if config.optimizer == "adamw" else 1) * n_bytes
 
 
 def out_of_memory(config: TrainConfig) -> str:

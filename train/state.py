@@ -16,18 +16,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..store import IntegrityError, PrefloopError, UsageError
+from .background import BackgroundWriter, host_copy
 from .checkpoint import latest_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .data import TrainingData
 from .export.result import canonicalize_files
 from .placement import follow_layout
 from .policy import Policy
-from .run_folder.files import sync_file
+from .run_folder.files import current_umask, sync_file
 from .run_folder.overwrite import alternatives, drop_previous, other_settings
 from .run_folder.tables import truncate_table
 from .sharding import gathered, own_parts
 
 TABLES = ("metrics", "validation")
+LORA_STATE = "trainable.safetensors"
 # what the loaders raise if a file is not what a checkpoint has under that name
 _UNUSABLE = (PrefloopError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError)
 _UNUSABLE += (pickle.UnpicklingError, SafetensorError)
@@ -61,6 +63,8 @@ class State:
         self.model_id, self.reference_id = str(model_id), reference_id and str(reference_id)
         self.output = Path(config.output_dir)
         self.fingerprint = data.pairs.fingerprint()
+        self.writer = BackgroundWriter()
+        """Writes one checkpoint at a time, in the main process."""
 
     def _parts(self) -> dict[str, Any]:
         parts = {
@@ -73,6 +77,12 @@ class State:
 
     def save(self, step: int) -> None:
         """Write checkpoint-STEP, with a `unet/` or a LoRA that diffusers loads; the main process writes."""
+        self.begin_save(step)
+        self.writer.wait()
+
+    def begin_save(self, step: int) -> None:
+        """Begin to write checkpoint-STEP of the weights as they are, and return as soon as they are copied; see `writer`."""
+        self.writer.wait()  # rather than hold two copies
         recent = self._recent_of_all()
         main = self.accelerator.is_main_process
         policy = self.policy.gathered(main)
@@ -82,13 +92,19 @@ class State:
         self.accelerator.wait_for_everyone()
         if not main:
             return
+        if not self.policy.sharded:
+            parts = host_copy(parts)
+        learned = {name: value.contiguous() for name, value in policy.trainable_state().items()}
+        # in peft's own names; all weights are in the component's folder
+        lora_state = host_copy(learned) if policy.lora else None
+        write_weights = policy.copy_weights()
 
         def write(folder: Path) -> None:
-            state = {name: value.contiguous().cpu() for name, value in policy.trainable_state().items()}
-            save_file(state, folder / "trainable.safetensors")
+            if lora_state is not None:
+                save_file(lora_state, folder / LORA_STATE)
             with open(folder / "optimizer.pt", "wb") as file:  # torch's own writer drops the system's error
                 torch.save(parts, file)
-            policy.save_weights(folder)
+            write_weights(folder)
             canonicalize_files(folder)
 
         about = {
@@ -101,10 +117,15 @@ class State:
         }
         for table in TABLES:  # the rows of a checkpoint's steps must be on disk before it
             sync_file(self.output / f"{table}.csv")
-        learned = list(policy.trainable_state().values())
-        n_bytes = sum(tensor.nbytes for tensor in [*learned, *learned, *_tensors(parts)])
-        save_checkpoint(self.output, step, about, write, self.config.checkpoints_total_limit, n_bytes)
-        drop_previous(self.output)
+        n_bytes = sum(tensor.nbytes for tensor in [*learned.values(), *_tensors(parts)])
+
+        keep, mask = self.config.checkpoints_total_limit, current_umask()
+
+        def write_checkpoint() -> None:
+            save_checkpoint(self.output, step, about, write, keep, n_bytes, mask)
+            drop_previous(self.output)
+
+        self.writer.start(write_checkpoint)
 
     def _recent_of_all(self) -> Tensor | None:
         """Metrics of the last steps in every process; (processes, steps, metrics)."""
@@ -174,12 +195,20 @@ class State:
         device = torch.device("cpu") if device.type == "cpu" else device  # a CPU has no number in a file
         split = self.policy.parameters() if self.policy.sharded else None
         on = "cpu" if split else str(device)  # mapped from the file, of which a process then reads its part
-        self.policy.load_trainable_state(load_file(path / "trainable.safetensors", device=on))
+        self.policy.load_trainable_state(self._weights(path, on))
         states = load_parts(path / "optimizer.pt", self._parts(), device, split)
         self.recent.clear()
         if states.get("recent") is not None:
             mine = states["recent"][self.accelerator.process_index]
             self.recent.extend(mine.to(self.accelerator.device).unbind())
+
+    def _weights(self, path: Path, device: str) -> dict[str, Tensor]:
+        """The trained weights of a checkpoint, by the names of the component's parameters."""
+        if self.policy.lora or (path / LORA_STATE).exists():  # earlier ones had all weights there too
+            return load_file(path / LORA_STATE, device=device)
+        files = (path / self.policy.family.component).glob("*.safetensors")  # large models are written in several
+        state = {name: value for file in files for name, value in load_file(file, device=device).items()}
+        return {name: state[name] for name in self.policy.trainable_state() if name in state}
 
 
 def load_parts(

@@ -157,6 +157,7 @@ class Trainer:
             self.accelerator.init_trackers(config.tracker_project_name, config=settings)
         self.monitor.begin(self.global_step)
         with (
+            self.state.writer.finishing(),
             closing(self.micro_batches()) as micro_batches,
             progress(config.max_train_steps, "training", initial=self.global_step)
             if self.main
@@ -170,6 +171,7 @@ class Trainer:
                         self.state.save(self.global_step)
                     raise self.ranks.said_once(self._interrupted(error.exit_code - 128)) from error
                 self.recent.append(self.step(micro_batches))
+                self.state.writer.check()
                 self.global_step += 1
                 if bar is not None:
                     bar.update()
@@ -184,8 +186,10 @@ class Trainer:
                     self.monitor.sample(self.global_step)
                 stopping = self.monitor.any_process(self.stop.requested)
                 if self.global_step % config.checkpointing_steps == 0 or last or stopping:
-                    self.state.save(self.global_step)
+                    self.state.begin_save(self.global_step)
                     saved = self.global_step
+                if last or stopping:
+                    self.state.writer.wait()
                 if last:
                     break
                 if stopping:

@@ -91,7 +91,7 @@ def test_a_machine_without_a_compiler_is_named_before_anything_is_loaded(
 ):
     monkeypatch.setenv("CXX", "no-such-compiler")
     for run in (train, dry_run):
-        with pytest.raises(PrefloopError, match=r"a C\+\+ compiler, and there is no no-such-compiler; install one"):
+        with pytest.raises(PrefloopError, match=r"a C\+\+ compiler, and no-such-compiler was not found; install one"):
             run(replace(config, compile=True), labelled)
     dry_run(config, labelled)  # without it nothing is asked for
 

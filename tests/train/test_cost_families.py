@@ -84,7 +84,7 @@ def test_half_precision_and_checkpointing_change_memory_and_not_the_forward_pass
     assert half.forward_flops == plain.forward_flops
     assert half.backward_flops > plain.backward_flops > plain.forward_flops
     assert half.saved_bytes < plain.saved_bytes
-    assert min(costs.seconds(settings).values()) > 0
+    assert min(costs.seconds(replace(settings, validation_pairs=1)).values()) > 0
 
 
 def weights_of(family: Family) -> int:

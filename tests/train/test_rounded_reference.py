@@ -36,7 +36,8 @@ def test_each_family_predicts_the_same_with_the_weights_that_autocast_rounds(kin
     round_as_autocast(rounded, torch.bfloat16)
     noisy = torch.randn(4, family.latent_channels, 4, 4, generator=generator)
     prompts = {name: torch.randn(4, *shape, generator=generator) for name, shape in family.prompt_shapes().items()}
-    conditions = family.conditions(prompts, torch.zeros(4, 4), (4 * family.vae_factor, 4 * family.vae_factor))
+    side = 4 * family.vae_factor
+    conditions = family.conditions(prompts, torch.zeros(4, 4), (side, side))
     timesteps = torch.tensor([10.0, 300.0, 600.0, 900.0])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         one, two = (family.predict(part, noisy, timesteps, conditions) for part in (whole, rounded))
@@ -85,8 +86,8 @@ def test_sample_images_are_generated_with_a_rounded_reference(trainer: Make):
 
 
 def test_weights_are_rounded_again_after_a_block_in_float32():
-    linear = nn.Linear(2, 2)
-    module = nn.Sequential(linear, nn.LayerNorm(2)).requires_grad_(False)
+    linear = nn.Linear(2, 2).requires_grad_(False)
+    module = nn.Sequential(linear, nn.LayerNorm(2))
     round_as_autocast(module, torch.bfloat16)
     before = linear.weight.clone()
     with in_float32(module):

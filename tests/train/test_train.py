@@ -24,6 +24,7 @@ from prefloop.train.objective import BATCH_METRICS, batch_metrics, pair_losses
 from prefloop.train.pairs import select_pairs
 from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
+from results import checkpoint_weights
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -267,8 +268,7 @@ def test_an_interrupted_run_has_the_weights_of_an_undisturbed_one_bit_for_bit(
         if killed.global_step == 2:
             killed.state.save(killed.global_step)
     train(cut, labelled)
-    name = "trainable.safetensors"
-    expected, resumed = (load_file(Path(c.output_dir) / "checkpoint-4" / name) for c in (whole, cut))
+    expected, resumed = (checkpoint_weights(Path(c.output_dir) / "checkpoint-4") for c in (whole, cut))
     assert expected.keys() == resumed.keys()
     assert all(torch.equal(expected[key], resumed[key]) for key in expected)
 

@@ -18,6 +18,7 @@ from prefloop.train.monitor.tables import read_rows
 from prefloop.train.objective import pair_losses
 from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
+from results import checkpoint_weights
 from run_options import decided
 from safetensors.torch import load_file
 from two_processes import two_processes
@@ -179,7 +180,7 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_undisturbed_one(
         if killed.global_step == 2:
             killed.state.save(killed.global_step)
     train(cut, labelled)
-    expected, resumed = (load_file(Path(c.output_dir) / "checkpoint-4" / "trainable.safetensors") for c in (whole, cut))
+    expected, resumed = (checkpoint_weights(Path(c.output_dir) / "checkpoint-4") for c in (whole, cut))
     assert all(torch.equal(expected[key], resumed[key]) for key in expected)
     tables = [(Path(c.output_dir) / "validation.csv").read_text() for c in (whole, cut)]
     assert tables[0] == tables[1]  # to the last digit
@@ -230,7 +231,7 @@ def test_soft_labels_are_the_stored_probabilities(trainer: Make):
 def test_the_result_of_ema_is_the_average_and_not_the_last_weights(labelled: PairStore, config: TrainConfig):
     train(replace(config, ema_decay=0.5, max_train_steps=3), labelled)
     output = Path(config.output_dir)
-    last = load_file(output / "checkpoint-3" / "trainable.safetensors")
+    last = checkpoint_weights(output / "checkpoint-3")
     result = load_file(output / "unet" / "diffusion_pytorch_model.safetensors")
     assert any(not torch.equal(result[name], value) for name, value in last.items())
     first = load_file(Path(config.model) / "unet" / "diffusion_pytorch_model.safetensors")
@@ -303,7 +304,7 @@ def test_two_processes_with_half_the_batch_each_take_the_steps_of_one_and_are_re
     codes, printed = two_processes(words, tmp_path)
     assert codes == [0, 0], printed
     assert ["steps" in out for out in printed] == [True, False]  # only the main process prints
-    states = [load_file(Path(c.output_dir) / "checkpoint-2" / "trainable.safetensors") for c in (single, two)]
+    states = [checkpoint_weights(Path(c.output_dir) / "checkpoint-2") for c in (single, two)]
     moved = max(float(value.abs().max()) for name, value in states[0].items() if "lora_B" in name)
     assert moved > 1e-3
     for name, value in states[0].items():
