@@ -130,6 +130,7 @@ def prepared_data(
     crops = pair_crops(pairs, config, family)
     latents = LatentCache(store, crops, vae, _vae_key(config, model), stop, device.type, ranks)
     pairs = _with_readable_validation(pairs, latents, config.seed)
+    latents.release()  # the text encoders need the memory; it is loaded again for the first block of steps
     ranks.check(stop, "the images are encoded")
     encode = on_first_use(lambda: load_text_encoders(model, family, device))
     kept: torch.dtype = getattr(torch, family.dtype)
