@@ -58,9 +58,7 @@ def dry_run(
     device = torch.device("cuda" if use_cuda else "cpu")
     n_devices = max(1, torch.cuda.device_count()) if use_cuda else 1
     plan = plan_validation(config, n_held_out)
-    settings = replace(cost_settings(config, family), validation_pairs=plan.n_denoised(config))
-    if settings.auto_checkpointing:
-        settings = replace(settings, gradient_checkpointing=choose_checkpointing(family, settings, device))
+    settings = replace(cost_settings_on(device, config, family), validation_pairs=plan.n_denoised(config))
     estimated = estimate(family, data, settings, measured_speed(device))
     resolved = config.resolved() | {
         "optimizer": optimizer_name(config, family),
@@ -125,6 +123,14 @@ def _count(n: int) -> str:
     if n >= 1e6:
         return f"{n / 1e9:.3g} billion" if n >= 1e9 else f"{n / 1e6:.3g} million"
     return f"{n:,}"
+
+
+def cost_settings_on(device: torch.device, config: TrainConfig, family: Family, n_processes: int = 1) -> CostSettings:
+    """Those of `cost_settings`, with gradient checkpointing as auto chooses it for a device."""
+    settings = replace(cost_settings(config, family), n_processes=n_processes)
+    if settings.auto_checkpointing:
+        settings = replace(settings, gradient_checkpointing=choose_checkpointing(family, settings, device))
+    return settings
 
 
 def cost_settings(config: TrainConfig, family: Family) -> CostSettings:
