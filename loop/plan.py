@@ -20,7 +20,7 @@ from ..models.families import family_of
 from ..models.model import Model
 from ..models.resolve import find_model
 from ..train.cost.cost_model import CostModel, DatasetSize, cache_bytes
-from ..train.cost.dry_run import cost_settings
+from ..train.cost.dry_run import cost_settings_on
 from .checks import refuse_impossible_loop
 from .config import LoopSettings
 
@@ -86,11 +86,18 @@ def plan_loop(settings: LoopSettings) -> LoopPlan:
     n_eval = len(read_prompts(evaluation.prompts or "", evaluation.limit)) * evaluation.images_per_prompt
     n_pairs = n_prompts * _pairs_per_prompt(generation, loop.pairs_per_prompt)
     use_cuda = not training.on_cpu and torch.cuda.is_available()
-    speed = measured_speed(torch.device("cuda" if use_cuda else "cpu"))
+    device = torch.device("cuda" if use_cuda else "cpu")
+    speed = measured_speed(device)
     data = DatasetSize(n_pairs=n_pairs, n_images=n_images, n_prompts=n_prompts)
     # a reference other than the round before takes memory from the second round on
     last = settings.train_config(loop.rounds, "labeler")
+<<<<<<< HEAD
     costs, trained = CostModel(family, data, speed), cost_settings(last, family, "cuda" if use_cuda else "cpu")
+||||||| 182b53b
+    costs, trained = CostModel(family, data, speed), cost_settings(last, family)
+=======
+    costs, trained = CostModel(family, data, speed), cost_settings_on(device, last, family)
+>>>>>>> steps
     per_image = flops_per_image(family, generation)
     precision = precision_of(generation.dtype, family, speed)
     step = costs.training_pass(trained)

@@ -22,11 +22,9 @@ def with_choices(config: TrainConfig, family: Family, device: torch.device, rank
         if isinstance(kept, bool):
             chosen[0] = kept
             return
-        from .cost.checkpointing import choose_checkpointing  # slow to import
-        from .cost.dry_run import cost_settings
+        from .cost.dry_run import cost_settings_on  # slow to import
 
-        settings = replace(cost_settings(config, family), n_processes=ranks.world)
-        chosen[0] = choose_checkpointing(family, settings, device)
+        chosen[0] = cost_settings_on(device, config, family, ranks.world).gradient_checkpointing
         write_choices(output, {"gradient_checkpointing": chosen[0]})
 
     ranks.on_main(choose)

@@ -9,12 +9,16 @@ import pytest
 import torch
 from cost_configs import DATA, SETTINGS, SPEED, TINY
 from prefloop.core.commands import with_values
+from prefloop.models.cost.components import with_text_defaults
+from prefloop.models.families import family_of
+from prefloop.models.resolve import find_model
 from prefloop.store import PairStore, UsageError
 from prefloop.train import TrainConfig
+from prefloop.train.cost import checkpointing
 from prefloop.train.cost.cards import auto_text, checkpointing_by_card, options_by_card
 from prefloop.train.cost.checkpointing import choose_checkpointing, needs_checkpointing
 from prefloop.train.cost.cost_model import CostModel
-from prefloop.train.cost.dry_run import dry_run
+from prefloop.train.cost.dry_run import cost_settings, cost_settings_on, dry_run
 from prefloop.train.recipes import read_settings, recipes
 from prefloop.train.run_folder.choices import read_choices, write_choices
 from prefloop.train.stage import train
@@ -48,6 +52,18 @@ def test_an_encoder_that_does_not_fit_is_no_reason_for_it():
 
 def test_a_cpu_has_it_off():
     assert not choose_checkpointing(TINY, LARGE, torch.device("cpu"))
+
+
+def test_a_gpu_that_is_too_small_without_it_has_it_on(config: TrainConfig, monkeypatch: pytest.MonkeyPatch):
+    family, device = family_of(find_model(config.model)), torch.device("cuda:0")
+    auto = replace(config, gradient_checkpointing="auto", resolution=512)
+    costs = CostModel(with_text_defaults(family), DATA, SPEED)
+    memory = costs.memory(cost_settings(auto, family))
+    peak = max(sum(memory[phase].values()) for phase in ("forward and backward", "optimizer step"))
+    for n_bytes, on in ((int(peak / 0.95) + 1, False), (int(peak / 0.95) - 1, True)):
+        monkeypatch.setattr(checkpointing, "device_bytes", lambda _, n_bytes=n_bytes: n_bytes)
+        assert cost_settings_on(device, auto, family).gradient_checkpointing is on
+        assert not cost_settings_on(device, replace(auto, gradient_checkpointing=False), family).gradient_checkpointing
 
 
 def test_cards_fit_with_what_auto_turns_on():
