@@ -91,13 +91,7 @@ def plan_loop(settings: LoopSettings) -> LoopPlan:
     data = DatasetSize(n_pairs=n_pairs, n_images=n_images, n_prompts=n_prompts)
     # a reference other than the round before takes memory from the second round on
     last = settings.train_config(loop.rounds, "labeler")
-<<<<<<< HEAD
-    costs, trained = CostModel(family, data, speed), cost_settings(last, family, "cuda" if use_cuda else "cpu")
-||||||| 182b53b
-    costs, trained = CostModel(family, data, speed), cost_settings(last, family)
-=======
     costs, trained = CostModel(family, data, speed), cost_settings_on(device, last, family)
->>>>>>> steps
     per_image = flops_per_image(family, generation)
     precision = precision_of(generation.dtype, family, speed)
     step = costs.training_pass(trained)

@@ -66,17 +66,7 @@ def dry_run(
     device = torch.device("cuda" if use_cuda else "cpu")
     n_devices = max(1, torch.cuda.device_count()) if use_cuda else 1
     plan = plan_validation(config, n_held_out)
-<<<<<<< HEAD
-    settings = replace(cost_settings(config, family, device.type), validation_pairs=plan.n_denoised(config))
-    if settings.auto_checkpointing:
-        settings = replace(settings, gradient_checkpointing=choose_checkpointing(family, settings, device))
-||||||| 182b53b
-    settings = replace(cost_settings(config, family), validation_pairs=plan.n_denoised(config))
-    if settings.auto_checkpointing:
-        settings = replace(settings, gradient_checkpointing=choose_checkpointing(family, settings, device))
-=======
     settings = replace(cost_settings_on(device, config, family), validation_pairs=plan.n_denoised(config))
->>>>>>> steps
     estimated = estimate(family, data, settings, measured_speed(device))
     resolved = config.resolved() | {
         "optimizer": optimizer_name(config, family),
@@ -145,24 +135,16 @@ def _count(n: int) -> str:
     return f"{n:,}"
 
 
-<<<<<<< HEAD
-def cost_settings(config: TrainConfig, family: Family, device: str = "cuda") -> CostSettings:
-    """The settings that cost depends on, on one device of a type."""
-||||||| 182b53b
-def cost_settings(config: TrainConfig, family: Family) -> CostSettings:
-    """The settings that cost depends on, on one device."""
-=======
 def cost_settings_on(device: torch.device, config: TrainConfig, family: Family, n_processes: int = 1) -> CostSettings:
     """Those of `cost_settings`, with gradient checkpointing as auto chooses it for a device."""
-    settings = replace(cost_settings(config, family), n_processes=n_processes)
+    settings = replace(cost_settings(config, family, device.type), n_processes=n_processes)
     if settings.auto_checkpointing:
         settings = replace(settings, gradient_checkpointing=choose_checkpointing(family, settings, device))
     return settings
 
 
-def cost_settings(config: TrainConfig, family: Family) -> CostSettings:
-    """The settings that cost depends on, on one device."""
->>>>>>> steps
+def cost_settings(config: TrainConfig, family: Family, device: str = "cuda") -> CostSettings:
+    """The settings that cost depends on, on one device of a type."""
     name: Any = optimizer_name(config, family)
     resolution = config.resolution or family.resolution
     return CostSettings(
