@@ -64,6 +64,7 @@ class QuantizedLinear(nn.Linear):
         self.codes = nn.Parameter(codes, requires_grad=False)
         self.scales = nn.Parameter(scales, requires_grad=False)
         self.bias = linear.bias
+        self._levels = _levels(codes.device)
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]  # a parameter of nn.Linear
@@ -75,7 +76,7 @@ class QuantizedLinear(nn.Linear):
         state = functions.QuantState(self.scales, shape, dtype=dtype, blocksize=BLOCK[self.kind], quant_type=self.kind)
         if self.kind == "nf4":
             return functions.dequantize_4bit(self.codes, state)
-        state.code = _levels(self.codes.device)
+        state.code = self._levels
         return functions.dequantize_blockwise(self.codes, state).view(shape)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -88,6 +89,7 @@ class QuantizedLinear(nn.Linear):
         scales = self.scales.data
         super()._apply(fn, recurse)
         self.scales.data = scales.to(self.scales.device)  # a change of dtype is not for them
+        self._levels = _levels(self.codes.device)
         return self
 
 
@@ -116,11 +118,12 @@ def _quantized(weight: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
 
 @cache
 def _levels(device: torch.device) -> Tensor:
-    """The values of int8: -1 to 1 in steps of 1/127. bitsandbytes' own have closer steps near 0 and wider ones at the ends."""
-    return _functions().create_linear_map(signed=True, total_bits=8).to(device, torch.float32)
+    """The values of int8 for bitsandbytes, which wants 256 in order: -1 to 1 in steps of 1/127, and 0 twice. Its own have closer
+    steps near 0 and wider ones at the ends."""
+    steps = torch.arange(1, 128, device=device) / 127
+    return torch.cat([-steps.flip(0), torch.zeros(2, device=device), steps])
 
 
-@cache
 def _functions() -> Any:
     import bitsandbytes.functional as functions  # type: ignore[import-not-found]  # an extra
 

@@ -97,6 +97,16 @@ def test_half_precision_is_of_the_product_and_not_of_the_scales(kind: Kind):
     torch.testing.assert_close(half.float(), linear()(inputs), rtol=0.05, atol=0.2)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_can_be_compiled_as_a_whole(kind: Kind):
+    layer, inputs = QuantizedLinear(linear(), kind), torch.ones(3, 64, requires_grad=True)
+    compiled: Any = torch.compile(layer, backend="eager", fullgraph=True)
+    output = compiled(inputs)
+    assert torch.equal(output, layer(inputs))
+    (gradient,) = torch.autograd.grad(output.sum(), inputs)
+    torch.testing.assert_close(gradient, layer.weight.sum(dim=0).expand(3, 64), rtol=1e-4, atol=1e-5)
+
+
 ENDS: dict[str, set[str]] = {
     "sd15": {"time_embedding.linear_1", "time_embedding.linear_2"},
     "sdxl": {f"{name}.linear_{n}" for name in ("time_embedding", "add_embedding") for n in (1, 2)},

@@ -12,7 +12,7 @@ from prefloop.train.cost.recipe_cards import HEADER, RecipeCards, cards_of
 from prefloop.train.recipes import read_settings, recipes
 
 TEXT = (Path(__file__).parents[2] / "docs" / "hardware.md").read_text()
-SLOW = pytest.mark.slow(reason="counts the largest models")
+SLOW = pytest.mark.slow(reason="the largest model, counted several times")
 PUBLISHED = {
     # billions of weights: of the U-Net or transformer, and of each text encoder; millions of the VAE
     "sd15-lora": (0.8595, [0.1231], 83.65),
@@ -77,7 +77,7 @@ def test_a_row_shows_what_is_too_small_and_what_has_no_lora():
     )
 
 
-@pytest.mark.slow(reason="a process loads torch")
+@pytest.mark.slow(reason="a process that loads torch and counts a model")
 def test_the_command_prints_one_row_after_the_other():
     command = [sys.executable, "-m", "prefloop", "train", "--recipes", "--dry-run"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
