@@ -171,7 +171,7 @@ class Trainer:
                 if self.global_step % config.checkpointing_steps == 0 or last or stopping:
                     self.state.begin_save(self.global_step)
                 if last or stopping:
-                    self.state.writer.wait()
+                    self.ranks.together(self.state.writer.wait)
                 if last:
                     break
                 if stopping:
