@@ -52,7 +52,7 @@ def test_a_compiled_step_is_the_same_within_rounding(trainer: Make, traced: list
 
 
 @pytest.mark.slow(reason="a C++ compiler takes half a minute")
-@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 def test_what_inductor_compiles_trains_and_validates_the_same_within_rounding(trainer: Make):
     losses = []
     for compiles in (False, True):
