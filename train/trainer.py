@@ -189,7 +189,7 @@ class Trainer:
                     self.state.begin_save(self.global_step)
                     saved = self.global_step
                 if last or stopping:
-                    self.state.writer.wait()
+                    self.ranks.together(self.state.writer.wait)
                 if last:
                     break
                 if stopping:

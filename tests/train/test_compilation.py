@@ -1,5 +1,6 @@
 """--compile: the same losses within rounding, files without a trace of it, and errors in words."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,20 @@ def test_a_compiled_step_is_the_same_within_rounding(trainer: Make, traced: list
     assert torch.allclose(rows[0], rows[1], rtol=1e-4, atol=1e-6, equal_nan=True)
 
 
+@pytest.mark.slow(reason="a C++ compiler takes half a minute")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+def test_what_inductor_compiles_trains_and_validates_the_same_within_rounding(trainer: Make):
+    losses = []
+    for compiles in (False, True):
+        made = trainer(lora_rank=2, compile=compiles)
+        made.monitor.begin(0)
+        made.step()
+        losses.append(made.step()[0])
+        made.monitor.validate(2)
+        losses.append(torch.tensor(made.monitor.last_validation["chosen_error"]))
+    assert torch.allclose(torch.stack(losses[:2]), torch.stack(losses[2:]), rtol=1e-3)
+
+
 def compiled(component: nn.Module) -> set[str]:
     return {type(module).__name__ for module in component.modules() if module._compiled_call_impl is not None}
 
@@ -93,7 +108,7 @@ def test_a_machine_without_a_compiler_is_named_before_anything_is_loaded(
     for run in (train, dry_run):
         with pytest.raises(PrefloopError, match=r"a C\+\+ compiler, and no-such-compiler was not found; install one"):
             run(replace(config, compile=True), labelled)
-    dry_run(config, labelled)  # without it nothing is asked for
+    assert dry_run(config, labelled)[0]
 
 
 def test_a_run_without_it_has_the_identity_of_earlier_runs(config: TrainConfig):
