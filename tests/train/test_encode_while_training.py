@@ -19,6 +19,7 @@ from prefloop.train import trainer as trainer_module
 from prefloop.train.cost.drawn import assumed_latents, drawn_latents
 from prefloop.train.data import TrainingData
 from prefloop.train.pairs import select_pairs
+from prefloop.train.prepare import with_reference_errors
 from prefloop.train.shards import Shards
 from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
@@ -180,6 +181,13 @@ def test_a_pair_whose_image_cannot_be_read_is_replaced_by_the_next_one_whatever_
     for first in (0, 5):
         made.data.encode(first, first + 5)
     assert [sample.pair.pair_id for sample in made.data.samples(0, 10)] == [pairs[n].pair_id for n in expected]
+
+
+def test_a_run_that_was_killed_after_its_last_step_encodes_nothing_more(trainer: Make, labelled: PairStore):
+    made = trainer(reference_draws=1)
+    data = with_reference_errors(made.data, made.denoiser, labelled, made.model, made.config.max_train_steps)
+    assert data.reference_errors is not None
+    assert len(cached(labelled)) == 2  # the images of the held-out pair
 
 
 def test_a_held_out_pair_whose_image_cannot_be_read_is_excluded(

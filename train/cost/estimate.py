@@ -47,13 +47,13 @@ class Estimate:
     n_lora_layers: int
     """Linear layers that the LoRA is put on; 0 without one."""
     memory_bytes: dict[Phase, dict[str, int]]
-    """Per device, by phase and by purpose; one phase follows the other."""
+    """Per device, by phase and by purpose; no two phases are at once."""
     peak_phase: Phase
     peak_bytes: int
     cards: dict[float, str | None]
     """GiB of a GPU's memory → the options that make the run fit, "" for none; None if it is too small."""
     seconds: dict[str, float]
-    """Caching, the reference model's errors and training, which follow one another."""
+    """Caching, before and between the steps; the reference model's errors; and training."""
     total_seconds: float
     flops_per_pair: int
     """In a training step, without the reference model's."""
