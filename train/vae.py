@@ -50,8 +50,8 @@ class VaeEncoder:
             return
         if self._dtype == "float16":
             raise NumericalError(
-                "the VAE overflows in float16: its latents are not finite; give --vae-dtype bfloat16 or float32, or with "
-                "--vae one that was made for float16, such as madebyollin/sdxl-vae-fp16-fix"
+                "the VAE overflows in float16: its latents are not finite; give --vae-dtype bfloat16 or float32, or name one "
+                "that was made for float16 with --vae, such as madebyollin's fp16-fix for SDXL"
             )
         raise NumericalError(
             f"the VAE's latents are not finite in {self._dtype}; its weights may be damaged: name another with --vae"

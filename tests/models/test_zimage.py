@@ -260,6 +260,7 @@ def test_a_batch_of_dropped_and_other_prompts_has_the_errors_of_its_pairs(
     config = settings_for(folder, tmp_path, lora_rank=2, proportion_empty_prompts=0.5)
     trainer = Trainer(config, ragged, StopSignal())
     data = trainer.data
+    data.encode(0, 6)
     samples = data.samples(0, 6)
     (batch,) = data.sample_batch(samples)
     lengths = batch.conditions["prompt_embeds_mask"].sum(1).tolist()

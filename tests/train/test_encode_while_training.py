@@ -1,5 +1,6 @@
 """Latents are encoded as the steps come to them: only those that are drawn, with the results of a cache that was filled before."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +17,13 @@ from prefloop.store.images import image_path
 from prefloop.train import TrainConfig, cache
 from prefloop.train import trainer as trainer_module
 from prefloop.train.cost.drawn import assumed_latents, drawn_latents
+from prefloop.train.data import TrainingData
 from prefloop.train.pairs import select_pairs
+from prefloop.train.prepare import with_reference_errors
 from prefloop.train.shards import Shards
 from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
+from prefloop.train.vae import VaeEncoder
 from safetensors.torch import load_file
 
 Make = Callable[..., Trainer]
@@ -96,15 +100,26 @@ def test_encoding_in_blocks_gives_the_bits_of_a_cache_that_was_filled_before(
     train(upfront, before)
     monkeypatch.setattr(cache, "load_image", load_image)
     monkeypatch.setattr(trainer_module, "BLOCK", 4)  # of one step
+    calls, encode = [], TrainingData.encode
+
+    def encoded(self, first, end, show=True):
+        calls.append((threading.current_thread() is threading.main_thread(), first, end))
+        encode(self, first, end, show)
+
+    monkeypatch.setattr(TrainingData, "encode", encoded)
     train(config, labelled)
+    # before each step, and by no thread that prepares batches ahead
+    assert calls == [(True, first, first + 2) for first in range(0, 10, 2)]
     (folder,) = (labelled.path / "cache").glob("latents-*")
     assert len(list(folder.glob("*.safetensors"))) == 1 + 5  # of validation, and of each step
     assert_equal(config, upfront)
 
 
 def test_the_latents_of_an_image_do_not_depend_on_what_is_encoded_with_it(
-    labelled: PairStore, trainer: Make, tmp_path: Path
+    labelled: PairStore, trainer: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    sizes, encode = set(), VaeEncoder.__call__
+    monkeypatch.setattr(VaeEncoder, "__call__", lambda self, pixels: (sizes.add(len(pixels)), encode(self, pixels))[1])
     other = PairStore(content.copied(labelled.path, tmp_path / "other"))
     together = trainer().data.encoder
     (tmp_path / "alone").mkdir()
@@ -117,6 +132,7 @@ def test_the_latents_of_an_image_do_not_depend_on_what_is_encoded_with_it(
     keys = list(IdColumn(alone.crops.crops.keys[[0, 7, 41]]))
     for name in ("mean", "std"):
         assert torch.equal(together.rows.rows(name, keys), alone.rows.rows(name, keys))
+    assert sizes == {64}  # other numbers round otherwise, which shows in larger encoders than this
 
 
 def test_a_signal_while_a_later_block_is_encoded_saves_the_step_and_the_run_goes_on_to_the_same_bits(
@@ -165,6 +181,13 @@ def test_a_pair_whose_image_cannot_be_read_is_replaced_by_the_next_one_whatever_
     for first in (0, 5):
         made.data.encode(first, first + 5)
     assert [sample.pair.pair_id for sample in made.data.samples(0, 10)] == [pairs[n].pair_id for n in expected]
+
+
+def test_a_run_that_was_killed_after_its_last_step_encodes_nothing_more(trainer: Make, labelled: PairStore):
+    made = trainer(reference_draws=1)
+    data = with_reference_errors(made.data, made.denoiser, labelled, made.model, made.config.max_train_steps)
+    assert data.reference_errors is not None
+    assert len(cached(labelled)) == 2  # the images of the held-out pair
 
 
 def test_a_held_out_pair_whose_image_cannot_be_read_is_excluded(

@@ -40,7 +40,7 @@ def test_a_vae_that_overflows_in_float16_is_refused_with_what_to_do(trainer: Mak
     with torch.no_grad():
         vae.encoder.conv_in.weight *= 1e6
     vae.save_pretrained(tmp_path / "large")
-    with pytest.raises(NumericalError, match=r"overflows in float16.*--vae-dtype bfloat16.*sdxl-vae-fp16-fix"):
+    with pytest.raises(NumericalError, match=r"overflows in float16.*--vae-dtype bfloat16.*fp16-fix for SDXL"):
         trainer(vae=str(tmp_path / "large"), vae_dtype="float16")
     with torch.no_grad():
         vae.encoder.conv_in.weight.fill_(float("nan"))

@@ -47,7 +47,7 @@ class Estimate:
     n_lora_layers: int
     """Linear layers that the LoRA is put on; 0 without one."""
     memory_bytes: dict[Phase, dict[str, int]]
-    """Per device, by phase and by purpose; one phase follows the other."""
+    """Per device, by phase and by purpose; no two phases are at once."""
     peak_phase: Phase
     peak_bytes: int
     cards: dict[float, str | None]
@@ -57,7 +57,7 @@ class Estimate:
     gradient_checkpointing: bool
     """Whether it is on here."""
     seconds: dict[str, float]
-    """Caching, the reference model's errors, training and validation."""
+    """Caching, before and between the steps; the reference model's errors; training; and validation."""
     total_seconds: float
     validation_share: float
     """Fraction of the time after caching."""
