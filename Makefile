@@ -1,13 +1,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test gpu lint chromium clean
+.PHONY: demo test slow gpu lint chromium clean
 
 demo: .venv/installed
 	$(BIN)/prefloop demo
 
 test: .venv/installed-dev lint chromium
-	$(BIN)/pytest --numprocesses 2 --dist worksteal
+	$(BIN)/pytest --numprocesses 2 --dist worksteal -m "not slow"
+
+# The tests that take seconds each: clusters, processes that are killed anywhere, whole runs. Each says why.
+slow: .venv/installed-dev chromium
+	$(BIN)/pytest --numprocesses 2 --dist worksteal -m slow
 
 # On a machine with an NVIDIA GPU: compare its results with the CPU's, measure, and write a page to docs/gpu/.
 gpu: .venv/installed-dev

@@ -26,7 +26,7 @@ TARGETS = {
     "win rates": 5.0,
     "nothing unscored": 2.0,
     "all unscored": 2.0,
-    "manifest": 5.0,
+    "training list": 5.0,
     "crops": 10.0,
     "plan": 10.0,
     "open cache": 2.0,

@@ -67,7 +67,7 @@ def all_unscored(path: Path, _: int) -> int:
     return len(unscored(PairStore.open(path), "new@1", SOURCES))
 
 
-def manifest(path: Path, _: int) -> int:
+def training_list(path: Path, _: int) -> int:
     """Select the training pairs of one labeler, and compute their fingerprint."""
     from ..train import TrainConfig
     from ..train.pairs import select_pairs
@@ -189,7 +189,7 @@ STEPS: dict[str, Callable[[Path, int], int]] = {
     "win rates": win_rates,
     "nothing unscored": nothing_unscored,
     "all unscored": all_unscored,
-    "manifest": manifest,
+    "training list": training_list,
     "crops": crops,
     "plan": plan,
     "write cache": write_cache,

@@ -52,7 +52,7 @@ def ask(
 
     Raises:
         UsageError: if the SQL is invalid, a $name has no value or a value no $name, or the query does more than read the store.
-        PrefloopError: if it takes longer than the timeout.
+        PrefloopError: if it takes longer than the timeout, or memory runs out.
     """
     if not timeout > 0 or timeout > 86_400:
         raise UsageError(f"timeout must be above 0 and at most 86400 seconds, got {timeout}")
@@ -78,6 +78,10 @@ def ask(
         except duckdb.InterruptException as error:
             raise PrefloopError(
                 f"the query took longer than {timeout:g} s; set --timeout, or narrow the query"
+            ) from error
+        except duckdb.OutOfMemoryException as error:
+            raise PrefloopError(
+                "the query needs more memory than there is; narrow it, or free memory or room for temporary files"
             ) from error
         except duckdb.Error as error:
             if is_broken(error):

@@ -32,6 +32,14 @@ if hasattr(typer.testing, "_get_command"):
     typer.testing._get_command = cache(typer.testing._get_command)  # type: ignore[attr-defined]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse tests that are left out of `make test` without saying why."""
+    for item in items:
+        for mark in item.iter_markers("slow"):
+            if not mark.kwargs.get("reason"):
+                raise pytest.UsageError(f'{item.nodeid} is marked slow without a reason="…"')
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     """Take what collection has loaded out of garbage collection, which would visit all of torch again and again.

@@ -119,7 +119,7 @@ def test_the_optimizers_state_is_kept_between_steps():
     assert sum(tensor.numel() for tensor in tensors_of(optimizer, layer)) == 3 * 35 + 1  # the 1 counts steps
 
 
-@pytest.mark.slow  # makes four models, and runs three steps of eight
+@pytest.mark.slow(reason="makes four models and trains three of them")
 def test_the_benchmark_runs_from_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     options = ["--model", "tiny", "--rounds", "1", "--precision", "no", "--only", "lora", "--pairs", "2", "--json"]
     monkeypatch.setattr(sys, "argv", ["train_step", *options])

@@ -61,7 +61,7 @@ def test_every_step_is_measured_and_plotted(tmp_path: Path, monkeypatch: pytest.
     expected |= {"plan": 612, "write cache": 2 * N, "open cache": 2 * N, "small parts": 3}
     assert {name: counts[name] for name in expected} == expected
     assert 0 < counts["win rates"] < 2 * N  # labels of pairs whose models differ
-    assert 0 < counts["manifest"] <= N
+    assert 0 < counts["training list"] <= N
     assert N < counts["crops"] <= 2 * N
     assert all(step["process"] > 0 and step["peak_mb"] > 20 for step in result["steps"].values())
     assert result["steps"]["open"]["peak_mb"] < 500

@@ -105,7 +105,7 @@ def test_images_scores_and_labels_of_two_workers_are_equal_to_the_bit(tiny_pipel
     assert generate(replace(config, workers=2), stores[0])["generated"] == 0
 
 
-@pytest.mark.slow  # two workers load each of two models
+@pytest.mark.slow(reason="two workers load each of two models")
 def test_an_evaluation_by_two_workers_is_that_of_one_and_is_reported_again_without_ray(
     tiny_pipeline: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

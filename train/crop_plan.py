@@ -18,6 +18,7 @@ from .crops import POSITIONS, Crop, bucket
 from .pairs import Pair, Pairs
 from .seeds import derived_seed, derived_seeds
 
+_AT_ONCE = 65_536  # ids, of which the hashing of a million at a time takes 250 MB
 _bucket = lru_cache(4096)(bucket)
 
 
@@ -142,7 +143,9 @@ def _keys(images: Keys, image: NDArray[np.int64], crop: NDArray[np.int64], crops
     keys = np.empty(len(image), "S16")
     for number, one in enumerate(crops):
         rows = np.flatnonzero(crop == number)
-        keys[rows] = content_keys(with_affixes(b"", key_bytes(images[image[rows]]), one.key_suffix()))
+        for start in range(0, len(rows), _AT_ONCE):
+            some = rows[start : start + _AT_ONCE]
+            keys[some] = content_keys(with_affixes(b"", key_bytes(images[image[some]]), one.key_suffix()))
     return keys
 
 

@@ -49,9 +49,13 @@ class Pairs:
     def fingerprint(self) -> str:
         """Hash of the ordered training list: pairs and which image is chosen."""
         digest = hashlib.sha256()
-        for batch in self.train.table.select(["pair_id", "chosen", "labeler", "p_chosen"]).to_batches(4096):
-            rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
-            digest.update(b"".join([pair + chosen + f"{labeler}{p}".encode() for pair, chosen, labeler, p in rows]))
+        for batch in self.train.table.select(["pair_id", "chosen", "labeler", "p_chosen"]).to_batches(65_536):
+            pair_id, chosen, labeler, p_chosen = batch.columns
+            values = p_chosen.dictionary_encode()  # mostly a few: each becomes text once
+            texts = pa.array([str(p) for p in values.dictionary.to_pylist()], pa.string()).take(values.indices)
+            columns = [column.cast(pa.binary()) for column in (pair_id, chosen, labeler, texts)]
+            joined = pc.call_function("binary_join_element_wise", [*columns, pa.scalar(b"", pa.binary())])
+            digest.update(b"".join(joined.to_pylist()))
         return digest.hexdigest()
 
     def n_images(self) -> int:
@@ -128,7 +132,7 @@ def select_pairs(store: PairStore, config: TrainConfig) -> Pairs:
     _refuse_mixed(store, tuple(config.labeler_weights))
     query = _QUERY.format(where=condition(config.where) if config.where else "true")
     try:
-        rows = ask(store, query, parameters={"labelers": list(config.labeler_weights)}, as_ids=True)
+        rows = ask(store, query, 3600, {"labelers": list(config.labeler_weights)}, as_ids=True)
     except UsageError as error:
         raise UsageError(f"--where {config.where!r} cannot be used: {error}") from error
     texts = store.prompts_by_id(rows["prompt_id"])

@@ -95,7 +95,7 @@ def test_a_loop_survives_signals_and_a_kill_in_each_of_its_stages(empty_loop: Pa
     assert_equal(empty_loop, undisturbed_loop)
 
 
-@pytest.mark.slow  # kills a process at each of 29 places, and each has to find out how far the one before it came
+@pytest.mark.slow(reason="kills a process at each of 29 places; each has to find out how far the one before it came")
 def test_a_loop_survives_a_storm_of_kills(empty_loop: Path, undisturbed_loop: Path):
     storm(empty_loop, THOROUGH)
     assert_equal(empty_loop, undisturbed_loop)

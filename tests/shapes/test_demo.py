@@ -68,7 +68,7 @@ def refused(folder: Path, *options: str) -> str:
     return (folder / "progress").read_text()
 
 
-@pytest.mark.slow  # four stages as a user runs them
+@pytest.mark.slow(reason="runs the four stages as a user does")
 def test_quick_demo_ends_with_a_model_and_reports_and_can_be_called_again(tmp_path: Path):
     printed = demo(tmp_path, "--json")
     result = json.loads(printed)
@@ -113,7 +113,7 @@ def test_quick_demo_ends_with_a_model_and_reports_and_can_be_called_again(tmp_pa
     assert said.splitlines()[-1] == "next: prefloop browse --store prefloop-demo-quick/store"
 
 
-@pytest.mark.slow  # four stages as a user runs them
+@pytest.mark.slow(reason="runs the four stages as a user does")
 def test_quick_demo_of_the_flow_model_is_a_loop_of_its_own(tmp_path: Path):
     result = json.loads(demo(tmp_path, "--json", "--model", "shapes-flow"))
     assert (tmp_path / result["report"] / "report.html").exists()

@@ -55,7 +55,7 @@ def wait_for_parts(store: Path, n: int, process: BaseProcess) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.slow  # starts and kills six processes
+@pytest.mark.slow(reason="starts and kills six processes")
 def test_an_import_survives_a_storm_of_kills(tmp_path: Path):
     chance = random.Random(3)
     source = little.pickapic(tmp_path / "train.parquet", n=120)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from content import add_prompt
-from prefloop.store import PairStore, PrefloopError, UsageError
+from prefloop.store import PairStore, PrefloopError, UsageError, query
 from prefloop.store.check import logical_hashes
 from prefloop.store.query import Format, ask, write
 
@@ -88,6 +88,13 @@ def test_a_runaway_query_is_interrupted_in_time(asked: PairStore):
         ask(asked, sql, timeout=0.3)
     assert time.monotonic() - start < 2.5
     assert ask(asked, "select 1 as x").to_pylist() == [{"x": 1}]
+
+
+def test_a_query_without_enough_memory_is_not_called_wrong(asked: PairStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(query.CLOSED, "memory_limit", "20MB")
+    with pytest.raises(PrefloopError, match="the query needs more memory than there is; narrow it") as caught:
+        ask(asked, "select list(i) from range(10_000_000) numbers(i)")
+    assert not isinstance(caught.value, UsageError)
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e9])

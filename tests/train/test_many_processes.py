@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from two_processes import die_while_encoding, die_while_training, hang_while_training, two_processes
 
 pytestmark = [
-    pytest.mark.slow,  # processes load torch and connect
+    pytest.mark.slow(reason="processes load torch and connect"),
     pytest.mark.skipif(torch.accelerator.is_available(), reason="two processes would share a GPU"),
 ]
 

@@ -119,7 +119,7 @@ def save_everything(model_folder: Path, output: Path) -> None:
     (output / "hash").write_text(str(hash("prefloop") % 1000))
 
 
-@pytest.mark.slow  # a process that loads torch
+@pytest.mark.slow(reason="a process loads torch")
 def test_equal_trainings_give_equal_bytes_in_every_process(tiny_pipeline: Path, tmp_path: Path):
     orders = [tmp_path / seed for seed in ("0", "1")]
     forked = content.forked(save_everything, tiny_pipeline, orders[0])  # its hash seed is 0

@@ -1,6 +1,7 @@
 """Training a tiny pipeline: its steps, its result, and interruptions."""
 
 import csv
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -46,6 +47,19 @@ def test_validation_prompts_are_not_trained_on(labelled: PairStore, config: Trai
     pairs = select_pairs(labelled, config)
     assert pairs.validation
     assert not {p.prompt_id for p in pairs.train} & {p.prompt_id for p in pairs.validation}
+
+
+def test_the_fingerprint_is_the_hash_of_pairs_in_order_with_what_was_chosen_by_whom(
+    labelled: PairStore, config: TrainConfig
+):
+    pair = select_pairs(labelled, config).train[0]
+    content.add_labeler(labelled, "soft", kind="ai")
+    content.add_label(labelled, pair.pair_id, "soft", "a", p_a=0.75)
+    labelled.ingest()
+    pairs = select_pairs(labelled, replace(config, labelers=("redder", "soft")))
+    parts = [pair.pair_id.bytes + pair.chosen.bytes + f"{pair.labeler}{pair.p_chosen}".encode() for pair in pairs.train]
+    assert len({pair.p_chosen for pair in pairs.train}) == 2
+    assert pairs.fingerprint() == hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def test_where_selects_by_any_sql_over_preferences(labelled: PairStore, config: TrainConfig):

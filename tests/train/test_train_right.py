@@ -274,7 +274,7 @@ def test_aspect_buckets_train_images_of_several_shapes(store: PairStore, config:
     assert len(made.denoiser.policy_errors(made.data.batch(0, n)).chosen) == n
 
 
-@pytest.mark.slow  # two processes load torch and connect
+@pytest.mark.slow(reason="two processes load torch and connect")
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="two processes would share a GPU")
 def test_two_processes_with_half_the_batch_each_take_the_steps_of_one_and_are_resumed_as_two(
     labelled: PairStore, config: TrainConfig, tmp_path: Path
