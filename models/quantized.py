@@ -46,10 +46,11 @@ def quantize(component: nn.Module, kind: Kind, device: torch.device | None = Non
     Args:
         device: where it is done, and where the quantized weights stay; where they lie if not given.
     """
-    layers = quantizable(component)
-    for name, layer in layers.items():
+    names = list(quantizable(component))
+    for name in names:  # of which each frees its float32 weight
+        layer: Any = component.get_submodule(name)
         component.set_submodule(name, QuantizedLinear(layer, kind, device))
-    return len(layers)
+    return len(names)
 
 
 class QuantizedLinear(nn.Linear):
@@ -83,7 +84,7 @@ class QuantizedLinear(nn.Linear):
         device = input.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
         output: Any = _Product.apply(input.to(dtype), self)
-        return output if self.bias is None else output + self.bias.to(dtype)
+        return output
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantizedLinear":
         scales = self.scales.data
@@ -94,12 +95,12 @@ class QuantizedLinear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """x Wᵀ. torch's own would keep the dequantized weight of every layer for the backward pass."""
+    """x Wᵀ + b. torch's own would keep the dequantized weight of every layer for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:  # type: ignore[override]
         ctx.layer = layer
-        return F.linear(x, layer.dequantized(x.dtype))
+        return F.linear(x, layer.dequantized(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]

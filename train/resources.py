@@ -34,5 +34,7 @@ def out_of_memory(config: TrainConfig) -> str:
         options.append("--lora-rank 16")
     if config.mixed_precision == "no":
         options.append("--mixed-precision bf16")
+    if config.lora_rank and config.quantize != "nf4":
+        options.append("--quantize nf4" if config.quantize == "int8" else "--quantize int8")
     options += ["--optimizer adafactor", "a smaller --resolution"]
     return f"memory ran out; checkpoints are kept; try {', or '.join(options[:3])}; --dry-run estimates what each saves"

@@ -166,6 +166,23 @@ def test_a_lora_is_quantized_where_nothing_else_makes_it_fit():
     assert list(options_by_card(costs, replace(settings, lora_rank=0), (exact[0] * more,)).values()) == [None]
 
 
+def test_quantizing_saves_memory_and_its_time_is_not_estimated():
+    record: Any = TINY
+    unet = TINY.settings.parts["unet"] | {"block_out_channels": [320, 1280], "attention_head_dim": 64}
+    model = replace(record, settings=replace(TINY.settings, parts=TINY.settings.parts | {"unet": unet})).checked()
+    settings = replace(SETTINGS, lora_rank=4, mixed_precision="bf16")
+    estimated = estimate(model, DATA, settings, SPEED)
+    tradeoffs = {tradeoff.option: tradeoff for tradeoff in estimated.tradeoffs}
+    costs = CostModel(model, DATA, SPEED)
+    for kind in ("int8", "nf4"):
+        memory = costs.memory(replace(settings, quantize=kind))
+        quantized = max(sum(parts.values()) for phase, parts in memory.items() if phase != "caching")
+        assert tradeoffs[f"--quantize {kind}"].saved_bytes == training_bytes(estimated) - quantized > 0
+        assert tradeoffs[f"--quantize {kind}"].time_change is None
+    assert re.search(r"--quantize nf4: [\d.]+ .iB less memory, more time, not estimated\n", format_estimate(estimated))
+    assert "--quantize" not in format_estimate(estimate(TINY, DATA, replace(settings, lora_rank=0), SPEED))
+
+
 def test_cards_with_the_same_options_are_named_together():
     text = cards_text({16: None, 24: "--gradient-checkpointing", 48: "", 80: ""})
     assert text == "16 GB too small; 24 GB with --gradient-checkpointing; 48, 80 GB as set"

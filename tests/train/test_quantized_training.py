@@ -22,6 +22,7 @@ from prefloop.train import TrainConfig
 from prefloop.train.cost.cost_model import CostModel
 from prefloop.train.cost.dry_run import cost_settings
 from prefloop.train.policy import Policy
+from prefloop.train.resources import out_of_memory
 from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
 from safetensors.torch import load_file
@@ -209,10 +210,23 @@ def test_the_estimate_counts_the_bytes_that_the_policy_holds(make: Make, kind: s
     assert held_bytes < costs.memory(replace(settings, quantize="no"))["forward and backward"]["weights"]
 
 
+def test_a_lora_that_runs_out_of_memory_is_told_to_quantize_next(config: TrainConfig):
+    small = replace(config, lora_rank=2, train_batch_size=1, gradient_checkpointing=True, mixed_precision="bf16")
+    assert "try --quantize int8, or --optimizer adafactor, or" in out_of_memory(small)
+    assert "try --quantize nf4, or --optimizer" in out_of_memory(replace(small, quantize="int8"))
+    for without in (replace(small, quantize="nf4"), replace(small, lora_rank=0)):
+        assert "--quantize" not in out_of_memory(without)
+
+
 def test_full_fine_tuning_is_refused(config: TrainConfig):
     with pytest.raises(UsageError, match="quantize nf4 is for a LoRA's frozen weights; give a --lora-rank above 0"):
         replace(config, lora_rank=0, quantize="nf4")
     with pytest.raises(UsageError, match="unknown quantize 'int4'; choose from no, int8, nf4"):
         replace(config, quantize="int4")  # type: ignore[arg-type]
-    # a run that began before the option existed goes on
-    assert replace(config, quantize="no").identity() == config.identity()
+
+
+def test_a_run_that_began_before_the_option_existed_is_resumed():
+    settings = TrainConfig(output_dir="o", labelers=("someone",), lora_rank=2)
+    before = "0c5d067b16a96b4a95402f8f5213d657b8e4a9cb530d1fb836b2ef5c6fdfef80"  # of commit 1404790
+    assert settings.identity() == before
+    assert replace(settings, quantize="nf4").identity() != before

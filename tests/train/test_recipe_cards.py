@@ -12,7 +12,8 @@ from prefloop.train.cost.recipe_cards import HEADER, RecipeCards, cards_of
 from prefloop.train.recipes import read_settings, recipes
 
 TEXT = (Path(__file__).parents[2] / "docs" / "hardware.md").read_text()
-SLOW = pytest.mark.slow(reason="the largest model, counted several times")
+QUICK = ("flux2-klein-lora", "pixart-sigma-lora", "sana-lora", "z-image-lora")
+SLOW = pytest.mark.slow(reason="a large model, counted several times")
 PUBLISHED = {
     # billions of weights: of the U-Net or transformer, and of each text encoder; millions of the VAE
     "sd15-lora": (0.8595, [0.1231], 83.65),
@@ -44,10 +45,7 @@ def test_the_parts_of_each_model_have_their_published_sizes(recipe: str):
     assert count_parameters(frozen_vae(family)) / 1e6 == pytest.approx(millions, abs=0.01)
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    ["flux2-klein-lora", "pixart-sigma-lora", "sana-lora", "z-image-lora", pytest.param("qwen-image-lora", marks=SLOW)],
-)
+@pytest.mark.parametrize("recipe", [name if name in QUICK else pytest.param(name, marks=SLOW) for name in recipes()])
 def test_the_row_of_a_recipe_is_what_the_estimate_says(recipe: str):
     assert cards_of(recipe).row() in TEXT.splitlines()
 

@@ -40,11 +40,11 @@ def _smaller(settings: CostSettings) -> Iterator[tuple[str, CostSettings]]:
         settings = replace(settings, train_batch_size=1, gradient_accumulation_steps=n_passes)
         options.append(f"--train-batch-size 1 --gradient-accumulation-steps {n_passes}")
         yield " ".join(options), settings
-    for option, quantized in _quantized(settings):
+    for option, quantized in quantized_settings(settings):
         yield " ".join([*options, option]), quantized
 
 
-def _quantized(settings: CostSettings) -> Iterator[tuple[str, CostSettings]]:
+def quantized_settings(settings: CostSettings) -> Iterator[tuple[str, CostSettings]]:
     """With the weights that a LoRA leaves as they are in 8 bits, then in 4."""
     if settings.lora_rank and settings.quantize == "no":
         yield "--quantize int8", replace(settings, quantize="int8")

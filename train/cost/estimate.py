@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from ...core.text import duration, percent, size
 from ...models.cost.speed import DeviceSpeed
 from ...models.families import Family
-from .cards import auto_text, cards_text, checkpointing_by_card, options_by_card
+from .cards import auto_text, cards_text, checkpointing_by_card, options_by_card, quantized_settings
 from .cost_model import (
     OVERHEAD_BYTES,
     CostModel,
@@ -23,8 +23,8 @@ class Tradeoff:
 
     option: str
     saved_bytes: int
-    time_change: float
-    """Fraction; negative is faster."""
+    time_change: float | None
+    """Fraction; negative is faster. None for --quantize: what dequantizing takes is not estimated."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def estimate(family: Family, data: DatasetSize, settings: CostSettings, speed: D
         saved = _training_bytes(memory) - _training_bytes(costs.memory(changed))
         change = sum(costs.seconds(changed).values()) / sum(seconds.values()) - 1
         if saved >= _training_bytes(memory) / 100 or change <= -0.01:
-            tradeoffs.append(Tradeoff(option, saved, change))
+            tradeoffs.append(Tradeoff(option, saved, change if changed.quantize == settings.quantize else None))
     pairs_per_step = settings.train_batch_size * settings.gradient_accumulation_steps * settings.n_processes
     step, component = costs.training_pass(settings), costs.component(settings)
     return Estimate(
@@ -126,6 +126,7 @@ def _alternatives(settings: CostSettings) -> dict[str, CostSettings]:
     if settings.optimizer == "adamw":
         changes["--optimizer adafactor"] = replace(settings, optimizer="adafactor")
         changes["--optimizer adamw8bit"] = replace(settings, optimizer="adamw8bit")
+    changes |= dict(quantized_settings(settings))
     if settings.has_reference and not settings.reference_draws:
         changes["--reference-draws 1"] = replace(settings, reference_draws=True)
     return changes
@@ -180,7 +181,9 @@ def _memory_change(saved_bytes: int) -> str:
     return f"{size(abs(saved_bytes))} {'less' if saved_bytes >= 0 else 'more'} memory"
 
 
-def _time_change(change: float) -> str:
+def _time_change(change: float | None) -> str:
+    if change is None:
+        return "more time, not estimated"
     if abs(change) < 0.005:
         return "about the same time"
     return f"{percent(abs(change), 0)} {'less' if change < 0 else 'more'} time"
