@@ -28,8 +28,9 @@ class RecipeCards:
 
     recipe: str
     encoding_bytes: int
-    """Of the VAE or the text encoders, before training begins."""
+    """Of the text encoders before training, or of the VAE between its steps."""
     training_bytes: int
+    """With gradient checkpointing where a recipe leaves it to auto."""
     quantized_bytes: dict[str, int]
     """Of training with --quantize int8 and nf4; empty if every weight is trained."""
     cards: dict[float, str | None]
@@ -58,10 +59,13 @@ def cards_of(recipe: str) -> RecipeCards:
     config = TrainConfig(**{"output_dir": "unused", "labelers": ("any",)} | read_settings(recipe))
     family: Family = MODELS[config.model]()
     costs, settings = CostModel(family, _DATA, _GPU), cost_settings(config, family)
+    cards = options_by_card(costs, settings)
+    # what auto turns on where it is needed
+    settings = replace(settings, gradient_checkpointing=settings.gradient_checkpointing or settings.auto_checkpointing)
     phases = {phase: sum(parts.values()) for phase, parts in costs.memory(settings).items()}
     quantized = {}
     for kind in ("int8", "nf4") if settings.lora_rank else ():
         memory = costs.memory(replace(settings, quantize=kind))
         quantized[kind] = max(sum(parts.values()) for phase, parts in memory.items() if phase != "caching")
     training = max(size for phase, size in phases.items() if phase != "caching")
-    return RecipeCards(recipe, phases["caching"], training, quantized, options_by_card(costs, settings))
+    return RecipeCards(recipe, phases["caching"], training, quantized, cards)
