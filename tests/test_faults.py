@@ -194,9 +194,9 @@ def test_a_result_that_does_not_fit_leaves_the_checkpoint_and_the_same_command_f
 
     original = Trainer.finish
 
-    def finish(self: Trainer, run_id: str) -> dict:
+    def finish(self: Trainer, *arguments: Any) -> dict:
         with content.no_file_beyond(max_bytes):
-            return original(self, run_id)
+            return original(self, *arguments)
 
     output = Path(config.output_dir)
     for max_bytes, name in ((20_000, "tuned/training.png"), (200_000, "tuned")):  # noqa: B007  # read by finish

@@ -98,6 +98,7 @@ def test_another_model_as_the_reference_is_compared_before_the_first_step(traine
 def on_many_pairs(made: Trainer, n: int, **changes: Any) -> Validation:
     """Its validation as if n of the training pairs were held out."""
     pairs = made.data.pairs
+    made.data.encode(0, len(pairs.train))
     data = replace(made.data, pairs=Pairs(pairs.validation, pairs.train.select(list(range(n))), pairs.texts))
     return Validation(data, replace(made.config, **changes))
 
