@@ -145,6 +145,7 @@ def test_relabeling_by_other_rules_is_timed(monkeypatch: pytest.MonkeyPatch, cap
     assert all(" 0 new labels in " in line for line in lines[1::2])
 
 
+@pytest.mark.slow(reason="runs a benchmark")
 def test_the_measurement_of_a_gpu_runs_with_a_tiny_model_on_a_cpu(tmp_path: Path):
     assert gpu.main(["--model", "tiny", "--no-checks", "--precision", "no", "--output", str(tmp_path)]) == 0
     [path] = tmp_path.iterdir()

@@ -44,6 +44,7 @@ def test_ids_and_labels_follow_from_content(big: PairStore):
     assert 0.7 < agreement < 0.9  # four times in five
 
 
+@pytest.mark.slow(reason="measures every step of a store")
 def test_every_step_is_measured_and_plotted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # twelve processes would take longer to start than the steps take
     def run_step(name: str, path: Path, n: int) -> dict[str, float]:

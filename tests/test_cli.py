@@ -58,6 +58,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
     return store
 
 
+@pytest.mark.slow(reason="starts processes")
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -170,6 +171,7 @@ def test_a_card_is_written_without_a_slow_library(filled: PairStore, occupied: P
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow(reason="starts processes")
 def test_a_scorer_without_torch_labels_without_torch(store: PairStore, tmp_path: Path):
     fill(store, n_prompts=1)
     words = ["relabel", "--scorer", "little_scorers:Redness", "--store", store.path]
@@ -265,6 +267,7 @@ def test_a_mistake_ends_in_one_line_and_creates_nothing(
     assert logical_hashes(filled) == before
 
 
+@pytest.mark.slow(reason="starts processes")
 @pytest.mark.parametrize(
     "line",
     [

@@ -33,6 +33,7 @@ def signalled(number: int, when: Callable[[], bool], *arguments: object, cwd: Pa
     return process.exitcode, out.read_text()
 
 
+@pytest.mark.slow(reason="starts processes")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_stops_relabel_after_the_current_batch(store: PairStore, tmp_path: Path, number: int, code: int):
     content.fill(store, n_prompts=4, images_per_prompt=5)
@@ -62,6 +63,7 @@ def _a_step_takes_a_moment() -> None:
     Trainer.step = slow  # type: ignore[method-assign]  # in a process of its own
 
 
+@pytest.mark.slow(reason="starts processes")
 def test_a_signal_stops_training_with_a_checkpoint(store: PairStore, tiny_pipeline: Path, tmp_path: Path):
     content.add_labeler(store, "me")
     for pair in content.fill(store, n_prompts=12):
@@ -139,6 +141,7 @@ def test_a_store_is_not_created_on_a_full_disk(tmp_path: Path):
     assert PairStore.create(tmp_path / "full").rows("select count(*) from pairs") == [(0,)]
 
 
+@pytest.mark.slow(reason="starts processes")
 def test_labels_that_do_not_fit_into_the_database_are_in_the_journal(store: PairStore, tmp_path: Path):
     content.fill(store, n_prompts=40, images_per_prompt=4)
     words = ["relabel", "--scorer", "little_scorers:Redness", "--store", store.path]

@@ -140,6 +140,7 @@ def test_json_after_two_dashes_is_an_argument(filled: PairStore):
     assert (ended.exit_code, ended.stdout) == (2, "")
 
 
+@pytest.mark.slow(reason="starts processes")
 def test_a_process_prints_one_document_for_each_kind_of_end(filled: PairStore, tmp_path: Path):
     good = prefloop("store", "stats", "--json", "--store", filled.path, cwd=tmp_path)
     assert (good.returncode, json.loads(good.stdout)["pairs"], good.stderr) == (0, 3, "")

@@ -51,6 +51,7 @@ def n_parts(store: Path) -> int:
     return len(list((store / "journal").glob("*.parquet")))
 
 
+@pytest.mark.slow(reason="kills processes and goes on from there")
 def test_relabel_survives_repeated_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rng = random.Random(0)
     stores = [PairStore.create(tmp_path / name / "store") for name in ("undisturbed", "killed_store")]
@@ -72,6 +73,7 @@ def test_relabel_survives_repeated_kills(tmp_path: Path, monkeypatch: pytest.Mon
     assert 20 <= scored <= 20 + 2 * kills
 
 
+@pytest.mark.slow(reason="kills processes and goes on from there")
 def test_generate_survives_repeated_kills(tiny_pipeline: Path, tmp_path: Path):
     rng = random.Random(1)
     (tmp_path / "prompts.txt").write_text("\n".join(f"a red circle {number}" for number in range(6)))
@@ -97,6 +99,7 @@ def test_generate_survives_repeated_kills(tiny_pipeline: Path, tmp_path: Path):
     assert check(store) == []
 
 
+@pytest.mark.slow(reason="kills processes and goes on from there")
 def test_a_store_whose_creation_was_killed_is_created_by_the_same_command(tmp_path: Path):
     script = (
         "import sys\nfrom prefloop.store import PairStore\nprint('go', flush=True)\nPairStore.create(sys.argv[1])\n"

@@ -47,6 +47,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
+@pytest.mark.slow(reason="builds the wheel")
 def test_the_wheel_holds_every_module_of_every_package(wheel: zipfile.ZipFile):
     names = set(wheel.namelist())
     folders = [ROOT, *(path.parent for path in (*ROOT.glob("*/__init__.py"), *ROOT.glob("*/*/__init__.py")))]

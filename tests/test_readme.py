@@ -67,6 +67,7 @@ def test_the_stages_of_readme_run_as_they_stand(tmp_path: Path):
     assert (tmp_path / "tuned" / "prefloop.json").exists()
 
 
+@pytest.mark.slow(reason="runs the commands of a document")
 def test_the_recipe_for_a_model_of_ones_own_runs(tiny_pipeline: Path, tmp_path: Path):
     (tmp_path / "prompts.txt").write_text("".join(f"a red thing {n}\n" for n in range(12)))
     (tmp_path / "held-out.txt").write_text("".join(f"a blue thing {n}\n" for n in range(10)))
@@ -84,6 +85,7 @@ def test_the_recipe_for_a_model_of_ones_own_runs(tiny_pipeline: Path, tmp_path: 
     assert (tmp_path / "sd15-dpo" / "pytorch_lora_weights.safetensors").exists()
 
 
+@pytest.mark.slow(reason="runs the commands of a document")
 def test_the_recipe_for_good_and_bad_images_runs(tiny_pipeline: Path, tmp_path: Path):
     content.two_folders(tmp_path / "mine")
     (export,), *commands = block_under("### Your good and bad images")
@@ -94,6 +96,7 @@ def test_the_recipe_for_good_and_bad_images_runs(tiny_pipeline: Path, tmp_path: 
     assert (tmp_path / "my-taste" / "my-taste.safetensors").exists()
 
 
+@pytest.mark.slow(reason="runs the commands of a document")
 def test_the_recipe_that_asks_the_store_runs(copied_loop: Path):
     (export,), *commands = block_under("### Ask the store, and people")
     assert export == "PREFLOOP_STORE=prefloop-demo/store"

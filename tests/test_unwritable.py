@@ -76,6 +76,7 @@ print("read")
 """
 
 
+@pytest.mark.slow(reason="starts processes")
 @pytest.mark.parametrize("lock", ["present", "missing"])
 def test_a_store_on_read_only_media_can_be_read(store: PairStore, tmp_path: Path, lock: str):
     add_labeler(store, "me")

@@ -75,6 +75,7 @@ def contents(store: PairStore) -> dict[str, list[tuple]]:
     return {table: store.rows(f"select * {less} from {table} order by all") for table, less in tables.items()}
 
 
+@pytest.mark.slow(reason="starts Ray and its workers")
 def test_images_scores_and_labels_of_two_workers_are_equal_to_the_bit(tiny_pipeline: Path, tmp_path: Path):
     (tmp_path / "prompts.txt").write_text("\n".join(f"a red circle {number}" for number in range(4)))
     config = GenerateConfig(
@@ -161,6 +162,7 @@ def test_jobs_are_drawn_two_per_worker_ahead_and_all_are_done(folder: Path):
     assert 1 <= events(folder, "made") <= 2
 
 
+@pytest.mark.slow(reason="starts Ray and its workers")
 def test_the_jobs_of_a_worker_that_dies_are_done_and_none_is_blamed_for_another(folder: Path):
     # both are with the only worker when the first kills it; the second then kills two more, of three that it may
     from prefloop.core.ray_workers import RayPool
@@ -171,6 +173,7 @@ def test_the_jobs_of_a_worker_that_dies_are_done_and_none_is_blamed_for_another(
     assert (events(folder, "first"), events(folder, "second"), events(folder, "made")) == (2, 3, 4)
 
 
+@pytest.mark.slow(reason="starts Ray and its workers")
 def test_a_job_that_kills_three_workers_alone_ends_the_run_with_its_name(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -288,6 +291,7 @@ def test_tags_columns_and_embeddings_of_a_worker_are_those_of_this_process(
     assert load_image(store.image_path(image)).getpixel((0, 0)) == (150, 30, 2)
 
 
+@pytest.mark.slow(reason="starts Ray and its workers")
 def test_ctrl_c_leaves_no_process_and_one_process_continues(tmp_path: Path):
     store = PairStore.create(tmp_path / "store")
     fill(store, n_prompts=20, images_per_prompt=4)
@@ -340,6 +344,7 @@ def test_a_number_of_workers_that_is_not_positive_is_refused(n: int):
             make(workers=n)
 
 
+@pytest.mark.slow(reason="starts Ray and its workers")
 def test_without_ray_several_workers_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"several workers need Ray; run `pip install 'prefloop\[ray\]'`"):

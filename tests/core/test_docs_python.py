@@ -11,6 +11,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```(?:\s+```text\n(.*?)```)?", TEXT, re.S)
 
 
+@pytest.mark.slow(reason="runs the commands of a document")
 def test_every_block_runs_and_prints_the_output_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert len(BLOCKS) == 9

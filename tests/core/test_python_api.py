@@ -131,6 +131,7 @@ def test_a_function_decides_ties_and_leaves_pairs_out(pairs: prefloop.Store):
     assert tied["labels"]["tie"] == 2
 
 
+@pytest.mark.slow(reason="labels a store several times")
 def test_a_changed_rule_needs_another_labeler_and_the_same_one_does_not(pairs: prefloop.Store):
     def by_red(scores: prefloop.PairScores) -> np.ndarray:
         return scores.difference[:, 0]

@@ -65,6 +65,7 @@ def hostile(store: PairStore) -> PairStore:
     return store
 
 
+@pytest.mark.slow(reason="runs every command")
 def test_no_command_lets_a_name_control_the_terminal(
     hostile: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -49,6 +49,7 @@ def test_an_unknown_benchmark_lists_those_there_are(tmp_path: Path):
         read_benchmark(str(tmp_path))
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_the_command_line_wins_over_the_benchmark(store: PairStore, tiny_pipeline: Path, tmp_path: Path):
     (tmp_path / "prompts.txt").write_text("one\ntwo\nthree\n")
     (tmp_path / "mine.toml").write_text(

@@ -78,6 +78,7 @@ def test_the_redder_model_wins_by_redness(store: PairStore, config: EvalConfig):
     assert (n, rate) == (20, 1.0)
 
 
+@pytest.mark.slow(reason="starts processes")
 def test_a_judge_behind_an_endpoint_evaluates_within_its_budget(store: PairStore, config: EvalConfig, tmp_path: Path):
     server = ChatServer()  # says how red an image is
     template = tmp_path / "redness.toml"
@@ -101,6 +102,7 @@ def test_a_judge_behind_an_endpoint_evaluates_within_its_budget(store: PairStore
     assert store.rows("select count(*) from answers") == [(8,)]
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_both_models_start_from_the_same_noise(
     store: PairStore, config: EvalConfig, tiny_pipeline: Path, tmp_path: Path
 ):
@@ -117,6 +119,7 @@ def test_both_models_start_from_the_same_noise(
     assert line.endswith("+0.0000  –  no interval: the same for every prompt")
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_a_second_call_generates_and_scores_nothing(store: PairStore, config: EvalConfig):
     first = evaluate(config, store)
     counts = store.rows(
@@ -131,6 +134,7 @@ def test_a_second_call_generates_and_scores_nothing(store: PairStore, config: Ev
     )
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_the_report_opens_from_disk_and_shows_prompts_as_text(store: PairStore, config: EvalConfig):
     evaluate(config, store)
     folder = Path(config.output_dir or "")
@@ -163,6 +167,7 @@ def test_the_report_opens_from_disk_and_shows_prompts_as_text(store: PairStore, 
     assert json.loads((folder / "results.json").read_text())["n_pairs"] == 20
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_too_few_prompts_have_a_win_rate_and_words_instead_of_an_interval(store: PairStore, config: EvalConfig):
     result = evaluate(replace(config, limit=3), store)
     (row,) = result["scorers"].values()
@@ -180,6 +185,7 @@ def test_too_few_prompts_have_a_win_rate_and_words_instead_of_an_interval(store:
     assert (folder / "win_rates.png").stat().st_size > 1000
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_evaluation_pairs_are_not_training_pairs(store: PairStore, config: EvalConfig):
     evaluate(config, store)
     assert store.rows("select distinct source from pairs") == [("eval",)]
@@ -191,6 +197,7 @@ def test_a_model_is_not_compared_with_itself(store: PairStore, config: EvalConfi
         evaluate(EvalConfig(**{**vars(config), "models": (config.baseline,)}), store)
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_the_prompts_that_count_as_trained_on_are_those_of_the_run(store: PairStore, config: EvalConfig):
     prompts = [prompt.text for prompt in read_prompts(config.prompts or "")]
     # the labeler decided all six; the run used one of them, as the file beside its weights says
@@ -246,6 +253,7 @@ def test_scorers_that_trained_any_model_of_the_chain_are_in_sample(tuned: Path, 
     assert training_scorers(find_model(str(again))) == {"hps", "clip"}
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_a_group_without_a_finite_score_has_no_result_and_the_others_are_reported(store: PairStore, config: EvalConfig):
     result = evaluate(replace(config, scorers=("little_scorers:Speechless",)), store)
     assert (result["scorers"]["speechless"]["n_pairs"], result["scorers"]["speechless"]["n_excluded"]) == (10, 10)
@@ -255,6 +263,7 @@ def test_a_group_without_a_finite_score_has_no_result_and_the_others_are_reporte
     assert "no result" in page[page.index("By parity") :]
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_a_scorer_without_scores_for_some_pairs_says_on_how_many_it_rests(store: PairStore, config: EvalConfig):
     result = evaluate(config, store)
     row = next(iter(result["scorers"].values()))
@@ -263,6 +272,7 @@ def test_a_scorer_without_scores_for_some_pairs_says_on_how_many_it_rests(store:
     assert table(result).splitlines()[2].endswith(f"{result['n_pairs'] - 2} of {result['n_pairs']} pairs")
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_a_scorer_without_a_finite_score_is_named_at_the_end_and_the_others_are_reported(
     store: PairStore, config: EvalConfig
 ):

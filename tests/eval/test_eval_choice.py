@@ -212,6 +212,7 @@ def test_ids_of_the_built_in_world_are_what_they_always_were():
     assert str(planned.generations[-1].generation_id) == "e5175960-b861-7a3c-a6fd-ca1fde23d90f"
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_a_lora_is_compared_with_its_base_and_the_settings_are_kept_and_shown(
     labelled: PairStore, config: TrainConfig, tiny_pipeline: Path, tmp_path: Path
 ):

@@ -78,6 +78,7 @@ def little_hub_file(hub: little_hub.Hub) -> str:
     return "owner/name/hps.pt"
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_an_evaluation_says_which_judges_it_lacks(
     store: PairStore, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

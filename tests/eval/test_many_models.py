@@ -92,6 +92,7 @@ def test_models_of_unknown_origin_are_compared_with_one_another(redder: Callable
         find_lineup(replace(config, models=(foreign[0],)))
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_every_image_is_generated_once_and_every_two_models_are_compared(store: PairStore, config: EvalConfig):
     _, result = run_evaluation(config, store)
     images, scores, _, rows = store.rows(COUNTS)[0]
@@ -115,6 +116,7 @@ def test_every_image_is_generated_once_and_every_two_models_are_compared(store: 
     assert store.rows(COUNTS)[0][:2] == (images, scores)
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_report_json_table_and_sql_have_the_same_numbers(store: PairStore, config: EvalConfig):
     _, result = run_evaluation(config, store)
     folder = Path(result["report"])
@@ -147,6 +149,7 @@ def ask_rates(store: PairStore, evaluation: str, judge: str, model: str, other: 
     return (row["win_rate"] if row["model_id"] == model else 1 - row["win_rate"]), row["pairs"]
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_peoples_labels_are_a_judge_and_an_evaluation_is_reported_again_with_them(store: PairStore, config: EvalConfig):
     second, first = config.models
     config = replace(config, models=(second,), name="mine", scorers=("little_scorers:Redness",))

@@ -43,6 +43,7 @@ def page_file(store: PairStore, tiny_pipeline: Path, tmp_path: Path, monkeypatch
     return report / "report.html"
 
 
+@pytest.mark.slow(reason="drives a browser")
 def test_images_are_compared_at_the_same_place_by_keyboard_and_side_by_side_without_a_script(page_file: Path):
     def places(page: Page) -> list[tuple[float, float, float]]:
         boxes = [image.bounding_box() for image in page.locator(".views").first.locator("img").all()]

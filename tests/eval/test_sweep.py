@@ -39,6 +39,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow(reason="generates and judges images")
 @pytest.mark.parametrize("kind", [{"lora_rank": 2}, {"lora_rank": 0}, {"lora_rank": 0, "format": "unet"}])
 def test_a_checkpoint_has_the_weights_that_a_run_of_as_many_steps_ends_with(
     labelled: PairStore, config: TrainConfig, tmp_path: Path, kind: dict[str, Any]
@@ -105,6 +106,7 @@ def test_a_forged_manifest_is_refused_in_one_line(run: Path, text: str):
         find_model(str(run / "checkpoint-2"))
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_a_sweep_evaluates_every_checkpoint_and_keeps_the_best(
     labelled: PairStore, sweep: EvalConfig, run: Path, tiny_pipeline: Path
 ):
@@ -145,6 +147,7 @@ def test_a_sweep_evaluates_every_checkpoint_and_keeps_the_best(
     assert again["sweep"] == chosen
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_the_best_is_chosen_on_one_half_and_reported_on_the_other(labelled: PairStore, sweep: EvalConfig):
     evaluation, result = run_evaluation(replace(sweep, scorers=("little_scorers:Redness",)), labelled)
     from prefloop.eval.best import choosing, judged_prompts
@@ -175,6 +178,7 @@ def test_a_sweep_without_checkpoints_or_of_no_run_is_refused(run: Path, tmp_path
         checkpoints_of(run)
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_a_best_checkpoint_is_not_written_over_files_of_others(labelled: PairStore, sweep: EvalConfig, run: Path):
     (run / "checkpoint-best").mkdir()
     (run / "checkpoint-best" / "pytorch_lora_weights.safetensors").write_text("mine")
@@ -183,6 +187,7 @@ def test_a_best_checkpoint_is_not_written_over_files_of_others(labelled: PairSto
     assert (run / "checkpoint-best" / "pytorch_lora_weights.safetensors").read_text() == "mine"
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_the_command_prints_a_line_for_each_checkpoint(labelled: PairStore, sweep: EvalConfig, run: Path):
     words = ["eval", "--sweep", str(run), "--prompts", str(sweep.prompts), "--num-inference-steps", "1"]
     words += ["--scorer", "little_scorers:Redness", "--store", str(labelled.path)]

@@ -44,6 +44,7 @@ def test_the_built_in_prompts_come_with_how_to_take_fewer():
     assert line.endswith(", into pairs; --prompts names others, --limit N uses the first N")
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_the_time_of_many_images_is_estimated(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch):
     planned = plan(replace(config, device="cpu"), None)
     monkeypatch.setattr(announce_module, "MANY", len(planned.missing))

@@ -30,6 +30,7 @@ def small_store(path: Path) -> PairStore:
     return store
 
 
+@pytest.mark.slow(reason="runs the commands of a document")
 def test_every_pair_command_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     lines = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
@@ -44,6 +45,7 @@ def test_every_pair_command_runs_as_written(tmp_path: Path, monkeypatch: pytest.
     assert PairStore.open("pairs").rows("select count(*) from pairs") == [(3,)]
 
 
+@pytest.mark.slow(reason="runs the commands of a document")
 def test_every_strategy_and_column_is_listed(tmp_path: Path):
     assert re.findall(r"^\| `([a-z-]+)` \|", TEXT, re.M) == list(STRATEGIES)
     columns = [

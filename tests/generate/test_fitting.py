@@ -21,6 +21,7 @@ from prefloop.models.resolve import find_model
 CONFIG = GenerateConfig(num_inference_steps=1, guidance_scale=7.5, auto_batch_size=True)
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 @pytest.mark.parametrize("kind", ["sd15", "sd35", "flux1-dev"])
 def test_the_bytes_of_an_image_are_those_of_a_real_batch_per_image(kind: str, tmp_path: Path):
     family = with_text_defaults(family_of(find_model(str(tiny.saved(kind, tmp_path / "model")))))
@@ -36,6 +37,7 @@ def test_the_bytes_of_an_image_are_those_of_a_real_batch_per_image(kind: str, tm
     assert bytes_per_image(family, without, torch.float16) == bytes_per_image(family, without, torch.float32) // 2
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_guidance_takes_twice_the_memory_and_a_power_of_two_fits(tiny_pipeline: Path):
     family = with_text_defaults(family_of(find_model(str(tiny_pipeline))))
     each = bytes_per_image(family, CONFIG, torch.float16)

@@ -159,6 +159,7 @@ def test_a_killed_run_continues_where_it_stopped(config: GenerateConfig, store: 
     assert check(resumed) == []
 
 
+@pytest.mark.slow(reason="generates images in several runs")
 def test_one_image_per_prompt_makes_no_pairs_and_says_how_to_get_some(
     prompts: str, tiny_pipeline: Path, tmp_path: Path
 ):

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 @pytest.mark.parametrize(
     ("kind", "guidance", "passes"), [("sd15", 7.5, 20), ("sd15", 1.0, 10), ("sd35", 4.5, 20), ("flux1-dev", 3.5, 10)]
 )
@@ -41,6 +42,7 @@ def test_flops_are_those_of_a_forward_pass_for_each_step_and_twice_with_guidance
     assert flops_per_image(family, config) == pytest.approx(passes * counter.get_total_flops(), rel=0.02)
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_a_plan_is_estimated_by_its_missing_images(tiny_pipeline: Path, tmp_path: Path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a\nb\nc\n")

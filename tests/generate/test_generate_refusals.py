@@ -157,6 +157,7 @@ class Signalled(ImageSampler):
         yield from super().batches(missing)
 
 
+@pytest.mark.slow(reason="generates images in several runs")
 def test_a_signal_ends_generate_after_its_batch(store: PairStore, tiny_pipeline: Path, tmp_path: Path):
     (tmp_path / "prompts.txt").write_text("\n".join(f"a red circle {number}" for number in range(5)))
     prompts = str(tmp_path / "prompts.txt")
@@ -246,6 +247,7 @@ def _callers() -> set[str]:
     return names
 
 
+@pytest.mark.slow(reason="starts processes")
 @pytest.mark.parametrize("stage", ["generate", "eval"])
 def test_a_signal_while_weights_load_is_obeyed_at_once(
     store: PairStore, tiny_pipeline: Path, words: list[str], tmp_path: Path, stage: str

@@ -89,6 +89,7 @@ def test_a_plan_takes_under_100_bytes_an_image(tiny_pipeline: Path, store: PairS
     assert peak < 20_000 * 100
 
 
+@pytest.mark.slow(reason="writes pairs in many parts")
 def test_pairs_are_the_same_in_however_many_parts_they_are_written(
     tiny_pipeline: Path, store: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -173,6 +173,7 @@ def test_an_image_that_both_models_generated_and_one_of_an_unknown_model_are_not
     assert world.pair("all", where="prompt = 'a fox'")["images"] == 7
 
 
+@pytest.mark.slow(reason="generates images in several runs")
 def test_of_any_strategy_at_most_n_pairs_of_a_prompt_are_kept_and_the_same_ones_again(world: World):
     for strategy, how in STRATEGIES.items():
         scorer = "pickscore" if how.needs_scores else None

@@ -23,6 +23,7 @@ def _log_opened_files() -> None:
     sys.addaudithook(on_event)
 
 
+@pytest.mark.slow(reason="starts processes")
 @pytest.mark.parametrize("stage", ["generate", "eval"])
 def test_a_command_reads_its_prompts_and_hashes_each_model_once(tiny_pipeline: Path, tmp_path: Path, stage: str):
     prompts = tmp_path / "prompts.txt"

@@ -434,6 +434,7 @@ def test_a_zip_file_gives_only_the_files_of_the_set_and_writes_nothing_elsewhere
 # Fetching from the hub
 
 
+@pytest.mark.slow(reason="reads a large set of prompts")
 def test_a_set_of_the_hub_is_fetched_into_its_cache_and_one_with_another_count_is_not_kept(
     site: Site, tmp_path: Path, install: Callable[..., Path]
 ):

@@ -103,6 +103,7 @@ def away(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 @pytest.mark.parametrize("lora_rank", [0, 4])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,6 +149,7 @@ def test_images_are_those_of_a_cpu_in_float32(kind: str, precision: str, pipelin
     )  # at most 1.0 in bfloat16 on a CPU
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 @pytest.mark.parametrize("lora_rank", [0, 4])
 def test_a_resumed_run_equals_an_undisturbed_one_to_the_bit(config: TrainConfig, labelled: PairStore, lora_rank: int):
     config = replace(config, lora_rank=lora_rank, max_train_steps=4, checkpointing_steps=2)

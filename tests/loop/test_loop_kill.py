@@ -78,6 +78,7 @@ def assert_equal(folder: Path, undisturbed_loop: Path) -> None:
     assert [path for path in (folder / "loop").rglob("*.tmp/*") if path.is_file()] == []
 
 
+@pytest.mark.slow(reason="kills processes and goes on from there")
 def test_a_loop_survives_signals_and_a_kill_in_each_of_its_stages(empty_loop: Path, undisturbed_loop: Path):
     for number, code, place in (
         (signal.SIGTERM, 143, "store/pairs.duckdb"),

@@ -11,6 +11,7 @@ def planned(*assignments: str) -> LoopPlan:
     return plan_loop(read_loop("shapes", {}, assignments))
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_the_recipes_counts_are_those_of_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     plan = planned()
@@ -30,6 +31,7 @@ def test_the_recipes_counts_are_those_of_its_settings(tmp_path: Path, monkeypatc
     assert list(tmp_path.iterdir()) == []  # nothing was written
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_fewer_prompts_pairs_passes_and_steps_cost_in_proportion():
     whole = planned("loop.rounds=1").rounds[0]
     less = planned(
@@ -44,6 +46,7 @@ def test_fewer_prompts_pairs_passes_and_steps_cost_in_proportion():
     assert less.flops["train"] == whole.flops["train"] / 4
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_a_reference_beside_a_lora_takes_memory_from_the_second_round_on():
     lora = ("train.lora_rank=4", "train.train_batch_size=64")  # training takes more than encoding
     previous, base, single = (

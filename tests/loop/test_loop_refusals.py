@@ -147,6 +147,7 @@ def test_pairs_that_generate_made_before_are_refused_because_they_have_no_round(
     assert PairStore.open("before").rows("select count(*) from pairs") == [(2,)]
 
 
+@pytest.mark.slow(reason="runs rounds of a loop")
 def test_a_margin_that_leaves_no_pair_can_be_lowered_and_no_image_is_generated_again(here: Path):
     def high(margin: float) -> LoopSettings:
         return little(f"loop.min_margin={margin}", "loop.prompts_per_round=3", "train.max_train_steps=1", rounds=1)
@@ -178,6 +179,7 @@ def test_later_rounds_need_pairs_too(finished: Path):
     refuse_nothing_to_train_on(2, store, little().train_config(2, "redness"))
 
 
+@pytest.mark.slow(reason="runs rounds of a loop")
 def test_a_store_holds_the_rounds_of_one_loop(finished: Path):
     before = store_content(finished)
     other = little("loop.seed=5", output_dir="other", store="loop/store")

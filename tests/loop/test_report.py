@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from prefloop.loop.best import best_round
 from prefloop.loop.config import LoopConfig, LoopSettings
 from prefloop.loop.report import write_report
@@ -47,6 +48,7 @@ def test_the_best_of_two_rounds_is_shown_on_the_other_half_of_the_prompts(tmp_pa
     assert html.count("In-sample: labels by this scorer") == 1
 
 
+@pytest.mark.slow(reason="runs rounds of a loop")
 def test_a_result_that_is_not_better_than_the_base_says_so(tmp_path: Path):
     words = "<strong>Nothing shows that it is better than the base</strong>: the mean win rate by hps"
     assert words not in page(tmp_path / "better", 2, 0.51)

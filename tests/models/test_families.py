@@ -177,6 +177,7 @@ def test_only_turbos_last_timestep_has_no_signal(models: dict[str, Path]):
         assert (last < 1e-6) == (kind == "sdxl-turbo"), kind
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 def test_time_ids_are_the_true_size_and_crop(models: dict[str, Path], wide: PairStore, tmp_path: Path):
     from prefloop.core.signals import StopSignal
     from prefloop.train.trainer import Trainer
@@ -206,6 +207,7 @@ def test_a_batch_moves_all_its_tensors(models: dict[str, Path], wide: PairStore,
     assert batch.noise.device.type == "cpu"
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 @pytest.mark.parametrize("kind", tiny.KINDS)
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_every_kind_is_trained_and_then_loaded_by_diffusers(
@@ -237,6 +239,7 @@ def test_every_kind_is_trained_and_then_loaded_by_diffusers(
         assert Image.open(output / "samples" / "step-000002.png").size[0] > 64
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 @pytest.mark.parametrize("loss", ["sft", "ipo", "hinge", "mapo", "kto"])
 def test_every_objective_trains(models: dict[str, Path], wide: PairStore, tmp_path: Path, loss: str):
     result = train(config(models["sdxl"], tmp_path / "tuned", loss=loss, lora_rank=2), wide)
@@ -297,6 +300,7 @@ def test_an_inpainting_model_is_refused(models: dict[str, Path], tmp_path: Path)
         family_of(find_model(str(folder)))
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 @pytest.mark.parametrize("output", ["unet", "pipeline", "lora"])
 def test_every_output_is_a_model_to_generate_with_and_to_train_on(
     models: dict[str, Path], wide: PairStore, tmp_path: Path, output: str
@@ -325,6 +329,7 @@ def test_every_output_is_a_model_to_generate_with_and_to_train_on(
     assert train(config(first, tmp_path / "second"), wide)["steps"] == 2
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 def test_kohyas_format_has_the_same_weights_as_diffusers(models: dict[str, Path], wide: PairStore, tmp_path: Path):
     output = tmp_path / "tuned"
     train(config(models["sdxl"], output, lora_rank=2, lora_alpha=6.0, kohya=True), wide)
@@ -351,6 +356,7 @@ def test_another_vae_and_another_unet_can_be_named(models: dict[str, Path], wide
         train(config(models["sd15"], tmp_path / "other", vae="nowhere"), wide)
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 def test_a_tracker_gets_what_the_tables_get(models: dict[str, Path], wide: PairStore, tmp_path: Path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -181,6 +181,7 @@ def test_a_family_says_whether_some_weights_of_a_lora_get_no_gradient(
     assert any(weight.grad is None for weight in trained) == family.has_unused_weights
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 @pytest.mark.parametrize("kind", tiny.FLOW_KINDS)
 @pytest.mark.parametrize("rank", [0, 4])
 def test_plain_diffusers_generates_with_a_result_what_the_policy_does(

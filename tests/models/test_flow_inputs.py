@@ -68,6 +68,7 @@ def test_sigma_is_only_for_flow_matching(config: TrainConfig, labelled: PairStor
         Config(output_dir="out", labelers=("me",), timestep_density="normal")
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 def test_a_model_without_a_needed_text_encoder_cannot_be_trained_and_one_without_t5_can(
     flow: TrainConfig, labelled: PairStore, sd35: Path, tmp_path: Path
 ) -> None:

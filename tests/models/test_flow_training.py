@@ -51,6 +51,7 @@ def test_bfloat16_errors_are_near_those_of_float32(flow: TrainConfig, labelled: 
     assert not torch.equal(errors[0], errors[1])
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 def test_a_resumed_run_equals_an_undisturbed_one_to_the_bit(flow: TrainConfig, labelled: PairStore) -> None:
     whole = trainer(replace(flow, max_train_steps=4, output_dir=f"{flow.output_dir}-whole"), labelled)
     whole.train("run")
@@ -107,6 +108,7 @@ def test_a_flow_loss_is_the_velocity_error_worked_by_hand(flow: TrainConfig, lab
     torch.testing.assert_close(errors.chosen, expected, rtol=1e-5, atol=0.0)
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 def test_another_number_of_reference_draws_does_not_reuse_errors_at_other_sigmas(
     flow: TrainConfig, labelled: PairStore
 ) -> None:
@@ -123,6 +125,7 @@ def test_another_number_of_reference_draws_does_not_reuse_errors_at_other_sigmas
     torch.testing.assert_close(batch.ref_chosen, expected.chosen, rtol=1e-4, atol=0.0)
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 def test_samples_show_the_reference_beside_the_policy_when_no_reference_is_kept_in_memory(
     flow: TrainConfig, labelled: PairStore
 ) -> None:
@@ -134,6 +137,7 @@ def test_samples_show_the_reference_beside_the_policy_when_no_reference_is_kept_
         assert written == ["reference-0.png", "step-000002.png"], loss
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 def test_samples_show_the_reference_beside_a_policy_whose_every_weight_is_trained(
     flow: TrainConfig, labelled: PairStore
 ) -> None:

@@ -85,6 +85,7 @@ def published(name: str) -> Any:
     return flux1.family(PipelineSettings(name, named, parts)).checked()
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 @pytest.mark.parametrize(
     ("name", "billions", "linears", "targets", "channels", "factor", "prompt"),
     [
@@ -264,6 +265,7 @@ def test_generating_gives_the_pipelines_own_image_of_the_same_noise(folders: dic
     assert sampler.n_truncated([PROMPT, "a" * 1000]) == 1
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 @pytest.mark.parametrize(("kind", "rank"), [("flux2-klein", 2), ("flux2-klein", 0), ("flux1-dev", 2)])
 def test_training_in_bfloat16_resumes_to_the_bit_and_shows_samples(
     folders: dict[str, Path], labelled: PairStore, config: TrainConfig, tmp_path: Path, kind: str, rank: int

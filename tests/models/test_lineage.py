@@ -109,6 +109,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(folder, store)
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 @pytest.mark.parametrize("outputs", CHAINS, ids="-".join)
 def test_what_is_loaded_is_what_was_in_memory_at_the_end_of_training(world: World, outputs: tuple[str, ...]):
     folder = world.chain(outputs)
@@ -141,6 +142,7 @@ def fused(weights: dict[str, Tensor], scaling: float) -> dict[str, Tensor]:
     return flat
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_a_result_with_another_unet_and_vae_is_loaded_and_trained_on_with_them(world: World, output: str):
     parts = {"init_from": str(world.other / "unet"), "vae": str(world.other)}
@@ -255,6 +257,7 @@ def test_a_base_that_has_changed_is_refused_and_nothing_is_loaded(world: World, 
     assert (caught.value.exit_code, len(str(caught.value).splitlines())) == (5, 1)
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 def test_the_code_in_the_card_loads_the_chain_with_diffusers_alone(world: World, monkeypatch: pytest.MonkeyPatch):
     for outputs in (("lora", "lora", "lora"), ("unet", "lora", "lora"), ("lora", "unet")):
         folder = world.chain(outputs)

@@ -102,6 +102,7 @@ def fused_by_diffusers(folder: Path, file: Path) -> dict[str, Tensor]:
     return pipeline.unet.state_dict()
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
 @pytest.mark.parametrize("write", [kohya_of, diffusers_of, first_names_of])
 def test_base_and_lora_are_what_diffusers_fuses(
@@ -169,6 +170,7 @@ def trained(
     return {name: value.detach().clone() for name, value in weights.items()}, folder
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 def test_a_result_on_a_lora_file_is_loaded_as_it_was_in_memory(
     tmp_path: Path, tiny_pipeline: Path, trainer: Callable[..., Trainer]
 ):

@@ -391,6 +391,7 @@ def test_an_adapter_in_a_part_that_is_loaded_is_refused(
         refuse_code(model)
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 def test_the_cards_snippet_loads_a_pixart_lora_on_a_lora(
     folders: Callable[[str], Path], few: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -417,6 +418,7 @@ def test_the_cards_snippet_loads_a_pixart_lora_on_a_lora(
         assert (by_card - image(loaded(other))).abs().max() > 1e-4
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 @pytest.mark.parametrize(("kind", "rank"), [("sana", 2), ("sana15", 0), ("pixart-sigma", 2), ("pixart-alpha", 0)])
 def test_a_bfloat16_run_resumes_to_the_bit_and_makes_samples(
     folders: Callable[[str], Path], few: PairStore, tmp_path: Path, kind: str, rank: int

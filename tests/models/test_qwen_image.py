@@ -216,6 +216,7 @@ def test_samples_of_a_training_are_the_pipelines_own_images(settings: TrainConfi
     torch.testing.assert_close(dropped, blank.bfloat16())
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 def test_prompts_of_different_lengths_are_trained_on_with_their_mask(settings: TrainConfig, labelled: PairStore):
     Path(settings.output_dir).mkdir()
     trainer = Trainer(replace(settings, proportion_empty_prompts=0.0), labelled, StopSignal())
@@ -232,6 +233,7 @@ def test_prompts_of_different_lengths_are_trained_on_with_their_mask(settings: T
     assert any(not torch.equal(a, b) for a, b in zip(before, trainer.policy.parameters(), strict=True))
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 @pytest.mark.parametrize("rank", [0, 2])
 def test_an_interrupted_run_ends_with_the_same_weights_and_its_card_with_guidance(
     settings: TrainConfig, labelled: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int

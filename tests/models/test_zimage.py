@@ -254,6 +254,7 @@ def settings_for(folder: Path, output: Path, **more: Any) -> TrainConfig:
     return TrainConfig(**settings | more)
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 def test_a_batch_of_dropped_and_other_prompts_has_the_errors_of_its_pairs(
     folder: Path, ragged: PairStore, tmp_path: Path
 ):
@@ -288,6 +289,7 @@ RUNS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 @pytest.mark.parametrize("more", RUNS, ids=["lora", "full"])
 def test_an_interrupted_run_on_prompts_of_different_lengths_ends_like_an_undisturbed_one(
     folder: Path, ragged: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]

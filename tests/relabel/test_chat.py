@@ -69,6 +69,7 @@ def test_a_closed_port_is_named(monkeypatch: pytest.MonkeyPatch):
         ChatEndpoint("http://127.0.0.1:9/v1").ask(BODY)
 
 
+@pytest.mark.slow(reason="starts processes")
 @pytest.mark.parametrize("as_time", [False, True])
 def test_the_wait_that_an_endpoint_asks_for_is_kept_by_all_threads(server: ChatServer, as_time: bool):
     endpoint = ChatEndpoint(server.url)

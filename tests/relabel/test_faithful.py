@@ -111,6 +111,7 @@ def folder_of(name: str) -> str:
     return "hps" if name.startswith("hps") else name
 
 
+@pytest.mark.slow(reason="scores in several runs")
 @pytest.mark.parametrize("name", PLAIN)
 @torch.inference_mode()
 def test_a_scorer_equals_its_plain_implementation(models: SimpleNamespace, name: str):

@@ -138,6 +138,7 @@ def test_an_image_is_resized_to_about_200704_pixels(size: tuple[int, int], resiz
     assert resized_size(*size, 28, PIXELS) == resized
 
 
+@pytest.mark.slow(reason="scores in several runs")
 def test_hpsv3_equals_its_plain_implementation(made: SimpleNamespace, scorer: HPSv3):
     images = {kind: load_image(data) for kind, data in IMAGES.items()}
     images |= {"one pixel": noise(1, 1), "very wide": noise(2000, 30), "very tall": noise(30, 2000)}

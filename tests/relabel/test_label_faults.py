@@ -64,6 +64,7 @@ def wait_for(holds: Callable[[], Any], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow(reason="starts processes")
 @pytest.mark.parametrize("still_full", [False, True])
 def test_a_page_keeps_running_on_a_full_disk_and_ends_at_a_signal(store: PairStore, tmp_path: Path, still_full: bool):
     content.fill(store, n_prompts=4)

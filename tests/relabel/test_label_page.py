@@ -390,6 +390,7 @@ def test_an_invalid_or_empty_queue_is_refused(store: PairStore, query: str, mess
 # Repeats
 
 
+@pytest.mark.slow(reason="starts processes")
 def test_a_fraction_is_shown_again_and_measures_self_agreement(store: PairStore):
     fill(store, n_prompts=60)
     person = label_server(store, repeats=0.3, seed=3).enter()

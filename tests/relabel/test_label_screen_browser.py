@@ -65,6 +65,7 @@ def labels(store: PairStore) -> list[tuple]:
 # Long prompts
 
 
+@pytest.mark.slow(reason="drives a browser")
 def test_long_prompts_scroll_in_their_box_and_the_images_stay_on_the_screen(store: PairStore, browser: Browser):
     last_word = """() => {
         const prompt = document.getElementById("prompt"), range = document.createRange(), text = prompt.firstChild
@@ -122,6 +123,7 @@ def place(page: Page) -> tuple[float, ...]:
     return tuple(round(value, 1) for value in places[0])
 
 
+@pytest.mark.slow(reason="drives a browser")
 def test_both_images_at_full_size_are_at_the_same_place_and_keys_do_not_choose(store: PairStore, browser: Browser):
     with label_server(store, labelers=("me",)).serving() as link:
         page = open_link(browser, link(), viewport={"width": 1000, "height": 700})
@@ -169,6 +171,7 @@ def test_both_images_at_full_size_are_at_the_same_place_and_keys_do_not_choose(s
     assert [row[0] for row in labels(store)] == [True]
 
 
+@pytest.mark.slow(reason="drives a browser")
 def test_two_fingers_zoom_one_pans_and_a_tap_flips(store: PairStore, browser: Browser):
     with label_server(store, labelers=("me",)).serving() as link:
         page = open_link(browser, link(), viewport={"width": 400, "height": 844}, has_touch=True, is_mobile=True)
@@ -202,6 +205,7 @@ def test_two_fingers_zoom_one_pans_and_a_tap_flips(store: PairStore, browser: Br
 # Notes
 
 
+@pytest.mark.slow(reason="drives a browser")
 def test_notes_by_keyboard_are_saved_and_their_keys_choose_nothing(store: PairStore, browser: Browser):
     with label_server(store, labelers=("me",)).serving() as link:
         page = open_link(browser, link())
@@ -241,6 +245,7 @@ def test_notes_by_keyboard_are_saved_and_their_keys_choose_nothing(store: PairSt
     assert bad[1:] == ("tie", True, "broken image", None)
 
 
+@pytest.mark.slow(reason="drives a browser")
 def test_a_comment_is_sent_again_with_an_answer_that_was_not_saved(
     store: PairStore, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ):
@@ -299,6 +304,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.slow(reason="drives a browser")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_control_has_a_name_a_visible_focus_and_enough_contrast(store: PairStore, browser: Browser, scheme: str):
     with label_server(store, labelers=("me",)).serving() as link:
@@ -352,6 +358,7 @@ def test_every_control_has_a_name_a_visible_focus_and_enough_contrast(store: Pai
 # Another device
 
 
+@pytest.mark.slow(reason="drives a browser")
 def test_the_link_for_a_phone_works_there_and_fits_its_screen(store: PairStore, browser: Browser):
     server = label_server(store, labelers=("me",))
     with serving(lambda port: label_app(server.page, port, f"http://127.0.0.1:{port}")) as root:

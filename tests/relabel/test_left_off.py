@@ -48,6 +48,7 @@ def test_diffusers_itself_gives_black_images(prudish: Path):
     assert is_black(pipeline("a red circle", num_inference_steps=1).images[0])
 
 
+@pytest.mark.slow(reason="scores in several runs")
 def test_no_stage_blacks_out_images(
     labelled: PairStore, config: TrainConfig, prudish: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ):

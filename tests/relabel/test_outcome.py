@@ -263,6 +263,7 @@ def test_an_outcome_that_is_not_settled_says_what_it_would_become(store: PairSto
     assert "2 left: even if they went as well for either model as the interval allows" in outcome_line(found)
 
 
+@pytest.mark.slow(reason="starts processes")
 @pytest.mark.parametrize("as_json", [False, True])
 def test_label_says_what_can_be_shown_and_ends_with_the_outcome(store: PairStore, as_json: bool):
     _, pairs = evaluated(store, 30)

@@ -58,6 +58,7 @@ def store(filled: PairStore, tmp_path: Path) -> PairStore:
     return PairStore.open(tmp_path / "store")
 
 
+@pytest.mark.slow(reason="drives a browser")
 def test_twenty_pairs_by_keyboard_and_one_undone_are_found_in_sql(store: PairStore, browser: Browser):
     printed: list[str] = []
     chosen: dict[str, str] = {}
@@ -107,6 +108,7 @@ def test_twenty_pairs_by_keyboard_and_one_undone_are_found_in_sql(store: PairSto
     assert {pair.prompt for part in (pairs.train, pairs.validation) for pair in part} == decided
 
 
+@pytest.mark.slow(reason="drives a browser")
 def test_two_browsers_at_once_never_get_the_same_pair(store: PairStore, browser: Browser):
     with label_server(store, limit=12).serving() as link:
         people = [open_link(browser, link(), name) for name in ("ann", "bob")]
@@ -130,6 +132,7 @@ def test_two_browsers_at_once_never_get_the_same_pair(store: PairStore, browser:
     assert store.rows("select count(distinct pair_id) from labels") == [(10,)]
 
 
+@pytest.mark.slow(reason="drives a browser")
 def test_an_answer_that_cannot_be_saved_is_kept_in_the_browser_and_sent_again(
     store: PairStore, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ):
@@ -155,6 +158,7 @@ def test_an_answer_that_cannot_be_saved_is_kept_in_the_browser_and_sent_again(
     assert (saved, 300 <= ms < 2000) == (text, True)  # until the first try, not until it was saved
 
 
+@pytest.mark.slow(reason="drives a browser")
 def test_a_choice_made_as_soon_as_a_pair_appears_is_sent_by_the_script(store: PairStore, browser: Browser):
     click_at_once = """() => {
         window.loaded_once = true
@@ -171,6 +175,7 @@ def test_a_choice_made_as_soon_as_a_pair_appears_is_sent_by_the_script(store: Pa
         page.context.close()
 
 
+@pytest.mark.slow(reason="drives a browser")
 def test_every_acknowledged_answer_survives_kill_9(store: PairStore, browser: Browser):
     process = subprocess.Popen(
         command("label", "--port", 0, "--labeler", "ann", "--store", store.path),
@@ -206,6 +211,7 @@ def test_every_acknowledged_answer_survives_kill_9(store: PairStore, browser: Br
 SCREENS = [(390, 844, "dark", True), (1280, 800, "light", False), (844, 390, "light", True)]
 
 
+@pytest.mark.slow(reason="drives a browser")
 def test_everything_fits_on_one_screen_and_works_by_mouse_and_touch(store: PairStore, browser: Browser):
     with label_server(store, labelers=("me",)).serving() as link:
         for width, height, scheme, touch in SCREENS:
@@ -224,6 +230,7 @@ def test_everything_fits_on_one_screen_and_works_by_mouse_and_touch(store: PairS
     assert store.rows("select count(*) from current_labels where choice in ('a', 'b')") == [(6,)]
 
 
+@pytest.mark.slow(reason="drives a browser")
 def test_filters_are_in_a_link_that_another_browser_opens(store: PairStore, browser: Browser):
     tokens: list[str] = []
     invites: InviteLinks[str] = InviteLinks(lambda token, _: tokens.append(token))
@@ -284,6 +291,7 @@ def test_a_table_that_is_cut_off_has_a_shadow_where_there_is_more(browser: Brows
     page.close()
 
 
+@pytest.mark.slow(reason="drives a browser")
 def test_nothing_moves_for_people_who_prefer_reduced_motion(store: PairStore, browser: Browser):
     longest = """Math.max(...[...document.querySelectorAll('*')].flatMap(element =>
         ['', '::-webkit-progress-value'].flatMap(part => {

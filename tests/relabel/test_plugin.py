@@ -16,6 +16,7 @@ from prefloop.relabel.stage import relabel
 from prefloop.store import PairStore, UsageError
 
 
+@pytest.mark.slow(reason="starts processes")
 def test_a_scorer_of_an_installed_distribution_is_listed_and_labels(store: PairStore, tmp_path: Path):
     shutil.copytree(TESTS / "plugin", tmp_path / "source")
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", tmp_path / "site"]

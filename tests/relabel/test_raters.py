@@ -95,6 +95,7 @@ def random_choices(seed: int, n: int = N) -> list[str]:
     return np.random.default_rng(seed).choice(["a", "b", "tie"], n, p=[0.4, 0.4, 0.2]).tolist()
 
 
+@pytest.mark.slow(reason="simulates many raters")
 def test_a_rater_who_answers_at_random_is_found_nineteen_times_in_twenty():
     verdicts = []
     for seed in range(20):
@@ -197,6 +198,7 @@ def test_repeats_times_ties_and_skips_are_counted():
     assert rater_columns(result)[0]["same when repeated"] == "75.0 % of 3"
 
 
+@pytest.mark.slow(reason="simulates many raters")
 def test_the_page_and_the_command_agree_about_a_rater(store: PairStore):
     """Through the page: answers, an undone one, and repeats."""
     pairs = fill(store, 30)

@@ -78,6 +78,7 @@ def test_only_new_images_are_scored(store: PairStore):
     assert labels(store)[first] == before[first]
 
 
+@pytest.mark.slow(reason="scores in several runs")
 def test_batches_do_not_change_scores(tmp_path: Path):
     scores = []
     for size in (1, 3, 64):

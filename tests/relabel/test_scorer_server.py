@@ -291,6 +291,7 @@ def test_a_scorer_that_cannot_be_served_is_named_in_one_line(name: str, code: in
     assert message in line
 
 
+@pytest.mark.slow(reason="starts processes")
 def test_ctrl_c_ends_the_command_cleanly(store: PairStore, tmp_path: Path):
     fill(store, 1)
     words = command("scorers", "serve", "odd_scorers:Noise", "--port", "0", "--json")

@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import combinations
 from uuid import UUID
 
+import pytest
 from content import add_image, add_pair, add_prompt
 from prefloop.cli import app
 from prefloop.relabel.stage import relabel
@@ -37,6 +38,7 @@ def test_best_worst_labels_one_pair_of_each_prompt_and_counts_the_others_as_not_
     assert "labels of redness: 1 decided, 0 ties, 0 undecided, 2 not selected; 0 new" in ended.stdout
 
 
+@pytest.mark.slow(reason="scores in several runs")
 def test_a_pair_that_is_no_longer_best_and_worst_keeps_its_label_and_is_counted(store: PairStore):
     prompt, images, _ = red_pairs(store)
     relabel(BEST_WORST, store)

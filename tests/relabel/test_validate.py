@@ -329,6 +329,7 @@ def labelled_store(store: PairStore, n: int = 40) -> list:
     return pairs
 
 
+@pytest.mark.slow(reason="scores in several runs")
 def test_a_scorer_that_predicts_a_person_is_right_and_its_opposite_wrong(store: PairStore):
     labelled_store(store)
     right, wrong = validate_scorers(store, "human:me")

@@ -97,6 +97,7 @@ def test_every_answer_is_kept_with_its_label(store: PairStore, server: ChatServe
     assert check(store) == []
 
 
+@pytest.mark.slow(reason="starts processes")
 def test_a_failed_run_keeps_its_answers_and_the_next_asks_only_about_the_other_pairs(
     store: PairStore, server: ChatServer
 ):
@@ -123,6 +124,7 @@ def test_what_is_answered_before_an_error_is_kept_within_a_batch(store: PairStor
     assert store.rows("select count(*) from current_labels") == [(2,)]
 
 
+@pytest.mark.slow(reason="kills processes and goes on from there")
 def test_a_killed_run_asks_only_about_the_rest(store: PairStore, server: ChatServer, tmp_path: Path):
     fill(store, 4)
     held, release = threading.Event(), threading.Event()
@@ -148,6 +150,7 @@ def test_a_killed_run_asks_only_about_the_rest(store: PairStore, server: ChatSer
     assert check(store) == []
 
 
+@pytest.mark.slow(reason="starts processes")
 def test_a_signal_ends_asking_and_keeps_what_is_answered(store: PairStore, server: ChatServer):
     fill(store, 6)
 
@@ -228,6 +231,7 @@ def test_too_many_pairs_without_an_answer_end_with_3_after_the_others_are_kept(s
     assert relabel(judge(server), store)["new_labels"] == 1
 
 
+@pytest.mark.slow(reason="starts processes")
 def test_a_judge_that_is_never_read_is_not_asked_about_every_pair(store: PairStore, server: ChatServer):
     fill(store, 40)
     server.answer = lambda _: Said("I cannot say.")
@@ -236,6 +240,7 @@ def test_a_judge_that_is_never_read_is_not_asked_about_every_pair(store: PairSto
     assert len(server.asked) <= 2 * 21  # 20 pairs, and the one under way
 
 
+@pytest.mark.slow(reason="starts processes")
 def test_a_pair_that_the_endpoint_refuses_is_left_out_but_one_that_refuses_all_ends_the_run(
     store: PairStore, server: ChatServer
 ):

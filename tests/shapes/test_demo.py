@@ -42,6 +42,7 @@ def test_demo_trains_on_clear_pairs_and_evaluates_with_other_noise():
     assert (evaluation.seed, evaluation.limit, evaluation.images_per_prompt) == (1_000_002, None, 2)
 
 
+@pytest.mark.slow(reason="runs the built-in models")
 def test_a_folder_that_the_demo_of_an_earlier_version_made_is_refused_and_left_as_it_is(tmp_path: Path):
     for name in ("store", "tuned-0", "report-0"):
         (tmp_path / "prefloop-demo" / name).mkdir(parents=True)

@@ -39,6 +39,7 @@ def test_other_prompts_are_refused(prompt: str):
         parse(prompt)
 
 
+@pytest.mark.slow(reason="runs the built-in models")
 def test_the_oracle_is_right_on_98_of_100_rendered_images():
     scenes, right, bad = rendered(400, seed=1)
     assert np.mean([all(check(scene, image).values()) for scene, image in zip(scenes, right, strict=True)]) >= 0.98
@@ -93,6 +94,7 @@ def test_the_shipped_weights_are_safetensors_of_at_most_32_mb():
     assert {path.name for path in files if path.suffix not in (".safetensors", ".json", ".txt")} == {"hps.pt"}
 
 
+@pytest.mark.slow(reason="runs the built-in models")
 @pytest.mark.parametrize(
     ("model", "pipeline"), [("shapes", "StableDiffusionPipeline"), ("shapes-flow", "StableDiffusion3Pipeline")]
 )
@@ -143,6 +145,7 @@ def test_scorers_rank_the_right_image_above_a_wrong_one(name: str):
     assert accuracy >= 0.9
 
 
+@pytest.mark.slow(reason="runs the built-in models")
 def test_the_scorers_disagree_a_little():
     scenes, right, bad = rendered(200, seed=8)
     prompts = [str(scene) for scene in scenes]

@@ -62,6 +62,7 @@ def _write(store: PairStore, until: float) -> None:
             compact(store)
 
 
+@pytest.mark.slow(reason="writes and reads whole stores")
 def test_checks_beside_a_writer_find_nothing(store: PairStore):
     fill(store, n_prompts=1)
     store.append("labelers", [{"labeler": "me", "kind": "human", "config": "{}"}])

@@ -52,6 +52,7 @@ def one_part_of_each_table(store: PairStore) -> list[Path]:
     return [store.journal / name for name in found.values()]
 
 
+@pytest.mark.slow(reason="writes and reads whole stores")
 def test_every_flipped_bit_and_every_truncation_of_a_part_is_found(every_table: PairStore):
     for part in one_part_of_each_table(every_table):
         assert damage(part) is None
@@ -69,6 +70,7 @@ def test_every_flipped_bit_and_every_truncation_of_a_part_is_found(every_table: 
     assert check(every_table) == []
 
 
+@pytest.mark.slow(reason="writes and reads whole stores")
 @pytest.mark.parametrize("how", ["flipped", "cut"])
 @pytest.mark.parametrize("ingested", [True, False])
 def test_every_reader_of_a_damaged_part_names_it(every_table: PairStore, tmp_path: Path, how: str, ingested: bool):
@@ -110,6 +112,7 @@ def compact_two_labelers(store: PairStore) -> None:
     compact(store)
 
 
+@pytest.mark.slow(reason="writes and reads whole stores")
 def test_a_store_with_a_damaged_part_is_merged_from_its_tables_and_the_part_is_named(
     every_table: PairStore, tmp_path: Path
 ):
@@ -125,6 +128,7 @@ def test_a_store_with_a_damaged_part_is_merged_from_its_tables_and_the_part_is_n
     assert set(merge(ours, every_table).values()) == {0}
 
 
+@pytest.mark.slow(reason="writes and reads whole stores")
 def test_check_says_how_many_parts_have_no_checksum_and_compacting_adds_it(first_version: PairStore):
     migrate(first_version)
     words = ["store", "check", "--store", str(first_version.path)]

@@ -23,6 +23,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "SIZES", ((0, 2), (2, 8)))
 
 
+@pytest.mark.slow(reason="writes and reads whole stores")
 @pytest.mark.usefixtures("few")
 def test_parts_of_one_row_become_medium_and_then_large_ones(store: PairStore):
     seen = []
@@ -105,6 +106,7 @@ def ingest_and_merge(store: PairStore) -> None:
     store.ingest()
 
 
+@pytest.mark.slow(reason="kills processes and goes on from there")
 def test_a_journal_that_is_killed_while_it_merges_loses_nothing(
     store: PairStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -123,6 +123,7 @@ def test_what_is_not_one_stable_expression_is_refused(attacks: list[str], why: s
         assert "select (" not in message.removeprefix(f"--where {attack!r}")  # no bracket of ours
 
 
+@pytest.mark.slow(reason="writes and reads whole stores")
 def test_accepted_conditions_select_only_rows_of_the_labelers_and_no_evaluation_pairs(
     mixed: PairStore, config: TrainConfig
 ):
@@ -136,6 +137,7 @@ def test_accepted_conditions_select_only_rows_of_the_labelers_and_no_evaluation_
         assert set(rows["source"].to_pylist()) == {"generate"}
 
 
+@pytest.mark.slow(reason="writes and reads whole stores")
 def test_every_command_with_a_condition_refuses_the_same_ones(mixed: PairStore, config: TrainConfig, tmp_path: Path):
     little.pickapic(tmp_path / "x.parquet")
     commands = (
@@ -173,6 +175,7 @@ def test_every_condition_in_the_documentation_works(mixed: PairStore):
             mixed.rows(f"select count(*) from preferences where {in_brackets}")
 
 
+@pytest.mark.slow(reason="writes and reads whole stores")
 def test_a_result_names_the_labelers_whose_pairs_it_was_trained_on(mixed: PairStore, config: TrainConfig):
     from prefloop.train.stage import train
 

@@ -29,6 +29,7 @@ def clock(monkeypatch: pytest.MonkeyPatch):
     return at
 
 
+@pytest.mark.slow(reason="writes and reads whole stores")
 def test_writers_with_skewed_clocks_keep_the_same_image_of_a_generation(store: PairStore, tmp_path: Path, clock):
     prompt, model = add_prompt(store, "one"), UUID(int=1)
     images = [add_image(store, (value, 0, 0)) for value in (10, 20, 30)]
@@ -54,6 +55,7 @@ def test_writers_with_skewed_clocks_keep_the_same_image_of_a_generation(store: P
     assert [problem.where for problem in check(stores[0])] == ["generations.model_id → models"]
 
 
+@pytest.mark.slow(reason="writes and reads whole stores")
 def test_every_table_keeps_the_same_row_in_whatever_order_parts_are_ingested(store: PairStore, tmp_path: Path):
     (pair,) = fill(store, n_prompts=1)
     ((prompt, image),) = store.rows("select prompt_id, image_a from pairs")

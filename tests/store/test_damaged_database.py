@@ -47,6 +47,7 @@ def test_a_stale_write_ahead_log_under_a_newer_database_is_found_on_opening(stor
 COMMANDS = (["stats"], ["ls"], ["agreement"], ["query", "from labels"], ["export", "OUT", "--format", "csv"], ["check"])
 
 
+@pytest.mark.slow(reason="writes and reads whole stores")
 def test_a_damaged_block_ends_every_command_with_one_line_and_the_cure(store: PairStore, tmp_path: Path):
     add_labeler(store, "me")
     for pair in fill(store, n_prompts=2):

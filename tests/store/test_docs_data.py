@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 TEXT = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 
 
+@pytest.mark.slow(reason="runs the commands of a document")
 def test_every_command_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     little.pickapic(Path("pickapic/train.parquet"))

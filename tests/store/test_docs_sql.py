@@ -35,6 +35,7 @@ def stripped(text: str) -> list[str]:
     return [line.rstrip() for line in text.splitlines()]
 
 
+@pytest.mark.slow(reason="runs the commands of a document")
 def test_every_command_prints_the_output_below_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
     for command, answer in answers():

@@ -152,6 +152,7 @@ def test_folders_are_imported_again(labelled: PairStore, tmp_path: Path):
     assert captions == {str(pair): prompt for prompt, pair, *_ in mine}
 
 
+@pytest.mark.slow(reason="writes and reads whole stores")
 def test_a_jpeg_stays_the_same_to_the_byte(store: PairStore, tmp_path: Path):
     config = ImportConfig(source=str(little.hpd(tmp_path / "hpd")))
     import_pairs(config, open_source(config), store)

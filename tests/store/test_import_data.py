@@ -332,6 +332,7 @@ def run(*words: object, cwd: Path) -> Any:
     return RUNNER.invoke(app, ["store", "import", *map(str, words), "--store", str(cwd / "new")])
 
 
+@pytest.mark.slow(reason="starts processes")
 def test_the_command_imports_nothing_slow(tmp_path: Path):
     source = little.pickapic(tmp_path / "x.parquet")
     for words in (["store", "--help"], ["store", "import", "--help"], ["store", "import", source, "--store", "new"]):

@@ -80,6 +80,7 @@ def test_an_import_survives_a_storm_of_kills(tmp_path: Path):
     assert "nothing to do: 120 pairs from pickapic, 0 of them new" in printed.read_text()
 
 
+@pytest.mark.slow(reason="writes and reads whole stores")
 def test_a_signal_ends_an_import_after_its_part(tmp_path: Path):
     source = little.pickapic(tmp_path / "train.parquet", n=120)
     store = tmp_path / "store"
@@ -99,6 +100,7 @@ def test_a_signal_ends_an_import_after_its_part(tmp_path: Path):
     assert table_contents(PairStore.open(store)) == table_contents(undisturbed(source, tmp_path / "undisturbed"))
 
 
+@pytest.mark.slow(reason="writes and reads whole stores")
 def test_a_second_import_of_the_same_source_ends_at_once_and_one_of_another_source_runs(tmp_path: Path):
     source = little.pickapic(tmp_path / "train.parquet", n=120)
     rows = [row | {"caption": f"other {row['caption']}"} for row in little.pickapic_rows(40)]

@@ -105,6 +105,7 @@ def test_parts_that_are_compacted_during_the_wait_for_the_lock_are_not_missed(
     assert check(waiting) == []
 
 
+@pytest.mark.slow(reason="kills processes and goes on from there")
 def test_compacting_that_is_killed_anywhere_loses_nothing(tmp_path: Path):
     store = PairStore.create(tmp_path / "whole")
     for number in range(3):
@@ -133,6 +134,7 @@ def test_compacting_that_is_killed_anywhere_loses_nothing(tmp_path: Path):
 # Merging
 
 
+@pytest.mark.slow(reason="writes and reads whole stores")
 def test_merging_adds_what_is_new_and_nothing_twice(store: PairStore, tmp_path: Path):
     judged(store, n_prompts=2)
     other = judged(PairStore.create(tmp_path / "other"), n_prompts=4)

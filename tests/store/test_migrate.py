@@ -142,6 +142,7 @@ def test_a_store_of_version_3_is_refused_until_it_is_migrated_and_then_has_evalu
     assert check(opened) == []
 
 
+@pytest.mark.slow(reason="writes and reads whole stores")
 def test_a_store_of_version_4_is_refused_until_it_is_migrated_and_then_takes_notes(tmp_path: Path):
     store = kept_store(4, tmp_path)
     with pytest.raises(IntegrityError, match=r"has schema version 4 .* run `prefloop store migrate"):
@@ -194,6 +195,7 @@ def mixed(store: PairStore) -> PairStore:
     return opened
 
 
+@pytest.mark.slow(reason="writes and reads whole stores")
 def test_parts_of_both_versions_are_read_wherever_the_journal_is(first_version: PairStore, tmp_path: Path):
     store = mixed(first_version)
     rows = "select revision, response_ms, count(*) from labels where revision >= 7 group by all order by all"

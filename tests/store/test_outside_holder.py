@@ -44,6 +44,7 @@ def hold(store: PairStore) -> Iterator[Callable[[float], None]]:
         process.communicate()
 
 
+@pytest.mark.slow(reason="waits for another process")
 def test_a_program_that_has_the_database_open_is_waited_for(store: PairStore, hold: Callable[[float], None]):
     fill(store, n_prompts=1)
     store.add_prompts([("new", {})])
@@ -66,6 +67,7 @@ def test_a_rebuild_waits_for_it_too_and_does_not_mistake_its_database_for_a_dama
         store.rebuild()
 
 
+@pytest.mark.slow(reason="waits for another process")
 def test_labels_that_cannot_be_ingested_stay_in_the_journal(
     store: PairStore, hold: Callable[[float], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

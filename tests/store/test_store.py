@@ -459,6 +459,7 @@ for number in range(8):
 """
 
 
+@pytest.mark.slow(reason="starts processes")
 def test_two_concurrent_writers_lose_nothing(tmp_path: Path):
     path = tmp_path / "store"
     writers = [subprocess.Popen([sys.executable, "-c", _WRITER, path, name], cwd=tmp_path) for name in ("x", "y")]

@@ -46,6 +46,7 @@ def read(path: Path, others: list[Path], out: Path) -> None:
     out.write_text(json.dumps([max(turns), counts]))
 
 
+@pytest.mark.slow(reason="starts processes")
 def test_four_processes_at_once_lose_nothing(store: PairStore, tiny_pipeline: Path, tmp_path: Path):
     pairs = content.fill(store, n_prompts=4, images_per_prompt=5)
     content.add_labeler(store, "human:me")
@@ -87,6 +88,7 @@ def test_four_processes_at_once_lose_nothing(store: PairStore, tiny_pipeline: Pa
     assert (tmp_path / "log").read_text().count("scored") == 32
 
 
+@pytest.mark.slow(reason="starts processes")
 @pytest.mark.parametrize("other", [[], ["--labeler", "another", "--batch-size", 2]])
 def test_a_second_command_with_the_same_work_names_the_first(store: PairStore, tmp_path: Path, other: list):
     content.fill(store, n_prompts=4, images_per_prompt=5)

@@ -184,6 +184,7 @@ def test_a_resumed_cache_is_filled_in_the_same_batches_as_an_uninterrupted_one(t
     assert seen == uninterrupted[7:]
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_reference_errors_are_recomputed_after_the_weights_have_moved_away_from_the_reference(
     labelled: PairStore, config: TrainConfig, tmp_path: Path
 ):
@@ -202,6 +203,7 @@ def test_reference_errors_are_recomputed_after_the_weights_have_moved_away_from_
     assert (tmp_path / "whole" / "validation.csv").read_text() == (tmp_path / "resumed" / "validation.csv").read_text()
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_run_with_damaged_caches_equals_one_with_intact_caches(
     labelled: PairStore, config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -223,6 +225,7 @@ def test_a_run_with_damaged_caches_equals_one_with_intact_caches(
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_sigterm_while_images_are_encoded_ends_the_run_and_keeps_them(
     labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
@@ -244,6 +247,7 @@ def test_sigterm_while_images_are_encoded_ends_the_run_and_keeps_them(
     assert len(opened) == 60
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_latents_of_version_0_1_are_used_and_its_prompt_embeddings_are_not(
     labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):

@@ -85,6 +85,7 @@ def test_what_auto_chooses_is_told_by_card():
     assert auto_text({16: False}, True) == "; gradient checkpointing is auto: on here, off with 16 GB"
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_a_dry_run_says_what_auto_chooses(labelled: PairStore, config: TrainConfig):
     text, values = dry_run(replace(config, gradient_checkpointing="auto"), labelled)
     assert 'gradient-checkpointing = "auto"\n' in text
@@ -102,6 +103,7 @@ def test_recipes_that_checkpointed_leave_it_to_the_card():
     assert chosen["sd15-lora"] is False
 
 
+@pytest.mark.slow(reason="trains a model")
 @pytest.mark.parametrize("kept", [None, True])
 def test_a_run_records_what_was_chosen_and_keeps_it_when_it_is_resumed(
     labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch, kept: bool | None
@@ -126,6 +128,7 @@ def test_a_run_records_what_was_chosen_and_keeps_it_when_it_is_resumed(
     assert seen[-1] is False  # a new run chooses again
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_run_goes_on_with_checkpointing_or_without(labelled: PairStore, config: TrainConfig):
     # the identity of runs before auto, which had it in their hash
     on, off, auto = (replace(config, gradient_checkpointing=value) for value in (True, False, "auto"))
@@ -139,6 +142,7 @@ def test_a_run_goes_on_with_checkpointing_or_without(labelled: PairStore, config
     assert train(replace(auto, max_train_steps=2), labelled, resume=True)["steps"] == 2
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_checkpointing_does_not_change_a_bit_of_training(labelled: PairStore, config: TrainConfig, tmp_path: Path):
     metrics = []
     for on in (False, True):

@@ -38,6 +38,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+@pytest.mark.slow(reason="trains a model")
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_a_compiled_step_is_the_same_within_rounding(trainer: Make, traced: list[int], lora_rank: int):
     rows = []
@@ -101,6 +102,7 @@ def test_a_model_without_repeated_blocks_is_refused(config: TrainConfig, tmp_pat
     compilation.refuse_uncompilable(family_of(find_model(config.model)))
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_machine_without_a_compiler_is_named_before_anything_is_loaded(
     labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):

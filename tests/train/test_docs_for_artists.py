@@ -39,6 +39,7 @@ def images(pipeline: Any) -> torch.Tensor:
     return pipeline("a castle", **settings, generator=torch.Generator().manual_seed(0)).images
 
 
+@pytest.mark.slow(reason="runs the commands of a document")
 def test_the_page_goes_from_two_folders_to_a_lora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_pipeline: Path):
     monkeypatch.chdir(tmp_path)
     two_folders(Path("mine"))
@@ -64,6 +65,7 @@ def test_the_page_goes_from_two_folders_to_a_lora(tmp_path: Path, monkeypatch: p
     assert "no trigger words" in card
 
 
+@pytest.mark.slow(reason="runs the commands of a document")
 @pytest.mark.parametrize("loss", ["dpo", "kto", "sft"])
 def test_images_of_one_prompt_can_be_trained_on_by_every_loss_of_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_pipeline: Path, loss: str

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from cost_configs import SD15
 from prefloop.models.cost.speed import DeviceSpeed
 from prefloop.train import TrainConfig
@@ -15,6 +16,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "hardware.md").read_text().split("#
 ASSUMED = DeviceSpeed("as on the page", {"no": 60e12, "fp16": 400e12, "bf16": 400e12}, 0.35)
 
 
+@pytest.mark.slow(reason="runs the commands of a document")
 def test_the_row_of_the_first_recipe_is_what_the_estimate_says():
     config = TrainConfig(**{"output_dir": "unused", "labelers": ("any",)} | read_settings("sd15-lora"))
     data = DatasetSize(n_pairs=5000, n_images=10_000, n_prompts=5000)

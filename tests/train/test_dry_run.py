@@ -24,6 +24,7 @@ def lines_of(text: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_a_flow_model_shows_its_sigma_its_lora_and_the_size_of_its_prompts(
     labelled: PairStore, config: TrainConfig, sd35: str
 ):
@@ -51,6 +52,7 @@ def _clip_tokens(folder: str) -> int:
     return json.loads((Path(folder) / "text_encoder" / "config.json").read_text())["max_position_embeddings"]
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_the_settings_of_the_run_decide_sigma_and_layers(labelled: PairStore, config: TrainConfig, sd35: str):
     settings = replace(config, model=sd35, timestep_density="uniform", timestep_shift="1.5")
     text, _ = dry_run(replace(settings, lora_rank=4, lora_targets=("attn.to_q",)), labelled)
@@ -60,6 +62,7 @@ def test_the_settings_of_the_run_decide_sigma_and_layers(labelled: PairStore, co
     assert lines_of(whole)["weights"].endswith(", all trained")
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -79,6 +82,7 @@ def test_of_settings_that_say_the_same_the_one_that_applies_is_shown(
     assert any(line.startswith("lora-alpha = ") for line in lines) == (settings.lora_rank > 0)
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_a_u_net_has_no_sigma(labelled: PairStore, config: TrainConfig):
     text, values = dry_run(config, labelled)
     assert lines_of(text)["family"].startswith("sd, predicts epsilon; ")

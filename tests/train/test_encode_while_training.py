@@ -60,6 +60,7 @@ def assert_equal(first: TrainConfig, second: TrainConfig) -> None:
     assert all(torch.equal(tensor, others[name]) for name, tensor in weights.items())
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_run_of_part_of_an_epoch_encodes_only_what_its_steps_draw(
     labelled: PairStore, config: TrainConfig, trainer: Make
 ):
@@ -69,6 +70,7 @@ def test_a_run_of_part_of_an_epoch_encodes_only_what_its_steps_draw(
     assert cached(labelled) == drawn(trainer(output_dir=config.output_dir + "-other"), 6)
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_an_image_is_mirrored_only_when_its_mirror_image_is_drawn(
     labelled: PairStore, config: TrainConfig, trainer: Make
 ):
@@ -82,6 +84,7 @@ def test_an_image_is_mirrored_only_when_its_mirror_image_is_drawn(
     assert 0 < len(cached(labelled) & plain) < 28
 
 
+@pytest.mark.slow(reason="trains a model")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_encoding_in_blocks_gives_the_bits_of_a_cache_that_was_filled_before(
     labelled: PairStore, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
@@ -135,6 +138,7 @@ def test_the_latents_of_an_image_do_not_depend_on_what_is_encoded_with_it(
     assert sizes == {64}  # other numbers round otherwise, which shows in larger encoders than this
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_signal_while_a_later_block_is_encoded_saves_the_step_and_the_run_goes_on_to_the_same_bits(
     labelled: PairStore, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -160,6 +164,7 @@ def test_a_signal_while_a_later_block_is_encoded_saves_the_step_and_the_run_goes
     assert_equal(config, whole)
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_pair_whose_image_cannot_be_read_is_replaced_by_the_next_one_whatever_the_blocks_are(
     labelled: PairStore, config: TrainConfig, tmp_path: Path, trainer: Make, monkeypatch: pytest.MonkeyPatch, capsys
 ):

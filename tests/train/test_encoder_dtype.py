@@ -21,6 +21,7 @@ def latents(made: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
     return made.data.latents.rows("mean", keys).float(), made.data.latents.rows("std", keys).float()
 
 
+@pytest.mark.slow(reason="trains a model")
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
     [("bfloat16", 0.02), ("float16", 0.004)],  # a few roundings of 2**-9 and 2**-12

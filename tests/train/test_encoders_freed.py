@@ -40,6 +40,7 @@ def encoders() -> set[str]:
     return {type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, kinds)}
 
 
+@pytest.mark.slow(reason="trains a model")
 @pytest.mark.parametrize(
     ("kind", "text"), [("sd15", {"CLIPTextModel"}), ("sd35", {"CLIPTextModelWithProjection", "T5EncoderModel"})]
 )

@@ -26,6 +26,7 @@ def test_epochs_follow_from_steps_and_pairs_per_step():
     assert (estimated.n_pairs, estimated.n_steps, estimated.pairs_per_step, estimated.epochs) == (100, 50, 24, 12)
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_the_peak_is_that_of_the_largest_phase():
     training = estimate(TINY, DATA, replace(SETTINGS, resolution=512, train_batch_size=8), SPEED)
     caching = estimate(TINY, DATA, replace(SETTINGS, resolution=512, encode_batch=64), SPEED)
@@ -34,6 +35,7 @@ def test_the_peak_is_that_of_the_largest_phase():
         assert estimated.peak_bytes == max(sum(parts.values()) for parts in estimated.memory_bytes.values())
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_a_tradeoff_is_the_difference_between_two_estimates():
     estimated = estimate(TINY, DATA, replace(SETTINGS, resolution=512), SPEED)
     tradeoffs = {tradeoff.option: tradeoff for tradeoff in estimated.tradeoffs}
@@ -54,6 +56,7 @@ def test_a_tradeoff_is_the_difference_between_two_estimates():
     assert saved == sorted(saved, reverse=True)
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_tradeoffs_are_about_training_even_if_caching_is_the_peak():
     small = replace(SETTINGS, resolution=512, lora_rank=4, optimizer="adafactor", mixed_precision="bf16")
     training = estimate(TINY, DATA, small, SPEED)
@@ -81,12 +84,14 @@ def test_settings_already_chosen_are_not_proposed():
     assert estimate(TINY, DATA, settings, SPEED).tradeoffs == ()
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_sdxl_also_caches_and_computes_with_pooled_embeddings():
     estimated = estimate(TINY_XL, DATA, SETTINGS, SPEED)
     assert estimated.cache_bytes["prompt embeddings"] == 41 * (77 * 32 + 24) * 2
     assert estimated.flops_per_pair > estimate(TINY, DATA, SETTINGS, SPEED).flops_per_pair
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_the_estimate_is_json_and_at_most_16_lines():
     estimated = estimate(TINY, DATA, SETTINGS, SPEED)
     assert json.loads(json.dumps(asdict(estimated)))["peak_bytes"] == estimated.peak_bytes
@@ -97,6 +102,7 @@ def test_the_estimate_is_json_and_at_most_16_lines():
     assert "50 % of the 1 TFLOP/s that a matrix product reached on cuda" in lines[-1]
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_every_number_of_the_estimate_is_finite_and_has_its_unit():
     # from a run of one tiny step to one of a billion
     for steps in (1, 10**9):
@@ -166,6 +172,7 @@ def test_a_lora_is_quantized_where_nothing_else_makes_it_fit():
     assert list(options_by_card(costs, replace(settings, lora_rank=0), (exact[0] * more,)).values()) == [None]
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_quantizing_saves_memory_and_its_time_is_not_estimated():
     record: Any = TINY
     unet = TINY.settings.parts["unet"] | {"block_out_channels": [320, 1280], "attention_head_dim": 64}

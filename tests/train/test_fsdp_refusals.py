@@ -97,6 +97,7 @@ def test_what_is_split_is_divided_by_the_number_of_processes():
     assert split_bytes(memory) == {2: 205, 4: 125, 8: 95}
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_a_dry_run_says_what_each_of_several_processes_holds(config: TrainConfig):
     config = replace(config, reference_draws=1)
     text, values = dry_run(replace(config, fsdp=True), None, n_pairs=10)

@@ -162,6 +162,7 @@ def test_only_weights_settings_tables_and_card_are_uploaded(hub: Hub, result: Pa
     assert hub.tokens == {"Bearer secret"}
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_private_push_never_uploads_to_a_public_repository(hub: Hub, result: Path):
     hub.public_before = True
     assert pushed(hub, result, private=True).startswith(f"UsageError {hub.address}/me/mine exists and is public")
@@ -177,6 +178,7 @@ def test_a_refusal_by_the_hub_is_one_line_with_its_reason(hub: Hub, result: Path
     assert "You don't have the rights" in line
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_the_login_is_checked_before_training(hub: Hub, tmp_path: Path):
     call = "refuse_unpushable('me/mine', 'tuned')"
     assert printed(hub, tmp_path, call) == ""

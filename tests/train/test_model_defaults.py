@@ -155,6 +155,7 @@ def test_train_prints_the_values_and_keeps_them_in_the_result(labelled: PairStor
     assert (kept["learning_rate"], kept["beta"], kept["train_batch_size"]) == (1e-5, 5000, 8)
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_a_dry_run_needs_no_store_if_it_is_told_how_many_pairs(folder: Path, tmp_path: Path):
     name, store = model("sd15", folder), tmp_path / "none"
     words = ["train", "--model", name, "--dry-run", "--cpu", "--store", store]

@@ -95,6 +95,7 @@ def finished(_finished: Path, config: TrainConfig) -> Path:
     return shutil.copytree(_finished, Path(config.output_dir))
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_run_is_overwritten_only_once_the_new_one_has_a_checkpoint(
     finished: Path, labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
@@ -152,6 +153,7 @@ def test_resume_with_overwrite_is_refused(finished: Path, labelled: PairStore, c
     assert content_of(finished) == before
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_readme_or_unet_of_the_user_is_not_overwritten(labelled: PairStore, config: TrainConfig):
     output = Path(config.output_dir)
     stopped = replace(config, max_train_steps=1)

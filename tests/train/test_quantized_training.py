@@ -62,6 +62,7 @@ def held(component: Any) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.slow(reason="trains a model")
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_lora_learns_as_beside_an_unquantized_base_and_the_base_stays(make: Make, kind: str):
     falls = {}
@@ -98,6 +99,7 @@ def test_every_precision_computes_in_its_own_dtype(make: Make, quantize: str):
     torch.testing.assert_close(errors[1], errors[0], rtol=0.03, atol=0.0)
 
 
+@pytest.mark.slow(reason="trains a model")
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_resumed_run_equals_an_undisturbed_one_to_the_bit(make: Make, kind: str, tmp_path: Path):
     settings: dict[str, Any] = {"quantize": "nf4", "max_train_steps": 4, "checkpointing_steps": 2}
@@ -117,6 +119,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_to_the_bit(make: Make, kind: st
         make(kind, **(settings | {"quantize": "int8", "max_train_steps": 5})).state.restore()
 
 
+@pytest.mark.slow(reason="trains a model")
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_result_is_a_lora_for_the_base_as_it_is(make: Make, folders: dict[str, str], kind: str):
     trainer = make(kind, quantize="nf4", max_train_steps=2, lora_alpha=3.0)
@@ -140,6 +143,7 @@ def test_the_result_is_a_lora_for_the_base_as_it_is(make: Make, folders: dict[st
     assert "- the base model's linear layers were in nf4 during training, and are not in what is loaded here" in card
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_pipeline_with_the_lora_fused_has_the_base_as_it_is(
     config: TrainConfig, labelled: PairStore, folders: dict[str, str]
 ):
@@ -171,6 +175,7 @@ def test_a_reference_that_is_named_is_quantized_too(make: Make, folders: dict[st
     assert torch.equal(errors.chosen, own.denoiser.errors([batch]).chosen)
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_errors_that_are_kept_of_the_reference_are_those_of_the_quantized_one(make: Make, tmp_path: Path):
     found = []
     for quantize in ("no", "nf4"):  # one store
@@ -185,6 +190,7 @@ def test_errors_that_are_kept_of_the_reference_are_those_of_the_quantized_one(ma
     assert not torch.equal(*found)
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_samples_validation_and_kohyas_file_are_written(
     config: TrainConfig, labelled: PairStore, folders: dict[str, str]
 ):

@@ -50,6 +50,7 @@ def test_the_row_of_a_recipe_is_what_the_estimate_says(recipe: str):
     assert cards_of(recipe).row() in TEXT.splitlines()
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_flux_in_4_bits_is_as_large_as_its_weights_say():
     cards = cards_of("flux1-lora")
     # 11.9014 billion weights, 99.4355 % of them in blocks; a scale of 4 bytes for each 256 in int8, for each 64 in nf4

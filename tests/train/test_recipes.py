@@ -57,6 +57,7 @@ def test_the_recipe_for_stable_diffusion_35_accumulates_32_pairs_in_bfloat16():
     assert (config.mixed_precision, config.gradient_checkpointing, config.scale_lr) == ("bf16", "auto", False)
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_options_on_the_command_line_override_the_file(tmp_path: Path):
     import content
     from prefloop.store import PairStore

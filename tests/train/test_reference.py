@@ -47,6 +47,7 @@ def test_the_loss_compares_with_the_reference_that_is_named(trainer: Make, other
     assert not torch.allclose(losses[0], losses[1], rtol=1e-3)
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_reference_does_not_learn_and_is_not_part_of_the_result(
     labelled: PairStore, config: TrainConfig, other: Path
 ):
@@ -66,6 +67,7 @@ def test_a_reference_of_another_kind_is_refused_by_the_first_weight_that_differs
         trainer(reference=str(tmp_path / "xl"))
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_run_is_not_resumed_with_a_reference_that_has_changed(labelled: PairStore, config: TrainConfig, other: Path):
     first = replace(config, reference=str(other), max_train_steps=1, checkpointing_steps=1)
     train(first, labelled)

@@ -77,6 +77,7 @@ def test_a_tampered_hash_record_is_ignored(tmp_path: Path, monkeypatch: pytest.M
         assert record.read_text() == whole
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_no_command_hashes_a_model_twice(
     store: PairStore, lora: Path, tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -74,6 +74,7 @@ def weights(config: TrainConfig) -> str:
     return sha256(Path(config.output_dir) / "unet" / "diffusion_pytorch_model.safetensors")
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_an_interruption_changes_neither_tables_nor_the_summary(
     labelled: PairStore, config: TrainConfig, tmp_path: Path
 ):
@@ -93,12 +94,14 @@ def test_an_interruption_changes_neither_tables_nor_the_summary(
     assert expected | {"output_dir": ""} == resumed | {"output_dir": ""}
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_run_without_a_reference_resumes_after_its_first_row_of_metrics(labelled: PairStore, config: TrainConfig):
     config = replace(config, loss="sft", max_train_steps=12)
     interrupt({10: "stop"}, config, labelled)  # row 10 has empty cells: sft has no implicit accuracy
     assert train(config, labelled)["steps"] == 12
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_labels_that_change_during_an_interruption_do_not_change_the_run(
     labelled: PairStore, config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -125,6 +128,7 @@ def test_labels_that_change_during_an_interruption_do_not_change_the_run(
     assert kept == pairs
 
 
+@pytest.mark.slow(reason="starts processes")
 def test_a_run_whose_labels_are_all_undone_is_finished_by_the_same_command(
     labelled: PairStore, config: TrainConfig, tmp_path: Path
 ):
@@ -158,6 +162,7 @@ def test_other_settings_are_refused_before_anything_is_loaded(
         train(replace(config, beta=7.0), begun)
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_an_unfinished_run_of_version_0_1_ends_in_one_line_and_can_be_overwritten(
     labelled: PairStore, config: TrainConfig
 ):
@@ -191,6 +196,7 @@ def test_a_run_is_not_resumed_with_a_model_that_has_changed(labelled: PairStore,
         train(config, labelled)
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_the_recorded_training_prompts_are_those_of_the_steps_taken(labelled: PairStore, config: TrainConfig):
     output = Path(config.output_dir)
     train(replace(config, max_train_steps=1), labelled)
@@ -245,6 +251,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(trainer: 
     assert all(torch.equal(tensor, sick.policy.trainable_state()[name]) for name, tensor in before.items())
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_signal_during_start_or_encoding_is_obeyed_and_encoded_images_are_kept(
     labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
@@ -300,6 +307,7 @@ def test_the_command_obeys_a_signal_while_it_starts(labelled: PairStore, config:
     )
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_an_interrupted_overwrite_says_how_to_resume(
     labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):

@@ -208,6 +208,7 @@ def test_accumulating_four_batches_of_two_equals_one_batch_of_eight(trainer, tmp
     assert any(not torch.allclose(a, before[name], atol=1e-3) for name, a in single.policy.trainable_state().items())
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_full_result_loads_in_diffusers_and_as_a_model(
     labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
@@ -250,6 +251,7 @@ def test_a_lora_result_is_loaded_onto_its_base(labelled: PairStore, config: Trai
     assert list(layer.scaling.values()) == [2.0]
 
 
+@pytest.mark.slow(reason="kills processes and goes on from there")
 @pytest.mark.parametrize(("accumulation", "lora_rank"), [(1, 0), (3, 0), (1, 2)])
 def test_an_interrupted_run_has_the_weights_of_an_undisturbed_one_bit_for_bit(
     labelled: PairStore, config: TrainConfig, tmp_path: Path, accumulation, lora_rank
@@ -273,6 +275,7 @@ def test_an_interrupted_run_has_the_weights_of_an_undisturbed_one_bit_for_bit(
     assert all(torch.equal(expected[key], resumed[key]) for key in expected)
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_finished_run_is_neither_continued_nor_overwritten_without_a_flag(labelled: PairStore, config: TrainConfig):
     train(config, labelled)
     before = weights(config)
@@ -316,6 +319,7 @@ def test_the_loss_falls_and_the_model_learns_which_image_is_chosen(labelled: Pai
     assert summary["validation"]["implicit_accuracy"] > 0.5
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_sft_lowers_the_error_of_chosen_images(labelled: PairStore, config: TrainConfig):
     config = replace(config, loss="sft", max_train_steps=40, train_batch_size=8)
     train(config, labelled)
@@ -323,6 +327,7 @@ def test_sft_lowers_the_error_of_chosen_images(labelled: PairStore, config: Trai
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_latents_are_encoded_once_and_shared_by_runs(labelled: PairStore, config: TrainConfig, tmp_path: Path):
     train(config, labelled)
     files = {path: path.stat().st_mtime_ns for path in (labelled.path / "cache").rglob("*.safetensors")}
@@ -356,6 +361,7 @@ def test_bad_settings_are_refused_by_name(config: TrainConfig, name: str, value:
         replace(config, **{name: value})  # type: ignore[arg-type]  # wrong on purpose
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_mapo_trains_with_its_own_beta_which_is_recorded_everywhere(labelled: PairStore, config: TrainConfig):
     config = replace(config, loss="mapo", max_train_steps=2)
     summary = train(config, labelled)
@@ -401,6 +407,7 @@ def test_a_run_ends_with_the_beta_of_a_fixed_dpo_weight_and_says_that_it_was_not
     assert "for choosing" not in summary_text(summary)
 
 
+@pytest.mark.slow(reason="trains a model")
 @pytest.mark.parametrize("loss", ["sft", "ipo"])
 def test_metrics_that_a_loss_does_not_have_are_empty_and_small_ones_keep_their_digits(
     labelled: PairStore, config: TrainConfig, capsys: pytest.CaptureFixture[str], loss: str
@@ -424,6 +431,7 @@ def test_metrics_that_a_loss_does_not_have_are_empty_and_small_ones_keep_their_d
         assert "5000 per element mean" in text
 
 
+@pytest.mark.slow(reason="trains a model")
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_the_command_selects_its_pairs_once(
     labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch, dry_run: bool

@@ -96,6 +96,7 @@ def test_sft_runs_the_model_on_chosen_images_only(trainer: Make):
     assert torch.allclose(errors["sft"], errors["dpo"], rtol=1e-5)
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_the_encoders_are_not_in_memory_while_training(trainer: Make):
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel
@@ -123,6 +124,7 @@ def test_adafactor_clips_by_its_own_rule_and_only_once(trainer: Make):
     assert clipped == {"adafactor": False, "adamw": True}
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_resumed_run_decodes_no_image_and_starts_at_its_next_pairs(
     trainer: Make, labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):
@@ -145,6 +147,7 @@ def test_a_resumed_run_decodes_no_image_and_starts_at_its_next_pairs(
     assert starts == [6, 8]  # two pairs per step: those of steps 3 and 4
 
 
+@pytest.mark.slow(reason="kills processes and goes on from there")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -228,6 +231,7 @@ def test_soft_labels_are_the_stored_probabilities(trainer: Make):
     assert torch.allclose(soft_losses, hard_losses + 0.1 * logits, atol=1e-4)
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_the_result_of_ema_is_the_average_and_not_the_last_weights(labelled: PairStore, config: TrainConfig):
     train(replace(config, ema_decay=0.5, max_train_steps=3), labelled)
     output = Path(config.output_dir)
@@ -251,6 +255,7 @@ def test_both_images_of_a_pair_are_cropped_alike(trainer: Make):
         assert not data.latents.missing([data.crop(pair).key(image) for image in (pair.chosen, pair.rejected)])
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_aspect_buckets_train_images_of_several_shapes(store: PairStore, config: TrainConfig):
     from PIL import Image
     from prefloop.store.images import png_bytes
@@ -394,6 +399,7 @@ def test_max_train_samples_samples_training_pairs_by_the_seed(trainer: Make):
     assert sampled.validation == all_pairs.validation
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_the_safeguard_and_min_snr_reach_the_training_step(trainer: Make):
     plain = gradients(trainer())
     for changes in ({"safeguard": 0.9}, {"min_snr_gamma": 0.5}):

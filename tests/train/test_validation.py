@@ -148,6 +148,7 @@ def test_a_run_stops_early_when_held_out_accuracy_no_longer_rises_on_enough_evid
     assert not made.monitor.validate(100)
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_run_that_is_stopped_early_ends_at_that_pass(
     labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):

@@ -121,6 +121,7 @@ def test_a_resumed_run_keeps_its_pairs_and_its_interval_unless_another_is_given(
     assert (former.plan.steps, former.pairs) == (50, begun.pairs)
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 def test_a_dry_run_shows_the_share_of_validation(labelled: PairStore, config: TrainConfig):
     text, values = dry_run(replace(config, max_train_steps=200), labelled)
     # 200 steps of 2 pairs, 3 forward passes each and at least 2 of a backward pass; 1 pair held out: 4 passes and the
