@@ -72,6 +72,7 @@ def learned(unet: nn.Module) -> torch.Tensor:
     return torch.cat([weight.detach().flatten() for weight in unet.parameters() if weight.requires_grad])
 
 
+@pytest.mark.slow(reason="runs a benchmark")
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_the_twin_and_the_loop_take_the_same_step(store: PairStore, tmp_path: Path, lora_rank: int, kind: str):

@@ -24,6 +24,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> PairStore:
     return store
 
 
+@pytest.mark.slow(reason="measures every step of a store")
 def test_a_generated_store_is_valid_and_has_the_requested_size(big: PairStore):
     assert check(big) == []  # every image is a file here, and its content gives its id
     tables = ("pairs", "images", "generations", "scores", "labels", "prompts")

@@ -100,6 +100,7 @@ def occupied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow(reason="starts processes")
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [

@@ -189,6 +189,7 @@ def test_a_run_that_fills_the_disk_ends_in_a_line_with_path_and_free_space(train
     assert [path.name for path in made.output.glob("*checkpoint-*")] == ["checkpoint-1"]
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_result_that_does_not_fit_leaves_the_checkpoint_and_the_same_command_finishes(
     labelled: PairStore, config: Any, monkeypatch: pytest.MonkeyPatch
 ):

@@ -85,6 +85,7 @@ def test_generating_and_training_import_at_module_level_only_what_a_u_net_of_dif
         assert not {name for name in names if name.startswith("diffusers.pipelines.auto_pipeline")}, path
 
 
+@pytest.mark.slow(reason="reads every module")
 def test_one_file_imports_ray_and_nothing_imports_it_at_module_level():
     for path in modules(".", *FOLDERS):
         name = path.relative_to(ROOT).as_posix()

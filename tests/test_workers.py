@@ -142,6 +142,7 @@ def test_workers_are_not_part_of_what_a_run_is(tiny_pipeline: Path):
     assert identity(settings) == identity(read_loop(None, assignments=["generate.images_per_prompt=3"]))
 
 
+@pytest.mark.slow(reason="starts Ray and its workers")
 def test_jobs_are_drawn_two_per_worker_ahead_and_all_are_done(folder: Path):
     drawn, ahead, results = 0, [], {}
 
@@ -337,6 +338,7 @@ def marked(mark: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow(reason="starts Ray and its workers")
 @pytest.mark.parametrize("n", [0, -1])
 def test_a_number_of_workers_that_is_not_positive_is_refused(n: int):
     for make in (GenerateConfig, RelabelConfig, partial(EvalConfig, models=("shapes",))):

@@ -214,6 +214,7 @@ def test_an_evaluation_by_people_alone_begins_without_a_result(store: PairStore,
     assert store.rows("select count(*) from scores") == [(0,)]
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_a_store_is_created_for_an_evaluation_unless_a_name_is_wrong(
     config: EvalConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

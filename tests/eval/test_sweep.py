@@ -86,6 +86,7 @@ def sweep(run: Path, tmp_path: Path) -> EvalConfig:
     return EvalConfig(sweep=str(run), prompts=str(prompts), scorers=scorers, num_inference_steps=1, n_resamples=200)
 
 
+@pytest.mark.slow(reason="generates and judges images")
 def test_a_changed_checkpoint_is_refused(run: Path):
     weights = run / "checkpoint-2" / "pytorch_lora_weights.safetensors"
     data = bytearray(weights.read_bytes())

@@ -60,6 +60,7 @@ def test_adjacent_pairs_are_neighbors_and_random_ones_use_each_image_once():
     assert len({tuple(pair_up(CANDIDATES, "random", str(seed))) for seed in range(20)}) > 5
 
 
+@pytest.mark.slow(reason="generates images in several runs")
 def test_generate_makes_k_images_of_each_prompt_and_nothing_the_second_time(config: GenerateConfig, store: PairStore):
     summary = generate(config, store)
     # 3 prompts x 2 images, one pair per prompt
@@ -88,6 +89,7 @@ def test_generate_makes_k_images_of_each_prompt_and_nothing_the_second_time(conf
     assert (adjacent["generated"], adjacent["pairs"], adjacent["new_pairs"]) == (0, 6, 0)
 
 
+@pytest.mark.slow(reason="generates images in several runs")
 def test_the_image_of_a_generation_does_not_depend_on_the_batch_size(config: GenerateConfig, tmp_path: Path):
     stores = [PairStore.create(tmp_path / f"batch-{size}") for size in (1, 4)]
     for store, size in zip(stores, (1, 4), strict=True):
@@ -103,6 +105,7 @@ def test_the_image_of_a_generation_does_not_depend_on_the_batch_size(config: Gen
     assert min(different) > 5, "images this similar could not reveal a mix-up"
 
 
+@pytest.mark.slow(reason="generates images in several runs")
 def test_another_seed_or_setting_makes_another_image_and_the_first_ones_stay(config: GenerateConfig, store: PairStore):
     few = replace(config, limit=1)
     generate(few, store)
@@ -135,6 +138,7 @@ def test_a_copy_of_a_model_under_another_name_is_the_same_model(config: Generate
     assert [g.generation_id for g in copy.generations] == [g.generation_id for g in plan(config, None).generations]
 
 
+@pytest.mark.slow(reason="kills processes and goes on from there")
 def test_a_killed_run_continues_where_it_stopped(config: GenerateConfig, store: PairStore, tmp_path: Path):
     """As a kill leaves it: some batches in the journal, none in the tables, and one batch without its last part."""
     whole = PairStore.create(tmp_path / "whole")

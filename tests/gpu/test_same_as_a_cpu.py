@@ -168,6 +168,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_to_the_bit(config: TrainConfig,
         assert torch.equal(weight, second.policy.trainable_state()[name]), name
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 def test_scores_are_those_of_a_cpu(tmp_path: Path):
     small: dict[str, Any] = {
         "hidden_size": 32,

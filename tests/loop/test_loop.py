@@ -20,6 +20,7 @@ from prefloop.models.resolve import find_model
 from prefloop.store import load_image
 from prefloop.store.check import check
 
+pytestmark = pytest.mark.slow(reason="two rounds of a loop are run for all of them")
 N_PROMPTS, N_IMAGES, N_EVALUATED, MIN_MARGIN = 6, 2, 12, 1.6
 
 
@@ -27,7 +28,6 @@ def files_below(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): digest(path) for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.slow(reason="runs rounds of a loop")
 def test_every_image_pair_label_and_run_has_its_round(undisturbed_loop: Path):
     store = store_of(undisturbed_loop)
     with_round = "join run_rounds using (run_id) join models using (model_id) group by all order by all"
@@ -159,7 +159,6 @@ def test_the_report_shows_the_rounds_side_by_side_and_its_images_exist(undisturb
     assert not re.findall(r"https?://", page)
 
 
-@pytest.mark.slow(reason="starts processes")
 def test_a_second_call_runs_nothing_and_says_the_same(copied_loop: Path):
     before, n_runs = store_content(copied_loop), store_of(copied_loop).rows("select count(*) from runs")
     rounds = {number: files_below(copied_loop / "loop" / f"round-{number}") for number in (1, 2)}
@@ -177,7 +176,6 @@ def test_a_second_call_runs_nothing_and_says_the_same(copied_loop: Path):
         assert files_below(copied_loop / "loop" / f"round-{number}") == rounds[number]
 
 
-@pytest.mark.slow(reason="starts processes")
 def test_more_rounds_go_on_until_one_has_no_pair_and_leave_the_earlier_ones_as_they_are(copied_loop: Path):
     before = store_content(copied_loop)
     earlier = {name: files_below(copied_loop / "loop" / name) for name in ("round-1", "round-2")}

@@ -138,6 +138,7 @@ def test_prompts_that_are_trained_on_and_evaluated_are_counted(here: Path):
     assert len(said) == 1
 
 
+@pytest.mark.slow(reason="runs rounds of a loop")
 def test_pairs_that_generate_made_before_are_refused_because_they_have_no_round(here: Path):
     assert (here / "loop.toml").exists()
     settings = little("loop.prompts_per_round=2", "generate.limit=2", store="before")
@@ -266,6 +267,7 @@ def test_a_record_of_another_round_is_not_taken_for_this_one(finished: Path):
         finished_rounds(Path("loop"))
 
 
+@pytest.mark.slow(reason="runs rounds of a loop")
 def test_a_record_or_a_report_that_does_not_fit_on_the_disk_leaves_the_earlier_one(finished: Path):
     path, page = finished / "loop" / "round-1.json", finished / "loop" / "report.html"
     result = read_round(path)

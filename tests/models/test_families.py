@@ -191,6 +191,7 @@ def test_time_ids_are_the_true_size_and_crop(models: dict[str, Path], wide: Pair
         assert batch.conditions["time_ids"][0].tolist() == [48.0, 64.0, 0.0, float(round((43 - 32) / 2)), *last]
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 def test_a_batch_moves_all_its_tensors(models: dict[str, Path], wide: PairStore, tmp_path: Path):
     from prefloop.core.signals import StopSignal
     from prefloop.train.trainer import Trainer
@@ -345,6 +346,7 @@ def test_kohyas_format_has_the_same_weights_as_diffusers(models: dict[str, Path]
     assert torch.allclose(*predicted, atol=1e-5)
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 def test_another_vae_and_another_unet_can_be_named(models: dict[str, Path], wide: PairStore, tmp_path: Path):
     output = tmp_path / "tuned"
     settings = {"vae": str(models["sd15"] / "vae"), "init_from": str(models["sd15"] / "unet"), "max_train_steps": 1}

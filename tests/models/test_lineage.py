@@ -171,6 +171,7 @@ def test_a_result_with_another_unet_and_vae_is_loaded_and_trained_on_with_them(w
     assert on.model_id != find_model(str(world.base)).model_id
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 def test_the_latent_cache_depends_on_the_vae_in_use(world: World):
     base = find_model(str(world.base))
     config = TrainConfig(output_dir="x", labelers=("redder",))
@@ -202,6 +203,7 @@ def moved(world: World, outputs: tuple[str, ...], folder: Path) -> list[Path]:
     return [Path(shutil.copytree(world.folder / name, folder / name)) for name in names]
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 def test_the_base_is_found_from_any_working_folder_and_after_both_were_moved(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -240,6 +242,7 @@ def test_a_result_of_version_0_1_with_another_unet_or_vae_is_refused(world: Worl
         find_model(str(folder))
 
 
+@pytest.mark.slow(reason="trains and loads small models")
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_a_base_that_has_changed_is_refused_and_nothing_is_loaded(world: World, tmp_path: Path, output: str):
     *_, first, second = moved(world, ("lora", "unet", output), tmp_path)

@@ -131,6 +131,7 @@ def test_a_scorer_equals_its_plain_implementation(models: SimpleNamespace, name:
         assert (np.diff(by_prompt) > tolerance).sum() >= 5
 
 
+@pytest.mark.slow(reason="scores in several runs")
 def test_hps_sees_all_of_a_wide_image_and_clip_its_center(models: SimpleNamespace):
     both = [noise(768, 512), noise(768, 512)]
     changed = np.asarray(both[1]).copy()

@@ -64,6 +64,7 @@ def test_check_and_the_python_api_take_a_url(store: PairStore, far: ScriptedServ
     assert prefloop.open_store(store.path).relabel(scorers=far.url)["scored"] == {"far": 2}
 
 
+@pytest.mark.slow(reason="starts processes")
 def test_an_evaluation_takes_a_url(store: PairStore, far: ScriptedServer, tiny_pipeline: Path, tmp_path: Path):
     far.about = ABOUT | {"eval_only": True}
     fill(store, 1)

@@ -263,6 +263,7 @@ STYLES = {
 }
 
 
+@pytest.mark.slow(reason="drives a browser")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", STYLES)
 def test_a_table_that_is_cut_off_has_a_shadow_where_there_is_more(browser: Browser, name: str, scheme: str):

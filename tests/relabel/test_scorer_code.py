@@ -82,6 +82,7 @@ def test_open_clip_settings_with_arguments_for_a_loader_end_with_5(
     assert len(ended.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow(reason="scores in several runs")
 @pytest.mark.parametrize("how", HOW)
 def test_an_evaluation_runs_no_code_from_a_scorers_folder(
     store: PairStore, tmp_path: Path, tiny_pipeline: Path, how: How

@@ -82,6 +82,7 @@ def two_colors(store: PairStore, n_prompts: int) -> None:
     store.ingest()
 
 
+@pytest.mark.slow(reason="starts processes")
 @pytest.mark.parametrize("name", ["pickscore", "hps", "aesthetics"])
 def test_a_served_scorer_gives_the_same_scores_to_the_bit(store: PairStore, tmp_path: Path, name: str):
     two_colors(store, 6)

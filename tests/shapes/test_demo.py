@@ -51,6 +51,7 @@ def test_a_folder_that_the_demo_of_an_earlier_version_made_is_refused_and_left_a
     assert {path.name for path in (tmp_path / "prefloop-demo").iterdir()} == {"store", "tuned-0", "report-0"}
 
 
+@pytest.mark.slow(reason="runs the built-in models")
 def test_a_folder_with_the_demo_of_another_seed_is_refused_with_what_differs(tmp_path: Path):
     settings = demo_settings(DemoConfig(seed=1, output_dir=str(tmp_path / "here")))
     with claimed(settings):

@@ -136,6 +136,7 @@ def test_the_pipeline_is_one_that_diffusers_loads():
     assert pipeline.tokenizer("a red circle").input_ids == pipeline.tokenizer("A  RED circle").input_ids
 
 
+@pytest.mark.slow(reason="runs the built-in models")
 @pytest.mark.parametrize("name", ["pickscore", "hps", "clip"])
 def test_scorers_rank_the_right_image_above_a_wrong_one(name: str):
     scorer = load_scorer(name, "shapes")

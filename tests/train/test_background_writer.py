@@ -55,6 +55,7 @@ def bytes_of(checkpoint: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow(reason="trains a model")
 @pytest.mark.parametrize("changes", [{"ema_decay": 0.5}, {"lora_rank": 2}])
 def test_a_checkpoint_has_the_weights_of_its_step_however_many_follow(
     trainer: Make, gate: Gate, tmp_path: Path, changes: dict[str, Any]
@@ -89,6 +90,7 @@ def test_a_second_checkpoint_waits_for_the_first(trainer: Make, gate: Gate):
     assert (made.output / "checkpoint-2").exists()
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_training_goes_on_while_a_checkpoint_is_written_and_waits_for_it_at_the_end(
     labelled: PairStore, config: TrainConfig, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ):

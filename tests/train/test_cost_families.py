@@ -135,6 +135,7 @@ def test_the_prompts_of_stable_diffusion_35_take_2_7_megabytes_each():
     }
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 @pytest.mark.parametrize("family", [SD35_MEDIUM, SD35_LARGE])
 def test_the_forward_flops_of_stable_diffusion_35_are_those_of_its_tokens(family: Family):
     config = family.settings.parts["transformer"]

@@ -88,6 +88,7 @@ def test_activations_on_meta_tensors_are_as_large_as_on_real_ones(costs: CostMod
     assert costs.training_pass(SETTINGS).saved_bytes == real + 8 * 16 + OUTPUT_BYTES
 
 
+@pytest.mark.slow(reason="counts the operations of whole models")
 @pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="its fake tensors on a GPU need a driver")
 def test_activations_in_half_precision_are_as_large_as_under_cuda_autocast(costs: CostModel):
     with FakeTensorMode(), torch.device("cuda"):

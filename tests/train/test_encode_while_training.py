@@ -118,6 +118,7 @@ def test_encoding_in_blocks_gives_the_bits_of_a_cache_that_was_filled_before(
     assert_equal(config, upfront)
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_the_latents_of_an_image_do_not_depend_on_what_is_encoded_with_it(
     labelled: PairStore, trainer: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

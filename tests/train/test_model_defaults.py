@@ -140,6 +140,7 @@ def test_the_model_that_a_recipe_names_has_its_vae_and_resolution_too(monkeypatc
     assert (settings["vae"], settings["resolution"]) == ("madebyollin/sdxl-vae-fp16-fix", 1024)
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_train_prints_the_values_and_keeps_them_in_the_result(labelled: PairStore, folder: Path, tmp_path: Path):
     words = ["train", "--labeler", "redder", "--model", model("sd15", folder), "--store", labelled.path, "--cpu"]
     words += ["--max-train-steps", 1, "--gradient-accumulation-steps", 1, "--output-dir", tmp_path / "out"]

@@ -121,6 +121,7 @@ def test_a_run_is_overwritten_only_once_the_new_one_has_a_checkpoint(
     assert split_by_owner(finished)[1] == []
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_overwriting_names_files_that_train_did_not_write(finished: Path, labelled: PairStore, config: TrainConfig):
     (finished / "samples").mkdir()
     mine = [finished / name for name in ("notes.txt", "samples/cat.png", "unet/notes.txt", "checkpoint-1/notes.txt")]

@@ -31,6 +31,7 @@ def change_weights(folder: Path, factor: float) -> None:
     save_file({name: factor * weight for name, weight in load_file(path).items()}, path)
 
 
+@pytest.mark.slow(reason="trains a model")
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_the_loss_compares_with_the_reference_that_is_named(trainer: Make, other: Path, lora_rank: int):
     own, named = trainer(lora_rank=lora_rank), trainer(lora_rank=lora_rank, reference=str(other))
