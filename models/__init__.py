@@ -1,1 +1,6 @@
 """Everything that knows diffusers: which model a name means, what it was trained on, and how it is loaded."""
+
+import sys
+
+# bitsandbytes, which peft imports where it is installed, would through this package fetch compiled code from the hub and run it
+sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]  # None is how Python marks what cannot be imported
