@@ -1,6 +1,5 @@
 """The `prefloop` command: each stage's commands, attached."""
 
-import logging
 import sys
 from typing import Annotated
 
@@ -92,8 +91,6 @@ def _root(
 
 
 def main() -> None:
-    # where it is installed, peft imports it, and it warns of a kernel for CPUs that it does not find
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     app(prog_name="prefloop", args=sys.argv[1:])
 
 

@@ -25,6 +25,7 @@ from ..store import PairStore, load_image
 from ..train.config import TrainConfig
 from ..train.crops import Crop, resize_and_crop
 from ..train.pairs import select_pairs
+from ..train.run_folder.saved_pairs import Selection
 from ..train.trainer import Trainer
 from .models import LABELER, SIZES, save_pairs, save_pipeline
 from .plain_twin import Example, PlainTwin, TwinConfig
@@ -70,7 +71,7 @@ class Bench:
         AcceleratorState._reset_state()
         config = replace(self.config, max_train_steps=epochs * self.steps)
         start = time.process_time()
-        trainer = Trainer(config, self.store, StopSignal(), pairs=self.pairs)
+        trainer = Trainer(config, self.store, StopSignal(), selection=Selection(self.pairs))
         trainer.finish = lambda run_id, policy=None: {}  # noqa: ARG005
         trainer.state.save = lambda step: None  # noqa: ARG005
         trainer.train("bench")

@@ -79,18 +79,48 @@ def training_list(path: Path, _: int) -> int:
     return len(pairs.train) + len(pairs.validation)
 
 
-def crops(path: Path, _: int) -> int:
-    """The crops of all training images, with their ids, as the start of `train` makes them from its list of pairs."""
+def train_start(path: Path, n: int) -> int:
+    """Select and save the pairs of a run, and compute the ids of their crops: what `train` does with all pairs before its first
+    step."""
+    shutil.rmtree(_run_folder(path, n), ignore_errors=True)
+    return _begin_training(path, n)
+
+
+def train_resume(path: Path, n: int) -> int:
+    """The same for the run that `train_start` began, which also compares its labels with today's."""
+    return _begin_training(path, n)
+
+
+def _begin_training(path: Path, n: int) -> int:
+    from ..train import TrainConfig
+    from ..train.pairs import select_pairs
+    from ..train.run_folder.saved_pairs import load_pairs, save_pairs, select_for_run
+
+    store, output = PairStore.open(path), _run_folder(path, n)
+    config = TrainConfig(output_dir=str(output), labelers=(SCORERS[0].split("@")[0],))
+    start = Measured.begin()
+    selection = select_for_run(config, store)
+    selecting = Measured.since(start)
+
+    # loads torch, as `train` does now
     from ..models.families import family_of
     from ..models.resolve import find_model
-    from ..train import TrainConfig
     from ..train.crop_plan import pair_crops
-    from ..train.pairs import select_pairs
 
-    config = TrainConfig(output_dir="unused", labelers=(SCORERS[0].split("@")[0],))
-    pairs, family = select_pairs(PairStore.open(path), config), family_of(find_model("shapes"))
-    Measured.begun = Measured.begin()
-    return pair_crops(pairs, config, family).crops.n_images
+    family = family_of(find_model("shapes"))
+    Measured.begun = tuple(now - seconds for now, seconds in zip(Measured.begin(), selecting, strict=True))
+    pairs = load_pairs(output, config, store)
+    if is_new := pairs is None:
+        pairs = selection.pairs or select_pairs(store, config)
+    n_images = pair_crops(pairs, config, family).crops.n_images
+    if is_new:
+        save_pairs(output, config, pairs, pairs)
+    pairs.fingerprint()
+    return n_images
+
+
+def _run_folder(path: Path, n: int) -> Path:
+    return path.parent / f"run-{n}"
 
 
 def plan(path: Path, n: int) -> int:
@@ -190,7 +220,8 @@ STEPS: dict[str, Callable[[Path, int], int]] = {
     "nothing unscored": nothing_unscored,
     "all unscored": all_unscored,
     "training list": training_list,
-    "crops": crops,
+    "train start": train_start,
+    "train resume": train_resume,
     "plan": plan,
     "write cache": write_cache,
     "open cache": open_cache,
@@ -203,11 +234,15 @@ STEPS: dict[str, Callable[[Path, int], int]] = {
 class Measured:
     """When a step begins, in process and wall seconds; a step that loads libraries first sets `begun` itself."""
 
-    begun: tuple[float, float] | None = None
+    begun: tuple[float, ...] | None = None
 
     @staticmethod
-    def begin() -> tuple[float, float]:
+    def begin() -> tuple[float, ...]:
         return time.process_time(), time.perf_counter()
+
+    @staticmethod
+    def since(begun: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(end - start for start, end in zip(begun, Measured.begin(), strict=True))
 
 
 def measured(name: str, path: Path, n: int) -> dict[str, float]:
@@ -215,9 +250,8 @@ def measured(name: str, path: Path, n: int) -> dict[str, float]:
     Measured.begun = None
     start = Measured.begin()
     count = STEPS[name](path, n)
-    end = Measured.begin()
-    process, wall = Measured.begun or start
-    return {"n": count, "process": end[0] - process, "wall": end[1] - wall, "peak_mb": _peak_mb()}
+    process, wall = Measured.since(Measured.begun or start)
+    return {"n": count, "process": process, "wall": wall, "peak_mb": _peak_mb()}
 
 
 def _prefloop(*arguments: object) -> str:

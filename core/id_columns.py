@@ -40,6 +40,29 @@ def id_array(keys: Keys) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(16), len(keys), [None, buffer])  # type: ignore[arg-type]
 
 
+def key_heads(keys: Keys) -> NDArray[np.uint64]:
+    """The first 8 bytes of each key as a number, (N,), in the order of the keys: numbers are compared several times faster."""
+    return np.ascontiguousarray(keys).view(">u8").reshape(-1, 2)[:, 0].astype(np.uint64)
+
+
+def key_order(keys: Keys) -> NDArray[np.intp]:
+    """What sorts the keys; equal ones stay in their order."""
+    order = np.argsort(key_heads(keys), kind="stable")
+    ordered = keys[order]
+    return order if (ordered[1:] >= ordered[:-1]).all() else np.argsort(keys, kind="stable")
+
+
+def distinct_keys(keys: Keys) -> tuple[Keys, NDArray[np.int64]]:
+    """The different keys, ascending, and the number of each row's key among them, (N,)."""
+    order = key_order(keys)
+    ordered = keys[order]
+    is_new = np.ones(len(keys), np.bool_)
+    is_new[1:] = ordered[1:] != ordered[:-1]
+    numbers = np.empty(len(keys), np.int64)
+    numbers[order] = np.cumsum(is_new) - 1
+    return ordered[is_new], numbers
+
+
 def key_bytes(keys: Keys) -> NDArray[np.uint8]:
     """(N, 16)."""
     return np.ascontiguousarray(keys).view(np.uint8).reshape(-1, 16)

@@ -5,14 +5,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .id_columns import Keys
+from .id_columns import Keys, key_heads, key_order
 
 
 class _Sorted(NamedTuple):
     keys: Keys
     """Ascending; of equal ones, the last counts."""
     heads: NDArray[np.uint64]
-    """`_heads` of the keys."""
+    """`key_heads` of the keys."""
     files: NDArray[np.int32]
     rows: NDArray[np.int32]
 
@@ -52,13 +52,13 @@ class RowIndex:
 
     def _merged(self, known: _Sorted, name: str, keys: Keys) -> _Sorted:
         """What is sorted, with a file at its end: a writer that adds file after file must not sort all of them each time."""
-        order = _order(keys)
+        order = key_order(keys)
         keys = keys[order]
         at = _places(known, keys)  # behind an equal id of an earlier file
         self.names.append(name)
         return _Sorted(
             np.insert(known.keys, at, keys),
-            np.insert(known.heads, at, _heads(keys)),
+            np.insert(known.heads, at, key_heads(keys)),
             np.insert(known.files, at, np.int32(len(self.names) - 1)),
             np.insert(known.rows, at, order.astype(np.int32)),
         )
@@ -70,29 +70,17 @@ class RowIndex:
         counts = [len(part) for part in parts]
         files = np.repeat(np.arange(len(parts), dtype=np.int32), counts)
         rows = np.concatenate([np.arange(count, dtype=np.int32) for count in counts] or [np.empty(0, np.int32)])
-        order = _order(keys)
+        order = key_order(keys)
         keys = keys[order]
-        self._sorted = _Sorted(keys, _heads(keys), files[order], rows[order])
+        self._sorted = _Sorted(keys, key_heads(keys), files[order], rows[order])
         return self._sorted
-
-
-def _heads(keys: Keys) -> NDArray[np.uint64]:
-    """The first 8 bytes of each key as a number, (N,), in the order of the keys: numbers are compared several times faster."""
-    return np.ascontiguousarray(keys).view(">u8").reshape(-1, 2)[:, 0].astype(np.uint64)
-
-
-def _order(keys: Keys) -> NDArray[np.intp]:
-    """What sorts the keys; equal ones, of which the last counts, stay in their order."""
-    order = np.argsort(_heads(keys), kind="stable")
-    ordered = keys[order]
-    return order if (ordered[1:] >= ordered[:-1]).all() else np.argsort(keys, kind="stable")
 
 
 def _places(known: _Sorted, keys: Keys) -> NDArray[np.intp]:
     """How many of the sorted keys are not above each key, (N,)."""
     if not len(known.keys):
         return np.zeros(len(keys), np.intp)
-    heads = _heads(keys)
+    heads = key_heads(keys)
     order = np.argsort(heads)  # neighbours are found in the same part of memory
     places = np.empty(len(keys), np.intp)
     places[order] = np.searchsorted(known.heads, heads[order], side="right")

@@ -1,5 +1,6 @@
 """The benchmark of a large store, at a small size: the store is valid, every step counts what it should, and a plot is written."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import prefloop.bench.store as store_bench
@@ -64,7 +65,7 @@ def test_every_step_is_measured_and_plotted(tmp_path: Path, monkeypatch: pytest.
     assert {name: counts[name] for name in expected} == expected
     assert 0 < counts["win rates"] < 2 * N  # labels of pairs whose models differ
     assert 0 < counts["training list"] <= N
-    assert N < counts["crops"] <= 2 * N
+    assert N < counts["train start"] == counts["train resume"] <= 2 * N
     assert all(step["process"] > 0 and step["peak_mb"] > 20 for step in result["steps"].values())
     assert result["steps"]["open"]["peak_mb"] < 500
     assert result["steps"].keys() == TARGETS.keys() | {"make", "write cache"}
@@ -76,11 +77,14 @@ def test_every_step_is_measured_and_plotted(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_missed_target_is_reported():
     steps = {name: {"process": (target or 1) / 2, "peak_mb": 100} for name, target in TARGETS.items()}
-    result = {"steps": steps, "file_mb": 10, "ingested_file_mb": 10}
-    assert missed(result) == []
+    result = {"pairs": 10_000, "steps": steps, "file_mb": 10, "ingested_file_mb": 10}
+    few = deepcopy(result)
+    assert missed(result, few) == []
     steps["stats"]["process"], steps["open"]["peak_mb"], result["file_mb"] = 2.5, 3000, 1700
-    assert missed(result) == [
+    steps["train resume"]["peak_mb"] = 601
+    assert missed(result, few) == [
         "stats: 2.50 s, target 2.0 s",
         "open: 3000 MB of memory, target 2048",
+        "train resume: 501 MB more than for 10,000 pairs, target 500",
         "file: 1700 MB, target 1600",
     ]

@@ -110,7 +110,7 @@ def train(
     from .preflight import refuse_impossible, refuse_other_component
     from .run_folder.claim import refuse_early
     from .run_folder.location import refuse_overlap, refuse_resume_with_overwrite
-    from .run_folder.saved_pairs import has_saved_pairs
+    from .run_folder.saved_pairs import Selection, select_for_run
 
     refuse_resume_with_overwrite(resume, overwrite)
     stop = StopSignal()
@@ -118,20 +118,21 @@ def train(
         opened = PairStore.open(store) if pairs is None else None
         resolved = resolve_settings(given_settings)
         settings, origins = TrainConfig(**resolved.settings), sources(resolved, given, config)
-        selected = None  # those that the run in the folder began with
+        selection = None
         if opened is not None:
             model = find_model(settings.model, settings.revision)
             refuse_overlap(settings, opened.path, model)
-            if not dry_run:
+            if dry_run:
+                selection = Selection(select_pairs(opened, settings))
+            else:
                 refuse_other_component(settings, supported_family(model))
                 refuse_early(Path(settings.output_dir), settings, resume, overwrite)
                 refuse_impossible(settings)
-            if dry_run or overwrite or not has_saved_pairs(Path(settings.output_dir), settings):
-                selected = select_pairs(opened, settings)
+                selection = select_for_run(settings, opened, overwrite=overwrite)
         if opened is None or dry_run:
             from .cost.dry_run import dry_run as estimate
 
-            text, values = estimate(settings, opened, selected, n_pairs=pairs)
+            text, values = estimate(settings, opened, selection and selection.pairs, n_pairs=pairs)
             lines = describe_sources(settings, origins)
             if as_json:
                 answer(values | {"sources": origins})
@@ -144,7 +145,7 @@ def train(
 
         about = describe_sources(settings, origins)
         summary = run_training(
-            settings, opened, pairs=selected, resume=resume, overwrite=overwrite, stop=stop, about=about
+            settings, opened, selection=selection, resume=resume, overwrite=overwrite, stop=stop, about=about
         )
     if not is_main():
         return

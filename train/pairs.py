@@ -4,12 +4,14 @@ import hashlib
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..core.id_columns import key_bytes, keys_of
 from ..store import IntegrityError, PairStore, UsageError
 from ..store.condition import condition
 from ..store.images import stored_at
@@ -51,11 +53,10 @@ class Pairs:
         digest = hashlib.sha256()
         for batch in self.train.table.select(["pair_id", "chosen", "labeler", "p_chosen"]).to_batches(65_536):
             pair_id, chosen, labeler, p_chosen = batch.columns
-            values = p_chosen.dictionary_encode()  # mostly a few: each becomes text once
-            texts = pa.array([str(p) for p in values.dictionary.to_pylist()], pa.string()).take(values.indices)
-            columns = [column.cast(pa.binary()) for column in (pair_id, chosen, labeler, texts)]
-            joined = pc.call_function("binary_join_element_wise", [*columns, pa.scalar(b"", pa.binary())])
-            digest.update(b"".join(joined.to_pylist()))
+            ids = np.concatenate([key_bytes(keys_of(pair_id)), key_bytes(keys_of(chosen))], axis=1).tobytes()
+            labels = zip(labeler.to_pylist(), p_chosen.to_pylist(), strict=True)
+            texts = [f"{name}{p}".encode() for name, p in labels]
+            digest.update(b"".join([ids[32 * row : 32 * row + 32] + text for row, text in enumerate(texts)]))
         return digest.hexdigest()
 
     def n_images(self) -> int:
@@ -88,7 +89,7 @@ _QUERY = """
     join images c on c.image_id = p.chosen
     join images r on r.image_id = p.rejected
     where p.labeler in (select unnest($labelers)) and p.source <> 'eval'
-    order by p.labeler, p.pair_id
+    order by held_out, p.labeler, p.pair_id
 """
 
 
@@ -165,10 +166,13 @@ def _refuse_mixed(store: PairStore, labelers: tuple[str, ...]) -> None:
 
 def _split(rows: pa.Table, texts: Mapping[bytes, str]) -> tuple[LazyRows[Pair], LazyRows[Pair]]:
     """Training pairs and pairs of held-out prompts, by the column held_out."""
-    train, held_out = (
-        _pairs(rows.filter(pc.call_function("equal", [rows["held_out"], side])).drop_columns("held_out"), texts)
-        for side in (0, 1)
-    )
+    sides = rows["held_out"].to_numpy()
+    if (sides[1:] < sides[:-1]).any():
+        order = np.argsort(sides, kind="stable")
+        rows, sides = rows.take(pa.array(order)), sides[order]
+    ends = np.searchsorted(sides, [0, 1, 2]).tolist()
+    columns = rows.drop_columns("held_out").combine_chunks()  # once, so that both are slices of it
+    train, held_out = (_pairs(columns.slice(start, end - start), texts) for start, end in pairwise(ends))
     return train, held_out
 
 

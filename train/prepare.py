@@ -16,6 +16,7 @@ from ..core.hashing import fingerprint
 from ..core.id_columns import IdColumn, as_keys
 from ..core.ids import canonical, content_id
 from ..core.signals import StopSignal
+from ..core.text import plural
 from ..models.families import family_of
 from ..models.model import Model
 from ..models.parts import with_parts
@@ -29,7 +30,7 @@ from .pair_denoiser import PairDenoiser
 from .pairs import Pairs, kept_pairs, kept_rows, select_pairs
 from .policy import load_text_encoders, load_vae
 from .ranks import ALONE, Ranks
-from .run_folder.saved_pairs import count_changed_labels, load_pairs, save_pairs
+from .run_folder.saved_pairs import Selection, load_pairs, save_pairs, select_for_run
 from .tensor_cache import Rows, open_cache
 from .vae import VaeEncoder
 
@@ -59,19 +60,19 @@ def data_for_run(
     model: Model,
     device: torch.device,
     stop: StopSignal,
-    pairs: Pairs | None = None,
+    selection: Selection | None = None,
     ranks: Ranks = ALONE,
 ) -> TrainingData:
     """`prepared_data` with the pairs that the run in the folder began with; a new run keeps its pairs there.
 
     Args:
-        pairs: what the settings select, if it is known already.
+        selection: what `select_for_run` gives for the settings, if it was called already.
 
     Raises:
         IntegrityError: if pairs it began with cannot be used any more.
     """
     output = Path(config.output_dir)
-    is_new, pairs = _pairs_of_run(config, store, pairs, ranks)
+    is_new, pairs = _pairs_of_run(config, store, selection, ranks)
     data = prepared_data(config, store, model, device, pairs, stop, ranks)
 
     def keep() -> None:
@@ -82,26 +83,31 @@ def data_for_run(
                 f"the images of {lost} pairs that the run in {output} began with cannot be used any more; "
                 "`prefloop store check` names them; put them back, or name another folder"
             )
-        elif changed := count_changed_labels(output, config, store):
-            print(
-                f"{changed} label{'s' * (changed > 1)} new or changed since; the run in {output} continues with those it began with",
-                file=sys.stderr,
-            )
 
     ranks.on_main(keep)
     return data
 
 
-def _pairs_of_run(config: TrainConfig, store: PairStore, pairs: Pairs | None, ranks: Ranks) -> tuple[bool, Pairs]:
+def _pairs_of_run(
+    config: TrainConfig, store: PairStore, selection: Selection | None, ranks: Ranks
+) -> tuple[bool, Pairs]:
     """Whether the run begins, and its pairs as the main process finds them: labels may arrive while the processes start."""
     found: list[tuple[bool, Pairs]] = []
 
     def find() -> None:
-        kept = load_pairs(Path(config.output_dir), config, store)
-        if kept is not None:
-            found.append((False, kept))
-        else:
-            found.append((True, select_pairs(store, config) if pairs is None else pairs))
+        output = Path(config.output_dir)
+        selected = selection or select_for_run(config, store)
+        kept = load_pairs(output, config, store)
+        if kept is None:
+            found.append((True, selected.pairs or select_pairs(store, config)))
+            return
+        found.append((False, kept))
+        if selected.n_changed:
+            print(
+                f"{plural(selected.n_changed, 'label')} new or changed since; the run in {output} continues with those it "
+                "began with",
+                file=sys.stderr,
+            )
 
     ranks.on_main(find)
     if ranks.world == 1:

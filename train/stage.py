@@ -25,12 +25,12 @@ from .automatic import with_choices
 from .checkpoint import write_error
 from .config import TrainConfig
 from .distributed import on_cpu, refuse_unshared
-from .pairs import Pairs
 from .preflight import refuse_impossible, refuse_unsuitable
 from .ranks import Ranks, is_lost_process, lost_process
 from .resources import checkpoint_bytes, out_of_memory
 from .run_folder.claim import claim_folder
 from .run_folder.location import refuse_overlap, refuse_resume_with_overwrite
+from .run_folder.saved_pairs import Selection
 from .sharding_checks import refuse_one_process
 from .trainer import Trainer
 
@@ -39,7 +39,7 @@ def train(
     config: TrainConfig,
     store: PairStore,
     *,
-    pairs: Pairs | None = None,
+    selection: Selection | None = None,
     resume: bool = False,
     overwrite: bool = False,
     stop: StopSignal | None = None,
@@ -51,7 +51,7 @@ def train(
     its U-Net, or a LoRA. `prefloop.json` records what it was made from; `metrics.csv` and `validation.csv` record the run.
 
     Args:
-        pairs: what `select_pairs` gives for these settings, if it was called already.
+        selection: what `select_for_run` gives for these settings, if it was called already.
         resume: continue a finished run up to a larger max_train_steps.
         overwrite: start over in a folder that holds a run; the old run stays until the new one has a checkpoint.
         stop: a signal handler that was installed before this call.
@@ -105,7 +105,7 @@ def train(
         # one row for the run, however many processes train
         with run(store, "train", settings) if main else nullcontext(Run(uuid4(), "train", {})) as record:
             try:
-                trainer = Trainer(config, store, stop, accelerator, model, overwrite, pairs)
+                trainer = Trainer(config, store, stop, accelerator, model, overwrite, selection)
                 record.summary |= trainer.train(str(record.run_id))
             except torch.OutOfMemoryError as error:
                 raise PrefloopError(out_of_memory(config)) from error

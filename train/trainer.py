@@ -38,10 +38,10 @@ from .monitor.tables import read_rows
 from .objective import batch_metrics, pair_losses
 from .optimizers import learning_rate, optimizer_for, optimizer_name
 from .pair_denoiser import PairDenoiser
-from .pairs import Pairs
 from .policy import Policy, load_component
 from .prepare import data_for_run, with_reference_errors
 from .ranks import Ranks
+from .run_folder.saved_pairs import Selection
 from .state import TABLES, State
 from .tensor_cache import SHARD
 from .transfer import to_device
@@ -67,7 +67,7 @@ class Trainer:
         accelerator: Accelerator | None = None,
         model: Model | None = None,
         overwrite: bool = False,
-        pairs: Pairs | None = None,
+        selection: Selection | None = None,
     ) -> None:
         quiet_libraries()
         self.overwrite = overwrite
@@ -83,7 +83,7 @@ class Trainer:
             torch.backends.cuda.matmul.allow_tf32 = True
         device = self.accelerator.device
         self.model = model or with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
-        self.data = data_for_run(config, store, self.model, device, stop, pairs, self.ranks)
+        self.data = data_for_run(config, store, self.model, device, stop, selection, self.ranks)
         self.labelers = {
             name: json.loads(settings)
             for name, settings in store.rows(

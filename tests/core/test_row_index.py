@@ -4,7 +4,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from prefloop.core.id_columns import IdColumn, as_keys, content_keys, id_texts, key_bytes, with_affixes
+from prefloop.core.id_columns import IdColumn, as_keys, content_keys, distinct_keys, id_texts, key_bytes, with_affixes
 from prefloop.core.ids import content_id
 from prefloop.core.row_index import RowIndex
 from prefloop.train.seeds import derived_seed, derived_seeds
@@ -20,6 +20,16 @@ def test_a_column_of_ids_gives_the_ids_back_even_those_that_end_in_zeros():
 
 def test_keys_sort_as_ids_do():
     assert list(IdColumn(np.sort(as_keys(IDS[::-1])))) == sorted(IDS)
+
+
+def test_distinct_keys_are_ascending_with_the_number_of_each_row():
+    chance = np.random.default_rng(3)
+    # few, so that some are alike, and some share their first half
+    ids = [UUID(int=int(head) << 64 | int(tail)) for head, tail in chance.integers(0, 4, (60, 2))]
+    distinct, numbers = distinct_keys(as_keys(ids))
+    assert list(IdColumn(distinct)) == sorted(set(ids))
+    assert list(IdColumn(distinct[numbers])) == ids
+    assert [len(part) for part in distinct_keys(as_keys([]))] == [0, 0]
 
 
 def test_hashes_and_texts_of_many_rows_are_those_of_one():

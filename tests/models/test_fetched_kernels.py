@@ -13,8 +13,9 @@ def run(code: str, folder: Path) -> str:
     (folder / "kernels.py").write_text("print('imported')")
     environment = content.environment()
     environment["PYTHONPATH"] = f"{folder}:{environment['PYTHONPATH']}"
+    command = [sys.executable, "-c", code]
     return subprocess.run(
-        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+        command, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ).stdout
 
 
@@ -26,5 +27,5 @@ def test_the_package_that_fetches_kernels_seems_absent(tmp_path: Path):
 
 
 @pytest.mark.slow(reason="a process loads peft")
-def test_bitsandbytes_does_not_get_to_it(tmp_path: Path):
+def test_bitsandbytes_does_not_get_to_it_nor_advises_to_install_it(tmp_path: Path):
     assert run("import prefloop.models, peft.tuners.lora; import bitsandbytes.backends.cpu.ops", tmp_path) == ""

@@ -6,6 +6,8 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +143,28 @@ def test_a_run_whose_labels_are_all_undone_is_finished_by_the_same_command(
     code, printed = content.finished(*words, "--output-dir", config.output_dir, cwd=tmp_path)
     assert code == 0, printed
     assert f"{len(pairs)} labels new or changed since" in printed
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_the_labels_are_read_before_torch_is_loaded_which_needs_memory_too(
+    begun: PairStore, config: TrainConfig, tmp_path: Path, is_new: bool
+):
+    script = """
+import sys
+import prefloop.train.run_folder.saved_pairs as saved_pairs
+whole = saved_pairs.select_for_run
+def selected(*arguments, **options):
+    found = whole(*arguments, **options)
+    sys.exit(f"torch is loaded: {'torch' in sys.modules}; pairs: {found.pairs is not None}")
+saved_pairs.select_for_run = selected
+from prefloop.cli import main
+main()
+"""
+    output = str(tmp_path / "new") if is_new else config.output_dir
+    words = ["train", "--labeler", "redder", "--model", config.model, "--store", str(begun.path), "--cpu"]
+    command = [sys.executable, "-c", script, *words, *decided(config), "--output-dir", output]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.stderr.splitlines()[-1] == f"torch is loaded: False; pairs: {is_new}"
 
 
 def test_an_altered_list_of_pairs_is_named(begun: PairStore, config: TrainConfig):
@@ -284,15 +308,16 @@ def test_a_signal_during_start_or_encoding_is_obeyed_and_encoded_images_are_kept
 
 
 def _signal_while_starting() -> None:
-    from prefloop.train import pairs, stage
+    from prefloop.train import stage
+    from prefloop.train.run_folder import saved_pairs
 
-    whole = pairs.select_pairs
+    whole = saved_pairs.select_pairs
 
     def select(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return whole(*arguments)
 
-    pairs.select_pairs = select
+    saved_pairs.select_pairs = select
     del stage.train  # the command would fail if it went on
 
 

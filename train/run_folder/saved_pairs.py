@@ -1,13 +1,13 @@
 """The pairs that a run began with, saved in its folder because labels may change while it is interrupted. Imports no torch."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ...core.files import write_atomic
+from ...core.files import atomic_file
 from ...store import IntegrityError, PairStore, UsageError
 from ..checkpoint import sha256
 from ..config import TrainConfig
@@ -16,6 +16,29 @@ from .marker import RUN_DIR, read_marker, write_marker
 
 _PAIRS = "pairs.parquet"
 _KEY, _CHOICE = ["pair_id", "labeler"], ["chosen", "p_chosen"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a run's settings select: read before torch is loaded, since a million pairs take the query 1 GB for a second."""
+
+    pairs: Pairs | None
+    """Of a run that begins; another continues with those it began with."""
+    n_changed: int = 0
+    """Labels that were added, removed or changed since a run that continues began."""
+
+
+def select_for_run(config: TrainConfig, store: PairStore, *, overwrite: bool = False) -> Selection:
+    """
+    Raises:
+        UsageError, IntegrityError: as `select_pairs` and `load_pairs`.
+    """
+    output = Path(config.output_dir)
+    if overwrite or not has_saved_pairs(output, config):
+        return Selection(select_pairs(store, config))
+    n_changed = _count_changed(output, config, store)
+    pa.default_memory_pool().release_unused()  # the comparison's 200 MB would stay until training ends
+    return Selection(None, n_changed)
 
 
 def save_pairs(output: Path, config: TrainConfig, selected: Pairs, used: Pairs) -> None:
@@ -27,9 +50,8 @@ def save_pairs(output: Path, config: TrainConfig, selected: Pairs, used: Pairs) 
     """
     (output / RUN_DIR).mkdir(parents=True, exist_ok=True)
     path = output / RUN_DIR / _PAIRS
-    sink = pa.BufferOutputStream()
-    pq.write_table(kept_rows(selected, used), sink, compression="zstd")
-    write_atomic(path, sink.getvalue().to_pybytes(), make_parent=True)
+    with atomic_file(path, make_parent=True) as file:
+        pq.write_table(kept_rows(selected, used), file, compression="zstd")
     write_marker(output, config=config.identity(), pairs=sha256(path))
 
 
@@ -66,7 +88,7 @@ def _rows(output: Path, config: TrainConfig) -> pa.Table | None:
     raise IntegrityError(f"{path} is missing or has changed since it was written; put it back, or name another folder")
 
 
-def count_changed_labels(output: Path, config: TrainConfig, store: PairStore) -> int:
+def _count_changed(output: Path, config: TrainConfig, store: PairStore) -> int:
     """How many of the labels that the settings select were added, removed or changed since the run began."""
     rows = _rows(output, config)
     if rows is None:
