@@ -53,10 +53,9 @@ class Pairs:
         digest = hashlib.sha256()
         for batch in self.train.table.select(["pair_id", "chosen", "labeler", "p_chosen"]).to_batches(65_536):
             pair_id, chosen, labeler, p_chosen = batch.columns
-            ids = np.concatenate([key_bytes(keys_of(pair_id)), key_bytes(keys_of(chosen))], axis=1).tobytes()
-            labels = zip(labeler.to_pylist(), p_chosen.to_pylist(), strict=True)
-            texts = [f"{name}{p}".encode() for name, p in labels]
-            digest.update(b"".join([ids[32 * row : 32 * row + 32] + text for row, text in enumerate(texts)]))
+            ids = np.concatenate([key_bytes(keys_of(pair_id)), key_bytes(keys_of(chosen))], axis=1)
+            rows = zip(ids.view("V32").ravel().tolist(), labeler.to_pylist(), p_chosen.to_pylist(), strict=True)
+            digest.update(b"".join([both + f"{name}{p}".encode() for both, name, p in rows]))
         return digest.hexdigest()
 
     def n_images(self) -> int:
