@@ -29,9 +29,9 @@ class Ours:
             self.trainer.data = with_reference_errors(
                 self.trainer.data, self.trainer.denoiser, store, self.trainer.model, self.trainer.global_step
             )
-        self.trainer.encode_from(0)
+        self.trainer.feed.encode_from(0)
         self.store, self.config = store, config
-        self._batches = self.trainer.micro_batches()
+        self._batches = self.trainer.feed.micro_batches(0)
 
     @property
     def modules(self) -> list[nn.Module]:

@@ -138,10 +138,10 @@ def die_while_encoding() -> None:
 
 def die_while_training() -> None:
     """The second process is killed in its second step; the latents of each step are encoded before it."""
-    from prefloop.train import trainer
+    from prefloop.train import feed
     from prefloop.train.trainer import Trainer
 
-    trainer.BLOCK = 1
+    feed.BLOCK = 1
     step = Trainer.step
 
     def killed(self: Trainer, micro_batches: Any = None) -> Any:

@@ -5,9 +5,9 @@ accumulation, number of processes or threads, or where a run was interrupted.
 """
 
 from array import array
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 from uuid import UUID
@@ -15,12 +15,12 @@ from uuid import UUID
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..core.id_columns import IdColumn, keys_of
 from ..core.ids import canonical, content_id
 from ..models.families import Family
 from ..models.noise import Noise
+from .batch import Batch, padded
 from .cache import CROP_COORDINATES, EMPTY_PROMPT_ID, LatentCache, TensorCache
 from .config import MAX_TIMESTEP, TrainConfig
 from .crop_plan import crop_of, uses_any
@@ -28,40 +28,8 @@ from .crops import Crop
 from .pair_order import PairOrder
 from .pairs import Pair, Pairs
 from .seeds import derived_seed
-from .transfer import to_device
 
 GOLDEN = (5**0.5 - 1) / 2
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B pairs of one crop size with everything that is sampled for them, float32."""
-
-    pairs: list[Pair]
-    chosen: Tensor  # (B, C, h, w), scaled latents
-    rejected: Tensor  # (B, C, h, w)
-    conditions: dict[str, Tensor]  # each (2B, ...), chosen images first: what the family's predict takes
-    timesteps: Tensor  # (B,), integers of a diffusion model, 1000 sigma of a flow-matching one
-    noise: Tensor  # (B, C, h, w), the same for both images
-    input_noise: Tensor | None = None  # (B, C, h, w), added to the latents instead, if the input is perturbed
-    ref_chosen: Tensor | None = None  # (B,), the reference's errors, if they are cached
-    ref_rejected: Tensor | None = None  # (B,)
-
-    def to(self, device: torch.device) -> "Batch":
-        """The batch with its tensors on a device."""
-        return self._with_each(lambda tensor: to_device(tensor, device))
-
-    def pinned(self) -> "Batch":
-        """The batch in memory that a GPU copies from while it computes, and other work goes on."""
-        return self._with_each(Tensor.pin_memory)
-
-    def _with_each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        changed: dict[str, Any] = {
-            field.name: change(value)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return replace(self, **changed, conditions={name: change(value) for name, value in self.conditions.items()})
 
 
 @dataclass(frozen=True)
@@ -290,19 +258,6 @@ def noise_of(family: Family, config: TrainConfig) -> Noise:
     if config.min_timestep is None and config.max_timestep is None:
         return noise
     return noise.within(config.min_timestep or 0, MAX_TIMESTEP if config.max_timestep is None else config.max_timestep)
-
-
-def padded(rows: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
-    """Stack the rows of each name, float32; rows of different lengths are padded with zeros and get a mask, NAME_mask."""
-    stacked: dict[str, Tensor] = {}
-    for name, tensors in rows.items():
-        if len({tensor.shape for tensor in tensors}) == 1:
-            stacked[name] = torch.stack(list(tensors)).float()
-            continue
-        lengths = torch.tensor([len(tensor) for tensor in tensors])
-        stacked[name] = torch.nn.utils.rnn.pad_sequence(list(tensors), batch_first=True).float()
-        stacked[f"{name}_mask"] = torch.arange(int(lengths.max()))[None] < lengths[:, None]
-    return stacked
 
 
 def spread(seed: int, at: int) -> float:

@@ -8,12 +8,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..models.loading import load_component
 from ..models.model import Model
+from .batch import Batch
 from .config import TrainConfig
-from .data import Batch, noise_of
+from .data import noise_of
 from .denoise import NoisyPair, chosen_only, noisy_pair, pair_errors, residuals
 from .losses import prediction_distances, safeguarded
-from .policy import Policy, load_component
+from .policy import Policy
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The model that is trained and the reference it is compared with."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,6 @@ from ..models.lora import (
 from ..models.lora_file import read_loras
 from ..models.model import Model
 from ..models.names import LORA_FILE
-from ..models.parts import with_parts
 from ..models.quantized import QuantizedLinear, quantize
 from .background import host_copy, save_copied
 from .compilation import compile_blocks
@@ -39,34 +38,6 @@ from .placement import prefers_channels_last, round_as_autocast, to_channels_las
 from .sharding import own_part, shard, whole_component
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def load_vae(model: Model, replacement: str | None, device: torch.device) -> Any:
-    """The model's VAE, or another one by the folder or hub id of a pipeline or VAE; frozen, float32."""
-    return loading.load_vae(with_parts(model, vae=replacement)).eval().requires_grad_(False).to(device)
-
-
-def load_text_encoders(
-    model: Model, family: Family, device: torch.device
-) -> Callable[[list[str]], Mapping[str, Tensor | list[Tensor]]]:
-    """A function from N prompts to their embeddings by name, as the family's `encode` returns them; frozen.
-
-    float32, except that encoders made for bfloat16, which have billions of weights, stay in it on a GPU.
-    """
-    pipeline = loading.load_root(model, **{family.component: None, "vae": None})
-    dtype = torch.bfloat16 if family.dtype == "bfloat16" and device.type == "cuda" else torch.float32
-    for part in family.text_encoders:
-        getattr(pipeline, part).to(dtype).eval().requires_grad_(False).to(device)
-    return partial(family.encode, pipeline)
-
-
-def load_component(model: Model, init_from: str | None = None) -> Any:
-    """The U-Net or transformer in float32, with everything the model was trained on fused.
-
-    Args:
-        init_from: another one to use: a folder, or a hub id.
-    """
-    return loading.load_component(with_parts(model, init_from=init_from))
 
 
 class Policy:

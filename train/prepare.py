@@ -25,10 +25,10 @@ from .cache import LatentCache, cache_prompt_embeds, refuse_absent
 from .config import TrainConfig
 from .crop_plan import pair_crops, uses_any
 from .data import TrainingData
+from .encoders import load_text_encoders, load_vae
 from .monitor.validation import validated
 from .pair_denoiser import PairDenoiser
 from .pairs import Pairs, kept_pairs, kept_rows, select_pairs
-from .policy import load_text_encoders, load_vae
 from .ranks import ALONE, Ranks
 from .run_folder.saved_pairs import Selection, load_pairs, save_pairs, select_for_run
 from .tensor_cache import Rows, open_cache

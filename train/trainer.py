@@ -5,7 +5,7 @@ import math
 import signal
 import sys
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -22,13 +22,15 @@ from ..core.errors import Interrupted
 from ..core.json import plain
 from ..core.progress import progress, quiet_libraries
 from ..core.signals import StopSignal
+from ..models.loading import load_component
 from ..models.model import Model
 from ..models.parts import with_parts
 from ..models.resolve import find_model
 from ..store import NumericalError, PairStore
+from .batch import Batch
 from .config import TrainConfig
-from .data import Batch
 from .export.result import Provenance, beta_sum, write_result
+from .feed import Feed
 from .monitor.beta_probe import KEY as BETA_PROBE
 from .monitor.beta_probe import beta_for_dpo_weight
 from .monitor.diagnose import diagnose
@@ -38,16 +40,14 @@ from .monitor.tables import read_rows
 from .objective import batch_metrics, pair_losses
 from .optimizers import learning_rate, optimizer_for, optimizer_name
 from .pair_denoiser import PairDenoiser
-from .policy import Policy, load_component
+from .policy import Policy
 from .prepare import data_for_run, with_reference_errors
 from .ranks import Ranks
 from .run_folder.saved_pairs import Selection
 from .state import TABLES, State
-from .tensor_cache import SHARD
 from .transfer import to_device
 
 LOG_EVERY = 10
-BLOCK = SHARD  # latents that each process encodes at once: a file of the cache
 Scalar = int | float | str | bool  # what every tracker takes
 
 
@@ -55,7 +55,7 @@ class Trainer:
     """One run: everything it needs, its loop, and its result.
 
     Args:
-        pairs: what the settings select, if that is known already; a resumed run uses those it began with.
+        selection: what `select_for_run` gives for the settings, if it was called already.
         overwrite: whether the run replaces another, for the message of an interruption.
     """
 
@@ -136,18 +136,17 @@ class Trainer:
         )
         self.denoiser = PairDenoiser(self.policy, self.component, config, self.accelerator)
         self.monitor = Monitor(config, self.data, self.policy, self.denoiser, self.model, self.accelerator, stop)
+        self.feed = Feed(self.data, config, self.ranks, pin=device.type == "cuda")
         self.global_step = 0
-        self.encoded_until = 0
-        """The first step whose latents may be missing."""
         self.ranks.check(stop, "nothing was trained yet")
 
     def train(self, run_id: str) -> dict:
         """All steps from the newest checkpoint on, then the result; returns its summary."""
         config = self.config
         self.global_step = saved = self.ranks.together(self.state.restore)
-        self.encode_from(self.global_step)
+        self.feed.encode_from(self.global_step)
         if config.reference_draws:
-            self.data = with_reference_errors(
+            self.data = self.feed.data = with_reference_errors(
                 self.data, self.denoiser, self.store, self.model, self.global_step, self.stop, self.ranks
             )
         if config.report_to:
@@ -158,14 +157,14 @@ class Trainer:
         self.monitor.begin(self.global_step)
         with (
             self.state.writer.finishing(),
-            closing(self.micro_batches()) as micro_batches,
+            closing(self.feed.micro_batches(self.global_step)) as micro_batches,
             progress(config.max_train_steps, "training", initial=self.global_step)
             if self.main
             else nullcontext() as bar,
         ):
             while self.global_step < config.max_train_steps:
                 try:
-                    self.encode_from(self.global_step, show=False)
+                    self.feed.encode_from(self.global_step, show=False)
                 except Interrupted as error:
                     if saved < self.global_step:
                         self.state.save(self.global_step)
@@ -206,47 +205,6 @@ class Trainer:
             number,
         )
 
-    def encode_from(self, step: int, show: bool = True) -> None:
-        """Encode the latents of a step and those that follow it, as many as a file holds, unless that was done.
-
-        Args:
-            show: a progress bar.
-
-        Raises:
-            Interrupted: after a signal.
-        """
-        if step < self.encoded_until:
-            return
-        encoder, per_step, end = self.data.encoder, self._pairs_per_step, self.config.max_train_steps
-        if encoder is not None and not self.config.reference_draws:
-            n_rows = BLOCK * self.ranks.world * encoder.n_sizes
-            end = min(end, step + max(1, n_rows // (2 * per_step)))
-        self.data.encode(step * per_step, end * per_step, show)
-        self.encoded_until = end
-        if encoder is not None and end == self.config.max_train_steps:
-            encoder.release()
-
-    @property
-    def _pairs_per_step(self) -> int:
-        config = self.config
-        return self.accelerator.num_processes * config.gradient_accumulation_steps * config.train_batch_size
-
-    def micro_batches(self) -> Generator[list[Batch]]:
-        """The micro-batches of this process from the current step on, prepared ahead as far as their latents are there."""
-        pin, step = self.accelerator.device.type == "cuda", self.global_step
-        while step < self.config.max_train_steps:
-            self.encode_from(step, show=False)
-            end = self.encoded_until
-            yield from self.data.prefetch(self._starts(step, end), self.config.train_batch_size, pin=pin)
-            step = end
-
-    def _starts(self, step: int, end: int) -> Iterator[int]:
-        """The position of the first pair of each micro-batch of this process in these steps."""
-        config, world, rank = self.config, self.accelerator.num_processes, self.accelerator.process_index
-        n = config.gradient_accumulation_steps
-        for micro in range(step * n, end * n):
-            yield (micro * world + rank) * config.train_batch_size
-
     def step(self, micro_batches: Iterator[list[Batch]] | None = None) -> Tensor:
         """One optimizer step over all micro-batches; raises before the weights change if the loss or gradient is not finite.
 
@@ -254,7 +212,7 @@ class Trainer:
             monitor.METRICS without the step, on the device: reading them would wait for it.
         """
         config, accelerator, n = self.config, self.accelerator, self.config.gradient_accumulation_steps
-        micro_batches = micro_batches or self.micro_batches()
+        micro_batches = micro_batches or self.feed.micro_batches(self.global_step)
         metrics, pair_ids = [], []
         for micro in range(n):
             batches = next(micro_batches)

@@ -156,7 +156,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_to_the_bit(config: TrainConfig,
     whole = trained(config, labelled, DEVICE, "no", "whole")
     whole.train("run")
     first = trained(config, labelled, DEVICE, "no", "halves")
-    micro_batches = first.micro_batches()
+    micro_batches = first.feed.micro_batches(first.global_step)
     for _ in range(2):
         first.recent.append(first.step(micro_batches))
         first.global_step += 1

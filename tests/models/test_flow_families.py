@@ -19,7 +19,7 @@ from prefloop.models.pipelines import load_pipeline
 from prefloop.models.resolve import find_model
 from prefloop.store import PairStore
 from prefloop.train import TrainConfig
-from prefloop.train.data import padded
+from prefloop.train.batch import padded
 from prefloop.train.trainer import Trainer
 from torch import Tensor
 

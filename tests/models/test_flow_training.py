@@ -57,7 +57,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_to_the_bit(flow: TrainConfig, l
     whole.train("run")
     halves = replace(flow, max_train_steps=4, checkpointing_steps=2)
     first = trainer(halves, labelled)
-    micro_batches = first.micro_batches()
+    micro_batches = first.feed.micro_batches(first.global_step)
     for _ in range(2):
         first.recent.append(first.step(micro_batches))
         first.global_step += 1

@@ -12,6 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from prefloop.core.errors import PrefloopError, UsageError
+from prefloop.models.loading import load_component
 from prefloop.models.lora import adapter_of
 from prefloop.models.parts import with_parts
 from prefloop.models.pipelines import load_pipeline
@@ -20,7 +21,6 @@ from prefloop.store import IntegrityError, PairStore
 from prefloop.train import TrainConfig
 from prefloop.train.cost.dry_run import dry_run
 from prefloop.train.export.kohya import save_kohya
-from prefloop.train.policy import load_component
 from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
 from safetensors.torch import load_file, save_file

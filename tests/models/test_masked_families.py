@@ -30,7 +30,7 @@ from prefloop.models.resolve import find_model
 from prefloop.store import IntegrityError, PairStore, UsageError
 from prefloop.store.images import png_bytes
 from prefloop.train import TrainConfig
-from prefloop.train.data import padded
+from prefloop.train.batch import padded
 from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
 from torch import Tensor

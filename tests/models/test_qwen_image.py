@@ -27,10 +27,11 @@ from prefloop.models.resolve import find_model
 from prefloop.models.text_to_image import call_arguments
 from prefloop.store import PairStore
 from prefloop.train import TrainConfig
+from prefloop.train.batch import padded
 from prefloop.train.cache import EMPTY_PROMPT_ID
 from prefloop.train.checkpoint import sha256
-from prefloop.train.data import derived_seed, padded
 from prefloop.train.monitor.samples import Samples
+from prefloop.train.seeds import derived_seed
 from prefloop.train.stage import train
 from prefloop.train.trainer import Trainer
 

@@ -28,8 +28,8 @@ from prefloop.models.resolve import find_model
 from prefloop.models.text_to_image import call_arguments
 from prefloop.store import PairStore
 from prefloop.train import TrainConfig
+from prefloop.train.batch import padded
 from prefloop.train.cache import EMPTY_PROMPT_ID
-from prefloop.train.data import padded
 from prefloop.train.pair_denoiser import PairDenoiser
 from prefloop.train.preflight import refuse_unsuitable
 from prefloop.train.stage import train

@@ -14,10 +14,11 @@ from prefloop.models.families import Family, family_of
 from prefloop.models.families.checks import component_from
 from prefloop.models.resolve import find_model
 from prefloop.train import TrainConfig
+from prefloop.train.batch import padded
 from prefloop.train.cost.cost_model import OVERHEAD_BYTES, CostModel, CostSettings, cache_bytes, prompt_bytes
 from prefloop.train.cost.published import sd35
-from prefloop.train.data import padded
-from prefloop.train.policy import Policy, load_text_encoders
+from prefloop.train.encoders import load_text_encoders
+from prefloop.train.policy import Policy
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 ATTENTION = tuple(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")) + tuple(

@@ -14,8 +14,7 @@ from prefloop.core.id_columns import IdColumn
 from prefloop.core.signals import StopSignal
 from prefloop.store import Interrupted, PairStore, load_image
 from prefloop.store.images import image_path
-from prefloop.train import TrainConfig, cache
-from prefloop.train import trainer as trainer_module
+from prefloop.train import TrainConfig, cache, feed
 from prefloop.train.cost.drawn import assumed_latents, drawn_latents
 from prefloop.train.data import TrainingData
 from prefloop.train.pairs import select_pairs
@@ -102,7 +101,7 @@ def test_encoding_in_blocks_gives_the_bits_of_a_cache_that_was_filled_before(
     monkeypatch.setattr(cache, "load_image", lambda *_: pytest.fail("an image was decoded"))
     train(upfront, before)
     monkeypatch.setattr(cache, "load_image", load_image)
-    monkeypatch.setattr(trainer_module, "BLOCK", 4)  # of one step
+    monkeypatch.setattr(feed, "BLOCK", 4)  # of one step
     calls, encode = [], TrainingData.encode
 
     def encoded(self, first, end, show=True):
@@ -146,7 +145,7 @@ def test_a_signal_while_a_later_block_is_encoded_saves_the_step_and_the_run_goes
     config = replace(config, max_train_steps=5, format="unet")
     whole = replace(config, output_dir=str(tmp_path / "whole"))
     train(whole, PairStore(content.copied(labelled.path, tmp_path / "whole-store")))
-    monkeypatch.setattr(trainer_module, "BLOCK", 8)  # of two steps
+    monkeypatch.setattr(feed, "BLOCK", 8)  # of two steps
     stop, loaded = StopSignal(), []
 
     def load(*arguments):
@@ -180,7 +179,7 @@ def test_a_pair_whose_image_cannot_be_read_is_replaced_by_the_next_one_whatever_
     copy = PairStore(content.copied(labelled.path, tmp_path / "other-store"))
     train(config, labelled)
     assert "3 images cannot be used; other pairs are used instead of theirs" in capsys.readouterr().err
-    monkeypatch.setattr(trainer_module, "BLOCK", 4)
+    monkeypatch.setattr(feed, "BLOCK", 4)
     train(other, copy)
     assert_equal(config, other)
     made = trainer(max_train_steps=5, output_dir=str(tmp_path / "third"))

@@ -106,7 +106,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_to_the_bit(make: Make, kind: st
     whole = make(kind, output_dir=str(tmp_path / "whole"), **settings)
     whole.train("run")
     first = make(kind, **settings)
-    micro_batches = first.micro_batches()
+    micro_batches = first.feed.micro_batches(first.global_step)
     for _ in range(2):
         first.recent.append(first.step(micro_batches))
         first.global_step += 1

@@ -16,6 +16,7 @@ from prefloop.core.hashing import RESULT_FILE, digests, sha256
 from prefloop.core.hub import hub_id
 from prefloop.models.families import family_of
 from prefloop.models.lineage import lineage
+from prefloop.models.loading import load_component
 from prefloop.models.names import LORA_FILE
 from prefloop.models.parts import with_parts
 from prefloop.models.pipelines import load_pipeline
@@ -24,7 +25,7 @@ from prefloop.store import IntegrityError, PairStore, PrefloopError
 from prefloop.train import TrainConfig
 from prefloop.train.export.result import canonicalize_files
 from prefloop.train.export.write_card import write_card
-from prefloop.train.policy import Policy, load_component
+from prefloop.train.policy import Policy
 from results import refused, rewrite
 from typer.testing import CliRunner
 

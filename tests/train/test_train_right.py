@@ -104,7 +104,7 @@ def test_the_encoders_are_not_in_memory_while_training(trainer: Make):
     gc.collect()
     before = sum(isinstance(item, AutoencoderKL | CLIPTextModel) for item in gc.get_objects())
     made = trainer()
-    made.encode_from(0)  # all that its three steps draw
+    made.feed.encode_from(0)  # all that its three steps draw
     gc.collect()
     after = sum(isinstance(item, AutoencoderKL | CLIPTextModel) for item in gc.get_objects())
     assert after == before

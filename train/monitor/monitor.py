@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ...core.signals import StopSignal
 from ...models.model import Model
+from ..batch import Batch
 from ..config import TrainConfig
-from ..data import Batch, TrainingData
+from ..data import TrainingData
 from ..objective import BATCH_METRICS
 from ..pair_denoiser import Errors, PairDenoiser
 from ..policy import Policy

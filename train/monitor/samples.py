@@ -20,11 +20,13 @@ from ...store.images import png_bytes
 from ...store.lazy_rows import LazyRows
 from ..cache import EMPTY_PROMPT_ID
 from ..config import TrainConfig
-from ..data import TrainingData, derived_seed
+from ..data import TrainingData
+from ..encoders import load_vae
 from ..pairs import Pair
 from ..placement import in_float32
-from ..policy import Policy, load_vae
+from ..policy import Policy
 from ..ranks import ALONE, Ranks
+from ..seeds import derived_seed
 
 STEPS, GUIDANCE = 20, 5.0  # of U-Nets that are not distilled; at most that many steps of others
 BORDER, LINE = 4, 16  # pixels

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from ...core.stats import estimate_share, prompt_means
+from ..batch import Batch
 from ..config import TrainConfig
-from ..data import Batch, Sample, TrainingData, derived_seed
+from ..data import Sample, TrainingData
 from ..losses import dpo_logits
 from ..objective import Errors
+from ..seeds import derived_seed
 from ..tensor_file import DamagedError, read_tensors, write_tensors
 from .validation_plan import LEAST_STEPS, MAX_PAIRS, N_BINS, ValidationPlan, plan_validation
 
