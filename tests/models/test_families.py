@@ -253,7 +253,7 @@ def test_every_objective_trains(models: dict[str, Path], wide: PairStore, tmp_pa
 
 
 def test_an_empty_prompt_is_zeros_if_the_pipeline_says_so(models: dict[str, Path]):
-    from prefloop.train.policy import load_text_encoders
+    from prefloop.train.encoders import load_text_encoders
 
     for kind, zero in (("sdxl", True), ("sdxl-turbo", False), ("sd15", False)):
         model = find_model(str(models[kind]))
@@ -265,7 +265,7 @@ def test_an_empty_prompt_is_zeros_if_the_pipeline_says_so(models: dict[str, Path
 
 
 def test_prompt_embeddings_are_those_of_the_pipeline(models: dict[str, Path]):
-    from prefloop.train.policy import load_text_encoders
+    from prefloop.train.encoders import load_text_encoders
 
     model = find_model(str(models["sdxl"]))
     encoded = load_text_encoders(model, family_of(model), torch.device("cpu"))(["a red circle"])
@@ -306,8 +306,8 @@ def test_an_inpainting_model_is_refused(models: dict[str, Path], tmp_path: Path)
 def test_every_output_is_a_model_to_generate_with_and_to_train_on(
     models: dict[str, Path], wide: PairStore, tmp_path: Path, output: str
 ):
+    from prefloop.models.loading import load_component
     from prefloop.models.pipelines import load_pipeline
-    from prefloop.train.policy import load_component
 
     rank = 2 if output == "lora" else 0
     first = tmp_path / "first"

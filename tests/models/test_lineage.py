@@ -13,12 +13,13 @@ import tiny
 import torch
 from prefloop.core.hashing import RESULT_FILE, fingerprint
 from prefloop.core.signals import StopSignal
+from prefloop.models.loading import load_component
 from prefloop.models.model import Model
+from prefloop.models.parts import with_parts
 from prefloop.models.pipelines import load_pipeline
 from prefloop.models.resolve import find_model
 from prefloop.store import IntegrityError, PairStore, UsageError
 from prefloop.train import TrainConfig
-from prefloop.train.policy import load_component
 from prefloop.train.prepare import _vae_key
 from prefloop.train.trainer import Trainer
 from safetensors.torch import load_file
@@ -190,10 +191,10 @@ def find_state(folder: Path) -> dict[str, Tensor]:
 def test_a_unet_or_vae_that_does_not_fit_is_refused_by_name(world: World, tmp_path: Path):
     wide = tiny.saved("sdxl", tmp_path / "wide")
     with pytest.raises(UsageError, match=r"wide does not fit .*: its cross_attention_dim is 40, not 16"):
-        load_component(find_model(str(world.base)), str(wide))
+        load_component(with_parts(find_model(str(world.base)), init_from=str(wide)))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="empty contains no U-Net"):
-        load_component(find_model(str(world.base)), str(tmp_path / "empty"))
+        load_component(with_parts(find_model(str(world.base)), init_from=str(tmp_path / "empty")))
 
 
 def moved(world: World, outputs: tuple[str, ...], folder: Path) -> list[Path]:
