@@ -23,11 +23,12 @@ class EvalConfig(RequestLimits):
     baseline: str | None = None
     """Model to compare with; by default the one that each was trained on."""
     prompts: str | None = None
-    """Prompt file as for generate, a published set such as parti, shapes or shapes-heldout. Defaults to shapes-heldout for the built-in model and what was
-    trained on it; any other model needs its own."""
+    """Prompt file as for generate, a published set such as parti, shapes or shapes-heldout. Defaults to shapes-heldout for the built-in models and what was
+    trained on them; any other model needs its own."""
     scorers: tuple[str, ...] = ()
-    """Scorer's name or module:Class, or human; repeat for several. Defaults to those of pickscore, hps, clip and aesthetics whose weights are here or
-    can be downloaded; for the built-in model and what was trained on it to its own ones, and the oracle."""
+    """Scorer's name, vlm:TEMPLATE, module:Class, the URL of one, or human; repeat for several. By default those of pickscore, hps, clip
+    and aesthetics whose weights are here or can be downloaded; for the built-in models and what was trained on them, the oracle and
+    the built-in world's versions of these."""
     checkpoints: dict[str, str] = field(default_factory=dict)
     """Scorer's checkpoint: PATH, SCORER=PATH, a hub id, or shapes for the built-in world's; by default the official one."""
     images_per_prompt: int = 1

@@ -60,9 +60,9 @@ def stats(store: StoreOption = DEFAULT, as_json: JsonOption = False) -> None:
 def agreement(
     store: StoreOption = DEFAULT,
     evaluations: Annotated[
-        bool, typer.Option("--evaluations", help="Also the labelers of evaluations, eval:SCORER, after the others.")
+        bool, typer.Option("--evaluations", help="Also compare the labelers of evaluations, eval:SCORER.")
     ] = False,
-    by_round: Annotated[bool, typer.Option("--by-round", help="A row for each round of a loop.")] = False,
+    by_round: Annotated[bool, typer.Option("--by-round", help="Print a row for each round of a loop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare labelers with each other: how often they agree, with and without ties, and Cohen's kappa, with 95 % intervals.
@@ -110,7 +110,7 @@ def check(
         for problem in problems:
             say(f"{problem.what}: {problem.where} ({problem.n})")
     if n and not as_json:
-        say(f"{n} journal parts of an earlier prefloop have no checksum; `prefloop store compact` adds it")
+        say(f"{n} journal parts of an earlier prefloop have no checksum; `prefloop store compact --store {store}` adds it")
     if any(problem.what.endswith(("image", "journal part")) for problem in problems):
         cure = "restore missing and damaged files from a backup"
     else:

@@ -72,7 +72,7 @@ def test_the_recipe_for_a_model_of_ones_own_runs(tiny_pipeline: Path, tmp_path: 
     (tmp_path / "prompts.txt").write_text("".join(f"a red thing {n}\n" for n in range(12)))
     (tmp_path / "held-out.txt").write_text("".join(f"a blue thing {n}\n" for n in range(10)))
     (export,), *commands = block_under("### Your own model")
-    assert [words[0] for words in commands] == ["prompts", "generate", "relabel", "train", "eval", "browse"]
+    assert [words[0] for words in commands] == ["generate", "prompts", "relabel", "train", "eval", "browse"]
     for words in commands[:-1]:  # the last one is a server
         words = [word.replace("stable-diffusion-v1-5/stable-diffusion-v1-5", str(tiny_pipeline)) for word in words]
         # a tiny model, and the built-in scorers

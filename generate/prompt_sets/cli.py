@@ -93,7 +93,11 @@ def check(
             autocompletion=completing(known_prompts),
         ),
     ],
-    store: Annotated[Optional[Path], typer.Option(help="Store whose training prompts are looked for.")] = None,
+    ctx: typer.Context,
+    store: Annotated[
+        Optional[Path],
+        typer.Option(envvar="PREFLOOP_STORE", help="Store with whose training prompts they are compared."),
+    ] = None,
     model: Annotated[
         Optional[str],
         typer.Option(help="Model in whose tokens lengths are counted: a built-in one, a folder or a hub id."),
@@ -109,6 +113,10 @@ def check(
     """
     from ...store.pairstore import PairStore
 
+    source = ctx.get_parameter_source("store")
+    if store is not None and source is not None and source.name == "ENVIRONMENT" and not PairStore(store).exists():
+        say(f"no store at {store} yet, so the prompts are not compared with training prompts", err=True)
+        store = None
     opened = None if store is None else PairStore.open(store)
     checked = check_prompts(prompts, opened, model, similarity)
     if as_json:

@@ -1,4 +1,4 @@
--- How many training pairs each labeler has not labeled yet.
+-- How many training pairs each labeler has not labelled yet.
 -- $labeler = null: labeler; all if null
 select
     l.labeler,

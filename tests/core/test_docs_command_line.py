@@ -10,6 +10,7 @@ from content import add_label, add_labeler, fill
 from prefloop.cli import app
 from prefloop.core import errors
 from prefloop.core.commands import walk
+from prefloop.relabel.judges.chat import BudgetSpent
 from prefloop.store import PairStore
 from typer.testing import CliRunner
 
@@ -30,6 +31,8 @@ def test_the_exit_codes_are_those_of_the_errors():
     for code, name in rows.items():
         assert getattr(errors, name).exit_code == int(code)
     assert set(rows) == {"1", "2", "3", "4", "5", "6"}
+    assert f"| {BudgetSpent('').exit_code} | " in PAGE
+    assert f"`{BudgetSpent.__name__}`" in PAGE
 
 
 def test_the_two_documents_are_what_is_printed(tmp_path: Path, monkeypatch: Any):

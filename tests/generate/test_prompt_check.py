@@ -188,3 +188,20 @@ def test_the_command_prints_it_in_lines_or_as_json(store: PairStore, tmp_path: P
     assert result["leakage"]["n_equal"] == 1
     assert result["scripts"] == {"Latin": 2, "Cyrillic": 1}
     assert result["tokens"][0]["limit"] == 16
+
+
+def test_the_store_of_the_environment_is_compared_with_and_need_not_exist_yet(store: PairStore, tmp_path: Path):
+    text = of_split("train", "one two three four five")
+    add_two_images(store, text)
+    store.ingest()
+    options = ["prompts", "check", file(tmp_path, text)]
+    named = CliRunner().invoke(app, options, env={"PREFLOOP_STORE": str(store.path)})
+    assert f"among 1 training prompt of {store.path}: 1 equal" in named.stdout
+    nowhere = tmp_path / "nowhere"
+    early = CliRunner().invoke(app, options, env={"PREFLOOP_STORE": str(nowhere)})
+    assert early.exit_code == 0
+    assert early.stderr == f"no store at {nowhere} yet, so the prompts are not compared with training prompts\n"
+    assert "training" not in early.stdout
+    assert not nowhere.exists()
+    # a store that is named by hand must be there
+    assert CliRunner().invoke(app, [*options, "--store", str(nowhere)]).exit_code == 1
