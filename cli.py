@@ -55,11 +55,11 @@ app.command(cls=renamed({"--pairs": "--queue"}))(label)
 app.command()(browse)
 app.command()(raters)
 app.command(cls=renamed(_TRAIN, _SWITCHES))(train)
-app.command()(card)
-app.command()(doctor)
 app.command("eval", cls=renamed({"--against": "--baseline", "--weights": "--checkpoint", "--report": "--output-dir"}))(
     evaluate
 )
+app.command()(card)
+app.command()(doctor)
 for command in (query, schema):
     store_app.command()(command)
 store_app.command(

@@ -206,8 +206,8 @@ class TrainConfig:
     """Project name for the tracker."""
     format: Format = "auto"
     """What to write: pipeline, lora, kohya, or unet or transformer, the part that was trained. kohya is the LoRA, also as one file
-    for ComfyUI and AUTOMATIC1111, named as the folder. auto writes the LoRA if one is trained, otherwise the pipeline. In all
-    others the LoRA is fused."""
+    for ComfyUI and AUTOMATIC1111, named as the folder. auto writes the LoRA if one is trained, otherwise the pipeline. In
+    pipeline, unet and transformer a trained LoRA is fused."""
     kohya: bool = False
     """Also write the LoRA in kohya's format, as kohya.safetensors."""
     push_to_hub: str | None = None

@@ -92,7 +92,7 @@ def browse(
 def raters(
     store: StoreOption = DEFAULT,
     queue: Annotated[
-        Optional[str], typer.Option(help="Only labels of these pairs: a queue of `prefloop label`, or a query.")
+        Optional[str], typer.Option(help="Measure only labels of these pairs: a queue of `prefloop label`, or a query.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
