@@ -110,7 +110,9 @@ def check(
         for problem in problems:
             say(f"{problem.what}: {problem.where} ({problem.n})")
     if n and not as_json:
-        say(f"{n} journal parts of an earlier prefloop have no checksum; `prefloop store compact --store {store}` adds it")
+        say(
+            f"{n} journal parts of an earlier prefloop have no checksum; `prefloop store compact --store {store}` adds it"
+        )
     if any(problem.what.endswith(("image", "journal part")) for problem in problems):
         cure = "restore missing and damaged files from a backup"
     else:

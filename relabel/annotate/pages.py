@@ -1,12 +1,14 @@
 """What both pages share: templates, static files, the sign-in page, and error pages."""
 
 import mimetypes
+import re
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any
 
 import duckdb
 import jinja2
+from markupsafe import Markup, escape
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -27,13 +29,22 @@ def sentence(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def with_code(text: str) -> Markup:
+    """A message as HTML, with what stands between backticks, such as a command, as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(visible(text)))))
+
+
 class Pages:
     """Renders the templates of this package; every value is shown as text."""
 
     def __init__(self, title: str) -> None:
         loader = jinja2.PackageLoader("prefloop.relabel.annotate", "templates")
         self._templates = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-        self._templates.filters |= {"visible": lambda text: visible(str(text)), "visible_lines": visible_lines}
+        self._templates.filters |= {
+            "visible": lambda text: visible(str(text)),
+            "visible_lines": visible_lines,
+            "with_code": with_code,
+        }
         self._title = title
 
     def render(self, request: Request, template: str, values: Mapping[str, Any], status: int = 200) -> Response:

@@ -286,6 +286,16 @@ def _opened(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
+def test_a_command_in_a_message_is_shown_as_code_and_never_as_html(store: PairStore):
+    pair, *_ = fill(store, 1)
+    add_labeler(store, "human:<b>x")
+    add_label(store, pair, "human:<b>x", "a")
+    store.ingest()
+    page = entered(store).get("/raters").text
+    assert "too; <code>prefloop label --overlap 2</code> has two people label each pair</li>" in page
+    assert "<b>x" not in page
+
+
 def test_raters_are_shown_to_the_operator_and_not_to_raters(store: PairStore):
     pairs = fill(store, 12)
     assert "No person has labelled pairs yet" in entered(store).get("/raters").text
