@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 """Columns of text that a table for people takes when stdout is not a terminal."""
+LONGEST_NAME = 60
+"""Characters; a column of a table that holds longer words may cut them, and one that does not goes on on the next line."""
 Format = Literal["table", "json", "jsonl", "csv", "parquet"]
 # A connection with these settings can read only its own database.
 CLOSED: dict[str, Any] = {
@@ -237,10 +239,16 @@ def _table(names: list[str], rows: list[dict], width: int) -> str:
     numeric = {
         name for name in names if all(row[name] is None or isinstance(row[name], int | float | Decimal) for row in rows)
     }
-    for name in names:
-        table.add_column(Text(visible(name)), justify="right" if name in numeric and rows else "left")
-    for row in rows:
-        table.add_row(*(Text(_cell(row[name])) for name in names))
+    cells = [[_cell(row[name]) for name in names] for row in rows]
+    for column, name in enumerate(names):
+        longest = max((len(row[column]) for row in cells), default=0)
+        table.add_column(
+            Text(visible(name)),
+            justify="right" if name in numeric and rows else "left",
+            overflow="fold" if longest <= LONGEST_NAME else "ellipsis",
+        )
+    for row in cells:
+        table.add_row(*map(Text, row))
     text = io.StringIO()
     width = Console().width if sys.stdout.isatty() else width
     Console(file=text, width=width).print(table)

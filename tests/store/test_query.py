@@ -207,6 +207,16 @@ def test_a_table_shows_markup_and_control_characters_literally(asked: PairStore)
     assert "1 row" in shown
 
 
+def test_a_narrow_table_shows_names_whole_and_cuts_only_long_words():
+    out = io.BytesIO()
+    answer = pa.table({"labeler": ["weighted:pickscore+hps"], "config": ["x" * 61]})
+    write(answer, "table", out, width=30)
+    lines = [line for line in out.getvalue().decode().splitlines() if line[0] == "│"]
+    cells = list(zip(*(line.split("│")[1:3] for line in lines), strict=True))
+    assert "".join(cell.strip() for cell in cells[0]) == "weighted:pickscore+hps"
+    assert "".join(cell.strip() for cell in cells[1]).endswith("…")
+
+
 @pytest.mark.parametrize(
     ("sql", "form", "why"),
     [
