@@ -21,7 +21,7 @@ def demo(
     model: Annotated[str, typer.Option(help="shapes, or shapes-flow, a flow-matching model.")] = DemoConfig.model,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = DemoConfig.seed,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Run for about a minute, on too few prompts to prove anything.")
+        bool, typer.Option("--quick", help="Run for less than a minute, on too few prompts to prove anything.")
     ] = DemoConfig.quick,
     device: Annotated[
         Optional[str], typer.Option(help="cuda, mps or cpu; the best available if not given.", show_default=False)
