@@ -139,7 +139,7 @@ def test_nothing_is_said_about_learning_before_enough_steps_at_the_full_rate():
     (early,) = diagnose(metrics(steps=40), validation)
     assert early.name == "too early to say"
     # a run that ends within its warm-up has not reached the full rate, and waiting does not help one that has ended
-    assert early.reason == "40 steps since the learning rate reached its peak, at least 50 are needed"
+    assert early.reason == "40 steps since the learning rate was highest, at least 50 are needed"
     assert early.advice == "train longer: --max-train-steps 100 or more"
     assert names(metrics(steps=50), validation_pass(0) + validation_pass(50, 0.7)) == ["learning"]
     warming = [row | {"learning_rate": 1e-6 * row["step"]} for row in metrics(steps=500)]

@@ -151,7 +151,7 @@ def _too_early(summary: RunSummary) -> Diagnosis | None:
         needed = summary.step - summary.steps_at_full_rate + 2 * MIN_STEPS
         return Diagnosis(
             "too early to say",
-            f"{summary.steps_at_full_rate} steps since the learning rate reached its peak, at least {MIN_STEPS} are needed",
+            f"{summary.steps_at_full_rate} steps since the learning rate was highest, at least {MIN_STEPS} are needed",
             f"train longer: --max-train-steps {needed} or more",
         )
     few = [
