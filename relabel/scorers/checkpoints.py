@@ -20,8 +20,8 @@ def built_in(scorer: str) -> Path:
     return Path(str(files("prefloop").joinpath("shapes", "weights", scorer)))
 
 
-def find(scorer: str, checkpoint: str | None, default: str = "") -> Path:
-    """The folder or file that a checkpoint means: "shapes", a path, a hub id, or the default hub id for None.
+def find(scorer: str, checkpoint: str) -> Path:
+    """The folder or file that a checkpoint means: "shapes", a path, or a hub id.
 
     A hub id may name one file: owner/name/file.pt.
 
@@ -31,11 +31,11 @@ def find(scorer: str, checkpoint: str | None, default: str = "") -> Path:
     if checkpoint == "shapes":
         folder = built_in(scorer)
         if not folder.is_dir():
-            known = ", ".join(sorted(path.name for path in folder.parent.iterdir() if path.name != "pipeline"))
+            known = ", ".join(
+                sorted(path.name for path in folder.parent.iterdir() if not path.name.startswith("pipeline"))
+            )
             raise UsageError(f"the built-in world has no weights for {scorer}, only for {known}")
         return folder
-    if not checkpoint:
-        return from_hub(scorer, default)
     kind = kind_of(checkpoint)
     if kind is None:
         raise PrefloopError(nothing_at(checkpoint, scorer))
@@ -99,9 +99,10 @@ def from_hub(scorer: str, name: str) -> Path:
             line = (str(error).splitlines() or [type(error).__name__])[0]
             raise PrefloopError(f"cannot download {name} for {scorer}: {line}") from error
     why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub does not answer"
+    shapes = "; `--checkpoint shapes` uses the built-in world's" if built_in(scorer).is_dir() else ""
     raise PrefloopError(
         f"{name} for {scorer} is neither a local path nor in the hub's cache, and prefloop is offline: {why}. "
-        f"With a network, {hub_command(name)} downloads it; `--checkpoint shapes` uses the built-in world's"
+        f"With a network, {hub_command(name)} downloads it{shapes}"
     )
 
 

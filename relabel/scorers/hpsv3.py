@@ -17,6 +17,7 @@ from .hpsv3_prompt import IMAGE, PADDING, REWARD, SPECIAL, TEMPLATE, token_ids
 from .precision import AUTO, torch_dtype
 from .qwen2_vl import load_qwen, qwen_settings, refuse_other_preprocessing, renamed, stored_tensors, weight_files
 from .qwen2_vl_inputs import patches, read_qwen_vocabulary, resized_size
+from .sources import as_source, official
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,7 +42,7 @@ class HPSv3:
     wants_gpu = True
 
     def __init__(self, checkpoint: str | None = None, device: str | None = None, dtype: str = AUTO) -> None:
-        self.path = files.find(self.name, checkpoint, OFFICIAL)
+        self.path = files.find(self.name, checkpoint) if checkpoint else official(self.name, as_source(OFFICIAL))
         self.files = weight_files(self.path)
         self.tensors = stored_tensors(self.files)
         _refuse_other_head(self.path, {name: tensor.shape for name, tensor in self.tensors.items()})
@@ -78,7 +79,7 @@ class HPSv3:
     def _beside(self, name: str) -> Path:
         """A file of the checkpoint's folder, or that of the base model if the checkpoint is only a file."""
         if not self.path.is_dir():
-            return files.from_hub(self.name, f"{BASE}/{name}")
+            return official(self.name, as_source(f"{BASE}/{name}"))
         if not (self.path / name).is_file():
             raise PrefloopError(f"no {name} in {self.path}; put that of {BASE} there")
         return self.path / name

@@ -128,7 +128,16 @@ def test_a_malicious_pickle_would_have_run(tmp_path: Path, monkeypatch: pytest.M
 def test_the_built_in_world_has_no_weights_for_some_scorers():
     ended = RUNNER.invoke(app, ["scorers", "check", "hpsv2", "--checkpoint", "shapes"])
     assert ended.exit_code == 2
-    assert "the built-in world has no weights for hpsv2, only for aesthetics, clip, hps, pickscore" in ended.stderr
+    assert "the built-in world has no weights for hpsv2, only for aesthetics, clip, hps, pickscore\n" in ended.stderr
+
+
+@pytest.mark.parametrize("words", [(), ("--checkpoint", "owner/name")])
+def test_without_built_in_weights_an_error_does_not_offer_them(words: tuple[str, ...]):
+    ended = RUNNER.invoke(app, ["scorers", "check", "hpsv3", *words])
+    assert ended.exit_code == 1
+    cure = "hf download owner/name" if words else "prefloop scorers fetch hpsv3"
+    assert f"With a network, `{cure}`" in ended.stderr
+    assert "built-in" not in ended.stderr
 
 
 def test_one_scorer_under_two_names_is_refused(store: PairStore):
