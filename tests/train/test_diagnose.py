@@ -717,3 +717,12 @@ def test_a_run_is_plotted_from_whatever_its_tables_hold(
     for border in (pixels[:3], pixels[-3:], pixels[:, :3], pixels[:, -3:]):
         assert border.min() == 255  # nothing is cut off
     assert not [warning.message for warning in recwarn if issubclass(warning.category, (RuntimeWarning, UserWarning))]
+
+
+def test_a_run_of_one_row_has_a_point_in_each_plot(tmp_path: Path):
+    write(tmp_path / "metrics.csv", metrics(10), list(metrics()[0]))
+    with Image.open(plot_training(tmp_path)) as image:
+        left = np.asarray(image.convert("RGB"))[:, :520]
+    blue = (left == (0x00, 0x72, 0xB2)).all(-1)
+    # loss above; DPO weight and gradient norm share the lower half
+    assert all(part.any() for part in np.split(blue, [450, 650]))

@@ -197,6 +197,8 @@ def _line(
     finite = np.isfinite(values)
     if finite.any():
         steps = column(rows, "step")[finite]
+        if len(steps) == 1:
+            marker = marker or "o"  # a line through one point is invisible
         axes.plot(steps, values[finite], color=color, label=label, linewidth=linewidth, marker=marker, markersize=5)
     return bool(finite.any())
 
