@@ -1,6 +1,8 @@
 """What a loop needs, checked before hours are spent: its settings, its earlier rounds, its store."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from ..models.resolve import find_model
 from ..relabel.judges.request_limits import limit_requests
 from ..relabel.scorers.calls import refuse_without_tags
 from ..relabel.scorers.registry import is_eval_only, load_scorers
+from ..relabel.scorers.sources import MissingWeights
 from ..store import PairStore
 from ..store.condition import condition
 from ..store.query import ask
@@ -33,6 +36,16 @@ from .settings_file import identity, settings_of_images
 
 class NothingToTrainOnError(UsageError):
     """None of a round's pairs is decided clearly enough."""
+
+
+@contextmanager
+def _cure_in(section: str) -> Iterator[None]:
+    """Where a stage's error names --checkpoint, which a loop does not have, name the setting of a section."""
+    try:
+        yield
+    except MissingWeights as error:
+        setting = rf"""`--set '{section}.checkpoints={{"\1"="shapes"}}'`"""
+        raise MissingWeights(re.sub(r"`--checkpoint ([\w.]+)=shapes`", setting, str(error))) from error
 
 
 def refuse_impossible_loop(
@@ -59,14 +72,16 @@ def refuse_impossible_loop(
     refuse_unsuitable(training, family_of(model))
     relabelling = settings.relabel_config()
     evaluation, _ = choose_scorers(settings.eval_config(1, loop.model), model, fetch=True)
-    scorers = load_scorers(relabelling.scorers, relabelling.checkpoints, relabelling.device, relabelling.dtype)
+    with _cure_in("relabel"):
+        scorers = load_scorers(relabelling.scorers, relabelling.checkpoints, relabelling.device, relabelling.dtype)
     for scorer in scorers:
         if is_eval_only(scorer):
             raise UsageError(
                 f"{scorer.name} is reserved for evaluation, so that one judge stays independent of the training labels; "
                 "name another scorer in [relabel], and this one in [eval]"
             )
-    judges = load_scorers(evaluation.scorers, evaluation.checkpoints, evaluation.device)
+    with _cure_in("eval"):
+        judges = load_scorers(evaluation.scorers, evaluation.checkpoints, evaluation.device)
     limit_requests(scorers, relabelling)
     limit_requests(judges, evaluation)
     generation = resolve_defaults(settings.generate_config(1), model, None)

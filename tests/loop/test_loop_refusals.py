@@ -314,3 +314,15 @@ def test_a_summary_without_a_second_half_says_so():
     assert "kept round 1: no win rates on prompts that did not choose it, because there was one prompt" in summary_text(
         result
     )
+
+
+def test_the_cure_for_missing_weights_is_a_setting_of_the_loop(here: Path):
+    line = "prefloop: pickscore lacks yuvalkirstain/PickScore_v1: "
+    cure = """`--set 'relabel.checkpoints={"pickscore"="shapes"}'`"""
+    ended = RUNNER.invoke(app, ["loop"])
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith(line)
+    assert ended.stderr.endswith(f"; {cure} uses the built-in world's\n")
+    assert [path.name for path in here.iterdir()] == ["loop.toml"]
+    settings = read_loop(None, {}, ['relabel.checkpoints={"pickscore"="shapes"}'])
+    assert settings.relabel_config().checkpoints == {"pickscore": "shapes"}
