@@ -29,7 +29,7 @@ def _row(scorer: Availability) -> tuple[str, ...]:
         scorer.license or "–",
         "read" if scorer.needs_prompt else "not read",
         {True: "advised", False: "no", None: "–"}[scorer.wants_gpu],
-        "evaluation" if scorer.eval_only else "labels, eval",
+        "eval" if scorer.eval_only else "labels, eval",
     )
 
 

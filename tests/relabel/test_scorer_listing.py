@@ -31,7 +31,7 @@ def test_the_list_fits_80_columns_and_has_a_row_for_each_scorer():
     rows = {line.split()[0]: line for line in lines[: 1 + len(installed())]}
     assert rows["scorer"].split() == ["scorer", "weights", "download", "license", "prompt", "GPU", "for"]
     assert rows["hps"].split()[1:] == ["missing", "1.84", "GiB", "Apache-2.0", "read", "advised", "labels,", "eval"]
-    assert rows["oracle"].split()[1:] == ["built-in", "–", "–", "read", "no", "evaluation"]
+    assert rows["oracle"].split()[1:] == ["built-in", "–", "–", "read", "no", "eval"]
     # hpsv2.1 is another name of hps
     fetched = next(line for line in lines if line.startswith("download with: "))
     assert fetched.startswith("download with: prefloop scorers fetch aesthetics clip hps hpsv2 hpsv3")
