@@ -109,9 +109,7 @@ def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folde
         config=evaluation.config,
         titles=titles,
         names=names,
-        trained="; ".join(
-            trained_prompts(c, titles[c["model"]] if len(names) > 2 else "the tuned model") for c in first
-        ),
+        trained=trained_prompts(first, titles if len(names) > 2 else {first[0]["model"]: "the tuned model"}),
         heading=f"{', '.join(names[:-1])} and {names[-1]} compared"
         if len(names) > 2
         else " compared with ".join(names),

@@ -1,6 +1,6 @@
 """The answer of an evaluation: its first comparisons, each in one sentence."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.stats import MIN_PROMPTS
@@ -76,8 +76,19 @@ def sweep_verdict(result: Mapping[str, Any]) -> str:
     )
 
 
-def trained_prompts(compared: Mapping[str, Any], model: str) -> str:
-    """How many of the prompts the tuned model was trained on, in words."""
+def trained_prompts(comparisons: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
+    """How many of the prompts each tuned model was trained on, in words.
+
+    Args:
+        comparisons: of the tuned models with their baselines.
+        names: how the models are called.
+    """
+    if len(comparisons) > 1 and all(compared["n_trained_prompts"] == 0 for compared in comparisons):
+        return "none of the tuned models was trained on these prompts"
+    return "; ".join(_trained(compared, names[compared["model"]]) for compared in comparisons)
+
+
+def _trained(compared: Mapping[str, Any], model: str) -> str:
     n = compared["n_trained_prompts"]
     if n is None:
         return f"which of these prompts {model} was trained on is not known"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from prefloop.core.text import short_names
-from prefloop.eval.verdict import headline, verdict
+from prefloop.eval.verdict import headline, trained_prompts, verdict
 
 NAMES = {"tuned": "tuned", "base": "base"}
 UP, DOWN, OPEN, NONE = (0.6, 0.55, 0.65), (0.4, 0.35, 0.45), (0.52, 0.48, 0.56), (0.9, None, None)
@@ -80,3 +80,22 @@ def test_the_headline_is_every_named_model_against_its_baseline():
 def test_names_lose_their_folders_unless_that_makes_two_the_same():
     assert short_names(["out/a", "out/b", "shapes"]) == {"out/a": "a", "out/b": "b", "shapes": "shapes"}
     assert short_names(["x/a", "y/a", "z/b"]) == {"x/a": "x/a", "y/a": "y/a", "z/b": "b"}
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ([0], "the tuned model was trained on none of these prompts"),
+        ([3], "the tuned model was trained on 3 of these prompts"),
+        ([0, 0, 0], "none of the tuned models was trained on these prompts"),
+        ([0, 3], "a was trained on none of these prompts; b was trained on 3 of these prompts"),
+        (
+            [0, None],
+            "a was trained on none of these prompts; which of these prompts b was trained on is not known",
+        ),
+    ],
+)
+def test_prompts_that_no_model_was_trained_on_are_told_once(counts: list[int | None], expected: str):
+    comparisons = [{"model": model, "n_trained_prompts": n} for model, n in zip("abc", counts, strict=False)]
+    names = {"a": "the tuned model"} if len(counts) == 1 else {"a": "a", "b": "b", "c": "c"}
+    assert trained_prompts(comparisons, names) == expected
