@@ -1,6 +1,7 @@
 """`prefloop scorers`."""
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -123,8 +124,10 @@ def check(
             say(f"{name:<13} {word}  right {result.right:.4f}  wrong {result.wrong:.4f}  {result.scorer}")
     if as_json:
         answer({"scorers": rows, "left_out": left_out})
-    if failed := [row["name"] for row in rows if not row["passed"]]:
-        raise IntegrityError(f"not passed: {', '.join(failed)}")
+    if failed := [row for row in rows if not row["passed"]]:
+        silent = any(math.isnan(row.get(side, 0.0)) for row in failed for side in ("right", "wrong"))
+        cure = "; a scorer that reads the prompt's tags needs its own with --tags" if silent and tags is None else ""
+        raise IntegrityError(f"not passed: {', '.join(row['name'] for row in failed)}{cure}")
 
 
 @app.command()

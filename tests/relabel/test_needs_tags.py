@@ -119,5 +119,11 @@ def test_the_documented_scorer_reads_tags_as_written(store: PairStore, tmp_path:
     summary = json.loads(ended.stdout)
     assert summary["labels"]["undecided"] == 2
     assert summary["excluded"] == {"images whose prompt has no tags": 2, "not finite": 2}
-    checked = RUNNER.invoke(app, ["scorers", "check", "named_color:NamedColor", "--tags", '{"color": "red"}'])
+    words = ["scorers", "check", "named_color:NamedColor"]
+    untagged = RUNNER.invoke(app, words)
+    assert untagged.exit_code == 5
+    assert untagged.stderr == (
+        "prefloop: not passed: named_color:NamedColor; a scorer that reads the prompt's tags needs its own with --tags\n"
+    )
+    checked = RUNNER.invoke(app, [*words, "--tags", '{"color": "red"}'])
     assert checked.exit_code == 0, checked.output
