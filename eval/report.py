@@ -19,6 +19,7 @@ from ..core.stats import MIN_PROMPTS, no_interval
 from ..core.text import short_names, visible
 from ..store import PairStore
 from .config import HUMAN
+from .lost import lost_images
 from .plots import plot_curves, plot_win_rates
 from .sheet import draw_sheet
 from .verdict import ORACLE, headline, sweep_verdict, trained_prompts, verdict
@@ -78,7 +79,8 @@ def marks_text(judge: str) -> str:
 
 
 def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folder: Path) -> None:
-    """Write report.html, results.json, the plot, samples.png and the images they show into the folder, the page first."""
+    """Write report.html, results.json, the plot, samples.png and the images they show into the folder, the page first. A prompt
+    one of whose images is lost is not shown."""
     try:
         (folder / "images").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -87,6 +89,10 @@ def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folde
     rng = random.Random(evaluation.config.seed)
     sheet = rng.sample(everything, min(N_SHEET, len(everything)))
     sections = _sections(evaluation, everything) | {"Random sample": sheet[:N_SHOWN]}
+    images = {image for items in (sheet, *sections.values()) for item in items for image in item.images}
+    lost = lost_images(store, images, "the report")
+    sections = {title: [item for item in items if lost.isdisjoint(item.images)] for title, items in sections.items()}
+    sheet = [item for item in sheet if lost.isdisjoint(item.images)]
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         (files("prefloop.eval") / "report.html").read_text()
     )
