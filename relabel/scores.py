@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ..core.errors import PrefloopError
 from ..core.id_columns import IdColumn, as_keys, id_array
 from ..core.ids import canonical
 from ..core.progress import progress
@@ -103,6 +104,7 @@ def score_images(
 
     Raises:
         UsageError: if the scorer needs tags, has no scores yet, and none of the prompts has any.
+        PrefloopError: if its code fails, or its revision has changed meanwhile.
     """
     counts: Counter[str] = Counter()
     key = identity(scorer)
@@ -143,6 +145,10 @@ def score_images(
         closing(scored) as batches,
     ):
         for batch, scores in batches:
+            if not counts["scored"] and (now := identity(scorer)) != key:
+                raise PrefloopError(
+                    f"the scorer {key} is {now} after its first batch; its revision must be known before it scores, and stay the same"
+                )
             by_name = dict(zip(configs, scores.reshape(len(batch), -1).T, strict=True))
             counts["scored"] += len(batch)
             counts["not finite"] += int((~np.isfinite(by_name[key])).sum())

@@ -244,3 +244,21 @@ class SomeNones(Redness):
 
     def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
         return [None if score < 50 else torch.tensor(score) for score in super().score(prompts, images)]
+
+
+class ColumnsTwice(Redness):
+    name, columns = "columns-twice", ("sigma", "sigma")
+
+
+class ColumnsInAText(Redness):
+    name, columns = "columns-in-a-text", "sigma"
+
+
+class RevisionChanges(Redness):
+    """Knows its revision once it has scored."""
+
+    name, revision = "late", "unknown"
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
+        self.revision = "2"
+        return super().score(prompts, images)

@@ -43,6 +43,12 @@ FAULTS = {
     "RevisionFails": (1, "'odd_scorers:RevisionFails' cannot be created: RuntimeError: no weights ("),
     "RevisionFailsLater": (1, "the scorer fails-later failed: RuntimeError: no weights ("),
     "NoRevision": (2, "the revision of redness must be a printable text, got None"),
+    "RevisionChanges": (1, "the scorer late@unknown is late@2 after its first batch; its revision must be known"),
+    "ColumnsTwice": (
+        2,
+        "the columns of columns-twice must be different names, each a printable text without @; got ('sigma'",
+    ),
+    "ColumnsInAText": (2, "the columns of columns-in-a-text must be different names"),
     "Person": (
         2,
         "a scorer's name must be a printable text without @, at most 100 characters, not human:…; got 'human:me'",
