@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..core.errors import PrefloopError
 from ..core.id_columns import IdColumn, as_keys, id_array
 from ..core.ids import canonical
 from ..core.progress import progress
@@ -30,7 +29,7 @@ from .judges.vlm import PointJudge
 from .scorers.calls import columns_of, n_truncated, needs_tags, parse_tags, refuse_without_tags, scores_and_columns
 from .scorers.dual_encoder import DualEncoderScorer
 from .scorers.own_code import as_embeddings, as_scores, own_code, prints_to_stderr
-from .scorers.registry import Scorer, identity
+from .scorers.registry import Scorer, identity, refuse_changed
 from .scoring_pool import Workers, pooled_embeddings, pooled_prompts, pooled_scores
 
 if TYPE_CHECKING:
@@ -145,10 +144,8 @@ def score_images(
         closing(scored) as batches,
     ):
         for batch, scores in batches:
-            if not counts["scored"] and (now := identity(scorer)) != key:
-                raise PrefloopError(
-                    f"the scorer {key} is {now} after its first batch; its revision must be known before it scores, and stay the same"
-                )
+            if not counts["scored"]:
+                refuse_changed(scorer, key)
             by_name = dict(zip(configs, scores.reshape(len(batch), -1).T, strict=True))
             counts["scored"] += len(batch)
             counts["not finite"] += int((~np.isfinite(by_name[key])).sum())

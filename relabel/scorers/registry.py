@@ -282,3 +282,17 @@ def identity(scorer: Scorer) -> str:
     """name@revision, the key of its scores."""
     with own_code(scorer):
         return f"{scorer.name}@{scorer.revision}"
+
+
+def refuse_changed(scorer: Scorer, before: str) -> None:
+    """
+    Args:
+        before: the scorer's name@revision before its first batch.
+
+    Raises:
+        PrefloopError: if it has another one now, by which its scores would not be found.
+    """
+    if (now := identity(scorer)) != before:
+        raise PrefloopError(
+            f"the scorer {before} is {now} after its first batch; its revision must be known before it scores, and stay the same"
+        )
