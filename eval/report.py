@@ -13,7 +13,8 @@ from uuid import UUID
 
 import jinja2
 
-from ..core.errors import cannot_write
+from ..core.errors import writing
+from ..core.files import write_atomic
 from ..core.report_script import SCRIPT, SCRIPT_SOURCE
 from ..core.stats import MIN_PROMPTS, no_interval
 from ..core.text import short_names, visible
@@ -81,10 +82,12 @@ def marks_text(judge: str) -> str:
 def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folder: Path) -> None:
     """Write report.html, results.json, the plot, samples.png and the images they show into the folder, the page first. A prompt
     one of whose images is lost is not shown."""
-    try:
-        (folder / "images").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    with writing(folder):
+        _write_report(evaluation, result, store, folder)
+
+
+def _write_report(evaluation: "Evaluation", result: dict, store: PairStore, folder: Path) -> None:
+    (folder / "images").mkdir(parents=True, exist_ok=True)
     everything, judge = shown(evaluation), ranking_judge(evaluation)
     rng = random.Random(evaluation.config.seed)
     sheet = rng.sample(everything, min(N_SHEET, len(everything)))
@@ -129,7 +132,8 @@ def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folde
         marks=None if judge is None else marks_text(judge),
         human=HUMAN,
     )
-    (folder / PAGE).write_text(page)
+    # by its mark the folder is known as a report's: half a page would keep the same command from writing it again
+    write_atomic(folder / PAGE, page.encode())
     for image in {image for items in sections.values() for item in items for image in item.images}:
         shutil.copyfile(store.image_path(image), folder / "images" / f"{image.hex}.png")
     if result["sweep"] is not None:
