@@ -7,6 +7,7 @@ from uuid import UUID
 
 import content
 import pytest
+from prefloop.core.errors import PrefloopError
 from prefloop.eval import EvalConfig
 from prefloop.eval.lost import lost_images
 from prefloop.eval.stage import evaluate, report_again
@@ -64,11 +65,16 @@ def test_a_report_is_made_without_lost_images_and_its_numbers_stay(
     assert json.loads((folder / "results.json").read_text())["n_pairs"] == 3
 
 
-def test_all_images_may_be_lost(store: PairStore, config: EvalConfig):
+def test_a_report_stays_as_it_is_if_no_image_is_there(store: PairStore, config: EvalConfig):
     before = evaluate(config, store)
-    for path in (store.path / "images").glob("*/*.png"):
-        path.unlink()
-    assert report_again(before["name"], config.output_dir, store)[1]["scorers"] == before["scorers"]
+    page = (Path(config.output_dir or "") / "report.html").read_bytes()
+    (store.path / "images").rename(store.path / "elsewhere")
+    with pytest.raises(
+        PrefloopError, match=r"cannot read .*\.png: No such file or directory; no image for the report can"
+    ) as e:
+        report_again(before["name"], config.output_dir, store)
+    assert str(e.value).endswith(f"so restore {store.path}/images from a backup")
+    assert (Path(config.output_dir or "") / "report.html").read_bytes() == page
 
 
 def test_an_intact_image_is_not_lost(store: PairStore, capsys: pytest.CaptureFixture[str]):
