@@ -82,6 +82,15 @@ def reading(path: Path) -> Iterator[None]:
         raise PrefloopError(f"cannot read {error.filename or path}: {error.strerror}") from error
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn any OSError into the error for a file or folder that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(Path(error.filename or path), error) from error
+
+
 def is_full(error: Exception) -> bool:
     """Whether a library's error says that the disk, or the user's quota of it, is full."""
     return why(error, *_FULL) is not None

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedRandom
@@ -125,6 +126,20 @@ def refuse_existing(path: Path) -> None:
     """
     if os.path.lexists(path):
         raise UsageError(f"{path} exists; name another folder, or remove it first")
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Check a folder, which may not exist yet, before anything slow is done for what will be written there.
+
+    Raises:
+        WriteError: if no file can be created in it, or in the nearest folder above it that exists.
+    """
+    try:
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise cannot_write(folder, error) from error
 
 
 def _sweep(path: Path) -> None:

@@ -221,7 +221,8 @@ def _connect(n: int, device: str | None) -> dict[str, Any]:
     n_gpus = int(resources.get("GPU", 0))
     on_gpu = n_gpus > 0 if device is None else device.startswith("cuda")
     if on_gpu and not address and n > n_gpus:
-        raise UsageError(f"{n} workers need a GPU each, and this machine has {n_gpus}; give fewer --workers")
+        cure = "give fewer --workers" if n_gpus else "leave out --device to use its processors"
+        raise UsageError(f"{n} workers need a GPU each, and this machine has {n_gpus or 'none'}; {cure}")
     share = 1.0 if on_gpu or address else resources["CPU"] / n
     return {
         "num_gpus": int(on_gpu),

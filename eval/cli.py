@@ -9,6 +9,7 @@ import typer
 from ..core.cli import DEFAULT, JsonOption, StoreOption, completing, options_of, say, say_next
 from ..core.document import answer
 from ..core.errors import BadDataError, UsageError
+from ..core.options import config_fields
 from ..core.power import sample_sentence
 from ..core.stats import no_interval
 from ..core.text import percent, short_names
@@ -65,7 +66,10 @@ def evaluate(
     Example: prefloop eval --model tuned --scorer hps --scorer oracle --checkpoint shapes
     """
     if again is not None and (others := given.keys() - {"output_dir"} | ({"benchmark"} if benchmark else set())):
-        raise UsageError(f"--again takes its settings from the evaluation; leave out {', '.join(sorted(others))}")
+        options = {field.name: field.option for field in config_fields(EvalConfig)} | {"benchmark": "--benchmark"}
+        raise UsageError(
+            f"--again takes its settings from the evaluation; leave out {', '.join(sorted(options[name] for name in others))}"
+        )
     if given.get("models") and given.get("sweep") is not None:
         raise UsageError("--sweep evaluates the checkpoints of one run; leave out --model")
     settings = {} if benchmark is None else read_benchmark(benchmark)

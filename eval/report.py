@@ -13,12 +13,14 @@ from uuid import UUID
 
 import jinja2
 
-from ..core.errors import cannot_write
+from ..core.errors import writing
+from ..core.files import write_atomic
 from ..core.report_script import SCRIPT, SCRIPT_SOURCE
 from ..core.stats import MIN_PROMPTS, no_interval
 from ..core.text import short_names, visible
 from ..store import PairStore
 from .config import HUMAN
+from .lost import lost_images
 from .plots import plot_curves, plot_win_rates
 from .sheet import draw_sheet
 from .verdict import ORACLE, headline, sweep_verdict, trained_prompts, verdict
@@ -78,15 +80,22 @@ def marks_text(judge: str) -> str:
 
 
 def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folder: Path) -> None:
-    """Write report.html, results.json, the plot, samples.png and the images they show into the folder, the page first."""
-    try:
-        (folder / "images").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    """Write report.html, results.json, the plot, samples.png and the images they show into the folder, the page first. A prompt
+    one of whose images is lost is not shown."""
+    with writing(folder):
+        _write_report(evaluation, result, store, folder)
+
+
+def _write_report(evaluation: "Evaluation", result: dict, store: PairStore, folder: Path) -> None:
+    (folder / "images").mkdir(parents=True, exist_ok=True)
     everything, judge = shown(evaluation), ranking_judge(evaluation)
     rng = random.Random(evaluation.config.seed)
     sheet = rng.sample(everything, min(N_SHEET, len(everything)))
     sections = _sections(evaluation, everything) | {"Random sample": sheet[:N_SHOWN]}
+    images = {image for items in (sheet, *sections.values()) for item in items for image in item.images}
+    lost = lost_images(store, images, "the report")
+    sections = {title: [item for item in items if lost.isdisjoint(item.images)] for title, items in sections.items()}
+    sheet = [item for item in sheet if lost.isdisjoint(item.images)]
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         (files("prefloop.eval") / "report.html").read_text()
     )
@@ -121,7 +130,8 @@ def write_report(evaluation: "Evaluation", result: dict, store: PairStore, folde
         marks=None if judge is None else marks_text(judge),
         human=HUMAN,
     )
-    (folder / PAGE).write_text(page)
+    # by its mark the folder is known as a report's: half a page would keep the same command from writing it again
+    write_atomic(folder / PAGE, page.encode())
     for image in {image for items in sections.values() for item in items for image in item.images}:
         shutil.copyfile(store.image_path(image), folder / "images" / f"{image.hex}.png")
     if result["sweep"] is not None:

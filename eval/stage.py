@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from ..core.files import refuse_report_over_others
+from ..core.files import refuse_report_over_others, refuse_unwritable
 from ..core.json import plain
 from ..core.signals import StopSignal
 from ..core.text import plural, visible
@@ -71,6 +71,7 @@ def run_evaluation(config: EvalConfig, store: PairStore) -> tuple[Evaluation, di
     steps = None if config.sweep is None else checkpoints_of(Path(config.sweep))
     if steps is not None:
         config = replace(config, models=tuple(steps))
+        refuse_unwritable(Path(config.sweep or ""))
     models, lineup = find_lineup(config)
     config, left_out = choose_scorers(config, models[0], fetch=True)
     for line in left_out_lines(left_out):
@@ -178,6 +179,7 @@ def _refuse_other_report(report: str | None) -> None:
 
     if report is not None:
         refuse_report_over_others(Path(report), PAGE, *FILES)
+        refuse_unwritable(Path(report))
 
 
 def _judge(

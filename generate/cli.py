@@ -70,6 +70,7 @@ def generate(
     else:
         with image_workers(planned) as workers:
             if existing is None:  # a model that cannot be loaded must leave no store behind
+                PairStore.refuse_uncreatable(store)
                 with StopSignal().listening() as stop:
                     model_facts(workers, [], stop)
             filled = existing or PairStore.create(store)

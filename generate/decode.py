@@ -44,8 +44,9 @@ class SparingDecoder:
 
         Raises:
             PrefloopError: if memory runs out for a single image.
-            NumericalError: if the VAE overflows in float16.
+            NumericalError: if the VAE overflows in float16, or if no latents are finite.
         """
+        _refuse_black(latents)
         if self.dtype is not None:
             self._vae.to(self.dtype)  # SDXL's pipeline casts one in float16 to float32 before it decodes
             latents = latents.to(self.dtype)
@@ -107,6 +108,24 @@ def _like(output: Any, images: torch.Tensor) -> Any:
     if isinstance(output, torch.Tensor):
         return images
     return (images,) if isinstance(output, tuple) else type(output)(sample=images)
+
+
+def _refuse_black(latents: torch.Tensor) -> None:
+    """Images of latents that are not finite are black. If those of a whole batch are, so will be the next ones; else a line says
+    how many.
+
+    Raises:
+        NumericalError: if none of the latents (B, …) are finite.
+    """
+    n_black = int((~latents.isfinite().flatten(1).all(1)).sum())
+    if not n_black:
+        return
+    cure = "in float16 a model may overflow, and --dtype bfloat16 or float32 helps; otherwise its weights or settings are at fault"
+    if n_black == len(latents):
+        raise NumericalError(f"the model's latents are not finite, and the images would be black; {cure}")
+    print(
+        f"{n_black} of {len(latents)} images are black, because their latents are not finite; {cure}", file=sys.stderr
+    )
 
 
 def _refuse_overflow(latents: torch.Tensor, images: list[torch.Tensor]) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, groupby
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -12,6 +12,7 @@ import numpy as np
 from ..core.background import in_background
 from ..core.chunks import chunks
 from ..core.executor import Pool
+from ..core.files import refuse_unwritable
 from ..core.id_columns import IdColumn
 from ..core.ids import canonical, content_id, generation_bytes
 from ..core.progress import progress
@@ -89,16 +90,25 @@ def run_plan(
         Counts: prompts, images, generated, pairs (all of this plan), new_pairs, truncated.
 
     Raises:
-        BusyError: if another process runs the same plan; before the model is loaded, which takes long.
+        BusyError, WriteError: if another process runs the same plan, or the store cannot be written; before the model is loaded,
+            which takes long.
     """
-    config, name = planned.config, planned.config.model
-    key = content_id(canonical({"sampler": config.sampling(), "model": name, "prompts": config.prompts}).encode())
+    config = planned.config
+    same = {"model": planned.model.model_id.hex, "prompts": config.prompts, "seed": config.seed}
+    key = content_id(canonical({"sampler": config.sampling()} | same).encode())
     with (
         store.stage_lock("generate", key.hex[:16]),
         StopSignal().listening() as stop,
         image_workers(planned) if workers is None else nullcontext(workers) as pool,
     ):
+        if (
+            store.has_new_parts()
+        ):  # another process, which had the lock, may have generated some of them since they were planned
+            store.try_ingest()
+            missing = planned.missing.where(~in_store(planned.missing.keys, store))
+            planned = replace(planned, missing=missing)
         if planned.missing:
+            refuse_unwritable(store.journal)
             model_facts(pool, [], stop)
         begin()
         with run(store, "generate", config) as stage_run:

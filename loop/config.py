@@ -151,6 +151,10 @@ class LoopSettings:
         try:
             yield
         except UsageError as error:
+            if match := re.fullmatch(r"unknown ([\w-]+) (.+?)(; .*)", str(error), re.DOTALL):
+                name, value, choices = match.groups()
+                if (setting := name.replace("-", "_")) in getattr(self, section):
+                    raise UsageError(f"unknown {setting} {value} of [{section}]{choices}") from error
             name, _, problem = str(error).partition(" ")
             setting = name.replace("-", "_")
             if setting not in getattr(self, section) or problem.startswith("of ["):

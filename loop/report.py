@@ -1,6 +1,7 @@
 """The report of a loop: its rounds side by side, in one page beside a folder of images."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ..core.errors import cannot_write, reading
 from ..core.files import write_atomic
 from ..core.stats import MIN_PROMPTS
 from ..core.text import visible
+from ..eval.lost import lost_images
 from ..eval.plots import dark, plot_curves
 from ..eval.report import marks_text
 from ..eval.sheet import draw_sheet
@@ -32,6 +34,7 @@ def write_report(
     """Write report.html into the loop's folder, and its images beside it; returns the page's path."""
     folder = Path(settings.loop.output_dir)
     assets = folder / ASSETS
+    rounds = _without_lost_samples(rounds, store)
     # a scorer may have no result in some rounds; of the rest, the base's images are the same
     scorers = {name: row for result in reversed(rounds) for name, row in result.against_base["scorers"].items()}
     try:
@@ -69,6 +72,14 @@ def write_report(
         raise cannot_write(folder / PAGE, error) from error
     write_atomic(folder / PAGE, page.encode())
     return folder / PAGE
+
+
+def _without_lost_samples(rounds: Sequence[RoundResult], store: PairStore) -> list[RoundResult]:
+    """The rounds with the sampled prompts that can be shown."""
+    samples = [sample for result in rounds for sample in result.samples]
+    lost = lost_images(store, (UUID(image) for sample in samples for image in sample[1:]), "the loop's report")
+    unseen = {prompt for prompt, *images in samples if not lost.isdisjoint(map(UUID, images))}
+    return [replace(one, samples=[sample for sample in one.samples if sample[0] not in unseen]) for one in rounds]
 
 
 def _links(result: RoundResult, folder: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ from ..core.signals import StopSignal
 from ..core.stats import interval_text
 from ..core.text import percent, plural
 from ..eval.best import judged_prompts
+from ..eval.lost import lost_images
 from ..eval.result import ImagePair
 from ..eval.stage import run_evaluation
 from ..generate.defaults import resolve_defaults
@@ -177,9 +178,11 @@ def run_round(settings: LoopSettings, number: int, store: PairStore, images: str
             if number > 1:
                 previous = settings.eval_config(number, loop.model_before(number))
                 against_previous = run_evaluation(previous, store)[1]
+            images_of_pairs = (image for pair in pairs for image in (pair.base, pair.tuned))
+            lost = lost_images(store, images_of_pairs, "the measurements of images")
             guards, base_guards = (
                 measure_prompts([load_image(store.image_path(image)) for image in of] for of in images_of_prompts)
-                for images_of_prompts in _images(pairs)
+                for images_of_prompts in _images([pair for pair in pairs if lost.isdisjoint((pair.base, pair.tuned))])
             )
         undecided = _undecided_prompts(store, number, config)
         result = RoundResult(

@@ -13,7 +13,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import cannot_write
+from ..core.errors import UsageError, cannot_write
 from ..core.files import atomic_file
 from ..core.id_columns import Keys, as_keys
 from ..core.row_index import RowIndex
@@ -34,6 +34,10 @@ class EmbeddingCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._new: dict[bytes, NDArray[np.float32]] = {}
+        self._not_finite: dict[bytes, NDArray[np.float32]] = {}
+        """Kept for this run alone: after the cause is mended they are computed again."""
+        self._length: int | None = None
+        """Of an embedding; None until the first is added."""
         self._index = RowIndex()
         """Id → part and row."""
         self._mapped: dict[str, NDArray[np.float32]] = {}
@@ -53,15 +57,16 @@ class EmbeddingCache:
     def contains(self, keys: Keys) -> NDArray[np.bool_]:
         """Which of the ids have an embedding, (N,); damaged parts are removed on the way."""
         found = self._find(keys)[0] >= 0
-        if self._new:
+        if self._new or self._not_finite:
             for at in np.flatnonzero(~found):
-                found[at] = keys[at : at + 1].tobytes() in self._new
+                key = keys[at : at + 1].tobytes()
+                found[at] = key in self._new or key in self._not_finite
         return found
 
     def get(self, ids: Sequence[UUID]) -> NDArray[np.float32]:
         """Embeddings (B, E) of ids in the cache; KeyError for any other."""
         files, rows = self._find(as_keys(ids))
-        embeddings: list[Any] = [self._new.get(identity.bytes) for identity in ids]
+        embeddings: list[Any] = [self._new.get(i.bytes, self._not_finite.get(i.bytes)) for i in ids]
         for file in np.unique(files[files >= 0]).tolist():
             at = np.flatnonzero(files == file)
             for place, embedding in zip(at, self._embeddings(self._index.names[file])[rows[at]], strict=True):
@@ -72,7 +77,14 @@ class EmbeddingCache:
         return np.stack(embeddings)
 
     def add(self, ids: Sequence[UUID], embeddings: NDArray[np.float32]) -> None:
-        self._new.update(zip((identity.bytes for identity in ids), embeddings, strict=True))
+        """
+        Raises:
+            UsageError: if the embeddings in the cache have another length.
+        """
+        self._refuse_other_length(embeddings.shape[1])
+        all_finite: Any = np.isfinite(embeddings).all(1)
+        for identity, embedding, is_finite in zip(ids, embeddings, all_finite, strict=True):
+            (self._new if is_finite else self._not_finite)[identity.bytes] = embedding
         if len(self._new) >= PART_SIZE:
             self.flush()
 
@@ -95,6 +107,18 @@ class EmbeddingCache:
             file.write(hashlib.file_digest(file, "sha256").digest())  # at the end, where reading left off
         self._new.clear()
         self._index.add(path.name, keys)
+
+    def _refuse_other_length(self, length: int) -> None:
+        if self._length is None:
+            self._length = length
+            if (name := next(iter(self._index.files()), None)) is not None:
+                with suppress(Exception):  # a damaged part, which is removed once it is used
+                    self._length = int(_map_embeddings(self.folder / name).shape[1])
+        if length != self._length:
+            raise UsageError(
+                f"{self.folder} has embeddings of {self._length} numbers by this backbone, and got one of {length}; give the scorer's "
+                "`backbone` another name whenever its embeddings change, or remove that folder"
+            )
 
     def _find(self, keys: Keys) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """As `RowIndex.find`, among intact parts; the damaged ones that are met are removed."""

@@ -14,7 +14,7 @@ from .judges.pool import answer_rows, hopeless, judged
 from .judges.vlm import ChatJudge
 from .labelers import add_labeler
 from .scorers.own_code import own_code, prints_to_stderr
-from .scorers.registry import Scorer
+from .scorers.registry import Scorer, identity, refuse_changed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -65,7 +65,7 @@ def judge_pairs(
         Counts: labels by choice, pairs without an answer, and unreadable images by reason.
     """
     counts: Counter[str] = Counter()
-    rows, known = unjudged(store, labeler, sources), False
+    rows, known, before = unjudged(store, labeler, sources), False, identity(judge)
     if isinstance(judge, ChatJudge):
         _ask_pairs(store, judge, labeler, rows, config=config, run_id=run_id, stop=stop, counts=counts)
         return +counts
@@ -84,6 +84,8 @@ def judge_pairs(
                 first.append(images[0])
                 second.append(images[1])
             answers = _answers(judge, prompts, first, second) if pairs else []
+            if not known:
+                refuse_changed(judge, before)
             labels = [_label(pair, labeler, p, run_id) for pair, p in zip(pairs, answers, strict=True) if p is not None]
             if labels and not known:
                 add_labeler(store, labeler, config, [judge])
@@ -155,16 +157,21 @@ def _ask_pairs(
     stop.check(f"{sum(counts[choice] for choice in _CHOICE.values())} pairs judged by {judge.name} are in {store.path}")
 
 
+def _plain(value: Any) -> Any:
+    """What an array or a tensor holds, or the value itself."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _answers(
     judge: PairwiseJudge, prompts: list[str], first: "list[Image]", second: "list[Image]"
 ) -> list[float | None]:
     with own_code(judge):
-        answers = list(judge.choose(prompts, first, second))
+        answers = [_plain(answer) for answer in _plain(judge.choose(prompts, first, second))]
     if len(answers) != len(prompts):
         raise PrefloopError(
             f"{judge.name} gave {len(answers)} answers for {len(prompts)} pairs; choose() must give one for each"
         )
     for answer in answers:
-        if answer is not None and answer not in _CHOICE:
+        if answer is not None and not (isinstance(answer, float | int) and answer in _CHOICE):
             raise PrefloopError(f"{judge.name} answered {str(answer)[:40]!r}; choose() must give 1, 0.5, 0 or None")
     return answers

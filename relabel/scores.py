@@ -29,7 +29,7 @@ from .judges.vlm import PointJudge
 from .scorers.calls import columns_of, n_truncated, needs_tags, parse_tags, refuse_without_tags, scores_and_columns
 from .scorers.dual_encoder import DualEncoderScorer
 from .scorers.own_code import as_embeddings, as_scores, own_code, prints_to_stderr
-from .scorers.registry import Scorer, identity
+from .scorers.registry import Scorer, identity, refuse_changed
 from .scoring_pool import Workers, pooled_embeddings, pooled_prompts, pooled_scores
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def score_images(
 
     Raises:
         UsageError: if the scorer needs tags, has no scores yet, and none of the prompts has any.
+        PrefloopError: if its code fails, or its revision has changed meanwhile.
     """
     counts: Counter[str] = Counter()
     key = identity(scorer)
@@ -143,6 +144,8 @@ def score_images(
         closing(scored) as batches,
     ):
         for batch, scores in batches:
+            if not counts["scored"]:
+                refuse_changed(scorer, key)
             by_name = dict(zip(configs, scores.reshape(len(batch), -1).T, strict=True))
             counts["scored"] += len(batch)
             counts["not finite"] += int((~np.isfinite(by_name[key])).sum())

@@ -24,6 +24,7 @@ from ..core.errors import (
     reading,
     why,
 )
+from ..core.files import refuse_unwritable
 from ..core.ids import canonical, pair_id, prompt_id, split_of
 from ..core.locks import locked
 from . import journal
@@ -79,16 +80,8 @@ class PairStore:
     def create(cls, path: str | Path) -> "PairStore":
         """Open the store in a folder, or create it."""
         store = cls(Path(path))
-        with reading(store.path):
-            # listed before the check for a store, since another process may be creating one
-            names = {entry.name for entry in store.path.iterdir()} if store.path.is_dir() else set()
-            exists = store.exists()
-        if exists:
+        if store._exists_or_is_free():
             return cls.open(path)
-        # an interrupted creation leaves folders, and half a database under a temporary name
-        foreign = {name for name in names - {*_FOLDERS, "locks", "store.lock"} if not name.startswith(TEMPORARY)}
-        if foreign:
-            raise UsageError(f"{store.path} exists and is not a store; name another folder")
         try:
             for folder in _FOLDERS:
                 (store.path / folder).mkdir(parents=True, exist_ok=True)
@@ -98,6 +91,28 @@ class PairStore:
             if not store.database.exists():
                 build_database(store.path, {})
         return store
+
+    @classmethod
+    def refuse_uncreatable(cls, path: str | Path) -> None:
+        """Check that `create` can create a store in a folder, before anything slow is done for it.
+
+        Raises:
+            UsageError, WriteError: if it holds something else, or cannot be written.
+        """
+        if not cls(Path(path))._exists_or_is_free():
+            refuse_unwritable(Path(path))
+
+    def _exists_or_is_free(self) -> bool:
+        """True if the store exists, False if it can be created; UsageError if the folder holds something else."""
+        with reading(self.path):
+            # listed before the check for a store, since another process may be creating one
+            names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
+            exists = self.exists()
+        # an interrupted creation leaves folders, and half a database under a temporary name
+        foreign = {name for name in names - {*_FOLDERS, "locks", "store.lock"} if not name.startswith(TEMPORARY)}
+        if foreign and not exists:
+            raise UsageError(f"{self.path} exists and is not a store; name another folder")
+        return exists
 
     def _refuse_missing(self) -> None:
         with reading(self.path):
@@ -264,6 +279,10 @@ class PairStore:
                 if compact_grown(connection, self.journal):
                     self._ingested = ingested_parts(connection)
         return n_added
+
+    def has_new_parts(self) -> bool:
+        """Whether the journal has parts that this object has not ingested, such as those of another process."""
+        return not journal.parts(self.journal).keys() <= self._ingested
 
     def try_ingest(self, wait: float | None = None) -> None:
         """Like `ingest`, but if the database is busy, print that and leave the parts, which are safe, to the next command."""

@@ -244,3 +244,54 @@ class SomeNones(Redness):
 
     def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
         return [None if score < 50 else torch.tensor(score) for score in super().score(prompts, images)]
+
+
+class ColumnsTwice(Redness):
+    name, columns = "columns-twice", ("sigma", "sigma")
+
+
+class ColumnsInAText(Redness):
+    name, columns = "columns-in-a-text", "sigma"
+
+
+class RevisionChanges(Redness):
+    """Knows its revision once it has scored."""
+
+    name, revision = "late", "unknown"
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image]) -> Any:
+        self.revision = "2"
+        return super().score(prompts, images)
+
+
+class JudgesInTwoColumns(Judges):
+    name = "judges-in-two-columns"
+
+    def choose(self, prompts: Sequence[str], first: Sequence[Image], second: Sequence[Image]) -> Any:
+        return np.ones((len(prompts), 2))
+
+
+class JudgesInTensors(Judges):
+    """The first image of every pair, as a tensor."""
+
+    name = "judges-in-tensors"
+
+    def choose(self, prompts: Sequence[str], first: Sequence[Image], second: Sequence[Image]) -> Any:
+        return torch.ones(len(prompts), requires_grad=True)
+
+
+class JudgesInAList(Judges):
+    """The second image of every pair, as a list of numbers of several kinds."""
+
+    name = "judges-in-a-list"
+
+    def choose(self, prompts: Sequence[str], first: Sequence[Image], second: Sequence[Image]) -> Any:
+        return [torch.tensor(0), np.float32(0), None][: len(prompts)]
+
+
+class JudgeChanges(Judges):
+    name, revision, answers = "judge-changes", "unknown", (1.0,)
+
+    def choose(self, prompts: Sequence[str], first: Sequence[Image], second: Sequence[Image]) -> Any:
+        self.revision = "2"
+        return super().choose(prompts, first, second)

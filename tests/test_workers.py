@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 import little_workers
 import pytest
+import torch
 from content import TESTS, add_image, add_pair, add_prompt, command, environment, fill
 from little_workers import Counter, die, double, fail
 from prefloop.core.errors import IntegrityError, Interrupted, PrefloopError, UsageError
@@ -221,6 +222,17 @@ def test_a_model_that_a_worker_does_not_have_is_named(folder: Path, tiny_pipelin
         _find_and_load(str(tiny_pipeline), None, UUID(int=1), GenerateConfig())
     with pytest.raises(IntegrityError, match="is redness@1, not redness@2; give it the same weights"):
         ScorerWorker("little_scorers:Redness", {}, (None,), "redness@2")
+
+
+@pytest.mark.slow(reason="starts Ray")
+def test_workers_on_gpus_that_this_machine_lacks_are_told_to_use_processors(folder: Path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with (
+        pytest.raises(UsageError, match="2 workers need a GPU each, and this machine has none; leave out --device"),
+        pool_of(2, partial(Counter, folder), "cuda") as pool,
+    ):
+        list(pool.done(double, [1], STOP))
 
 
 def test_a_signal_ends_the_wait_for_workers(folder: Path):

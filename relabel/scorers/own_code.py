@@ -1,10 +1,12 @@
 """Results of a scorer's own code as arrays of the right shape, and its failures as one line that names the scorer."""
 
+import ctypes
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import PrefloopError
 
+_STDOUT, _STDERR = 1, 2  # file descriptors
 _NOT_OWN = (str(Path(__file__).parents[2]), str(Path(importlib.__file__).parent))
 
 
@@ -32,9 +35,35 @@ def own_code(scorer: Any) -> Iterator[None]:
 
 @contextmanager
 def prints_to_stderr() -> Iterator[None]:
-    """What a scorer prints goes to stderr, so that stdout has only results. For the main thread: it changes sys.stdout."""
-    with redirect_stdout(sys.stderr):
+    """What a scorer prints goes to stderr, so that stdout has only results; also what its libraries in C and the programs that
+    it starts print. For the main thread: it changes sys.stdout, and the process's stdout if that is what sys.stdout is."""
+    with _own_stdout_to_stderr() if sys.stdout is sys.__stdout__ else nullcontext(), redirect_stdout(sys.stderr):
         yield
+
+
+@contextmanager
+def _own_stdout_to_stderr() -> Iterator[None]:
+    """Let the process's file descriptor of stdout be that of stderr."""
+    kept = None
+    with suppress(OSError, ValueError):  # a stream that is closed
+        _flush()
+        kept = os.dup(_STDOUT)
+        os.dup2(_STDERR, _STDOUT)
+    try:
+        yield
+    finally:
+        if kept is not None:
+            with suppress(OSError, ValueError):
+                _flush()  # what is written later would come with the results
+            os.dup2(kept, _STDOUT)
+            os.close(kept)
+
+
+def _flush() -> None:
+    """Write what Python's own stdout, and that of C, hold back."""
+    if sys.__stdout__ is not None:
+        sys.__stdout__.flush()
+    ctypes.CDLL(None).fflush(None)
 
 
 def _name(scorer: Any) -> str:

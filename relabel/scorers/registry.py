@@ -166,9 +166,18 @@ def _refuse_others(scorer: Any, name: str) -> None:
     revision = scorer.revision
     if revision is None or not str(revision).strip() or not str(revision).isprintable():
         raise UsageError(f"the revision of {scorer.name} must be a printable text, got {revision!r}")
+    columns = getattr(scorer, "columns", ())
+    if isinstance(columns, str) or len({*columns}) < len(columns) or not all(map(_is_column, columns)):
+        raise UsageError(
+            f"the columns of {scorer.name} must be different names, each a printable text without @; got {columns!r}"
+        )
     temperature = getattr(scorer, "temperature", 1.0)
     if not (isinstance(temperature, (int, float)) and 0 < temperature < math.inf):
         raise UsageError(f"the temperature of {scorer.name} must be a finite number above 0, got {temperature!r}")
+
+
+def _is_column(name: Any) -> bool:
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None and name.isprintable()
 
 
 @contextmanager
@@ -273,3 +282,17 @@ def identity(scorer: Scorer) -> str:
     """name@revision, the key of its scores."""
     with own_code(scorer):
         return f"{scorer.name}@{scorer.revision}"
+
+
+def refuse_changed(scorer: Scorer, before: str) -> None:
+    """
+    Args:
+        before: the scorer's name@revision before its first batch.
+
+    Raises:
+        PrefloopError: if it has another one now, by which its scores would not be found.
+    """
+    if (now := identity(scorer)) != before:
+        raise PrefloopError(
+            f"the scorer {before} is {now} after its first batch; its revision must be known before it scores, and stay the same"
+        )

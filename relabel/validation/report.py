@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 
 from ...core.errors import cannot_write
-from ...core.files import refuse_report_over_others
+from ...core.files import refuse_report_over_others, write_atomic
 from ...core.stats import MIN_PROMPTS
 from ...core.text import visible
 from ...store import PairStore
@@ -33,19 +33,18 @@ def write_quality(store: PairStore, labeler: str, qualities: list[ScorerQuality]
         environment.filters["visible"] = visible
         template = environment.from_string((files("prefloop.relabel.validation") / "quality.html").read_text())
         page = folder / "quality.html"
-        page.write_text(
-            template.render(
-                labeler=visible(labeler),
-                qualities=qualities,
-                why_no_tie_band=why_no_tie_band,
-                verdict=verdict_text,
-                tie_verdict=tie_verdict_text,
-                min_prompts=MIN_PROMPTS,
-                positions=positions(store),
-                agreement=agreement(store).to_pylist(),
-                disagreements=[_card(pair) for pair in shown],
-            )
+        text = template.render(
+            labeler=visible(labeler),
+            qualities=qualities,
+            why_no_tie_band=why_no_tie_band,
+            verdict=verdict_text,
+            tie_verdict=tie_verdict_text,
+            min_prompts=MIN_PROMPTS,
+            positions=positions(store),
+            agreement=agreement(store).to_pylist(),
+            disagreements=[_card(pair) for pair in shown],
         )
+        write_atomic(page, text.encode())  # half a page would be taken for somebody else's the next time
         for path in sorted({path for pair in shown for path in (pair.image_a, pair.image_b)}):
             if (store.path / path).exists():  # an image that is gone is missing on the page; everything else is shown
                 shutil.copyfile(store.path / path, folder / "images" / Path(path).name)

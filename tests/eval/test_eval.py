@@ -15,6 +15,7 @@ import torch
 from chat_server import ChatServer
 from PIL import Image
 from prefloop.cli import app
+from prefloop.core.errors import WriteError
 from prefloop.core.hashing import RESULT_FILE
 from prefloop.eval import EvalConfig
 from prefloop.eval.cli import table
@@ -309,12 +310,18 @@ def test_a_report_is_not_written_over_files_of_others(store: PairStore, config: 
 
 
 @pytest.mark.parametrize(
-    ("name", "line"), [("a\0b", "NUL character"), ("file", "is a file; name a folder"), ("store", "is a store")]
+    ("name", "line"),
+    [
+        ("a\0b", "NUL character"),
+        ("file", "is a file; name a folder"),
+        ("store", "is a store"),
+        ("file/report", "cannot write .*file/report: Not a directory"),
+    ],
 )
 def test_a_folder_that_cannot_hold_a_report_is_refused_before_anything_is_generated(
     store: PairStore, config: EvalConfig, tmp_path: Path, name: str, line: str
 ):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UsageError, match=line):
+    with pytest.raises((UsageError, WriteError), match=line):
         evaluate(replace(config, output_dir=str(tmp_path / name)), store)
     assert store.rows("select * from generations") == []

@@ -240,7 +240,7 @@ def test_a_store_is_created_for_an_evaluation_unless_a_name_is_wrong(
     ("words", "line"),
     [
         (["--again", "nothing"], "holds no evaluation; `prefloop eval` makes one"),
-        (["--again", "x", "--model", "shapes"], "--again takes its settings from the evaluation; leave out models"),
+        (["--again", "x", "--model", "shapes"], "--again takes its settings from the evaluation; leave out --model"),
         (["--model", "shapes", "--name", "a b"], "name can have up to 64 letters"),
     ],
 )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from diffusers import AutoencoderKL
 from prefloop.cli import app
 from prefloop.core.errors import UsageError
 from prefloop.eval.config import EvalConfig
@@ -107,6 +108,33 @@ def test_a_vae_that_overflows_in_float16_ends_in_one_line_and_the_cure_helps(con
     )
     for dtype in ("bfloat16", "float32"):
         assert CliRunner().invoke(app, [*words, dtype]).exit_code == 0
+
+
+def test_a_model_that_gives_black_images_ends_in_one_line_and_stores_none(config: GenerateConfig, tmp_path: Path):
+    model = shutil.copytree(config.model, tmp_path / "diverged")
+    path = model / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["conv_out.weight"][0, 0, 0, 0] = float("nan")
+    save_file(weights, path, {"format": "pt"})
+    words = ["generate", "--model", str(model), "--prompts", str(config.prompts), "--num-inference-steps", "1"]
+    ended = CliRunner().invoke(app, [*words, "--device", "cpu", "--store", str(tmp_path / "pairs")])
+    assert ended.exit_code == 6, ended.output
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("prefloop: ")]
+    assert line.startswith("prefloop: the model's latents are not finite, and the images would be black; in float16")
+    assert not list((tmp_path / "pairs" / "images").glob("*/*"))
+
+
+def test_one_black_image_of_a_batch_is_told_and_the_others_stay_as_they_are(capsys: pytest.CaptureFixture[str]):
+    vae: Any = AutoencoderKL(**tiny.CODER)
+    latents = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = vae.decode(latents).sample
+        latents[1, 2, 3, 0] = float("inf")
+        decoded = SparingDecoder(vae)(latents).sample
+    assert torch.equal(decoded[::2], whole[::2])
+    assert capsys.readouterr().err.startswith(
+        "1 of 3 images are black, because their latents are not finite; in float16"
+    )
 
 
 def test_a_pipeline_without_a_vae_takes_no_dtype_for_one():

@@ -201,6 +201,20 @@ def test_every_recipe_can_be_read_and_written_for_editing(tmp_path: Path):
         assert read_loop(written(tmp_path, recipe_text(name))) == read
 
 
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("generate.vae_dtype=int8", r"unknown vae_dtype 'int8' of \[generate\]; choose from auto, float32"),
+        ("eval.vae_dtype=int8", r"unknown vae_dtype 'int8' of \[eval\]; choose from auto, float32"),
+        ("relabel.rule=borda", r"unknown rule 'borda' of \[relabel\]; choose from single"),
+        ("train.loss=dpoo", r"unknown loss 'dpoo' of \[train\]; choose from"),
+    ],
+)
+def test_an_unknown_word_is_refused_with_the_section_it_is_in(assignment: str, message: str):
+    with pytest.raises(UsageError, match=f"^{message}"):
+        read_loop("shapes", assignments=[assignment])
+
+
 def test_an_unknown_recipe_is_refused_with_those_there_are():
     with pytest.raises(UsageError, match=r"no file and no recipe is called 'nope'; recipes are .*shapes"):
         read_loop("nope")

@@ -13,7 +13,7 @@ import pytest
 from prefloop.core.id_columns import as_keys
 from prefloop.relabel import embedding_cache
 from prefloop.relabel.embedding_cache import EmbeddingCache
-from prefloop.store import PrefloopError
+from prefloop.store import PrefloopError, UsageError
 
 
 def test_the_cache_returns_what_was_added_also_when_reopened(tmp_path: Path):
@@ -28,6 +28,31 @@ def test_the_cache_returns_what_was_added_also_when_reopened(tmp_path: Path):
     assert np.array_equal(reopened.get(ids), values)
     assert uuid4() not in reopened
     assert UUID(int=0) not in reopened
+
+
+def test_embeddings_that_are_not_finite_are_not_kept_for_the_next_run(tmp_path: Path):
+    ids, values = [uuid4() for _ in range(3)], np.ones((3, 2), np.float32)
+    values[1, 1], values[2] = np.nan, np.inf
+    cache = EmbeddingCache(tmp_path)
+    cache.add(ids, values)
+    for _ in range(2):  # before it is written, and after
+        assert cache.contains(as_keys(ids)).all()
+        assert np.array_equal(cache.get(ids), values, equal_nan=True)
+        cache.flush()
+    assert EmbeddingCache(tmp_path).contains(as_keys(ids)).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_embeddings_of_another_length_are_refused_and_the_others_stay(tmp_path: Path, reopened: bool):
+    ids, _, _ = write_part(tmp_path)
+    before = EmbeddingCache(tmp_path).get(ids)
+    cache = EmbeddingCache(tmp_path)
+    if not reopened:
+        cache.add([UUID(int=10)], before[:1])
+    with pytest.raises(UsageError, match="has embeddings of 7 numbers by this backbone, and got one of 8"):
+        cache.add([UUID(int=11)], np.ones((1, 8), np.float32))
+    cache.flush()
+    assert np.array_equal(EmbeddingCache(tmp_path).get(ids), before)
 
 
 def write_part(folder: Path, seed: int = 0) -> tuple[list[UUID], np.ndarray, Path]:

@@ -36,6 +36,8 @@ FAULTS = {
     "PromptsFail": (1, "the scorer prompts-fail failed: IndexError: index out of range in self ("),
     "CountFails": (1, "the scorer count-fails failed: OSError: no tokenizer ("),
     "Judges": (1, "judges answered '0.7'; choose() must give 1, 0.5, 0 or None"),
+    "JudgesInTwoColumns": (1, "judges-in-two-columns answered '[1.0, 1.0]'; choose() must give 1, 0.5, 0 or None"),
+    "JudgeChanges": (1, "the scorer judge-changes@unknown is judge-changes@2 after its first batch"),
     "JudgesTwice": (1, "judges-twice gave 2 answers for 1 pairs"),
     "Generates": (1, "the scorer generates failed: TypeError: expected numbers, got values such as [<generator object"),
     "Complex": (1, "the scorer complex failed: TypeError: expected real numbers, got a tensor of torch.complex64"),
@@ -43,6 +45,12 @@ FAULTS = {
     "RevisionFails": (1, "'odd_scorers:RevisionFails' cannot be created: RuntimeError: no weights ("),
     "RevisionFailsLater": (1, "the scorer fails-later failed: RuntimeError: no weights ("),
     "NoRevision": (2, "the revision of redness must be a printable text, got None"),
+    "RevisionChanges": (1, "the scorer late@unknown is late@2 after its first batch; its revision must be known"),
+    "ColumnsTwice": (
+        2,
+        "the columns of columns-twice must be different names, each a printable text without @; got ('sigma'",
+    ),
+    "ColumnsInAText": (2, "the columns of columns-in-a-text must be different names"),
     "Person": (
         2,
         "a scorer's name must be a printable text without @, at most 100 characters, not human:…; got 'human:me'",
@@ -90,6 +98,13 @@ def test_an_evaluation_by_a_scorer_that_fails_reports_the_same(
     assert (ended.exit_code, ended.stdout) == (code, ""), ended.exception
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(("kind", "choices"), [("JudgesInTensors", [("a", 3)]), ("JudgesInAList", [("b", 2)])])
+def test_a_judges_answers_may_be_numbers_of_any_kind(store: PairStore, kind: str, choices: list[tuple[str, int]]):
+    fill(store, 3)
+    relabel(RelabelConfig(scorers=(f"odd_scorers:{kind}",), max_unreadable=0.5), store)
+    assert store.rows("select choice, count(*) from labels group by all") == choices
 
 
 def test_what_a_scorer_prints_goes_to_stderr(store: PairStore):

@@ -8,7 +8,17 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from content import add_generation, add_image, add_label, add_labeler, add_pair, add_prompt, add_scores, fill
+from content import (
+    add_generation,
+    add_image,
+    add_label,
+    add_labeler,
+    add_pair,
+    add_prompt,
+    add_scores,
+    fill,
+    no_file_beyond,
+)
 from prefloop.cli import app
 from prefloop.relabel.validation.metrics import (
     best_tie_band,
@@ -551,6 +561,11 @@ def test_the_page_shows_hostile_text_as_text_and_every_image_it_names(store: Pai
         assert (tmp_path / "out" / "images" / f"{image.hex}.png").exists()
     assert (tmp_path / "out" / "calibration.png").stat().st_size > 1000
     assert CliRunner().invoke(app, [*words, "--store", str(store.path)]).exit_code == 0  # an earlier page is replaced
+    with no_file_beyond(1000):  # a page that does not fit leaves the earlier one
+        ended = CliRunner().invoke(app, [*words, "--store", str(store.path)])
+    assert ended.exit_code == 1
+    assert "quality.html" in ended.stderr
+    assert (tmp_path / "out" / "quality.html").read_text() == page
     (tmp_path / "out" / "quality.html").write_text("mine")
     ended = CliRunner().invoke(app, [*words, "--store", str(store.path)])
     assert ended.exit_code == 2
