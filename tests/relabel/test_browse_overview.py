@@ -101,7 +101,7 @@ def test_an_evaluation_has_its_win_rates_in_the_order_of_its_judges_and_leads_to
     add_run(known, config={"name": "first"}, summary=summary, seconds=130)
     client = entered(known)
     text = client.get("/").text
-    assert re.findall(r'<th scope="col">(model|against|baseline)</th>', text)[:2] == ["model", "baseline"]
+    assert re.findall(r'<th scope="col" class="words">(model|against|baseline)</th>', text)[:2] == ["model", "baseline"]
     assert rows(text, "Win rates of first") == [
         ["hps", "62.5 %", "no interval: 3 prompts, at least 10 are needed", "3", "new", "old"],
         ["clip in-sample", "62.5 %", "55.0 to 70.0 %", "40", "new", "old"],

@@ -187,7 +187,7 @@ def test_notes_are_on_the_page_of_their_pair(store: PairStore):
     client = TestClient(browse_app(BrowseConfig(), store, invites, 8420), base_url=ROOT)
     client.post("/enter", data={"token": tokens[0]}, headers={"origin": ROOT})
     text = client.get(f"/pair/{pair.hex}").text
-    assert "<td>both bad</td>" in text
+    assert ">both bad</td>" in text
     (note,) = [line for line in text.split("<p ") if line.startswith('class="noted"')]
     assert "<b>human:ann</b> flags: other" in note
     assert "&lt;i&gt;odd&lt;/i&gt;\nhands" in note
