@@ -102,6 +102,8 @@ def _pairs_of_run(
             found.append((True, selected.pairs or select_pairs(store, config)))
             return
         found.append((False, kept))
+        if selected.pairs is not None:  # an --overwrite that was killed hid the run
+            selected = select_for_run(config, store)
         if selected.n_changed:
             print(
                 f"{plural(selected.n_changed, 'label')} new or changed since; the run in {output} continues with those it "
