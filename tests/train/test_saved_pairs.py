@@ -1,10 +1,11 @@
 """The pairs that a run began with: who compares them with today's labels, and what cannot be gone on with."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import content
 import pytest
-from prefloop.store import IntegrityError, PairStore
+from prefloop.store import IntegrityError, PairStore, UsageError
 from prefloop.train import TrainConfig
 from prefloop.train.distributed import follows_main
 from prefloop.train.pairs import select_pairs
@@ -78,8 +79,18 @@ def test_an_altered_list_ends_every_process_with_the_cure(
         IntegrityError, match=r"pairs.parquet is missing .*; put it back, or give --overwrite or another"
     ):
         select_for_run(config, begun)
-    selection = select_for_run(config, begun, overwrite=True)
-    assert selection.pairs == select_pairs(begun, config)
+    pairs = select_for_run(config, begun, overwrite=True).pairs
+    assert pairs == (select_pairs(begun, config) if rank == "0" else None)  # the other one gets the main one's
+
+
+def test_pairs_that_cannot_be_selected_end_every_process(
+    labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(UsageError, match="nobody"):
+            select_for_run(replace(config, labelers=("nobody",)), labelled)
 
 
 def test_a_run_without_a_checkpoint_begins_with_the_labels_of_today_whatever_is_left_of_its_list(

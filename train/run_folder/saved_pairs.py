@@ -25,7 +25,7 @@ class Selection:
     """What a run's settings select: read before torch is loaded, since a million pairs take the query 1 GB for a second."""
 
     pairs: Pairs | None
-    """Of a run that begins; another continues with those it began with."""
+    """Of a run that begins; another continues with those it began with, and further processes take the main one's."""
     n_changed: int = 0
     """Labels that were added, removed or changed since a run that continues began; counted by the main process, which tells."""
 
@@ -39,7 +39,8 @@ def select_for_run(config: TrainConfig, store: PairStore, *, overwrite: bool = F
     # a run without a checkpoint begins again, with the labels of today
     rows = _rows(output, config) if newest_first(output) and not overwrite else None
     if rows is None:
-        return Selection(select_pairs(store, config))
+        pairs = select_pairs(store, config)
+        return Selection(None if follows_main() else pairs)
     n_changed = 0 if follows_main() else _count_changed(rows, config, store)
     pa.default_memory_pool().release_unused()  # the comparison's 200 MB would stay until training ends
     return Selection(None, n_changed)
