@@ -176,6 +176,15 @@ def test_an_altered_list_of_pairs_is_named(begun: PairStore, config: TrainConfig
         train(config, begun)
 
 
+def test_fewer_steps_than_were_trained_are_refused(begun: PairStore, config: TrainConfig):
+    output = Path(config.output_dir)
+    (output / "checkpoint-1").rename(output / "checkpoint-4")
+    with pytest.raises(
+        UsageError, match=r"has done 4 steps, more than --max-train-steps 3; raise it, or give --overwrite or another"
+    ):
+        train(config, begun)
+
+
 def test_other_settings_are_refused_before_anything_is_loaded(
     begun: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):

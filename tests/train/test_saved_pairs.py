@@ -9,7 +9,9 @@ from prefloop.store import IntegrityError, PairStore, UsageError
 from prefloop.train import TrainConfig
 from prefloop.train.distributed import follows_main
 from prefloop.train.pairs import select_pairs
+from prefloop.train.run_folder.overwrite import set_aside
 from prefloop.train.run_folder.saved_pairs import save_pairs, select_for_run
+from prefloop.train.stage import train
 
 
 @pytest.fixture
@@ -101,3 +103,17 @@ def test_a_run_without_a_checkpoint_begins_with_the_labels_of_today_whatever_is_
     selection = select_for_run(config, begun)
     assert selection.pairs == select_pairs(begun, config)
     assert selection.n_changed == 0
+
+
+@pytest.mark.slow(reason="trains a model")
+def test_labels_are_compared_though_an_overwriting_run_that_was_killed_hid_the_run(
+    labelled: PairStore, config: TrainConfig, capsys: pytest.CaptureFixture[str]
+):
+    train(replace(config, max_train_steps=1), labelled)
+    set_aside(Path(config.output_dir))
+    content.add_label(labelled, select_pairs(labelled, config).train[0].pair_id, "redder", "skip", revision=1)
+    labelled.ingest()
+    selection = select_for_run(config, labelled)  # as the command calls it, before the run is put back
+    assert selection.pairs is not None
+    assert train(config, labelled, selection=selection, resume=True)["n_pairs"] == 29
+    assert "1 label new or changed since" in capsys.readouterr().err
