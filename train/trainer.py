@@ -157,6 +157,8 @@ class Trainer:
             }
             self.accelerator.init_trackers(config.tracker_project_name, config=settings)
         self.monitor.begin(self.global_step)
+        if 0 < self.global_step == config.max_train_steps:
+            self.monitor.catch_up(self.global_step, self.recent)
         with (
             self.state.writer.finishing(),
             closing(self.feed.micro_batches(self.global_step)) as micro_batches,

@@ -132,6 +132,17 @@ class Monitor:
             stops = self._stops()
         return self.any_process(stops)
 
+    def catch_up(self, step: int, recent: Sequence[Tensor]) -> None:
+        """Log and validate the last step of a run that was to be longer when it was interrupted there, unless that was done."""
+        tables = [read_rows(self.output / name) for name in ("metrics.csv", "validation.csv")]
+        is_logged, is_validated = self.ranks.from_main(
+            [bool(rows) and rows[-1]["step"] == str(step) for rows in tables]
+        )
+        if recent and not is_logged:
+            self.log(step, recent)
+        if not is_validated:
+            self.validate(step)
+
     def stopped_at(self, step: int) -> bool:
         """Whether the run was stopped early after this step and lacks only its result; one that has it was asked to go on."""
         if not self.config.early_stopping:
