@@ -26,7 +26,7 @@ class Ours:
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
         self.trainer: Any = Trainer(config, store, StopSignal())  # Any: `watch` replaces some of its methods
         if config.reference_draws:
-            self.trainer.data = with_reference_errors(
+            self.trainer.feed.data = with_reference_errors(
                 self.trainer.data, self.trainer.denoiser, store, self.trainer.model, self.trainer.global_step
             )
         self.trainer.feed.encode_from(0)

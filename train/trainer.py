@@ -29,6 +29,7 @@ from ..models.resolve import find_model
 from ..store import NumericalError, PairStore
 from .batch import Batch
 from .config import TrainConfig
+from .data import TrainingData
 from .export.result import Provenance, beta_sum, write_result
 from .feed import Feed
 from .monitor.beta_probe import KEY as BETA_PROBE
@@ -83,7 +84,8 @@ class Trainer:
             torch.backends.cuda.matmul.allow_tf32 = True
         device = self.accelerator.device
         self.model = model or with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
-        self.data = data_for_run(config, store, self.model, device, stop, selection, self.ranks)
+        data = data_for_run(config, store, self.model, device, stop, selection, self.ranks)
+        self.feed = Feed(data, config, self.ranks, pin=device.type == "cuda")
         self.labelers = {
             name: json.loads(settings)
             for name, settings in store.rows(
@@ -136,9 +138,12 @@ class Trainer:
         )
         self.denoiser = PairDenoiser(self.policy, self.component, config, self.accelerator)
         self.monitor = Monitor(config, self.data, self.policy, self.denoiser, self.model, self.accelerator, stop)
-        self.feed = Feed(self.data, config, self.ranks, pin=device.type == "cuda")
         self.global_step = 0
         self.ranks.check(stop, "nothing was trained yet")
+
+    @property
+    def data(self) -> TrainingData:
+        return self.feed.data
 
     def train(self, run_id: str) -> dict:
         """All steps from the newest checkpoint on, then the result; returns its summary."""
@@ -148,7 +153,7 @@ class Trainer:
         if not ended:
             self.feed.encode_from(self.global_step)
         if config.reference_draws and not ended:
-            self.data = self.feed.data = with_reference_errors(
+            self.feed.data = with_reference_errors(
                 self.data, self.denoiser, self.store, self.model, self.global_step, self.stop, self.ranks
             )
         if config.report_to:

@@ -175,7 +175,7 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_undisturbed_one(
     if config.reference_draws:
         from prefloop.train.prepare import with_reference_errors
 
-        killed.data = with_reference_errors(killed.data, killed.denoiser, labelled, killed.model, 0, stop)
+        killed.feed.data = with_reference_errors(killed.data, killed.denoiser, labelled, killed.model, 0, stop)
     killed.monitor.begin(0)
     for _ in range(3):
         killed.step()
@@ -194,7 +194,7 @@ def test_cached_reference_errors_are_those_of_the_reference(trainer: Make, label
 
     made = trainer(reference_draws=2, max_train_steps=5)
     assert not made.policy.has_reference  # no copy in memory
-    made.data = with_reference_errors(made.data, made.denoiser, labelled, made.model, 0, made.stop)
+    made.feed.data = with_reference_errors(made.data, made.denoiser, labelled, made.model, 0, made.stop)
     n = len(made.data.pairs.train)
     assert len(made.data.cached_draws(0, 10)) == 10  # of the pairs of 5 steps, one each
     assert len(made.data.cached_draws(0, 50 * n)) == 2 * n
