@@ -115,6 +115,7 @@ def _begin_training(path: Path, n: int) -> int:
     n_images = pair_crops(pairs, config, family).crops.n_images
     if is_new:
         save_pairs(output, config, pairs, pairs)
+        (output / "checkpoint-1").mkdir()  # without one a run begins again
     pairs.fingerprint()
     return n_images
 

@@ -11,7 +11,7 @@ from ..core.hub import cannot_fetch
 from ..core.progress import quiet_libraries
 from .config_files import INDEX, read_settings
 from .families import Family, supported_family
-from .lora import Adapter, attach, fuse, read_adapter
+from .lora import Adapter, attach, fuse, read_adapter, require_fit
 from .lora_file import read_lora_file
 from .model import TITLES, Model, Part, PartName
 
@@ -92,6 +92,33 @@ def _component(root: Model, replacement: Part | None, loras: tuple[str, ...]) ->
         adapter = read or read_lora_file(Path(lora), component, family.component)
         _require_component(adapter, family, root)
         fuse(component, adapter)
+    return component
+
+
+def component_shape(model: Model) -> Any:
+    """The U-Net or transformer of a model without weights, on torch's meta device: made in a second, from settings alone.
+
+    Raises:
+        UsageError, IntegrityError: if the parts do not fit together.
+    """
+    import diffusers
+    import torch
+
+    made = model.composition
+    family = supported_family(made.root)
+    model_class: Any = getattr(diffusers, family.model_class)
+    config = made.root.settings.parts[family.component]
+    if (replacement := made.component) is not None:
+        with named_errors(TITLES[family.component], replacement.source, replacement.source):
+            config = model_class.load_config(replacement.source, **replacement.loading())
+        _require_alike(family.component, config, made.root, replacement)
+    with torch.device("meta"):
+        component = model_class.from_config(config)
+    for lora in made.loras:
+        is_file = Path(lora).is_file()
+        adapter = read_lora_file(Path(lora), component, family.component) if is_file else read_adapter(lora)
+        _require_component(adapter, family, made.root)
+        require_fit(component, adapter, convolutions=True)
     return component
 
 

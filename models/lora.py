@@ -212,7 +212,7 @@ def settings_alpha(path: Path, text: str | None, prefix: str, rank: int) -> floa
     return number
 
 
-def _require_fit(module: Any, adapter: Adapter, *, convolutions: bool = False) -> None:
+def require_fit(module: Any, adapter: Adapter, *, convolutions: bool = False) -> None:
     """
     Raises:
         IntegrityError: if a layer is not in the component or has another shape there.
@@ -237,7 +237,7 @@ def fuse(module: Any, adapter: Adapter) -> None:
     """
     import torch
 
-    _require_fit(module, adapter, convolutions=True)
+    require_fit(module, adapter, convolutions=True)
     with torch.no_grad():
         for name, (a, b) in adapter.layers.items():
             weight = module.get_submodule(name).weight
@@ -254,7 +254,7 @@ def attach(module: Any, adapter: Adapter) -> None:
     from peft import LoraConfig
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    _require_fit(module, adapter)
+    require_fit(module, adapter)
     dtype = module.dtype  # diffusers goes through all modules to tell it
     settings: dict[str, Any] = {"r": adapter.rank, "lora_alpha": adapter.alpha}  # a float alpha works
     with torch.random.fork_rng(devices=[]):

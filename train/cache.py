@@ -70,7 +70,8 @@ class LatentCache:
         self.rows, _ = open_cache(store.path / "cache" / f"latents-{key[:16]}", np.sort(crops.crops.keys), ranks)
         self.ready = range(0)
         """Positions in the sequence of training pairs whose latents are there."""
-        self._n_tried = 0
+        self._asked = np.zeros(crops.crops.n_images, np.bool_)
+        """Images that were asked for, cached or not: of a cache that is full only those that cannot be used are tried again."""
         self._unreadable: dict[UUID, str] = {}
 
     def fill(self, crops: NDArray[np.int64], show: bool = True) -> list[UUID]:
@@ -85,6 +86,7 @@ class LatentCache:
         """
         asked = self.crops.crops.select(crops)
         asked = asked.select(np.argsort(asked.keys))
+        self._asked[asked.image] = True
         # as the main process finds it: another run may be writing to the folder
         work = asked.select(self.ranks.from_main(np.flatnonzero(self.rows.absent(asked.keys))))
         if not len(work.keys):
@@ -92,7 +94,6 @@ class LatentCache:
         unreadable = self._encode_all(work, show)
         used = asked.keys[~np.isin(asked.images[asked.image], as_keys(unreadable))]
         self.ranks.together(lambda: refuse_absent(self.rows, used))
-        self._n_tried += len(np.unique(work.image))
         new = unreadable.keys() - self._unreadable.keys()
         self._unreadable |= unreadable
         self.ranks.together(self._refuse_many)
@@ -139,7 +140,7 @@ class LatentCache:
         return unreadable
 
     def _refuse_many(self) -> None:
-        n, of = len(self._unreadable), min(self.crops.crops.n_images, max(self._n_tried, ENOUGH_IMAGES))
+        n, of = len(self._unreadable), min(len(self._asked), max(int(self._asked.sum()), ENOUGH_IMAGES))
         if n > MAX_UNREADABLE * of:
             reasons = ", ".join(sorted(set(self._unreadable.values())))
             raise BadDataError(f"{n} of {of} images cannot be used ({reasons}); `prefloop store check` names them")

@@ -122,7 +122,12 @@ def latest_checkpoint(output: Path) -> tuple[Path, dict] | None:
 def newest_first(output: Path) -> list[Path]:
     """Folders of checkpoints, valid or not."""
     folders = [path for path in output.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
-    return sorted(folders, key=lambda path: int(path.name.removeprefix(_PREFIX)), reverse=True)
+    return sorted(folders, key=steps_of, reverse=True)
+
+
+def steps_of(checkpoint: Path) -> int:
+    """The optimizer steps after which it was written, by its name."""
+    return int(checkpoint.name.removeprefix(_PREFIX))
 
 
 def sha256(path: Path) -> str:

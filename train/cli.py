@@ -106,11 +106,13 @@ def train(
     from ..models.families import supported_family
     from ..models.resolve import find_model
     from .defaults import describe_sources, resolve_settings, sources
+    from .distributed import is_main, several_processes
     from .pairs import select_pairs
-    from .preflight import refuse_impossible, refuse_other_component
+    from .preflight import refuse_impossible, refuse_other_kind
     from .run_folder.claim import refuse_early
     from .run_folder.location import refuse_overlap, refuse_resume_with_overwrite
     from .run_folder.saved_pairs import Selection, select_for_run
+    from .sharding_checks import refuse_one_process
 
     refuse_resume_with_overwrite(resume, overwrite)
     stop = StopSignal()
@@ -125,7 +127,9 @@ def train(
             if dry_run:
                 selection = Selection(select_pairs(opened, settings))
             else:
-                refuse_other_component(settings, supported_family(model))
+                refuse_other_kind(settings, supported_family(model))
+                if not several_processes():
+                    refuse_one_process(settings, 1)
                 refuse_early(Path(settings.output_dir), settings, resume, overwrite)
                 refuse_impossible(settings)
                 selection = select_for_run(settings, opened, overwrite=overwrite)
@@ -140,7 +144,6 @@ def train(
                 say("\n".join([*lines, "", text]))
             return
         stop.check("nothing was trained yet")
-        from .distributed import is_main
         from .stage import train as run_training
 
         about = describe_sources(settings, origins)

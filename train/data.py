@@ -86,8 +86,10 @@ class TrainingData:
         return derived_seed(self.config.seed, "turn", at) % self.config.reference_draws
 
     def trained_prompts(self, n: int) -> set[UUID]:
-        """Prompts of the first n pairs of the sequence."""
+        """Prompts of the first n pairs of the sequence, and of those that are skipped among them."""
         prompts = keys_of(self.pairs.train.table["prompt_id"])
+        while 0 < n < len(prompts) and self.order(0)[n - 1] in self.unusable:  # the next usable one came instead
+            n += 1
         return set(IdColumn(np.unique(prompts if n >= len(prompts) else prompts[self.order(0)[:n]])))
 
     def cached_draw(self, pair: Pair, draw_index: int) -> Sample:

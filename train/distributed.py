@@ -11,7 +11,9 @@ from ..core.errors import UsageError
 from ..core.files import write_atomic
 from .ranks import Ranks
 
-_WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # torchrun's and mpirun's
+# torchrun's and mpirun's
+_WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # in the order in which accelerate asks
 VISIBLE_WITHIN = 70.0  # seconds; clients of a network file system may keep what they know of a folder for a minute
 _SHARDED = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -31,6 +33,12 @@ def on_cpu(cpu: bool) -> bool:
 def several_processes() -> bool:
     """Whether this is one of several processes that train together."""
     return any(os.environ.get(name, "").strip() not in ("", "1") for name in _WORLD_SIZES)
+
+
+def follows_main() -> bool:
+    """Whether this is one of several processes and not the main one, as the environment says before torch is loaded."""
+    ranks = [rank for name in _RANKS if (rank := os.environ.get(name, "").strip()).isdigit()]
+    return several_processes() and bool(ranks) and int(ranks[0]) > 0
 
 
 def is_main() -> bool:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..models.families import Family
+from ..store import BadDataError
 from .config import TrainConfig
 from .crop_plan import crop_sizes
 from .seeds import derived_seed
@@ -31,19 +32,28 @@ class PairOrder:
 
         With buckets, pairs of one crop size are put together in groups of a batch.
         """
-        if epoch not in self._epochs:
+        kept = self._epochs.get(epoch)  # threads that prepare batches are in several epochs if pairs are few
+        if kept is None:
             generator = torch.Generator().manual_seed(derived_seed(self._config.seed, "order", epoch))
             shuffled = torch.randperm(len(self._rows), generator=generator).numpy()
             order = self._grouped(shuffled) if self._config.aspect_buckets else shuffled
-            self._epochs[epoch] = array("q", order.tobytes())  # 8 bytes a pair
+            kept = self._epochs[epoch] = array("q", order.tobytes())  # 8 bytes a pair
             self._epochs.pop(epoch - 2, None)
-        return self._epochs[epoch]
+        return kept
 
     def numbers(self, first: int, count: int) -> Iterator[int]:
-        """The numbers of the pairs at positions first to first + count of the endless sequence of epochs."""
+        """The numbers of the pairs at positions first to first + count of the endless sequence of epochs.
+
+        Raises:
+            BadDataError: if no pair is usable.
+        """
         n = len(self._rows)
         for position in range(first, first + count):
             order, at = self.epoch(position // n), position % n
+            if len(self._unusable) == n:  # an image that all have in common is enough
+                raise BadDataError(
+                    "each training pair has an image that cannot be used; `prefloop store check` names them"
+                )
             while order[at] in self._unusable:
                 at = (at + 1) % n
             yield order[at]

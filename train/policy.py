@@ -14,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ..core.errors import PrefloopError, UsageError
+from ..core.errors import PrefloopError
 from ..models import loading
 from ..models.families import Family
 from ..models.lora import (
@@ -34,6 +34,7 @@ from .background import host_copy, save_copied
 from .compilation import compile_blocks
 from .config import TrainConfig
 from .export.kohya import refuse_nameless_layers, save_kohya
+from .layer_checks import refuse_other_shapes
 from .placement import prefers_channels_last, round_as_autocast, to_channels_last
 from .sharding import own_part, shard, whole_component
 
@@ -67,7 +68,7 @@ class Policy:
         self._half = HALF.get(config.mixed_precision)
         self._reference = reference
         if reference is not None:
-            _refuse_other_shapes(component, reference, config)
+            refuse_other_shapes(component, reference, config)
             reference.requires_grad_(False).eval()
             if self.lora:
                 _shrink(reference, config, device)
@@ -266,15 +267,3 @@ def _shrink(frozen: Any, config: TrainConfig, device: torch.device | None) -> No
         quantize(frozen, config.quantize, device)
     if config.mixed_precision in HALF:
         frozen.to(HALF[config.mixed_precision])
-
-
-def _refuse_other_shapes(component: Any, reference: Any, config: TrainConfig) -> None:
-    own, other = (
-        {name: tuple(weight.shape) for name, weight in part.named_parameters()} for part in (component, reference)
-    )
-    if own != other:
-        name = next(name for name in sorted(own.keys() | other.keys()) if own.get(name) != other.get(name))
-        raise UsageError(
-            f"the reference {config.reference} is of another kind than {config.model}: {name} is "
-            f"{other.get(name, 'missing')} instead of {own.get(name, 'missing')}; name a model of the same kind"
-        )

@@ -52,15 +52,9 @@ def refuse_unsuitable(config: TrainConfig, family: Family) -> None:
     model, component = family.settings.model, family.component
     if config.init_from is not None and Path(config.init_from).expanduser().is_file():
         refuse_other_files(Path(config.init_from).expanduser())
-    refuse_other_component(config, family)
+    refuse_other_kind(config, family)
     if config.compile:
         refuse_uncompilable(family)
-    if config.kohya_file and component != "unet":
-        raise UsageError(
-            f"kohya is a format for the LoRAs of U-Nets; {model} has a {component}, whose LoRA diffusers' own format holds"
-        )
-    if config.sample_steps and family.starts_from_image:
-        raise UsageError("sample-steps cannot generate with a refiner, which starts from an image; leave it out")
     from .data import noise_of  # needs torch
     from .optimizers import optimizer_name  # likewise
 
@@ -68,10 +62,6 @@ def refuse_unsuitable(config: TrainConfig, family: Family) -> None:
 
     if noise_of(family, config).prediction_type == "flow" and config.min_snr_gamma is not None:
         raise UsageError("min-snr-gamma is for diffusion models; flow matching weighs timesteps by --timestep-density")
-    if (side := config.resolution) is not None and side % family.image_multiple:
-        raise UsageError(
-            f"resolution must be a multiple of {family.image_multiple} for a {family.pipeline_class}, got {side}"
-        )
     if family.distilled and component == "transformer":
         print(
             f"{model} is distilled to few steps or to work without guidance; training it loses some of that: "
@@ -86,14 +76,24 @@ def refuse_unsuitable(config: TrainConfig, family: Family) -> None:
         )
 
 
-def refuse_other_component(config: TrainConfig, family: Family) -> None:
-    """
+def refuse_other_kind(config: TrainConfig, family: Family) -> None:
+    """What the settings of the model alone decide; loads nothing slow.
+
     Raises:
-        UsageError: if the part to write is one that the model does not have.
+        UsageError: if a setting is for another kind of model.
     """
-    if config.format in COMPONENTS and config.format != family.component:
+    model, component = family.settings.model, family.component
+    if config.format in COMPONENTS and config.format != component:
+        raise UsageError(f"{model}, a {family.pipeline_class}, has a {component}; give --format {component}")
+    if config.kohya_file and component != "unet":
         raise UsageError(
-            f"{family.settings.model}, a {family.pipeline_class}, has a {family.component}; give --format {family.component}"
+            f"kohya is a format for the LoRAs of U-Nets; {model} has a {component}, whose LoRA diffusers' own format holds"
+        )
+    if config.sample_steps and family.starts_from_image:
+        raise UsageError("sample-steps cannot generate with a refiner, which starts from an image; leave it out")
+    if (side := config.resolution) is not None and side % family.image_multiple:
+        raise UsageError(
+            f"resolution must be a multiple of {family.image_multiple} for a {family.pipeline_class}, got {side}"
         )
 
 

@@ -102,6 +102,8 @@ def _pairs_of_run(
             found.append((True, selected.pairs or select_pairs(store, config)))
             return
         found.append((False, kept))
+        if selected.pairs is not None:  # an --overwrite that was killed hid the run
+            selected = select_for_run(config, store)
         if selected.n_changed:
             print(
                 f"{plural(selected.n_changed, 'label')} new or changed since; the run in {output} continues with those it "
@@ -214,18 +216,24 @@ def with_reference_errors(
     rows, missing = open_cache(store.path / "cache" / f"reference-{name[:16]}", keys, ranks)
     initial = cache(lambda: denoiser.with_initial_weights(model) if step else denoiser)
 
+    batch, plain = data.config.train_batch_size, replace(data, reference_errors=None)
+
     def errors_of(ids: Sequence[UUID]) -> Rows:
-        parts = []
-        for batch in replace(data, reference_errors=None).sample_batch([draws[draw_id] for draw_id in ids]):
-            errors = initial().reference_errors([batch])
-            parts.append(torch.stack([errors.chosen, errors.rejected], dim=1).float().cpu())
-        # the batches come crop size by crop size
         by_size: dict[tuple[int, int], list[UUID]] = {}
         for draw_id in ids:
             by_size.setdefault(data.crop(draws[draw_id].pair).size, []).append(draw_id)
+        parts = []
+        for alike in by_size.values():
+            # as in LatentCache, always a whole batch: otherwise the rounding would depend on what else is missing
+            whole = [draws[draw_id] for draw_id in [*alike, *alike[:1] * (batch - len(alike))]]
+            errors = initial().reference_errors(plain.sample_batch(whole))
+            parts.append(torch.stack([errors.chosen, errors.rejected], dim=1)[: len(alike)].float().cpu())
         return [draw_id for alike in by_size.values() for draw_id in alike], {"errors": torch.cat(parts)}
 
-    ids, batch = IdColumn(missing), data.config.train_batch_size
+    # crop size by crop size, so that few batches have more than one
+    ids = IdColumn(missing)
+    if data.config.aspect_buckets:
+        ids = sorted(ids, key=lambda draw_id: data.crop(draws[draw_id].pair).size)
     idle = (lambda: errors_of(ids[:1])) if denoiser.policy.sharded else None
     rows.fill(ids, errors_of, "computing reference errors", batch, stop, ranks, idle=idle)
     ranks.together(lambda: refuse_absent(rows, keys))

@@ -25,6 +25,7 @@ from .automatic import with_choices
 from .checkpoint import write_error
 from .config import TrainConfig
 from .distributed import on_cpu, refuse_unshared
+from .layer_checks import refuse_unfit
 from .preflight import refuse_impossible, refuse_unsuitable
 from .ranks import Ranks, is_lost_process, lost_process
 from .resources import checkpoint_bytes, out_of_memory
@@ -75,6 +76,7 @@ def train(
         family = family_of(model)
         refuse_unsuitable(config, family)
         refuse_overlap(config, store.path, model)
+        refuse_unfit(config, family, model)
         stop.check("nothing was trained yet")
         AcceleratorState._reset_state()  # otherwise a second run in a process keeps the first one's precision
         tracker: dict[str, Any] = (

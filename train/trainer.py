@@ -149,8 +149,10 @@ class Trainer:
         """All steps from the newest checkpoint on, then the result; returns its summary."""
         config = self.config
         self.global_step = saved = self.ranks.together(self.state.restore)
-        self.feed.encode_from(self.global_step)
-        if config.reference_draws:
+        ended = self.monitor.stopped_at(self.global_step)
+        if not ended:
+            self.feed.encode_from(self.global_step)
+        if config.reference_draws and not ended:
             self.feed.data = with_reference_errors(
                 self.data, self.denoiser, self.store, self.model, self.global_step, self.stop, self.ranks
             )
@@ -160,6 +162,8 @@ class Trainer:
             }
             self.accelerator.init_trackers(config.tracker_project_name, config=settings)
         self.monitor.begin(self.global_step)
+        if 0 < self.global_step == config.max_train_steps:
+            self.monitor.catch_up(self.global_step, self.recent)
         with (
             self.state.writer.finishing(),
             closing(self.feed.micro_batches(self.global_step)) as micro_batches,
@@ -167,7 +171,7 @@ class Trainer:
             if self.main
             else nullcontext() as bar,
         ):
-            while self.global_step < config.max_train_steps:
+            while self.global_step < config.max_train_steps and not ended:
                 try:
                     self.feed.encode_from(self.global_step, show=False)
                 except Interrupted as error:

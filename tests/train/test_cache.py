@@ -5,7 +5,7 @@ import random
 import shutil
 import signal
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -17,9 +17,11 @@ from prefloop.core.signals import StopSignal
 from prefloop.store import Interrupted, PairStore, load_image
 from prefloop.train import TrainConfig
 from prefloop.train.monitor.validation import REFERENCE_FILE
+from prefloop.train.prepare import with_reference_errors
 from prefloop.train.stage import train
 from prefloop.train.tensor_cache import SHARD, Rows, TensorCache
 from prefloop.train.tensor_file import DamagedError, read_tensors, write_tensors
+from prefloop.train.trainer import Trainer
 from safetensors.torch import load_file, save_file
 
 IDS = [UUID(int=number) for number in range(1, 21)]
@@ -201,6 +203,22 @@ def test_reference_errors_are_recomputed_after_the_weights_have_moved_away_from_
     ]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
     assert (tmp_path / "whole" / "validation.csv").read_text() == (tmp_path / "resumed" / "validation.csv").read_text()
+
+
+def test_the_reference_errors_of_a_draw_do_not_depend_on_what_else_is_missing(
+    labelled: PairStore, trainer: Callable[..., Trainer]
+):
+    made = trainer(lora_rank=2, reference_draws=2, train_batch_size=8, max_train_steps=6)
+    errors = []
+    for step in (0, 2, 4, 5):  # less than 48, 32, 16 and 8 draws, in batches of 8 of which the last is not whole
+        for folder in (labelled.path / "cache").glob("reference-*"):
+            shutil.rmtree(folder)
+        data = with_reference_errors(made.data, made.denoiser, labelled, made.model, step)
+        assert data.reference_errors is not None
+        ids = [draw.draw_id for _, draw in data.cached_draws(step * 8, 48) if draw.draw_id is not None]
+        errors.append(dict(zip(ids, data.reference_errors.rows("errors", ids), strict=True)))
+    for later in errors[1:]:
+        assert all(torch.equal(rows, errors[0][draw_id]) for draw_id, rows in later.items())
 
 
 @pytest.mark.slow(reason="trains a model")

@@ -176,6 +176,31 @@ def test_an_altered_list_of_pairs_is_named(begun: PairStore, config: TrainConfig
         train(config, begun)
 
 
+@pytest.mark.slow(reason="trains a model")
+def test_a_run_that_is_ended_where_it_was_interrupted_equals_one_that_was_to_be_no_longer(
+    labelled: PairStore, config: TrainConfig, tmp_path: Path
+):
+    config = replace(config, lr_scheduler="constant", validation_steps=5)
+    whole, cut = (replace(config, output_dir=str(tmp_path / name)) for name in ("whole", "cut"))
+    expected = train(whole, labelled)  # 3 steps
+    interrupt({2: "stop"}, replace(cut, max_train_steps=6), labelled)
+    ended = train(cut, labelled)
+    assert expected | {"output_dir": ""} == ended | {"output_dir": ""}
+    for table in TABLES:
+        text, ended_text = ((Path(c.output_dir) / table).read_text() for c in (whole, cut))
+        assert text == ended_text, table
+    assert weights(whole) == weights(cut)
+
+
+def test_fewer_steps_than_were_trained_are_refused(begun: PairStore, config: TrainConfig):
+    output = Path(config.output_dir)
+    (output / "checkpoint-1").rename(output / "checkpoint-4")
+    with pytest.raises(
+        UsageError, match=r"has done 4 steps, more than --max-train-steps 3; raise it, or give --overwrite or another"
+    ):
+        train(config, begun)
+
+
 def test_other_settings_are_refused_before_anything_is_loaded(
     begun: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ):

@@ -12,6 +12,7 @@ from prefloop.core.json import plain
 from prefloop.store import PairStore
 from prefloop.train import TrainConfig
 from prefloop.train.monitor.monitor import METRICS
+from prefloop.train.monitor.tables import read_rows
 from prefloop.train.monitor.validation import COLUMNS, REFERENCE_FILE, Validation
 from prefloop.train.pair_denoiser import Errors
 from prefloop.train.pairs import Pairs
@@ -159,6 +160,27 @@ def test_a_run_that_is_stopped_early_ends_at_that_pass(
     assert asked == [7]
     assert train(replace(config, output_dir=config.output_dir + "-patient"), labelled)["steps"] == 3
     assert asked == [7]
+
+
+@pytest.mark.slow(reason="trains a model")
+def test_a_run_that_was_stopped_early_and_killed_before_its_result_is_only_finished(
+    labelled: PairStore, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("prefloop.train.monitor.monitor.should_stop", lambda _, rows, __: rows[-1]["step"] == "2")
+    config = replace(config, validation_steps=2, max_train_steps=6, early_stopping=1)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("prefloop.train.trainer.write_result", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, labelled)
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "step", lambda *_: pytest.fail("a step was trained"))
+        assert train(config, labelled)["steps"] == 2
+    assert [row["step"] for row in read_rows(Path(config.output_dir) / "validation.csv")[::6]] == ["0", "2"]
+    assert train(config, labelled, resume=True)["steps"] == 6  # it was asked to go on
 
 
 def test_a_resumed_run_reads_the_last_pass_as_it_was(trainer: Make):

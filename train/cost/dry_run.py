@@ -20,6 +20,7 @@ from ..cache import encode_batch
 from ..config import TrainConfig
 from ..data import noise_of
 from ..export.result import output_of
+from ..layer_checks import refuse_unfit
 from ..monitor.validation_plan import plan_validation
 from ..optimizers import learning_rate, optimizer_name
 from ..pairs import Pairs, select_pairs
@@ -48,6 +49,7 @@ def dry_run(
     model = with_parts(find_model(config.model, config.revision), config.init_from, config.vae)
     family = with_text_defaults(family_of(model))
     refuse_unsuitable(config, family)
+    refuse_unfit(config, family, model)
     if n_pairs is not None:
         drawn = assumed_latents(n_pairs, config)
         n_held_out = round(n_pairs / 19)  # beside them, of one prompt in twenty

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ...core.hashing import RESULT_FILE
 from ...core.signals import StopSignal
 from ...models.model import Model
 from ..batch import Batch
@@ -128,10 +129,33 @@ class Monitor:
                 self._run_validation(step)
         elif self.validation.reference is not None:
             self._run_validation(step)
-            patience = self.config.early_stopping
-            metrics, rows = (read_rows(self.output / name) for name in ("metrics.csv", "validation.csv"))
-            stops = bool(patience) and should_stop(metrics, rows, patience)
+            stops = self._stops()
         return self.any_process(stops)
+
+    def catch_up(self, step: int, recent: Sequence[Tensor]) -> None:
+        """Log and validate the last step of a run that was to be longer when it was interrupted there, unless that was done."""
+        tables = [read_rows(self.output / name) for name in ("metrics.csv", "validation.csv")]
+        is_logged, is_validated = self.ranks.from_main(
+            [bool(rows) and rows[-1]["step"] == str(step) for rows in tables]
+        )
+        if recent and not is_logged:
+            self.log(step, recent)
+        if not is_validated:
+            self.validate(step)
+
+    def stopped_at(self, step: int) -> bool:
+        """Whether the run was stopped early after this step and lacks only its result; one that has it was asked to go on."""
+        if not self.config.early_stopping:
+            return False
+        passes = validation_passes(read_rows(self.output / "validation.csv"))
+        lacks_result = not (self.output / RESULT_FILE).exists()
+        stopped = lacks_result and bool(passes) and passes[-1]["step"] == str(step) and self._stops()
+        return self.ranks.from_main(stopped)
+
+    def _stops(self) -> bool:
+        patience = self.config.early_stopping
+        metrics, rows = (read_rows(self.output / name) for name in ("metrics.csv", "validation.csv"))
+        return bool(patience) and should_stop(metrics, rows, patience)
 
     def sample(self, step: int) -> None:
         if self.ranks.is_main or self.sharded:

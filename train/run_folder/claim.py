@@ -10,7 +10,7 @@ from pathlib import Path
 from ...core.errors import IntegrityError, UsageError, cannot_write
 from ...core.hashing import RESULT_FILE
 from ...core.locks import locked
-from ..checkpoint import MANIFEST, newest_first
+from ..checkpoint import MANIFEST, newest_first, steps_of
 from ..config import TrainConfig
 from ..distributed import several_processes
 from .choices import forget_choices
@@ -94,8 +94,15 @@ def _refuse_occupied(output: Path, config: TrainConfig, resume: bool, overwrite:
         _refuse_finished(output, config, resume)
     elif not _is_free(output) and run_identity(output) is None:
         raise UsageError(f"{output} is not empty and holds no run of train; name another folder")
-    if newest_first(output) and not config.continues(run_identity(output)):
+    checkpoints = newest_first(output)
+    if checkpoints and not config.continues(run_identity(output)):
         raise UsageError(other_settings(output))
+    n_steps = steps_of(checkpoints[0]) if checkpoints else 0
+    if n_steps > config.max_train_steps:
+        raise UsageError(
+            f"the run in {output} has done {n_steps} steps, more than --max-train-steps {config.max_train_steps}; raise it, or "
+            f"give {alternatives(output)}"
+        )
 
 
 def _name(output: Path) -> str:

@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 
 from ...core.files import atomic_file
 from ...store import IntegrityError, PairStore, UsageError
-from ..checkpoint import sha256
+from ..checkpoint import newest_first, sha256
 from ..config import TrainConfig
+from ..distributed import follows_main
 from ..pairs import Pairs, kept_pairs, kept_rows, select_pairs
 from .marker import RUN_DIR, read_marker, write_marker
+from .overwrite import alternatives
 
 _PAIRS = "pairs.parquet"
 _KEY, _CHOICE = ["pair_id", "labeler"], ["chosen", "p_chosen"]
@@ -23,9 +25,9 @@ class Selection:
     """What a run's settings select: read before torch is loaded, since a million pairs take the query 1 GB for a second."""
 
     pairs: Pairs | None
-    """Of a run that begins; another continues with those it began with."""
+    """Of a run that begins; another continues with those it began with, and further processes take the main one's."""
     n_changed: int = 0
-    """Labels that were added, removed or changed since a run that continues began."""
+    """Labels that were added, removed or changed since a run that continues began; counted by the main process, which tells."""
 
 
 def select_for_run(config: TrainConfig, store: PairStore, *, overwrite: bool = False) -> Selection:
@@ -34,9 +36,12 @@ def select_for_run(config: TrainConfig, store: PairStore, *, overwrite: bool = F
         UsageError, IntegrityError: as `select_pairs` and `load_pairs`.
     """
     output = Path(config.output_dir)
-    if overwrite or not has_saved_pairs(output, config):
-        return Selection(select_pairs(store, config))
-    n_changed = _count_changed(output, config, store)
+    # a run without a checkpoint begins again, with the labels of today
+    rows = _rows(output, config) if newest_first(output) and not overwrite else None
+    if rows is None:
+        pairs = select_pairs(store, config)
+        return Selection(None if follows_main() else pairs)
+    n_changed = 0 if follows_main() else _count_changed(rows, config, store)
     pa.default_memory_pool().release_unused()  # the comparison's 200 MB would stay until training ends
     return Selection(None, n_changed)
 
@@ -85,14 +90,17 @@ def _rows(output: Path, config: TrainConfig) -> pa.Table | None:
             return pq.read_table(path)
     except (OSError, pa.ArrowInvalid):
         pass
-    raise IntegrityError(f"{path} is missing or has changed since it was written; put it back, or name another folder")
+    raise IntegrityError(
+        f"{path} is missing or has changed since it was written; put it back, or give {alternatives(output)}"
+    )
 
 
-def _count_changed(output: Path, config: TrainConfig, store: PairStore) -> int:
-    """How many of the labels that the settings select were added, removed or changed since the run began."""
-    rows = _rows(output, config)
-    if rows is None:
-        return 0
+def _count_changed(rows: pa.Table, config: TrainConfig, store: PairStore) -> int:
+    """How many of the labels that the settings select were added, removed or changed since the run began.
+
+    Args:
+        rows: of all pairs that it selected.
+    """
     before = _choices(rows)
     try:
         selected = select_pairs(store, replace(config, max_train_samples=None))
