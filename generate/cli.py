@@ -39,6 +39,7 @@ def generate(
     """
     config = GenerateConfig(**given)
     from ..models.checkpoints import best_checkpoint
+    from ..store.creation import refuse_uncreatable
     from ..store.pairstore import PairStore
     from .announce import announcement
     from .defaults import built_in_base, describe_sampling
@@ -70,7 +71,7 @@ def generate(
     else:
         with image_workers(planned) as workers:
             if existing is None:  # a model that cannot be loaded must leave no store behind
-                PairStore.refuse_uncreatable(store)
+                refuse_uncreatable(PairStore(store))
                 with StopSignal().listening() as stop:
                     model_facts(workers, [], stop)
             filled = existing or PairStore.create(store)

@@ -24,21 +24,20 @@ from ..core.errors import (
     reading,
     why,
 )
-from ..core.files import refuse_unwritable
 from ..core.ids import canonical, pair_id, prompt_id, split_of
 from ..core.locks import locked
 from . import journal
 from .compaction import compact_grown
 from .connection import connect, holder, is_broken, is_held, table_with_ids
+from .creation import FOLDERS, exists_or_is_free
 from .dedupe import new_rows
 from .images import image_path, sync_names, write_image
 from .ingest import ingest_parts, ingested_parts
-from .rebuild import TEMPORARY, build_database, rebuild
+from .rebuild import build_database, rebuild
 from .verify import schema_version, verified_parts
 
 LOCK_WAIT = 30.0  # seconds
 _RETRY = 0.2  # seconds between two tries to open a database that another program has open
-_FOLDERS = ("journal", "images", "cache")
 
 Connected = AbstractContextManager[duckdb.DuckDBPyConnection]
 
@@ -80,10 +79,10 @@ class PairStore:
     def create(cls, path: str | Path) -> "PairStore":
         """Open the store in a folder, or create it."""
         store = cls(Path(path))
-        if store._exists_or_is_free():
+        if exists_or_is_free(store):
             return cls.open(path)
         try:
-            for folder in _FOLDERS:
+            for folder in FOLDERS:
                 (store.path / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(store.path, error) from error
@@ -91,28 +90,6 @@ class PairStore:
             if not store.database.exists():
                 build_database(store.path, {})
         return store
-
-    @classmethod
-    def refuse_uncreatable(cls, path: str | Path) -> None:
-        """Check that `create` can create a store in a folder, before anything slow is done for it.
-
-        Raises:
-            UsageError, WriteError: if it holds something else, or cannot be written.
-        """
-        if not cls(Path(path))._exists_or_is_free():
-            refuse_unwritable(Path(path))
-
-    def _exists_or_is_free(self) -> bool:
-        """True if the store exists, False if it can be created; UsageError if the folder holds something else."""
-        with reading(self.path):
-            # listed before the check for a store, since another process may be creating one
-            names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
-            exists = self.exists()
-        # an interrupted creation leaves folders, and half a database under a temporary name
-        foreign = {name for name in names - {*_FOLDERS, "locks", "store.lock"} if not name.startswith(TEMPORARY)}
-        if foreign and not exists:
-            raise UsageError(f"{self.path} exists and is not a store; name another folder")
-        return exists
 
     def _refuse_missing(self) -> None:
         with reading(self.path):

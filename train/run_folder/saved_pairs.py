@@ -35,15 +35,19 @@ def select_for_run(config: TrainConfig, store: PairStore, *, overwrite: bool = F
     Raises:
         UsageError, IntegrityError: as `select_pairs` and `load_pairs`.
     """
+    selection = _selection(config, store, overwrite)
+    pa.default_memory_pool().release_unused()  # what a comparison has freed, 200 MB, would stay until training ends
+    return selection
+
+
+def _selection(config: TrainConfig, store: PairStore, overwrite: bool) -> Selection:
     output = Path(config.output_dir)
     # a run without a checkpoint begins again, with the labels of today
     rows = _rows(output, config) if newest_first(output) and not overwrite else None
     if rows is None:
         pairs = select_pairs(store, config)
         return Selection(None if follows_main() else pairs)
-    n_changed = 0 if follows_main() else _count_changed(rows, config, store)
-    pa.default_memory_pool().release_unused()  # the comparison's 200 MB would stay until training ends
-    return Selection(None, n_changed)
+    return Selection(None, 0 if follows_main() else _count_changed(rows, config, store))
 
 
 def save_pairs(output: Path, config: TrainConfig, selected: Pairs, used: Pairs) -> None:
