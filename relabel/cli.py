@@ -1,6 +1,7 @@
 """`prefloop relabel`."""
 
 from dataclasses import asdict
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,7 +67,12 @@ def relabel(
     if summary["labels"]["a"] + summary["labels"]["b"]:
         names = [name for (name,) in opened.rows("select distinct name from models")]
         model = ("--model", names[0]) if len(names) == 1 and names[0] != "shapes" else ()
-        say_next("train", *model, "--labeler", summary["labeler"], "--output-dir", "tuned", store=store)
+        say_next("train", *model, "--labeler", summary["labeler"], "--output-dir", _free("tuned"), store=store)
+
+
+def _free(name: str) -> str:
+    """The name, with a number if a folder or file has it already: `train` would refuse one with other settings."""
+    return next(free for free in chain([name], (f"{name}-{n}" for n in count(2))) if not Path(free).exists())
 
 
 def _print_summary(summary: dict) -> None:
@@ -84,12 +90,12 @@ def _print_summary(summary: dict) -> None:
             "give --labeler another name to label only what is selected now",
             err=True,
         )
-    for reason, count in summary["excluded"].items():
-        say(f"{count} {reason}", err=True)
+    for reason, n in summary["excluded"].items():
+        say(f"{n} {reason}", err=True)
     for name, usage in summary.get("usage", {}).items():
         say(f"{name}: {describe_usage(usage)}", err=True)
-    for name, count in summary["truncated_prompts"].items():
-        say(f"{count} prompts are longer than {name} reads, and were truncated", err=True)
+    for name, n in summary["truncated_prompts"].items():
+        say(f"{n} prompts are longer than {name} reads, and were truncated", err=True)
 
 
 def _open_page(scorers: tuple[str, ...], labeler: str | None, store: Path, as_json: bool) -> None:
