@@ -49,7 +49,6 @@ from .state import TABLES, State
 from .transfer import to_device
 
 LOG_EVERY = 10
-Scalar = int | float | str | bool  # what every tracker takes
 
 
 class Trainer:
@@ -156,11 +155,6 @@ class Trainer:
             self.feed.data = with_reference_errors(
                 self.data, self.denoiser, self.store, self.model, self.global_step, self.stop, self.ranks
             )
-        if config.report_to:
-            settings = {
-                name: value if isinstance(value, Scalar) else str(value) for name, value in config.resolved().items()
-            }
-            self.accelerator.init_trackers(config.tracker_project_name, config=settings)
         self.monitor.begin(self.global_step)
         if 0 < self.global_step == config.max_train_steps:
             self.monitor.catch_up(self.global_step, self.recent)

@@ -27,6 +27,7 @@ from .tables import number, read_rows, validation_passes
 from .validation import COLUMNS, Validation
 
 METRICS = ("step", *BATCH_METRICS, "learning_rate", "grad_norm")
+_SCALARS = (int, float, str, bool)  # what every tracker takes
 
 
 class Monitor:
@@ -52,7 +53,12 @@ class Monitor:
         self.last_validation: dict[str, Any] = {}
 
     def begin(self, step: int) -> None:
-        """Compute the reference's errors on the held-out pairs, once per run; before the first step the model is its reference."""
+        """Start the trackers, and compute the reference's errors on the held-out pairs, once per run; before the first step the
+        model is its reference."""
+        if self.config.report_to:
+            settings = self.config.resolved().items()
+            plain = {name: value if isinstance(value, _SCALARS) else str(value) for name, value in settings}
+            self.accelerator.init_trackers(self.config.tracker_project_name, config=plain)
         if step:
             self._load_last_rows()
         if self.sharded:  # the model runs only in all processes at once
