@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from uuid import UUID
 
+import pytest
 from PIL import Image
 from prefloop.store import PairStore, compaction, prompt_id
 from prefloop.store.images import png_bytes
@@ -209,6 +210,21 @@ def finished(
         code = process.exitcode
         assert code is not None
         return code, out.read().decode()
+
+
+def finished_on_read_only_media(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """What became of the command line in a process that can only read the folder."""
+    # in a mount namespace of its own: nothing else keeps a test that runs as root from writing
+    shell = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    ended = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", shell, folder, *command(*arguments)],
+        capture_output=True,
+        text=True,
+        env=environment(PYTHONPATH=os.pathsep.join(sys.path)),
+    )
+    if "unshare" in ended.stderr or "mount:" in ended.stderr:
+        pytest.skip("mount namespaces are not allowed here")
+    return ended
 
 
 def _run(arguments: list[str], cwd: Path, out: Path, first: Callable[[], None] | None, more: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import content
 import pytest
 import torch
 from conftest import train_config
@@ -84,6 +85,20 @@ def sweep(run: Path, tmp_path: Path) -> EvalConfig:
     prompts.write_text("".join(f"scene {n}\n" for n in range(20)))
     scorers = ("little_scorers:Redness", "little_scorers:Darkness")
     return EvalConfig(sweep=str(run), prompts=str(prompts), scorers=scorers, num_inference_steps=1, n_resamples=200)
+
+
+@pytest.mark.slow(reason="starts a process")
+def test_a_run_in_which_the_best_cannot_be_kept_is_refused_before_anything_is_generated(
+    sweep: EvalConfig, labelled: PairStore
+):
+    words = ["--sweep", sweep.sweep, "--prompts", sweep.prompts, "--scorer", sweep.scorers[0], "--device", "cpu"]
+    before = labelled.rows("select count(*) from generations")
+    ended = content.finished_on_read_only_media(
+        Path(sweep.sweep or ""), "eval", *words, "--num-inference-steps", 1, "--store", labelled.path
+    )
+    assert ended.stderr.splitlines() == [f"prefloop: cannot write {sweep.sweep}: Read-only file system"]
+    assert ended.returncode == 1
+    assert PairStore.open(labelled.path).rows("select count(*) from generations") == before
 
 
 @pytest.mark.slow(reason="generates and judges images")
